@@ -1,0 +1,39 @@
+"""vidllm: an ordinary video in, metres and answers out. An open implementation of Vid-LLM (arXiv 2509.24385).
+
+Names are loaded when first used, so that ``import vidllm`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "vidllm.scene",
+    "Scene": "vidllm.scene",
+    "VidLLMConfig": "vidllm.model.configuration",
+    "VidLLMForConditionalGeneration": "vidllm.model.modeling",
+    "VidLLMProcessor": "vidllm.model.processing",
+}
+
+__all__ = ["Scene", "VidLLMConfig", "VidLLMForConditionalGeneration", "VidLLMProcessor", "load"]
+
+if TYPE_CHECKING:
+    from vidllm.model.configuration import VidLLMConfig
+    from vidllm.model.modeling import VidLLMForConditionalGeneration
+    from vidllm.model.processing import VidLLMProcessor
+    from vidllm.scene import Scene, load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

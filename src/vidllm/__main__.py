@@ -1,0 +1,7 @@
+"""``python -m vidllm``: the command line."""
+
+import sys
+
+from vidllm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,101 @@
+"""The command line: a thin face over the package. Exit code 0, or 2 and one line that says what was wrong.
+
+JSON and answers go to standard output alone, progress and warnings to standard error. Nothing heavy is imported here,
+so that ``vidllm --help`` answers at once; ``VIDLLM_DEBUG=1`` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from vidllm.cli.parser import build_parser, join_values
+
+__all__ = ["main"]
+
+_MAX_MESSAGE = 600
+_HOME = {
+    "ask": "scenes",
+    "describe": "scenes",
+    "ground": "scenes",
+    "reconstruct": "scenes",
+    "demo": "scenes",
+    "info": "models",
+    "train": "models",
+    "render": "worlds",
+    "shards": "worlds",
+    "eval": "worlds",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    _quiet_libraries()
+    try:
+        with _warnings_as_lines():
+            _run(argv)
+            sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except KeyboardInterrupt:
+        print("vidllm: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("VIDLLM_DEBUG"):
+            raise
+        print(f"vidllm: error: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> None:
+    if argv[:1] == ["train"]:
+        import_module("vidllm.cli.models").train(argv[1:])
+        return
+    options = build_parser().parse_args(join_values(argv))
+    getattr(import_module(f"vidllm.cli.{_HOME[options.command]}"), options.command)(options)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error: its own message where it was written for the user."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+        return "out of memory; take fewer frames (--frames), a smaller model, or --dtype bfloat16"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    elif not isinstance(error, ValueError | OSError):
+        text = f"{type(error).__name__}: {text} (VIDLLM_DEBUG=1 shows where)"
+    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
+
+
+def _quiet_libraries() -> None:
+    """No progress bars and no advice of the libraries on standard error."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Our own warnings as one line each; those of the libraries are kept back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"vidllm\.")
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not os.environ.get("VIDLLM_QUIET"):
+        print(f"vidllm: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""Values of options, checked before anything heavy begins, and the printing of results."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def point(text: str) -> tuple[float, float, float]:
+    """``X,Y,Z`` as three finite numbers in metres."""
+    try:
+        x, y, z = (float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--at: expected three numbers X,Y,Z in metres, received {text!r}") from None
+    if not all(math.isfinite(v) for v in (x, y, z)):
+        raise ValueError(f"--at: expected finite numbers, received {text!r}")
+    return x, y, z
+
+
+def seeds(text: str) -> range:
+    """``A:B`` as the seeds A to B - 1; a single number is one seed."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and (last.isdecimal() or (not last and ":" not in text))):
+        raise ValueError(f"--seeds: expected A:B with whole numbers, received {text!r}")
+    span = range(int(first), int(last) if last else int(first) + 1)
+    if not span:
+        raise ValueError(f"--seeds: {text} holds no seed; expected A:B with A below B")
+    return span
+
+
+def size(text: str) -> tuple[int, int]:
+    """``HxW`` as even pixels (height, width)."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()) or min(int(height), int(width)) < 2:
+        raise ValueError(f"--size: expected HxW in pixels, received {text!r}")
+    if int(height) % 2 or int(width) % 2:
+        raise ValueError(f"--size: expected even sides (a film halves its colour planes), received {text!r}")
+    return int(height), int(width)
+
+
+def frames(count: int | None) -> int | None:
+    """A number of frames, at least one, or None for the model's own."""
+    if count is not None and count < 1:
+        raise ValueError(f"--frames: expected at least 1, received {count}")
+    return count
+
+
+def source(path: str) -> None:
+    """ValueError when there is no such file or folder, before a model is loaded for it."""
+    if not path.strip():
+        raise ValueError("the video's name is empty; give a video file or a folder of pictures")
+    if not Path(path).expanduser().exists():
+        raise ValueError(f"{path}: no such file or folder; check the path")
+
+
+def formats(text: str, known: tuple[str, ...]) -> list[str]:
+    """Comma-separated export formats, each once."""
+    names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"--format: unknown format {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
+    return names
+
+
+def writable(path: str) -> Path:
+    """The path of an output; ValueError at once where nothing can be written, before minutes are spent."""
+    parent = Path(path).absolute().parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: cannot write there ({parent} is not a writable folder)")
+    return Path(path)
+
+
+def writable_folder(path: str) -> Path:
+    """As :func:`writable`, for an output that is a folder."""
+    if Path(path).exists() and not (Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK)):
+        raise ValueError(f"{path}: cannot write there (not a writable folder)")
+    return writable(path)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output; numbers that are not finite become null."""
+    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def note(text: str) -> None:
+    """A line of progress on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.begin = self.told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Tell how much is done."""
+        now = time.monotonic()
+        if done < self.total and now - self.told < 5:
+            return
+        self.told = now
+        left = (now - self.begin) / max(done, 1) * (self.total - done)
+        shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+        note(f"{self.what} {done}/{self.total}, {shown} left")

@@ -1,0 +1,145 @@
+"""The bundled clip with its ground truth: how wrong the model is, in metres, and whether it answers rightly.
+
+``weights/demo`` holds ``room.mp4`` (a walk through a procedural room), ``truth.npz`` (depth in millimetres at the
+processed resolution, cameras and intrinsics of the frames that uniform sampling picks) and ``truth.json`` (questions
+with answers, expressions with boxes in the scene frame). ``examples/make_demo_clip.py`` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vidllm.evaluation.rooms import depth_figures, pose_figures
+from vidllm.geometry.boxes import iou_oriented
+from vidllm.rooms.language import answer_matches
+
+if TYPE_CHECKING:
+    from vidllm.scene import Box, Scene
+
+FOLDER = Path(__file__).parent / "weights" / "demo"
+CLIP = FOLDER / "room.mp4"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """depth_m (F,H,W), extrinsics (F,4,4) camera-from-room, questions and references as plain JSON values."""
+
+    seed: int
+    depth_m: np.ndarray
+    extrinsics: np.ndarray
+    intrinsics: np.ndarray
+    questions: list[dict[str, Any]]
+    references: list[dict[str, Any]]
+
+
+def load_truth(folder: Path = FOLDER) -> Truth:
+    """What is known of the clip. ValueError when the files are missing or damaged."""
+    try:
+        said = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+        with np.load(folder / "truth.npz") as known:
+            depth = known["depth_mm"].astype(np.float32) / 1000
+            extrinsics, intrinsics = known["extrinsics"], known["intrinsics"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{folder}: the bundled clip's ground truth cannot be read ({error}); install again") from error
+    return Truth(said["seed"], depth, extrinsics, intrinsics, said["questions"], said["references"])
+
+
+def report(scene: Scene, truth: Truth) -> dict[str, Any]:
+    """Errors in metres, degrees and ratios, and each answer and box beside the truth."""
+    return {
+        "clip": CLIP.name,
+        "seed": truth.seed,
+        "geometry": geometry_errors(scene, truth),
+        "questions": [_answer(scene, item) for item in truth.questions],
+        "references": [_find(scene, item) for item in truth.references],
+        "units": "m",
+        "frame": "scene",
+    }
+
+
+def geometry_errors(scene: Scene, truth: Truth) -> dict[str, Any]:
+    """Depth abs-rel, scale error, median depth error (m), camera rotation (degrees) and translation (m) errors."""
+    true = _resized(truth.depth_m, scene.depth.shape[-2:])
+    found = scene.depth.numpy()
+    figures = depth_figures(found, true)
+    angle, travel = pose_figures(scene.extrinsics, torch.from_numpy(truth.extrinsics).float())
+    return {
+        "depth_abs_rel": figures["abs_rel"],
+        "depth_error_m": float(np.median(np.abs(found - true)[true > 0])),
+        "scale_error": figures["scale_error"],
+        "scale_spread": scene.scale.spread,
+        "rotation_error_deg": float(angle.median()),
+        "translation_error_m": float(travel.median()),
+        "warnings": list(scene.scale.warnings),
+    }
+
+
+def _resized(depth_m: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The nearest true depth of each pixel, where a model reads frames of another size."""
+    deep = torch.from_numpy(depth_m)[:, None]
+    return torch.nn.functional.interpolate(deep, size=tuple(size), mode="nearest-exact")[:, 0].numpy()
+
+
+def _answer(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
+    said = scene.ask(item["question"], item.get("situation"))
+    return {**item, "answer": said, "right": answer_matches(said, item["answers"])}
+
+
+def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
+    """The best IoU of each true box; right when all reach 0.25, or when nothing is found where nothing is."""
+    several = len(item["boxes"]) != 1
+    boxes = scene.ground(item["expression"], several=several)
+    best = _best_ious(boxes, item["boxes"])
+    return {
+        "expression": item["expression"],
+        "boxes": [box.as_dict() for box in boxes],
+        "true_boxes": item["boxes"],
+        "iou": best,
+        "right": min(best) >= 0.25 if item["boxes"] else not boxes,
+    }
+
+
+def _best_ious(found: list[Box], true: list[list[float]]) -> list[float]:
+    if not found or not true:
+        return [0.0] * len(true)
+    ours = torch.tensor([[*b.center, *b.size, b.yaw] for b in found])
+    return [float(v) for v in iou_oriented(ours, torch.tensor(true)).max(0).values]
+
+
+def found_boxes(scene: Scene, truth: Truth) -> list[Box]:
+    """The boxes of the clip's expressions that mean one object, for the overview picture."""
+    return [b for item in truth.references if len(item["boxes"]) == 1 for b in scene.ground(item["expression"], False)]
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """The report for a person."""
+    geometry = told["geometry"]
+    text = [
+        f"{told['clip']} (procedural room {told['seed']}), from video alone",
+        f"  depth        abs-rel {geometry['depth_abs_rel']:.3f}, median error {geometry['depth_error_m']:.2f} m",
+        f"  scale        error {100 * geometry['scale_error']:.0f}%, images agree within "
+        f"{100 * geometry['scale_spread']:.0f}%",
+        f"  cameras      median error {geometry['rotation_error_deg']:.1f} deg, {geometry['translation_error_m']:.2f} m",
+    ]
+    for item in told["questions"]:
+        mark = "right" if item["right"] else f"wrong, it is: {item['answers'][0]}"
+        asked = " ".join(filter(None, [item.get("situation"), item["question"]]))
+        text.append(f"  {asked} {item['answer']} ({mark})")
+    for item in told["references"]:
+        text.append(f"  find: {item['expression']}: {_verdict(item)}")
+    every = told["questions"] + told["references"]
+    return [*text, f"  {sum(item['right'] for item in every)} of {len(every)} right"]
+
+
+def _verdict(item: dict[str, Any]) -> str:
+    found = f"{len(item['boxes'])} box{'' if len(item['boxes']) == 1 else 'es'}"
+    if not item["true_boxes"]:
+        return f"{found} (right, there is none)" if item["right"] else f"{found} (wrong, there is none)"
+    ious = ", ".join(f"{v:.2f}" for v in item["iou"])
+    return f"{found}, IoU {ious} ({'right' if item['right'] else 'wrong'} at 0.25)"

@@ -1,0 +1,43 @@
+"""The language-only baseline: a causal LM of the same form and data that never sees the video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from vidllm.model import prompts
+from vidllm.model.text import decode_answers, encode_parts
+
+BLIND = Path(__file__).parent.parent / "weights" / "blind"
+
+
+class BlindAnswerer:
+    """Answers questions from their words alone; ``mean_box`` is the training data's mean target box."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mean_box: tuple[float, ...]
+    ) -> None:
+        self.model, self.tokenizer, self.mean_box = model.eval(), tokenizer, mean_box
+
+    @torch.inference_mode()
+    def answer(self, question: str, situation: str | None = None, max_new_tokens: int = 32) -> str:
+        """The greedy answer."""
+        prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
+        _, suffix = encode_parts(self.tokenizer, prompt)
+        ids = torch.tensor([suffix])
+        out = self.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False,
+            eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return decode_answers(self.tokenizer, out[:, ids.shape[1] :].tolist())[0]
+
+
+def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:
+    """The shipped baseline, or None when the folder is absent."""
+    if not (folder / "config.json").exists():
+        return None
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return BlindAnswerer(model, tokenizer, tuple(model.config.mean_box))

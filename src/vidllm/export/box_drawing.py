@@ -1,0 +1,141 @@
+"""Boxes drawn into frames: their twelve edges, clipped at a near plane in front of the camera, then projected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+
+Boxes = Sequence[Any] | np.ndarray  # mappings, or rows of 7 numbers
+Point = tuple[float | int, float | int]
+NEAR_M = 0.05
+EDGES = ((0, 1), (1, 3), (3, 2), (2, 0), (4, 5), (5, 7), (7, 6), (6, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+PALETTE = ((255, 99, 71), (64, 200, 255), (255, 214, 10), (120, 230, 120), (255, 130, 240), (255, 160, 60))
+
+
+def boxes_array(boxes: Boxes) -> Float[np.ndarray, "Q 7"]:
+    """Boxes `(Q, 7)` = centre, size (metres), yaw (radians about z), scene frame, from mappings or an array."""
+    rows = [[*b["center"], *b["size"], b["yaw"]] if isinstance(b, Mapping) else list(b) for b in boxes]
+    array = np.array(rows, np.float64).reshape(len(rows), -1 if rows else 7)
+    if array.shape[1] != 7 or not np.isfinite(array).all():
+        raise ValueError(f"boxes: expected 7 finite numbers each (centre, size, yaw), got shape {array.shape}")
+    return array
+
+
+def box_labels(boxes: Boxes) -> list[str]:
+    """The label of each box: its number from 1, and its `label` where it has one."""
+    names = [str(b.get("label") or "") if isinstance(b, Mapping) else "" for b in boxes]
+    return [f"{number} {name}".strip() for number, name in enumerate(names, 1)]
+
+
+def box_corners(boxes: Float[np.ndarray, "Q 7"]) -> Float[np.ndarray, "Q 8 3"]:
+    """Corners in the scene frame; bit 0, 1, 2 of the corner's number is the side along x, y, z of the box."""
+    signs = np.array([[(n >> axis & 1) - 0.5 for axis in range(3)] for n in range(8)])
+    local = signs[None] * boxes[:, None, 3:6]
+    cosine, sine = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
+    zero, one = np.zeros_like(cosine), np.ones_like(cosine)
+    turn = np.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], -1).reshape(-1, 3, 3)
+    return local @ turn.transpose(0, 2, 1) + boxes[:, None, :3]
+
+
+def project_edges(
+    corners: Float[np.ndarray, "8 3"], intrinsics: Float[np.ndarray, "3 3"], camera_from_scene: Float[np.ndarray, "4 4"]
+) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The visible edges of one box as pixel segments; what lies nearer than `NEAR_M`, or behind, is cut off."""
+    camera = corners @ camera_from_scene[:3, :3].T + camera_from_scene[:3, 3]
+    segments = []
+    for first, second in EDGES:
+        a, b = camera[first], camera[second]
+        if max(a[2], b[2]) <= NEAR_M:
+            continue
+        if a[2] < NEAR_M:
+            a = a + (b - a) * (NEAR_M - a[2]) / (b[2] - a[2])
+        elif b[2] < NEAR_M:
+            b = b + (a - b) * (NEAR_M - b[2]) / (a[2] - b[2])
+        segments.append((_pixel(intrinsics, a), _pixel(intrinsics, b)))
+    return segments
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: Boxes,
+    intrinsics: Float[np.ndarray, "3 3"],
+    camera_from_scene: Float[np.ndarray, "4 4"],
+    *,
+    line_width: int | None = None,
+) -> Image.Image:
+    """A copy of the frame with the edges of `boxes` and their numbers.
+
+    Args:
+        image: RGB frame.
+        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw` and optionally `label`; scene frame, metres.
+        intrinsics: K in pixels of `image`.
+        camera_from_scene: extrinsics with respect to the scene frame.
+        line_width: pixels; by default a 250th of the longer side.
+    """
+    drawn = image.convert("RGB").copy()
+    pen = ImageDraw.Draw(drawn)
+    width = line_width or max(2, round(max(image.size) / 250))
+    font = ImageFont.load_default(size=max(12, round(max(image.size) / 36)))
+    tags = []
+    for number, (corners, label) in enumerate(zip(box_corners(boxes_array(boxes)), box_labels(boxes), strict=True)):
+        segments = project_edges(corners, np.asarray(intrinsics, np.float64), np.asarray(camera_from_scene, np.float64))
+        shown = [clipped for segment in segments if (clipped := _clip(segment, image.size))]
+        for line_colour, line in (((0, 0, 0), width + 2), (box_colour(number), width)):
+            for segment in shown:
+                pen.line(segment, fill=line_colour, width=line)
+        if shown:
+            tags.append((min((end for segment in shown for end in segment), key=lambda p: p[1]), label, number))
+    for (x, y), label, number in tags:
+        draw_tag(pen, (x, y), label, box_colour(number), font, image.size)
+    return drawn
+
+
+def draw_tag(
+    pen: ImageDraw.ImageDraw,
+    at: Point,
+    label: str,
+    colour: tuple[int, int, int],
+    font: Any,
+    bounds: tuple[int, int],
+) -> None:
+    """Write a label on a filled plate centred above `at`, kept inside the picture of size `bounds` = (W, H)."""
+    left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
+    width, height = right - left + 8, bottom - top + 6
+    x = min(max(at[0] - width / 2, 0), max(bounds[0] - width, 0))
+    y = min(max(at[1] - height - 2, 0), max(bounds[1] - height, 0))
+    pen.rounded_rectangle((x, y, x + width, y + height), radius=3, fill=colour)
+    pen.text((x + 4 - left, y + 3 - top), label, fill=(20, 20, 20), font=font)
+
+
+def box_colour(number: int) -> tuple[int, int, int]:
+    """The colour of box `number`; the palette repeats."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def _pixel(intrinsics: np.ndarray, point: np.ndarray) -> tuple[float, float]:
+    u, v, w = intrinsics @ point
+    return float(u / w), float(v / w)
+
+
+def _clip(
+    segment: tuple[tuple[float, float], tuple[float, float]], size: tuple[int, int]
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """The part of a segment inside the picture (Liang-Barsky), or None: edges near the camera run very far out."""
+    (x, y), (x1, y1) = segment
+    dx, dy = x1 - x, y1 - y
+    begin, end = 0.0, 1.0
+    for step, room in ((-dx, x), (dx, size[0] - x), (-dy, y), (dy, size[1] - y)):
+        if step == 0:
+            if room < 0:
+                return None
+        elif step < 0:
+            begin = max(begin, room / step)
+        else:
+            end = min(end, room / step)
+    if begin > end:
+        return None
+    return (x + begin * dx, y + begin * dy), (x + end * dx, y + end * dy)

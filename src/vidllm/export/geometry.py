@@ -1,0 +1,161 @@
+"""What every exporter is given: one reconstructed scene as plain arrays, independent of the model that made it.
+
+Lengths are metres; pixels have their centres at +0.5; cameras are OpenCV (x right, y down, z forward); the world
+is the first camera, the scene frame is gravity aligned with z up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+
+@dataclass(frozen=True)
+class PointSamples:
+    """Back-projected pixels: `N` points, where they are, and which pixel of which frame each one is.
+
+    Attributes:
+        xyz: `(N, 3)` metres, scene frame.
+        rgb: `(N, 3)` uint8.
+        uv: `(N, 2)` pixels of the processed frame.
+        frame: `(N,)` frame numbers.
+    """
+
+    xyz: Float[np.ndarray, "N 3"]
+    rgb: UInt8[np.ndarray, "N 3"]
+    uv: Float[np.ndarray, "N 2"]
+    frame: Int[np.ndarray, " N"]
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """A reconstructed scene.
+
+    Attributes:
+        rgb: `(F, H, W, 3)` uint8 processed frames.
+        depth_m: `(F, H, W)` metres along the optical axis; zero, negative or not finite means no depth.
+        extrinsics: `(F, 4, 4)` camera-from-world.
+        intrinsics: `(F, 3, 3)` in pixels of the processed frames.
+        scene_from_world: `(4, 4)` rigid.
+        timestamps_s: `(F,)` seconds.
+        processed_from_original: `(3, 3)` pixel map.
+        original_size: `(H0, W0)` of the frames before processing.
+        confidence: `(F, H, W)` or None; larger is surer.
+        names: `F` frame names, or empty for `frame_000000`, ...
+
+    Raises:
+        ValueError: arrays whose shapes do not agree, or colours that are not uint8.
+    """
+
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    extrinsics: np.ndarray
+    intrinsics: np.ndarray
+    scene_from_world: np.ndarray
+    timestamps_s: np.ndarray
+    processed_from_original: np.ndarray
+    original_size: tuple[int, int]
+    confidence: np.ndarray | None = None
+    names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.depth_m.ndim != 3 or self.rgb.dtype != np.uint8:
+            raise ValueError(f"expected depth_m (F, H, W) and uint8 rgb, got {self.depth_m.shape} and {self.rgb.dtype}")
+        frames, height, width = self.depth_m.shape
+        expected = {
+            "rgb": (frames, height, width, 3),
+            "extrinsics": (frames, 4, 4),
+            "intrinsics": (frames, 3, 3),
+            "scene_from_world": (4, 4),
+            "timestamps_s": (frames,),
+            "processed_from_original": (3, 3),
+        } | ({} if self.confidence is None else {"confidence": (frames, height, width)})
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name}: expected shape {shape} beside depth_m {self.depth_m.shape}, "
+                                 f"got {getattr(self, name).shape}")  # fmt: skip
+        if len(self.names) not in (0, frames):
+            raise ValueError(f"names: expected none or {frames}, got {len(self.names)}")
+
+    def __len__(self) -> int:
+        return self.depth_m.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(H, W)` of the processed frames."""
+        return self.depth_m.shape[1], self.depth_m.shape[2]
+
+    @property
+    def scene_from_camera(self) -> Float[np.ndarray, "F 4 4"]:
+        """Camera poses in the scene frame, float64."""
+        return self.scene_from_world.astype(np.float64) @ np.linalg.inv(self.extrinsics.astype(np.float64))
+
+    @property
+    def camera_from_scene(self) -> Float[np.ndarray, "F 4 4"]:
+        """Extrinsics with respect to the scene frame, float64."""
+        return np.linalg.inv(self.scene_from_camera)
+
+    @property
+    def original_intrinsics(self) -> Float[np.ndarray, "F 3 3"]:
+        """Intrinsics in pixels of the original frames, float64."""
+        return np.linalg.inv(self.processed_from_original.astype(np.float64)) @ self.intrinsics.astype(np.float64)
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "F H W"]:
+        """Where there is depth."""
+        return np.isfinite(self.depth_m) & (self.depth_m > 0)
+
+    def file_stems(self) -> list[str]:
+        """A name without folder or suffix for each frame's files; frame numbers when the names are not unique."""
+        stems = [name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in self.names]
+        usable = len(set(stems)) == len(self) and all(stem and " " not in stem for stem in stems)
+        return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
+
+    def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
+        """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
+
+        Equation 3: `X = R^-1 (K^-1 [u, v, 1]^T D) - R^-1 t`, then world to scene.
+        """
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1, got {stride}")
+        keep = np.zeros(self.depth_m.shape, bool)
+        start = (stride - 1) // 2
+        keep[:, start::stride, start::stride] = True
+        keep &= self.valid
+        if min_confidence is not None and self.confidence is not None:
+            keep &= self.confidence >= min_confidence
+        frame, row, column = np.nonzero(keep)
+        uv = np.stack([column, row], -1) + 0.5
+        rays = _apply(np.linalg.inv(self.intrinsics.astype(np.float64)), frame, np.append(uv, np.ones((len(uv), 1)), 1))
+        camera = rays * self.depth_m[keep][:, None].astype(np.float64)
+        pose = self.scene_from_camera
+        xyz = _apply(pose[:, :3, :3], frame, camera) + pose[frame, :3, 3]
+        return PointSamples(xyz.astype(np.float32), self.rgb[keep], uv.astype(np.float32), frame)
+
+    def points(
+        self, stride: int = 1, min_confidence: float | None = None
+    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+        """Point cloud: `(N, 3)` metres in the scene frame, and `(N, 3)` uint8 colours."""
+        samples = self.samples(stride, min_confidence)
+        return samples.xyz, samples.rgb
+
+    def stride_for(self, max_points: int) -> int:
+        """The smallest stride that keeps the cloud at or below `max_points`, counting every pixel as valid."""
+        stride = 1
+        while len(self) * -(-self.size[0] // stride) * -(-self.size[1] // stride) > max_points:
+            stride += 1
+            if stride > max(self.size):
+                break
+        return stride
+
+
+def _apply(matrices: np.ndarray, frame: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """`matrices[frame[n]] @ vectors[n]`, frame by frame (frames are sorted)."""
+    out = np.empty((len(vectors), 3))
+    bounds = np.searchsorted(frame, np.arange(len(matrices) + 1))
+    for matrix, begin, end in zip(matrices, bounds, bounds[1:], strict=False):
+        out[begin:end] = vectors[begin:end] @ matrix.T
+    return out

@@ -1,0 +1,115 @@
+"""The scene as one GLB file for web viewers: the coloured points, and the outline of each camera's view.
+
+Written from the glTF 2.0 specification: a JSON chunk that describes the arrays of a binary chunk. glTF has y up:
+scene (x, y, z) becomes (x, z, -y). Its vertex colours are linear light, so sRGB colours are linearised.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vidllm.export.atomic import atomic_path
+from vidllm.export.depth_png import colour_map
+from vidllm.export.geometry import SceneData
+
+_EDGES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
+_POINTS, _LINES = 0, 1  # glTF primitive modes
+_FLOAT, _UNSIGNED_SHORT = 5126, 5123  # glTF component types
+
+
+def write_glb(
+    path: str | Path,
+    data: SceneData,
+    *,
+    max_points: int = 500_000,
+    min_confidence: float | None = None,
+    camera_size_m: float = 0.1,
+) -> None:
+    """Write points and cameras (blue first, red last, `camera_size_m` deep).
+
+    Raises `OutputError` when the file cannot be written.
+    """
+    builder = _Builder()
+    xyz, rgb = data.points(data.stride_for(max_points), min_confidence)
+    builder.add("points", xyz, rgb, _POINTS)
+    outlines = camera_pyramids(data, camera_size_m)[:, _EDGES].reshape(-1, 3)
+    colours = colour_map(np.linspace(0.1, 0.9, len(data)))
+    builder.add("cameras", outlines, np.repeat(colours, len(_EDGES), axis=0), _LINES)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(builder.glb())
+
+
+def camera_pyramids(data: SceneData, depth_m: float) -> Float[np.ndarray, "F 5 3"]:
+    """Apex and image corners of each camera's view at `depth_m`, in the scene frame."""
+    height, width = data.size
+    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)
+    rays = corners @ np.linalg.inv(data.intrinsics.astype(np.float64)).transpose(0, 2, 1) * depth_m
+    points = np.concatenate([np.zeros((len(data), 1, 3)), rays], axis=1)
+    pose = data.scene_from_camera
+    return points @ pose[:, :3, :3].transpose(0, 2, 1) + pose[:, None, :3, 3]
+
+
+class _Builder:
+    """Collects vertex arrays into one binary chunk and the JSON that describes them."""
+
+    def __init__(self) -> None:
+        self.binary = b""
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
+        self.meshes: list[dict[str, Any]] = []
+
+    def add(self, name: str, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"], mode: int) -> None:
+        """Add one mesh of scene-frame vertices. glTF knows no empty array, so no vertices are no mesh."""
+        if len(xyz) == 0:
+            return
+        position = np.stack([xyz[:, 0], xyz[:, 2], -xyz[:, 1]], -1).astype("<f4")
+        bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+        colour = np.full((len(rgb), 4), 65535, "<u2")
+        colour[:, :3] = (_linear(rgb) * 65535).round()
+        attributes = {
+            "POSITION": self._accessor(position, _FLOAT, "VEC3", bounds),
+            "COLOR_0": self._accessor(colour, _UNSIGNED_SHORT, "VEC4", {"normalized": True}),
+        }
+        self.meshes.append({"name": name, "primitives": [{"attributes": attributes, "mode": mode, "material": 0}]})
+
+    def _accessor(self, array: np.ndarray, component: int, kind: str, more: dict[str, Any]) -> int:
+        raw = array.tobytes()
+        self.views.append({"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(raw), "target": 34962})
+        self.binary += raw
+        view = len(self.views) - 1
+        self.accessors.append(
+            {"bufferView": view, "componentType": component, "count": len(array), "type": kind, **more}
+        )
+        return view
+
+    def glb(self) -> bytes:
+        """The whole file: header, JSON chunk padded with spaces, binary chunk (its arrays are multiples of four)."""
+        content = {
+            "asset": {"version": "2.0", "generator": "vidllm"},
+            "scene": 0,
+            "scenes": [{"nodes": list(range(len(self.meshes)))}],
+            "nodes": [{"mesh": index, "name": mesh["name"]} for index, mesh in enumerate(self.meshes)],
+            "meshes": self.meshes,
+            "materials": [{"name": "vertex colours", "extensions": {"KHR_materials_unlit": {}}}],
+            "extensionsUsed": ["KHR_materials_unlit"],
+            "accessors": self.accessors,
+            "bufferViews": self.views,
+            "buffers": [{"byteLength": len(self.binary)}],
+        }
+        text = json.dumps(content, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text
+        chunks += struct.pack("<I4s", len(self.binary), b"BIN\0") + self.binary
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _linear(rgb: np.ndarray) -> np.ndarray:
+    """SRGB uint8 to linear light in [0, 1]."""
+    value = rgb / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

@@ -1,0 +1,245 @@
+"""One picture of a whole reconstruction: frames, their depth with a legend in metres, and the room from above.
+
+The plan is the scene frame seen along -z: x (where the first camera looks) points up, y points left, so that left
+in the plan is left for the first camera. Points above the cameras' heads are left out: ceilings hide rooms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+
+from vidllm.export.atomic import atomic_path
+from vidllm.export.box_drawing import (
+    Boxes,
+    Point,
+    box_colour,
+    box_corners,
+    box_labels,
+    boxes_array,
+    draw_boxes,
+    draw_tag,
+)
+from vidllm.export.depth_png import colour_depth, colour_map, depth_range
+from vidllm.export.geometry import SceneData
+
+WIDTH, MARGIN, GAP, CAPTION, LEGEND = 1280, 20, 8, 24, 78
+PAPER, INK, GRID = (255, 255, 255), (35, 40, 48), (222, 226, 231)
+PATH = (214, 40, 57)
+PLAN_HEIGHTS = (360, 760)  # pixels, lowest and highest
+HEADROOM_M = 0.3  # points up to this far above the highest camera are drawn in the plan
+
+
+def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = (), max_frames: int = 6) -> None:
+    """Write `overview(...)` as PNG. Raises `OutputError` when the file cannot be written."""
+    picture = overview(data, boxes, max_frames=max_frames)
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Image.Image:
+    """Compose the picture, 1280 pixels wide.
+
+    Args:
+        data: the scene.
+        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label`; scene frame, metres. Drawn into
+            the frames and the plan under one number each.
+        max_frames: how many frames are shown, evenly spread.
+    """
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(max_frames, len(data))).round().astype(int)).tolist()
+    near, far = depth_range(data.depth_m)
+    cell = _cell_size(data.size, len(chosen))
+    frames = [_frame_with_boxes(data, index, boxes, cell) for index in chosen]
+    depths = [_resized(colour_depth(data.depth_m[index], near, far), cell) for index in chosen]
+    plan = _draw_plan(data, boxes, WIDTH - 2 * MARGIN)
+    row = CAPTION + cell[1] + GAP
+    height = MARGIN + 2 * row + CAPTION + plan.height + MARGIN
+    picture = Image.new("RGB", (WIDTH, height), PAPER)
+    y = MARGIN
+    captions = [f"frame {index}   {data.timestamps_s[index]:.1f} s" for index in chosen]
+    _paste_row(picture, frames, y, captions)
+    _paste_row(picture, depths, y + row, ["depth"] + [""] * (len(chosen) - 1))
+    _draw_legend(picture, (near, far), (MARGIN + len(chosen) * (cell[0] + GAP) + 6, y + row + CAPTION), cell[1])
+    y += 2 * row
+    _text(ImageDraw.Draw(picture), (MARGIN, y + 3), _plan_caption(data, boxes), 14)
+    picture.paste(plan, (MARGIN, y + CAPTION))
+    return picture
+
+
+def _plan_caption(data: SceneData, boxes: Boxes) -> str:
+    found = f", {len(boxes)} box{'es' if len(boxes) != 1 else ''}" if len(boxes) else ""
+    return f"from above: {len(data)} camera{'s' if len(data) != 1 else ''} (red){found}"
+
+
+def _frame_with_boxes(data: SceneData, index: int, boxes: Boxes, cell: tuple[int, int]) -> Image.Image:
+    """The frame at the size it is shown, so that lines and labels keep theirs."""
+    scale = np.diag([cell[0] / data.size[1], cell[1] / data.size[0], 1.0])
+    return draw_boxes(
+        _resized(data.rgb[index], cell), boxes, scale @ data.intrinsics[index], data.camera_from_scene[index]
+    )
+
+
+def _resized(pixels: np.ndarray, cell: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(pixels).resize(cell, Image.Resampling.LANCZOS)
+
+
+def _cell_size(size: tuple[int, int], count: int) -> tuple[int, int]:
+    """Width and height of one frame in a row of at least three, none higher than 300 pixels."""
+    columns = max(count, 3)
+    width = (WIDTH - 2 * MARGIN - LEGEND - (columns - 1) * GAP) / columns
+    scale = min(width / size[1], 300 / size[0])
+    return max(round(size[1] * scale), 1), max(round(size[0] * scale), 1)
+
+
+def _paste_row(picture: Image.Image, images: list[Image.Image], y: int, captions: list[str]) -> None:
+    pen = ImageDraw.Draw(picture)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x = MARGIN + number * (image.width + GAP)
+        _text(pen, (x, y + 3), caption, 14)
+        picture.paste(image, (x, y + CAPTION))
+
+
+def _draw_legend(picture: Image.Image, limits: tuple[float, float], at: tuple[int, int], height: int) -> None:
+    """A bar beside the depth row, near at the top, with up to five values in metres."""
+    x, y = at
+    bar = colour_map(np.repeat(np.linspace(1, 0, height)[:, None], 14, axis=1))
+    picture.paste(Image.fromarray(bar), (x, y))
+    pen = ImageDraw.Draw(picture)
+    steps = min(5, max(2, height // 24))
+    for part in np.linspace(0, 1, steps):
+        tick = y + part * (height - 1)
+        pen.line((x + 14, tick, x + 18, tick), fill=INK)
+        anchor = "lt" if part == 0 else "ls" if part == 1 else "lm"
+        _text(pen, (x + 22, tick), f"{limits[0] + part * (limits[1] - limits[0]):.1f} m", 13, anchor=anchor)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The map from scene x, y to plan pixels: x points up, y points left."""
+
+    centre: tuple[float, float]
+    pixels_per_metre: float
+    size: tuple[int, int]
+
+    def pixels(self, xyz: np.ndarray) -> np.ndarray:
+        across = self.size[0] / 2 - (xyz[..., 1] - self.centre[1]) * self.pixels_per_metre
+        down = self.size[1] / 2 - (xyz[..., 0] - self.centre[0]) * self.pixels_per_metre
+        return np.stack([across, down], -1)
+
+
+def _draw_plan(data: SceneData, boxes: Boxes, width: int) -> Image.Image:
+    xyz, rgb = data.points(data.stride_for(400_000))
+    path = data.scene_from_camera[:, :3, 3]
+    corners = box_corners(boxes_array(boxes))
+    below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
+    xyz, rgb = xyz[below], rgb[below]
+    plan = _fit(xyz, np.concatenate([path, corners.reshape(-1, 3)]), width)
+    picture = Image.new("RGB", plan.size, (248, 249, 250))
+    step = _grid_step(plan)
+    _draw_grid(picture, plan, step)
+    _draw_points(picture, plan, xyz, rgb)
+    _draw_plan_boxes(picture, plan, corners, box_labels(boxes))
+    _draw_cameras(picture, plan, data)
+    _draw_scale_bar(picture, plan, step)
+    ImageDraw.Draw(picture).rectangle((0, 0, plan.size[0] - 1, plan.size[1] - 1), outline=GRID)
+    return picture
+
+
+def _fit(xyz: np.ndarray, must_show: np.ndarray, width: int) -> _Plan:
+    """Show every camera and box, and the points but for the outermost 1 %, at a height that suits their shape."""
+    marks = must_show[:, :2]
+    if len(xyz):
+        marks = np.concatenate([marks, np.percentile(xyz[:, :2], [1, 99], axis=0)])
+    low, high = marks.min(0) - 0.3, marks.max(0) + 0.3
+    along, across = high - low
+    height = int(np.clip(width * along / across, *PLAN_HEIGHTS))
+    scale = min(width / across, height / along)
+    return _Plan((float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2), float(scale), (width, height))
+
+
+def _grid_step(plan: _Plan) -> float:
+    """Metres between grid lines: the smallest round number at least 40 pixels wide."""
+    return next((s for s in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0) if s * plan.pixels_per_metre >= 40), 100.0)
+
+
+def _draw_grid(picture: Image.Image, plan: _Plan, step: float) -> None:
+    pen = ImageDraw.Draw(picture)
+    reach = np.array(plan.size[::-1]) / plan.pixels_per_metre / 2
+    for axis in range(2):
+        first = np.ceil((plan.centre[axis] - reach[axis]) / step)
+        last = np.floor((plan.centre[axis] + reach[axis]) / step)
+        for value in np.arange(first, last + 1) * step:
+            at = plan.pixels(np.array([value, value, 0.0]))[1 - axis]
+            ends = (0, at, plan.size[0], at) if axis == 0 else (at, 0, at, plan.size[1])
+            pen.line(ends, fill=GRID)
+
+
+def _draw_points(picture: Image.Image, plan: _Plan, xyz: np.ndarray, rgb: np.ndarray) -> None:
+    """Paint points from the lowest up, so that table tops cover floors; each 3 pixels wide, centres over rims."""
+    pixels = np.floor(plan.pixels(xyz)).astype(int)
+    canvas = np.array(picture)
+    order = np.argsort(xyz[:, 2], kind="stable")
+    for dx, dy in ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0), (0, 0)):
+        column, row = pixels[order, 0] + dx, pixels[order, 1] + dy
+        inside = (column >= 0) & (column < plan.size[0]) & (row >= 0) & (row < plan.size[1])
+        canvas[row[inside], column[inside]] = rgb[order][inside]
+    picture.paste(Image.fromarray(canvas))
+
+
+def _draw_plan_boxes(picture: Image.Image, plan: _Plan, corners: Float[np.ndarray, "Q 8 3"], labels: list[str]) -> None:
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
+    outlines = [[tuple(p) for p in plan.pixels(c[[0, 1, 3, 2, 0]]).tolist()] for c in corners]
+    for number, outline in enumerate(outlines):
+        pen.line(outline, fill=(0, 0, 0), width=5, joint="curve")
+        pen.line(outline, fill=box_colour(number), width=3, joint="curve")
+    for number, (outline, label) in enumerate(zip(outlines, labels, strict=True)):
+        draw_tag(pen, min(outline[:4], key=lambda p: p[1]), label, box_colour(number), font, plan.size)
+
+
+def _draw_cameras(picture: Image.Image, plan: _Plan, data: SceneData) -> None:
+    """The path, and for up to 24 cameras a wedge that opens as wide as the camera sees."""
+    pen = ImageDraw.Draw(picture, "RGBA")
+    pose = data.scene_from_camera
+    path = plan.pixels(pose[:, :3, 3])
+    if len(path) > 1:
+        pen.line([tuple(p) for p in path.tolist()], fill=(255, 255, 255, 230), width=5, joint="curve")
+        pen.line([tuple(p) for p in path.tolist()], fill=PATH, width=3, joint="curve")
+    for index in np.unique(np.linspace(0, len(data) - 1, min(len(data), 24)).round().astype(int)).tolist():
+        rays = _view_edges(data, index) @ pose[index, :3, :3].T
+        tips = path[index] + 30 * np.stack([-rays[:, 1], -rays[:, 0]], -1)
+        wedge = [tuple(path[index].tolist()), *(tuple(tip) for tip in tips.tolist())]
+        pen.polygon(wedge, fill=(*PATH, 70), outline=(*PATH, 255))
+    _dot(pen, path[-1], 5, (255, 255, 255), PATH)
+    _dot(pen, path[0], 6, PATH, (255, 255, 255))
+    font = ImageFont.load_default(size=13)
+    pen.text((path[0][0] + 9, path[0][1] + 2), "start", fill=INK, font=font, stroke_width=2, stroke_fill=PAPER)
+
+
+def _view_edges(data: SceneData, index: int) -> np.ndarray:
+    """Unit directions of the left and right edge of a camera's view, camera frame `(2, 3)`."""
+    k, width = data.intrinsics[index], data.size[1]
+    rays = np.array([[(u - k[0, 2]) / k[0, 0], 0.0, 1.0] for u in (0, width)])
+    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+
+def _draw_scale_bar(picture: Image.Image, plan: _Plan, step: float) -> None:
+    pen = ImageDraw.Draw(picture)
+    length, x, y = step * plan.pixels_per_metre, 14, plan.size[1] - 14
+    label = f"{step:g} m"
+    pen.rectangle((x - 6, y - 26, x + max(length, 30) + 6, y + 7), fill=PAPER, outline=GRID)
+    pen.line((x, y, x + length, y), fill=INK, width=3)
+    _text(pen, (x, y - 22), label, 13)
+
+
+def _dot(pen: ImageDraw.ImageDraw, at: np.ndarray, radius: int, fill: Any, outline: Any) -> None:
+    x, y = at.tolist()
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=outline, width=2)
+
+
+def _text(pen: ImageDraw.ImageDraw, at: Point, text: str, size: int, anchor: str = "la") -> None:
+    pen.text(at, text, fill=INK, font=ImageFont.load_default(size=size), anchor=anchor)

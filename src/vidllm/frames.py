@@ -1,0 +1,290 @@
+"""The frames the model sees, and the pixel map that leads back to the pictures they came from (paper section 3.1).
+
+Every source ends here as `Frames`: the shorter side is resized to `shorter_side` with antialiased bicubic
+interpolation and the centre is cropped to whole patches (`resize="longer_side"` resizes both sides to whole patches
+instead and crops nothing, as VGGT's loader does with landscape pictures). What resizing and cropping did to
+pixel coordinates is one 3x3 affine map, kept beside the images, so that everything computed on the processed pixels
+can be drawn on, or measured in, the original ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Resize = Literal["shorter_side", "longer_side"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_MAX_PIXELS = 64_000_000  # one processed frame above this is a strip picture that no encoder takes
+
+
+class InputError(ValueError):
+    """An input that cannot be read: one line naming the input, what is wrong with it, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Processed frames of one source.
+
+    Attributes:
+        images: `(F, 3, H, W)` float32 in [0, 1], H and W multiples of the patch size.
+        timestamps_s: `(F,)` float64 presentation times from the first frame of the source. Pictures and arrays
+            carry no clock; for them it is the frame's number, one second a frame.
+        indices: `(F,)` int64 numbers of the frames in the source, in presentation order.
+        affine: `(3, 3)` float64 processed-from-original map of homogeneous pixels, pixel centres at +0.5.
+        original_size: `(H0, W0)` of the source's frames as displayed, after the container's rotation.
+        source: the source's name, for messages and outputs.
+        names: `F` names, one a frame (a picture's file name, else the frame's number).
+    """
+
+    images: Float[Tensor, "F 3 H W"]
+    timestamps_s: Float[Tensor, " F"]
+    indices: Int[Tensor, " F"]
+    affine: Float[Tensor, "3 3"]
+    original_size: tuple[int, int]
+    source: str
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+        """Map pixels of the processed frames to pixels of the original ones (centres at +0.5 in both)."""
+        return _map_pixels(torch.linalg.inv(self.affine), uv)
+
+    def from_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+        """Map pixels of the original frames to pixels of the processed ones (centres at +0.5 in both)."""
+        return _map_pixels(self.affine, uv)
+
+    def original_intrinsics(self, intrinsics: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+        """Turn intrinsics in processed pixels into intrinsics in original pixels."""
+        inverse = torch.linalg.inv(self.affine)
+        return (inverse.to(intrinsics.device) @ intrinsics.double()).to(intrinsics.dtype)
+
+
+def _map_pixels(affine: Tensor, uv: Tensor) -> Tensor:
+    affine = affine.to(uv.device)
+    return (uv.double() @ affine[:2, :2].T + affine[:2, 2]).to(uv.dtype)
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """How an original `(H0, W0)` frame becomes a processed one: resize to `resized`, then crop `size` at `offset`.
+
+    All pairs are (rows, columns).
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    size: tuple[int, int]
+    offset: tuple[int, int]
+
+    @property
+    def affine(self) -> Float[Tensor, "3 3"]:
+        """The processed-from-original pixel map `(3, 3)`, float64: a scale for each axis, then the crop's shift."""
+        sy, sx = (new / old for new, old in zip(self.resized, self.original, strict=True))
+        return torch.tensor([[sx, 0, -self.offset[1]], [0, sy, -self.offset[0]], [0, 0, 1]], dtype=torch.float64)
+
+    def apply(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
+        """Resize and crop one RGB picture of the original size."""
+        top, left = self.offset
+        resized = image.resize(self.resized[::-1], Image.Resampling.BICUBIC)
+        pixels = np.asarray(resized)[top : top + self.size[0], left : left + self.size[1]]
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")).to(torch.float32) / 255
+
+
+def frame_spec(
+    original: tuple[int, int],
+    *,
+    shorter_side: int = 518,
+    resize: Resize = "shorter_side",
+    patch_size: int = 14,
+    pixel_aspect: float = 1.0,
+) -> FrameSpec:
+    """Plan the resize and crop of frames of size `original` = (H0, W0).
+
+    Args:
+        original: (H0, W0) pixels.
+        shorter_side: pixels of the shorter side after resizing (of the longer one with `resize="longer_side"`).
+        resize: which side is brought to that length.
+        patch_size: both processed sides are multiples of it.
+        pixel_aspect: width over height of one stored pixel; anamorphic video is shown at its true shape.
+
+    Raises:
+        ValueError: unknown `resize`, a side below one patch, or a picture so long that one processed frame would
+            hold more than 64 million pixels.
+    """
+    if resize not in get_args(Resize):
+        raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}")
+    if patch_size < 1 or shorter_side < patch_size:
+        raise ValueError(f"shorter_side must be at least one patch ({patch_size} pixels), got {shorter_side}")
+    height, width = original[0], original[1] * pixel_aspect
+    if resize == "shorter_side":
+        scale = shorter_side / min(height, width)
+        resized = (max(round(height * scale), shorter_side), max(round(width * scale), shorter_side))
+        size = (resized[0] // patch_size * patch_size, resized[1] // patch_size * patch_size)
+    else:
+        longest = shorter_side // patch_size * patch_size
+        scale = longest / max(height, width)
+        resized = size = (_whole_patches(height * scale, patch_size), _whole_patches(width * scale, patch_size))
+    if resized[0] * resized[1] > _MAX_PIXELS:
+        raise ValueError(f"a {original[1]}x{original[0]} picture would become {resized[1]}x{resized[0]} pixels; "
+                         "crop it, or use resize='longer_side'")  # fmt: skip
+    offset = ((resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2)
+    return FrameSpec(original, resized, size, offset)
+
+
+def _whole_patches(side: float, patch_size: int) -> int:
+    return max(round(side / patch_size), 1) * patch_size
+
+
+def uniform_indices(count: int, num_frames: int | None) -> Int[np.ndarray, " F"]:
+    """Numbers of `num_frames` frames spread evenly over `count`, the first and the last always among them.
+
+    The rule is `round(linspace(0, count - 1, num_frames))`; one frame is the first; `None`, or a number not below
+    `count`, is every frame.
+    """
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}; pass None for every frame")
+    if num_frames is None or num_frames >= count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, num_frames).round().astype(np.int64)
+
+
+class FrameCollector:
+    """Takes pictures one at a time, processes each at once and keeps only the result: an 8K film fits in memory."""
+
+    def __init__(self, source: str, plan: Callable[..., FrameSpec], pixel_aspect: float = 1.0) -> None:
+        self.source, self.plan, self.pixel_aspect = source, plan, pixel_aspect
+        self.spec: FrameSpec | None = None
+        self.images: list[Tensor] = []
+        self.times: list[float] = []
+        self.indices: list[int] = []
+        self.names: list[str] = []
+
+    def add(self, image: Image.Image, index: int, time_s: float, name: str) -> None:
+        """Process one RGB picture. Raises `InputError` when its size is not that of the first one."""
+        size = (image.height, image.width)
+        if self.spec is None:
+            try:
+                self.spec = self.plan(size, pixel_aspect=self.pixel_aspect)
+            except ValueError as error:
+                raise InputError(f"{self.source}: {error}") from error
+        if size != self.spec.original:
+            first = self.spec.original
+            raise InputError(
+                f"{self.source}: frames differ in size: {self.names[0]} is {first[1]}x{first[0]}, "
+                f"{name} is {size[1]}x{size[0]}; resize them to one size"
+            )
+        self.images.append(self.spec.apply(image))
+        self.times.append(time_s)
+        self.indices.append(index)
+        self.names.append(name)
+
+    def frames(self) -> Frames:
+        """Everything added so far, in the order of adding."""
+        if self.spec is None:
+            raise InputError(f"{self.source}: holds no frame; give a source with at least one")
+        return Frames(
+            images=torch.stack(self.images),
+            timestamps_s=torch.tensor(self.times, dtype=torch.float64),
+            indices=torch.tensor(self.indices, dtype=torch.int64),
+            affine=self.spec.affine,
+            original_size=self.spec.original,
+            source=self.source,
+            names=tuple(self.names),
+        )
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorting key that puts `frame_10` after `frame_9`."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order. Raises `InputError` when there is none."""
+    files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+    if not files:
+        raise InputError(f"{folder}: no picture in this folder; expected files ending in {sorted(IMAGE_SUFFIXES)}")
+    return sorted(files, key=lambda f: (natural_key(f.name), f.name))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read one picture as RGB, upright (EXIF orientation applied). Raises `InputError` when it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image), str(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable picture ({error}); convert it to PNG or JPEG") from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert a PIL picture to 8-bit RGB; an alpha channel is dropped. Refuses 16-bit and float pictures."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
+    return image.convert("RGB")
+
+
+def array_to_image(frame: Any, name: str) -> Image.Image:
+    """Turn one `(H, W, 3)` or `(3, H, W)` array or tensor, uint8 or float in [0, 1], into an RGB picture.
+
+    Channels last is tried first, so a `(3, H, 3)` array counts as channels last.
+
+    Raises:
+        InputError: another shape or type, an empty picture, NaN, or values outside [0, 1].
+    """
+    array = frame.detach().cpu().float().numpy() if _is_float_tensor(frame) else np.asarray(frame)
+    if array.ndim != 3 or 3 not in (array.shape[-1], array.shape[0]) or array.size == 0:
+        raise InputError(f"{name}: expected a non-empty (H, W, 3) or (3, H, W) frame, got shape {array.shape}")
+    if array.shape[-1] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{name}: expected uint8 or float pixels, got {array.dtype}; convert to uint8 in 0..255")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: pixels hold NaN or infinity; clean the array first")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        raise InputError(f"{name}: float pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255?")
+    return Image.fromarray(np.ascontiguousarray((array * 255).round().astype(np.uint8)))
+
+
+def _is_float_tensor(frame: Any) -> bool:
+    return isinstance(frame, Tensor) and frame.is_floating_point()
+
+
+def item_to_image(item: Any, name: str) -> Image.Image:
+    """Turn one item of a list source (a path, a PIL picture, an array or a tensor) into an RGB picture."""
+    if isinstance(item, str | Path):
+        return open_image(Path(item))
+    if isinstance(item, Image.Image):
+        return to_rgb(item, name)
+    return array_to_image(item, name)
+
+
+def collect_items(
+    items: Sequence[Any] | np.ndarray | Tensor, source: str, num_frames: int | None, plan: Callable[..., FrameSpec]
+) -> Frames:
+    """Sample `num_frames` of a sequence of paths, pictures or arrays evenly, and process those alone."""
+    collector = FrameCollector(source, plan)
+    for index in uniform_indices(len(items), num_frames).tolist():
+        item = items[index]
+        name = Path(item).name if isinstance(item, str | Path) else f"frame_{index:06d}"
+        where = name if isinstance(item, str | Path) else f"{source}, frame {index}"
+        collector.add(item_to_image(item, where), index, float(index), name)
+    return collector.frames()

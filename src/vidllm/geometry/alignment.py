@@ -1,0 +1,94 @@
+"""Alignment in closed form: similarity of two point sets, scale of two depth maps (SPEC section 6).
+
+The scale between relative and metric depth is weighted least squares; the robust form does the same in log space with
+Huber weights, because a few pixels that are far off otherwise move the scale of the whole scene.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def umeyama(
+    source: Float[Tensor, "n 3"],
+    target: Float[Tensor, "n 3"],
+    with_scale: bool = True,
+    weights: Float[Tensor, n] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, 3]]:
+    """Scale s, rotation R, translation t minimising ``sum w |s R source + t - target|^2`` (R proper).
+
+    Raises ValueError with fewer than three points, or with all source points at one place (no scale exists).
+    """
+    if source.shape[0] < 3:
+        raise ValueError(f"a similarity needs at least 3 points, got {source.shape[0]}; give more points or frames")
+    w = torch.ones_like(source[:, 0]) if weights is None else weights
+    w = (w / w.sum())[:, None]
+    source_mean, target_mean = (w * source).sum(0), (w * target).sum(0)
+    x, y = source - source_mean, target - target_mean
+    variance = (w * x.square()).sum()
+    if not bool(variance > 0):
+        raise ValueError("all source points coincide (or are not finite): no similarity is determined")
+    u, singular, vt = torch.linalg.svd((w * y).T @ x)
+    sign = torch.ones_like(singular)
+    sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    rotation = (u * sign) @ vt
+    scale = (singular * sign).sum() / variance if with_scale else torch.ones_like(variance)
+    return scale, rotation, target_mean - scale * rotation @ source_mean
+
+
+def wls_scale(
+    relative: Float[Tensor, "*batch n"], metric: Float[Tensor, "*batch n"], weights: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """``s = sum w r m / sum w r^2``: the weighted least squares scale with ``s * relative ~ metric``.
+
+    Entries of weight 0 are not looked at (they may be infinite). NaN where every weight is 0: there is no scale.
+    """
+    used = weights > 0
+    r, m = _masked(relative, used), _masked(metric, used)
+    return (weights * r * m).sum(-1) / (weights * r * r).sum(-1)
+
+
+def _masked(values: Tensor, used: Tensor) -> Tensor:
+    return torch.where(used, values, torch.zeros_like(values))
+
+
+def weighted_median(values: Float[Tensor, "*batch n"], weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Median over the last dimension; when the weight is cut exactly in half, the mean of the two middle values.
+
+    NaN where every weight is 0.
+    """
+    ordered, order = values.sort(dim=-1)
+    mass = weights.gather(-1, order).cumsum(-1)
+    total = mass[..., -1:]
+    slack = total * (4 * torch.finfo(mass.dtype).eps)
+    last = mass.shape[-1] - 1
+    lower = (mass < total / 2 - slack).sum(-1, keepdim=True).clamp(max=last)
+    upper = (mass <= total / 2 + slack).sum(-1, keepdim=True).clamp(max=last)
+    middle = (ordered.gather(-1, lower) + ordered.gather(-1, upper)) / 2
+    return torch.where(total > 0, middle, torch.full_like(middle, torch.nan)).squeeze(-1)
+
+
+def huber_log_scale(
+    relative: Float[Tensor, "*batch n"],
+    metric: Float[Tensor, "*batch n"],
+    weights: Float[Tensor, "*batch n"],
+    delta: float = 0.1,
+    rounds: int = 5,
+) -> Float[Tensor, "*batch"]:
+    """Robust scale with ``s * relative ~ metric``: least squares on logs, re-weighted by Huber's weights.
+
+    Starts at the weighted median of ``log metric - log relative``. ``delta`` is in log units: residuals beyond it pull
+    with constant force. Entries that are not finite and positive in both maps get weight 0; NaN where none is left.
+    """
+    used = (weights > 0) & (relative > 0) & (metric > 0) & torch.isfinite(relative) & torch.isfinite(metric)
+    one = torch.ones_like(relative)
+    logs = torch.where(used, metric, one).log() - torch.where(used, relative, one).log()
+    w = _masked(weights, used)
+    estimate = weighted_median(logs, w)
+    for _ in range(rounds):
+        residual = (logs - estimate[..., None]).abs()
+        robust = w * (delta / residual.clamp_min(delta))
+        estimate = (robust * logs).sum(-1) / robust.sum(-1)
+    return estimate.exp()

@@ -1,0 +1,141 @@
+"""Boxes: centre (3), size (3), yaw about z, in metres of a z-up frame.
+
+Intersections over union are exact: axis-aligned ones by intervals, yaw-rotated ones by the overlap polygon seen from
+above times the overlap in height. ``diou_loss`` is the differentiable training form.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vidllm.geometry.precision import full_precision
+from vidllm.geometry.rotations import rotation_z
+
+_CORNER_SIGNS = (
+    (-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1),
+    (-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1),
+)  # fmt: skip
+
+
+@full_precision()
+def box_corners(boxes: Float[Tensor, "*batch 7"]) -> Float[Tensor, "*batch 8 3"]:
+    """Corners: the bottom face counter-clockwise seen from above, then the top face in the same order."""
+    signs = boxes.new_tensor(_CORNER_SIGNS)
+    local = signs * (boxes[..., None, 3:6] / 2)
+    return local @ rotation_z(boxes[..., 6]).transpose(-1, -2) + boxes[..., None, :3]
+
+
+@full_precision()
+def axis_aligned_bounds(
+    boxes: Float[Tensor, "*batch d"],
+) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
+    """Lower and upper corner of the smallest axis-aligned box around each box (d = 6: no yaw, d = 7: yaw)."""
+    if boxes.shape[-1] not in (6, 7):
+        raise ValueError(f"expected boxes of 6 (centre, size) or 7 (and yaw) numbers, got shape {tuple(boxes.shape)}")
+    half = boxes[..., 3:6].clamp_min(0) / 2
+    if boxes.shape[-1] == 7:
+        half = (rotation_z(boxes[..., 6]).abs() @ half[..., None]).squeeze(-1)
+    return boxes[..., :3] - half, boxes[..., :3] + half
+
+
+def iou_axis_aligned(a: Float[Tensor, "*#batch da"], b: Float[Tensor, "*#batch db"]) -> Float[Tensor, "*batch"]:
+    """IoU of axis-aligned bounds, element by element with broadcasting; 0 when both boxes have no volume."""
+    (a_low, a_high), (b_low, b_high) = axis_aligned_bounds(a), axis_aligned_bounds(b)
+    overlap = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp_min(0).prod(-1)
+    return _ratio(overlap, (a_high - a_low).prod(-1), (b_high - b_low).prod(-1))
+
+
+def pairwise_iou_axis_aligned(a: Float[Tensor, "N da"], b: Float[Tensor, "M db"]) -> Float[Tensor, "N M"]:
+    """IoU of axis-aligned bounds of every pair."""
+    return iou_axis_aligned(a[:, None], b[None])
+
+
+def _ratio(overlap: Tensor, volume_a: Tensor, volume_b: Tensor) -> Tensor:
+    union = volume_a + volume_b - overlap
+    return overlap / union.clamp_min(torch.finfo(union.dtype).tiny)
+
+
+def iou_oriented(a: Float[Tensor, "N 7"], b: Float[Tensor, "M 7"]) -> Float[Tensor, "N M"]:
+    """Exact IoU of every pair of yaw-rotated boxes; 0 when both have no volume. Computed in float64."""
+    first, second = torch.broadcast_tensors(a.double()[:, None], b.double()[None])
+    low = torch.maximum(first[..., 2] - first[..., 5] / 2, second[..., 2] - second[..., 5] / 2)
+    high = torch.minimum(first[..., 2] + first[..., 5] / 2, second[..., 2] + second[..., 5] / 2)
+    overlap = _footprint_overlap(first, second) * (high - low).clamp_min(0)
+    volume_a, volume_b = first[..., 3:6].clamp_min(0).prod(-1), second[..., 3:6].clamp_min(0).prod(-1)
+    return _ratio(torch.minimum(overlap, torch.minimum(volume_a, volume_b)), volume_a, volume_b).to(a.dtype)
+
+
+def _footprint_overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Area common to two rotated rectangles seen from above: (..., 7), (..., 7) -> (...).
+
+    The overlap is convex; its corners are the corners of one inside the other and the crossings of the outlines. All 24
+    candidates are sorted around their mean, those that are no corner collapsed onto one that is.
+    """
+    # near the origin nothing is lost to rounding
+    origin = torch.cat((a[..., :2], torch.zeros_like(a[..., :5])), dim=-1)
+    a, b = a - origin, b - origin
+    corners_a, corners_b = box_corners(a)[..., :4, :2], box_corners(b)[..., :4, :2]
+    crossings, crossed = _crossings(corners_a, corners_b)
+    points = torch.cat((corners_a, corners_b, crossings), dim=-2)
+    valid = torch.cat((_inside_footprint(corners_a, b), _inside_footprint(corners_b, a), crossed), dim=-1)
+    first = valid.to(torch.uint8).argmax(-1)[..., None, None].expand(*valid.shape[:-1], 1, 2)
+    points = torch.where(valid[..., None], points, points.gather(-2, first))
+    middle = (points * valid[..., None]).sum(-2) / valid.sum(-1, keepdim=True).clamp_min(1)
+    around = points - middle[..., None, :]
+    order = torch.atan2(around[..., 1], around[..., 0]).argsort(-1)
+    around = around.gather(-2, order[..., None].expand_as(around))
+    following = around.roll(-1, dims=-2)
+    area = (around[..., 0] * following[..., 1] - around[..., 1] * following[..., 0]).sum(-1) / 2
+    return torch.where(valid.sum(-1) > 2, area, torch.zeros_like(area)).clamp_min(0)
+
+
+@full_precision()
+def _inside_footprint(points: Tensor, box: Tensor) -> Tensor:
+    """Whether (..., k, 2) points lie in the box seen from above, with a tolerance far below any size of interest."""
+    local = (points - box[..., None, :2]) @ rotation_z(box[..., 6])[..., :2, :2]
+    return (local.abs() <= box[..., None, 3:5] / 2 + 1e-9).all(-1)
+
+
+def _crossings(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Crossing points (..., 16, 2) of the outlines of two quadrilaterals (..., 4, 2), and which of them exist."""
+    along_a, along_b = a.roll(-1, -2) - a, b.roll(-1, -2) - b
+    start, p, q = torch.broadcast_tensors(
+        b[..., None, :, :] - a[..., :, None, :], along_a[..., :, None, :], along_b[..., None, :, :]
+    )
+    parallel = p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
+    crosses = parallel.abs() > 1e-12 * (p.norm(dim=-1) * q.norm(dim=-1)).clamp_min(1e-12)
+    safe = torch.where(crosses, parallel, torch.ones_like(parallel))
+    t = (start[..., 0] * q[..., 1] - start[..., 1] * q[..., 0]) / safe
+    s = (start[..., 0] * p[..., 1] - start[..., 1] * p[..., 0]) / safe
+    crosses = crosses & (t >= 0) & (t <= 1) & (s >= 0) & (s <= 1)
+    points = a[..., :, None, :] + t[..., None] * p
+    return points.flatten(-3, -2), crosses.flatten(-2)
+
+
+def diou_loss(prediction: Float[Tensor, "*batch 6"], target: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch"]:
+    """Distance-IoU loss of axis-aligned boxes (centre, size): ``1 - IoU + |c - c*|^2 / diagonal^2``, 0 at a match.
+
+    The diagonal is that of the smallest box around both, so that boxes apart still get a gradient. Range 0..2.
+    """
+    (p_low, p_high), (t_low, t_high) = axis_aligned_bounds(prediction), axis_aligned_bounds(target)
+    diagonal = (torch.maximum(p_high, t_high) - torch.minimum(p_low, t_low)).square().sum(-1)
+    distance = (prediction[..., :3] - target[..., :3]).square().sum(-1)
+    return 1 - iou_axis_aligned(prediction, target) + distance / diagonal.clamp_min(1e-7)
+
+
+@full_precision()
+def transform_boxes(
+    boxes: Float[Tensor, "*batch 7"], yaw: Float[Tensor, "*#batch"], translation: Float[Tensor, "*#batch 3"]
+) -> Float[Tensor, "*batch 7"]:
+    """Boxes turned by ``yaw`` radians about the frame's z axis, then moved by ``translation`` metres."""
+    centre = (rotation_z(yaw) @ boxes[..., :3, None]).squeeze(-1) + translation
+    return torch.cat((centre, boxes[..., 3:6], (boxes[..., 6] + yaw)[..., None]), dim=-1)
+
+
+@full_precision()
+def points_in_box(points: Float[Tensor, "n 3"], box: Float[Tensor, 7]) -> Bool[Tensor, n]:
+    """Which points lie in the box, faces included."""
+    local = (points - box[:3]) @ rotation_z(box[6])
+    return (local.abs() <= box[3:6] / 2).all(-1)

@@ -1,0 +1,152 @@
+"""Pinhole cameras: intrinsics, pose encoding, projection and its inverse (Eq 3).
+
+Extrinsics are camera-from-world ``[R|t]`` with OpenCV axes; intrinsics are in pixels of the processed image, pixel
+centres at +0.5, so that ``cx = W/2`` is the middle of the image. The pose encoding is VGGT's ``absT_quaR_FoV``:
+translation (3), quaternion xyzw (4), vertical and horizontal field of view in radians (2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.precision import full_precision
+from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+
+#: Fields of view outside these limits (radians) are clamped when a pose is decoded, so that focal lengths stay finite.
+FOV_LIMITS = (0.01, math.pi - 0.01)
+
+
+def pixel_centres(
+    height: int,
+    width: int,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    offset: float = 0.5,
+) -> Float[Tensor, "H W 2"]:
+    """(u, v) of every pixel centre. ``offset=0`` gives integer indices, as VGGT's own unprojection uses."""
+    v = torch.arange(height, device=device, dtype=dtype) + offset
+    u = torch.arange(width, device=device, dtype=dtype) + offset
+    return torch.stack(torch.broadcast_tensors(u[None, :], v[:, None]), dim=-1)
+
+
+def intrinsics_from_fov(
+    fov_h: Float[Tensor, "*batch"], fov_w: Float[Tensor, "*batch"], height: int, width: int
+) -> Float[Tensor, "*batch 3 3"]:
+    """K of a camera with vertical and horizontal fields of view (radians), principal point in the middle."""
+    fx = (width / 2.0) / torch.tan(fov_w / 2.0)
+    fy = (height / 2.0) / torch.tan(fov_h / 2.0)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = (fx, zero, one * (width / 2.0), zero, fy, one * (height / 2.0), zero, zero, one)
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def fov_from_intrinsics(
+    intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Vertical and horizontal fields of view in radians; the principal point is not looked at."""
+    fov_h = 2.0 * torch.atan((height / 2.0) / intrinsics[..., 1, 1])
+    fov_w = 2.0 * torch.atan((width / 2.0) / intrinsics[..., 0, 0])
+    return fov_h, fov_w
+
+
+def encode_pose(
+    extrinsics: Float[Tensor, "*batch r 4"], intrinsics: Float[Tensor, "*batch 3 3"], image_size: tuple[int, int]
+) -> Float[Tensor, "*batch 9"]:
+    """Pose encoding of cameras-from-world (3x4 or 4x4) and intrinsics of images of ``image_size = (H, W)``."""
+    quaternion = matrix_to_quaternion(extrinsics[..., :3, :3])
+    fov = torch.stack(fov_from_intrinsics(intrinsics, *image_size), dim=-1)
+    return torch.cat((extrinsics[..., :3, 3], quaternion, fov), dim=-1)
+
+
+def decode_pose(
+    pose_encoding: Float[Tensor, "*batch 9"],
+    image_size: tuple[int, int],
+    fov_limits: tuple[float, float] | None = FOV_LIMITS,
+) -> tuple[Float[Tensor, "*batch 3 4"], Float[Tensor, "*batch 3 3"]]:
+    """Extrinsics (camera-from-world) and intrinsics of a pose encoding.
+
+    ``fov_limits=None`` takes the fields of view as they are (VGGT's behaviour: a field of view of 0 gives an infinite
+    focal length).
+    """
+    translation, quaternion, fov = pose_encoding.split((3, 4, 2), dim=-1)
+    if fov_limits is not None:
+        fov = fov.clamp(*fov_limits)
+    extrinsics = torch.cat((quaternion_to_matrix(quaternion), translation[..., None]), dim=-1)
+    return extrinsics, intrinsics_from_fov(fov[..., 0], fov[..., 1], *image_size)
+
+
+def to_homogeneous(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """3x4 or 4x4 rigid transforms as 4x4."""
+    if extrinsics.shape[-2] == 4:
+        return extrinsics
+    if extrinsics.shape[-2] != 3:
+        raise ValueError(
+            f"expected rigid transforms of shape (..., 3, 4) or (..., 4, 4), got {tuple(extrinsics.shape)}"
+        )
+    last = extrinsics.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*extrinsics.shape[:-2], 1, 4)
+    return torch.cat((extrinsics, last), dim=-2)
+
+
+@full_precision()
+def invert_extrinsics(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Inverse of rigid transforms (3x4 or 4x4): world-from-camera of camera-from-world, exact up to rounding."""
+    rotation = extrinsics[..., :3, :3].transpose(-1, -2)
+    translation = -(rotation @ extrinsics[..., :3, 3:])
+    return to_homogeneous(torch.cat((rotation, translation), dim=-1))
+
+
+@full_precision()
+def relative_to_first(extrinsics: Float[Tensor, "B F r 4"]) -> Float[Tensor, "B F 4 4"]:
+    """Extrinsics re-expressed so that the world is the first camera: its own become the identity, ``E_f E_1^-1``."""
+    return to_homogeneous(extrinsics) @ invert_extrinsics(extrinsics[:, :1])
+
+
+@full_precision()
+def unproject(
+    depth: Float[Tensor, "*batch H W"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    extrinsics: Float[Tensor, "*batch r 4"] | None = None,
+    offset: float = 0.5,
+) -> Float[Tensor, "*batch H W 3"]:
+    """Points of a depth map (z depth): ``R^-1 K^-1 [u,v,1]^T D - R^-1 t`` (Eq 3), in the unit of the depth.
+
+    Without extrinsics the points are in the camera frame. ``offset`` places the pixel centres (0.5 is ours, 0 VGGT's).
+    """
+    height, width = depth.shape[-2:]
+    uv = pixel_centres(height, width, device=depth.device, dtype=depth.dtype, offset=offset)
+    k = intrinsics[..., None, None, :, :]
+    x = (uv[..., 0] - k[..., 0, 2]) / k[..., 0, 0] * depth
+    y = (uv[..., 1] - k[..., 1, 2]) / k[..., 1, 1] * depth
+    points = torch.stack((x, y, depth), dim=-1)
+    if extrinsics is None:
+        return points
+    rotation, translation = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
+    return (points - translation[..., None, None, :]) @ rotation[..., None, :, :]
+
+
+@full_precision()
+def project(
+    points: Float[Tensor, "... 3"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    extrinsics: Float[Tensor, "*batch r 4"] | None = None,
+) -> tuple[Float[Tensor, "... 2"], Float[Tensor, ...]]:
+    """(u, v) in pixels and z depth of points of shape (*batch, anything, 3): the inverse of :func:`unproject`.
+
+    Points are in the world frame, or the camera's without extrinsics. Where depth <= 0 the point is behind the camera
+    and its (u, v) means nothing.
+    """
+    lead = intrinsics.ndim - 2
+    flat = points.reshape(*points.shape[:lead], -1, 3)
+    if extrinsics is not None:
+        flat = flat @ extrinsics[..., :3, :3].transpose(-1, -2) + extrinsics[..., None, :3, 3]
+    depth = flat[..., 2]
+    tiny = torch.finfo(depth.dtype).eps
+    safe = torch.where(depth.abs() < tiny, torch.full_like(depth, tiny), depth)
+    u = flat[..., 0] / safe * intrinsics[..., None, 0, 0] + intrinsics[..., None, 0, 2]
+    v = flat[..., 1] / safe * intrinsics[..., None, 1, 1] + intrinsics[..., None, 1, 2]
+    return torch.stack((u, v), dim=-1).reshape(*points.shape[:-1], 2), depth.reshape(points.shape[:-1])

@@ -1,0 +1,121 @@
+"""Finding a checkpoint: registration with transformers' Auto classes, and loading that refuses what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+from transformers.utils import logging
+
+from vidllm.model.configuration import VidLLMConfig
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def register() -> None:
+    """Make the Auto classes know vidllm's checkpoints by their ``model_type``; calling it again changes nothing."""
+    AutoConfig.register(VidLLMConfig.model_type, VidLLMConfig, exist_ok=True)
+    AutoImageProcessor.register(VidLLMConfig, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
+    AutoProcessor.register(VidLLMConfig, VidLLMProcessor, exist_ok=True)
+    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto.register(VidLLMConfig, VidLLMForConditionalGeneration, exist_ok=True)
+
+
+def load_pretrained(
+    model: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[VidLLMForConditionalGeneration, VidLLMProcessor]:
+    """Model (in evaluation mode) and processor from a folder or a hub id.
+
+    ValueError, naming the place, when it is missing, holds another kind of model, is damaged, or lacks weights: nothing
+    is ever filled in at random.
+    """
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"expected a torch dtype such as torch.float32 or torch.bfloat16, received {dtype!r}")
+    register()
+    place = _find(model)
+    _check_kind(place)
+    try:
+        with _quiet():
+            loaded: Any = VidLLMForConditionalGeneration.from_pretrained(place, dtype=dtype, output_loading_info=True)
+            processor = VidLLMProcessor.from_pretrained(place)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{place}: cannot be loaded as a vidllm checkpoint ({_first_line(error)})") from error
+    network, report = loaded
+    _check_complete(place, report)
+    return network.to(device).eval(), processor
+
+
+def load_config(model: str | Path) -> VidLLMConfig:
+    """The configuration alone, from a folder or a hub id; ValueError, naming the place, as :func:`load_pretrained`."""
+    place = _find(model)
+    _check_kind(place)
+    try:
+        return VidLLMConfig.from_pretrained(place)
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: not a vidllm configuration ({_first_line(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no report of transformers inside; what it would tell is in our errors."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _find(model: str | Path) -> str:
+    """The folder, or the hub id where no such folder exists and the name can be one."""
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder}: no checkpoint here (config.json is missing); give the folder of a saved model")
+        return str(folder)
+    if folder.exists():
+        raise ValueError(f"{folder}: expected the folder of a saved model, received a file")
+    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+        raise ValueError(f"{model}: no such folder; give the folder of a saved model or a hub id such as owner/name")
+    return model
+
+
+def _check_kind(place: str) -> None:
+    """ValueError unless the configuration there is vidllm's own."""
+    try:
+        found = VidLLMConfig.get_config_dict(place)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{place}: no readable configuration ({_first_line(error)})") from error
+    if found != VidLLMConfig.model_type:
+        raise ValueError(f"{place}: holds a model of type {found!r}, expected {VidLLMConfig.model_type!r}")
+
+
+def _check_complete(place: str, report: dict[str, Any]) -> None:
+    """ValueError when weights are missing or of another shape."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        keys = report.get(kind) or ()
+        names = sorted(str(k) for k in keys)
+        if names:
+            what = kind.replace("_keys", "")
+            raise ValueError(f"{place}: {len(names)} {what} weights, such as {names[0]}; is the checkpoint complete?")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

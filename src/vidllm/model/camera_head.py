@@ -1,0 +1,100 @@
+"""Camera head: nine numbers a frame, refined over a few passes of one small transformer (SPEC section 4, VGGT's form).
+
+The current estimate, embedded, modulates the camera tokens (adaptive LayerNorm); the trunk attends over the frames; a
+branch adds a correction. The estimate fed back carries no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidllm.model.configuration import CameraHeadConfig
+from vidllm.model.transformer import Block, Mlp, init_linear
+
+POSE_SIZE = 9
+#: No translation, no rotation, fields of view of one radian: where training from scratch starts.
+IDENTITY_POSE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
+
+
+def signed_expm1(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """``sign(x) (exp|x| - 1)``: linear near zero, exponential far out; both signs."""
+    return torch.sign(x) * torch.expm1(x.abs())
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: x,
+    "relu": F.relu,
+    "exp": torch.exp,
+    "inv_log": signed_expm1,
+}
+
+
+class CameraHead(nn.Module):
+    """Pose encodings of all frames from their camera tokens.
+
+    ``activations`` are those of translation, quaternion and field of view. ``base_pose`` is added to the first
+    estimate: the identity when training from scratch, so that the pose starts sane; zero with VGGT's weights.
+    """
+
+    base_pose: Tensor
+
+    def __init__(
+        self,
+        config: CameraHeadConfig,
+        dim_in: int,
+        activations: tuple[str, str, str] = ("linear", "linear", "relu"),
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(activations) - set(ACTIVATIONS))
+        if unknown:
+            raise ValueError(f"unknown pose activations {unknown}; expected some of {sorted(ACTIVATIONS)}")
+        if config.iterations < 1:
+            raise ValueError(f"the camera head needs at least one iteration, got {config.iterations}")
+        self.config = config
+        self.activations = activations
+        self.token_norm = nn.LayerNorm(dim_in)
+        self.empty_pose = nn.Parameter(torch.zeros(1, 1, POSE_SIZE))
+        self.embed_pose = nn.Linear(POSE_SIZE, dim_in)
+        self.modulation = nn.Linear(dim_in, 3 * dim_in)
+        self.modulation_norm = nn.LayerNorm(dim_in, eps=1e-6, elementwise_affine=False)
+        self.trunk = nn.ModuleList(
+            Block(dim_in, config.num_heads, config.mlp_ratio, config.layer_scale_init)
+            for _ in range(config.trunk_depth)
+        )
+        self.trunk_norm = nn.LayerNorm(dim_in)
+        self.pose_branch = Mlp(dim_in, dim_in // 2, POSE_SIZE)
+        self.register_buffer("base_pose", torch.tensor(IDENTITY_POSE))
+        init_linear(self)
+        nn.init.trunc_normal_(self.pose_branch.fc2.weight, std=1e-3)
+
+    def forward(self, camera_tokens: Float[Tensor, "B F D"]) -> list[Float[Tensor, "B F 9"]]:
+        """Activated pose encodings (translation, quaternion xyzw, fields of view), one an iteration, the last is best.
+
+        ``camera_tokens`` are the last layer's, width 2C. The estimate is summed up in float32 or better.
+        """
+        tokens = self.token_norm(camera_tokens)
+        pose = self.base_pose.to(torch.promote_types(tokens.dtype, torch.float32)).expand(*tokens.shape[:2], POSE_SIZE)
+        source = self.empty_pose.expand_as(pose)
+        estimates: list[Tensor] = []
+        for _ in range(self.config.iterations):
+            pose = pose + self._correction(tokens, source.to(tokens.dtype))
+            estimates.append(self._activate(pose))
+            source = pose = pose.detach()
+        return estimates
+
+    def _correction(self, tokens: Tensor, pose: Tensor) -> Tensor:
+        """One pass: modulate the tokens by the pose, attend over the frames, read a correction (before activation)."""
+        shift, scale, gate = self.modulation(F.silu(self.embed_pose(pose))).chunk(3, dim=-1)
+        x = tokens + gate * (self.modulation_norm(tokens) * (1 + scale) + shift)
+        for block in self.trunk:
+            x = block(x)
+        return self.pose_branch(self.trunk_norm(x))
+
+    def _activate(self, pose: Tensor) -> Tensor:
+        parts = pose.split((3, 4, 2), dim=-1)
+        return torch.cat([ACTIVATIONS[name](part) for name, part in zip(self.activations, parts, strict=True)], dim=-1)

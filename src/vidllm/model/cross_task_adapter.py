@@ -1,0 +1,196 @@
+"""Cross-Task Adapter: one set of encoder tokens becomes a geometric and a semantic stream that exchange
+information through a few learnable bridge tokens (Eqs 1 and 2, Table 6).
+
+Eq 1 is written as a residual, ``T + gamma * phi(norm(T))``, and so is every write-back. With gamma = 0 at the start
+(``layer_scale_init``) each stream leaves the adapter exactly as it came, whatever the variant; gamma itself has a
+gradient from the first step. Eq 2 is literal: the bridge is the sum of two attentions, without a residual.
+
+The cost of the bridge is linear in the number of patches: streams meet only through the K bridge tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vidllm.model.configuration import AdapterConfig
+from vidllm.model.transformer import attend
+
+VARIANTS = ("none", "concat_self_attention", "cross_attention", "bridge")
+
+
+@dataclass(frozen=True)
+class AdapterOutput:
+    """The two streams and the bridge.
+
+    ``geometry`` and ``language`` are (B, F, P, C); ``bridge`` is (B, K, C) for one bridge a scene, (B, F, K, C) for
+    one a frame, None for variants without a bridge.
+    """
+
+    geometry: Tensor
+    language: Tensor
+    bridge: Tensor | None
+
+
+class MultiHeadAttention(nn.Module):
+    """Standard multi-head attention of ``queries`` over ``memory``; never forms the attention matrix itself."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of num_heads {num_heads}: choose a divisor of the width")
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, queries: Float[Tensor, "N M C"], memory: Float[Tensor, "N S C"]) -> Float[Tensor, "N M C"]:
+        """Attend from M queries to S memory tokens."""
+        q = self._heads(self.query(queries))
+        k, v = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))
+        mixed = attend(q, k, v)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class StreamProjection(nn.Module):
+    """phi of Eq 1: ``T + gamma * Linear(GELU(Linear(norm(T))))`` with the hidden width ``expansion * C``."""
+
+    def __init__(self, width: int, expansion: int, layer_scale_init: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, expansion * width)
+        self.contract = nn.Linear(expansion * width, width)
+        self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
+
+    def forward(self, tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+        """Project every token by itself."""
+        return tokens + self.gamma * self.contract(F.gelu(self.expand(self.norm(tokens))))
+
+
+class ResidualAttention(nn.Module):
+    """``x + gamma * Attn(norm(x), norm(memory))``, self-attention when no memory is given."""
+
+    def __init__(self, width: int, num_heads: int, layer_scale_init: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.norm_memory = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, num_heads)
+        self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
+
+    def forward(self, x: Float[Tensor, "N M C"], memory: Float[Tensor, "N S C"]) -> Float[Tensor, "N M C"]:
+        """Add what ``x`` reads from ``memory``."""
+        return x + self.gamma * self.attention(self.norm(x), self.norm_memory(memory))
+
+
+class Bridge(nn.Module):
+    """Eq 2 and the write-back: K learnable tokens read both streams, then both streams read them."""
+
+    def __init__(self, config: AdapterConfig, width: int) -> None:
+        super().__init__()
+        heads, start = config.num_heads, config.layer_scale_init
+        self.tokens = nn.Parameter(torch.randn(config.bridge_tokens, width) * width**-0.5)
+        self.norm = nn.LayerNorm(width)
+        self.norm_geometry = nn.LayerNorm(width)
+        self.norm_language = nn.LayerNorm(width)
+        self.read_geometry = MultiHeadAttention(width, heads)
+        self.read_language = MultiHeadAttention(width, heads)
+        self.write_geometry = ResidualAttention(width, heads, start)
+        self.write_language = ResidualAttention(width, heads, start)
+        self.fuse_geometry = ResidualAttention(width, heads, start) if config.fuse_streams else None
+        self.fuse_language = ResidualAttention(width, heads, start) if config.fuse_streams else None
+
+    def forward(
+        self, geometry: Float[Tensor, "N M C"], language: Float[Tensor, "N M C"]
+    ) -> tuple[Float[Tensor, "N M C"], Float[Tensor, "N M C"], Float[Tensor, "N K C"]]:
+        """Both streams after the exchange, and the bridge T'_bridge."""
+        bridge = self._read(geometry, language)
+        return self.write_geometry(geometry, bridge), self.write_language(language, bridge), bridge
+
+    def _read(self, geometry: Tensor, language: Tensor) -> Tensor:
+        if self.fuse_geometry is not None and self.fuse_language is not None:  # T^fused, read by the bridge only
+            geometry, language = self.fuse_geometry(geometry, geometry), self.fuse_language(language, language)
+        queries = self.norm(self.tokens).expand(geometry.shape[0], -1, -1)
+        from_geometry = self.read_geometry(queries, self.norm_geometry(geometry))
+        return from_geometry + self.read_language(queries, self.norm_language(language))
+
+
+class ConcatSelfAttention(nn.Module):
+    """Ablation: both streams side by side, told apart by a learned embedding, in one self-attention."""
+
+    def __init__(self, config: AdapterConfig, width: int) -> None:
+        super().__init__()
+        self.stream = nn.Parameter(torch.zeros(2, width))
+        self.mix = ResidualAttention(width, config.num_heads, config.layer_scale_init)
+
+    def forward(
+        self, geometry: Float[Tensor, "N M C"], language: Float[Tensor, "N M C"]
+    ) -> tuple[Float[Tensor, "N M C"], Float[Tensor, "N M C"], None]:
+        """Both streams after one joint self-attention."""
+        both = torch.cat([geometry, language], dim=1)
+        marked = torch.cat([geometry + self.stream[0], language + self.stream[1]], dim=1)
+        mixed = both + self.mix.gamma * self.mix.attention(self.mix.norm(marked), self.mix.norm_memory(marked))
+        out_geometry, out_language = mixed.chunk(2, dim=1)
+        return out_geometry, out_language, None
+
+
+class CrossAttention(nn.Module):
+    """Ablation: each stream attends to the other directly, without a bridge."""
+
+    def __init__(self, config: AdapterConfig, width: int) -> None:
+        super().__init__()
+        self.geometry_reads = ResidualAttention(width, config.num_heads, config.layer_scale_init)
+        self.language_reads = ResidualAttention(width, config.num_heads, config.layer_scale_init)
+
+    def forward(
+        self, geometry: Float[Tensor, "N M C"], language: Float[Tensor, "N M C"]
+    ) -> tuple[Float[Tensor, "N M C"], Float[Tensor, "N M C"], None]:
+        """Both streams after reading each other."""
+        return self.geometry_reads(geometry, language), self.language_reads(language, geometry), None
+
+
+class CrossTaskAdapter(nn.Module):
+    """Encoder tokens in, geometric tokens, semantic tokens and the bridge out.
+
+    Every exchange spans the whole image sequence of a scene, as Eq 2 does, or one frame with
+    ``config.bridge_per_frame`` (for all variants).
+
+    Raises:
+        ValueError: for an unknown variant, or a width that the number of heads does not divide.
+    """
+
+    def __init__(self, config: AdapterConfig, hidden_size: int) -> None:
+        super().__init__()
+        if config.variant not in VARIANTS:
+            raise ValueError(f"unknown adapter variant {config.variant!r}; expected one of {VARIANTS}")
+        self.config = config
+        self.phi_geometry = StreamProjection(hidden_size, config.expansion, config.layer_scale_init)
+        self.phi_language = StreamProjection(hidden_size, config.expansion, config.layer_scale_init)
+        self.exchange = _exchange(config, hidden_size)
+
+    def forward(self, tokens: Float[Tensor, "B F P C"]) -> AdapterOutput:
+        """Eq 1, Eq 2 and the write-back."""
+        geometry, language = self.phi_geometry(tokens), self.phi_language(tokens)
+        if self.exchange is None:
+            return AdapterOutput(geometry, language, None)
+        span = (0, 1) if self.config.bridge_per_frame else (1, 2)  # a frame is one sequence, or the scene is
+        geometry, language, bridge = self.exchange(geometry.flatten(*span), language.flatten(*span))
+        if bridge is not None and self.config.bridge_per_frame:
+            bridge = bridge.unflatten(0, tokens.shape[:2])
+        return AdapterOutput(geometry.reshape(tokens.shape), language.reshape(tokens.shape), bridge)
+
+
+def _exchange(config: AdapterConfig, width: int) -> nn.Module | None:
+    if config.variant == "bridge":
+        return Bridge(config, width)
+    if config.variant == "concat_self_attention":
+        return ConcatSelfAttention(config, width)
+    if config.variant == "cross_attention":
+        return CrossAttention(config, width)
+    return None

@@ -1,0 +1,111 @@
+"""Global-frame attention (Figure 2, SPEC section 4): blocks within a frame alternate with blocks over all frames.
+
+The form is VGGT's. Camera and register tokens (a pair of each: one for the first frame, one for all others) stand
+before the patches, so that the first camera, which defines the world frame, can be told apart. Only the layers that
+somebody reads are kept: memory stays flat in the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vidllm.model.configuration import AttentionConfig
+from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions, init_linear
+
+
+@dataclass
+class GlobalFrameOutput:
+    """Tapped layers' patch tokens by layer index, and the last layer's camera (index 0) and register tokens.
+
+    Width 2C: the output of the frame block beside that of the global block.
+    """
+
+    taps: dict[int, Float[Tensor, "B F P D"]]
+    special: Float[Tensor, "B F S D"]
+
+
+class GlobalFrameAttention(nn.Module):
+    """Alternating attention over B scenes of F frames."""
+
+    def __init__(self, config: AttentionConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.camera_token = nn.Parameter(torch.empty(1, 2, 1, hidden_size))
+        self.register_token = nn.Parameter(torch.empty(1, 2, config.num_register_tokens, hidden_size))
+        self.frame_blocks = self._blocks(hidden_size)
+        self.global_blocks = self._blocks(hidden_size)
+        rotates = config.rope_frequency > 0
+        self.rotary = RotaryPosition2D(hidden_size // config.num_heads, config.rope_frequency) if rotates else None
+        init_linear(self)
+        nn.init.normal_(self.camera_token, std=1e-6)
+        nn.init.normal_(self.register_token, std=1e-6)
+
+    def _blocks(self, dim: int) -> nn.ModuleList:
+        c = self.config
+        return nn.ModuleList(
+            Block(dim, c.num_heads, c.mlp_ratio, c.layer_scale_init, c.qk_norm) for _ in range(c.depth)
+        )
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B F P C"],
+        grid: tuple[int, int],
+        taps: Sequence[int],
+        extra: Float[Tensor, "B F E C"] | None = None,
+    ) -> GlobalFrameOutput:
+        """Run all layers; keep those in ``taps`` (0-based).
+
+        ``grid`` = patches down and across. ``extra`` tokens (the adapter's bridge tokens) join each frame's special
+        tokens: [camera, registers, extra, patches].
+        """
+        self._check(tokens, grid, taps)
+        frames, special = tokens.shape[1], 1 + self.config.num_register_tokens
+        x = self._sequence(tokens, extra)
+        before = x.shape[2] - tokens.shape[2]
+        within, across = self._rotary(grid, before, frames, x.device)
+        kept: dict[int, Tensor] = {}
+        last = x[:, :, :special].repeat(1, 1, 1, 2)
+        for index, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
+            frame_out = self._run(frame_block, x.flatten(0, 1), within).view(x.shape)
+            x = self._run(global_block, frame_out.flatten(1, 2), across).view(x.shape)
+            if index in taps:
+                kept[index] = torch.cat((frame_out[:, :, before:], x[:, :, before:]), dim=-1)
+            if index == self.config.depth - 1:
+                last = torch.cat((frame_out[:, :, :special], x[:, :, :special]), dim=-1)
+        return GlobalFrameOutput({index: kept[index] for index in taps}, last)
+
+    def _check(self, tokens: Tensor, grid: tuple[int, int], taps: Sequence[int]) -> None:
+        if grid[0] * grid[1] != tokens.shape[2]:
+            raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
+        outside = [index for index in taps if not 0 <= index < self.config.depth]
+        if outside:
+            raise ValueError(f"tapped layers {outside} are outside 0..{self.config.depth - 1}")
+
+    def _sequence(self, tokens: Tensor, extra: Tensor | None) -> Tensor:
+        """[camera, registers, extra, patches] of every frame; the first frame has its own camera and registers."""
+        batch, frames = tokens.shape[:2]
+        own = torch.cat((self.camera_token, self.register_token), dim=2)  # (1, 2, 1 + R, C)
+        own = torch.cat((own[:, :1], own[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
+        own = own.expand(batch, -1, -1, -1).to(tokens.dtype)
+        return torch.cat((own, tokens) if extra is None else (own, extra, tokens), dim=2)
+
+    def _rotary(
+        self, grid: tuple[int, int], before: int, frames: int, device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Rotation tables of one frame's sequence and of all frames' one after another (no position in time)."""
+        if self.rotary is None:
+            return None, None
+        table = self.rotary(grid_positions(grid, before, device))
+        return table, table.repeat(1, frames, 1)
+
+    def _run(self, block: nn.Module, x: Tensor, rotary: Tensor | None) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, rotary, use_reentrant=False)
+        return block(x, rotary)

@@ -1,0 +1,288 @@
+"""Grounding decoder: from a ``<loc>`` token's hidden state to boxes in the room (SPEC section 7).
+
+The form that LLaVA-3D's paper describes. Queries stand at 3D patches chosen by farthest-point sampling. In every layer
+they read their k nearest patches (with a perceptron of the relative position), then each other and the ``<loc>``
+token under a distance bias, ``softmax(Q K^T / sqrt(d) - sigma D)`` (no bias for the token); a box perceptron follows
+each layer. How well a query answers an expression is the cosine of the two, over a temperature, beside a learned
+"no such object".
+
+All that depends on the scene alone - keys, values, relative positions - is computed once for all E expressions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vidllm.model.configuration import GroundingConfig
+from vidllm.model.patches_3d import PositionEmbedding
+
+MASKED = -1e4  # a logit that no softmax sees; finite, so that gradients stay finite where everything is masked
+SIZE_M = (0.02, 15.0)  # side lengths a box can have
+SIZE_AT_START_M = 0.6
+
+
+@dataclass(frozen=True)
+class GroundingOutput:
+    """Boxes and scores of E expressions in B scenes; Q queries, L layers, metres in the scene frame.
+
+    ``boxes`` (L, B, E, Q, 7) after each layer: centre, size, yaw about z in (-pi/2, pi/2]; ``logits`` (B, E, Q)
+    similarity over temperature; ``none_logit`` (B, E) "no such object"; ``query_positions`` (B, Q, 3);
+    ``query_mask`` (B, Q) false for padding, whose logits are -1e4.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+    none_logit: Tensor
+    query_positions: Tensor
+    query_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest patches of every query, nearest first: ``index``, ``mask`` (B, Q, k), ``offset`` (B, Q, k, 3)."""
+
+    index: Tensor
+    offset: Tensor
+    mask: Tensor
+
+    def first(self, k: int) -> Neighbours:
+        """Only the k nearest."""
+        return Neighbours(self.index[:, :, :k], self.offset[:, :, :k], self.mask[:, :, :k])
+
+
+def farthest_points(
+    positions: Float[Tensor, "B T 3"], mask: Bool[Tensor, "B T"], count: int
+) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
+    """Farthest-point sampling, from each scene's first valid point; Q = min(count, T).
+
+    Returns the indices and a mask, false once a scene has no further valid point.
+    """
+    count = min(count, positions.shape[1])
+    scenes = torch.arange(len(positions), device=positions.device)
+    distance = torch.where(mask, torch.inf, -1.0)
+    chosen = torch.zeros(len(positions), count, dtype=torch.long, device=positions.device)
+    current = mask.int().argmax(1)
+    for i in range(count):
+        chosen[:, i] = current
+        distance = torch.minimum(distance, (positions - positions[scenes, current, None]).square().sum(-1))
+        current = distance.argmax(1)
+    return chosen, torch.arange(count, device=mask.device) < mask.sum(1, keepdim=True)
+
+
+def nearest_patches(
+    queries: Float[Tensor, "B Q 3"], positions: Float[Tensor, "B T 3"], mask: Bool[Tensor, "B T"], k: int
+) -> Neighbours:
+    """The k nearest valid patches of every query (fewer where a scene has fewer; those are masked)."""
+    distance = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance.masked_fill(~mask[:, None], torch.inf)
+    near = distance.topk(min(k, positions.shape[1]), largest=False)
+    return Neighbours(near.indices, gather_rows(positions, near.indices) - queries[:, :, None], near.values.isfinite())
+
+
+def gather_rows(rows: Float[Tensor, "B T C"], index: Int[Tensor, "B ..."]) -> Float[Tensor, "B ... C"]:
+    """``rows[b, index[b]]``."""
+    picked = rows.gather(1, index.flatten(1)[..., None].expand(-1, -1, rows.shape[-1]))
+    return picked.unflatten(1, index.shape[1:])
+
+
+def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#batch 7"]) -> Bool[Tensor, "*batch"]:
+    """Whether each point lies in its box (faces included), broadcasting."""
+    offset = points - boxes[..., :3]
+    cos, sin = boxes[..., 6].cos(), boxes[..., 6].sin()
+    x = cos * offset[..., 0] + sin * offset[..., 1]
+    y = cos * offset[..., 1] - sin * offset[..., 0]
+    half = boxes[..., 3:6] / 2
+    return (x.abs() <= half[..., 0]) & (y.abs() <= half[..., 1]) & (offset[..., 2].abs() <= half[..., 2])
+
+
+class NeighbourAttention(nn.Module):
+    """Queries read their nearest patches; the relative position enters both keys and values."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.position = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, 2 * width))
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B E Q C"], patches: Float[Tensor, "B T C"], near: Neighbours
+    ) -> Float[Tensor, "B E Q C"]:
+        """``x`` with what it read; E may be 1 while it is still the same for all expressions."""
+        offset = self.position(near.offset.to(self.query.weight.dtype))
+        local = gather_rows(self.key_value(patches), near.index) + offset
+        k, v = local.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (B, Q, k, heads, d)
+        q = self.query(self.norm(x)).unflatten(-1, (self.num_heads, -1))
+        logits = torch.einsum("beqhd,bqkhd->beqhk", q, k) * q.shape[-1] ** -0.5
+        weights = logits.masked_fill(~near.mask[:, None, :, None], MASKED).softmax(-1).to(v.dtype)
+        return x + self.output(torch.einsum("beqhk,bqkhd->beqhd", weights, v).flatten(-2))
+
+
+class DistanceAttention(nn.Module):
+    """Self-attention of the queries and the ``<loc>`` token that fades with distance, at a rate of each head."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.log_sigma = nn.Parameter(torch.linspace(-1.5, 1.5, num_heads))  # 1 / metre
+
+    def forward(
+        self, x: Float[Tensor, "B E S C"], distance: Float[Tensor, "B S S"], mask: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B E S C"]:
+        """``x`` with what its members read of each other; ``distance`` in metres, 0 for the token."""
+        qkv = self.qkv(self.norm(x)).flatten(0, 1).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        bias = -self.log_sigma.exp()[:, None, None] * distance[:, None]
+        bias = bias.masked_fill(~mask[:, None, None], MASKED).repeat_interleave(x.shape[1], dim=0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        return x + self.output(mixed.transpose(1, 2).flatten(2)).unflatten(0, x.shape[:2])
+
+
+class GroundingLayer(nn.Module):
+    """Neighbours, then each other and the token, then a perceptron; a box for every query at the end."""
+
+    def __init__(self, config: GroundingConfig) -> None:
+        super().__init__()
+        width, hidden = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
+        self.neighbours = NeighbourAttention(width, config.num_heads)
+        self.attention = DistanceAttention(width, config.num_heads)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        last = nn.Linear(width, 8)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        self.box = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), last)
+
+    def forward(self, x: Tensor, loc: Tensor, scene: _Scene, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, E, Q, C), token (B, E, C) and boxes (B, E, Q, 7) after this layer."""
+        x = self.neighbours(x, scene.patches, scene.near.first(k))
+        x = torch.cat([x.expand(-1, loc.shape[1], -1, -1), loc[:, :, None]], dim=2)
+        x = self.attention(x, scene.distance, scene.mask_with_token)
+        x = x + self.mlp(x)
+        queries, loc = x[:, :, :-1], x[:, :, -1]
+        return queries, loc, boxes_from_raw(self.box(queries).float(), scene.query_positions)
+
+
+def boxes_from_raw(raw: Float[Tensor, "B E Q 8"], anchors: Float[Tensor, "B Q 3"]) -> Float[Tensor, "B E Q 7"]:
+    """Offsets from the anchors, log sizes and (sin 2 yaw, cos 2 yaw - 1) as boxes."""
+    centre = anchors[:, None] + raw[..., :3]
+    size = SIZE_AT_START_M * raw[..., 3:6].clamp(-8, 8).exp()
+    yaw = torch.atan2(raw[..., 6:7], raw[..., 7:8] + 1) / 2
+    return torch.cat([centre, size.clamp(*SIZE_M), yaw], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What the layers need of the scenes, the same for every expression."""
+
+    patches: Tensor
+    near: Neighbours
+    query_positions: Tensor
+    distance: Tensor  # (B, Q + 1, Q + 1), metres; the token's row and column are 0
+    mask_with_token: Tensor
+
+
+class GroundingDecoder(nn.Module):
+    """Expressions in, scored boxes out.
+
+    Args:
+        config: sizes; ``neighbours`` names the neighbourhood of each layer.
+        feature_dim: width of the pooled 3D patches.
+        loc_dim: width of the ``<loc>`` hidden states.
+    """
+
+    def __init__(self, config: GroundingConfig, feature_dim: int, loc_dim: int) -> None:
+        super().__init__()
+        if len(config.neighbours) != config.num_layers:
+            raise ValueError(
+                f"neighbours {config.neighbours} names {len(config.neighbours)} layers, num_layers is "
+                f"{config.num_layers}: give one neighbourhood a layer"
+            )
+        self.config = config
+        width = config.hidden_size
+        self.patch_in = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width))
+        self.loc_in = nn.Sequential(nn.LayerNorm(loc_dim), nn.Linear(loc_dim, width))
+        self.position = PositionEmbedding(width)
+        self.layers = nn.ModuleList(GroundingLayer(config) for _ in range(config.num_layers))
+        self.query_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.loc_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.none = nn.Parameter(torch.randn(width) * width**-0.5)
+
+    def forward(
+        self,
+        features: Float[Tensor, "B T C"],
+        positions: Float[Tensor, "B T 3"],
+        mask: Bool[Tensor, "B T"],
+        loc: Float[Tensor, "B E D"],
+    ) -> GroundingOutput:
+        """Boxes for each ``<loc>`` state.
+
+        Args:
+            features: pooled 3D patches.
+            positions: their places in the scene frame, metres.
+            mask: which of them exist.
+            loc: hidden states of the expressions' ``<loc>`` tokens.
+        """
+        patches = self._patches(features)
+        index, query_mask = farthest_points(positions.float(), mask, self.config.num_queries)
+        queries = gather_rows(positions.float(), index)
+        content = gather_rows(patches, index) + self._embed(queries)
+        return self._decode(content, queries, query_mask, (patches, positions.float(), mask), loc)
+
+    def choose_proposal(
+        self,
+        features: Float[Tensor, "B T C"],
+        positions: Float[Tensor, "B T 3"],
+        mask: Bool[Tensor, "B T"],
+        loc: Float[Tensor, "B E D"],
+        proposals: Float[Tensor, "B M 7"],
+        proposal_mask: Bool[Tensor, "B M"] | None = None,
+    ) -> tuple[Float[Tensor, "B E M"], Float[Tensor, "B E"]]:
+        """Logits of given candidate boxes (scene frame) and of "none of them": the same decoder, with its queries at
+        the proposals' centres and the mean of the patches inside (the nearest patch where none is) as their content.
+        """
+        patches, positions = self._patches(features), positions.float()
+        keep = torch.ones_like(proposals[..., 0], dtype=torch.bool) if proposal_mask is None else proposal_mask
+        inside = points_in_boxes(positions[:, None], proposals[:, :, None].float()) & mask[:, None]
+        centres = proposals[..., :3].float()
+        nearest = nearest_patches(centres, positions, mask, 1).index
+        alone = torch.zeros_like(inside).scatter(2, nearest, True)
+        members = torch.where(inside.any(-1, keepdim=True), inside, alone).to(patches.dtype)
+        content = members @ patches / members.sum(-1, keepdim=True) + self._embed(centres)
+        output = self._decode(content, centres, keep, (patches, positions, mask), loc)
+        return output.logits, output.none_logit
+
+    def _patches(self, features: Tensor) -> Tensor:
+        return self.patch_in(features.to(self.none.dtype))
+
+    def _embed(self, positions: Tensor) -> Tensor:
+        return self.position(positions.to(self.none.dtype))
+
+    def _decode(
+        self, content: Tensor, queries: Tensor, query_mask: Tensor, patches: tuple[Tensor, Tensor, Tensor], loc: Tensor
+    ) -> GroundingOutput:
+        near = nearest_patches(queries, patches[1], patches[2], max(self.config.neighbours))
+        distance = F.pad(torch.cdist(queries, queries, compute_mode="donot_use_mm_for_euclid_dist"), (0, 1, 0, 1))
+        scene = _Scene(patches[0], near, queries, distance, F.pad(query_mask, (0, 1), value=True))
+        x, token, boxes = content[:, None], self.loc_in(loc.to(self.none.dtype)), []
+        for layer, k in zip(self.layers, self.config.neighbours, strict=True):
+            x, token, box = layer(x, token, scene, k)
+            boxes.append(box)
+        logits, none_logit = self._similarity(x, token)
+        logits = logits.masked_fill(~query_mask[:, None], MASKED)
+        return GroundingOutput(torch.stack(boxes), logits, none_logit, queries, query_mask)
+
+    def _similarity(self, queries: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine over temperature of each query, and of "no such object", with the token; float32."""
+        token = F.normalize(self.loc_out(loc).float(), dim=-1) / self.config.object_temperature
+        answer = F.normalize(self.query_out(queries).float(), dim=-1)
+        return (answer * token[:, :, None]).sum(-1), (F.normalize(self.none.float(), dim=0) * token).sum(-1)

@@ -1,0 +1,412 @@
+"""Vid-LLM, whole: the data walk through Figure 2 from left to right.
+
+    video -> encoder -> cross-task adapter -> | geometry: global-frame attention -> camera, depth, points, gravity
+                                              |           metric depth model -> scale alignment -> metres
+                                              | language: 3D patches (back-projection) -> projector -> causal LM
+                                              |           <loc> -> grounding decoder -> boxes
+
+Gradients of the language branch stop at the geometry (section 3.3, "unidirectional"): depth, cameras and scale are
+detached before Eq 3. The adapter and the encoder get gradients from both sides.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vidllm.geometry.cameras import decode_pose, relative_to_first
+from vidllm.geometry.gravity import scene_from_world
+from vidllm.geometry.precision import full_precision
+from vidllm.model.camera_head import CameraHead
+from vidllm.model.configuration import VidLLMConfig
+from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
+from vidllm.model.dense_head import DenseHead
+from vidllm.model.encoder import DinoEncoder, EncoderOutput
+from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
+from vidllm.model.gravity_head import GravityHead
+from vidllm.model.grounding import GroundingDecoder, GroundingOutput
+from vidllm.model.metric_depth import MetricDepthModel
+from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.scale_alignment import SceneScale, align_scale, unit_scale
+from vidllm.model.splice import SplicedInputs, splice
+
+ALIGNMENT = 64  # bytes; where torch's own allocations begin
+
+
+@dataclass
+class Features:
+    """The shared encoder's tokens and the adapter's two flows."""
+
+    seen: EncoderOutput
+    flows: AdapterOutput
+    image_size: tuple[int, int]
+
+
+@dataclass
+class Cameras:
+    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera."""
+
+    attended: GlobalFrameOutput
+    pose_encodings: list[Tensor]
+    up: Tensor
+
+
+@dataclass
+class Geometry:
+    """The reconstruction in metres. World = first camera's frame; scene = level frame (SPEC section 0).
+
+    extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
+    (B,F,H,W); scene_from_world (B,4,4).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    depth_m: Tensor
+    confidence: Tensor
+    metric_depth_m: Tensor | None
+    scale: SceneScale
+    up: Tensor
+    scene_from_world: Tensor
+
+
+@dataclass
+class VisualPrefix:
+    """What the language model reads of a scene: bridge tokens, then pooled 3D patches.
+
+    tokens (B,T,D) and mask (B,T); patches (B,N,C) pooled features before the projector with their scene positions
+    (B,N,3) in metres and mask (B,N), which the grounding decoder reads.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    patches: Tensor
+    patch_positions: Tensor
+    patch_mask: Tensor
+
+
+@dataclass
+class VidLLMOutput(CausalLMOutputWithPast):
+    """Loss and logits as of any causal LM (over the spliced sequence), with the hidden states of ``<loc>`` tokens."""
+
+    loc_hidden: Tensor | None = None
+
+
+class VidLLMPreTrainedModel(PreTrainedModel):
+    """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
+
+    config: VidLLMConfig
+    config_class = VidLLMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["Block", "LlamaDecoderLayer"]
+
+    _built_on_meta = False  # loading builds a model of empty weights
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Our modules initialise themselves in their constructors; the LM and the encoder by their own classes."""
+
+    def initialize_weights(self) -> None:
+        """Called after construction, and after loading: there, what the checkpoint lacks is constructed anew."""
+        super().initialize_weights()
+        if self._built_on_meta:
+            _fill_from_twin(self)
+            _align(self)
+
+
+class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
+    """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts."""
+
+    def __init__(self, config: VidLLMConfig) -> None:
+        super().__init__(config)
+        width, patch = config.encoder.hidden_size, config.encoder.patch_size
+        self.encoder = DinoEncoder(config.encoder)
+        self.adapter = CrossTaskAdapter(config.adapter, width)
+        self.attention = GlobalFrameAttention(config.attention, width)
+        self.camera_head = CameraHead(config.camera_head, 2 * width)
+        self.gravity_head = GravityHead(2 * width)
+        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        self.point_head = (
+            DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if config.dense_head.point_head else None
+        )
+        self.metric_depth = (
+            MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
+        )
+        self.position_embedding = PositionEmbedding(width)
+        self.projector = Projector(width, config.text_config.hidden_size)
+        self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.grounding = GroundingDecoder(config.grounding, width, config.text_config.hidden_size)
+        self._built_on_meta = self.grounding.none.is_meta
+        self.post_init()
+
+    # ---- the figure, box by box -------------------------------------------------------------------------------
+
+    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+        """Shared encoder and Cross-Task Adapter (Eqs 1-2)."""
+        seen = self.encoder(pixel_values)
+        return Features(seen, self.adapter(seen.tokens), (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    def locate(self, features: Features) -> Cameras:
+        """Global-frame attention and the camera and gravity heads."""
+        taps = self.config.dense_head.tap_layers
+        flows, seen = features.flows, features.seen
+        rider = _riders(flows, seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
+        attended = self.attention(flows.geometry, seen.grid, taps, rider)
+        camera_tokens = attended.special[:, :, 0]
+        return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]))
+
+    def relative_depth(
+        self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Dense head: relative depth (B,F,H,W) and its confidence; ``frames`` picks some of the frames."""
+        depth, confidence = self.depth_head(self._taps(cameras, frames), image_size)
+        return depth[..., 0], confidence
+
+    def relative_points(
+        self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Point head: points (B,F,H,W,3) in the first camera's frame at relative scale, and their confidence."""
+        if self.point_head is None:
+            raise ValueError("this model has no point head (config.dense_head.point_head is False)")
+        return self.point_head(self._taps(cameras, frames), image_size)
+
+    def _taps(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
+        taps = [cameras.attended.taps[i] for i in self.config.dense_head.tap_layers]
+        return taps if frames is None else [t[:, frames] for t in taps]
+
+    def measure(self, features: Features, intrinsics: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Metric Depth Model: depth in metres (B,F,H,W) and its log standard deviation."""
+        if self.metric_depth is None:
+            raise ValueError("this model has no metric depth model (config.metric_depth.enabled is False)")
+        taps = features.seen.taps if frames is None else [t[:, frames] for t in features.seen.taps]
+        kept = intrinsics if frames is None else intrinsics[:, frames]
+        focal = (kept[..., 0, 0] * kept[..., 1, 1]).sqrt().detach()
+        output = self.metric_depth(taps, features.seen.grid, features.image_size, focal)
+        return output.depth_m, output.log_std
+
+    def reconstruct_features(self, features: Features) -> Geometry:
+        """Cameras, depth and scale of a scene: the whole geometric branch, in metres."""
+        return self.assemble(features, self.locate(features))
+
+    def assemble(self, features: Features, cameras: Cameras) -> Geometry:
+        """Relative geometry and metric depth into metres (SPEC section 6)."""
+        extrinsics, intrinsics = decode_pose(cameras.pose_encodings[-1].float(), features.image_size)
+        depth, confidence = self.relative_depth(cameras, features.image_size)
+        metric, scale = None, unit_scale(depth)
+        if self.metric_depth is not None:
+            metric, _ = self.measure(features, intrinsics)
+            scale = align_scale(depth.float(), metric.float(), confidence.float(), self.config.scale)
+        return _in_metres(extrinsics, intrinsics, depth, confidence, metric, scale, cameras.up)
+
+    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
+        """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens ride in front. Geometry is detached here."""
+        flows, grid = features.flows, features.seen.grid
+        positions, valid = self._patch_positions(geometry, grid)
+        tokens = flows.language
+        if self.config.patches.positions:
+            tokens = tokens + self.position_embedding(positions.to(tokens.dtype))
+        pooled = voxel_pool(
+            tokens.flatten(1, 2), positions.flatten(1, 2), valid.flatten(1, 2),
+            self.config.patches.voxel_size_m, self.config.patches.max_patches,
+        )
+        prefix, mask = self.projector(pooled.features), pooled.mask
+        if self.config.adapter.language_rider and flows.bridge is not None:
+            bridge = self.projector(flows.bridge.flatten(1, -2))
+            prefix = torch.cat([bridge, prefix], 1)
+            mask = torch.cat([mask.new_ones(bridge.shape[:2]), mask], 1)
+        return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask)
+
+    def _patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Patch centres in the scene frame (B,F,P,3), metres, without gradient, and which of them are valid."""
+        with torch.no_grad(), full_precision():
+            world, valid = back_project(
+                geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float(), grid,
+                self.config.encoder.patch_size,
+            )
+            level = geometry.scene_from_world.float()
+            scene = torch.einsum("bij,bfpj->bfpi", level[:, :3, :3], world) + level[:, None, None, :3, 3]
+        return scene, valid
+
+    def encode_scene(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> tuple[Geometry, VisualPrefix]:
+        """Everything a scene needs before the first question."""
+        features = self.see(pixel_values)
+        geometry = self.reconstruct_features(features)
+        return geometry, self.lift(features, geometry)
+
+    # ---- language -----------------------------------------------------------------------------------------------
+
+    def embed_text(
+        self, input_ids: Int[Tensor, "B L"], coordinates: Float[Tensor, "B N 3"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """Token embeddings; the n-th ``<coord>`` of a row becomes the embedding of its n-th scene point."""
+        embeddings = self.get_input_embeddings()(input_ids)
+        is_point = input_ids == self.config.coord_token_id
+        if coordinates is None or not bool(is_point.any()):
+            return embeddings
+        most = int(is_point.sum(1).max())
+        if most > coordinates.shape[1]:
+            raise ValueError(f"{most} <coord> tokens but {coordinates.shape[1]} coordinates a row; give one each")
+        points = self.coordinate_embedding(coordinates.to(embeddings.dtype))
+        order = (is_point.long().cumsum(1) - 1).clamp(min=0)
+        chosen = points.gather(1, order[..., None].expand(-1, -1, points.shape[-1]).clamp(max=points.shape[1] - 1))
+        return torch.where(is_point[..., None], chosen, embeddings)
+
+    def ground(self, prefix: VisualPrefix, loc_hidden: Float[Tensor, "B E D"]) -> GroundingOutput:
+        """Grounding decoder: boxes in the scene frame for each ``<loc>`` hidden state."""
+        return self.grounding(prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden)
+
+    def prepare(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        labels: Tensor | None = None,
+        prefix: VisualPrefix | None = None,
+    ) -> SplicedInputs:
+        """Text and scene as one left-padded sequence of embeddings: ``<video>`` becomes the visual prefix."""
+        if prefix is None and pixel_values is not None:
+            prefix = self.encode_scene(pixel_values)[1]
+        embeddings = self.embed_text(input_ids, coordinates)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        visual = None if prefix is None else (prefix.tokens.to(embeddings.dtype), prefix.mask)
+        return splice(input_ids, embeddings, mask, labels, visual, self.config.video_token_id)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> VidLLMOutput:
+        """Next-token logits over the spliced sequence, as any causal LM.
+
+        input_ids (B,L) with one ``<video>`` a row, pixel_values (B,F,3,H,W) in [0,1], coordinates (B,N,3) scene
+        points in metres for ``<coord>`` tokens, labels (B,L) with -100 where not scored.
+        """
+        is_loc = None
+        if inputs_embeds is None and input_ids is not None:
+            if past_key_values is None or past_key_values.get_seq_length() == 0:
+                whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, labels)
+                inputs_embeds, attention_mask, labels = whole.embeddings, whole.attention_mask, whole.labels
+                position_ids, is_loc = whole.position_ids, whole.token_ids == self.config.loc_token_id
+            else:
+                inputs_embeds = self.embed_text(input_ids, coordinates)
+        states = bool(kwargs.pop("output_hidden_states", False))
+        out = self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, labels=labels,
+            past_key_values=past_key_values, use_cache=use_cache,
+            output_hidden_states=states or is_loc is not None, **kwargs,
+        )
+        return VidLLMOutput(
+            loss=out.loss, logits=out.logits, past_key_values=out.past_key_values, attentions=out.attentions,
+            hidden_states=out.hidden_states if states else None,
+            loc_hidden=None if is_loc is None else out.hidden_states[-1][is_loc],
+        )
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        prefix: VisualPrefix | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
+        mixin: Any = super()
+        if input_ids is None:
+            return mixin.generate(attention_mask=attention_mask, **kwargs)
+        whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, prefix=prefix)
+        return mixin.generate(inputs_embeds=whole.embeddings, attention_mask=whole.attention_mask, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token table."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token table."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head (after the vocabulary has grown)."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+
+def _align(model: nn.Module) -> None:
+    """Move weights that lie askew in memory (as a mapped file has them): kernels choose their order of summation by
+    alignment, and a loaded model is to give the saved one's outputs to the last bit.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
+def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
+    """Our own weights that no checkpoint gave, from a model constructed anew (with a small language model)."""
+    tensors = model.state_dict(keep_vars=True)
+    missing = [
+        name for name, tensor in tensors.items()
+        if not name.startswith(("language_model.", "encoder.")) and not getattr(tensor, "_is_hf_initialized", False)
+    ]  # fmt: skip
+    if not missing:
+        return
+    config = copy.deepcopy(model.config)
+    config.text_config = AutoConfig.for_model(
+        "llama", hidden_size=config.text_config.hidden_size, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, vocab_size=8,
+    )
+    fresh = type(model)(config).state_dict()
+    for name in missing:
+        tensors[name].data.copy_(fresh[name])
+
+
+def _riders(flows: AdapterOutput, frames: int) -> Tensor | None:
+    """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
+    if flows.bridge is None:
+        return None
+    if flows.bridge.ndim == 4:
+        return flows.bridge
+    return flows.bridge[:, None].expand(-1, frames, -1, -1)
+
+
+def _in_metres(
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    depth: Tensor,
+    confidence: Tensor,
+    metric: Tensor | None,
+    scale: SceneScale,
+    up: Tensor,
+) -> Geometry:
+    """Scale depth and translations; the first camera's own pose is taken as the world (it is only nearly so)."""
+    first = relative_to_first(extrinsics)
+    s = scale.scale.to(first.dtype)[:, None, None]
+    metric_pose = torch.cat([first[..., :3, :3], first[..., :3, 3:] * s[..., None]], -1)
+    return Geometry(
+        metric_pose, intrinsics, depth * s[..., None].to(depth.dtype), confidence, metric, scale, up,
+        scene_from_world(up.float()),
+    )
+
+

@@ -1,0 +1,121 @@
+"""Real-scale alignment: one factor a scene takes relative depth to metres (section 3.2.2; SPEC section 6).
+
+Each sampled image votes with a weighted fit of its relative depth to its metric depth; the scene takes the median
+vote. ``wls`` is the paper's literal least squares; ``log_huber`` the same fit of logarithms, re-weighted so that
+outliers lose their vote. Nothing here has a gradient: the scale is a measurement, not a prediction to train through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidllm.geometry.alignment import huber_log_scale, wls_scale
+from vidllm.model.configuration import ScaleConfig
+
+MIN_RELATIVE_DEPTH = 1e-3
+CONFIDENCE_TO_STD = 0.2  # relative depth's standard deviation is about 0.2 / confidence (optimum of c e - 0.2 log c)
+STD_FLOOR = 0.05  # relative error that even the best pixel is assumed to have
+
+
+@dataclass(frozen=True)
+class SceneScale:
+    """Metres per unit of relative depth, and how well the images agree.
+
+    ``scale`` (B,); ``per_image`` (B, F), nan where an image was not sampled or had no valid pixel; ``spread`` (B,)
+    median absolute deviation of the images' factors relative to the scale (0.1 = 10%, nan without a vote);
+    ``valid`` (B,) whether any image voted (the scale is 1 otherwise).
+    """
+
+    scale: Tensor
+    per_image: Tensor
+    spread: Tensor
+    valid: Tensor
+
+
+def unit_scale(depth: Float[Tensor, "B F H W"]) -> SceneScale:
+    """Scale 1 with no votes: the depth is kept as it is (no metric depth model)."""
+    batch, frames = depth.shape[:2]
+    nothing = torch.full((batch, frames), float("nan"), device=depth.device)
+    flag = torch.zeros(batch, dtype=torch.bool, device=depth.device)
+    return SceneScale(torch.ones(batch, device=depth.device), nothing, nothing[:, 0].clone(), flag)
+
+
+def sample_frames(frames: int, config: ScaleConfig) -> Int[Tensor, " f"]:
+    """Indices of the images that vote, sorted: all of them, or ``config.frames`` drawn by ``config.seed``."""
+    if config.frames == "all" or frames <= config.frames:
+        return torch.arange(frames)
+    generator = torch.Generator().manual_seed(config.seed)
+    return torch.randperm(frames, generator=generator)[: config.frames].sort().values
+
+
+@torch.no_grad()
+def align_scale(
+    relative_depth: Float[Tensor, "B F H W"],
+    metric_depth: Float[Tensor, "B F H W"],
+    confidence: Float[Tensor, "B F H W"],
+    config: ScaleConfig,
+) -> SceneScale:
+    """The scene's scale from relative and metric depth.
+
+    Args:
+        relative_depth: depth at the reconstruction's own scale.
+        metric_depth: metres.
+        confidence: of the relative depth, at least 0.
+        config: estimator, number of images, seed.
+
+    Whether the spread is too large (``config.warn_spread``) is for the caller to say: this also runs in training.
+    """
+    if config.estimator not in ("wls", "log_huber"):
+        raise ValueError(f"unknown scale estimator {config.estimator!r}; expected 'wls' or 'log_huber'")
+    chosen = sample_frames(relative_depth.shape[1], config).to(relative_depth.device)
+    relative, metric, sure = (x[:, chosen].flatten(2).float() for x in (relative_depth, metric_depth, confidence))
+    weights = vote_weights(relative, metric, sure, config)
+    relative, metric = torch.where(weights > 0, relative, 1.0), torch.where(weights > 0, metric, 1.0)
+    if config.estimator == "wls":
+        votes = wls_scale(relative, metric, weights)
+    else:
+        votes = huber_log_scale(relative, metric, weights, config.huber_delta, config.huber_rounds)
+    votes = torch.where((weights > 0).any(-1) & (votes > 0), votes, torch.nan)
+    result = unit_scale(relative_depth)
+    result.per_image[:, chosen] = votes
+    return _median_vote(result.per_image)
+
+
+def vote_weights(
+    relative: Float[Tensor, "B F N"],
+    metric: Float[Tensor, "B F N"],
+    confidence: Float[Tensor, "B F N"],
+    config: ScaleConfig,
+) -> Float[Tensor, "B F N"]:
+    """Weight of every pixel, 0 where it does not vote.
+
+    A pixel votes when both depths are finite, the metric one lies within the configured range and its confidence is
+    at least the image's median. ``wls``: confidence / metric^2, which makes the fit one of relative errors.
+    ``log_huber``: 1 / (sigma^2 + 0.05^2) with sigma = 0.2 / (confidence * relative), the relative error that a
+    confidence stands for.
+    """
+    valid = _valid(relative, metric, confidence, config)
+    middle = torch.where(valid, confidence, torch.nan).nanmedian(-1, keepdim=True).values
+    valid = valid & (confidence >= middle)
+    if config.estimator == "wls":
+        return torch.where(valid, confidence / metric.clamp(min=config.min_depth_m) ** 2, 0.0)
+    sigma = CONFIDENCE_TO_STD / (confidence * relative.clamp(min=MIN_RELATIVE_DEPTH)).clamp(min=1e-6)
+    return torch.where(valid, 1 / (sigma**2 + STD_FLOOR**2), 0.0)
+
+
+def _valid(relative: Tensor, metric: Tensor, confidence: Tensor, config: ScaleConfig) -> Bool[Tensor, "B F N"]:
+    finite = relative.isfinite() & metric.isfinite() & confidence.isfinite()
+    in_range = (metric > config.min_depth_m) & (metric < config.max_depth_m)
+    return finite & in_range & (relative > MIN_RELATIVE_DEPTH) & (confidence > 0)
+
+
+def _median_vote(votes: Float[Tensor, "B F"]) -> SceneScale:
+    """Median of the logarithms (mean of the two middle ones for an even count) and the spread around it."""
+    scale = votes.log().nanquantile(0.5, dim=1).exp()
+    spread = (votes / scale[:, None] - 1).abs().nanquantile(0.5, dim=1)
+    valid = scale.isfinite()
+    return SceneScale(torch.where(valid, scale, 1.0), votes, spread, valid)

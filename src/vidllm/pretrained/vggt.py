@@ -1,0 +1,297 @@
+"""VGGT's weights in our reconstruction branch, key for key (SPEC section 4).
+
+With VGGT's encoder and without the adapter, our encoder, global-frame attention, camera head and dense heads *are*
+VGGT: ``load_vggt`` puts them together and gives VGGT's outputs. The weights are published under their own licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vidllm.geometry.cameras import decode_pose
+from vidllm.model.camera_head import CameraHead
+from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseHeadConfig, EncoderConfig
+from vidllm.model.dense_head import DenseHead
+from vidllm.model.encoder import DinoEncoder
+from vidllm.model.global_frame_attention import GlobalFrameAttention
+from vidllm.pretrained.weights import Renames, load_strictly, read_state_dict, rename
+
+_HEAD: dict[str, Any] = {
+    "dim_in": 2048, "patch_size": 14, "features": 256, "out_channels": [256, 512, 1024, 1024],
+    "intermediate_layer_idx": [4, 11, 17, 23], "pos_embed": True, "conf_activation": "expp1",
+    "feature_only": False, "down_ratio": 1, "frames_chunk_size": 8,
+}  # fmt: skip
+#: Constructor arguments of VGGT-1B; a configuration given to ``load_vggt`` replaces fields of it.
+VGGT_1B: dict[str, dict[str, Any]] = {
+    "vit": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4},
+    "aggregator": {
+        "img_size": 518, "patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0,
+        "num_register_tokens": 4, "qkv_bias": True, "proj_bias": True, "ffn_bias": True,
+        "aa_order": ["frame", "global"], "aa_block_size": 1, "qk_norm": True, "rope_freq": 100, "init_values": 0.01,
+    },
+    "camera_head": {
+        "dim_in": 2048, "trunk_depth": 4, "num_heads": 16, "mlp_ratio": 4, "init_values": 0.01,
+        "trans_act": "linear", "quat_act": "linear", "fl_act": "relu", "num_iterations": 4,
+    },
+    "depth_head": {**_HEAD, "output_dim": 2, "activation": "exp"},
+    "point_head": {**_HEAD, "output_dim": 4, "activation": "inv_log"},
+}  # fmt: skip
+#: Fields of which we compute one value only.
+_FIXED: dict[str, dict[str, Any]] = {
+    "aggregator": {
+        "qkv_bias": True, "proj_bias": True, "ffn_bias": True, "aa_order": ["frame", "global"], "aa_block_size": 1
+    },
+    "depth_head": {"feature_only": False, "down_ratio": 1, "output_dim": 2},
+    "point_head": {"feature_only": False, "down_ratio": 1, "output_dim": 4},
+}  # fmt: skip
+
+_VIT, _OURS_VIT = r"aggregator\.patch_embed", "encoder.backbone"
+_LAYER, _OURS_LAYER = rf"{_VIT}\.blocks\.(\d+)", rf"{_OURS_VIT}.encoder.layer.\1"
+_DENSE = r"(depth_head|point_head)"
+#: Key map from VGGT to our modules; qkv of the encoder is split before.
+RENAMES: Renames = (
+    (rf"{_VIT}\.cls_token", f"{_OURS_VIT}.embeddings.cls_token"),
+    (rf"{_VIT}\.mask_token", f"{_OURS_VIT}.embeddings.mask_token"),
+    (rf"{_VIT}\.register_tokens", f"{_OURS_VIT}.embeddings.register_tokens"),
+    (rf"{_VIT}\.pos_embed", f"{_OURS_VIT}.embeddings.position_embeddings"),
+    (rf"{_VIT}\.patch_embed\.proj\.(weight|bias)", rf"{_OURS_VIT}.embeddings.patch_embeddings.projection.\1"),
+    (rf"{_VIT}\.norm\.(weight|bias)", rf"{_OURS_VIT}.layernorm.\1"),
+    (rf"{_LAYER}\.(norm[12]|mlp\.fc[12])\.(weight|bias)", rf"{_OURS_LAYER}.\2.\3"),
+    (rf"{_LAYER}\.attn\.([qkv])\.(weight|bias)", rf"{_OURS_LAYER}.attention.\2_proj.\3"),
+    (rf"{_LAYER}\.attn\.proj\.(weight|bias)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
+    (rf"{_LAYER}\.ls([12])\.gamma", rf"{_OURS_LAYER}.layer_scale\2.lambda1"),
+    (r"aggregator\.(camera_token|register_token)", r"attention.\1"),
+    (r"aggregator\.((?:frame|global)_blocks\..+)", r"attention.\1"),
+    (r"camera_head\.empty_pose_tokens", "camera_head.empty_pose"),
+    (r"camera_head\.poseLN_modulation\.1\.(weight|bias)", r"camera_head.modulation.\1"),
+    (r"camera_head\.((?:trunk|token_norm|trunk_norm|embed_pose|pose_branch)\..+)", r"camera_head.\1"),
+    (rf"{_DENSE}\.norm\.(weight|bias)", r"\1.decoder.norm.\2"),
+    (rf"{_DENSE}\.projects\.(\d)\.(weight|bias)", r"\1.decoder.projects.\2.\3"),
+    (rf"{_DENSE}\.resize_layers\.(\d)\.(weight|bias)", r"\1.decoder.resizes.\2.\3"),
+    (rf"{_DENSE}\.scratch\.layer(\d)_rn\.weight", r"\1.decoder.laterals.\2.weight"),
+    (rf"{_DENSE}\.scratch\.refinenet(\d)\.resConfUnit1\.(.+)", r"\1.decoder.fusions.\2.skip.\3"),
+    (rf"{_DENSE}\.scratch\.refinenet(\d)\.resConfUnit2\.(.+)", r"\1.decoder.fusions.\2.refine.\3"),
+    (rf"{_DENSE}\.scratch\.refinenet(\d)\.out_conv\.(.+)", r"\1.decoder.fusions.\2.out.\3"),
+    (rf"{_DENSE}\.scratch\.output_conv1\.(weight|bias)", r"\1.narrow.\2"),
+    (rf"{_DENSE}\.scratch\.output_conv2\.(\d)\.(weight|bias)", r"\1.out.\2.\3"),
+    (r"track_head\..+", ""),
+)
+
+
+@dataclass(frozen=True)
+class VGGTParts:
+    """VGGT's constructor arguments as our configurations; ``depth`` and ``points`` are (config, keyword arguments)."""
+
+    encoder: EncoderConfig
+    attention: AttentionConfig
+    camera: CameraHeadConfig
+    camera_activations: tuple[str, str, str]
+    depth: tuple[DenseHeadConfig, dict[str, Any]]
+    points: tuple[DenseHeadConfig, dict[str, Any]] | None
+
+
+class VGGTReconstruction(nn.Module):
+    """Our encoder, global-frame attention and heads, joined as VGGT joins them; the outputs are named as VGGT's."""
+
+    def __init__(self, parts: VGGTParts) -> None:
+        super().__init__()
+        width = parts.encoder.hidden_size
+        self.parts = parts
+        self.encoder = DinoEncoder(parts.encoder)
+        self.attention = GlobalFrameAttention(parts.attention, width)
+        self.camera_head = CameraHead(parts.camera, 2 * width, parts.camera_activations)
+        self.depth_head = DenseHead(parts.depth[0], 2 * width, 2, **parts.depth[1])
+        self.point_head = None if parts.points is None else DenseHead(parts.points[0], 2 * width, 4, **parts.points[1])
+
+    def forward(self, images: Float[Tensor, "... 3 H W"]) -> dict[str, Tensor]:
+        """Cameras, depth and points of (B, F, 3, H, W) or (F, 3, H, W) images in [0, 1].
+
+        pose_enc (B,F,9); extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth (B,F,H,W,1);
+        depth_conf (B,F,H,W); with a point head world_points (B,F,H,W,3) and world_points_conf (B,F,H,W). Relative
+        scale; the world is about the first camera's frame. Always with the batch dimension. H and W must be multiples
+        of the patch size.
+        """
+        if images.ndim not in (4, 5):
+            raise ValueError(f"expected images (B, F, 3, H, W) or (F, 3, H, W), got {tuple(images.shape)}")
+        batch = images if images.ndim == 5 else images[None]
+        size = (batch.shape[-2], batch.shape[-1])
+        seen = self.encoder(batch)
+        attended = self.attention(seen.tokens, seen.grid, self._taps())
+        pose = self.camera_head(attended.special[:, :, 0])[-1]
+        extrinsics, intrinsics = decode_pose(pose, size, fov_limits=None)
+        depth, depth_conf = self._dense(self.depth_head, attended.taps, size)
+        found = {"pose_enc": pose, "extrinsics": extrinsics, "intrinsics": intrinsics}
+        found |= {"depth": depth, "depth_conf": depth_conf}
+        if self.point_head is not None:
+            found["world_points"], found["world_points_conf"] = self._dense(self.point_head, attended.taps, size)
+        return found
+
+    def _taps(self) -> list[int]:
+        heads = (self.depth_head, self.point_head)
+        return sorted({index for head in heads if head is not None for index in head.config.tap_layers})
+
+    @staticmethod
+    def _dense(head: DenseHead, taps: dict[int, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return head([taps[index] for index in head.config.tap_layers], size)
+
+
+def load_vggt(
+    weights: str | Path | Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> VGGTReconstruction:
+    """VGGT with the given weights, float32, in evaluation mode.
+
+    ``weights``: a .safetensors or .pt file, a folder with one (or shards), or a state dict. ``config``: VGGT's
+    constructor arguments by part ("vit", "aggregator", "camera_head", "depth_head", "point_head"); fields left out are
+    VGGT-1B's, a part that is None or left out of a given configuration is off (the point head only); None is VGGT-1B.
+    Tracking weights are not used. Raises ValueError on values we do not compute and on keys that do not fit.
+    """
+    parts = vggt_parts(config)
+    with torch.device("meta"):
+        model = VGGTReconstruction(parts)
+    tensors, unknown = _renamed(read_state_dict(weights), parts.encoder)
+    load_strictly(model, tensors, "VGGT", unknown)
+    return model.eval()
+
+
+def vggt_state_dict(
+    weights: str | Path | Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """VGGT's weights under our names (prefixes encoder, attention, camera_head, depth_head, point_head).
+
+    Raises ValueError on keys the map does not know.
+    """
+    tensors, unknown = _renamed(read_state_dict(weights), vggt_parts(config).encoder)
+    if unknown:
+        raise ValueError(f"not VGGT weights, or of another version: unknown keys {unknown}")
+    return tensors
+
+
+def _renamed(tensors: dict[str, Tensor], encoder: EncoderConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """Our names; the encoder's qkv split, DPT levels counted from 0, and the parts VGGT leaves implicit filled in."""
+    renamed, unknown = rename(dict(_split_qkv(tensors)), RENAMES)
+    renamed["camera_head.base_pose"] = torch.zeros(9)  # VGGT's pose starts at zero
+    if encoder.num_register_tokens == 0:
+        renamed.setdefault(f"{_OURS_VIT}.embeddings.register_tokens", torch.zeros(1, 0, encoder.hidden_size))
+    return {_from_zero(key): tensor for key, tensor in renamed.items()}, unknown
+
+
+def _split_qkv(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """The encoder's fused query-key-value layers as three; every other tensor as it is."""
+    split: list[tuple[str, Tensor]] = []
+    for key, tensor in tensors.items():
+        if key.startswith("aggregator.patch_embed.blocks.") and ".attn.qkv." in key and tensor.shape[0] % 3 == 0:
+            thirds = zip("qkv", tensor.chunk(3), strict=True)
+            split += [(key.replace(".attn.qkv.", f".attn.{name}."), third) for name, third in thirds]
+        else:
+            split.append((key, tensor))
+    return split
+
+
+def _from_zero(key: str) -> str:
+    """DPT's laterals and fusions are numbered from 1 in VGGT, from 0 here."""
+    for part in (".decoder.laterals.", ".decoder.fusions."):
+        if part in key:
+            head, tail = key.split(part)
+            level, rest = tail.split(".", 1)
+            return f"{head}{part}{int(level) - 1}.{rest}"
+    return key
+
+
+def vggt_parts(config: Mapping[str, Any] | None = None) -> VGGTParts:
+    """Our configurations for VGGT's constructor arguments; ValueError on values we do not compute."""
+    c = _complete(config)
+    vit, trunk, camera = c["vit"], c["aggregator"], c["camera_head"]
+    registers = trunk["num_register_tokens"]
+    encoder = EncoderConfig(
+        vit["embed_dim"], vit["depth"], vit["num_heads"], float(vit["mlp_ratio"]), trunk["patch_size"],
+        trunk["img_size"], vit.get("num_register_tokens", registers), tap_layers=(),
+    )  # fmt: skip
+    attention = AttentionConfig(
+        trunk["depth"], trunk["num_heads"], float(trunk["mlp_ratio"]), registers, float(trunk["rope_freq"]),
+        trunk["qk_norm"], float(trunk["init_values"]),
+    )  # fmt: skip
+    head = CameraHeadConfig(
+        camera["trunk_depth"], camera["num_heads"], float(camera["mlp_ratio"]), float(camera["init_values"]),
+        camera["num_iterations"],
+    )  # fmt: skip
+    activations = (camera["trans_act"], camera["quat_act"], camera["fl_act"])
+    depth = _dense_part(c["depth_head"])
+    points = None if c["point_head"] is None else _dense_part(c["point_head"])
+    return VGGTParts(encoder, attention, head, activations, depth, points)
+
+
+def _dense_part(head: Mapping[str, Any]) -> tuple[DenseHeadConfig, dict[str, Any]]:
+    config = DenseHeadConfig(
+        head["features"], tuple(head["out_channels"]), tuple(head["intermediate_layer_idx"]),
+        head["frames_chunk_size"], point_head=False,
+    )  # fmt: skip
+    names = ("activation", "patch_size")
+    renamed = {"position_embedding": head["pos_embed"], "confidence_activation": head["conf_activation"]}
+    return config, {**{name: head[name] for name in names}, **renamed}
+
+
+def _complete(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """VGGT-1B's arguments with those given put in, checked."""
+    given = dict(VGGT_1B if config is None else config)
+    iterations = given.pop("camera_iterations", None)
+    given.pop("track_head", None)
+    unknown = sorted(set(given) - set(VGGT_1B))
+    if unknown:
+        raise ValueError(f"unknown parts {unknown} in VGGT's configuration; expected {sorted(VGGT_1B)}")
+    complete: dict[str, Any] = {}
+    for part, defaults in VGGT_1B.items():
+        values = given.get(part)
+        if values is None and part == "point_head":
+            complete[part] = None
+            continue
+        complete[part] = _complete_part(part, defaults, values or {})
+    if iterations is not None:
+        complete["camera_head"]["num_iterations"] = iterations
+    _check_together(complete)
+    return complete
+
+
+def _complete_part(part: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    optional = {"num_register_tokens"} if part == "vit" else set()
+    unknown = sorted(set(given) - set(defaults) - optional)
+    if unknown:
+        raise ValueError(f"unknown fields {unknown} of VGGT's {part}; expected {sorted(defaults)}")
+    values = {**defaults, **given}
+    for name, only in _FIXED.get(part, {}).items():
+        received = list(values[name]) if isinstance(only, list) else values[name]
+        if received != only:
+            raise ValueError(f"VGGT's {part}.{name} = {values[name]!r} is not supported; only {only!r} is")
+    if "init_values" in values and not values["init_values"]:
+        raise ValueError(
+            f"VGGT's {part}.init_values = {values['init_values']!r} (no LayerScale) is not supported; give > 0"
+        )
+    return values
+
+
+def _check_together(c: Mapping[str, Any]) -> None:
+    """Widths and patch sizes that the parts must share, and tapped layers that must exist."""
+    trunk = c["aggregator"]
+    if c["vit"]["embed_dim"] != trunk["embed_dim"]:
+        raise ValueError(f"vit.embed_dim {c['vit']['embed_dim']} and aggregator.embed_dim {trunk['embed_dim']} differ")
+    for part in ("camera_head", "depth_head", "point_head"):
+        head = c[part]
+        if head is None:
+            continue
+        if head["dim_in"] != 2 * trunk["embed_dim"]:
+            raise ValueError(
+                f"{part}.dim_in must be twice aggregator.embed_dim {trunk['embed_dim']}, got {head['dim_in']}"
+            )
+        if head.get("patch_size", trunk["patch_size"]) != trunk["patch_size"]:
+            raise ValueError(
+                f"{part}.patch_size {head['patch_size']} differs from aggregator.patch_size {trunk['patch_size']}"
+            )
+        taps = list(head.get("intermediate_layer_idx", [0] * 4))
+        if len(taps) != 4 or any(not 0 <= index < trunk["depth"] for index in taps):
+            raise ValueError(f"{part}.intermediate_layer_idx must be 4 layers in 0..{trunk['depth'] - 1}, got {taps}")

@@ -1,0 +1,296 @@
+"""What a user holds: a model that reads videos, and a reconstructed video that can be asked.
+
+    model = vidllm.load()
+    scene = model.reconstruct("kitchen.mp4")   # encoded once
+    scene.ask("How many chairs are there?")    # re-uses reconstruction and the visual prefix's key-value cache
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vidllm.export.geometry import SceneData
+from vidllm.geometry.cameras import to_homogeneous
+from vidllm.model import prompts
+from vidllm.model.box_selection import decode_boxes
+from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.text import encode_parts
+from vidllm.video import Frames
+
+TINY = Path(__file__).parent / "weights" / "tiny"
+MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
+
+
+@dataclass(frozen=True)
+class Box:
+    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1]."""
+
+    center: tuple[float, float, float]
+    size: tuple[float, float, float]
+    yaw: float
+    score: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"center": list(self.center), "size": list(self.size), "yaw": self.yaw, "score": self.score}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful."""
+
+    value: float
+    spread: float
+    warnings: tuple[str, ...]
+
+
+class VidLLM:
+    """A model with its processor: ``reconstruct`` turns a video into a :class:`Scene`."""
+
+    def __init__(self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @torch.inference_mode()
+    def reconstruct(self, source: Any, num_frames: int | None = None) -> Scene:
+        """Read a video file, image folder, list of images or array and reconstruct it in metres.
+
+        ``num_frames`` frames are sampled uniformly (the model's default when None; fewer when the video is shorter).
+        """
+        if num_frames is not None and num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, received {num_frames}")
+        frames = self.processor.image_processor.read(source, num_frames)
+        parameter = next(self.model.parameters())
+        images = frames.images[None].to(parameter.device, parameter.dtype)
+        geometry, prefix = self.model.encode_scene(images)
+        return Scene(self.model, self.processor, frames, geometry, prefix)
+
+    @torch.inference_mode()
+    def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
+        """A scene whose geometry is given (for instance the ground truth's, for oracle evaluation)."""
+        parameter = next(self.model.parameters())
+        features = self.model.see(frames.images[None].to(parameter.device, parameter.dtype))
+        return Scene(self.model, self.processor, frames, geometry, self.model.lift(features, geometry))
+
+
+class Scene:
+    """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
+    level scene frame (z up, origin at the first camera, x where it looks).
+    """
+
+    def __init__(
+        self,
+        model: VidLLMForConditionalGeneration,
+        processor: VidLLMProcessor,
+        frames: Frames,
+        geometry: Geometry,
+        prefix: VisualPrefix,
+    ) -> None:
+        self._model, self._processor = model, processor
+        self.frames, self.geometry, self._prefix = frames, geometry, prefix
+
+    # ---- geometry ---------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth along the optical axis (F,H,W), metres, at the processed resolution."""
+        return self.geometry.depth_m[0].float().cpu()
+
+    @property
+    def extrinsics(self) -> Tensor:
+        """Camera-from-world (F,4,4), metres; the first is the identity."""
+        return to_homogeneous(self.geometry.extrinsics[0].float().cpu())
+
+    @property
+    def intrinsics(self) -> Tensor:
+        """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
+        return self.geometry.intrinsics[0].float().cpu()
+
+    @property
+    def scene_from_world(self) -> Tensor:
+        """The level scene frame from the first camera's frame (4,4)."""
+        return self.geometry.scene_from_world[0].float().cpu()
+
+    @property
+    def points(self) -> Tensor:
+        """Coloured points' positions (N,3) in the scene frame, metres (colours: ``scene.data.points()[1]``)."""
+        return torch.from_numpy(self.data.points()[0])
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
+        found = self.geometry.scale
+        spread = float(found.spread[0])
+        doubts = []
+        if not bool(found.valid[0]):
+            doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
+        elif spread > self._model.config.scale.warn_spread:
+            doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
+        if self._parallax() < MIN_PARALLAX:
+            doubts.append("the camera hardly moves: depth and scale rest on single images")
+        return Scale(float(found.scale[0]), spread, tuple(doubts))
+
+    def _parallax(self) -> float:
+        travel = self.geometry.extrinsics[0, :, :, 3].float().norm(dim=-1).max()
+        return float(travel / self.geometry.depth_m[0].float().median().clamp(min=1e-6))
+
+    @cached_property
+    def data(self) -> SceneData:
+        """The reconstruction as plain arrays: what the exporters read."""
+        rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+        return SceneData(
+            rgb=rgb.numpy(),
+            depth_m=self.depth.numpy(),
+            extrinsics=self.extrinsics.numpy().astype(np.float64),
+            intrinsics=self.intrinsics.numpy().astype(np.float64),
+            scene_from_world=self.scene_from_world.numpy().astype(np.float64),
+            timestamps_s=np.asarray(self.frames.timestamps_s, dtype=np.float64),
+            processed_from_original=np.asarray(self.frames.affine, dtype=np.float64),
+            original_size=self.frames.original_size,
+            confidence=self.geometry.confidence[0].float().cpu().numpy(),
+            names=self.frames.names,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
+        centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
+        return {
+            "frames": len(self.frames),
+            "scale": self.scale.value,
+            "scale_spread": self.scale.spread,
+            "warnings": list(self.scale.warnings),
+            "median_depth": float(self.depth.median()),
+            "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
+            "processed_size": list(self.data.size),
+            "original_size": list(self.frames.original_size),
+            "units": "m",
+            "frame": "scene",
+        }
+
+    # ---- language ---------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
+        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
+        prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
+        return self._answer(prompt, None, max_new_tokens)
+
+    def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
+        """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
+        if at is None:
+            return self._answer(prompts.room_prompt(), None, max_new_tokens)
+        if len(at) != 3 or not all(math.isfinite(float(v)) for v in at):
+            raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
+        return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
+
+    @torch.inference_mode()
+    def ground(self, expression: str, several: bool = True) -> list[Box]:
+        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
+        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+        hidden, _ = self._read(self._suffix(prompt), None)
+        output = self._model.ground(self._prefix, hidden[:, -1:])
+        most = self._model.config.grounding.max_boxes
+        found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
+        return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
+
+    def logits(self, prompt: str) -> Tensor:
+        """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
+        return self._read(self._suffix(prompt), None)[1][0, -1].float()
+
+    @torch.inference_mode()
+    def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
+        ids = self._suffix(prompt)
+        stop = self._processor.tokenizer.eos_token_id
+        said: list[int] = []
+        while len(said) < max_new_tokens:
+            _, logits = self._read(ids, coordinates, first=not said)
+            token = int(logits[0, -1].argmax())
+            if token == stop:
+                break
+            said.append(token)
+            ids = torch.tensor([[token]], device=ids.device)
+        return self._processor.decode_answers([said])[0]
+
+    def _suffix(self, prompt: str) -> Tensor:
+        _, suffix = encode_parts(self._processor.tokenizer, prompt)
+        return torch.tensor([suffix], device=self._prefix.tokens.device)
+
+    @cached_property
+    def _cache(self) -> tuple[DynamicCache, int]:
+        """Keys and values of the visual prefix, computed once, and its length."""
+        ids, _ = encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
+        tokens = torch.tensor([ids], device=self._prefix.tokens.device)
+        whole = self._model.prepare(tokens, prefix=self._prefix)
+        cache = DynamicCache(config=self._model.config.text_config)
+        self._model.language_model(
+            inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache, whole.embeddings.shape[1]
+
+    def _read(self, ids: Tensor, coordinates: Tensor | None, first: bool = True) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits of tokens behind the prefix; ``first`` forgets what was read after it."""
+        with torch.inference_mode():
+            cache, length = self._cache
+            if first and cache.get_seq_length() > length:
+                cache.crop(length - cache.get_seq_length())
+            points = None if coordinates is None or not first else coordinates.to(self._prefix.tokens.device)
+            out = self._model.language_model(
+                inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
+                output_hidden_states=True,
+            )
+        return out.hidden_states[-1], out.logits
+
+    # ---- files ------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, formats: Sequence[str] = ("depth", "cameras", "tum", "ply", "overview"),
+             boxes: Sequence[Box] = ()) -> list[Path]:  # fmt: skip
+        """Write the reconstruction, all of it or nothing; returns the paths. Formats: ``vidllm.export.EXPORTERS``.
+
+        Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
+        """
+        from vidllm.export import OutputError, atomic_folder, export_scene
+
+        folder = Path(folder)
+        with atomic_folder(folder) as part:
+            try:
+                paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
+            except OutputError as error:
+                raise OutputError(str(error).replace(str(part), str(folder))) from error
+        return [folder / path.relative_to(part) for path in paths]
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def load(model: str | Path | None = None, device: str = "cpu", dtype: str = "float32") -> VidLLM:
+    """The shipped ``tiny`` model, or one from a folder or hub id.
+
+    Raises ValueError, naming the folder, when it is missing or holds another kind of model.
+    """
+    from vidllm.model.auto import load_pretrained
+
+    path = TINY if model is None else model
+    network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None), device=_device(device))
+    return VidLLM(network, processor)
+
+
+def _device(name: str) -> torch.device:
+    """The device of this name; ValueError when torch does not know it or the machine lacks it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return device

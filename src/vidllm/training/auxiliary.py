@@ -1,0 +1,55 @@
+"""Auxiliary heads of small-scale training [D]: dense supervision that the rooms give for nothing.
+
+They read the adapter's tokens, are trained with the model and are left behind when it is saved: a per-patch category
+and colour on the semantic flow, a projection for the correspondence loss on the geometric flow, and the 3D point of each
+patch read straight from the last tapped layer of global-frame attention, for all frames at next to no cost.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidllm.training.losses.targets import masked_mean
+
+IGNORE = -1
+
+
+class AuxiliaryHeads(nn.Module):
+    """``categories`` and ``colours`` count the shell or background as class 0."""
+
+    def __init__(self, width: int, categories: int, colours: int, match_dim: int = 64) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.category = nn.Linear(width, categories)
+        self.colour = nn.Linear(width, colours)
+        self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
+        self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
+
+    def point_loss(
+        self, attended: Float[Tensor, "B F P D"], points: Float[Tensor, "B F P 3"], valid: Bool[Tensor, "B F P"]
+    ) -> Tensor:
+        """Mean distance of each patch's point (first camera's frame, normalised lengths)."""
+        error = (self.point(attended.float()).float() - points).norm(dim=-1)
+        return masked_mean(error, valid)
+
+    def semantic_loss(
+        self, language: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of category and colour; objects weigh as much as the shell. Accuracies are on objects."""
+        tokens = self.norm(language.float())
+        weight = torch.where(category.flatten() > 0, 1.0, 0.15)
+        what, which = self.category(tokens).flatten(0, 2).float(), self.colour(tokens).flatten(0, 2).float()
+        loss = sum(
+            (F.cross_entropy(logits, target.flatten(), reduction="none") * weight).sum() / weight.sum()
+            for logits, target in ((what, category), (which, colour))
+        )
+        thing = category.flatten() > 0
+        with torch.no_grad():
+            right = [
+                ((x.argmax(-1) == t.flatten()) & thing).sum().item() / max(1, int(thing.sum()))
+                for x, t in ((what, category), (which, colour))
+            ]
+        return loss, {"patch_category": right[0], "patch_colour": right[1]}  # type: ignore[return-value]

@@ -1,0 +1,95 @@
+"""Training configuration: frozen dataclasses; presets are functions; the resolved one is written into every run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of joint training (SPEC section 9) on pre-rendered rooms."""
+
+    data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
+    out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model
+    preset: str = "tiny"
+    init_from: str | None = None  # a saved model folder to start from (weights only)
+    seed: int = 0
+    steps: int = 2400
+    # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]
+    learning_rate: float = 1e-3
+    final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3  # the last part of the steps, over which the rate falls linearly
+    weight_decay: float = 0.05
+    beta2: float = 0.98
+    clip_norm: float = 1.0
+    dtype: str = "bfloat16"  # autocast; "float32" switches it off
+    threads: int = 1
+    # order of learning: geometry on short windows first, then everything on whole clips
+    window_scenes: int = 12
+    window_frames: tuple[int, ...] = (2, 2, 3, 4)
+    clip_images: int = 32  # frames of a step with whole clips, over its scenes
+    clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
+    language_start: int = 400  # first step with whole clips and language
+    language_share: float = 0.65  # of the steps after that
+    dense_frames: int = 2  # frames a clip whose dense heads are supervised
+    window_dense_frames: int = 1  # the same of a window
+    true_geometry_until: int = 2000  # share of language steps lifted with true geometry falls from 1 to 0 until here
+    questions: int = 20
+    references: int = 8
+    captions: int = 2
+    max_text_tokens: int = 720
+    # weights of the loss terms
+    camera_weight: float = 5.0
+    depth_weight: float = 1.0
+    point_weight: float = 1.0
+    metric_weight: float = 1.0
+    gravity_weight: float = 1.0
+    text_weight: float = 1.0
+    box_weight: float = 1.0
+    correspondence_weight: float = 0.2  # auxiliary, small-scale training only
+    patch_point_weight: float = 1.0  # auxiliary: the 3D point of each patch
+    semantic_weight: float = 0.3  # auxiliary: category and colour of each patch
+    confidence_weight: float = 0.2
+    inverse_depth: bool = True
+    freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
+    # bookkeeping
+    log_every: int = 20
+    save_minutes: float = 4.0
+    keep_checkpoints: int = 2
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_config(path: Path) -> TrainConfig:
+    """A configuration written by :meth:`TrainConfig.write`."""
+    return from_dict(json.loads(path.read_text()))
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """From plain values; unknown names are an error that lists the known ones."""
+    known = {f.name for f in fields(TrainConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown training option {unknown}; known are {sorted(known)}")
+    known_values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return TrainConfig(**known_values)
+
+
+def tiny_cpu() -> TrainConfig:
+    """The recipe of the shipped model on two CPU cores."""
+    return TrainConfig()
+
+
+def tiny_test() -> TrainConfig:
+    """A few steps on a handful of scenes: for tests."""
+    return replace(
+        TrainConfig(), steps=4, warmup_steps=1, language_start=2, language_share=1.0, true_geometry_until=3,
+        window_scenes=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0, log_every=1,
+        dtype="float32",
+    )

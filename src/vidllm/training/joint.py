@@ -1,0 +1,177 @@
+"""Stage 2, one step: reconstruction, metric depth and language losses over one batch (Eqs 8-9, SPEC section 9).
+
+``L = L_recon + L_VL + L_MD``. The language half lifts patches with detached geometry, so that its gradient reaches
+the adapter (and the encoder, when it trains) but never the reconstruction branch or the metric depth model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidllm.geometry.gravity import scene_from_world
+from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
+from vidllm.model.modeling import Cameras, Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.patches_3d import back_project
+from vidllm.model.scale_alignment import SceneScale
+from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.config import TrainConfig
+from vidllm.training.data import Batch
+from vidllm.training.losses.camera import camera_loss
+from vidllm.training.losses.correspondence import correspondence_loss, correspondences
+from vidllm.training.losses.dense import depth_loss, point_loss
+from vidllm.training.losses.grounding import grounding_losses
+from vidllm.training.losses.metric import metric_depth_loss
+from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
+
+
+@dataclass
+class Losses:
+    """Named, weighted loss terms and figures worth logging."""
+
+    terms: dict[str, Tensor]
+    figures: dict[str, float]
+
+    def total(self) -> Tensor:
+        """Their sum."""
+        return torch.stack([t.float() for t in self.terms.values()]).sum()
+
+
+def geometry_losses(
+    model: VidLLMForConditionalGeneration,
+    auxiliary: AuxiliaryHeads | None,
+    batch: Batch,
+    config: TrainConfig,
+    frames: Tensor,
+) -> tuple[Losses, Features, Cameras, GeometryTargets]:
+    """L_recon + L_MD + gravity (+ auxiliaries) of a batch; dense heads are supervised on ``frames``."""
+    targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
+    features = model.see(batch.images)
+    cameras = model.locate(features)
+    terms = {
+        "camera": config.camera_weight * camera_loss(cameras.pose_encodings, targets.pose),
+        "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
+        **_dense_terms(model, features, cameras, targets, config, frames),
+    }
+    figures = _pose_figures(cameras, targets)
+    if auxiliary is not None:
+        extra, more = _auxiliary_terms(auxiliary, model, features, cameras, batch, targets, config)
+        terms.update(extra)
+        figures.update(more)
+    return Losses(terms, figures), features, cameras, targets
+
+
+def _dense_terms(
+    model: VidLLMForConditionalGeneration,
+    features: Features,
+    cameras: Cameras,
+    targets: GeometryTargets,
+    config: TrainConfig,
+    frames: Tensor,
+) -> dict[str, Tensor]:
+    size, valid = features.image_size, targets.valid[:, frames]
+    depth, confidence = model.relative_depth(cameras, size, frames)
+    terms = {
+        "depth": config.depth_weight
+        * depth_loss(depth, confidence, targets.depth[:, frames], valid, config.confidence_weight, config.inverse_depth)
+    }
+    if model.point_head is not None and config.point_weight > 0:
+        points, sure = model.relative_points(cameras, size, frames)
+        terms["points"] = config.point_weight * point_loss(
+            points, sure, targets.points[:, frames], valid, config.confidence_weight
+        )
+    if model.metric_depth is not None:
+        metric, _ = model.measure(features, targets.intrinsics, frames)
+        terms["metric"] = config.metric_weight * metric_depth_loss(metric, targets.depth_m[:, frames], valid)
+    return terms
+
+
+def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float]:
+    with torch.no_grad():
+        last = cameras.pose_encodings[-1].float()
+        rotation = quaternion_to_matrix(last[..., 3:7]), quaternion_to_matrix(targets.pose[..., 3:7])
+        angle = rotation_angle_deg(*rotation)[:, 1:]
+        fov = (last[..., 7:] / targets.pose[..., 7:] - 1).abs().median()
+    return {"rotation_deg": float(angle.median()) if angle.numel() else 0.0, "fov_rel": float(fov)}
+
+
+def _auxiliary_terms(
+    auxiliary: AuxiliaryHeads,
+    model: VidLLMForConditionalGeneration,
+    features: Features,
+    cameras: Cameras,
+    batch: Batch,
+    targets: GeometryTargets,
+    config: TrainConfig,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    flows, grid = features.flows, features.seen.grid
+    with torch.no_grad():
+        points, valid = back_project(
+            targets.depth, targets.intrinsics, _scaled(targets), grid, model.config.encoder.patch_size
+        )
+    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour)
+    last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
+    terms = {
+        "semantic": config.semantic_weight * semantic,
+        "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid),
+    }
+    count = batch.images.shape[1]
+    if count > 1:
+        other = torch.arange(count, device=batch.images.device).roll(-1)
+        with torch.no_grad():
+            target, valid = correspondences(
+                targets.depth_m, targets.extrinsics, targets.intrinsics, grid, model.config.encoder.patch_size, other
+            )
+        match = correspondence_loss(auxiliary.match(flows.geometry.float()), target, valid, other)
+        terms["correspondence"] = config.correspondence_weight * match
+    return terms, figures
+
+
+def _scaled(targets: GeometryTargets) -> Tensor:
+    """Extrinsics (B,F,3,4) at the targets' normalised scale."""
+    s = targets.scale[:, None, None, None]
+    return torch.cat([targets.extrinsics[..., :3], targets.extrinsics[..., 3:] / s], -1)
+
+
+def true_geometry(targets: GeometryTargets, up: Tensor) -> Geometry:
+    """Ground truth in place of the reconstruction (early language training, oracle evaluation)."""
+    ones = torch.ones_like(targets.scale)
+    unit = SceneScale(ones, ones[:, None], torch.zeros_like(ones), torch.ones_like(ones, dtype=torch.bool))
+    return Geometry(
+        targets.extrinsics, targets.intrinsics, targets.depth_m, targets.valid.float(), targets.depth_m, unit, up,
+        scene_from_world(up),
+    )
+
+
+def language_losses(
+    model: VidLLMForConditionalGeneration,
+    prefix: VisualPrefix,
+    packed: PackedTexts,
+    prefix_ids: tuple[Tensor, Tensor],
+    config: TrainConfig,
+) -> Losses:
+    """L_VL: cross-entropy of packed texts and the grounding losses of their ``<loc>`` tokens.
+
+    ``prefix_ids`` are the prompt's token ids before and after the scene.
+    """
+    batch = len(packed.input_ids)
+    before, after = (model.embed_text(ids.expand(batch, -1)) for ids in prefix_ids)
+    tokens = torch.cat([before, prefix.tokens.to(before.dtype), after], 1)
+    mask = torch.cat(
+        [prefix.mask.new_ones(before.shape[:2]), prefix.mask, prefix.mask.new_ones(after.shape[:2])], 1
+    )
+    text = model.embed_text(packed.input_ids, packed.coordinates)
+    hidden = packed_hidden(model.language_model, tokens, mask, text, packed)
+    cross_entropy, right = packed_cross_entropy(model.get_output_embeddings(), hidden, packed)
+    terms = {"text": config.text_weight * cross_entropy}
+    figures = {"token_acc": float(right), "prefix": float(prefix.mask.sum(1).float().mean())}
+    if bool(packed.loc_mask.any()):
+        index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])
+        output = model.ground(prefix, hidden.gather(1, index))
+        losses = grounding_losses(output, packed.boxes, packed.box_mask, packed.loc_mask)
+        for name, value in losses.items():
+            terms[f"box_{name}"] = config.box_weight * value
+    return Losses(terms, figures)

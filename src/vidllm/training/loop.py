@@ -1,0 +1,127 @@
+"""The training loop: one readable loop with resume, JSONL log, progress and skipped bad steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidllm.training.checkpoints import load_latest, save_checkpoint
+from vidllm.training.config import TrainConfig
+from vidllm.training.joint import Losses
+from vidllm.training.run import Run, batch_of_step, losses_of_step
+from vidllm.training.schedule import learning_rate
+
+MAX_BAD_STEPS = 50
+
+
+def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Run (or resume) joint training; returns the folder of the final model.
+
+    Raises RuntimeError when too many steps had a loss or gradient that is not finite.
+    """
+    say = log or (lambda line: print(line, file=sys.stderr, flush=True))
+    torch.set_num_threads(config.threads)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run.build(config)
+    config.write(out / "config.json")
+    start = _resume(run, out, say)
+    clock = _Clock(config, start)
+    for step in range(start, config.steps):
+        figures = train_step(run, step)
+        clock.add(figures)
+        if (step + 1) % config.log_every == 0:
+            _write_log(out / "log.jsonl", clock.line(step + 1, run.bad_steps))
+            say(clock.text)
+        if clock.due(config.save_minutes) or step + 1 == config.steps:
+            save_checkpoint(out / "checkpoints", step + 1, run.state(step + 1), config.keep_checkpoints)
+            run.data.refresh()
+    return run.export(out / "model")
+
+
+def train_step(run: Run, step: int) -> dict[str, float]:
+    """One optimiser step; a step that is not finite is skipped and counted."""
+    config = run.config
+    rng = np.random.default_rng([config.seed, step])
+    batch, kind = batch_of_step(run, step, rng)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(step, config) * group["scale"]
+    with _autocast(config):
+        losses = losses_of_step(run, batch, kind, step, rng)
+    total = losses.total()
+    run.optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(run.parameters(), config.clip_norm)
+    if math.isfinite(total.item()) and math.isfinite(norm.item()):
+        run.optimizer.step()
+        run.average(step)
+    else:
+        run.bad_steps += 1
+        if run.bad_steps > MAX_BAD_STEPS:
+            raise RuntimeError(f"{run.bad_steps} steps had a loss or gradient that is not finite; stopped at {step}")
+    return {"loss": total.item(), "norm": norm.item(), **_values(losses, kind)}
+
+
+def _values(losses: Losses, kind: str) -> dict[str, float]:
+    values = {name: term.item() for name, term in losses.terms.items()} | losses.figures
+    return values | {f"{kind}_steps": 1.0}
+
+
+def _autocast(config: TrainConfig) -> AbstractContextManager[Any]:
+    if config.dtype == "float32":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=getattr(torch, config.dtype))
+
+
+def _resume(run: Run, out: Path, say: Callable[[str], None]) -> int:
+    state = load_latest(out / "checkpoints")
+    if state is None:
+        return 0
+    run.load_state(state)
+    say(f"resumed {out} at step {state['step']}")
+    return int(state["step"])
+
+
+def _write_log(path: Path, line: dict[str, float]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class _Clock:
+    """Averages of the figures since the last line, time left, and when to save."""
+
+    def __init__(self, config: TrainConfig, start: int) -> None:
+        self.config, self.begin, self.first = config, time.monotonic(), start
+        self.saved = self.begin
+        self.sums: dict[str, list[float]] = {}
+        self.text = ""
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            if math.isfinite(value):  # a skipped step is told by its count
+                self.sums.setdefault(name, []).append(value)
+
+    def line(self, step: int, bad: int) -> dict[str, float]:
+        spent = time.monotonic() - self.begin
+        left = spent / max(1, step - self.first) * (self.config.steps - step)
+        means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}
+        self.sums = {}
+        shown = " ".join(f"{k} {v:.3g}" for k, v in means.items())
+        self.text = f"step {step}/{self.config.steps} left {left / 60:.0f} min | {shown}"
+        rounded = {k: round(v, 5) for k, v in means.items()}
+        return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
+
+    def due(self, minutes: float) -> bool:
+        if time.monotonic() - self.saved < 60 * minutes:
+            return False
+        self.saved = time.monotonic()
+        return True

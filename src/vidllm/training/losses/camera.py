@@ -1,0 +1,23 @@
+"""Camera loss: L1 on translation, quaternion and fields of view of every refinement (VGGT's released form)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+FIELD_OF_VIEW_WEIGHT = 0.5
+
+
+def camera_loss(
+    predictions: Sequence[Float[Tensor, "B F 9"]], target: Float[Tensor, "B F 9"], decay: float = 0.6
+) -> Tensor:
+    """Mean over iterations i of ``decay**(n-1-i) (T + R + 0.5 FL)``; translation residuals clamp at 100."""
+    total = target.new_zeros(())
+    for i, prediction in enumerate(predictions):
+        error = (prediction.float() - target).abs()
+        translation, rotation, fov = error[..., :3].clamp(max=100.0), error[..., 3:7], error[..., 7:]
+        weight = decay ** (len(predictions) - 1 - i)
+        total = total + weight * (translation.mean() + rotation.mean() + FIELD_OF_VIEW_WEIGHT * fov.mean())
+    return total / len(predictions)

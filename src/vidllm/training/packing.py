@@ -1,0 +1,161 @@
+"""One scene, many questions: texts packed behind one visual prefix, kept apart by a block mask.
+
+A scene is encoded once; its S texts stand behind it in one row. Each text sees the prefix and itself, never its
+neighbours, and its positions count on from the prefix, so that the packed result equals asking one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORE = -100
+
+
+@dataclass
+class Text:
+    """One text behind a scene: token ids, which of them are scored, and scene points of its ``<coord>`` tokens.
+
+    ``boxes`` (G,7) are the targets of its ``<loc>`` token: None when the text grounds nothing.
+    """
+
+    ids: list[int]
+    scored: list[bool]
+    kind: str
+    coordinates: list[tuple[float, float, float]]
+    boxes: list[list[float]] | None = None
+
+
+@dataclass
+class PackedTexts:
+    """Texts of B scenes: ids, labels, segment (1.. , 0 = padding) and position (B,L); coordinates (B,N,3).
+
+    ``loc`` (B,E) index of each ``<loc>`` in its row, ``loc_mask`` (B,E), ``boxes`` (B,E,G,7), ``box_mask`` (B,E,G).
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    segment: Tensor
+    position: Tensor
+    coordinates: Tensor
+    loc: Tensor
+    loc_mask: Tensor
+    boxes: Tensor
+    box_mask: Tensor
+
+
+def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -> PackedTexts:
+    """Pack each scene's texts into a row, dropping those that would pass ``max_tokens``."""
+    kept = [_fit(texts, max_tokens) for texts in scenes]
+    length = max(1, max(sum(len(t.ids) for t in texts) for texts in kept))
+    rows = torch.zeros(4, len(kept), length, dtype=torch.long)
+    rows[1].fill_(IGNORE)
+    points: list[list[tuple[float, float, float]]] = []
+    grounds: list[list[tuple[int, list[list[float]]]]] = []
+    for b, texts in enumerate(kept):
+        at = 0
+        points.append([])
+        grounds.append([])
+        for s, text in enumerate(texts):
+            end = at + len(text.ids)
+            ids = torch.tensor(text.ids)
+            rows[0, b, at:end], rows[2, b, at:end] = ids, s + 1
+            rows[1, b, at:end] = torch.where(torch.tensor(text.scored), ids, IGNORE)
+            rows[3, b, at:end] = torch.arange(len(text.ids))
+            points[-1].extend(text.coordinates)
+            if text.boxes is not None:
+                grounds[-1].append((at + text.ids.index(loc_token_id), text.boxes))
+            at = end
+    return PackedTexts(rows[0], rows[1], rows[2], rows[3], _pad_points(points), *_pad_grounds(grounds))
+
+
+def _fit(texts: Sequence[Text], max_tokens: int) -> list[Text]:
+    kept, used = [], 0
+    for text in texts:
+        if used + len(text.ids) <= max_tokens:
+            kept.append(text)
+            used += len(text.ids)
+    return kept
+
+
+def _pad_points(points: list[list[tuple[float, float, float]]]) -> Tensor:
+    most = max(1, max(len(p) for p in points))
+    padded = torch.zeros(len(points), most, 3)
+    for b, row in enumerate(points):
+        if row:
+            padded[b, : len(row)] = torch.tensor(row)
+    return padded
+
+
+def _pad_grounds(grounds: list[list[tuple[int, list[list[float]]]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    most = max(1, max(len(g) for g in grounds))
+    boxes_most = max(1, max((len(b) for g in grounds for _, b in g), default=1))
+    loc = torch.zeros(len(grounds), most, dtype=torch.long)
+    loc_mask = torch.zeros(len(grounds), most, dtype=torch.bool)
+    boxes = torch.zeros(len(grounds), most, boxes_most, 7)
+    box_mask = torch.zeros(len(grounds), most, boxes_most, dtype=torch.bool)
+    for b, row in enumerate(grounds):
+        for e, (index, targets) in enumerate(row):
+            loc[b, e], loc_mask[b, e] = index, True
+            if targets:
+                boxes[b, e, : len(targets)] = torch.tensor(targets)
+                box_mask[b, e, : len(targets)] = True
+    return loc, loc_mask, boxes, box_mask
+
+
+def packed_mask(prefix_mask: Bool[Tensor, "B T"], segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B 1 S S"]:
+    """Who sees whom: the prefix is causal; a text sees the prefix and its own past; everyone sees itself."""
+    batch, prefix = prefix_mask.shape
+    length = segment.shape[1]
+    total = prefix + length
+    group = torch.cat([segment.new_zeros(batch, prefix), segment], 1)
+    alive = torch.cat([prefix_mask, segment > 0], 1)
+    causal = torch.ones(total, total, dtype=torch.bool, device=segment.device).tril()
+    same = group[:, :, None] == group[:, None, :]
+    to_prefix = (torch.arange(total, device=segment.device) < prefix)[None, None, :]
+    seen = causal & (same | to_prefix) & alive[:, None, :]
+    return (seen | torch.eye(total, dtype=torch.bool, device=segment.device))[:, None]
+
+
+def packed_positions(prefix_mask: Bool[Tensor, "B T"], position: Int[Tensor, "B L"]) -> Int[Tensor, "B S"]:
+    """Positions of the prefix (padding skipped) and of each text counting on from it."""
+    first = (prefix_mask.long().cumsum(1) - 1).clamp(min=0)
+    return torch.cat([first, prefix_mask.sum(1, keepdim=True) + position], 1)
+
+
+def packed_hidden(
+    language_model: nn.Module,
+    prefix: Float[Tensor, "B T D"],
+    prefix_mask: Bool[Tensor, "B T"],
+    text: Float[Tensor, "B L D"],
+    packed: PackedTexts,
+) -> Float[Tensor, "B L D"]:
+    """Last hidden states of the packed texts."""
+    mask = packed_mask(prefix_mask, packed.segment)
+    positions = packed_positions(prefix_mask, packed.position)
+    backbone: Any = language_model.base_model
+    whole = torch.cat([prefix.to(text.dtype), text], 1)
+    bias = torch.zeros(mask.shape, dtype=whole.dtype, device=whole.device)
+    bias = bias.masked_fill(~mask, torch.finfo(whole.dtype).min)
+    out = backbone(inputs_embeds=whole, attention_mask=bias, position_ids=positions, use_cache=False)
+    return out.last_hidden_state[:, prefix.shape[1] :]
+
+
+def packed_cross_entropy(
+    head: nn.Module, hidden: Float[Tensor, "B L D"], packed: PackedTexts
+) -> tuple[Tensor, Float[Tensor, ""]]:
+    """Next-token cross-entropy over scored tokens (mean), and the share predicted right."""
+    labels = packed.labels[:, 1:]
+    scored = labels != IGNORE
+    logits = head(hidden[:, :-1][scored]).float()
+    wanted = labels[scored]
+    if len(wanted) == 0:
+        return hidden.sum() * 0, hidden.new_zeros(())
+    right = (logits.argmax(-1) == wanted).float().mean()
+    return F.cross_entropy(logits, wanted), right.detach()

@@ -1,0 +1,194 @@
+"""What a run holds: model, auxiliary heads, optimiser, data and texts; and what one step of it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from vidllm.model.auto import load_pretrained
+from vidllm.model.configuration import preset
+from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
+from vidllm.rooms.catalogue import CATALOGUE
+from vidllm.rooms.types import COLOURS
+from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.config import TrainConfig
+from vidllm.training.data import Batch, RoomsData, draw_texts
+from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
+from vidllm.training.losses.targets import GeometryTargets
+from vidllm.training.packing import pack
+from vidllm.training.schedule import true_geometry_share
+from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+
+PATCH_SIZE = 14
+VOCABULARY = 1536
+CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
+
+
+@dataclass
+class Run:
+    """A training run in memory."""
+
+    config: TrainConfig
+    model: VidLLMForConditionalGeneration
+    auxiliary: AuxiliaryHeads
+    optimizer: torch.optim.Optimizer
+    data: RoomsData
+    texts: TextMaker
+    averaged: dict[str, Tensor] = field(default_factory=dict)
+    steps_averaged: int = 0
+    bad_steps: int = 0
+
+    @classmethod
+    def build(cls, config: TrainConfig) -> Run:
+        """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
+        torch.manual_seed(config.seed)
+        data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
+        texts = TextMaker(_tokenizer(config, data))
+        model = _model(config, texts)
+        _plain_attention_on_cpu(model)
+        auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1)
+        if config.freeze_encoder:
+            model.encoder.requires_grad_(False)
+        optimizer = _optimizer(config, [model, auxiliary])
+        return cls(config, model.train(), auxiliary, optimizer, data, texts)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every trained parameter."""
+        for module in (self.model, self.auxiliary):
+            yield from (p for p in module.parameters() if p.requires_grad)
+
+    def average(self, step: int, every: int = 5, decay: float = 0.995) -> None:
+        """Exponential moving average of the model's weights (what is exported), taken every few steps."""
+        if step % every:
+            return
+        decay = min(decay, (1 + self.steps_averaged) / (10 + self.steps_averaged))
+        self.steps_averaged += 1
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                if name not in self.averaged:
+                    self.averaged[name] = value.detach().clone()
+                self.averaged[name].lerp_(value.detach(), 1 - decay)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything that resuming needs, as tensors and plain values."""
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged,
+            "steps_averaged": self.steps_averaged,
+            "bad_steps": self.bad_steps,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged = state["averaged"]
+        self.steps_averaged, self.bad_steps = state["steps_averaged"], state["bad_steps"]
+
+    def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> Path:
+        """Save the averaged weights, configuration and processor as a model folder."""
+        from vidllm.training.exporting import export_model
+
+        return export_model(self, folder, dtype)
+
+
+def _tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
+    """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
+    folder = Path(config.out) / "tokenizer"
+    if config.init_from and not (folder / "tokenizer.json").exists():
+        load_pretrained(config.init_from)[1].tokenizer.save_pretrained(folder)
+    return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
+
+
+def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    """Fresh weights of the preset, or those of ``init_from``; ValueError when its tokens are not the run's."""
+    if config.init_from:
+        model, _ = load_pretrained(config.init_from)
+        told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
+        if told != texts.special_ids or model.get_input_embeddings().weight.shape[0] < len(texts.tokenizer):
+            raise ValueError(
+                f"the tokenizer in {config.out} is not that of {config.init_from} (special tokens {texts.special_ids} "
+                f"and {told}); choose a new run folder"
+            )
+        return model
+    settings = preset(config.preset)
+    settings.text_config.vocab_size = len(texts.tokenizer)
+    settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
+    return VidLLMForConditionalGeneration(settings)
+
+
+def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
+    """The language model's attention written out: on a CPU the fused kernel's backward pass is the slower one."""
+    if model.device.type == "cpu":
+        model.language_model.set_attn_implementation("eager")
+    model.encoder.backbone.set_attn_implementation("eager")
+
+
+def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    """AdamW; tensors of two and more dimensions decay, vectors (norms, biases, scales) do not."""
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                (matrices if parameter.ndim >= 2 else vectors).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay, "scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+
+
+def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
+    """The step's batch and its kind: ``window`` (geometry) or ``clip`` (geometry and language)."""
+    config = run.config
+    if step >= config.language_start and rng.random() < config.language_share:
+        frames = int(rng.choice(config.clip_frames))
+        return run.data.draw(rng, max(1, config.clip_images // frames), frames, window=False), "clip"
+    frames = int(rng.choice(config.window_frames))
+    scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
+    return run.data.draw(rng, scenes, frames, window=True), "window"
+
+
+def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
+    """All losses of a step."""
+    config = run.config
+    count = batch.images.shape[1]
+    dense = config.dense_frames if kind == "clip" else config.window_dense_frames
+    frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False)))
+    losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
+    if kind == "window":
+        return losses
+    if rng.random() < true_geometry_share(step, config):
+        geometry = true_geometry(targets, batch.up)
+    else:
+        with torch.no_grad():
+            geometry = run.model.assemble(features, cameras)
+    said = _language(run, batch, features, geometry, targets, rng)
+    return Losses(losses.terms | said.terms, losses.figures | said.figures)
+
+
+def _language(
+    run: Run,
+    batch: Batch,
+    features: Features,
+    geometry: Geometry,
+    targets: GeometryTargets,
+    rng: np.random.Generator,
+) -> Losses:
+    config = run.config
+    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
+    packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens)
+    prefix = run.model.lift(features, geometry)
+    return language_losses(run.model, prefix, packed, run.texts.prefix_ids, config)

@@ -1,0 +1,130 @@
+"""Language of a scene as training texts: questions, situated questions, captions, references, all tasks mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from vidllm.model import prompts
+from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, special_token_ids
+from vidllm.rooms.shards import Shard, language_from_record
+from vidllm.rooms.types import Caption, Question, Reference
+from vidllm.training.packing import Text
+
+TOKENIZER_SCENES = 400
+
+
+class TextMaker:
+    """Turns a scene's questions, references and captions into token ids behind the visual prefix."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        ids, _ = encode_parts(tokenizer, prompts.VISUAL_PREFIX)
+        video = special_token_ids(tokenizer)[prompts.VIDEO_TOKEN]
+        at = ids.index(video)
+        self.prefix_ids: tuple[Tensor, Tensor] = (torch.tensor([ids[:at]]), torch.tensor([ids[at + 1 :]]).long())
+        self._suffix = lru_cache(maxsize=200_000)(self._encode_suffix)
+
+    @property
+    def special_ids(self) -> tuple[int, int, int]:
+        """Ids of ``<video>``, ``<loc>``, ``<coord>``."""
+        ids = special_token_ids(self.tokenizer)
+        return ids[prompts.VIDEO_TOKEN], ids[prompts.LOC_TOKEN], ids[prompts.COORD_TOKEN]
+
+    def _encode_suffix(self, prompt: str, answer: str | None) -> tuple[tuple[int, ...], int]:
+        _, suffix = encode_parts(self.tokenizer, prompt)
+        told = [] if answer is None else encode_answer(self.tokenizer, answer)
+        return tuple(suffix + told), len(told)
+
+    def text(
+        self,
+        prompt: str,
+        answer: str | None,
+        kind: str,
+        points: Sequence[tuple[float, float, float]] = (),
+        boxes: list[list[float]] | None = None,
+    ) -> Text:
+        """A prompt's part behind the visual prefix with its answer; only the answer is scored."""
+        ids, told = self._suffix(prompt, answer)
+        scored = [False] * (len(ids) - told) + [True] * told
+        return Text(list(ids), scored, kind, list(points), boxes)
+
+    def question(self, item: Question) -> Text:
+        """A question, situated or not, with its reference answer."""
+        prompt = (
+            prompts.situated_prompt(item.situation, item.question)
+            if item.situation
+            else prompts.qa_prompt(item.question)
+        )
+        return self.text(prompt, item.answers[0], item.kind)
+
+    def reference(self, item: Reference, boxes: dict[int, list[float]], rng: np.random.Generator) -> Text:
+        """A referring expression; its ``<loc>`` is trained on the targets' boxes (none: no such object).
+
+        Unique ones are asked for in both wordings, so that "find all" does not give the number of targets away.
+        """
+        several = item.kind in ("none", "several") or rng.random() < 0.5
+        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(item.expression)
+        return self.text(prompt, None, item.kind, boxes=[boxes[t] for t in item.targets])
+
+    def caption(self, item: Caption, boxes: dict[int, list[float]], rng: np.random.Generator) -> Text:
+        """One of the reference captions, of an object (its centre as ``<coord>``) or of the room."""
+        said = item.texts[int(rng.integers(len(item.texts)))]
+        if item.object_id is None:
+            return self.text(prompts.room_prompt(), said, "room")
+        x, y, z = boxes[item.object_id][:3]
+        return self.text(prompts.caption_prompt(), said, "object", [(x, y, z)])
+
+    def scene(
+        self,
+        record: dict[str, Any],
+        boxes: dict[int, list[float]],
+        rng: np.random.Generator,
+        questions: int,
+        references: int,
+        captions: int,
+    ) -> list[Text]:
+        """A random choice of a scene's language as texts, in random order."""
+        language = language_from_record(record)
+        made = [self.question(q) for q in _some(rng, language.questions, questions)]
+        made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, references)]
+        made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, captions)]
+        return [made[int(i)] for i in rng.permutation(len(made))]
+
+
+def _some(rng: np.random.Generator, items: Sequence[Any], count: int) -> list[Any]:
+    return [items[int(i)] for i in rng.permutation(len(items))[:count]]
+
+
+def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Every sentence of the records' language, for a tokenizer's training."""
+    for record in records:
+        language = language_from_record(record)
+        for q in language.questions:
+            yield from ([q.situation] if q.situation else [])
+            yield q.question
+            yield from q.answers[:1]
+        yield from (r.expression for r in language.references)
+        yield from (text for c in language.captions for text in c.texts)
+
+
+def load_or_build_tokenizer(folder: Path, shards: Sequence[Path], vocab_size: int) -> PreTrainedTokenizerBase:
+    """The run's tokenizer: read from ``folder``, or trained on the first shards' language and written there."""
+    if (folder / "tokenizer.json").exists():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        return tokenizer
+    records: list[dict[str, Any]] = []
+    for path in shards:
+        records += Shard(path).records
+        if len(records) >= TOKENIZER_SCENES:
+            break
+    built = build_tokenizer(corpus(records), vocab_size)
+    built.save_pretrained(folder)
+    return built

@@ -1,0 +1,28 @@
+"""One thread, fixed seeds, and every shape annotation of the package checked at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("vidllm", "beartype.beartype")  # before anything imports vidllm
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def manual_seed() -> Iterator[None]:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of stored reference numbers."""
+    return Path(__file__).parent / "golden"

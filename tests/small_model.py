@@ -1,0 +1,55 @@
+"""A model smaller than the smallest preset, random, saved as a folder: what the tests of scenes and commands load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vidllm.model.configuration import (
+    AdapterConfig,
+    AttentionConfig,
+    CameraHeadConfig,
+    DenseHeadConfig,
+    EncoderConfig,
+    GroundingConfig,
+    MetricDepthConfig,
+    PatchesConfig,
+    VidLLMConfig,
+    tiny,
+)
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.text import build_tokenizer, special_token_ids
+
+
+def small_config(vocabulary: int, ids: dict[str, int]) -> VidLLMConfig:
+    """Frames of 56 pixels, blocks of width 48."""
+    text = tiny(vocabulary).text_config
+    text.update({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16})
+    return VidLLMConfig(
+        encoder=EncoderConfig(48, depth=4, num_heads=3, image_size=56, tap_layers=(0, 1, 2, 3)),
+        adapter=AdapterConfig(bridge_tokens=4, num_heads=3),
+        attention=AttentionConfig(depth=4, num_heads=3, layer_scale_init=0.1),
+        camera_head=CameraHeadConfig(trunk_depth=1, num_heads=3, iterations=2),
+        dense_head=DenseHeadConfig(8, out_channels=(8, 8, 8, 8), tap_layers=(0, 1, 2, 3)),
+        metric_depth=MetricDepthConfig(features=8, out_channels=(8, 8, 8, 8), bin_embedding=8, num_bins=8),
+        patches=PatchesConfig(max_patches=48),
+        grounding=GroundingConfig(32, num_queries=12, num_layers=2, num_heads=2, neighbours=(4, 8)),
+        text_config=text,
+        default_frames=4,
+        shorter_side=56,
+        video_token_id=ids["<video>"],
+        loc_token_id=ids["<loc>"],
+        coord_token_id=ids["<coord>"],
+    )
+
+
+def save_small_model(folder: Path) -> Path:
+    """Write the model and its processor to a folder."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["how many chairs are there?", "the red chair", "two"], 300)
+    config = small_config(len(tokenizer), special_token_ids(tokenizer))
+    VidLLMForConditionalGeneration(config).save_pretrained(folder)
+    VidLLMProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    return folder
