@@ -32,7 +32,8 @@ from vidllm.video import write_video
 KEYS, STEPS, FPS = 8, 7, 10
 SIZE, PROCESSED = (224, 280), (112, 140)
 COUNTED = "chair"
-WANTED = ("color", "existence", "category_at", "nearest", "distance_camera", "on_top", "room_type", "situated_direction")
+WANTED = ("color", "existence", "category_at", "nearest", "distance_camera", "on_top", "room_type")
+WANTED += ("situated_direction",)
 FOUND = ("unique_category", "unique_attribute", "relation", "superlative", "several", "none")
 
 
@@ -138,7 +139,8 @@ def make(seed: int, folder: Path, copy: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_video(folder / "room.mp4", film(room, keys, rng), FPS)
     millimetres = np.clip(clip.depth_m * 1000 + 0.5, 0, 65535).astype(np.uint16)
-    np.savez_compressed(folder / "truth.npz", depth_mm=millimetres, extrinsics=clip.extrinsics, intrinsics=clip.intrinsics)
+    cameras = {"extrinsics": clip.extrinsics, "intrinsics": clip.intrinsics}
+    np.savez_compressed(folder / "truth.npz", depth_mm=millimetres, **cameras)
     said = {"seed": seed, "questions": questions(language, chairs), "references": references(clip, language)}
     (folder / "truth.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     if copy.resolve() != (folder / "room.mp4").resolve():

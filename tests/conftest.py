@@ -26,3 +26,14 @@ def manual_seed() -> Iterator[None]:
 def golden() -> Path:
     """The folder of stored reference numbers."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def rooms_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two shards of two rendered rooms each: 4 frames of 56x70 and of 70x56."""
+    from vidllm.rooms.shards import write_shard
+
+    folder = tmp_path_factory.mktemp("shards")
+    write_shard(folder, [10000, 10001], 4, 56, 70)
+    write_shard(folder, [10002, 10003], 4, 70, 56)
+    return folder

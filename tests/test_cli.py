@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,11 @@ def refused(result, *fragments):
         assert fragment in err, err
 
 
+def size_of(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
 # ---- what goes right -----------------------------------------------------------------------------------------------
 
 
@@ -80,7 +86,7 @@ def test_ask_json_is_one_object_or_a_list(run, video, model):
     assert one["question"] == "How many chairs?" and isinstance(one["answer"], str)
     assert (one["frame"], one["units"]) == ("scene", "m")
     told = good(run("ask", video, "Why?", "Where?", "--situation", "I sit.", "--json", "--model", model))
-    assert [(item["question"], item["situation"]) for item in json.loads(told)] == [("Why?", "I sit."), ("Where?", "I sit.")]
+    assert [(i["question"], i["situation"]) for i in json.loads(told)] == [("Why?", "I sit."), ("Where?", "I sit.")]
 
 
 def test_describe_takes_points_with_a_minus(run, video, model):
@@ -96,9 +102,9 @@ def test_ground_gives_boxes_and_a_picture(run, video, model, tmp_path, monkeypat
     monkeypatch.setattr(Scene, "ground", lambda *_: boxes)
     code, out, _ = run("ground", video, "the chair", "--json", "-o", tmp_path / "p.png", "--model", model)
     told = json.loads(out)
-    assert code == 0 and Image.open(tmp_path / "p.png").width > 500
+    assert code == 0 and size_of(tmp_path / "p.png")[0] > 500
     assert told == {"expression": "the chair", "boxes": [boxes[0].as_dict()], "frame": "scene", "units": "m"}
-    assert run("ground", video, "the chair", "--model", model)[1].startswith("1  centre (2.00, 0.00, 0.00) m  size (1.00")
+    assert run("ground", video, "the chair", "--model", model)[1].startswith("1  centre (2.00, 0.00, 0.00) m  size (1.")
     boxes.clear()
     assert run("ground", video, "the unicorn", "--model", model)[1] == "no such object: the unicorn\n"
     assert json.loads(run("ground", video, "a", "--json", "--model", model)[1])["boxes"] == []
@@ -140,7 +146,7 @@ def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
     assert record["seed"] == 3 and len(record["objects"][0]["box"]) == 7 and record["language"]["questions"]
     pose = np.loadtxt(folder / "pose" / "00001.txt")
     assert pose.shape == (4, 4) and 1 < pose[2, 3] < 2  # held at eye height above the floor
-    assert Image.open(folder / "depth" / "00000.png").size == Image.open(folder / "color" / "00000.jpg").size == (70, 56)
+    assert size_of(folder / "depth" / "00000.png") == size_of(folder / "color" / "00000.jpg") == (70, 56)
     assert run("rooms", "shards", "--seeds", "10000:10001", "-o", tmp_path / "s", "--frames", "2")[0] == 0
     again = run("rooms", "shards", "--seeds", "10000:10001", "-o", tmp_path / "s", "--frames", "2")
     assert "1 of 1 shards are there already" in again[2]
@@ -221,7 +227,7 @@ def test_what_is_no_video_is_refused_by_name(run, model, tmp_path, make, fragmen
 
 
 def test_a_cut_film_is_refused_or_warned_about(run, model, video, tmp_path):
-    whole = open(video, "rb").read()
+    whole = Path(video).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     refused(run("ask", tmp_path / "cut.mp4", "Why?", "--model", model), "cut.mp4", "not a readable video")
 

@@ -147,3 +147,9 @@ def test_bad_input_is_refused(model, scene, tmp_path):
         vidllm.load(tmp_path, device="toaster")
     with pytest.raises(ValueError, match="cuda:63"):
         vidllm.load(tmp_path, device="cuda:63")
+
+
+def test_asking_all_at_once_gives_the_answers_of_asking_one_by_one(model, scene):
+    pairs = [(QUESTIONS[0], None), (QUESTIONS[1], "I sit."), ("Why?", None)]
+    one_by_one = [scene.ask(*pair, max_new_tokens=6) for pair in pairs]
+    assert model.reconstruct(clip()).ask_all(pairs, max_new_tokens=6) == one_by_one

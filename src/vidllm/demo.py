@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vidllm.evaluation.rooms import depth_figures, pose_figures
+from vidllm.evaluation.rooms import depth_figures, depth_on_frames, pose_figures
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.rooms.language import answer_matches
 
@@ -46,7 +46,7 @@ def load_truth(folder: Path = FOLDER) -> Truth:
             depth = known["depth_mm"].astype(np.float32) / 1000
             extrinsics, intrinsics = known["extrinsics"], known["intrinsics"]
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{folder}: the bundled clip's ground truth cannot be read ({error}); install again") from error
+        raise ValueError(f"{folder}: cannot read the bundled clip's ground truth ({error}); install again") from error
     return Truth(said["seed"], depth, extrinsics, intrinsics, said["questions"], said["references"])
 
 
@@ -65,7 +65,7 @@ def report(scene: Scene, truth: Truth) -> dict[str, Any]:
 
 def geometry_errors(scene: Scene, truth: Truth) -> dict[str, Any]:
     """Depth abs-rel, scale error, median depth error (m), camera rotation (degrees) and translation (m) errors."""
-    true = _resized(truth.depth_m, scene.depth.shape[-2:])
+    true = depth_on_frames(truth.depth_m, scene.frames)
     found = scene.depth.numpy()
     figures = depth_figures(found, true)
     angle, travel = pose_figures(scene.extrinsics, torch.from_numpy(truth.extrinsics).float())
@@ -78,12 +78,6 @@ def geometry_errors(scene: Scene, truth: Truth) -> dict[str, Any]:
         "translation_error_m": float(travel.median()),
         "warnings": list(scene.scale.warnings),
     }
-
-
-def _resized(depth_m: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The nearest true depth of each pixel, where a model reads frames of another size."""
-    deep = torch.from_numpy(depth_m)[:, None]
-    return torch.nn.functional.interpolate(deep, size=tuple(size), mode="nearest-exact")[:, 0].numpy()
 
 
 def _answer(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +119,8 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"  depth        abs-rel {geometry['depth_abs_rel']:.3f}, median error {geometry['depth_error_m']:.2f} m",
         f"  scale        error {100 * geometry['scale_error']:.0f}%, images agree within "
         f"{100 * geometry['scale_spread']:.0f}%",
-        f"  cameras      median error {geometry['rotation_error_deg']:.1f} deg, {geometry['translation_error_m']:.2f} m",
+        f"  cameras      median error {geometry['rotation_error_deg']:.1f} deg, "
+        f"{geometry['translation_error_m']:.2f} m",
     ]
     for item in told["questions"]:
         mark = "right" if item["right"] else f"wrong, it is: {item['answers'][0]}"

@@ -3,6 +3,8 @@
     model = vidllm.load()
     scene = model.reconstruct("kitchen.mp4")   # encoded once
     scene.ask("How many chairs are there?")    # re-uses reconstruction and the visual prefix's key-value cache
+
+Lengths are metres; see :class:`Scene` for the frames.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes
+from vidllm.model.decoding import greedy_after_prefix
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.model.text import encode_parts
@@ -184,6 +187,25 @@ class Scene:
         prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
         return self._answer(prompt, None, max_new_tokens)
 
+    def ask_all(
+        self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
+    ) -> list[str]:
+        """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
+        suffixes = []
+        for question, situation in questions:
+            prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
+            suffixes.append(self._suffix(prompt)[0].tolist())
+        said: list[list[int]] = []
+        cache, length = self._cache
+        if cache.get_seq_length() > length:
+            cache.crop(length - cache.get_seq_length())
+        for first in range(0, len(suffixes), batch_size):
+            said += greedy_after_prefix(
+                self._model.language_model, cache, suffixes[first : first + batch_size],
+                self._processor.tokenizer.eos_token_id, max_new_tokens,
+            )
+        return self._processor.decode_answers(said)
+
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
         """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
         if at is None:
@@ -225,6 +247,7 @@ class Scene:
         return torch.tensor([suffix], device=self._prefix.tokens.device)
 
     @cached_property
+    @torch.inference_mode()
     def _cache(self) -> tuple[DynamicCache, int]:
         """Keys and values of the visual prefix, computed once, and its length."""
         ids, _ = encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
@@ -257,14 +280,11 @@ class Scene:
 
         Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
         """
-        from vidllm.export import OutputError, atomic_folder, export_scene
+        from vidllm.export import atomic_folder, export_scene
 
         folder = Path(folder)
         with atomic_folder(folder) as part:
-            try:
-                paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
-            except OutputError as error:
-                raise OutputError(str(error).replace(str(part), str(folder))) from error
+            paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
         return [folder / path.relative_to(part) for path in paths]
 
 

@@ -65,10 +65,10 @@ def test_weights_that_a_checkpoint_lacks_are_constructed_not_left_empty(model, t
     assert all(torch.equal(state[n], t) for n, t in kept.items() if not n.startswith("encoder"))
     for name in lost:
         assert bool(state[name].isfinite().all()), name
-        assert math.isclose(
-            float(state[name].abs().mean()), float(fresh[name].abs().mean()), rel_tol=0.5, abs_tol=0.05
-        ), name
-        if bool((fresh[name] == fresh[name].flatten()[0]).all()):  # constants: norms, gammas, zero biases
+        if fresh[name].numel() > 200:
+            assert math.isclose(float(state[name].std()), float(fresh[name].std()), rel_tol=0.3, abs_tol=1e-4), name
+        constant = bool((fresh[name] == fresh[name].flatten()[0]).all())  # norms, gammas, zero biases
+        if constant and fresh[name].numel() > 1:
             assert torch.equal(state[name], fresh[name]), name
     assert state["gravity_head.fc2.bias"].tolist() == [0, -1, 0]
     assert state["camera_head.base_pose"].tolist() == fresh["camera_head.base_pose"].tolist()
@@ -157,11 +157,11 @@ def test_written_out_attention_equals_the_fused_kernel(model):
     close(logits(eager), fused)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")  # the name of all supported versions
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")  # all versions know it
 def test_gradient_checkpointing_changes_nothing():
     def gradients(model):
         model.train()
-        geometry, prefix = model.encode_scene(video())
+        geometry, _ = model.encode_scene(video())
         loss = model(input_ids=IDS, pixel_values=video(), labels=IDS).loss + geometry.depth_m.mean()
         loss.backward()
         return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -333,7 +333,7 @@ def test_the_scene_replaces_its_token_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("row", "with_scene", "reason"),
-    [([1, 7], True, "exactly one <video>"), ([VIDEO, VIDEO], True, "received 2"), ([VIDEO], False, "no video was given")],
+    [([1, 7], True, "exactly one <video>"), ([VIDEO, VIDEO], True, "received 2"), ([VIDEO], False, "no video was")],
 )
 def test_a_scene_without_a_place_or_a_place_without_a_scene_is_refused(model, row, with_scene, reason):
     with pytest.raises(ValueError, match=reason):

@@ -43,7 +43,7 @@ def shards(options: argparse.Namespace) -> None:
     print(folder)
 
 
-def eval(options: argparse.Namespace) -> None:  # noqa: A001
+def eval(options: argparse.Namespace) -> None:
     """``vidllm rooms eval --seeds A:B``"""
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)

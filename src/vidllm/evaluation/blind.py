@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,16 +23,18 @@ class BlindAnswerer:
         self.model, self.tokenizer, self.mean_box = model.eval(), tokenizer, mean_box
 
     @torch.inference_mode()
-    def answer(self, question: str, situation: str | None = None, max_new_tokens: int = 32) -> str:
-        """The greedy answer."""
-        prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
-        _, suffix = encode_parts(self.tokenizer, prompt)
-        ids = torch.tensor([suffix])
+    def answers(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 32) -> list[str]:
+        """Greedy answers to (question, situation) pairs, all at once."""
+        suffixes = []
+        for question, situation in questions:
+            prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
+            suffixes.append(encode_parts(self.tokenizer, prompt)[1])
+        padded = self.tokenizer.pad({"input_ids": suffixes}, padding_side="left", return_tensors="pt")
         out = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False,
+            **padded, max_new_tokens=max_new_tokens, do_sample=False,
             eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id,
         )
-        return decode_answers(self.tokenizer, out[:, ids.shape[1] :].tolist())[0]
+        return decode_answers(self.tokenizer, out[:, padded["input_ids"].shape[1] :].tolist())
 
 
 def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:

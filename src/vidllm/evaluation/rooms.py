@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidllm.evaluation.blind import BlindAnswerer
+from vidllm.frames import Frames
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.geometry.rotations import rotation_angle_deg
@@ -35,7 +36,7 @@ class Figures:
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, name: str, *new: float) -> None:
+    def add(self, name: str, *new: float | bool) -> None:
         """Append values to a figure."""
         self.values.setdefault(name, []).extend(float(v) for v in new)
 
@@ -61,6 +62,20 @@ def depth_figures(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     }
 
 
+def depth_on_frames(depth_m: np.ndarray, frames: Frames) -> np.ndarray:
+    """True depth at each pixel centre of the processed frames (F,H,W), the nearest value of ``depth_m`` (F,H0,W0).
+
+    ``depth_m`` covers the whole original frames, at any resolution.
+    """
+    back = torch.linalg.inv(frames.affine).numpy()
+    index = []
+    for axis, (row, size) in enumerate(((1, frames.images.shape[-2]), (0, frames.images.shape[-1]))):
+        original = (np.arange(size) + 0.5) * back[row, row] + back[row, 2]
+        place = np.floor(original * depth_m.shape[1 + axis] / frames.original_size[axis]).astype(int)
+        index.append(place.clip(0, depth_m.shape[1 + axis] - 1))
+    return depth_m[:, index[0]][:, :, index[1]]
+
+
 def pose_figures(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Rotation (degrees) and translation (metres) errors of each frame but the first; (F,4,4) camera-from-world."""
     ours, theirs = relative_to_first(predicted[None])[0].double(), relative_to_first(true[None])[0].double()
@@ -70,10 +85,11 @@ def pose_figures(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
 
 def score_geometry(scene: Scene, clip: Clip, figures: Figures) -> None:
     """Add a scene's geometric figures and those of the trivial baselines."""
-    for name, value in depth_figures(scene.depth.numpy(), clip.depth_m).items():
+    depth_m = depth_on_frames(clip.depth_m, scene.frames)
+    for name, value in depth_figures(scene.depth.numpy(), depth_m).items():
         figures.add(name, value)
-    flat = np.full_like(clip.depth_m, CONSTANT_DEPTH_M)
-    for name, value in depth_figures(flat, clip.depth_m).items():
+    flat = np.full_like(depth_m, CONSTANT_DEPTH_M)
+    for name, value in depth_figures(flat, depth_m).items():
         figures.add(f"baseline_{name}", value)
     true = torch.from_numpy(clip.extrinsics).float()
     still = torch.eye(4).expand(len(true), 4, 4)
@@ -85,12 +101,14 @@ def score_geometry(scene: Scene, clip: Clip, figures: Figures) -> None:
 
 def score_questions(scene: Scene, language: Language, blind: BlindAnswerer | None, figures: Figures) -> None:
     """Exact match of each question by kind, and of the language-only model on the same question."""
-    for item in language.questions:
-        right = answer_matches(scene.ask(item.question, item.situation), item.answers)
+    pairs = [(item.question, item.situation) for item in language.questions]
+    guesses = blind.answers(pairs) if blind is not None else None
+    for i, (item, answer) in enumerate(zip(language.questions, scene.ask_all(pairs), strict=True)):
+        right = answer_matches(answer, item.answers)
         figures.add("qa", right)
         figures.add(f"qa/{item.kind}", right)
-        if blind is not None:
-            guessed = answer_matches(blind.answer(item.question, item.situation), item.answers)
+        if guesses is not None:
+            guessed = answer_matches(guesses[i], item.answers)
             figures.add("baseline_qa", guessed)
             figures.add(f"baseline_qa/{item.kind}", guessed)
 

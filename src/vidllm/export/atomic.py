@@ -50,7 +50,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        with _named_errors(path):
+        with _named_errors(path, temporary):
             temporary.mkdir(parents=True)
             yield temporary
             files = sorted(file for file in temporary.rglob("*") if file.is_file())
@@ -79,11 +79,14 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Every error of writing as an OutputError that speaks of `path`, never of the temporary name."""
     try:
         yield
-    except OutputError:
-        raise
+    except OutputError as error:
+        if temporary is None or str(temporary) not in str(error):
+            raise
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
         raise OutputError(
             f"{path}: cannot write ({error.strerror or error}); check free space and permissions"

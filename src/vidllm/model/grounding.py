@@ -134,7 +134,8 @@ class DistanceAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.log_sigma = nn.Parameter(torch.linspace(-1.5, 1.5, num_heads))  # 1 / metre
+        steps = torch.arange(num_heads) / max(num_heads - 1, 1)
+        self.log_sigma = nn.Parameter(3 * steps - 1.5)  # 1 / metre
 
     def forward(
         self, x: Float[Tensor, "B E S C"], distance: Float[Tensor, "B S S"], mask: Bool[Tensor, "B S"]

@@ -110,7 +110,8 @@ class Shard:
             self._file = safe_open(str(path), framework="pt")
             self.records: list[dict[str, Any]] = json.loads(self._file.metadata()["scenes"])
         except Exception as error:
-            raise ValueError(f"{path} is not a readable shard of rooms ({error}); delete it and render it again") from error
+            remedy = "delete it and render it again"
+            raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error
         self.path = path
 
     def __len__(self) -> int:

@@ -26,7 +26,8 @@ class BlindConfig:
     out: str = "runs/blind"
     tokenizer: str = "runs/tiny/tokenizer"
     preset: str = "tiny"
-    steps: int = 1500
+    layers: int = 2  # of the language model: its own few words need no more
+    steps: int = 1000
     batch: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
@@ -40,7 +41,7 @@ def train_blind(config: BlindConfig) -> Path:
     data = RoomsData(Path(config.data), 14, {})
     maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, 1536))
     settings = preset(config.preset).text_config
-    settings.vocab_size = len(maker.tokenizer)
+    settings.vocab_size, settings.num_hidden_layers = len(maker.tokenizer), config.layers
     model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
     texts, mean_box = _texts(data, maker)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,6 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+        except Exception:  # torch.load has no error of its own for a cut file: zip, pickle, struct, ...
             continue
     return None

@@ -44,6 +44,7 @@ class TrainConfig:
     max_text_tokens: int = 720
     # weights of the loss terms
     camera_weight: float = 5.0
+    rotation_weight: float = 4.0  # of the quaternion within the camera loss (VGGT: 1)
     depth_weight: float = 1.0
     point_weight: float = 1.0
     metric_weight: float = 1.0
@@ -51,7 +52,7 @@ class TrainConfig:
     text_weight: float = 1.0
     box_weight: float = 1.0
     correspondence_weight: float = 0.2  # auxiliary, small-scale training only
-    patch_point_weight: float = 1.0  # auxiliary: the 3D point of each patch
+    patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
     semantic_weight: float = 0.3  # auxiliary: category and colour of each patch
     confidence_weight: float = 0.2
     inverse_depth: bool = True
@@ -90,6 +91,6 @@ def tiny_test() -> TrainConfig:
     """A few steps on a handful of scenes: for tests."""
     return replace(
         TrainConfig(), steps=4, warmup_steps=1, language_start=2, language_share=1.0, true_geometry_until=3,
-        window_scenes=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0, log_every=1,
-        dtype="float32",
+        window_scenes=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0,
+        log_every=1, dtype="float32",
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vidllm.geometry.gravity import scene_from_world
@@ -95,7 +96,7 @@ class RoomsData:
         )
 
     def _patch_classes(
-        self, instance: Int[Tensor, "B F H W"], records: list[dict[str, Any]]
+        self, instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]]
     ) -> tuple[Int[Tensor, "B F P"], Int[Tensor, "B F P"]]:
         half, step = self.patch_size // 2, self.patch_size
         ids = instance[..., half::step, half::step].flatten(2).long()
@@ -117,16 +118,16 @@ def _window(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:
     return order if rng.random() < 0.5 else order[::-1].copy()
 
 
-@full_precision()
 def _spread(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:
     """The first frame and one of each of ``frames - 1`` equal parts of the rest."""
     if frames >= total:
         return np.arange(total)
     edges = np.linspace(1, total, frames)
-    rest = [int(rng.uniform(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    rest = [int(rng.uniform(a, b)) for a, b in pairwise(edges)]
     return np.array([0, *rest])
 
 
+@full_precision()
 def scene_boxes(record: dict[str, Any], scene_from_room: Float[Tensor, "4 4"]) -> dict[int, list[float]]:
     """Boxes (centre, size, yaw) of the scene's objects in the scene frame, by object id."""
     turn = math.atan2(float(scene_from_room[1, 0]), float(scene_from_room[0, 0]))

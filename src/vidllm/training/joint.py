@@ -52,7 +52,8 @@ def geometry_losses(
     features = model.see(batch.images)
     cameras = model.locate(features)
     terms = {
-        "camera": config.camera_weight * camera_loss(cameras.pose_encodings, targets.pose),
+        "camera": config.camera_weight
+        * camera_loss(cameras.pose_encodings, targets.pose, rotation_weight=config.rotation_weight),
         "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
         **_dense_terms(model, features, cameras, targets, config, frames),
     }

@@ -84,6 +84,7 @@ def _autocast(config: TrainConfig) -> AbstractContextManager[Any]:
 
 def _resume(run: Run, out: Path, say: Callable[[str], None]) -> int:
     state = load_latest(out / "checkpoints")
+    _trim_log(out / "log.jsonl", 0 if state is None else int(state["step"]))
     if state is None:
         return 0
     run.load_state(state)
@@ -91,7 +92,14 @@ def _resume(run: Run, out: Path, say: Callable[[str], None]) -> int:
     return int(state["step"])
 
 
-def _write_log(path: Path, line: dict[str, float]) -> None:
+def _trim_log(path: Path, step: int) -> None:
+    """Forget lines beyond ``step``: those steps are taken again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def _write_log(path: Path, line: dict[str, float | int]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -110,7 +118,7 @@ class _Clock:
             if math.isfinite(value):  # a skipped step is told by its count
                 self.sums.setdefault(name, []).append(value)
 
-    def line(self, step: int, bad: int) -> dict[str, float]:
+    def line(self, step: int, bad: int) -> dict[str, float | int]:
         spent = time.monotonic() - self.begin
         left = spent / max(1, step - self.first) * (self.config.steps - step)
         means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}

@@ -116,7 +116,7 @@ def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGenerat
     if config.init_from:
         model, _ = load_pretrained(config.init_from)
         told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
-        if told != texts.special_ids or model.get_input_embeddings().weight.shape[0] < len(texts.tokenizer):
+        if told != texts.special_ids or model.config.text_config.vocab_size < len(texts.tokenizer):
             raise ValueError(
                 f"the tokenizer in {config.out} is not that of {config.init_from} (special tokens {texts.special_ids} "
                 f"and {told}); choose a new run folder"

@@ -22,9 +22,20 @@ def depth_loss(
     """``mean(e c - w log c) + mean(e) + gradient``; ``inverse_depth`` weighs e by (1 + 1/D) (VGGT-Omega)."""
     prediction, confidence = prediction.float(), confidence.float()
     weight = 1 + 1 / target.clamp(min=0.1) if inverse_depth else torch.ones_like(target)
-    residual = ((prediction - target).abs() * weight).clamp(max=CLAMP)
-    confident = residual * confidence - confidence_weight * confidence.log()
-    return masked_mean(confident, valid) + masked_mean(residual, valid) + gradient_loss(prediction - target, valid)
+    residual = (prediction - target).abs() * weight
+    return residual_loss(residual, confidence, valid, confidence_weight) + gradient_loss(prediction - target, valid)
+
+
+def residual_loss(
+    residual: Float[Tensor, "B F H W"],
+    confidence: Float[Tensor, "B F H W"],
+    valid: Bool[Tensor, "B F H W"],
+    weight: float,
+) -> Tensor:
+    """``mean(e c - w log c) + mean(e)``; a pixel counts at most 100 in either (VGGT clamps both)."""
+    residual = residual.clamp(max=CLAMP)
+    confident = (residual * confidence - weight * confidence.log()).clamp(max=CLAMP)
+    return masked_mean(confident, valid) + masked_mean(residual, valid)
 
 
 def gradient_loss(difference: Float[Tensor, "B F H W"], valid: Bool[Tensor, "B F H W"], scales: int = 4) -> Tensor:
@@ -46,7 +57,5 @@ def point_loss(
     confidence_weight: float = 0.2,
 ) -> Tensor:
     """The same residual terms on 3D distances in the first camera's frame."""
-    residual = (prediction.float() - target).norm(dim=-1).clamp(max=CLAMP)
-    confidence = confidence.float()
-    confident = residual * confidence - confidence_weight * confidence.log()
-    return masked_mean(confident, valid) + masked_mean(residual, valid)
+    residual = (prediction.float() - target).norm(dim=-1)
+    return residual_loss(residual, confidence.float(), valid, confidence_weight)

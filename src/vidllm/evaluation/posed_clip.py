@@ -1,0 +1,90 @@
+"""Measure the reconstruction of a real clip with ground truth: a folder of frames, depth maps and poses.
+
+The folder holds ``rgb/`` and ``depth/`` (16-bit PNG; pictures paired by file stem), ``poses_c2w.txt`` (a line a frame:
+stem and the 12 numbers of camera-to-world, metres, OpenCV axes), ``intrinsics.json`` (fx, fy, cx, cy in pixels) and
+``meta.json`` with ``depth.scale_to_metres``; TUM RGB-D and similar recordings are easily brought into it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vidllm.evaluation.rooms import depth_figures, pose_figures
+from vidllm.frames import Frames, InputError
+from vidllm.geometry.cameras import invert_extrinsics
+from vidllm.scene import VidLLM
+
+
+@dataclass(frozen=True)
+class PosedClip:
+    """Paths and poses of a clip: pictures, depth maps, camera-from-world (F,4,4) and metres per depth unit."""
+
+    name: str
+    pictures: tuple[Path, ...]
+    depths: tuple[Path, ...]
+    extrinsics: Tensor
+    metres_per_unit: float
+
+
+def read_posed_clip(folder: Path) -> PosedClip:
+    """The clip in ``folder``; InputError names what is missing."""
+    for needed in ("rgb", "depth", "poses_c2w.txt", "meta.json"):
+        if not (folder / needed).exists():
+            raise InputError(f"{folder} has no {needed}; see vidllm.evaluation.posed_clip for the layout of a posed clip")
+    depth = {p.stem: p for p in (folder / "depth").glob("*.png")}
+    picture = {p.stem: p for p in sorted((folder / "rgb").iterdir())}
+    names, poses = [], []
+    for line in (folder / "poses_c2w.txt").read_text().splitlines():
+        stem, *numbers = line.split()
+        if stem.startswith("#") or stem not in depth or stem not in picture:
+            continue
+        names.append(stem)
+        poses.append([float(v) for v in numbers] + [0.0, 0.0, 0.0, 1.0])
+    if not names:
+        raise InputError(f"{folder}: no frame has a picture, a depth map and a pose of the same name")
+    world_from_camera = torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)
+    units = float(json.loads((folder / "meta.json").read_text())["depth"]["scale_to_metres"])
+    return PosedClip(
+        folder.name,
+        tuple(picture[n] for n in names),
+        tuple(depth[n] for n in names),
+        invert_extrinsics(world_from_camera),
+        units,
+    )
+
+
+def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float) -> np.ndarray:
+    """A depth map (H,W) in metres at the processed resolution: the nearest original pixel of each; 0 where invalid."""
+    original = np.asarray(Image.open(path)).astype(np.float32) * metres_per_unit
+    height, width = frames.images.shape[-2:]
+    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    at = frames.to_original(torch.stack([u, v], -1).double()).numpy()
+    row = np.clip(np.floor(at[..., 1]).astype(int), 0, original.shape[0] - 1)
+    column = np.clip(np.floor(at[..., 0]).astype(int), 0, original.shape[1] - 1)
+    inside = (at[..., 0] >= 0) & (at[..., 0] < original.shape[1]) & (at[..., 1] >= 0) & (at[..., 1] < original.shape[0])
+    return np.where(inside, original[row, column], 0.0)
+
+
+def measure_clip(model: VidLLM, clip: PosedClip, num_frames: int | None = None) -> dict[str, float]:
+    """Depth, scale and pose errors of a clip, from its pictures alone."""
+    scene = model.reconstruct([str(p) for p in clip.pictures], num_frames)
+    chosen = [int(i) for i in scene.frames.indices]
+    true = np.stack([depth_at(scene.frames, i, clip.depths[i], clip.metres_per_unit) for i in chosen])
+    figures = depth_figures(scene.depth.numpy(), true)
+    angle, travel = pose_figures(scene.extrinsics, clip.extrinsics[chosen].float())
+    still, _ = pose_figures(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())
+    return {
+        "frames": float(len(chosen)),
+        **figures,
+        "rotation_deg": float(angle.median()),
+        "rotation_deg_if_still": float(still.median()),
+        "translation_m": float(travel.median()),
+        "spread": scene.scale.spread,
+    }

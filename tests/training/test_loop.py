@@ -1,0 +1,218 @@
+"""The training loop: what a run leaves behind, resuming, bad steps, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import micro_config
+
+from vidllm.model.auto import load_pretrained
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.rooms.shards import Shard
+from vidllm.training import loop
+from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
+from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
+from vidllm.training.loop import train, train_step
+from vidllm.training.run import VOCABULARY, Run
+from vidllm.training.schedule import learning_rate, true_geometry_share
+from vidllm.training.texts import load_or_build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def start(rooms_folder, tmp_path_factory):
+    """A saved model of a few thousand weights with the rooms' tokenizer: where the runs begin."""
+    folder = tmp_path_factory.mktemp("start")
+    tokenizer = load_or_build_tokenizer(folder / "tokenizer", sorted(rooms_folder.iterdir()), 600)
+    torch.manual_seed(0)
+    config = micro_config(len(tokenizer))
+    VidLLMForConditionalGeneration(config).save_pretrained(folder)
+    VidLLMProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(rooms_folder, start, tmp_path):
+    return replace(
+        tiny_test(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=str(start), window_frames=(2, 3),
+        clip_frames=(3, 2),
+    )  # fmt: skip
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def log_of(config):
+    with open(f"{config.out}/log.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+def weights_of(folder):
+    return load_pretrained(folder)[0].state_dict()
+
+
+def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
+    folder = train(config)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "step 4/4" in captured.err  # progress goes to stderr
+    out = folder.parent
+    assert read_config(out / "config.json") == config
+    lines = log_of(config)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"loss", "camera", "gravity", "depth", "points", "metric", "semantic"} <= set(lines[0])
+    assert "text" not in lines[0]
+    assert {"text", "token_acc", "box_nce", "prefix"} <= set(lines[3]) and lines[3]["bad_steps"] == 0
+    assert [p.name for p in list_checkpoints(out / "checkpoints")] == ["step_0000003.pt", "step_0000004.pt"]
+    assert not list(out.rglob("*.tmp"))
+    model, processor = load_pretrained(folder)
+    assert model.config.video_token_id == processor.video_token_id
+    assert model.device.type == "cpu" and all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch):
+    unbroken = weights_of(train(config, quiet))
+    broken = replace(config, out=str(tmp_path / "broken"))
+    step = loop.train_step
+
+    def killed(run, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(run, number)
+
+    monkeypatch.setattr(loop, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, quiet)
+    monkeypatch.undo()
+    with open(f"{broken.out}/log.jsonl", "a") as file:  # told after the last checkpoint, then killed mid-line
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    said: list[str] = []
+    resumed = weights_of(train(broken, said.append))
+    assert "at step 2" in said[0]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
+    drop = ("seconds",)
+    ours, theirs = ([{k: v for k, v in line.items() if k not in drop} for line in log_of(c)] for c in (broken, config))
+    assert ours == theirs
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
+    run = Run.build(config)
+    before = {n: p.clone() for n, p in run.model.named_parameters()}
+    honest = loop.losses_of_step
+
+    def broken(*args):
+        losses = honest(*args)
+        losses.terms["depth"] = losses.terms["depth"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(loop, "losses_of_step", broken)
+    figures = train_step(run, 0)
+    assert math.isnan(figures["loss"]) and run.bad_steps == 1
+    assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
+    clock = loop._Clock(config, 0)
+    clock.add(figures)
+    assert "NaN" not in json.dumps(clock.line(1, run.bad_steps))
+    monkeypatch.undo()
+    train_step(run, 1)
+    assert run.bad_steps == 1 and any(not torch.equal(p, before[n]) for n, p in run.model.named_parameters())
+    run.bad_steps = loop.MAX_BAD_STEPS
+    monkeypatch.setattr(loop, "losses_of_step", broken)
+    with pytest.raises(RuntimeError, match="not finite"):
+        train_step(run, 2)
+
+
+def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    first = sorted(rooms_folder.iterdir())[0]
+    (one / first.name).write_bytes(first.read_bytes())
+    run = Run.build(replace(config, data=str(one), steps=40, learning_rate=4e-3, language_start=0, beta2=0.95))
+    history = [train_step(run, step) for step in range(30)]
+    for name in ("loss", "text", "metric", "depth", "semantic"):
+        early, late = (sum(h[name] for h in part) / 5 for part in (history[:5], history[-5:]))
+        assert late < 0.9 * early, (name, early, late)
+
+
+def test_a_frozen_encoder_stays_and_the_rest_moves(config):
+    run = Run.build(replace(config, freeze_encoder=True, language_start=0))
+    before = {n: p.clone() for n, p in run.model.named_parameters()}
+    for step in range(2):
+        train_step(run, step)
+    moved = {n for n, p in run.model.named_parameters() if not torch.equal(p, before[n])}
+    assert not any(n.startswith("encoder.") for n in moved)
+    for part in ("adapter", "attention", "camera_head", "metric_depth", "language_model", "grounding", "projector"):
+        assert any(n.startswith(part) for n in moved), part
+
+
+def test_bfloat16_autocast_runs(config):
+    run = Run.build(replace(config, dtype="bfloat16", language_start=0))
+    assert math.isfinite(train_step(run, 0)["loss"])
+    assert all(p.dtype is torch.float32 for p in run.model.parameters())
+
+
+def test_fresh_weights_come_from_the_preset_and_the_data(rooms_folder, tmp_path):
+    run = Run.build(replace(tiny_test(), data=str(rooms_folder), out=str(tmp_path)))
+    told = run.model.config
+    assert (told.video_token_id, told.loc_token_id, told.coord_token_id) == run.texts.special_ids
+    assert told.text_config.vocab_size == len(run.texts.tokenizer) <= VOCABULARY
+    assert len({id(p) for p in run.parameters()}) == sum(len(g["params"]) for g in run.optimizer.param_groups)
+
+
+def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
+    assert Run.build(config).texts.tokenizer.get_vocab() == load_pretrained(start)[1].tokenizer.get_vocab()
+    other = tmp_path / "other"
+    VidLLMForConditionalGeneration(micro_config(20)).save_pretrained(other)
+    VidLLMProcessor.from_config(micro_config(20), load_pretrained(start)[1].tokenizer).save_pretrained(other)
+    with pytest.raises(ValueError, match="is not that of"):
+        Run.build(replace(config, init_from=str(other)))
+    with pytest.raises(ValueError, match="no such folder"):
+        Run.build(replace(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_survive_damage_and_a_full_disk(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.ones(100)}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003.pt"]
+    newest = tmp_path / "step_0000003.pt"
+    whole = newest.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"junk"):
+        newest.write_bytes(damaged)
+        assert load_latest(tmp_path)["step"] == 2
+
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ValueError, match="the last good one is kept"):
+        save_checkpoint(tmp_path, 4, {}, keep=2)
+    assert len(list(tmp_path.iterdir())) == 2 and load_latest(tmp_path / "nowhere") is None
+
+
+def test_the_learning_rate_is_a_trapezoid():
+    config = replace(TrainConfig(), steps=100, warmup_steps=10, decay_fraction=0.2)
+    config = replace(config, learning_rate=1.0, final_fraction=0.1)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[50] == rates[80] == pytest.approx(1.0)
+    assert rates[90] == pytest.approx(0.55) and 0.1 < rates[99] < 0.15
+    config = replace(config, language_start=10, true_geometry_until=50)
+    assert [true_geometry_share(s, config) for s in (10, 30, 50, 90)] == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_unknown_options_are_named():
+    assert from_dict({"steps": 7, "window_frames": [2, 3]}) == replace(TrainConfig(), steps=7, window_frames=(2, 3))
+    with pytest.raises(ValueError, match=r"\['stepz'\].*'steps'"):
+        from_dict({"stepz": 1})
+
+
+def test_the_tokenizer_of_a_run_is_kept(rooms_folder, tmp_path):
+    shards = sorted(rooms_folder.iterdir())
+    first = load_or_build_tokenizer(tmp_path, shards, 600)
+    again = load_or_build_tokenizer(tmp_path, shards[:1], 600)
+    assert again.get_vocab() == first.get_vocab() and Shard(shards[0]).records
