@@ -13,6 +13,7 @@ from vidllm.evaluation.posed_clip import measure_clip, read_posed_clip
 
 
 def main() -> None:
+    """Read the arguments, measure every clip, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--model", default=None)

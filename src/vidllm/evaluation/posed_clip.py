@@ -37,7 +37,7 @@ def read_posed_clip(folder: Path) -> PosedClip:
     """The clip in ``folder``; InputError names what is missing."""
     for needed in ("rgb", "depth", "poses_c2w.txt", "meta.json"):
         if not (folder / needed).exists():
-            raise InputError(f"{folder} has no {needed}; see vidllm.evaluation.posed_clip for the layout of a posed clip")
+            raise InputError(f"{folder} has no {needed}; vidllm.evaluation.posed_clip tells the layout of a posed clip")
     depth = {p.stem: p for p in (folder / "depth").glob("*.png")}
     picture = {p.stem: p for p in sorted((folder / "rgb").iterdir())}
     names, poses = [], []

@@ -88,16 +88,21 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
+    def heads(
         self, x: Float[Tensor, "N T C"], rotary: Float[Tensor, "2 T D"] | None = None
-    ) -> Float[Tensor, "N T C"]:
-        """Attention over the T tokens of each of N sequences."""
+    ) -> tuple[Float[Tensor, "N heads T E"], Float[Tensor, "N heads T E"], Float[Tensor, "N heads T E"]]:
+        """Queries, keys (normalised and turned) and values of every head."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
-        attended = attend(q.to(v.dtype), k.to(v.dtype), v)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def forward(
+        self, x: Float[Tensor, "N T C"], rotary: Float[Tensor, "2 T D"] | None = None
+    ) -> Float[Tensor, "N T C"]:
+        """Attention over the T tokens of each of N sequences."""
+        return self.proj(attend(*self.heads(x, rotary)).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

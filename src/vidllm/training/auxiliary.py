@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.losses.targets import masked_mean
 
 IGNORE = -1
@@ -26,6 +27,7 @@ class AuxiliaryHeads(nn.Module):
         self.category = nn.Linear(width, categories)
         self.colour = nn.Linear(width, colours)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
+        self.guide: AttentionGuide | None = None  # set by the run: it listens to the model's global attention
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
 
     def point_loss(

@@ -27,7 +27,8 @@ class TrainConfig:
     beta2: float = 0.98
     clip_norm: float = 1.0
     dtype: str = "bfloat16"  # autocast; "float32" switches it off
-    threads: int = 1
+    device: str = "auto"  # "auto": a GPU where there is one
+    threads: int = 1  # on a CPU
     # order of learning: geometry on short windows first, then everything on whole clips
     window_scenes: int = 12
     window_frames: tuple[int, ...] = (2, 2, 3, 4)
@@ -52,6 +53,8 @@ class TrainConfig:
     text_weight: float = 1.0
     box_weight: float = 1.0
     correspondence_weight: float = 0.2  # auxiliary, small-scale training only
+    guide_weight: float = 0.2  # auxiliary: where one head of global attention looks
+    guide_layer: int = 1  # its block
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
     semantic_weight: float = 0.3  # auxiliary: category and colour of each patch
     confidence_weight: float = 0.2

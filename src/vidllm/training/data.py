@@ -151,6 +151,6 @@ def draw_texts(
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
-        boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b]))
+        boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
         texts.append(maker.scene(record, boxes, rng, questions, references, captions))
     return texts

@@ -128,6 +128,8 @@ def _auxiliary_terms(
             )
         match = correspondence_loss(auxiliary.match(flows.geometry.float()), target, valid, other)
         terms["correspondence"] = config.correspondence_weight * match
+        if auxiliary.guide is not None:
+            terms["guide"] = config.guide_weight * auxiliary.guide.loss(target, valid, other)
     return terms, figures
 
 

@@ -55,7 +55,7 @@ def train_step(run: Run, step: int) -> dict[str, float]:
     batch, kind = batch_of_step(run, step, rng)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(step, config) * group["scale"]
-    with _autocast(config):
+    with _autocast(config, run.model.device.type):
         losses = losses_of_step(run, batch, kind, step, rng)
     total = losses.total()
     run.optimizer.zero_grad(set_to_none=True)
@@ -76,10 +76,10 @@ def _values(losses: Losses, kind: str) -> dict[str, float]:
     return values | {f"{kind}_steps": 1.0}
 
 
-def _autocast(config: TrainConfig) -> AbstractContextManager[Any]:
+def _autocast(config: TrainConfig, device: str) -> AbstractContextManager[Any]:
     if config.dtype == "float32":
         return nullcontext()
-    return torch.autocast("cpu", dtype=getattr(torch, config.dtype))
+    return torch.autocast(device, dtype=getattr(torch, config.dtype))
 
 
 def _resume(run: Run, out: Path, say: Callable[[str], None]) -> int:

@@ -49,6 +49,10 @@ class PackedTexts:
     boxes: Tensor
     box_mask: Tensor
 
+    def to(self, device: torch.device) -> PackedTexts:
+        """The same texts on a device."""
+        return PackedTexts(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -> PackedTexts:
     """Pack each scene's texts into a row, dropping those that would pass ``max_tokens``."""

@@ -17,6 +17,7 @@ from vidllm.model.configuration import preset
 from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
+from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, draw_texts
@@ -51,9 +52,13 @@ class Run:
         torch.manual_seed(config.seed)
         data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
         texts = TextMaker(_tokenizer(config, data))
+        device = training_device(config.device)
         model = _model(config, texts)
+        model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
-        auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1)
+        auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1).to(device)
+        if config.guide_weight > 0:
+            auxiliary.guide = AttentionGuide(model.attention, min(config.guide_layer, model.config.attention.depth - 1))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         optimizer = _optimizer(config, [model, auxiliary])
@@ -103,6 +108,15 @@ class Run:
         return export_model(self, folder, dtype)
 
 
+def training_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one; ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
+    return torch.device(name)
+
+
 def _tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
     """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
     folder = Path(config.out) / "tokenizer"
@@ -132,7 +146,7 @@ def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
     """The language model's attention written out: on a CPU the fused kernel's backward pass is the slower one."""
     if model.device.type == "cpu":
         model.language_model.set_attn_implementation("eager")
-    model.encoder.backbone.set_attn_implementation("eager")
+        model.encoder.backbone.set_attn_implementation("eager")
 
 
 def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Optimizer:
@@ -166,7 +180,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     config = run.config
     count = batch.images.shape[1]
     dense = config.dense_frames if kind == "clip" else config.window_dense_frames
-    frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False)))
+    batch = batch.to(run.model.device)
+    frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
         return losses
@@ -189,6 +204,8 @@ def _language(
 ) -> Losses:
     config = run.config
     texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
-    packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens)
+    device = run.model.device
+    packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     prefix = run.model.lift(features, geometry)
-    return language_losses(run.model, prefix, packed, run.texts.prefix_ids, config)
+    before, after = run.texts.prefix_ids
+    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config)
