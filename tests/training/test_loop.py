@@ -79,10 +79,10 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch
     broken = replace(config, out=str(tmp_path / "broken"))
     step = loop.train_step
 
-    def killed(run, number):
+    def killed(run, number, *world):
         if number == 2:
             raise KeyboardInterrupt
-        return step(run, number)
+        return step(run, number, *world)
 
     monkeypatch.setattr(loop, "train_step", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -92,7 +92,7 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch
         file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
     said: list[str] = []
     resumed = weights_of(train(broken, said.append))
-    assert "at step 2" in said[0]
+    assert "step 2 of" in said[0]
     assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
     drop = ("seconds",)
     ours, theirs = ([{k: v for k, v in line.items() if k not in drop} for line in log_of(c)] for c in (broken, config))

@@ -227,7 +227,7 @@ def tiny(vocab_size: int = 1536) -> VidLLMConfig:
         adapter=AdapterConfig(bridge_tokens=8, num_heads=3),
         attention=AttentionConfig(depth=4, num_heads=3, layer_scale_init=0.1),
         camera_head=CameraHeadConfig(trunk_depth=1, num_heads=6, layer_scale_init=0.1),
-        dense_head=DenseHeadConfig(48, out_channels=(32, 48, 96, 96), tap_layers=(0, 1, 2, 3)),
+        dense_head=DenseHeadConfig(48, out_channels=(32, 48, 96, 96), tap_layers=(0, 1, 2, 3), point_head=False),
         metric_depth=MetricDepthConfig(
             features=48, out_channels=(32, 48, 96, 96), bin_embedding=32, canonical_focal=1.0
         ),
@@ -246,11 +246,15 @@ def compact() -> VidLLMConfig:
         num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
         rope_theta=1000000.0, tie_word_embeddings=True, rms_norm_eps=1e-6,
     )
-    return VidLLMConfig(text_config=text, video_token_id=151936, loc_token_id=151937, coord_token_id=151938)
+    # the last rows of Qwen3's table, which its tokenizer leaves free
+    return VidLLMConfig(text_config=text, video_token_id=151933, loc_token_id=151934, coord_token_id=151935)
 
 
 def paper() -> VidLLMConfig:
-    """The paper's size: DINOv2-L, VGGT-1B, LLaVA-3D-7B (Vicuna)."""
+    """The paper's size: DINOv2-L, VGGT-1B, LLaVA-3D-7B (Vicuna).
+
+    Vicuna's table is full: three rows must be added (``resize_token_embeddings(32003)``) before text is read.
+    """
     text = _llama(32000, 4096, 11008, layers=32, heads=32, positions=4096, tie=False)
     return VidLLMConfig(text_config=text, video_token_id=32000, loc_token_id=32001, coord_token_id=32002)
 

@@ -275,12 +275,23 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         prefix: VisualPrefix | None = None,
     ) -> SplicedInputs:
         """Text and scene as one left-padded sequence of embeddings: ``<video>`` becomes the visual prefix."""
+        self._check_table()
         if prefix is None and pixel_values is not None:
             prefix = self.encode_scene(pixel_values)[1]
         embeddings = self.embed_text(input_ids, coordinates)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         visual = None if prefix is None else (prefix.tokens.to(embeddings.dtype), prefix.mask)
         return splice(input_ids, embeddings, mask, labels, visual, self.config.video_token_id)
+
+    def _check_table(self) -> None:
+        """ValueError when the token table has no row for one of our three tokens."""
+        rows = self.get_input_embeddings().weight.shape[0]
+        ids = self.config.video_token_id, self.config.loc_token_id, self.config.coord_token_id
+        if max(ids) >= rows:
+            raise ValueError(
+                f"the token table has {rows} rows but <video>, <loc>, <coord> are {ids}; "
+                f"call resize_token_embeddings({max(ids) + 1})"
+            )
 
     def forward(
         self,

@@ -36,6 +36,7 @@ class AttentionGuide:
             raise ValueError("the guided block has not run yet; call the model first")
         batch, frames, patches = target.shape
         q, k, _ = self._module.heads(*self._heard)
+        self._heard = None
         query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
         logits = guided_logits(query, key, patches, other)
         tokens = key.shape[2]

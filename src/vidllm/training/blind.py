@@ -1,4 +1,9 @@
-"""Train the language-only baseline on the same questions, without the video (see :mod:`vidllm.evaluation.blind`)."""
+"""Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
+
+As the language-only baseline (:mod:`vidllm.evaluation.blind`) it shows what the words give away. As the start
+(``TrainConfig.language_from``) it stands for the pretrained language model that every larger preset has: a small one
+that begins at nothing spends most of its joint training on learning to read.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +31,7 @@ class BlindConfig:
     out: str = "runs/blind"
     tokenizer: str = "runs/tiny/tokenizer"
     preset: str = "tiny"
-    layers: int = 2  # of the language model: its own few words need no more
-    steps: int = 1000
+    steps: int = 1500
     batch: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
@@ -41,9 +45,10 @@ def train_blind(config: BlindConfig) -> Path:
     data = RoomsData(Path(config.data), 14, {})
     maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, 1536))
     settings = preset(config.preset).text_config
-    settings.vocab_size, settings.num_hidden_layers = len(maker.tokenizer), config.layers
+    settings.vocab_size = len(maker.tokenizer)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
-    texts, mean_box = _texts(data, maker)
+    model.set_attn_implementation("eager")
+    texts, mean_box = _texts(data, maker, np.random.default_rng(config.seed))
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     rng = np.random.default_rng(config.seed)
     for step in range(config.steps):
@@ -63,8 +68,8 @@ def train_blind(config: BlindConfig) -> Path:
     return out
 
 
-def _texts(data: RoomsData, maker: TextMaker) -> tuple[list[Text], list[float]]:
-    """Every question of the data as a text, and the mean target box of its references."""
+def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple[list[Text], list[float]]:
+    """Every question and caption of the data as a text, and the mean target box of its references."""
     texts, boxes = [], []
     for path in data.paths:
         shard = Shard(path)
@@ -72,6 +77,7 @@ def _texts(data: RoomsData, maker: TextMaker) -> tuple[list[Text], list[float]]:
             language = language_from_record(record)
             texts += [maker.question(q) for q in language.questions]
             placed = scene_boxes(record, scene_from_room(shard.tensors(index)["extrinsics"]))
+            texts += [maker.caption(c, placed, rng) for c in language.captions]
             boxes += [placed[t] for r in language.references for t in r.targets]
     return texts, np.mean(boxes, 0).tolist() if boxes else [0.0] * 7
 

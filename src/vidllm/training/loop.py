@@ -16,11 +16,14 @@ import torch
 
 from vidllm.training.checkpoints import load_latest, save_checkpoint
 from vidllm.training.config import TrainConfig
+from vidllm.training.exporting import export_model
 from vidllm.training.joint import Losses
 from vidllm.training.run import Run, batch_of_step, losses_of_step
 from vidllm.training.schedule import learning_rate
+from vidllm.training.world import World
 
 MAX_BAD_STEPS = 50
+ALONE = World()
 
 
 def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path:
@@ -28,16 +31,24 @@ def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path
 
     Raises RuntimeError when too many steps had a loss or gradient that is not finite.
     """
+    world = World.from_environment()
     say = log or (lambda line: print(line, file=sys.stderr, flush=True))
     torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     run = Run.build(config)
-    config.write(out / "config.json")
-    start = _resume(run, out, say)
+    if world.rank == 0:
+        config.write(out / "config.json")
+    start = _resume(run, out)
+    if world.rank == 0:
+        _trim_log(out / "log.jsonl", start)
+        say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
     clock = _Clock(config, start)
     for step in range(start, config.steps):
-        figures = train_step(run, step)
+        figures = train_step(run, step, world)
+        if world.rank:
+            continue
         clock.add(figures)
         if (step + 1) % config.log_every == 0:
             _write_log(out / "log.jsonl", clock.line(step + 1, run.bad_steps))
@@ -45,13 +56,13 @@ def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path
         if clock.due(config.save_minutes) or step + 1 == config.steps:
             save_checkpoint(out / "checkpoints", step + 1, run.state(step + 1), config.keep_checkpoints)
             run.data.refresh()
-    return run.export(out / "model")
+    return export_model(run, out / "model") if world.rank == 0 else out / "model"
 
 
-def train_step(run: Run, step: int) -> dict[str, float]:
+def train_step(run: Run, step: int, world: World = ALONE) -> dict[str, float]:
     """One optimiser step; a step that is not finite is skipped and counted."""
     config = run.config
-    rng = np.random.default_rng([config.seed, step])
+    rng = np.random.default_rng(world.seed(config.seed, step))
     batch, kind = batch_of_step(run, step, rng)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(step, config) * group["scale"]
@@ -60,8 +71,9 @@ def train_step(run: Run, step: int) -> dict[str, float]:
     total = losses.total()
     run.optimizer.zero_grad(set_to_none=True)
     total.backward()
+    world.average_gradients(run.parameters())
     norm = torch.nn.utils.clip_grad_norm_(run.parameters(), config.clip_norm)
-    if math.isfinite(total.item()) and math.isfinite(norm.item()):
+    if math.isfinite(norm.item()):
         run.optimizer.step()
         run.average(step)
     else:
@@ -82,13 +94,11 @@ def _autocast(config: TrainConfig, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=getattr(torch, config.dtype))
 
 
-def _resume(run: Run, out: Path, say: Callable[[str], None]) -> int:
+def _resume(run: Run, out: Path) -> int:
     state = load_latest(out / "checkpoints")
-    _trim_log(out / "log.jsonl", 0 if state is None else int(state["step"]))
     if state is None:
         return 0
     run.load_state(state)
-    say(f"resumed {out} at step {state['step']}")
     return int(state["step"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.configuration import preset
@@ -29,6 +29,7 @@ from vidllm.training.texts import TextMaker, load_or_build_tokenizer
 
 PATCH_SIZE = 14
 VOCABULARY = 1536
+PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
 
@@ -101,12 +102,6 @@ class Run:
         self.averaged = state["averaged"]
         self.steps_averaged, self.bad_steps = state["steps_averaged"], state["bad_steps"]
 
-    def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> Path:
-        """Save the averaged weights, configuration and processor as a model folder."""
-        from vidllm.training.exporting import export_model
-
-        return export_model(self, folder, dtype)
-
 
 def training_device(name: str) -> torch.device:
     """``auto`` is the GPU where there is one; ValueError for a device that is not there."""
@@ -139,7 +134,12 @@ def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGenerat
     settings = preset(config.preset)
     settings.text_config.vocab_size = len(texts.tokenizer)
     settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
-    return VidLLMForConditionalGeneration(settings)
+    model = VidLLMForConditionalGeneration(settings)
+    if config.language_from:
+        model.language_model = AutoModelForCausalLM.from_pretrained(config.language_from, dtype=torch.float32)
+        if model.get_input_embeddings().weight.shape != (settings.text_config.vocab_size, settings.text_config.hidden_size):
+            raise ValueError(f"{config.language_from} is not a language model of preset {config.preset} and this tokenizer")
+    return model
 
 
 def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
@@ -165,12 +165,16 @@ def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Opt
 
 
 def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-    """The step's batch and its kind: ``window`` (geometry) or ``clip`` (geometry and language)."""
+    """The step's batch and its kind: ``window`` (geometry) or ``clip`` (geometry and language).
+
+    The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
+    """
     config = run.config
-    if step >= config.language_start and rng.random() < config.language_share:
-        frames = int(rng.choice(config.clip_frames))
+    plan = np.random.default_rng([config.seed, step, PLAN])
+    if step >= config.language_start and plan.random() < config.language_share:
+        frames = int(plan.choice(config.clip_frames))
         return run.data.draw(rng, max(1, config.clip_images // frames), frames, window=False), "clip"
-    frames = int(rng.choice(config.window_frames))
+    frames = int(plan.choice(config.window_frames))
     scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
     return run.data.draw(rng, scenes, frames, window=True), "window"
 

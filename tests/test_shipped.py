@@ -1,0 +1,59 @@
+"""The shipped model: it fits its limits, it loads, and it answers about the bundled clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import vidllm
+from vidllm.demo import CLIP, load_truth, report
+from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.rooms.language import answer_matches
+from vidllm.scene import TINY, VidLLM
+
+ROOT = Path(__file__).parent.parent
+MB = 1e6
+
+
+@pytest.fixture(scope="module")
+def model() -> VidLLM:
+    """The default model."""
+    return vidllm.load()
+
+
+def test_sizes() -> None:
+    weights = [p for p in TINY.parent.rglob("*") if p.is_file()]
+    assert max(p.stat().st_size for p in weights) <= 16 * MB
+    assert sum(p.stat().st_size for p in weights) <= 40 * MB
+
+
+def test_model_card_tells_how_it_was_made() -> None:
+    card = (TINY / "README.md").read_text(encoding="utf-8")
+    for needed in ("vidllm train stage2", "seed", "abs-rel", "rotation", "licen", "1000:1"):
+        assert needed in card, needed
+    assert json.loads((TINY / "config.json").read_text())["model_type"] == "vidllm"
+
+
+def test_the_main_job_answers_rightly(model: VidLLM) -> None:
+    truth = load_truth()
+    count = next(q for q in truth.questions if q["question"] == "How many chairs are there?")
+    scene = model.reconstruct(ROOT / "examples" / "room.mp4")
+    assert answer_matches(scene.ask(count["question"]), count["answers"])
+
+
+def test_the_demo_measures_itself(model: VidLLM) -> None:
+    told = report(model.reconstruct(CLIP), load_truth())
+    assert told["geometry"]["depth_abs_rel"] < 0.3
+    assert told["geometry"]["scale_error"] < 0.3
+    assert sum(item["right"] for item in told["questions"]) >= len(told["questions"]) / 2
+
+
+def test_the_language_only_baseline_answers() -> None:
+    blind = load_blind(BLIND)
+    assert blind is not None
+    said = blind.answers([("Is there a chair?", None), ("How many red chairs do you see?", None)])
+    assert said[0] in ("yes", "no")
+    assert said[1].isdigit()
+    assert len(blind.mean_box) == 7
