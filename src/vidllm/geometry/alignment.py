@@ -1,4 +1,4 @@
-"""Alignment in closed form: similarity of two point sets, scale of two depth maps (SPEC section 6).
+"""Alignment in closed form: similarity of two point sets, scale of two depth maps (docs/method.md, section 6).
 
 The scale between relative and metric depth is weighted least squares; the robust form does the same in log space with
 Huber weights, because a few pixels that are far off otherwise move the scale of the whole scene.

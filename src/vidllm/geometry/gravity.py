@@ -1,4 +1,4 @@
-"""The scene frame: gravity aligned, z up, origin at the first camera, x along its view (SPEC section 0).
+"""The scene frame: gravity aligned, z up, origin at the first camera, x along its view (docs/method.md, section 0).
 
 The world frame is the first camera's (x right, y down, z forward). Language and every benchmark's boxes speak of up and
 down, so one rotation, found from the up direction alone, takes the world into the scene frame.

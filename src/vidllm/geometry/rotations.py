@@ -1,7 +1,7 @@
 """Rotations: unit quaternions in xyzw order (scalar last), matrices, angles.
 
 Quaternions need not have unit length: ``quaternion_to_matrix`` divides by the squared length, as VGGT's pose encoding
-expects of its camera head (SPEC section 4).
+expects of its camera head (docs/method.md, section 4).
 """
 
 from __future__ import annotations

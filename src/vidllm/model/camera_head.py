@@ -1,4 +1,5 @@
-"""Camera head: nine numbers a frame, refined over a few passes of one small transformer (SPEC section 4, VGGT's form).
+"""Camera head: nine numbers a frame, refined over a few passes of one small transformer (VGGT's form; docs/method.md,
+section 4).
 
 The current estimate, embedded, modulates the camera tokens (adaptive LayerNorm); the trunk attends over the frames; a
 branch adds a correction. The estimate fed back carries no gradient.

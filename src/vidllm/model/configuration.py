@@ -82,7 +82,7 @@ class DenseHeadConfig:
 
 @dataclass
 class MetricDepthConfig:
-    """Metric Depth Model: DPT decoder on the encoder's features and ordered metric bins (SPEC section 5)."""
+    """Metric Depth Model: DPT decoder on the encoder's features and ordered metric bins (docs/method.md, section 5)."""
 
     enabled: bool = True  # ablation: without it, depth stays at its learned scale
     features: int = 256
@@ -101,7 +101,7 @@ class MetricDepthConfig:
 
 @dataclass
 class ScaleConfig:
-    """Real-scale alignment (SPEC section 6)."""
+    """Real-scale alignment (docs/method.md, section 6)."""
 
     estimator: Literal["log_huber", "wls"] = "log_huber"  # [D]; "wls" is the paper's literal form
     frames: int | Literal["all"] = 16  # [P]

@@ -1,7 +1,7 @@
 """Dense prediction (DPT): four token layers fused from coarse to fine, then a value and a confidence a pixel.
 
 ``DPTDecoder`` is the trunk, shared by the depth head, the point head and the metric depth model; ``DenseHead`` puts
-VGGT's output layers on it (SPEC section 4).
+VGGT's output layers on it (docs/method.md, section 4).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shared encoder: DINOv2 with registers (SPEC section 2), whose patch tokens feed every branch.
+"""The shared encoder: DINOv2 with registers (docs/method.md, section 2), whose patch tokens feed every branch.
 
 The weights live in transformers' ``Dinov2WithRegistersModel``; its layers are walked here, so that only the tapped
 intermediate tokens are kept in memory.

@@ -1,4 +1,4 @@
-"""Gravity: which way is up in the first camera's frame [D], so that language and boxes live in a level scene frame."""
+"""Gravity (ours): which way is up in the first camera's frame, so that language and boxes live in a level frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class GravityHead(nn.Module):
-    """A unit "up" vector from the first frame's camera token. Trained by ``1 - cos`` (SPEC section 0)."""
+    """A unit "up" vector from the first frame's camera token. Trained by ``1 - cos`` (docs/method.md, section 0)."""
 
     def __init__(self, dim_in: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Grounding decoder: from a ``<loc>`` token's hidden state to boxes in the room (SPEC section 7).
+"""Grounding decoder: from a ``<loc>`` token's hidden state to boxes in the room (docs/method.md, section 7).
 
 The form that LLaVA-3D's paper describes. Queries stand at 3D patches chosen by farthest-point sampling. In every layer
 they read their k nearest patches (with a perceptron of the relative position), then each other and the ``<loc>``

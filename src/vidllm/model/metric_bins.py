@@ -1,4 +1,5 @@
-"""Ordered metric bins: depth as the mean of a distribution over bin centres that adapt to the image (SPEC section 5).
+"""Ordered metric bins: depth as the mean of a distribution over bin centres that adapt to the image (ZoeDepth's
+metric bins, kept in order; docs/method.md, section 5).
 
     d(i) = sum_k p_i(k) c_i(k),    c_i(k) = c_k + dc_i(k)
 

@@ -1,8 +1,9 @@
-"""Metric Depth Model: depth in metres from the shared encoder's own features (section 3.2.2; SPEC section 5).
+"""Metric Depth Model: depth in metres from the shared encoder's own features (paper, section 3.2.2).
 
 A DPT decoder of its own fuses four encoder layers; ordered metric bins (``metric_bins``) turn the four fused maps into
 a distribution of depth at every place; its mean is the depth, its spread an uncertainty. With a canonical focal
-length the bins see the scene as a camera of that focal length would, so that cameras of any zoom share them.
+length the bins see the scene as a camera of that focal length would, so that cameras of any zoom share them
+(docs/method.md, section 5).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Cameras:
 
 @dataclass
 class Geometry:
-    """The reconstruction in metres. World = first camera's frame; scene = level frame (SPEC section 0).
+    """The reconstruction in metres. World = first camera's frame; scene = level frame (docs/method.md, section 0).
 
     extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
     (B,F,H,W); scene_from_world (B,4,4).
@@ -199,7 +199,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return self.assemble(features, self.locate(features))
 
     def assemble(self, features: Features, cameras: Cameras) -> Geometry:
-        """Relative geometry and metric depth into metres (SPEC section 6)."""
+        """Relative geometry and metric depth into metres (docs/method.md, section 6)."""
         extrinsics, intrinsics = decode_pose(cameras.pose_encodings[-1].float(), features.image_size)
         depth, confidence = self.relative_depth(cameras, features.image_size)
         metric, scale = None, unit_scale(depth)

@@ -1,7 +1,7 @@
 """Video, text and coordinates to tensors, and ids back to text: the seam between a user's files and the model.
 
-``VidLLMProcessor`` pairs a frame processor (decoding, sampling, resizing; SPEC section 1) with a tokenizer. A text
-holds one ``<video>`` for its scene; the model, not the processor, decides how many 3D patches stand there.
+``VidLLMProcessor`` pairs a frame processor (decoding, sampling, resizing) with a tokenizer. A text holds one
+``<video>`` for its scene; the model, not the processor, decides how many 3D patches stand there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every template of text in one place, all with the same beginning (SPEC section 7).
+"""Every template of text in one place, all with the same beginning (docs/method.md, section 7).
 
 A prompt is ``VISUAL_PREFIX`` and a suffix. The scene stands first and alone, so that the key-value cache of the prefix
 serves every later question on the same scene; suffixes are short, because at the small size each token counts.

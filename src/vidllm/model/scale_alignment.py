@@ -1,8 +1,9 @@
-"""Real-scale alignment: one factor a scene takes relative depth to metres (section 3.2.2; SPEC section 6).
+"""Real-scale alignment: one factor a scene takes relative depth to metres (paper, section 3.2.2).
 
 Each sampled image votes with a weighted fit of its relative depth to its metric depth; the scene takes the median
 vote. ``wls`` is the paper's literal least squares; ``log_huber`` the same fit of logarithms, re-weighted so that
-outliers lose their vote. Nothing here has a gradient: the scale is a measurement, not a prediction to train through.
+outliers lose their vote (docs/method.md, section 6). Nothing here has a gradient: the scale is a measurement, not a
+prediction to train through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Transformer parts that the reconstruction branch shares: pre-norm blocks with LayerScale, 2D rotary positions.
 
-The form is VGGT's (SPEC section 4): fused qkv, optional LayerNorm of queries and keys per head before the rotation,
-GELU (erf), biases everywhere, LayerNorm eps 1e-5.
+The form is VGGT's: fused qkv, optional LayerNorm of queries and keys per head before the rotation, GELU (erf),
+biases everywhere, LayerNorm eps 1e-5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""VGGT's weights in our reconstruction branch, key for key (SPEC section 4).
+"""VGGT's weights in our reconstruction branch, key for key (docs/method.md, section 4).
 
 With VGGT's encoder and without the adapter, our encoder, global-frame attention, camera head and dense heads *are*
 VGGT: ``load_vggt`` puts them together and gives VGGT's outputs. The weights are published under their own licence.

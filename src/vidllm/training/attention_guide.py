@@ -1,4 +1,4 @@
-"""Attention guide [D]: one head of one global block is shown where to look, while a small model trains from nothing.
+"""Attention guide (ours): one head of one global block is shown where to look, while a small model trains from nothing.
 
 Relative pose is read from matches between frames, and finding that circuit by chance takes a small model most of its
 training. The rooms know every match: the guided head's attention from a patch, over the tokens of its own frame and of
@@ -34,7 +34,7 @@ class AttentionGuide:
         """Mean ``-log attention`` to the matching patch, over patches that have one, for the last forward pass."""
         if self._heard is None:
             raise ValueError("the guided block has not run yet; call the model first")
-        batch, frames, patches = target.shape
+        _, frames, patches = target.shape
         q, k, _ = self._module.heads(*self._heard)
         self._heard = None
         query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))

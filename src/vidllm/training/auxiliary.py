@@ -1,4 +1,4 @@
-"""Auxiliary heads of small-scale training [D]: dense supervision that the rooms give for nothing.
+"""Auxiliary heads of small-scale training (ours): dense supervision that the rooms give for nothing.
 
 They read the adapter's tokens, are trained with the model and are left behind when it is saved: a per-patch category
 and colour on the semantic flow, a projection for the correspondence loss on the geometric flow, the 3D point of each

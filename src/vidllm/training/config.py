@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of joint training (SPEC section 9) on pre-rendered rooms."""
+    """One run of joint training (docs/method.md, section 9) on pre-rendered rooms."""
 
     data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
     out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model

@@ -140,7 +140,7 @@ def scene_boxes(record: dict[str, Any], scene_from_room: Float[Tensor, "4 4"]) -
 
 @full_precision()
 def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
-    """The level scene frame of a clip (SPEC section 0) from room coordinates: first camera at the origin."""
+    """The level scene frame of a clip (docs/method.md, section 0) from room coordinates: first camera at the origin."""
     first = extrinsics[0]
     return scene_from_world(first[:3, 2]) @ first
 

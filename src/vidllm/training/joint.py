@@ -1,7 +1,8 @@
-"""Stage 2, one step: reconstruction, metric depth and language losses over one batch (Eqs 8-9, SPEC section 9).
+"""Stage 2, one step: reconstruction, metric depth and language losses over one batch (Eqs 8 and 9).
 
-``L = L_recon + L_VL + L_MD``. The language half lifts patches with detached geometry, so that its gradient reaches
-the adapter (and the encoder, when it trains) but never the reconstruction branch or the metric depth model.
+``L = L_recon + L_VL + L_MD`` (docs/method.md, section 9). The language half lifts patches with detached geometry, so
+that its gradient reaches the adapter (and the encoder, when it trains) but never the reconstruction branch or the
+metric depth model.
 """
 
 from __future__ import annotations

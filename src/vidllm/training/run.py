@@ -137,8 +137,12 @@ def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGenerat
     model = VidLLMForConditionalGeneration(settings)
     if config.language_from:
         model.language_model = AutoModelForCausalLM.from_pretrained(config.language_from, dtype=torch.float32)
-        if model.get_input_embeddings().weight.shape != (settings.text_config.vocab_size, settings.text_config.hidden_size):
-            raise ValueError(f"{config.language_from} is not a language model of preset {config.preset} and this tokenizer")
+        table, wanted = model.get_input_embeddings().weight.shape, settings.text_config
+        if table != (wanted.vocab_size, wanted.hidden_size):
+            raise ValueError(
+                f"{config.language_from} has a token table of {tuple(table)}, expected that of preset {config.preset} "
+                f"and this tokenizer: {(wanted.vocab_size, wanted.hidden_size)}"
+            )
     return model
 
 

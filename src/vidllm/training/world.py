@@ -17,7 +17,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class World:
-    """This process's number and how many there are."""
+    """Number of this process and how many there are."""
 
     rank: int = 0
     size: int = 1

@@ -1,4 +1,4 @@
-"""Correspondence loss [D]: patches that see the same 3D point should look alike to global attention.
+"""Correspondence loss (ours): patches that see the same 3D point should look alike to global attention.
 
 For each patch of a frame, the patch of another frame that holds its reprojected centre is the positive among all
 patches of that frame (InfoNCE). Exact depth and poses of the rooms make this supervision free; it is an auxiliary

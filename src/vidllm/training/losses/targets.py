@@ -34,7 +34,7 @@ class GeometryTargets:
 def normalise(
     depth_m: Float[Tensor, "B F H W"], extrinsics: Float[Tensor, "B F _ 4"], intrinsics: Float[Tensor, "B F 3 3"]
 ) -> GeometryTargets:
-    """VGGT's normalisation (research: training/train_utils/normalization.py, as formulas).
+    """Lengths over the scene's mean distance, as VGGT's released training code divides them (VGGT, section 3.4).
 
     ``s = clamp(sum_valid |X| / (N_valid + 1e-3), 1e-6, 1e6)`` over all frames of a scene.
     """
