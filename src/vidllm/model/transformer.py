@@ -66,7 +66,7 @@ def attend(
 ) -> Float[Tensor, "N heads T D"]:
     """Scaled dot-product attention; in training on a CPU, short sequences take plain matrix products.
 
-    There the fused kernel's backward pass is the slower one (three times at 744 tokens in bfloat16, one thread).
+    There the fused kernel's backward pass is the slower one (benchmarks/cpu_attention.py).
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and k.shape[-2] <= EAGER_TOKENS:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)

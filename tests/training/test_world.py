@@ -1,0 +1,46 @@
+"""Two processes average their gradients; a world of one leaves them alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from vidllm.training.world import World
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _one(rank: int, port: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = World.from_environment()
+    first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4))
+    first.grad = torch.full((2, 3), float(rank + 1))
+    if rank == 0:  # the other process never used it
+        second.grad = torch.full((4,), 6.0)
+    world.average_gradients([first, second])
+    torch.save((first.grad, second.grad, world.seed(7, 5)), Path(folder) / f"{rank}.pt")
+
+
+def test_two_processes_hold_the_mean_and_draw_different_batches(tmp_path: Path) -> None:
+    mp.spawn(_one, args=(_free_port(), str(tmp_path)), nprocs=2)
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for first, second, _ in (ours, theirs):
+        assert torch.equal(first, torch.full((2, 3), 1.5))
+        assert torch.equal(second, torch.full((4,), 3.0))
+    assert ours[2] != theirs[2]
+
+
+def test_a_world_of_one_changes_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    World().average_gradients([parameter])
+    assert parameter.grad is None
+    assert World().seed(7, 5) == [7, 5]
