@@ -11,9 +11,9 @@ vidllm rooms shards --seeds 10000:18000 -o "$runs/shards"
 # 2. A language model of the rooms' words alone: the baseline, and the start of the joint training.
 vidllm train blind --data "$runs/shards" --tokenizer "$runs/tiny/tokenizer" --out "$runs/blind" --steps 1600
 
-# 3. Geometry on short windows first, then geometry and language on whole clips.
+# 3. Geometry on short windows first (2500 steps), then geometry and language on whole clips.
 torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny --data "$runs/shards" --out "$runs/tiny" \
-  --language-from "$runs/blind" --steps "${STEPS:-9000}" --language-start 2500 --true-geometry-until 6000
+  --language-from "$runs/blind" --steps "${STEPS:-9000}"
 
 # 4. What it has learned, on rooms it has never seen.
 vidllm rooms eval --seeds 1000:1200 --model "$runs/tiny/model"

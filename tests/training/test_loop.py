@@ -154,6 +154,15 @@ def test_bfloat16_autocast_runs(config):
     assert all(p.dtype is torch.float32 for p in run.model.parameters())
 
 
+def test_language_alone_trains_no_vision(config):
+    run = Run.build(replace(config, language_start=0, language_only_share=1.0))
+    figures = train_step(run, 0)
+    assert figures["language_steps"] == 1 and math.isfinite(figures["text"])
+    for part in ("encoder", "adapter", "attention", "camera_head", "depth_head", "metric_depth"):
+        assert all(p.grad is None for p in getattr(run.model, part).parameters()), part
+    assert any(p.grad is not None for p in run.model.projector.parameters())
+
+
 def test_fresh_weights_come_from_the_preset_and_the_data(rooms_folder, tmp_path):
     run = Run.build(replace(tiny_test(), data=str(rooms_folder), out=str(tmp_path)))
     told = run.model.config

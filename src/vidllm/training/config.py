@@ -18,9 +18,9 @@ class TrainConfig:
     init_from: str | None = None  # a saved model folder to start from (weights only)
     language_from: str | None = None  # a language model trained on the words alone (vidllm train blind) to start from
     seed: int = 0
-    steps: int = 2400
+    steps: int = 9000
     # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.2e-3
     final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
     warmup_steps: int = 100
     decay_fraction: float = 0.3  # the last part of the steps, over which the rate falls linearly
@@ -32,32 +32,33 @@ class TrainConfig:
     threads: int = 1  # on a CPU
     # order of learning: geometry on short windows first, then everything on whole clips
     window_scenes: int = 12
-    window_frames: tuple[int, ...] = (2, 2, 3, 4)
+    window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
     clip_images: int = 32  # frames of a step with whole clips, over its scenes
     clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
-    language_start: int = 400  # first step with whole clips and language
-    language_share: float = 0.65  # of the steps after that
+    language_start: int = 2500  # first step with whole clips and language
+    language_share: float = 0.75  # of the steps after that
+    language_only_share: float = 0.4  # of the whole-clip steps: no gradient into the vision, true geometry; cheap
     dense_frames: int = 2  # frames a clip whose dense heads are supervised
     window_dense_frames: int = 1  # the same of a window
-    true_geometry_until: int = 2000  # share of language steps lifted with true geometry falls from 1 to 0 until here
-    questions: int = 20
+    true_geometry_until: int = 6000  # share of language steps lifted with true geometry falls from 1 to 0 until here
+    questions: int = 22
     references: int = 8
-    captions: int = 2
-    max_text_tokens: int = 720
+    captions: int = 3
+    max_text_tokens: int = 800
     # weights of the loss terms
     camera_weight: float = 5.0
-    rotation_weight: float = 4.0  # of the quaternion within the camera loss (VGGT: 1)
+    rotation_weight: float = 6.0  # of the quaternion within the camera loss (VGGT: 1)
     depth_weight: float = 1.0
     point_weight: float = 1.0
     metric_weight: float = 1.0
     gravity_weight: float = 1.0
-    text_weight: float = 1.0
-    box_weight: float = 1.0
+    text_weight: float = 2.0
+    box_weight: float = 0.5
     correspondence_weight: float = 0.2  # auxiliary, small-scale training only
-    guide_weight: float = 0.2  # auxiliary: where one head of global attention looks
+    guide_weight: float = 0.3  # auxiliary: where one head of global attention looks
     guide_layer: int = 1  # its block
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
-    semantic_weight: float = 0.3  # auxiliary: category and colour of each patch
+    semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
     confidence_weight: float = 0.2
     inverse_depth: bool = True
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
@@ -94,7 +95,7 @@ def tiny_cpu() -> TrainConfig:
 def tiny_test() -> TrainConfig:
     """A few steps on a handful of scenes: for tests."""
     return replace(
-        TrainConfig(), steps=4, warmup_steps=1, language_start=2, language_share=1.0, true_geometry_until=3,
-        window_scenes=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0,
-        log_every=1, dtype="float32",
+        TrainConfig(), steps=4, warmup_steps=1, language_start=2, language_share=1.0, language_only_share=0.0,
+        true_geometry_until=3, window_scenes=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1,
+        save_minutes=0.0, log_every=1, dtype="float32",
     )

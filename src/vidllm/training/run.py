@@ -22,7 +22,7 @@ from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, draw_texts
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
-from vidllm.training.losses.targets import GeometryTargets
+from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
@@ -169,7 +169,7 @@ def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Opt
 
 
 def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-    """The step's batch and its kind: ``window`` (geometry) or ``clip`` (geometry and language).
+    """The step's batch and its kind: ``window`` (geometry), ``clip`` (geometry and language) or ``language`` (alone).
 
     The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
     """
@@ -177,7 +177,8 @@ def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch,
     plan = np.random.default_rng([config.seed, step, PLAN])
     if step >= config.language_start and plan.random() < config.language_share:
         frames = int(plan.choice(config.clip_frames))
-        return run.data.draw(rng, max(1, config.clip_images // frames), frames, window=False), "clip"
+        kind = "language" if plan.random() < config.language_only_share else "clip"
+        return run.data.draw(rng, max(1, config.clip_images // frames), frames, window=False), kind
     frames = int(plan.choice(config.window_frames))
     scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
     return run.data.draw(rng, scenes, frames, window=True), "window"
@@ -189,6 +190,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     count = batch.images.shape[1]
     dense = config.dense_frames if kind == "clip" else config.window_dense_frames
     batch = batch.to(run.model.device)
+    if kind == "language":
+        return _language_alone(run, batch, rng)
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
@@ -198,8 +201,16 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     else:
         with torch.no_grad():
             geometry = run.model.assemble(features, cameras)
-    said = _language(run, batch, features, geometry, targets, rng)
+    said = _language(run, batch, features, geometry, rng)
     return Losses(losses.terms | said.terms, losses.figures | said.figures)
+
+
+def _language_alone(run: Run, batch: Batch, rng: np.random.Generator) -> Losses:
+    """Language losses on the vision as it stands, lifted with true geometry: a third of a whole step's time."""
+    targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
+    with torch.no_grad():
+        features = run.model.see(batch.images)
+    return _language(run, batch, features, true_geometry(targets, batch.up), rng)
 
 
 def _language(
@@ -207,7 +218,6 @@ def _language(
     batch: Batch,
     features: Features,
     geometry: Geometry,
-    targets: GeometryTargets,
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
