@@ -283,9 +283,15 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         visual = None if prefix is None else (prefix.tokens.to(embeddings.dtype), prefix.mask)
         return splice(input_ids, embeddings, mask, labels, visual, self.config.video_token_id)
 
+    def token_table(self) -> Tensor:
+        """The language model's token embeddings (vocabulary, D)."""
+        table = self.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        return table
+
     def _check_table(self) -> None:
         """ValueError when the token table has no row for one of our three tokens."""
-        rows = self.get_input_embeddings().weight.shape[0]
+        rows = int(self.token_table().shape[0])
         ids = self.config.video_token_id, self.config.loc_token_id, self.config.coord_token_id
         if max(ids) >= rows:
             raise ValueError(

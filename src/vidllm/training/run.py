@@ -137,7 +137,7 @@ def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGenerat
     model = VidLLMForConditionalGeneration(settings)
     if config.language_from:
         model.language_model = AutoModelForCausalLM.from_pretrained(config.language_from, dtype=torch.float32)
-        table, wanted = model.get_input_embeddings().weight.shape, settings.text_config
+        table, wanted = model.token_table().shape, settings.text_config
         if table != (wanted.vocab_size, wanted.hidden_size):
             raise ValueError(
                 f"{config.language_from} has a token table of {tuple(table)}, expected that of preset {config.preset} "
