@@ -5,7 +5,7 @@ set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
 
-# 1. The world: 8000 rooms, 8 frames each (about 25 minutes, 6 GB).
+# 1. The world: 8000 rooms, 8 frames each.
 vidllm rooms shards --seeds 10000:18000 -o "$runs/shards"
 
 # 2. A language model of the rooms' words alone: the baseline, and the start of the joint training.

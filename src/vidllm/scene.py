@@ -184,21 +184,15 @@ class Scene:
 
     def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
         """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
-        prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
-        return self._answer(prompt, None, max_new_tokens)
+        return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
 
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[str]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        suffixes = []
-        for question, situation in questions:
-            prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
-            suffixes.append(self._suffix(prompt)[0].tolist())
+        suffixes = [self._suffix(prompts.question_prompt(q, s))[0].tolist() for q, s in questions]
         said: list[list[int]] = []
-        cache, length = self._cache
-        if cache.get_seq_length() > length:
-            cache.crop(length - cache.get_seq_length())
+        cache = self._fresh_cache()
         for first in range(0, len(suffixes), batch_size):
             said += greedy_after_prefix(
                 self._model.language_model, cache, suffixes[first : first + batch_size],
@@ -259,12 +253,17 @@ class Scene:
         )
         return cache, whole.embeddings.shape[1]
 
+    def _fresh_cache(self) -> DynamicCache:
+        """The prefix's cache without whatever was read behind it."""
+        cache, length = self._cache
+        if cache.get_seq_length() > length:
+            cache.crop(length - cache.get_seq_length())
+        return cache
+
     def _read(self, ids: Tensor, coordinates: Tensor | None, first: bool = True) -> tuple[Tensor, Tensor]:
         """Hidden states and logits of tokens behind the prefix; ``first`` forgets what was read after it."""
         with torch.inference_mode():
-            cache, length = self._cache
-            if first and cache.get_seq_length() > length:
-                cache.crop(length - cache.get_seq_length())
+            cache = self._fresh_cache() if first else self._cache[0]
             points = None if coordinates is None or not first else coordinates.to(self._prefix.tokens.device)
             out = self._model.language_model(
                 inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,

@@ -25,10 +25,7 @@ class BlindAnswerer:
     @torch.inference_mode()
     def answers(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers to (question, situation) pairs, all at once."""
-        suffixes = []
-        for question, situation in questions:
-            prompt = prompts.situated_prompt(situation, question) if situation else prompts.qa_prompt(question)
-            suffixes.append(encode_parts(self.tokenizer, prompt)[1])
+        suffixes = [encode_parts(self.tokenizer, prompts.question_prompt(q, s))[1] for q, s in questions]
         padded = self.tokenizer.pad({"input_ids": suffixes}, padding_side="left", return_tensors="pt")
         out = self.model.generate(
             **padded, max_new_tokens=max_new_tokens, do_sample=False,

@@ -95,6 +95,11 @@ def situated_prompt(situation: str, question: str) -> str:
     return wrap(f"{check_question(situation, what='situation')} {check_question(question)}")
 
 
+def question_prompt(question: str, situation: str | None = None) -> str:
+    """A question, situated where a situation is given."""
+    return situated_prompt(situation, question) if situation else qa_prompt(question)
+
+
 def caption_prompt(has_coord: bool = True, at: Sequence[float] | None = None) -> str:
     """Caption of the object at a point: a ``<coord>`` token, or with ``has_coord=False`` the point ``at`` as text."""
     if has_coord:

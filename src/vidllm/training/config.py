@@ -87,11 +87,6 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**known_values)
 
 
-def tiny_cpu() -> TrainConfig:
-    """The recipe of the shipped model on two CPU cores."""
-    return TrainConfig()
-
-
 def tiny_test() -> TrainConfig:
     """A few steps on a handful of scenes: for tests."""
     return replace(

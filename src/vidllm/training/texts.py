@@ -58,12 +58,7 @@ class TextMaker:
 
     def question(self, item: Question) -> Text:
         """A question, situated or not, with its reference answer."""
-        prompt = (
-            prompts.situated_prompt(item.situation, item.question)
-            if item.situation
-            else prompts.qa_prompt(item.question)
-        )
-        return self.text(prompt, item.answers[0], item.kind)
+        return self.text(prompts.question_prompt(item.question, item.situation), item.answers[0], item.kind)
 
     def reference(self, item: Reference, boxes: dict[int, list[float]], rng: np.random.Generator) -> Text:
         """A referring expression; its ``<loc>`` is trained on the targets' boxes (none: no such object).
