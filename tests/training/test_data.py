@@ -112,7 +112,7 @@ def test_windows_are_near_in_time_and_run_both_ways(data):
 def test_patch_classes_are_those_of_the_object_at_the_patch_centre(data):
     shard = Shard(data.paths[0])
     tensors, record = shard.tensors(0), shard.records[0]
-    category, colour = data._patch_classes(tensors["instance"][None], [record])
+    category, colour, _ = data._patch_classes(tensors["instance"][None], [record])
     names = {o["id"]: (CATEGORY_INDEX[o["category"]], COLOUR_INDEX[o["colour"]]) for o in record["objects"]}
     columns = tensors["instance"].shape[-1] // 14
     for patch in range(category.shape[-1]):

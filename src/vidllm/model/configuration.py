@@ -120,6 +120,7 @@ class PatchesConfig:
     positions: bool = True  # ablation "2D": False leaves the 3D position embedding out
     voxel_size_m: float = 0.2  # [D] LLaVA-3D's
     max_patches: int = 2560  # [D] LLaVA-3D's cap; over it the voxel grows
+    token_norm: bool = False  # [D] visual tokens normalised to the size of words; for training from nothing
 
 
 @dataclass
@@ -231,7 +232,7 @@ def tiny(vocab_size: int = 1536) -> VidLLMConfig:
         metric_depth=MetricDepthConfig(
             features=48, out_channels=(32, 48, 96, 96), bin_embedding=32, canonical_focal=1.0
         ),
-        patches=PatchesConfig(max_patches=384),
+        patches=PatchesConfig(max_patches=384, token_norm=True),
         grounding=GroundingConfig(128, num_queries=96, num_layers=3, num_heads=4, neighbours=(8, 16, 32)),
         text_config=_llama(vocab_size, 256, 704, layers=4, heads=4, positions=2048, tie=True),
         default_frames=8,

@@ -81,7 +81,8 @@ class VisualPrefix:
     """What the language model reads of a scene: bridge tokens, then pooled 3D patches.
 
     tokens (B,T,D) and mask (B,T); patches (B,N,C) pooled features before the projector with their scene positions
-    (B,N,3) in metres and mask (B,N), which the grounding decoder reads.
+    (B,N,3) in metres and mask (B,N), which the grounding decoder reads; patch_index (B,F*P) tells which of the N each
+    image patch was pooled into (-1: none).
     """
 
     tokens: Tensor
@@ -89,6 +90,7 @@ class VisualPrefix:
     patches: Tensor
     patch_positions: Tensor
     patch_mask: Tensor
+    patch_index: Tensor
 
 
 @dataclass
@@ -142,7 +144,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
         )
         self.position_embedding = PositionEmbedding(width)
-        self.projector = Projector(width, config.text_config.hidden_size)
+        self.projector = Projector(width, config.text_config.hidden_size, norm=config.patches.token_norm)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.grounding = GroundingDecoder(config.grounding, width, config.text_config.hidden_size)
@@ -210,9 +212,13 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
 
     def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
         """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens ride in front. Geometry is detached here."""
-        flows, grid = features.flows, features.seen.grid
+        return self.lift_tokens(features.flows.language, features.flows.bridge, features.seen.grid, geometry)
+
+    def lift_tokens(
+        self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, grid: tuple[int, int], geometry: Geometry
+    ) -> VisualPrefix:
+        """:meth:`lift` of any semantic tokens; without a ``bridge`` nothing rides in front."""
         positions, valid = self._patch_positions(geometry, grid)
-        tokens = flows.language
         if self.config.patches.positions:
             tokens = tokens + self.position_embedding(positions.to(tokens.dtype))
         pooled = voxel_pool(
@@ -220,11 +226,11 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             self.config.patches.voxel_size_m, self.config.patches.max_patches,
         )
         prefix, mask = self.projector(pooled.features), pooled.mask
-        if self.config.adapter.language_rider and flows.bridge is not None:
-            bridge = self.projector(flows.bridge.flatten(1, -2))
-            prefix = torch.cat([bridge, prefix], 1)
-            mask = torch.cat([mask.new_ones(bridge.shape[:2]), mask], 1)
-        return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask)
+        if self.config.adapter.language_rider and bridge is not None:
+            rider = self.projector(bridge.flatten(1, -2))
+            prefix = torch.cat([rider, prefix], 1)
+            mask = torch.cat([mask.new_ones(rider.shape[:2]), mask], 1)
+        return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
 
     def _patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Patch centres in the scene frame (B,F,P,3), metres, without gradient, and which of them are valid."""

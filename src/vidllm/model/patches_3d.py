@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vidllm.geometry.precision import full_precision
 
+WORD_SIZE = 0.1  # root mean square of a word's embedding in a language model trained from nothing
 VOXEL_GROWTH = 1.1  # factor a step when a scene has more voxels than the cap
 
 
@@ -50,10 +51,16 @@ class PositionEmbedding(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """From the encoder's width to the language model's: Linear-GELU-Linear ("mlp2x_gelu")."""
+    """From the encoder's width to the language model's: Linear-GELU-Linear ("mlp2x_gelu").
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
+    With ``norm``, a LayerNorm follows that brings the tokens to the size of a small language model's words.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, norm: bool = False) -> None:
+        layers: list[nn.Module] = [nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim)]
+        super().__init__(*layers, *([nn.LayerNorm(out_dim)] if norm else []))
+        if norm:
+            nn.init.constant_(self[3].weight, WORD_SIZE)  # type: ignore[arg-type]
 
 
 def patch_centres(grid: tuple[int, int], patch_size: int, device: torch.device | None = None) -> Float[Tensor, "P 2"]:

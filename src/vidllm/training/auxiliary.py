@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.losses.targets import masked_mean
+from vidllm.training.named_patches import NamedPatches
 
 IGNORE = -1
 
@@ -27,6 +28,7 @@ class AuxiliaryHeads(nn.Module):
         self.category = nn.Linear(width, categories)
         self.colour = nn.Linear(width, colours)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
+        self.names: NamedPatches | None = None  # set by the run
         self.guide: AttentionGuide | None = None  # set by the run: it listens to the model's global attention
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
 

@@ -33,11 +33,13 @@ class TrainConfig:
     # order of learning: geometry on short windows first, then everything on whole clips
     window_scenes: int = 12
     window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
+    spread_share: float = 0.0  # of the geometry steps: frames spread over the clip in place of a window
     clip_images: int = 32  # frames of a step with whole clips, over its scenes
     clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
     language_start: int = 2500  # first step with whole clips and language
     language_share: float = 0.75  # of the steps after that
     language_only_share: float = 0.4  # of the whole-clip steps: no gradient into the vision, true geometry; cheap
+    named_share: float = 0.0  # of the language-only steps: on the patches' true names, with no vision (named_patches)
     dense_frames: int = 2  # frames a clip whose dense heads are supervised
     window_dense_frames: int = 1  # the same of a window
     true_geometry_until: int = 6000  # share of language steps lifted with true geometry falls from 1 to 0 until here
@@ -59,6 +61,8 @@ class TrainConfig:
     guide_layer: int = 1  # its block
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
     semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
+    naming_weight: float = 1.0  # auxiliary: the semantic flow is drawn to the patches' names
+    word_weight: float = 0.5  # auxiliary: where four heads of the language model look (word_guide)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing

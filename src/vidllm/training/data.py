@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidllm.geometry.gravity import scene_from_world
@@ -24,12 +24,18 @@ from vidllm.rooms.types import COLOURS
 from vidllm.training.texts import TextMaker
 
 COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
+MATERIALS = (
+    "canvas", "cardboard", "ceramic", "fabric", "glass", "leaf", "leather", "metal", "paper", "plastic", "rubber",
+    "stone", "velvet", "wicker", "wood", "wool",
+)
+MATERIAL_INDEX = {name: i + 1 for i, name in enumerate(MATERIALS)}
 
 
 @dataclass
 class Batch:
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
-    intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour (B,F,P) class of each patch, 0 = shell.
+    intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
+    patch, 0 = shell.
     """
 
     images: Tensor
@@ -39,6 +45,7 @@ class Batch:
     up: Tensor
     category: Tensor
     colour: Tensor
+    material: Tensor
     records: list[dict[str, Any]]
 
     def to(self, device: torch.device) -> Batch:
@@ -83,7 +90,7 @@ class RoomsData:
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
-        category, colour = self._patch_classes(stacked["instance"], records)
+        category, colour, material = self._patch_classes(stacked["instance"], records)
         return Batch(
             stacked["rgb"].permute(0, 1, 4, 2, 3).float() / 255,
             stacked["depth_m"].float(),
@@ -92,21 +99,24 @@ class RoomsData:
             extrinsics[:, 0, :3, 2].clone(),
             category,
             colour,
+            material,
             records,
         )
 
     def _patch_classes(
         self, instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]]
-    ) -> tuple[Int[Tensor, "B F P"], Int[Tensor, "B F P"]]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Category, colour and material (B,F,P) at the patch centres."""
         half, step = self.patch_size // 2, self.patch_size
         ids = instance[..., half::step, half::step].flatten(2).long()
-        table = torch.zeros(2, len(records), 256, dtype=torch.long)
+        table = torch.zeros(3, len(records), 256, dtype=torch.long)
         for b, record in enumerate(records):
             for item in record["objects"]:
                 table[0, b, item["id"]] = self.categories.get(item["category"], 0)
                 table[1, b, item["id"]] = COLOUR_INDEX[item["colour"]]
+                table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
         rows = torch.arange(len(records))[:, None, None]
-        return table[0][rows, ids], table[1][rows, ids]
+        return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
 
 
 def _window(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:

@@ -26,7 +26,9 @@ from vidllm.training.losses.dense import depth_loss, point_loss
 from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
 from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
+from vidllm.training.word_guide import PatchNames, WordGuide
 
 
 @dataclass
@@ -120,6 +122,9 @@ def _auxiliary_terms(
         "semantic": config.semantic_weight * semantic,
         "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid),
     }
+    if auxiliary.names is not None:
+        named = auxiliary.names.features(batch.category, batch.colour, batch.material)
+        terms["naming"] = config.naming_weight * naming_loss(flows.language, named, batch.category)
     count = batch.images.shape[1]
     if count > 1:
         other = torch.arange(count, device=batch.images.device).roll(-1)
@@ -156,10 +161,11 @@ def language_losses(
     packed: PackedTexts,
     prefix_ids: tuple[Tensor, Tensor],
     config: TrainConfig,
+    guide: tuple[WordGuide, PatchNames] | None = None,
 ) -> Losses:
     """L_VL: cross-entropy of packed texts and the grounding losses of their ``<loc>`` tokens.
 
-    ``prefix_ids`` are the prompt's token ids before and after the scene.
+    ``prefix_ids`` are the prompt's token ids before and after the scene; ``guide`` tells what the 3D patches show.
     """
     batch = len(packed.input_ids)
     before, after = (model.embed_text(ids.expand(batch, -1)) for ids in prefix_ids)
@@ -172,6 +178,11 @@ def language_losses(
     cross_entropy, right = packed_cross_entropy(model.get_output_embeddings(), hidden, packed)
     terms = {"text": config.text_weight * cross_entropy}
     figures = {"token_acc": float(right), "prefix": float(prefix.mask.sum(1).float().mean())}
+    if guide is not None and config.word_weight > 0:
+        start = tokens.shape[1] - after.shape[1] - prefix.patch_mask.shape[1], tokens.shape[1]
+        looking, where = guide[0].loss(prefix, guide[1], packed, start)
+        terms["words"] = config.word_weight * looking
+        figures.update(where)
     if bool(packed.loc_mask.any()):
         index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])
         output = model.ground(prefix, hidden.gather(1, index))

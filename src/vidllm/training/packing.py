@@ -147,7 +147,10 @@ def packed_hidden(
     whole = torch.cat([prefix.to(text.dtype), text], 1)
     bias = torch.zeros(mask.shape, dtype=whole.dtype, device=whole.device)
     bias = bias.masked_fill(~mask, torch.finfo(whole.dtype).min)
-    out = backbone(inputs_embeds=whole, attention_mask=bias, position_ids=positions, use_cache=False)
+    out = backbone(
+        inputs_embeds=whole, attention_mask=bias, position_ids=positions, use_cache=False,
+        packed_prefix=prefix.shape[1], packed_reach=int(packed.position.max()),
+    )
     return out.last_hidden_state[:, prefix.shape[1] :]
 
 

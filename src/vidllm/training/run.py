@@ -14,18 +14,21 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.configuration import preset
-from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
+from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
+from vidllm.training import packed_attention
 from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
-from vidllm.training.data import Batch, RoomsData, draw_texts
+from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, Batch, RoomsData, draw_texts
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
+from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
 VOCABULARY = 1536
@@ -43,7 +46,9 @@ class Run:
     optimizer: torch.optim.Optimizer
     data: RoomsData
     texts: TextMaker
+    names: NamedPatches
     averaged: dict[str, Tensor] = field(default_factory=dict)
+    word_guide: WordGuide | None = None
     steps_averaged: int = 0
     bad_steps: int = 0
 
@@ -58,12 +63,19 @@ class Run:
         model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
         auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1).to(device)
+        auxiliary.names = names = NamedPatches(
+            model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1
+        ).to(device)
         if config.guide_weight > 0:
             auxiliary.guide = AttentionGuide(model.attention, min(config.guide_layer, model.config.attention.depth - 1))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         optimizer = _optimizer(config, [model, auxiliary])
-        return cls(config, model.train(), auxiliary, optimizer, data, texts)
+        run = cls(config, model.train(), auxiliary, optimizer, data, texts, names)
+        if config.word_weight > 0:
+            words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS))
+            run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
+        return run
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every trained parameter."""
@@ -147,9 +159,9 @@ def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGenerat
 
 
 def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
-    """The language model's attention written out: on a CPU the fused kernel's backward pass is the slower one."""
+    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass."""
     if model.device.type == "cpu":
-        model.language_model.set_attn_implementation("eager")
+        model.language_model.set_attn_implementation(packed_attention.NAME)
         model.encoder.backbone.set_attn_implementation("eager")
 
 
@@ -169,7 +181,8 @@ def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Opt
 
 
 def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-    """The step's batch and its kind: ``window`` (geometry), ``clip`` (geometry and language) or ``language`` (alone).
+    """The step's batch and its kind: ``window`` (geometry), ``clip`` (geometry and language), ``language`` (alone) or
+    ``named`` (language alone, on the patches' names).
 
     The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
     """
@@ -178,10 +191,13 @@ def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch,
     if step >= config.language_start and plan.random() < config.language_share:
         frames = int(plan.choice(config.clip_frames))
         kind = "language" if plan.random() < config.language_only_share else "clip"
+        if kind == "language" and plan.random() < config.named_share:
+            kind = "named"
         return run.data.draw(rng, max(1, config.clip_images // frames), frames, window=False), kind
-    frames = int(plan.choice(config.window_frames))
+    spread = plan.random() < config.spread_share
+    frames = int(plan.choice(config.clip_frames if spread else config.window_frames))
     scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
-    return run.data.draw(rng, scenes, frames, window=True), "window"
+    return run.data.draw(rng, scenes, frames, window=not spread), "window"
 
 
 def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
@@ -190,8 +206,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     count = batch.images.shape[1]
     dense = config.dense_frames if kind == "clip" else config.window_dense_frames
     batch = batch.to(run.model.device)
-    if kind == "language":
-        return _language_alone(run, batch, rng)
+    if kind in ("language", "named"):
+        return _language_alone(run, batch, rng, named=kind == "named")
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
@@ -201,29 +217,37 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     else:
         with torch.no_grad():
             geometry = run.model.assemble(features, cameras)
-    said = _language(run, batch, features, geometry, rng)
+    said = _language(run, batch, run.model.lift(features, geometry), rng)
     return Losses(losses.terms | said.terms, losses.figures | said.figures)
 
 
-def _language_alone(run: Run, batch: Batch, rng: np.random.Generator) -> Losses:
-    """Language losses on the vision as it stands, lifted with true geometry: a third of a whole step's time."""
+def _language_alone(run: Run, batch: Batch, rng: np.random.Generator, *, named: bool) -> Losses:
+    """Language losses on the vision as it stands, or on the patches' names, lifted with true geometry."""
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
+    geometry = true_geometry(targets, batch.up)
+    if named:
+        tokens = run.names.features(batch.category, batch.colour, batch.material)
+        rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
+        return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
         features = run.model.see(batch.images)
-    return _language(run, batch, features, true_geometry(targets, batch.up), rng)
+    return _language(run, batch, run.model.lift(features, geometry), rng)
 
 
 def _language(
     run: Run,
     batch: Batch,
-    features: Features,
-    geometry: Geometry,
+    prefix: VisualPrefix,
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
     texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
-    prefix = run.model.lift(features, geometry)
     before, after = run.texts.prefix_ids
-    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config)
+    guide = None
+    if run.word_guide is not None:
+        counts = (len(CATALOGUE) + 1, len(COLOURS) + 1)
+        names = pooled_names(prefix.patch_index, batch.category, batch.colour, counts, prefix.patch_mask.shape[1])
+        guide = run.word_guide, names
+    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)

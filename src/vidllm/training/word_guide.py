@@ -1,0 +1,191 @@
+"""Word guide (ours): heads of a small language model are shown which 3D patches a word means, while it trains.
+
+Binding words to patches by chance costs a small model most of its training: until it attends to the sofa's patches at
+the word "sofa", a patch tells it nothing, and until patches tell it something, nothing makes it attend there. The rooms
+know what every word means. Four guided heads get a cross-entropy on where they look in the visual prefix:
+
+    "sofa", "sofas"   -> patches of that category          ``<coord>`` -> patches near its point
+    "red"             -> patches of that colour            ``<loc>``   -> patches inside the boxes that it shall find
+
+Nothing is added to the model, and nothing of it is needed once it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from vidllm.model.grounding import points_in_boxes
+from vidllm.model.modeling import VisualPrefix
+from vidllm.rooms.language.words import plural
+from vidllm.training.losses.targets import masked_mean
+from vidllm.training.packing import PackedTexts
+
+#: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
+HEADS = {"category": (1, 0), "colour": (1, 1), "coord": (1, 2), "loc": (2, 0)}
+NEAR_M = 0.4  # patches this near to a <coord> are meant by it, or the nearest few
+BOX_MARGIN_M = 0.1
+
+
+@dataclass
+class PatchNames:
+    """What the pooled patches of a batch show: ``category`` (B,T,N), ``colour`` (B,T,M) true where any patch does."""
+
+    category: Tensor
+    colour: Tensor
+
+
+def pooled_names(
+    inverse: Int[Tensor, "B N"], category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"], counts: tuple[int, int],
+    length: int,
+) -> PatchNames:
+    """Names of each pooled patch (of ``length``) from those of the patches pooled into it; class 0 (shell) is kept."""
+    tables = []
+    for classes, count in zip((category, colour), counts, strict=True):
+        table = torch.zeros(len(inverse), length + 1, count, dtype=torch.bool, device=inverse.device)
+        rows = torch.arange(len(inverse), device=inverse.device)[:, None].expand_as(inverse)
+        table[rows, inverse, classes.flatten(1)] = True  # -1 lands in the last row, which is dropped
+        tables.append(table[:, :length])
+    return PatchNames(*tables)
+
+
+class Vocabulary:
+    """Token sequences of names, to find them in text; longer names win over names inside them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str], colours: Sequence[str]) -> None:
+        self.patterns: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
+        for kind, names in (("category", categories), ("colour", colours)):
+            for index, name in enumerate(names):
+                plain = name.replace("_", " ")
+                for word in {plain, plural(plain)} if kind == "category" else {plain}:
+                    ids = tuple(tokenizer(" " + word, add_special_tokens=False)["input_ids"])
+                    self.patterns.setdefault(ids[-1], []).append((ids, kind, index + 1))
+        for found in self.patterns.values():
+            found.sort(key=lambda p: -len(p[0]))
+
+    def mentions(self, ids: Sequence[int]) -> list[tuple[int, str, int]]:
+        """(place of the last token, kind, class) of every name."""
+        found: list[tuple[int, str, int]] = []
+        end = len(ids)
+        while end > 0:
+            for pattern, kind, index in self.patterns.get(ids[end - 1], ()):
+                if tuple(ids[max(0, end - len(pattern)) : end]) == pattern:
+                    found.append((end - 1, kind, index))
+                    end -= len(pattern) - 1
+                    break
+            end -= 1
+        return found
+
+
+class WordGuide:
+    """Listens to some layers of a Llama-form language model and scores where its guided heads look."""
+
+    def __init__(
+        self, language_model: nn.Module, vocabulary: Vocabulary, loc_token_id: int, coord_token_id: int
+    ) -> None:
+        model: Any = language_model
+        layers = model.base_model.layers
+        self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
+        heads = model.config.num_attention_heads
+        self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
+        self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer, _ in self._heads.values()}
+        self._heard: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for layer, module in self._modules.items():
+            module.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
+
+    def _listener(self, layer: int) -> Any:
+        def listen(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self._heard[layer] = (hidden, *kwargs["position_embeddings"])
+
+        return listen
+
+    def loss(
+        self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds, and the attention
+        each puts where it should.
+
+        ``start`` = places of the first 3D patch and of the first text token in the sequence that was heard.
+        """
+        terms, figures = [], {}
+        for kind, (rows, places, targets) in self._wanted(prefix, names, packed).items():
+            targets = targets & prefix.patch_mask[rows]
+            if not bool(targets.any()):
+                continue
+            logits = self._attention(kind, rows, places + start[1], start[0], prefix.patch_mask)
+            share = torch.logsumexp(logits.masked_fill(~targets, -1e4), -1) - torch.logsumexp(logits, -1)
+            known = targets.any(-1)
+            terms.append(-masked_mean(share, known))
+            figures[f"look_{kind}"] = float(masked_mean(share.detach().exp(), known))
+        self._heard.clear()
+        if not terms:
+            return prefix.tokens.sum() * 0, figures
+        return torch.stack(terms).mean(), figures
+
+    def _wanted(
+        self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """For each kind: rows (n,), places in the text (n,), the patches meant (n,T)."""
+        device = packed.input_ids.device
+        found: dict[str, list[tuple[int, int, int]]] = {"category": [], "colour": []}
+        for row, ids in enumerate(packed.input_ids.tolist()):
+            for place, kind, index in self._vocabulary.mentions(ids):
+                found[kind].append((row, place, index))
+        wanted = {}
+        for kind, table in (("category", names.category), ("colour", names.colour)):
+            if found[kind]:
+                rows, places, classes = torch.tensor(found[kind], device=device).unbind(1)
+                wanted[kind] = (rows, places, table[rows, :, classes])
+        wanted["coord"] = self._near_points(prefix, packed)
+        wanted["loc"] = _in_boxes(prefix, packed)
+        return {kind: value for kind, value in wanted.items() if len(value[0])}
+
+    def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+        is_point = packed.input_ids == self._coord
+        rows, places = is_point.nonzero().unbind(1)
+        order = (is_point.long().cumsum(1) - 1)[rows, places]
+        points = packed.coordinates[rows, order]
+        distance = (prefix.patch_positions[rows] - points[:, None]).norm(dim=-1)
+        distance = distance.masked_fill(~prefix.patch_mask[rows], torch.inf)
+        nearest = distance.min(dim=1, keepdim=True).values if len(rows) else distance[:, :1]
+        return rows, places, distance <= (1.2 * nearest).clamp(min=NEAR_M)
+
+    def _attention(
+        self, kind: str, rows: Int[Tensor, " n"], places: Int[Tensor, " n"], first: int, mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "n T"]:
+        """Attention logits of the kind's head from (row, place) over the 3D patches; -1e4 where there is none."""
+        layer, head = self._heads[kind]
+        hidden, cos, sin = self._heard[layer]
+        module = self._modules[layer]
+        size, end = module.head_dim, first + mask.shape[1]
+        shared = head // module.num_key_value_groups
+        q = F.linear(hidden[rows, places], module.q_proj.weight[head * size : (head + 1) * size])
+        k = F.linear(hidden[:, first:end], module.k_proj.weight[shared * size : (shared + 1) * size])
+        cos, sin = cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
+        q = _rotate(q.float(), cos[rows, places].float(), sin[rows, places].float())
+        k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
+        logits = torch.einsum("nd,ntd->nt", q, k[rows]) * module.scaling
+        return logits.masked_fill(~mask[rows], -1e4)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding in Llama's layout (halves)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    """``<loc>`` tokens and the patches inside any of their boxes."""
+    rows, order = packed.loc_mask.nonzero().unbind(1)
+    boxes = packed.boxes[rows, order].clone()
+    boxes[..., 3:6] += 2 * BOX_MARGIN_M
+    inside = points_in_boxes(prefix.patch_positions[rows][:, :, None].float(), boxes[:, None])
+    return rows, packed.loc[rows, order], (inside & packed.box_mask[rows, order][:, None]).any(-1)

@@ -1,0 +1,94 @@
+"""Guided heads of the language model: which words they find, which patches are meant, and that they learn to look."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from vidllm.model.modeling import VisualPrefix
+from vidllm.model.text import build_tokenizer
+from vidllm.training.packing import Text, pack, packed_hidden
+from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
+
+LOC, COORD = 1, 2
+SENTENCES = ["is the red table lamp on the table ?", "how many tables and lamps are there ?", "two coffee tables"] * 9
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(SENTENCES, 320)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer):
+    return Vocabulary(tokenizer, ["lamp", "table", "table_lamp"], ["red"])
+
+
+def test_longer_names_win_and_plurals_count(tokenizer, vocabulary):
+    ids = tokenizer("is the red table lamp on the table, or two tables?", add_special_tokens=False)["input_ids"]
+    found = [(kind, index) for _, kind, index in reversed(vocabulary.mentions(ids))]
+    assert found == [("colour", 1), ("category", 3), ("category", 2), ("category", 2)]
+    place = next(at for at, kind, index in vocabulary.mentions(ids) if (kind, index) == ("category", 3))
+    assert tokenizer.decode(ids[place]).strip().endswith("lamp")
+
+
+def test_pooled_patches_have_all_names_of_their_members():
+    inverse = torch.tensor([[0, 0, 1, -1]])
+    names = pooled_names(inverse, torch.tensor([[[2, 3, 0, 1]]]), torch.tensor([[[1, 1, 0, 1]]]), (4, 2), 3)
+    assert names.category[0].nonzero().tolist() == [[0, 2], [0, 3], [1, 0]]
+    assert names.colour[0].nonzero().tolist() == [[0, 1], [1, 0]]
+
+
+def _scene(ids: list[int]):
+    torch.manual_seed(0)
+    positions = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]]])
+    mask = torch.tensor([[True, True, True, False]])
+    tokens = torch.randn(1, 4, 32)
+    prefix = VisualPrefix(tokens, mask, tokens, positions, mask, torch.tensor([[0, 1, 2, -1]]))
+    names = pooled_names(prefix.patch_index, torch.tensor([[[1, 2, 3, 0]]]), torch.tensor([[[0, 0, 1, 0]]]), (4, 2), 4)
+    box = [2.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.0]
+    text = Text([*ids, COORD, LOC], [False] * (len(ids) + 2), "q", [(1.1, 0.0, 0.0)], [box])
+    return prefix, names, pack([[text]], LOC, 100)
+
+
+def test_every_kind_of_word_means_its_patches(tokenizer, vocabulary):
+    ids = tokenizer(" red table", add_special_tokens=False)["input_ids"]
+    prefix, names, packed = _scene(ids)
+    guide = WordGuide(_model(), vocabulary, LOC, COORD)
+    wanted = {kind: targets.tolist() for kind, (_, _, targets) in guide._wanted(prefix, names, packed).items()}
+    assert wanted == {
+        "category": [[False, True, False, False]],
+        "colour": [[False, False, True, False]],
+        "coord": [[False, True, False, False]],
+        "loc": [[False, False, True, False]],
+    }
+
+
+def _model():
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_model_s_own(tokenizer, vocabulary):
+    ids = tokenizer(" red table", add_special_tokens=False)["input_ids"]
+    prefix, names, packed = _scene(ids)
+    model = _model()
+    guide = WordGuide(model, vocabulary, LOC, COORD)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    figures = {}
+    for _ in range(40):
+        packed_hidden(model, prefix.tokens, prefix.mask, model.get_input_embeddings()(packed.input_ids), packed)
+        loss, figures = guide.loss(prefix, names, packed, (0, 4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert set(figures) == {"look_category", "look_colour", "look_coord", "look_loc"}
+    assert min(figures.values()) > 0.9
+    text = model.get_input_embeddings()(packed.input_ids)
+    whole = torch.cat([prefix.tokens[:, :3], text], 1)  # without the padding patch
+    attention = model.base_model(inputs_embeds=whole, output_attentions=True).attentions[1][0, 0].detach()
+    last = 3 + len(ids) - 1  # the word "table"
+    assert attention[last, 1] / attention[last, :3].sum() == pytest.approx(figures["look_category"], abs=0.05)
