@@ -1,0 +1,234 @@
+"""What of the data is there, what is missing and where to get it, whether it counts what it should, what is broken.
+
+A different count is information: rooms exported in the same layout have their own. A broken file is a fault.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidllm.datasets.layout import (
+    LISTS_SOURCE,
+    PROPOSALS_SOURCE,
+    SCAN_FOLDERS,
+    SCANNET_SOURCE,
+    SCENE_SPLITS,
+    SETS,
+    AnnotationSet,
+    DataRoot,
+)
+from vidllm.datasets.proposals import read_proposals
+from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
+from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
+from vidllm.datasets.scannet_sens import SensFile
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        what: such as ``ScanQA val``.
+        status: ``ok``, ``differs`` (from the official count), ``missing`` or ``broken``.
+        count: entries that are there.
+        official: entries of the release, None where none is known.
+        path: the file or folder.
+        note: where to get it, or what is wrong.
+    """
+
+    what: str
+    status: str
+    count: int = 0
+    official: int | None = None
+    path: str = ""
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """What was found under a root.
+
+    Attributes:
+        root: the folder.
+        rows: one a split or file.
+        broken: one message a broken file, naming it.
+        incomplete: scenes that lack a file, by the kind of file.
+    """
+
+    root: str
+    rows: list[Row] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    incomplete: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        """Something is there and nothing is broken."""
+        return not self.broken and any(row.count for row in self.rows)
+
+    @property
+    def differs(self) -> list[Row]:
+        """Rows that are there with another count than the official one."""
+        return [row for row in self.rows if row.status == "differs"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {**asdict(self), "usable": self.usable}
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        lines = [f"{self.root}", f"{'what':34s}{'there':>9s}{'official':>10s}  "]
+        for row in self.rows:
+            official = f"{row.official:,}" if row.official is not None else "-"
+            lines.append(
+                f"{row.what:34s}{row.count:9,}{official:>10s}  {row.status:8s} {row.note or row.path}".rstrip()
+            )
+        for kind, scenes in self.incomplete.items():
+            more = f" and {len(scenes) - SHOWN} more" if len(scenes) > SHOWN else ""
+            lines.append(f"without {kind}: {len(scenes)} scenes ({', '.join(scenes[:SHOWN])}{more})")
+        lines += [f"broken: {message}" for message in self.broken]
+        return lines
+
+
+def check_root(root: str | Path, *, quick: bool = False, tell: Callable[[int, int], None] | None = None) -> Report:
+    """Look at everything under a root.
+
+    Args:
+        root: the folder.
+        quick: only see whether the files of the scenes are there, and do not read them.
+        tell: hears (scenes done, scenes in all).
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    data = DataRoot(root)
+    report = Report(str(root))
+    _check_scenes(data, report, quick, tell)
+    for one in SETS.values():
+        for split, official in one.splits.items():
+            _check_set(data, report, one, split, official)
+    _check_rest(data, report)
+    return report
+
+
+# -- scenes
+
+
+def _check_scenes(data: DataRoot, report: Report, quick: bool, tell: Callable[[int, int], None] | None) -> None:
+    _count_scenes(data, report)
+    scenes = data.scene_ids()
+    test = set(_guarded(report, lambda: data.scene_list("test")) or ())
+    for done, name in enumerate(scenes, 1):
+        scene = data.scene(name)
+        _check_scene(scene, report, quick, name in test or scene.folder.parent.name == "scans_test")
+        if tell is not None:
+            tell(done, len(scenes))
+
+
+def _count_scenes(data: DataRoot, report: Report) -> None:
+    listed = 0
+    for split, official in SCENE_SPLITS.items():
+        scenes = _guarded(report, lambda split=split: data.scene_list(split))  # type: ignore[misc]
+        name = f"scannetv2_{split}.txt"
+        if scenes is None:
+            report.rows.append(Row(f"ScanNet {split} scenes", "missing", 0, official, "", f"{name}: {LISTS_SOURCE}"))
+            continue
+        there = set(data.scene_ids()) & set(scenes)
+        listed += len(there)
+        note = "" if len(there) == len(scenes) else f"{name} lists {len(scenes)}; {SCANNET_SOURCE}"
+        report.rows.append(_counted(f"ScanNet {split} scenes", len(there), official, data.root / name, note))
+    others = len(data.scene_ids()) - listed
+    if others:
+        report.rows.append(Row("scenes in no list", "ok", others, None, str(data.root / SCAN_FOLDERS[0])))
+
+
+def _counted(what: str, count: int, official: int | None, path: Path, note: str = "") -> Row:
+    status = "ok" if official is None or count == official else "differs" if count else "missing"
+    return Row(what, status, count, official, str(path), note)
+
+
+def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -> None:
+    """Note what the scene lacks and, unless `quick`, read every file of it."""
+    readers: dict[str, Callable[[], Any]] = {
+        "frames": lambda: _check_frames(scene),
+        "SCENE.txt": lambda: scene.axis_alignment,
+        "mesh": lambda: len(read_mesh(scene.file("_vh_clean_2.ply")).vertices),
+    }
+    places = {"SCENE.txt": ".txt", "mesh": "_vh_clean_2.ply"}
+    if not test:
+        readers["segments"] = lambda: len(read_segments(scene.file("_vh_clean_2.0.010000.segs.json")))
+        readers["objects"] = lambda: len(read_groups(scene.file(".aggregation.json")))
+        places |= {"segments": "_vh_clean_2.0.010000.segs.json", "objects": ".aggregation.json"}
+    found = {}
+    for kind, reader in readers.items():
+        there = _has_frames(scene) if kind == "frames" else scene.file(places[kind]).exists()
+        if not there:
+            report.incomplete.setdefault(kind, []).append(scene.scene_id)
+        elif not quick:
+            found[kind] = _guarded(report, reader)
+    vertices, segments = found.get("mesh"), found.get("segments")
+    if vertices is not None and segments is not None and vertices != segments:
+        report.broken.append(f"{scene.folder}: {segments} segments for the {vertices} vertices of the mesh; fetch both")
+
+
+def _has_frames(scene: ScanNetScene) -> bool:
+    try:
+        return scene.file(".sens").is_file() or bool(len(scene.source.names))
+    except ValueError:
+        return False
+
+
+def _check_frames(scene: ScanNetScene) -> int:
+    """Walk over the records of a recording; of an export, read every pose. ValueError where something is broken."""
+    if scene.file(".sens").is_file():
+        SensFile(scene.file(".sens")).index  # noqa: B018 - the index is built
+    if not len(scene.posed):
+        raise ValueError(f"{scene.source.where}: none of its {len(scene)} frames has a finite pose")
+    return len(scene.posed)
+
+
+# -- annotations and the rest
+
+
+def _check_set(data: DataRoot, report: Report, one: AnnotationSet, split: str, official: int | None) -> None:
+    what, path = f"{one.title} {split}", data.annotation_file(one.name, split)
+    if path is None:
+        if "all" in one.splits and (split != "all" or any(data.annotation_file(one.name, s) for s in one.splits)):
+            return  # ReferIt3D's tables come as one file or as one a split
+        report.rows.append(Row(what, "missing", 0, official, "", f"{one.file(split)}: {one.source} ({one.terms})"))
+        return
+    entries = _guarded(report, lambda: data.annotations(one.name, split))
+    if entries is None:
+        report.rows.append(Row(what, "broken", 0, official, str(path), report.broken[-1]))
+        return
+    scenes = Counter(entry.scene_id for entry in entries)
+    lacking = sorted(set(scenes) - set(data.scene_ids()))
+    note = f"{len(lacking)} of its {len(scenes)} scenes are not there" if lacking else ""
+    report.rows.append(_counted(what, len(entries), official, path, note))
+
+
+def _check_rest(data: DataRoot, report: Report) -> None:
+    path = data.find(LABEL_MAP)
+    table = None if path is None else _guarded(report, lambda: read_label_map(path))
+    if path is None:
+        report.rows.append(Row("label map", "missing", 0, None, "", f"{LABEL_MAP}: {LISTS_SOURCE}"))
+    else:
+        report.rows.append(Row("label map", "broken" if table is None else "ok", len(table or ()), None, str(path)))
+    files = [file for scene in data.scene_ids() if (file := data.find(f"{scene}.mask.npz")) is not None]
+    good = [file for file in files if _guarded(report, lambda file=file: read_proposals(file)) is not None]  # type: ignore[misc]
+    note = "" if files else f"optional; {PROPOSALS_SOURCE}"
+    report.rows.append(Row("Mask3D proposals", "ok" if files else "missing", len(good), None, "", note))
+
+
+def _guarded(report: Report, read: Callable[[], Any]) -> Any:
+    """What `read` returns; None, and a note among the broken files, when it raises."""
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        report.broken.append(str(error))
+        return None

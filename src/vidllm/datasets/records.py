@@ -1,0 +1,117 @@
+"""Annotation files as records whose fields are checked: every error names the file, the entry and the field.
+
+Ids are written as numbers in some files and as text in others ("34"); both become int.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of a file. Its methods return one field each, or raise ValueError when it is missing or wrong."""
+
+    path: Path
+    index: int
+    values: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How messages call this entry: its number and whatever ids it has."""
+        ids = [f"{key} {self.values[key]}" for key in _IDS if key in self.values]
+        return f"{self.path}: entry {self.index}" + (f" ({', '.join(ids)})" if ids else "")
+
+    def get(self, field: str) -> Any:
+        """A field as it is."""
+        if field not in self.values:
+            raise ValueError(f"{self.name}: field {field!r} is missing; it has {sorted(self.values)}")
+        return self.values[field]
+
+    def text(self, field: str) -> str:
+        """A field that is text."""
+        value = self.get(field)
+        if not isinstance(value, str):
+            raise self.error(field, "text", value)
+        return value
+
+    def name_of(self, field: str) -> str:
+        """A field that is text and not empty, such as a scene's name."""
+        value = self.text(field)
+        if not value.strip():
+            raise self.error(field, "a name", value)
+        return value
+
+    def integer(self, field: str) -> int:
+        """A field that is a whole number, or text holding one."""
+        return self._integer(field, self.get(field))
+
+    def integers(self, field: str) -> tuple[int, ...]:
+        """A list of whole numbers, or of texts holding them."""
+        return tuple(self._integer(field, value) for value in self._list(field))
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """A list of texts."""
+        values = self._list(field)
+        for value in values:
+            if not isinstance(value, str):
+                raise self.error(field, "a list of texts", values)
+        return tuple(values)
+
+    def error(self, field: str, expected: str, value: Any) -> ValueError:
+        """The error of a field that is not what it should be."""
+        shown = f"{value!r:.77}" + ("..." if len(repr(value)) > 77 else "")
+        return ValueError(
+            f"{self.name}: expected {field!r} to be {expected}, got {shown}; fetch the file again or mend it"
+        )
+
+    def _list(self, field: str) -> list[Any]:
+        value = self.get(field)
+        if not isinstance(value, list):
+            raise self.error(field, "a list", value)
+        return value
+
+    def _integer(self, field: str, value: Any) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+            return int(value)
+        raise self.error(field, "a whole number", value)
+
+
+_IDS = ("scene_id", "scan_id", "question_id", "object_id", "ann_id", "assignmentid", "stimulus_id")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file; ValueError naming the file, and the line where it breaks."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text at byte {error.start}; fetch the file again") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON at line {error.lineno} ({error.msg}); fetch the file again") from error
+
+
+def entries(path: str | Path, values: Any, what: str) -> Iterator[Entry]:
+    """The records of a JSON list; ValueError when it is no list, or one of them is no object."""
+    path = Path(path)
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: expected a list of {what}, got {type(values).__name__}; is it another file?")
+    for index, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: entry {index}: expected an object, got {value!r:.60}; fetch the file again")
+        yield Entry(path, index, value)
+
+
+def read_list(path: str | Path, what: str, make: Callable[[Entry], T]) -> list[T]:
+    """Every record of a JSON file that is a list, made by `make`."""
+    return [make(entry) for entry in entries(path, read_json(path), what)]

@@ -1,0 +1,203 @@
+"""The frames of a ScanNet scene in the three forms in which they lie on disks, behind one face.
+
+    SCENE.sens                                      the recording itself
+    posed_images/SCENE/00000.jpg .png .txt          one frame in ten, as mmdetection3d and EmbodiedScan export
+    color/0.jpg depth/0.png pose/0.txt intrinsic/   ScanNet's own SensReader
+
+Colour and depth differ in size, each with its own intrinsics. The files hold K with pixel centres at whole numbers;
+what is returned here has them at +0.5. Poses are world-from-camera in metres, infinite where tracking was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vidllm.datasets.scannet_sens import SensFile
+from vidllm.export.depth_png import read_depth_png
+from vidllm.frames import InputError, open_image
+
+COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Frames that are read one at a time.
+
+    Attributes:
+        where: file or folder, for messages.
+        names: a name for each frame: its number in the recording.
+    """
+
+    where: Path
+    names: Sequence[str]
+
+    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture."""
+        ...
+
+    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
+        """Depth in metres, 0 = none."""
+        ...
+
+    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
+        """World-from-camera."""
+        ...
+
+    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
+        """K of ``color`` or ``depth``, pixel centres at +0.5; None where the form does not hold it."""
+        ...
+
+
+def half_centres(matrix: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """K of a file, pixel centres at whole numbers, as K with pixel centres at +0.5."""
+    intrinsics = np.array(matrix[:3, :3], np.float64)
+    intrinsics[:2, 2] += 0.5
+    return intrinsics
+
+
+class SensFrames:
+    """Frames of a ``.sens`` recording."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = path
+        self.file = SensFile(path)
+        self.names: Sequence[str] = _Numbers(len(self.file))
+
+    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture."""
+        return self.file.colour(frame)
+
+    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
+        """Depth in metres, 0 = none."""
+        return self.file.depth_m(frame)
+
+    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
+        """World-from-camera."""
+        return self.file.pose(frame)
+
+    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
+        """K of ``color`` or ``depth``."""
+        header = self.file.header
+        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth)
+
+
+class _Numbers(Sequence[str]):
+    """``"0"``, ``"1"``, ... without a list of them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return str(range(self._count)[index])
+
+
+class FolderFrames:
+    """Frames of an exported folder: ``posed_images/SCENE`` or the ``color depth pose`` of SensReader.
+
+    Raises:
+        ValueError: the folder holds no colour picture.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.where = folder
+        self._split = (folder / "color").is_dir()
+        pictures = folder / "color" if self._split else folder
+        colour: dict[str, Path] = {}
+        for path in pictures.iterdir() if pictures.is_dir() else ():
+            suffix = path.suffix.lower()
+            if path.stem.isdecimal() and suffix in COLOUR_SUFFIXES and (self._split or suffix != ".png"):
+                colour[path.stem] = path
+        if not colour:
+            raise ValueError(f"{pictures}: no colour picture such as 00000.jpg here; export the scene again")
+        self.names: Sequence[str] = sorted(colour, key=int)
+        self._colour = colour
+
+    def _path(self, kind: str, frame: int, suffix: str) -> Path:
+        if not 0 <= frame < len(self.names):
+            raise ValueError(f"{self.where}: no frame {frame}; expected 0 to {len(self.names) - 1}")
+        name = self.names[frame] + suffix
+        return self.where / kind / name if self._split else self.where / name
+
+    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture."""
+        self._path("color", frame, "")
+        return np.array(open_image(self._colour[self.names[frame]]))
+
+    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
+        """Depth in metres, 0 = none."""
+        path = self._path("depth", frame, ".png")
+        try:
+            return read_depth_png(path)
+        except OSError as error:
+            raise InputError(f"{path}: not a readable depth picture ({error}); export the scene again") from error
+
+    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
+        """World-from-camera."""
+        return read_matrix(self._path("pose", frame, ".txt"))
+
+    @cached_property
+    def _intrinsics(self) -> dict[str, np.ndarray | None]:
+        names = {
+            "color": ("intrinsic/intrinsic_color.txt", "intrinsic_color.txt", "intrinsic.txt"),
+            "depth": ("intrinsic/intrinsic_depth.txt", "intrinsic_depth.txt", "depth_intrinsic.txt"),
+        }
+        found: dict[str, np.ndarray | None] = {}
+        for kind, places in names.items():
+            path = next((self.where / place for place in places if (self.where / place).is_file()), None)
+            found[kind] = None if path is None else half_centres(read_matrix(path))
+        return found
+
+    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
+        """K of ``color`` or ``depth``, None where no file holds it."""
+        return self._intrinsics[kind]
+
+
+def read_matrix(path: Path) -> Float[np.ndarray, "4 4"]:
+    """A 4x4 (or 3x3, then filled up) matrix of a text file; ValueError naming the file. May hold infinities."""
+    try:
+        rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); export the scene again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a matrix of numbers ({error}); export the scene again") from error
+    rows = [row for row in rows if row]
+    if len(rows) not in (3, 4) or any(len(row) != len(rows) for row in rows):
+        shape = [len(row) for row in rows]
+        raise ValueError(f"{path}: expected a 4x4 matrix, got rows of {shape} numbers; export the scene again")
+    matrix = np.eye(4)
+    matrix[: len(rows), : len(rows)] = rows
+    return matrix
+
+
+def depth_on_colour_grid(
+    depth_m: Float[np.ndarray, "h w"],
+    depth_intrinsics: Float[np.ndarray, "3 3"],
+    colour_intrinsics: Float[np.ndarray, "3 3"],
+    size: tuple[int, int],
+) -> Float[np.ndarray, "H W"]:
+    """Depth at every colour pixel: the depth pixel that the same ray meets, nearest, 0 outside the depth picture.
+
+    Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
+
+    Args:
+        depth_m: metres, 0 = none; depths are never mixed, so that edges stay edges.
+        depth_intrinsics: K of `depth_m`.
+        colour_intrinsics: K of the colour grid.
+        size: (H, W) of the colour grid.
+    """
+    to_depth = depth_intrinsics @ np.linalg.inv(colour_intrinsics)
+    height, width = size
+    columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)
+    rows = np.floor(to_depth[1, 1] * (np.arange(height) + 0.5) + to_depth[1, 2]).astype(np.int64)
+    inside = ((rows >= 0) & (rows < depth_m.shape[0]))[:, None] & ((columns >= 0) & (columns < depth_m.shape[1]))
+    sampled = depth_m[np.clip(rows, 0, depth_m.shape[0] - 1)[:, None], np.clip(columns, 0, depth_m.shape[1] - 1)]
+    return np.where(inside, sampled, np.float32(0))
