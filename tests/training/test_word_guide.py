@@ -12,7 +12,12 @@ from vidllm.training.packing import Text, pack, packed_hidden
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 LOC, COORD = 1, 2
-SENTENCES = ["is the red table lamp on the table ?", "how many tables and lamps are there ?", "two coffee tables"] * 9
+SENTENCES = [
+    "i stand by the lamp . is the table by the red lamp ? and a lamp",
+    "is the red table lamp on the table ?",
+    "how many tables and lamps are there ?",
+    "two coffee tables",
+] * 9
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_every_kind_of_word_means_its_patches(tokenizer, vocabulary):
     guide = WordGuide(_model(), vocabulary, LOC, COORD)
     wanted = {kind: targets.tolist() for kind, (_, _, targets) in guide._wanted(prefix, names, packed).items()}
     assert wanted == {
-        "category": [[False, True, False, False]],
+        "category": [[False, False, False, False]],  # no table is red
         "colour": [[False, False, True, False]],
         "coord": [[False, True, False, False]],
         "loc": [[False, False, True, False]],
@@ -72,8 +77,18 @@ def _model():
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
+def test_the_answer_looks_at_the_first_thing_asked_of_after_the_situation(tokenizer, vocabulary):
+    prefix, names, _ = _scene([])
+    said = "i stand by the lamp . is the table by the red lamp ?"
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    packed = pack([[Text([*ids, 7, 8], [False] * len(ids) + [True] * 2, "q", [])]], LOC, 100)
+    guide = WordGuide(_model(), vocabulary, LOC, COORD)
+    rows, places, targets = guide._wanted(prefix, names, packed)["answer"]
+    assert (rows.tolist(), places.tolist(), targets.tolist()) == ([0], [len(ids) - 1], [[False, True, False, False]])
+
+
 def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_model_s_own(tokenizer, vocabulary):
-    ids = tokenizer(" red table", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(" red and a table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
     model = _model()
     guide = WordGuide(model, vocabulary, LOC, COORD)

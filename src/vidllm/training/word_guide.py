@@ -2,10 +2,11 @@
 
 Binding words to patches by chance costs a small model most of its training: until it attends to the sofa's patches at
 the word "sofa", a patch tells it nothing, and until patches tell it something, nothing makes it attend there. The rooms
-know what every word means. Four guided heads get a cross-entropy on where they look in the visual prefix:
+know what every word means. Five guided heads get a cross-entropy on where they look in the visual prefix:
 
     "sofa", "sofas"   -> patches of that category          ``<coord>`` -> patches near its point
     "red"             -> patches of that colour            ``<loc>``   -> patches inside the boxes that it shall find
+    "red sofa"        -> patches of both                   the last token before an answer -> the first thing asked of
 
 Nothing is added to the model, and nothing of it is needed once it is trained.
 """
@@ -26,12 +27,13 @@ from vidllm.model.grounding import points_in_boxes
 from vidllm.model.modeling import VisualPrefix
 from vidllm.rooms.language.words import plural
 from vidllm.training.losses.targets import masked_mean
-from vidllm.training.packing import PackedTexts
+from vidllm.training.packing import IGNORE, PackedTexts
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
-HEADS = {"category": (1, 0), "colour": (1, 1), "coord": (1, 2), "loc": (2, 0)}
+HEADS = {"category": (1, 0), "colour": (1, 1), "coord": (1, 2), "loc": (2, 0), "answer": (2, 1)}
 NEAR_M = 0.4  # patches this near to a <coord> are meant by it, or the nearest few
 BOX_MARGIN_M = 0.1
+MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Vocabulary:
                 for word in {plain, plural(plain)} if kind == "category" else {plain}:
                     ids = tuple(tokenizer(" " + word, add_special_tokens=False)["input_ids"])
                     self.patterns.setdefault(ids[-1], []).append((ids, kind, index + 1))
+        #: tokens that end a sentence
+        self.stop = {i for i in range(len(tokenizer)) if str(tokenizer.decode([i])).strip() in (".", ".\n")}
         for found in self.patterns.values():
             found.sort(key=lambda p: -len(p[0]))
 
@@ -93,6 +97,7 @@ class WordGuide:
         model: Any = language_model
         layers = model.base_model.layers
         self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
+        self._stop = vocabulary.stop
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer, _ in self._heads.values()}
@@ -134,19 +139,64 @@ class WordGuide:
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
     ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """For each kind: rows (n,), places in the text (n,), the patches meant (n,T)."""
-        device = packed.input_ids.device
-        found: dict[str, list[tuple[int, int, int]]] = {"category": [], "colour": []}
-        for row, ids in enumerate(packed.input_ids.tolist()):
-            for place, kind, index in self._vocabulary.mentions(ids):
-                found[kind].append((row, place, index))
-        wanted = {}
-        for kind, table in (("category", names.category), ("colour", names.colour)):
-            if found[kind]:
-                rows, places, classes = torch.tensor(found[kind], device=device).unbind(1)
-                wanted[kind] = (rows, places, table[rows, :, classes])
+        rows, places, nouns = self._things(names, packed)
+        wanted = {"category": (rows, places, nouns), "colour": self._colours(names, packed)}
         wanted["coord"] = self._near_points(prefix, packed)
         wanted["loc"] = _in_boxes(prefix, packed)
+        wanted["answer"] = self._asked(packed, [wanted["coord"], wanted["category"]])
         return {kind: value for kind, value in wanted.items() if len(value[0])}
+
+    def _found(self, packed: PackedTexts) -> list[list[tuple[int, str, int]]]:
+        return [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
+
+    def _things(self, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+        """Nouns; with a colour right before them ("red table lamp"), the patches of both."""
+        found = []
+        for row, mentions in enumerate(self._found(packed)):
+            before = (-9, "", 0)
+            for place, kind, index in mentions:
+                close = before[1] == "colour" and place - before[0] <= MAX_NAME_TOKENS
+                if kind == "category":
+                    found.append((row, place, index, before[2] if close else -1))
+                before = (place, kind, index)
+        rows, places, classes, colours = _columns(found, 4, packed)
+        targets = names.category[rows, :, classes]
+        both = targets & names.colour[rows, :, colours.clamp(min=0)]
+        return rows, places, torch.where((colours >= 0)[:, None], both, targets)
+
+    def _colours(self, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+        found = [
+            (row, place, index)
+            for row, mentions in enumerate(self._found(packed))
+            for place, kind, index in mentions
+            if kind == "colour"
+        ]
+        rows, places, classes = _columns(found, 3, packed)
+        return rows, places, names.colour[rows, :, classes]
+
+    def _asked(
+        self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The last token before each answer, and what the question's first noun (or ``<coord>``) means. A situation
+        told before the question does not count.
+        """
+        found, targets = [], []
+        for row, (ids, labels, segments) in enumerate(
+            zip(packed.input_ids.tolist(), packed.labels.tolist(), packed.segment.tolist(), strict=True)
+        ):
+            places = {int(p): t for r, ps, ts in meant for p, t in zip(ps[r == row], ts[r == row], strict=True)}
+            begin = 0
+            for place in range(1, len(ids)):
+                if segments[place] != segments[place - 1]:
+                    begin = place
+                elif labels[place] != IGNORE and labels[place - 1] == IGNORE:
+                    stops = [at for at in range(begin, place - 3) if ids[at] in self._stop]
+                    first = [at for at in range(stops[-1] if stops else begin, place) if at in places]
+                    if first:
+                        found.append((row, place - 1))
+                        targets.append(places[first[0]])
+        rows, at = _columns(found, 2, packed)
+        return rows, at, torch.stack(targets) if targets else meant[0][2][:0]
 
     def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
         is_point = packed.input_ids == self._coord
@@ -174,6 +224,10 @@ class WordGuide:
         k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
         logits = torch.einsum("nd,ntd->nt", q, k[rows]) * module.scaling
         return logits.masked_fill(~mask[rows], -1e4)
+
+
+def _columns(found: Sequence[tuple[int, ...]], count: int, packed: PackedTexts) -> tuple[Tensor, ...]:
+    return torch.tensor(found, dtype=torch.long, device=packed.input_ids.device).reshape(-1, count).unbind(1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
