@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import micro_config
+from safetensors.torch import load_file
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -18,8 +19,9 @@ from vidllm.training import loop
 from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
 from vidllm.training.loop import train, train_step
-from vidllm.training.run import VOCABULARY, Run
+from vidllm.training.run import Run
 from vidllm.training.schedule import learning_rate, true_geometry_share
+from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.texts import load_or_build_tokenizer
 
 
@@ -180,6 +182,28 @@ def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
         Run.build(replace(config, init_from=str(other)))
     with pytest.raises(ValueError, match="no such folder"):
         Run.build(replace(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
+
+
+def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
+    """The recipe: one run sees, one speaks on names alone, a third starts from both halves."""
+    seeing = train(replace(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2), _no)
+    speaking = replace(config, out=str(tmp_path / "speak"), language_start=0, language_only_share=1.0, named_share=1.0)
+    spoken = train(replace(speaking, steps=2), _no)
+    line = json.loads((tmp_path / "speak" / "log.jsonl").read_text().splitlines()[0])
+    assert line["named_steps"] == 1 and "camera" not in line and line["words"] > 0
+    both = Run.build(replace(config, out=str(tmp_path / "both"), init_from=str(seeing), language_from=str(spoken)))
+    saw, said = load_pretrained(str(seeing))[0].state_dict(), load_pretrained(str(spoken))[0].state_dict()
+    halves = {name: name.split(".")[0] in LANGUAGE_HALF for name in saw}
+    assert any(halves.values()) and not all(halves.values())
+    for name, value in both.model.state_dict().items():
+        torch.testing.assert_close(value, (said if halves[name] else saw)[name], rtol=0, atol=0)
+    heads = load_file(tmp_path / "see" / AUXILIARY_FILE)
+    for name, value in both.auxiliary.state_dict().items():
+        torch.testing.assert_close(value, heads[name], rtol=0, atol=0)
+
+
+def _no(_: str) -> None:
+    """Say nothing."""
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------

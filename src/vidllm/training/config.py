@@ -16,7 +16,7 @@ class TrainConfig:
     out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model
     preset: str = "tiny"
     init_from: str | None = None  # a saved model folder to start from (weights only)
-    language_from: str | None = None  # a language model trained on the words alone (vidllm train blind) to start from
+    language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     seed: int = 0
     steps: int = 9000
     # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]

@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from vidllm.model.auto import load_pretrained
-from vidllm.model.configuration import preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
@@ -27,11 +24,11 @@ from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
-from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.starting import run_tokenizer, starting_auxiliary, starting_model
+from vidllm.training.texts import TextMaker
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
-VOCABULARY = 1536
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
@@ -57,12 +54,14 @@ class Run:
         """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
         torch.manual_seed(config.seed)
         data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
-        texts = TextMaker(_tokenizer(config, data))
+        texts = TextMaker(run_tokenizer(config, data))
         device = training_device(config.device)
-        model = _model(config, texts)
+        model = starting_model(config, texts)
         model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
         auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1).to(device)
+        if config.init_from:
+            starting_auxiliary(auxiliary, config.init_from)
         auxiliary.names = names = NamedPatches(
             model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1
         ).to(device)
@@ -122,40 +121,6 @@ def training_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
     return torch.device(name)
-
-
-def _tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
-    """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
-    folder = Path(config.out) / "tokenizer"
-    if config.init_from and not (folder / "tokenizer.json").exists():
-        load_pretrained(config.init_from)[1].tokenizer.save_pretrained(folder)
-    return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
-
-
-def _model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
-    """Fresh weights of the preset, or those of ``init_from``; ValueError when its tokens are not the run's."""
-    if config.init_from:
-        model, _ = load_pretrained(config.init_from)
-        told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
-        if told != texts.special_ids or model.config.text_config.vocab_size < len(texts.tokenizer):
-            raise ValueError(
-                f"the tokenizer in {config.out} is not that of {config.init_from} (special tokens {texts.special_ids} "
-                f"and {told}); choose a new run folder"
-            )
-        return model
-    settings = preset(config.preset)
-    settings.text_config.vocab_size = len(texts.tokenizer)
-    settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
-    model = VidLLMForConditionalGeneration(settings)
-    if config.language_from:
-        model.language_model = AutoModelForCausalLM.from_pretrained(config.language_from, dtype=torch.float32)
-        table, wanted = model.token_table().shape, settings.text_config
-        if table != (wanted.vocab_size, wanted.hidden_size):
-            raise ValueError(
-                f"{config.language_from} has a token table of {tuple(table)}, expected that of preset {config.preset} "
-                f"and this tokenizer: {(wanted.vocab_size, wanted.hidden_size)}"
-            )
-    return model
 
 
 def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:

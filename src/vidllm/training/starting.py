@@ -1,0 +1,99 @@
+"""What a run starts from: fresh weights, a saved model, a language half learned elsewhere, or both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from vidllm.model.auto import load_pretrained
+from vidllm.model.configuration import preset
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.config import TrainConfig
+from vidllm.training.data import RoomsData
+from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+
+VOCABULARY = 1536
+AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
+#: The parts that read, say and ground; the others see.
+LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
+
+
+def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
+    """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
+    folder = Path(config.out) / "tokenizer"
+    if config.init_from and not (folder / "tokenizer.json").exists():
+        load_pretrained(config.init_from)[1].tokenizer.save_pretrained(folder)
+    return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
+
+
+def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``.
+
+    Raises ValueError when the tokens of either are not the run's.
+    """
+    model = _saved(config.init_from, config, texts) if config.init_from else _fresh(config, texts)
+    if config.language_from:
+        if _is_whole_model(Path(config.language_from)):
+            _take_language_half(model, _saved(config.language_from, config, texts))
+        else:
+            _take_language_model(model, config.language_from)
+    return model
+
+
+def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> bool:
+    """The auxiliary heads of the run that left ``init_from``, where they lie beside it; whether they did."""
+    path = Path(init_from).parent / AUXILIARY_FILE
+    if path.exists():
+        auxiliary.load_state_dict(load_file(path))
+    return path.exists()
+
+
+def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    settings = preset(config.preset)
+    settings.text_config.vocab_size = len(texts.tokenizer)
+    settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
+    return VidLLMForConditionalGeneration(settings)
+
+
+def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    model, _ = load_pretrained(folder)
+    told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
+    if told != texts.special_ids or model.config.text_config.vocab_size < len(texts.tokenizer):
+        raise ValueError(
+            f"the tokenizer in {config.out} is not that of {folder} (special tokens {texts.special_ids} "
+            f"and {told}); choose a new run folder"
+        )
+    return model
+
+
+def _is_whole_model(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.exists() and json.loads(config.read_text()).get("model_type") == "vidllm"
+
+
+def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
+    for name in LANGUAGE_HALF:
+        part, source = model.get_submodule(name), other.get_submodule(name)
+        if _shapes(part) != _shapes(source):
+            raise ValueError(f"the {name} of the model in language_from has other sizes; train it with the same preset")
+        part.load_state_dict(source.state_dict())
+
+
+def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
+    wanted = model.token_table().shape
+    model.language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    table = model.token_table().shape
+    if table != wanted:
+        raise ValueError(
+            f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
+        )
+
+
+def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in module.state_dict().values()]
