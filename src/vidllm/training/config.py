@@ -46,6 +46,7 @@ class TrainConfig:
     questions: int = 22
     references: int = 8
     captions: int = 3
+    plain: int = 0  # plain questions a scene on top (drills)
     max_text_tokens: int = 800
     # weights of the loss terms
     camera_weight: float = 5.0

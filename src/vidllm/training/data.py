@@ -156,11 +156,17 @@ def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
 
 
 def draw_texts(
-    batch: Batch, maker: TextMaker, rng: np.random.Generator, questions: int, references: int, captions: int
+    batch: Batch,
+    maker: TextMaker,
+    rng: np.random.Generator,
+    questions: int,
+    references: int,
+    captions: int,
+    plain: int = 0,
 ) -> list[list[Any]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
         boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions))
+        texts.append(maker.scene(record, boxes, rng, questions, references, captions, plain))
     return texts

@@ -206,7 +206,7 @@ def _language(
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
-    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
+    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions, config.plain)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids

@@ -1,0 +1,58 @@
+"""Drills (ours): the plainest questions about a scene, many of them, so that reading attributes is learned first.
+
+The world's own questions are balanced against guessing, so that hardly one in ten asks a thing's colour, and most of
+those by way of a relation. A small model that trains from nothing meets too few of them to learn the reading itself.
+Drills ask, in the same phrasings, about things that their noun alone tells apart: their colour, their material, and how
+many there are of a kind, counts of none included. They are for training alone; what is measured has none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from vidllm.rooms.catalogue import CATALOGUE
+from vidllm.rooms.language.templates import TEMPLATES
+from vidllm.rooms.language.words import plural, with_article
+from vidllm.rooms.types import Question
+
+ABSENT_SHARE = 0.4  # of the drills on counts and existence: kinds that are not there
+
+
+def drills(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Question]:
+    """``count`` plain questions about a shard's scene record, in random order (fewer where less can be asked)."""
+    seen = [item for item in record["objects"] if item["visible"]]
+    numbers = Counter(item["category"] for item in seen)
+    everywhere = Counter(item["category"] for item in record["objects"])
+    made: list[Question] = []
+    for item in seen:
+        if everywhere[item["category"]] == 1:
+            name = f"the {_plain(item['category'])}"
+            made += [_ask(rng, "color", item["colour"], x=name), _ask(rng, "material", item["material"], x=name)]
+    asked = [name for name, number in numbers.items() if everywhere[name] == number]
+    absent = [name for name in CATALOGUE if name not in everywhere]
+    for name in asked:
+        made += _kind(rng, name, numbers[name])
+    for name in rng.permutation(absent)[: int(len(asked) * ABSENT_SHARE / (1 - ABSENT_SHARE))]:
+        made += _kind(rng, str(name), 0)
+    return [made[int(i)] for i in rng.permutation(len(made))[:count]]
+
+
+def _kind(rng: np.random.Generator, name: str, number: int) -> list[Question]:
+    plain = _plain(name)
+    return [
+        _ask(rng, "count", str(number), many=plural(plain)),
+        _ask(rng, "existence", "yes" if number else "no", one=with_article(plain)),
+    ]
+
+
+def _ask(rng: np.random.Generator, kind: str, answer: str, **slots: str) -> Question:
+    phrasings = TEMPLATES[kind]
+    text = phrasings[int(rng.integers(len(phrasings)))].format(**slots)
+    return Question(kind, text[0].upper() + text[1:], (answer,))
+
+
+def _plain(category: str) -> str:
+    return category.replace("_", " ")
