@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class TrainConfig:
     captions: int = 3
     plain: int = 0  # plain questions a scene on top (drills)
     max_text_tokens: int = 800
+    reconstruction: Literal["ours", "vggt"] = "ours"  # the form of L_recon: losses/camera and dense, or losses/vggt
     # weights of the loss terms
     camera_weight: float = 5.0
     rotation_weight: float = 6.0  # of the quaternion within the camera loss (VGGT: 1)

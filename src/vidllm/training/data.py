@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ MATERIAL_INDEX = {name: i + 1 for i, name in enumerate(MATERIALS)}
 class Batch:
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
     intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
-    patch, 0 = shell.
+    patch, 0 = shell. ``places`` tells where each scene came from: shard, scene in it, frames of the clip.
     """
 
     images: Tensor
@@ -47,6 +47,7 @@ class Batch:
     colour: Tensor
     material: Tensor
     records: list[dict[str, Any]]
+    places: list[tuple[Path, int, list[int]]] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -80,12 +81,15 @@ class RoomsData:
         """A batch of scenes of one frame size; a ``window`` takes nearby frames in either order of time."""
         shard = self._shard(self.paths[int(rng.integers(len(self.paths)))])
         chosen = rng.choice(len(shard), scenes, replace=scenes > len(shard))
-        parts = []
+        parts, places = [], []
         for index in chosen:
             tensors = shard.tensors(int(index))
             order = (_window if window else _spread)(rng, len(tensors["rgb"]), frames)
             parts.append({name: value[torch.from_numpy(order)] for name, value in tensors.items()})
-        return self._collate(parts, [shard.records[int(i)] for i in chosen])
+            places.append((shard.path, int(index), [int(i) for i in order]))
+        batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
+        batch.places = places
+        return batch
 
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}

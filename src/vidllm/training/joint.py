@@ -26,6 +26,7 @@ from vidllm.training.losses.dense import depth_loss, point_loss
 from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
 from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
 from vidllm.training.word_guide import PatchNames, WordGuide
@@ -55,8 +56,7 @@ def geometry_losses(
     features = model.see(batch.images)
     cameras = model.locate(features)
     terms = {
-        "camera": config.camera_weight
-        * camera_loss(cameras.pose_encodings, targets.pose, rotation_weight=config.rotation_weight),
+        "camera": config.camera_weight * _camera_term(cameras, targets, config),
         "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
         **_dense_terms(model, features, cameras, targets, config, frames),
     }
@@ -68,6 +68,12 @@ def geometry_losses(
     return Losses(terms, figures), features, cameras, targets
 
 
+def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig) -> Tensor:
+    if config.reconstruction == "vggt":
+        return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
+    return camera_loss(cameras.pose_encodings, targets.pose, rotation_weight=config.rotation_weight)
+
+
 def _dense_terms(
     model: VidLLMForConditionalGeneration,
     features: Features,
@@ -77,20 +83,29 @@ def _dense_terms(
     frames: Tensor,
 ) -> dict[str, Tensor]:
     size, valid = features.image_size, targets.valid[:, frames]
-    depth, confidence = model.relative_depth(cameras, size, frames)
-    terms = {
-        "depth": config.depth_weight
-        * depth_loss(depth, confidence, targets.depth[:, frames], valid, config.confidence_weight, config.inverse_depth)
-    }
+    depth = *model.relative_depth(cameras, size, frames), targets.depth[:, frames], valid
+    terms = {"depth": config.depth_weight * _depth_term(*depth, config)}
     if model.point_head is not None and config.point_weight > 0:
-        points, sure = model.relative_points(cameras, size, frames)
-        terms["points"] = config.point_weight * point_loss(
-            points, sure, targets.points[:, frames], valid, config.confidence_weight
-        )
+        points = *model.relative_points(cameras, size, frames), targets.points[:, frames], valid
+        terms["points"] = config.point_weight * _point_term(*points, config)
     if model.metric_depth is not None:
         metric, _ = model.measure(features, targets.intrinsics, frames)
         terms["metric"] = config.metric_weight * metric_depth_loss(metric, targets.depth_m[:, frames], valid)
     return terms
+
+
+def _depth_term(depth: Tensor, confidence: Tensor, target: Tensor, valid: Tensor, config: TrainConfig) -> Tensor:
+    if config.reconstruction == "vggt":
+        terms = vggt_dense_losses(depth[..., None], confidence, target[..., None], valid, "grad")
+        return torch.stack(list(terms.values())).sum()
+    return depth_loss(depth, confidence, target, valid, config.confidence_weight, config.inverse_depth)
+
+
+def _point_term(points: Tensor, confidence: Tensor, target: Tensor, valid: Tensor, config: TrainConfig) -> Tensor:
+    if config.reconstruction == "vggt":
+        terms = vggt_dense_losses(points, confidence, target, valid, "normal")
+        return torch.stack(list(terms.values())).sum()
+    return point_loss(points, confidence, target, valid, config.confidence_weight)
 
 
 def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,6 +16,8 @@ from vidllm.training.checkpoints import load_latest, save_checkpoint
 from vidllm.training.config import TrainConfig
 from vidllm.training.exporting import export_model
 from vidllm.training.joint import Losses
+from vidllm.training.progress import Clock as _Clock
+from vidllm.training.progress import trim_log, write_log
 from vidllm.training.run import Run, batch_of_step, losses_of_step
 from vidllm.training.schedule import learning_rate
 from vidllm.training.world import World
@@ -42,7 +42,7 @@ def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path
         config.write(out / "config.json")
     start = _resume(run, out)
     if world.rank == 0:
-        _trim_log(out / "log.jsonl", start)
+        trim_log(out / "log.jsonl", start)
         say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
     clock = _Clock(config, start)
     for step in range(start, config.steps):
@@ -51,7 +51,7 @@ def train(config: TrainConfig, log: Callable[[str], None] | None = None) -> Path
             continue
         clock.add(figures)
         if (step + 1) % config.log_every == 0:
-            _write_log(out / "log.jsonl", clock.line(step + 1, run.bad_steps))
+            write_log(out / "log.jsonl", clock.line(step + 1, run.bad_steps))
             say(clock.text)
         if clock.due(config.save_minutes) or step + 1 == config.steps:
             save_checkpoint(out / "checkpoints", step + 1, run.state(step + 1), config.keep_checkpoints)
@@ -100,46 +100,3 @@ def _resume(run: Run, out: Path) -> int:
         return 0
     run.load_state(state)
     return int(state["step"])
-
-
-def _trim_log(path: Path, step: int) -> None:
-    """Forget lines beyond ``step``: those steps are taken again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-
-
-def _write_log(path: Path, line: dict[str, float | int]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-class _Clock:
-    """Averages of the figures since the last line, time left, and when to save."""
-
-    def __init__(self, config: TrainConfig, start: int) -> None:
-        self.config, self.begin, self.first = config, time.monotonic(), start
-        self.saved = self.begin
-        self.sums: dict[str, list[float]] = {}
-        self.text = ""
-
-    def add(self, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            if math.isfinite(value):  # a skipped step is told by its count
-                self.sums.setdefault(name, []).append(value)
-
-    def line(self, step: int, bad: int) -> dict[str, float | int]:
-        spent = time.monotonic() - self.begin
-        left = spent / max(1, step - self.first) * (self.config.steps - step)
-        means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}
-        self.sums = {}
-        shown = " ".join(f"{k} {v:.3g}" for k, v in means.items())
-        self.text = f"step {step}/{self.config.steps} left {left / 60:.0f} min | {shown}"
-        rounded = {k: round(v, 5) for k, v in means.items()}
-        return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
-
-    def due(self, minutes: float) -> bool:
-        if time.monotonic() - self.saved < 60 * minutes:
-            return False
-        self.saved = time.monotonic()
-        return True

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from vidllm.training.config import TrainConfig
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+@runtime_checkable
+class Scheduled(Protocol):
+    """Any configuration with a trapezoid's numbers (see :class:`~vidllm.training.config.TrainConfig`)."""
+
+    steps: int
+    learning_rate: float
+    final_fraction: float
+    warmup_steps: int
+    decay_fraction: float
+
+
+def learning_rate(step: int, config: Scheduled) -> float:
     """The rate of step ``step`` (from 0)."""
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay_steps = max(1, round(config.decay_fraction * config.steps))

@@ -17,6 +17,7 @@ from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.twins import part_twins
 
 VOCABULARY = 1536
 AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
@@ -93,6 +94,7 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
         raise ValueError(
             f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
         )
+    part_twins(model.token_table())
 
 
 def _shapes(module: nn.Module) -> list[tuple[int, ...]]:

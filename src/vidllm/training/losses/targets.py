@@ -32,15 +32,19 @@ class GeometryTargets:
 
 
 def normalise(
-    depth_m: Float[Tensor, "B F H W"], extrinsics: Float[Tensor, "B F _ 4"], intrinsics: Float[Tensor, "B F 3 3"]
+    depth_m: Float[Tensor, "B F H W"],
+    extrinsics: Float[Tensor, "B F _ 4"],
+    intrinsics: Float[Tensor, "B F 3 3"],
+    pixel_offset: float = 0.5,
 ) -> GeometryTargets:
     """Lengths over the scene's mean distance, as VGGT's released training code divides them (VGGT, section 3.4).
 
-    ``s = clamp(sum_valid |X| / (N_valid + 1e-3), 1e-6, 1e6)`` over all frames of a scene.
+    ``s = clamp(sum_valid |X| / (N_valid + 1e-3), 1e-6, 1e6)`` over all frames of a scene. ``pixel_offset`` places the
+    pixel centres: 0.5 is ours, 0 is VGGT's.
     """
     relative = relative_to_first(extrinsics)[..., :3, :]
     valid = depth_m > MIN_DEPTH
-    points = unproject(depth_m, intrinsics, relative)
+    points = unproject(depth_m, intrinsics, relative, pixel_offset)
     distance = points.norm(dim=-1) * valid
     scale = (distance.sum((1, 2, 3)) / (valid.sum((1, 2, 3)) + 1e-3)).clamp(1e-6, 1e6)
     s = scale[:, None, None, None]

@@ -1,0 +1,149 @@
+"""Stage 1's losses: two frozen teachers, one for each stream, and the structure of their tokens (Eqs 5 to 7).
+
+    L = L_geo + L_lang + lambda L_sc
+    L_geo  = mean_i || norm(T'_geom,i) - norm(Y_geom,i) ||^2
+    L_lang = 1 - cos(pool(T'_lang), pool(Y_lang)),  pool: mean over a frame's patches
+    L_sc   = 1/M^2 || Z Z^T - Y Y^T ||_F^2,         Z, Y: the normalised tokens of both streams of a scene, M rows
+
+The two M x M matrices of Eq 7 are never formed. With ``||A||`` the Frobenius norm,
+
+    || Z Z^T - Y Y^T ||^2 = || Z^T Z ||^2 + || Y^T Y ||^2 - 2 || Z^T Y ||^2
+
+holds exactly and needs C x C matrices only: at 32 frames of 37 x 49 patches M is 116032 and one M x M matrix 54 GB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidllm.geometry.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Tokens of both streams on one patch grid: of the student, projected to the teachers' widths, or the teachers'.
+
+    ``geometry`` (B,F,P,Cg) and ``language`` (B,F,P,Cl).
+    """
+
+    geometry: Tensor
+    language: Tensor
+
+
+class Projections(nn.Module):
+    """One linear layer a stream, from the student's width to the teacher's; left behind after stage 1.
+
+    Where the widths agree the layer starts as the identity: a student that begins as its teacher has no loss.
+    """
+
+    def __init__(self, width: int, geometry_width: int, language_width: int) -> None:
+        super().__init__()
+        self.geometry = _projection(width, geometry_width)
+        self.language = _projection(width, language_width)
+
+    def forward(self, geometry: Float[Tensor, "B F P C"], language: Float[Tensor, "B F P C"]) -> Streams:
+        """The adapter's two streams at the teachers' widths."""
+        return Streams(self.geometry(geometry), self.language(language))
+
+
+def _projection(width: int, teacher_width: int) -> nn.Linear:
+    layer = nn.Linear(width, teacher_width)
+    if width == teacher_width:
+        nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def distillation_losses(student: Streams, teacher: Streams, structure: str = "joint") -> dict[str, Tensor]:
+    """"geo", "lang" (Eq 6) and "structure" (Eq 7), unweighted; Eq 7 runs over each scene by itself.
+
+    ``structure``: "joint" is Eq 7, which compares patches of the two streams with each other too and needs teachers of
+    one width; "streams" takes Eq 7 of each stream apart and their mean. Gradients reach the student only.
+    """
+    teacher = Streams(teacher.geometry.detach(), teacher.language.detach())
+    for name in ("geometry", "language"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"{name}: student tokens {tuple(ours.shape)} and teacher tokens {tuple(theirs.shape)} differ; "
+                "project the student and resample the teacher's grid first"
+            )
+    return {
+        "geo": geometry_loss(student.geometry, teacher.geometry),
+        "lang": language_loss(student.language, teacher.language),
+        "structure": _structure(student, teacher, structure),
+    }
+
+
+@full_precision()
+def geometry_loss(student: Float[Tensor, "B F P C"], teacher: Float[Tensor, "B F P C"]) -> Float[Tensor, ""]:
+    """L_geo: mean squared distance of the unit tokens, 0 to 4."""
+    return (unit(student) - unit(teacher)).square().sum(-1).mean()
+
+
+@full_precision()
+def language_loss(student: Float[Tensor, "B F P C"], teacher: Float[Tensor, "B F P C"]) -> Float[Tensor, ""]:
+    """L_lang: 1 - cos of the mean tokens of each frame, averaged over frames, 0 to 2."""
+    return 1 - F.cosine_similarity(student.float().mean(2), teacher.float().mean(2), dim=-1).mean()
+
+
+def _structure(student: Streams, teacher: Streams, structure: str) -> Tensor:
+    rows = [(unit(s.geometry).flatten(1, 2), unit(s.language).flatten(1, 2)) for s in (student, teacher)]
+    if structure == "streams":
+        return sum((gram_loss(z, y).mean() for z, y in zip(*rows, strict=True)), start=torch.tensor(0.0)) / 2
+    if structure != "joint":
+        raise ValueError(f"structure must be 'joint' or 'streams', received {structure!r}")
+    widths = teacher.geometry.shape[-1], teacher.language.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the teachers are {widths[0]} and {widths[1]} wide, and Eq 7 compares their tokens with each other; "
+            "take teachers of one width, or structure 'streams'"
+        )
+    return gram_loss(torch.cat(rows[0], 1), torch.cat(rows[1], 1)).mean()
+
+
+@full_precision()
+def gram_loss(student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]) -> Float[Tensor, "*batch"]:
+    """``1/M^2 || Z Z^T - Y Y^T ||_F^2`` of M tokens each, exactly, through C x C products (float32, autocast off).
+
+    The widths C and D may differ. Memory grows with M, never with M^2.
+    """
+    z, y = student.float(), teacher.float()
+    z, y = z / z.shape[-2] ** 0.5, y / y.shape[-2] ** 0.5
+    squares = [_squared_norm(a.transpose(-1, -2) @ b) for a, b in ((z, z), (y, y), (z, y))]
+    return squares[0] + squares[1] - 2 * squares[2]
+
+
+def gram_loss_direct(
+    student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]
+) -> Float[Tensor, "*batch"]:
+    """Eq 7 as it is written, with both M x M matrices: what :func:`gram_loss` is checked and measured against."""
+    z, y = student.float(), teacher.float()
+    return _squared_norm(z @ z.transpose(-1, -2) - y @ y.transpose(-1, -2)) / z.shape[-2] ** 2
+
+
+def _squared_norm(matrix: Tensor) -> Tensor:
+    return matrix.square().sum((-2, -1))
+
+
+def unit(tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+    """Tokens at length one, in float32."""
+    return F.normalize(tokens.float(), dim=-1)
+
+
+def resample_grid(
+    tokens: Float[Tensor, "B F Q C"], grid: tuple[int, int], wanted: tuple[int, int]
+) -> Float[Tensor, "B F P C"]:
+    """Tokens of one patch grid on another that covers the same picture: bilinear, averaged where it gets coarser."""
+    if tokens.shape[2] != grid[0] * grid[1]:
+        raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
+    if grid == wanted:
+        return tokens
+    planes = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
+    resized = F.interpolate(planes.float(), wanted, mode="bilinear", align_corners=False, antialias=True)
+    return resized.flatten(2).transpose(1, 2).unflatten(0, tokens.shape[:2]).to(tokens.dtype)

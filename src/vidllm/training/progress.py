@@ -1,0 +1,68 @@
+"""What a run tells: one JSON line every few steps, the same on standard error with the time left, and when to save."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Any configuration that says how many steps there are."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the run."""
+        ...
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Forget lines beyond ``step``: those steps are taken again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def write_log(path: Path, line: dict[str, float | int]) -> None:
+    """Add a line."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class Clock:
+    """Averages of the figures since the last line, time left, and when to save."""
+
+    def __init__(self, config: Counted, start: int) -> None:
+        self.config, self.begin, self.first = config, time.monotonic(), start
+        self.saved = self.begin
+        self.sums: dict[str, list[float]] = {}
+        self.text = ""
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Count a step's figures in; those that are not finite are left out (a skipped step is told by its count)."""
+        for name, value in figures.items():
+            if math.isfinite(value):
+                self.sums.setdefault(name, []).append(value)
+
+    def line(self, step: int, bad: int) -> dict[str, float | int]:
+        """The log's line at ``step``; begins the next averages."""
+        spent = time.monotonic() - self.begin
+        left = spent / max(1, step - self.first) * (self.config.steps - step)
+        means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}
+        self.sums = {}
+        shown = " ".join(f"{k} {v:.3g}" for k, v in means.items())
+        self.text = f"step {step}/{self.config.steps} left {left / 60:.0f} min | {shown}"
+        rounded = {k: round(v, 5) for k, v in means.items()}
+        return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
+
+    def due(self, minutes: float) -> bool:
+        """Whether that much time has passed since the last time it had."""
+        if time.monotonic() - self.saved < 60 * minutes:
+            return False
+        self.saved = time.monotonic()
+        return True

@@ -1,0 +1,162 @@
+"""Stage 1: encoder and adapter learn from two frozen teachers before anything is asked of them (Eqs 5 to 7).
+
+The geometric stream learns from VGGT's encoder, the semantic one from LLaVA-3D's CLIP. What comes out is a model folder
+that stage 2 starts from (``vidllm train stage2 --init-from RUN/model``); its other parts are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.training.config import TrainConfig
+from vidllm.training.data import Batch, RoomsData
+from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
+from vidllm.training.exporting import write_model
+from vidllm.training.joint import Losses
+from vidllm.training.losses.distillation import Projections, Streams, distillation_losses, gram_loss, unit
+from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE, PLAN, training_device
+from vidllm.training.starting import run_tokenizer, starting_model
+from vidllm.training.teacher_cache import CachedTeacher, LiveTeacher
+from vidllm.training.teachers import Teacher, load_geometry_teacher, load_language_teacher
+from vidllm.training.texts import TextMaker
+
+PROJECTIONS_FILE = "projections.safetensors"  # in the run folder, beside the model
+
+
+@dataclass(frozen=True)
+class Stage1Config(LoopConfig):
+    """One run of dual-teacher distillation (docs/method.md, section 8)."""
+
+    out: str = "runs/stage1"
+    preset: str = "tiny"
+    init_from: str | None = None  # a saved model folder to start from (weights only)
+    teacher_geometry: str = ""  # a model folder of ours, or VGGT-1B's weights
+    teacher_language: str = ""  # a CLIP folder or hub id, or a LLaVA-3D folder with its tower
+    geometry_source: str = "encoder"  # "encoder" [P], or "attention": VGGT's last block
+    teacher_cache: str | None = None  # keep the teachers' tokens here; None: compute them every step
+    steps: int = 2000
+    tune_encoder: bool = True  # [P] stage 1 trains encoder and adapter
+    clip_images: int = 32  # frames of a step, over its scenes
+    clip_frames: tuple[int, ...] = (2, 4, 8)  # frames a scene, spread over its clip
+    geometry_weight: float = 1.0
+    language_weight: float = 1.0
+    structure_weight: float = 1.0  # [D] lambda of Eq 5; 0 leaves L_sc out (ablation)
+    structure: str = "joint"  # Eq 7 over both streams together; "streams": each by itself
+
+
+def tiny_stage1() -> Stage1Config:
+    """The shipped recipe's stage 1."""
+    return Stage1Config()
+
+
+def paper_stage1() -> Stage1Config:
+    """The paper's size, from VGGT-1B and CLIP-L/14-336; learning rate, batch and steps are ours."""
+    return Stage1Config(
+        out="runs/paper_stage1", preset="paper", teacher_geometry="VGGT-1B", teacher_language="LLaVA-3D-7B",
+        steps=20_000, learning_rate=1e-4, warmup_steps=1000, clip_images=32, clip_frames=(8, 16, 32),
+    )
+
+
+class Stage1Run(Trainable):
+    """A student, its projections and two teachers."""
+
+    def __init__(
+        self,
+        config: Stage1Config,
+        model: VidLLMForConditionalGeneration,
+        teachers: tuple[Teacher, Teacher],
+        data: RoomsData,
+        texts: TextMaker,
+    ) -> None:
+        self.config: Stage1Config = config
+        self.device = training_device(config.device)
+        self.data, self.texts = data, texts
+        geometry, language = (teacher.to(self.device) for teacher in teachers)
+        self.model = trained_in_stage1(model, tune_encoder=config.tune_encoder).to(self.device)  # type: ignore[arg-type]
+        width = model.config.encoder.hidden_size
+        self.projections = Projections(width, geometry.width, language.width).to(self.device)
+        self.geometry, self.language = self._sight(geometry), self._sight(language)
+        self.optimizer = adamw(config, self.modules())
+
+    @classmethod
+    def build(cls, config: Stage1Config) -> Stage1Run:
+        """Everything that the configuration names; ValueError for a teacher that is not given."""
+        for option, place in (("geometry", config.teacher_geometry), ("language", config.teacher_language)):
+            if not place:
+                raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
+        data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
+        start = as_train_config(config, config.preset, config.init_from)
+        texts = TextMaker(run_tokenizer(start, data))
+        geometry = load_geometry_teacher(config.teacher_geometry, config.geometry_source)
+        teachers = geometry, load_language_teacher(config.teacher_language)
+        return cls(config, starting_model(start, texts), teachers, data, texts)
+
+    def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
+        cache = self.config.teacher_cache
+        if cache is None or not teacher.per_frame:
+            return LiveTeacher(teacher)
+        return CachedTeacher(teacher, self.data, Path(cache))
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that learn."""
+        parts: dict[str, nn.Module] = {"adapter": self.model.adapter, "projections": self.projections}
+        return {"encoder": self.model.encoder, **parts} if self.config.tune_encoder else parts
+
+    def draw(self, step: int, rng: np.random.Generator) -> Batch:
+        """The step's batch; how many frames a scene has is the same in every process."""
+        config = self.config
+        frames = int(np.random.default_rng([config.seed, step, PLAN]).choice(config.clip_frames))
+        return self.data.draw(rng, max(1, config.clip_images // frames), frames, window=False)
+
+    def losses(self, step: int, rng: np.random.Generator) -> Losses:
+        """Eq 5 on a batch."""
+        config, batch = self.config, self.draw(step, rng).to(self.device)
+        features = self.model.see(batch.images)
+        teacher = Streams(*(sight.on_grid(batch, features.seen.grid) for sight in (self.geometry, self.language)))
+        student = self.projections(features.flows.geometry, features.flows.language)
+        found = distillation_losses(student, teacher, config.structure)
+        weights = {
+            "geo": config.geometry_weight, "lang": config.language_weight, "structure": config.structure_weight
+        }
+        terms = {name: weights[name] * value for name, value in found.items() if weights[name] > 0}
+        return Losses(terms, self._figures(student, teacher, found))
+
+    def _figures(self, student: Streams, teacher: Streams, found: dict[str, torch.Tensor]) -> dict[str, float]:
+        """L_sc also where it is not trained on, and how alike patches of the two teachers' scenes are at all."""
+        with torch.no_grad():
+            nothing = torch.zeros_like(teacher.geometry).flatten(1, 2)
+            size = gram_loss(unit(teacher.geometry).flatten(1, 2), nothing).mean()
+        return {"structure_now": float(found["structure"].detach()), "teacher_gram": float(size)}
+
+    def export(self, folder: Path) -> Path:
+        """A model folder for stage 2, with the projections beside it."""
+        save_file(self.projections.state_dict(), folder / PROJECTIONS_FILE)
+        return write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "model")
+
+
+def trained_in_stage1(
+    model: VidLLMForConditionalGeneration, *, tune_encoder: bool
+) -> VidLLMForConditionalGeneration:
+    """The model with gradients for its adapter (and encoder) alone, in training mode."""
+    model.train().requires_grad_(False)
+    model.adapter.requires_grad_(True)
+    model.encoder.requires_grad_(tune_encoder)
+    return model
+
+
+def as_train_config(config: LoopConfig, preset: str, init_from: str | None) -> TrainConfig:
+    """The fields that decide what a run's model and tokenizer start from."""
+    return TrainConfig(data=config.data, out=config.out, preset=preset, init_from=init_from, seed=config.seed)
+
+
+def train_stage1(config: Stage1Config, log: Callable[[str], None] | None = None) -> Path:
+    """Run (or resume) stage 1; returns the folder of the model that stage 2 starts from."""
+    return drive(lambda: Stage1Run.build(config), config, log)

@@ -1,0 +1,222 @@
+"""The two frozen teachers of stage 1 (docs/method.md, section 8): VGGT's encoder, and the CLIP tower of LLaVA-3D.
+
+A teacher turns images into patch tokens and nothing else. Its grid may differ from the student's; what reads the
+tokens resamples them. Teachers at the paper's size are released checkpoints; at ``tiny`` they are our own, trained by
+``vidllm train teacher geometry`` and ``vidllm train teacher language``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from vidllm.model.auto import load_pretrained
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
+from vidllm.training.losses.distillation import resample_grid
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_LAYER = -2  # LLaVA's: the tokens before the last block
+CLIP_L_336: dict[str, Any] = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 336, "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+_LLAVA_TOWER = "vision_tower.vision_tower.vision_model."
+
+
+class Teacher(ABC):
+    """A frozen network that gives patch tokens; no gradient enters it. ``width`` is that of a token.
+
+    ``per_frame``: whether a frame's tokens depend on that frame alone, so that they can be computed once and kept.
+    """
+
+    model: nn.Module
+    width: int
+    per_frame: bool
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across of the tokens of images of ``height`` x ``width`` pixels."""
+
+    @abstractmethod
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Tokens (B,F,P,C) of images (B,F,3,H,W)."""
+
+    def features(self, images: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B F P C"]:
+        """Patch tokens of images in [0, 1], in float32 and without gradient, row by row of :meth:`grid`."""
+        with torch.no_grad():
+            return self._tokens(images).float()
+
+    def on_grid(self, images: Float[Tensor, "B F 3 H W"], grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
+        """:meth:`features` resampled to another grid over the same pictures."""
+        return resample_grid(self.features(images), self.grid(images.shape[-2], images.shape[-1]), grid)
+
+    def to(self, device: torch.device) -> Teacher:
+        """The same teacher on a device (in place)."""
+        self.model.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """A name for these weights and settings, for features kept on disk."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self._settings()}".encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            numbers = tensor.double()
+            digest.update(f"{name} {tuple(tensor.shape)} {numbers.sum():.9g} {numbers.abs().sum():.9g}".encode())
+        return digest.hexdigest()[:16]
+
+    def _settings(self) -> str:
+        return ""
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)
+
+
+class GeometryTeacher(Teacher):
+    """VGGT, or the geometric half of one of our models.
+
+    ``source``: "encoder" (the paper's) gives the tokens that enter global-frame attention; "attention" those that leave
+    its last tapped block, twice as wide and different in other company.
+    """
+
+    def __init__(self, model: VGGTReconstruction | VidLLMForConditionalGeneration, source: str = "encoder") -> None:
+        if source not in ("encoder", "attention"):
+            raise ValueError(f"source must be 'encoder' or 'attention', received {source!r}")
+        self.model, self.source = _frozen(model), source
+        ours = isinstance(model, VidLLMForConditionalGeneration)
+        self.width = model.encoder.config.hidden_size * (1 if source == "encoder" else 2)
+        self.per_frame = source == "encoder" and (not ours or model.config.adapter.variant == "none")
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across, as the encoder cuts them."""
+        return self.model.encoder.grid(height, width)  # type: ignore[union-attr,operator]
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        if isinstance(self.model, VidLLMForConditionalGeneration):
+            features = self.model.see(images)
+            if self.source == "encoder":
+                return features.flows.geometry
+            taps = self.model.locate(features).attended.taps
+            return taps[max(taps)]
+        assert isinstance(self.model, VGGTReconstruction)
+        seen = self.model.encoder(images)
+        if self.source == "encoder":
+            return seen.tokens
+        last = self.model.parts.attention.depth - 1
+        return self.model.attention(seen.tokens, seen.grid, [last]).taps[last]
+
+    def _settings(self) -> str:
+        return self.source
+
+
+class LanguageTeacher(Teacher):
+    """A CLIP vision tower's patch tokens before its last block, as LLaVA reads them.
+
+    The whole frame is resized to the tower's square, so that its grid covers what the student's grid covers (LLaVA-3D
+    crops the middle instead and would leave the sides without a teacher).
+    """
+
+    per_frame = True
+
+    def __init__(self, model: CLIPVisionModel, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
+        self.model, self.layer, self.chunk = _frozen(model), layer, chunk
+        self.settings: CLIPVisionConfig = model.config
+        self.width = model.config.hidden_size
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The tower's own square grid, whatever the images' size."""
+        side = self.settings.image_size // self.settings.patch_size
+        return side, side
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        flat = images.flatten(0, 1)
+        tokens = [clip_tokens(self.model, part, self.layer) for part in flat.split(self.chunk)]
+        return torch.cat(tokens).unflatten(0, images.shape[:2])
+
+    def _settings(self) -> str:
+        return str(self.layer)
+
+
+def clip_pixels(images: Float[Tensor, "N 3 H W"], side: int) -> Float[Tensor, "N 3 S S"]:
+    """Images in [0, 1] as a CLIP tower wants them: resized to its square (bicubic) and normalised."""
+    if images.shape[-2:] != (side, side):
+        resized = F.interpolate(images, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        images = resized.clamp(0, 1)
+    mean, std = (images.new_tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    return (images - mean) / std
+
+
+def clip_tokens(tower: nn.Module, images: Float[Tensor, "N 3 H W"], layer: int = CLIP_LAYER) -> Float[Tensor, "N P C"]:
+    """Patch tokens of a CLIP vision tower after ``layer`` (negative: from the end), without the class token."""
+    settings: Any = tower.config
+    out = tower(pixel_values=clip_pixels(images, settings.image_size), output_hidden_states=True)
+    return out.hidden_states[layer][:, 1:]
+
+
+# ---- loading --------------------------------------------------------------------------------------------------------
+
+
+def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeacher:
+    """One of our model folders, or VGGT-1B's weights (a file, or a folder that holds one)."""
+    if _kind(place) == "vidllm":
+        return GeometryTeacher(load_pretrained(place)[0], source)
+    return GeometryTeacher(load_vggt(place), source)
+
+
+def load_language_teacher(place: str, layer: int = CLIP_LAYER) -> LanguageTeacher:
+    """A CLIP checkpoint (folder or hub id), or the tower inside a LLaVA(-3D) folder.
+
+    ValueError, naming the place, for another kind of model or weights that are not complete.
+    """
+    kind = _kind(place)
+    if kind is not None and kind.startswith("llava"):
+        return LanguageTeacher(_llava_tower(Path(place)), layer)
+    if kind not in ("clip", "clip_vision_model", None):
+        raise ValueError(f"{place}: holds a model of type {kind!r}; expected CLIP, or LLaVA-3D with its tower")
+    loaded: Any = CLIPVisionModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
+    tower, report = loaded
+    if report["missing_keys"]:
+        raise ValueError(f"{place}: {len(report['missing_keys'])} weights of a CLIP vision tower are missing")
+    return LanguageTeacher(tower, layer)
+
+
+def _kind(place: str) -> str | None:
+    """``model_type`` of a folder's configuration; None where there is none to read."""
+    config = Path(place) / "config.json"
+    return json.loads(config.read_text()).get("model_type") if config.is_file() else None
+
+
+def _llava_tower(folder: Path) -> CLIPVisionModel:
+    """The vision tower of a LLaVA checkpoint, or the CLIP that its configuration names where it has none of its own."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as part:
+            names = [name for name in part.keys() if _LLAVA_TOWER in name]  # noqa: SIM118
+            tensors |= {name.split(_LLAVA_TOWER, 1)[1]: part.get_tensor(name).float() for name in names}
+    named = json.loads((folder / "config.json").read_text()).get("mm_vision_tower")
+    if not tensors:
+        if not named:
+            raise ValueError(f"{folder}: no vision tower in its weights, and its configuration names none")
+        return CLIPVisionModel.from_pretrained(_beside(folder, named), dtype=torch.float32)
+    own = _beside(folder, named or "clip")
+    settings = CLIPVisionConfig.from_pretrained(own) if Path(own).is_dir() else CLIPVisionConfig(**CLIP_L_336)
+    tower = CLIPVisionModel(settings)
+    missing, unexpected = tower.load_state_dict(tensors, strict=False)
+    if [name for name in missing if "position_ids" not in name] or unexpected:
+        raise ValueError(f"{folder}: the vision tower does not fit; missing {missing[:3]}, unexpected {unexpected[:3]}")
+    return tower
+
+
+def _beside(folder: Path, name: str) -> str:
+    return str(folder / name) if (folder / name).is_dir() else name
