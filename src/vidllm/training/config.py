@@ -15,12 +15,14 @@ class TrainConfig:
     data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
     out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model
     preset: str = "tiny"
+    adapter: str | None = None  # another variant of the Cross-Task Adapter than the preset's (teachers, ablation)
     init_from: str | None = None  # a saved model folder to start from (weights only)
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     seed: int = 0
     steps: int = 9000
     # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]
     learning_rate: float = 1.2e-3
+    vision_scale: float = 1.0  # learning rate of the parts that see, over that of those that speak
     final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
     warmup_steps: int = 100
     decay_fraction: float = 0.3  # the last part of the steps, over which the rate falls linearly

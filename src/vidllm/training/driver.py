@@ -1,4 +1,4 @@
-"""One loop for the runs before stage 2 (stage 1, the teachers): resume, JSONL log, skipped bad steps, several processes.
+"""One loop for the runs before stage 2 (stage 1, the teachers): resume, log, skipped bad steps, several processes.
 
 A run is a :class:`Trainable`: it says which modules it trains and what a step's losses are. Every step draws its random
 numbers from (seed, step, process), so a resumed run goes on as an unbroken one.

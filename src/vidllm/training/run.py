@@ -24,7 +24,7 @@ from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
-from vidllm.training.starting import run_tokenizer, starting_auxiliary, starting_model
+from vidllm.training.starting import LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
 from vidllm.training.texts import TextMaker
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
@@ -69,7 +69,7 @@ class Run:
             auxiliary.guide = AttentionGuide(model.attention, min(config.guide_layer, model.config.attention.depth - 1))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
-        optimizer = _optimizer(config, [model, auxiliary])
+        optimizer = _optimizer(config, model, auxiliary)
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names)
         if config.word_weight > 0:
             words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS))
@@ -130,18 +130,19 @@ def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
         model.encoder.backbone.set_attn_implementation("eager")
 
 
-def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Optimizer:
-    """AdamW; tensors of two and more dimensions decay, vectors (norms, biases, scales) do not."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                (matrices if parameter.ndim >= 2 else vectors).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay, "scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
-    ]
+def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> torch.optim.Optimizer:
+    """AdamW; tensors of two and more dimensions decay, vectors (norms, biases, scales) do not. The parts that see
+    (and the auxiliary heads) learn at ``vision_scale`` times the rate of those that speak.
+    """
+    groups = []
+    for speaks in (False, True):
+        parts: list[nn.Module] = [m for name, m in model.named_children() if (name in LANGUAGE_HALF) == speaks]
+        trained = [p for m in ([*parts] if speaks else [*parts, auxiliary]) for p in m.parameters() if p.requires_grad]
+        scale = 1.0 if speaks else config.vision_scale
+        groups += [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay, "scale": scale},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "scale": scale},
+        ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
 
 

@@ -57,6 +57,7 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> bool:
 
 def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
     settings = preset(config.preset)
+    settings.adapter.variant = config.adapter or settings.adapter.variant
     settings.text_config.vocab_size = len(texts.tokenizer)
     settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
     return VidLLMForConditionalGeneration(settings)

@@ -30,7 +30,7 @@ from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
-HEADS = {"category": (1, 0), "colour": (1, 1), "coord": (1, 2), "loc": (2, 0), "answer": (2, 1)}
+HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
 NEAR_M = 0.4  # patches this near to a <coord> are meant by it, or the nearest few
 BOX_MARGIN_M = 0.1
 MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
