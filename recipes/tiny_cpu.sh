@@ -1,19 +1,35 @@
 #!/usr/bin/env bash
 # The shipped `tiny` from nothing on two CPU cores. Every step can be stopped and started again: it goes on where it was.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
+# SEE, SPEAK and JOINT are the steps of the three trainings; the defaults take about four hours.
 set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
+data=(--data "$runs/shards")
 
-# 1. The world: 8000 rooms, 8 frames each.
-vidllm rooms shards --seeds 10000:18000 -o "$runs/shards"
+# 1. The world: 2880 rooms, 8 frames each.
+vidllm rooms shards --seeds 10000:12880 -o "$runs/shards"
 
-# 2. A language model of the rooms' words alone: the baseline, and the start of the joint training.
-vidllm train blind --data "$runs/shards" --tokenizer "$runs/tiny/tokenizer" --out "$runs/blind" --steps 1600
+# 2. A language model of the rooms' words alone: the baseline, and where the speaking half starts.
+vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps 1600
 
-# 3. Geometry on short windows first (2500 steps), then geometry and language on whole clips.
-torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny --data "$runs/shards" --out "$runs/tiny" \
-  --language-from "$runs/blind" --steps "${STEPS:-9000}"
+# 3. Seeing and speaking, learned apart, one core each.
+for run in see speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/see" --seed 11 --steps "${SEE:-5000}" \
+  --language-start 1000000000 --spread-share 0.5 --window-frames 2 2 3 4 --clip-frames 3 4 4 6 \
+  --learning-rate 0.001 --rotation-weight 5 --semantic-weight 1.3 --naming-weight 2.5 &
+seeing=$!
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/speak" --seed 12 --steps "${SPEAK:-2000}" \
+  --language-from "$runs/blind" --language-start 0 --language-share 1 --language-only-share 1 --named-share 1 \
+  --learning-rate 0.001 --decay-fraction 0.2 --questions 24 --captions 1 --plain 10 --text-weight 3 --word-weight 0.8
+wait $seeing
 
-# 4. What it has learned, on rooms it has never seen.
-vidllm rooms eval --seeds 1000:1200 --model "$runs/tiny/model"
+# 4. Both: from what was seen and what was said, on both cores.
+torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/both" --seed 21 \
+  --init-from "$runs/see/model" --language-from "$runs/speak/model" --steps "${JOINT:-720}" --true-geometry-until 350 \
+  --language-start 0 --language-share 1 --language-only-share 0.78 --named-share 0.45 --clip-frames 4 4 5 8 \
+  --learning-rate 0.0011 --vision-scale 0.35 --warmup-steps 20 --decay-fraction 0.4 --rotation-weight 5 \
+  --naming-weight 2 --guide-weight 0.1 --questions 24 --captions 1 --plain 8 --text-weight 3 --word-weight 0.8
+
+# 5. What it has learned, on rooms it has never seen.
+vidllm rooms eval --seeds 1000:1200 --model "$runs/both/model" --blind "$runs/blind"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from transformers import DynamicCache
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.model import prompts
-from vidllm.model.box_selection import decode_boxes
+from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.text import encode_parts
 from vidllm.video import Frames
 
 TINY = Path(__file__).parent / "weights" / "tiny"
@@ -65,17 +65,21 @@ class VidLLM:
         self.model, self.processor = model.eval(), processor
 
     @torch.inference_mode()
-    def reconstruct(self, source: Any, num_frames: int | None = None) -> Scene:
+    def reconstruct(self, source: Any, num_frames: int | None = None, known: KnownScale | None = None) -> Scene:
         """Read a video file, image folder, list of images or array and reconstruct it in metres.
 
         ``num_frames`` frames are sampled uniformly (the model's default when None; fewer when the video is shorter).
+        ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
+        are pixels of the original pictures, and its frame is a number among the sampled ones.
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
         frames = self.processor.image_processor.read(source, num_frames)
         parameter = next(self.model.parameters())
         images = frames.images[None].to(parameter.device, parameter.dtype)
-        geometry, prefix = self.model.encode_scene(images)
+        if known is not None and known.length is not None:
+            known = KnownScale(length=_processed(known.length, frames))
+        geometry, prefix = self.model.encode_scene(images, known)
         return Scene(self.model, self.processor, frames, geometry, prefix)
 
     @torch.inference_mode()
@@ -218,6 +222,25 @@ class Scene:
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
         return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
 
+    @torch.inference_mode()
+    def choose(
+        self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
+    ) -> list[tuple[int, float]]:
+        """Which of given boxes an expression means: their numbers with scores in [0, 1], best first.
+
+        ``candidates`` are (centre, size, yaw) in the scene frame. ``several`` allows none or more than one, else it is
+        the best. ValueError when there are none to choose from.
+        """
+        if not len(candidates):
+            raise ValueError("expected at least one candidate box, received none")
+        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+        hidden, _ = self._read(self._suffix(prompt), None)
+        seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
+        logits, none_logit = self._model.grounding.choose_proposal(
+            seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
+        )
+        return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
+
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
         return self._read(self._suffix(prompt), None)[1][0, -1].float()
@@ -237,14 +260,14 @@ class Scene:
         return self._processor.decode_answers([said])[0]
 
     def _suffix(self, prompt: str) -> Tensor:
-        _, suffix = encode_parts(self._processor.tokenizer, prompt)
+        _, suffix = self._model.encode_parts(self._processor.tokenizer, prompt)
         return torch.tensor([suffix], device=self._prefix.tokens.device)
 
     @cached_property
     @torch.inference_mode()
     def _cache(self) -> tuple[DynamicCache, int]:
         """Keys and values of the visual prefix, computed once, and its length."""
-        ids, _ = encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
+        ids, _ = self._model.encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
         tokens = torch.tensor([ids], device=self._prefix.tokens.device)
         whole = self._model.prepare(tokens, prefix=self._prefix)
         cache = DynamicCache(config=self._model.config.text_config)
@@ -285,6 +308,17 @@ class Scene:
         with atomic_folder(folder) as part:
             paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
         return [folder / path.relative_to(part) for path in paths]
+
+
+def _processed(known: KnownLength, frames: Frames) -> KnownLength:
+    """A length between pixels of the original pictures as one between pixels of the processed frames."""
+    to_processed = np.asarray(frames.affine, dtype=np.float64)
+
+    def moved(uv: tuple[float, float]) -> tuple[float, float]:
+        u, v, w = (float(x) for x in to_processed @ np.array([*uv, 1.0]))
+        return u / w, v / w
+
+    return replace(known, start=moved(known.start), end=moved(known.end))
 
 
 def _three(values: Any) -> tuple[float, float, float]:

@@ -27,9 +27,14 @@ _HOME = {
     "demo": "scenes",
     "info": "models",
     "train": "models",
+    "import": "importing",
     "render": "worlds",
+    "export": "worlds",
     "shards": "worlds",
+    "check": "data",
+    "pack": "data",
     "eval": "worlds",
+    "evaluate": "evaluating",
 }
 
 
@@ -62,7 +67,8 @@ def _run(argv: list[str]) -> None:
         import_module("vidllm.cli.models").train(argv[1:])
         return
     options = build_parser().parse_args(join_values(argv))
-    getattr(import_module(f"vidllm.cli.{_HOME[options.command]}"), options.command)(options)
+    module = import_module(f"vidllm.cli.{_HOME[options.command]}")
+    getattr(module, "run_import" if options.command == "import" else options.command)(options)
 
 
 def explain(error: Exception) -> str:

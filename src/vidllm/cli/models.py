@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 import io
 from contextlib import redirect_stderr
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vidllm.cli import reading
 
+if TYPE_CHECKING:
+    from vidllm.training.config import TrainConfig
+
 C = TypeVar("C")
 
-TRAIN_HELP = """usage: vidllm train [stage2|joint|blind] [--OPTION VALUE ...]
+TRAIN_HELP = """usage: vidllm train [stage1|stage2|blind|teacher geometry|teacher language] [--OPTION VALUE ...]
 
+teacher geometry                a small VGGT, for stage 1
+teacher language                a small CLIP (and LLaVA-3D), for stage 1
+stage1                          encoder and adapter learn from two teachers; resumes where it stopped
 stage2 (default; also: joint)   joint training of geometry and language on rooms; resumes where it stopped
 blind                           the language-only baseline: the same questions, no video
 
-Every field of the configuration is an option: vidllm train stage2 --help, vidllm train blind --help."""
+Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
 
 def info(options: argparse.Namespace) -> None:
@@ -39,37 +45,65 @@ def info(options: argparse.Namespace) -> None:
 
 
 def train(argv: list[str]) -> None:
-    """``vidllm train [stage2|joint|blind] ...``: every field of the configuration is an option."""
+    """``vidllm train [STAGE] ...``: every field of the configuration is an option."""
     if argv[:1] in (["-h"], ["--help"]):
         print(TRAIN_HELP)
         return
     stage = argv[0] if argv and not argv[0].startswith("-") else "stage2"
     rest = argv[1:] if argv[:1] == [stage] else argv
     if stage in ("stage2", "joint"):
-        from vidllm.model.configuration import preset
         from vidllm.training.config import TrainConfig
-        from vidllm.training.loop import train as run
 
-        config = _options(TrainConfig, f"vidllm train {stage}", rest)
-        preset(config.preset)
-        reading.writable_folder(config.out)
-        print(run(config))
+        _train_jointly(_options(TrainConfig, f"vidllm train {stage}", rest))
     elif stage == "blind":
         from vidllm.training.blind import BlindConfig, train_blind
 
         print(train_blind(_options(BlindConfig, "vidllm train blind", rest)))
+    elif stage == "stage1":
+        from vidllm.training.stage1 import Stage1Config, train_stage1
+
+        config = _options(Stage1Config, "vidllm train stage1", rest)
+        reading.writable_folder(config.out)
+        print(train_stage1(config))
+    elif stage == "teacher":
+        _train_teacher(rest)
     else:
-        raise ValueError(f"unknown stage {stage!r}; expected stage2, joint or blind")
+        raise ValueError(f"unknown stage {stage!r}; expected stage1, stage2, joint, blind or teacher")
 
 
-def _options(kind: type[C], prog: str, argv: list[str]) -> C:
-    """A configuration from its options; ValueError of one line for a wrong one."""
+def _train_jointly(config: TrainConfig) -> None:
+    from vidllm.model.configuration import preset
+    from vidllm.training.loop import train as run
+
+    preset(config.preset)
+    reading.writable_folder(config.out)
+    print(run(config))
+
+
+def _train_teacher(argv: list[str]) -> None:
+    """``vidllm train teacher geometry|language ...``"""
+    from vidllm.training.config import TrainConfig
+    from vidllm.training.teacher_runs import LanguageTeacherConfig, geometry_teacher, train_language_teacher
+
+    kind, rest = (argv[0] if argv else ""), argv[1:]
+    if kind == "geometry":
+        _train_jointly(_options(TrainConfig, "vidllm train teacher geometry", rest, geometry_teacher()))
+    elif kind == "language":
+        config = _options(LanguageTeacherConfig, "vidllm train teacher language", rest)
+        reading.writable_folder(config.out)
+        print(train_language_teacher(config))
+    else:
+        raise ValueError(f"unknown teacher {kind!r}; expected geometry or language")
+
+
+def _options(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
+    """A configuration from its options (and other defaults than its own); ValueError of one line for a wrong one."""
     import tyro
 
     told = io.StringIO()
     try:
         with redirect_stderr(told):
-            return tyro.cli(kind, args=argv, prog=prog)
+            return tyro.cli(kind, args=argv, prog=prog, default=kind() if default is None else default)
     except SystemExit as stop:
         if not stop.code:
             raise

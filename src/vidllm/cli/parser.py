@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 DTYPES = ("float32", "bfloat16", "float16")
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio")
 DEFAULT_FORMATS = FORMATS[:5]
+EVALUATION_TASKS = ("scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction")
 _TAKES_POINT = ("--at",)  # options whose value may begin with a minus and hold commas
 
 
@@ -37,7 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
     _add_scene_verbs(verbs)
     _add_model_verbs(verbs)
+    _add_import(verbs)
     _add_rooms(verbs)
+    _add_data(verbs)
+    _add_evaluation(verbs)
     return parser
 
 
@@ -53,15 +57,18 @@ def _add_scene_verbs(verbs: Any) -> None:
     ask.add_argument("questions", nargs="+", metavar="question", help="one or several; the video is read once")
     ask.add_argument("--situation", help="where you stand and look, e.g. 'I am sitting on the sofa.'")
     _model_options(ask)
+    _known_options(ask)
     describe = _verb(verbs, "describe", "describe the room, or the object at a point")
     describe.add_argument("video")
     describe.add_argument("--at", metavar="X,Y,Z", help="a point of the scene frame in metres")
     _model_options(describe)
+    _known_options(describe)
     ground = _verb(verbs, "ground", "find what an expression means: boxes in metres")
     ground.add_argument("video")
     ground.add_argument("expression", help="e.g. 'the chair right of the sofa'")
     ground.add_argument("-o", "--output", metavar="PICTURE", help="write the frames with the boxes drawn into them")
     _model_options(ground)
+    _known_options(ground)
     reconstruct = _verb(verbs, "reconstruct", "write cameras, depth and points in metres")
     reconstruct.add_argument("video")
     reconstruct.add_argument("-o", "--output", required=True, metavar="OUT", help="folder; made when missing")
@@ -70,6 +77,7 @@ def _add_scene_verbs(verbs: Any) -> None:
     reconstruct.add_argument("--ground", action="append", default=[], metavar="EXPRESSION",
                              help="also find this and draw its boxes in the overview; may be repeated")  # fmt: skip
     _model_options(reconstruct)
+    _known_options(reconstruct)
     demo = _verb(verbs, "demo", "run the bundled clip and print the errors against its ground truth")
     demo.add_argument("-o", "--output", metavar="OUT", help="also write the reconstruction to this folder")
     _model_options(demo, frames=False)
@@ -82,14 +90,39 @@ def _add_model_verbs(verbs: Any) -> None:
     _verb(verbs, "train", "train a model: stage2 (or joint; the default) or blind; vidllm train stage2 --help")
 
 
+def _add_import(verbs: Any) -> None:
+    take = _verb(verbs, "import", "make a model from published checkpoints: files, folders or hub ids")
+    take.add_argument("--preset", required=True, choices=("cascade", "paper", "compact", "tiny"),
+                      help="cascade (VGGT and LLaVA-3D as they are), or a Vid-LLM initialised from them")  # fmt: skip
+    take.add_argument("--vggt", metavar="PLACE", help="VGGT-1B: encoder and geometry")
+    take.add_argument("--llava-3d", metavar="PLACE", help="LLaVA-3D-7B: language model, projector, position embedding")
+    take.add_argument("--dinov2", metavar="PLACE", help="DINOv2 with registers, in place of VGGT's encoder")
+    take.add_argument("--lm", metavar="PLACE", help="any Hugging Face causal language model, in place of LLaVA-3D's")
+    take.add_argument("--clip", metavar="PLACE", help="cascade: CLIP-L/14-336, where LLaVA-3D's folder lacks it")
+    take.add_argument("--metric", metavar="MODEL", help="cascade: a vidllm model whose metric depth gives the scale")
+    take.add_argument("--camera-height", type=float, metavar="M", help="cascade: metres over the floor, where nothing "
+                      "else is known of a video")  # fmt: skip
+    take.add_argument("--shorter-side", type=int, metavar="N", help="pixels of the frames (default: the preset's)")
+    take.add_argument("--weights-dtype", choices=DTYPES, help="of the weights written (default: the checkpoints' own)")
+    take.add_argument("-o", "--output", required=True, metavar="M", help="folder of the model; made when missing")
+    take.add_argument("--every-key", action="store_true", help="name each key in the report")
+    take.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
 def _add_rooms(verbs: Any) -> None:
-    rooms = _verb(verbs, "rooms", "procedural rooms: render, shards, eval")
+    rooms = _verb(verbs, "rooms", "procedural rooms: render, export, shards, eval")
     kinds = rooms.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
     render = _verb(kinds, "render", "write rooms with ground truth as folders in the ScanNet layout")
     _seeds(render, None)
     render.add_argument("-o", "--output", required=True, metavar="OUT")
     render.add_argument("--frames", type=int, default=24)
     render.add_argument("--size", default="240x320", metavar="HxW", help="pixels (default 240x320)")
+    export = _verb(kinds, "export", "write rooms as ScanNet and its language sets are distributed")
+    _seeds(export, None)
+    export.add_argument("-o", "--output", required=True, metavar="ROOT", help="finished scenes there are kept")
+    export.add_argument("--frames", type=int, default=24, metavar="N")
+    export.add_argument("--size", default="240x320", metavar="HxW", help="pixels of colour (default 240x320)")
+    export.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default val)")
     shards = _verb(kinds, "shards", "write training data; finished shards are not rendered twice")
     _seeds(shards, None)
     shards.add_argument("-o", "--output", required=True, metavar="DIR")
@@ -100,9 +133,61 @@ def _add_rooms(verbs: Any) -> None:
     evaluate.add_argument("--blind", metavar="FOLDER", help="the language-only baseline (default: the shipped one)")
 
 
+def _add_data(verbs: Any) -> None:
+    data = _verb(verbs, "data", "downloaded data: check, pack")
+    kinds = data.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
+    check = _verb(kinds, "check", "what of ScanNet and its language sets is there, missing or broken")
+    check.add_argument("root", help="the folder that holds scans/ and the annotation files")
+    check.add_argument("--quick", action="store_true", help="see whether the scenes' files are there, do not read them")
+    check.add_argument("--strict", action="store_true", help="exit 2 where a count differs from the official one")
+    check.add_argument("--json", action="store_true", help="JSON on standard output")
+    pack = _verb(kinds, "pack", "write training data: frames resized once; packed scenes are not read twice")
+    pack.add_argument("root", help="the folder that holds scans/ and the annotation files")
+    pack.add_argument("-o", "--output", required=True, metavar="DIR")
+    pack.add_argument("--frames", type=int, default=32, metavar="N", help="frames a scene (default 32)")
+    pack.add_argument("--shorter-side", type=int, default=518, metavar="N", help="pixels (default 518)")
+    pack.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
+    pack.add_argument("--per-shard", type=int, default=4, metavar="N", help="scenes a shard (default 4)")
+
+
+def _add_evaluation(verbs: Any) -> None:
+    evaluate = _verb(verbs, "eval", "run a model on a benchmark, or score a file of predictions, by the protocol named")
+    evaluate.add_argument("task", metavar="TASK", choices=EVALUATION_TASKS, help=", ".join(EVALUATION_TASKS))
+    evaluate.add_argument("--predictions", metavar="FILE", help="score this file: the benchmark's submission")
+    evaluate.add_argument("--references", metavar="FILE", help="its annotations, as distributed")
+    evaluate.add_argument("--protocol", metavar="NAME", default="official",
+                          help="whose script the numbers follow, or all (default: official)")  # fmt: skip
+    evaluate.add_argument("--per-item", metavar="OUT.json", help="also write the values of every item")
+    _add_benchmark(evaluate)
+    _model_options(evaluate)
+    evaluate.set_defaults(command="evaluate")
+
+
+def _add_benchmark(evaluate: argparse.ArgumentParser) -> None:
+    group = evaluate.add_argument_group("running a model")
+    group.add_argument("--data", metavar="ROOT", help="run the model on the data under this folder")
+    group.add_argument("-o", "--output", metavar="OUT", help="predictions, results.json and table.txt; resumed from")
+    group.add_argument("--split", default="val", help="of the annotations (default val)")
+    group.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
+    group.add_argument("--setting", action="append", metavar="A,B,...",
+                       help="raw, proposals, oracle-geometry (default: all that can be had)")  # fmt: skip
+    group.add_argument("--proposals", choices=("mask3d", "gt"), help="whose boxes are given (default mask3d if there)")
+    group.add_argument("--baselines", action="append", metavar="A,B,...",
+                       help="2d, language-only, most-frequent, mean-box, none (default: all of the task)")  # fmt: skip
+    group.add_argument("--blind", metavar="FOLDER", help="the language-only baseline (default: the shipped one)")
+
+
 def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     return parser
+
+
+def _known_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("metres from what is known (one of these, in place of the measured scale)")
+    group.add_argument("--scale", type=float, metavar="X", help="metres a unit of the reconstruction")
+    group.add_argument("--camera-height", type=float, metavar="M", help="metres the camera is held over the floor")
+    group.add_argument("--known-length", metavar="FRAME:U,V:U,V=M",
+                       help="two pixels of a sampled frame (original size) that are M metres apart")  # fmt: skip
 
 
 def _seeds(parser: argparse.ArgumentParser, default: str | None) -> None:

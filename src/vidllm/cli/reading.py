@@ -8,7 +8,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidllm.model.known_scale import KnownLength, KnownScale
 
 
 def point(text: str) -> tuple[float, float, float]:
@@ -50,6 +53,28 @@ def frames(count: int | None) -> int | None:
     return count
 
 
+def known_scale(scale: float | None, camera_height: float | None, length: str | None) -> KnownScale | None:
+    """``--scale``, ``--camera-height``, ``--known-length``: None without any, ValueError with several or wrong ones."""
+    from vidllm.model.known_scale import KnownScale
+
+    if scale is None and camera_height is None and length is None:
+        return None
+    return KnownScale(scale, camera_height, None if length is None else known_length(length))
+
+
+def known_length(text: str) -> KnownLength:
+    """``FRAME:U,V:U,V=M`` as a known length."""
+    from vidllm.model.known_scale import KnownLength
+
+    where, _, metres = text.partition("=")
+    try:
+        frame, start, end = where.split(":")
+        (u, v), (s, t) = ((float(x) for x in pair.split(",")) for pair in (start, end))
+        return KnownLength(int(frame), (u, v), (s, t), float(metres))
+    except ValueError:
+        raise ValueError(f"--known-length: expected FRAME:U,V:U,V=METRES, received {text!r}") from None
+
+
 def source(path: str) -> None:
     """ValueError when there is no such file or folder, before a model is loaded for it."""
     if not path.strip():
@@ -86,7 +111,12 @@ def writable_folder(path: str) -> Path:
 
 def print_json(value: Any) -> None:
     """JSON on standard output; numbers that are not finite become null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as JSON on one line; numbers that are not finite become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -131,7 +131,8 @@ def _scene(options: argparse.Namespace) -> Scene:
     """The reconstructed video; a missing one is told before a model is loaded for it."""
     count = reading.frames(options.frames)
     reading.source(options.video)
-    return _model(options).reconstruct(options.video, count)
+    known = reading.known_scale(options.scale, options.camera_height, options.known_length)
+    return _model(options).reconstruct(options.video, count, known)
 
 
 def _tell_doubts(scene: Scene) -> None:

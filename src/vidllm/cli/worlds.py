@@ -1,4 +1,4 @@
-"""The verbs about procedural rooms: render, shards, eval."""
+"""The verbs about procedural rooms: render, export, shards, eval."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ def render(options: argparse.Namespace) -> None:
         clip, language = render_scene(seed, count, height, width)
         print(write_room(folder / f"room_{seed:06d}", clip, language))
         tell(done)
+
+
+def export(options: argparse.Namespace) -> None:
+    """``vidllm rooms export --seeds A:B -o ROOT``"""
+    span = reading.seeds(options.seeds)
+    height, width = reading.size(options.size)
+    count = reading.frames(options.frames) or 1
+    root = reading.writable_folder(options.output)
+    from vidllm.rooms.official import export_rooms
+
+    tell = reading.Progress("rooms", len(span))
+    settings = {"frames": count, "height": height, "width": width}
+    for folder in export_rooms(root, span, split=options.split, **settings, tell=tell):
+        print(folder)
 
 
 def shards(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vidllm.model import prompts
+from vidllm.model.auto import quiet
 from vidllm.model.text import decode_answers, encode_parts
 
 BLIND = Path(__file__).parent.parent / "weights" / "blind"
@@ -22,10 +23,14 @@ class BlindAnswerer:
     ) -> None:
         self.model, self.tokenizer, self.mean_box = model.eval(), tokenizer, mean_box
 
-    @torch.inference_mode()
     def answers(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers to (question, situation) pairs, all at once."""
-        suffixes = [encode_parts(self.tokenizer, prompts.question_prompt(q, s))[1] for q, s in questions]
+        return self.replies([prompts.question_prompt(q, s) for q, s in questions], max_new_tokens)
+
+    @torch.inference_mode()
+    def replies(self, whole_prompts: Sequence[str], max_new_tokens: int = 32) -> list[str]:
+        """Greedy replies to whole prompts, whose scene it does not get."""
+        suffixes = [encode_parts(self.tokenizer, prompt)[1] for prompt in whole_prompts]
         padded = self.tokenizer.pad({"input_ids": suffixes}, padding_side="left", return_tensors="pt")
         out = self.model.generate(
             **padded, max_new_tokens=max_new_tokens, do_sample=False,
@@ -38,6 +43,7 @@ def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:
     """The shipped baseline, or None when the folder is absent."""
     if not (folder / "config.json").exists():
         return None
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return BlindAnswerer(model, tokenizer, tuple(model.config.mean_box))

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
@@ -26,13 +27,21 @@ from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+#: The kinds of model a folder may hold, by the ``model_type`` of their configuration.
+KINDS: dict[str, tuple[type[VidLLMConfig], type[VidLLMForConditionalGeneration]]] = {
+    VidLLMConfig.model_type: (VidLLMConfig, VidLLMForConditionalGeneration),
+    CascadeConfig.model_type: (CascadeConfig, CascadeForConditionalGeneration),
+}
+
+
 def register() -> None:
     """Make the Auto classes know vidllm's checkpoints by their ``model_type``; calling it again changes nothing."""
-    AutoConfig.register(VidLLMConfig.model_type, VidLLMConfig, exist_ok=True)
-    AutoImageProcessor.register(VidLLMConfig, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
-    AutoProcessor.register(VidLLMConfig, VidLLMProcessor, exist_ok=True)
-    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
-        auto.register(VidLLMConfig, VidLLMForConditionalGeneration, exist_ok=True)
+    for kind, (config, model) in KINDS.items():
+        AutoConfig.register(kind, config, exist_ok=True)
+        AutoImageProcessor.register(config, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
+        AutoProcessor.register(config, VidLLMProcessor, exist_ok=True)
+        for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+            auto.register(config, model, exist_ok=True)
 
 
 def load_pretrained(
@@ -47,10 +56,10 @@ def load_pretrained(
         raise ValueError(f"expected a torch dtype such as torch.float32 or torch.bfloat16, received {dtype!r}")
     register()
     place = _find(model)
-    _check_kind(place)
+    kind = KINDS[_kind(place)][1]
     try:
-        with _quiet():
-            loaded: Any = VidLLMForConditionalGeneration.from_pretrained(place, dtype=dtype, output_loading_info=True)
+        with quiet():
+            loaded: Any = kind.from_pretrained(place, dtype=dtype, output_loading_info=True)
             processor = VidLLMProcessor.from_pretrained(place)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{place}: cannot be loaded as a vidllm checkpoint ({_first_line(error)})") from error
@@ -62,15 +71,15 @@ def load_pretrained(
 def load_config(model: str | Path) -> VidLLMConfig:
     """The configuration alone, from a folder or a hub id; ValueError, naming the place, as :func:`load_pretrained`."""
     place = _find(model)
-    _check_kind(place)
+    kind = KINDS[_kind(place)][0]
     try:
-        return VidLLMConfig.from_pretrained(place)
+        return kind.from_pretrained(place)
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: not a vidllm configuration ({_first_line(error)})") from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar and no report of transformers inside; what it would tell is in our errors."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -97,14 +106,15 @@ def _find(model: str | Path) -> str:
     return model
 
 
-def _check_kind(place: str) -> None:
-    """ValueError unless the configuration there is vidllm's own."""
+def _kind(place: str) -> str:
+    """The kind of model there; ValueError unless it is one of vidllm's own."""
     try:
         found = VidLLMConfig.get_config_dict(place)[0].get("model_type")
     except OSError as error:
         raise ValueError(f"{place}: no readable configuration ({_first_line(error)})") from error
-    if found != VidLLMConfig.model_type:
-        raise ValueError(f"{place}: holds a model of type {found!r}, expected {VidLLMConfig.model_type!r}")
+    if found not in KINDS:
+        raise ValueError(f"{place}: holds a model of type {found!r}, expected {' or '.join(map(repr, KINDS))}")
+    return str(found)
 
 
 def _check_complete(place: str, report: dict[str, Any]) -> None:

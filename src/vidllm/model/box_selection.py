@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.boxes import iou_oriented
@@ -77,3 +78,18 @@ def _objects(boxes: Tensor, chances: Tensor, overlap: float) -> list[GroundedBox
             free = free & ~members
             groups.append(GroundedBox(boxes[i], min(1.0, float(chances[members].sum()))))
     return sorted(groups, key=lambda group: -group.score)
+
+
+def decode_choice(
+    logits: Float[Tensor, " M"], none_logit: Float[Tensor, ""], boxes: Float[Tensor, "M 7"], multiple: bool,
+    max_boxes: int = 16,
+) -> list[tuple[int, float]]:
+    """Numbers and scores of the given boxes that an expression means, best first, by the rules of `decode_boxes`.
+
+    Without ``multiple`` it is the best one, whatever "no such object" says.
+    """
+    everywhere = torch.ones_like(logits, dtype=torch.bool)[None]
+    output = GroundingOutput(boxes[None, None, None], logits[None, None], none_logit[None, None], boxes[None, :, :3],
+                             everywhere)  # fmt: skip
+    found = decode_boxes(output, multiple, max_boxes, none_threshold=0.5 if multiple else 2.0)[0][0]
+    return [(int((boxes == one.box.to(boxes)).all(1).int().argmax()), float(one.score)) for one in found]

@@ -1,0 +1,78 @@
+"""``vidllm eval TASK --data ROOT``: run a model on a benchmark as it was downloaded, and print one table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidllm.cli import reading
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
+    """Predict, gather and score under the protocols named; only the first of several processes prints."""
+    frames = reading.frames(options.frames)
+    if not options.output:
+        raise ValueError("-o OUT: say where the predictions go; an interrupted run goes on from them")
+    out = reading.writable_folder(options.output)
+    scenes = _words(options.scenes) or ()
+    if options.task == "reconstruction" and (
+        options.setting or options.proposals or options.baselines or options.blind
+    ):
+        raise ValueError("reconstruction has one setting and one baseline: leave --setting, --proposals, --baselines "
+                         "and --blind out")  # fmt: skip
+    from vidllm.evaluation.processes import own_device
+    from vidllm.evaluation.table import lines_of
+    from vidllm.scene import load
+
+    model = load(options.model, own_device(options.device), options.dtype)
+    if options.task == "reconstruction":
+        from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction
+
+        where = ReconstructionPlan(Path(options.data), out, options.split, scenes, frames)
+        results = evaluate_reconstruction(where, model, options.model, _progress())
+    else:
+        from vidllm.evaluation.runner import Plan, evaluate
+
+        plan = Plan(
+            options.task, Path(options.data), out, tuple(protocols), options.split, scenes, frames,
+            _words(options.setting), options.proposals, _baselines(options.baselines), **_blind(options),
+        )  # fmt: skip
+        results = evaluate(plan, model, options.model, _progress())
+    if results is None:
+        return
+    if options.json:
+        reading.print_json(results)
+    else:
+        print("\n".join(lines_of(results)))
+
+
+def _words(given: list[str] | None) -> tuple[str, ...] | None:
+    """Comma-separated words of an option that may be repeated; None where it was not given."""
+    if given is None:
+        return None
+    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
+
+
+def _baselines(given: list[str] | None) -> tuple[str, ...] | None:
+    words = _words(given)
+    return () if words == ("none",) else words
+
+
+def _blind(options: argparse.Namespace) -> dict[str, Any]:
+    return {"blind": Path(options.blind)} if options.blind else {}
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Scenes done and the time left, on standard error."""
+    held: list[reading.Progress] = []
+
+    def tell(done: int, total: int) -> None:
+        if not held:
+            held.append(reading.Progress("scenes", total))
+        held[0](done)
+
+    return tell

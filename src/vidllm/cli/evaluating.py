@@ -1,0 +1,147 @@
+"""``vidllm eval``: score a file of predictions under a named protocol, and say which numbers these are."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from vidllm.cli import reading
+from vidllm.evaluation.protocol import Protocol
+from vidllm.evaluation.registry import protocols
+
+__all__ = ["evaluate", "read_json", "score_files"]
+
+_DEFAULT = "official"
+_ALL = "all"
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """``vidllm eval TASK --predictions FILE --references FILE`` or ``--data ROOT -o OUT``; ``--protocol NAME``"""
+    if options.data:
+        _run_model(options)
+        return
+    if options.task == "reconstruction":
+        raise ValueError("reconstruction is measured on scans: give --data ROOT")
+    if not (options.predictions and options.references):
+        raise ValueError("give --predictions FILE and --references FILE, or --data ROOT to run a model")
+    chosen = _chosen(options.task, options.protocol)
+    out = reading.writable(options.per_item) if options.per_item else None
+    if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
+        raise ValueError(f"--per-item: give one protocol that has values by item; {_with_items(options.task)}")
+    results = [score_files(options.task, options.predictions, options.references, entry.name) for entry in chosen]
+    if out is not None:
+        _write_items(out, chosen[0], options)
+    if options.json:
+        reading.print_json(results[0] if options.protocol != _ALL else results)
+        return
+    for name, path in (("predictions", options.predictions), ("references", options.references)):
+        print(f"{name}: {path} (sha256 {_checksum(path)})")
+    for entry, result in zip(chosen, results, strict=True):
+        _print_table(entry, result["scores"])
+
+
+def _run_model(options: argparse.Namespace) -> None:
+    """``--data``: the protocols by name, then :mod:`vidllm.cli.benchmarks`."""
+    if options.predictions or options.references or options.per_item:
+        raise ValueError("--data runs a model; --predictions, --references and --per-item score files: give one kind")
+    from vidllm.cli.benchmarks import run
+
+    names = [] if options.task == "reconstruction" else [p.name for p in _chosen(options.task, options.protocol)]
+    run(options, names)
+
+
+def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = _DEFAULT) -> dict[str, Any]:
+    """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
+
+    Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
+    """
+    (entry,) = _chosen(task, protocol)
+    data = read_json(references), read_json(predictions)
+    return {"task": task, "protocol": entry.name, "scores": _told(entry.score, data, predictions, references)}
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file, or of a file with one JSON value a line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder; give a JSON file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text; give a JSON file") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if str(path).endswith(".jsonl"):
+            return _lines(path, text)
+        raise ValueError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def _lines(path: str | Path, text: str) -> list[Any]:
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: broken JSON at line {number}: {error.msg}") from None
+    return values
+
+
+def _chosen(task: str, name: str) -> list[Protocol]:
+    """The protocol of this name, or all; ``official`` is the first one of a task that has several official ones."""
+    table = protocols(task)
+    if name == _ALL:
+        return list(table.values())
+    if name == _DEFAULT and name not in table:
+        return [next(iter(table.values()))]
+    if name not in table:
+        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}, or {_ALL}")
+    return [table[name]]
+
+
+def _with_items(task: str) -> str:
+    names = [name for name, entry in protocols(task).items() if entry.per_item is not None]
+    return f"{task} has them for {', '.join(names) or 'none'}"
+
+
+def _told(score: Any, data: tuple[Any, Any], predictions: str | Path, references: str | Path) -> dict[str, Any]:
+    """Score, and let a complaint name the files."""
+    try:
+        return score(*data)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
+        raise ValueError(f"{text} (predictions {predictions}, references {references})") from error
+
+
+def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> None:
+    assert entry.per_item is not None
+    data = read_json(options.references), read_json(options.predictions)
+    items = _told(entry.per_item, data, options.predictions, options.references)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(reading.json_text(items) + "\n", encoding="utf-8")
+
+
+def _checksum(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+
+
+def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
+    print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
+    rows = _flat(scores)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+def _flat(scores: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Nested scores as rows; lists of lines are left to the JSON."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{before}{name} / ")
+        elif not isinstance(value, list):
+            rows.append((f"{before}{name}", value))
+    return rows

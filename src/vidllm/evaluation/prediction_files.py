@@ -1,0 +1,127 @@
+"""Predictions on disk, one JSON value a line: appended scene by scene, resumed after a kill, gathered over processes.
+
+    predictions/TASK.SPLIT.SYSTEM.SETTING.jsonl          all items in the order of the annotations, once finished
+    predictions/parts/TASK.SPLIT.SYSTEM.SETTING.R.jsonl  what process R has written so far
+    predictions/TASK.SPLIT.run.json                      what the run was made with: another one is refused
+
+A scene is the unit of work: its lines are written together, and one whose lines are not all there is done again, so
+that an interrupted run gives the bytes of one that was not. A line that a kill cut in half is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidllm.export.atomic import atomic_path
+
+Row = dict[str, Any]
+
+
+class PredictionFile:
+    """The lines of one column.
+
+    Args:
+        folder: ``OUT/predictions``.
+        name: ``TASK.SPLIT.SYSTEM.SETTING``.
+        wanted: the keys of every scene, in the order of the annotations.
+        rank: number of this process.
+    """
+
+    def __init__(self, folder: Path, name: str, wanted: Mapping[str, Sequence[str]], rank: int = 0) -> None:
+        self.path = folder / f"{name}.jsonl"
+        self._parts = folder / "parts"
+        self._own = self._parts / f"{name}.{rank}.jsonl"
+        self._pattern = f"{name}.*.jsonl"
+        self._wanted = wanted
+
+    def done(self) -> set[str]:
+        """The scenes whose lines are all there. ValueError for unknown ids or lines that contradict each other."""
+        rows = self._rows()
+        return {scene for scene, keys in self._wanted.items() if all(key in rows for key in keys)}
+
+    def mend(self) -> None:
+        """Take the half line of an earlier kill off the end of this process's own file."""
+        if self._own.exists():
+            text = self._own.read_bytes()
+            if text and not text.endswith(b"\n"):
+                with atomic_path(self._own) as part:
+                    part.write_bytes(text[: text.rfind(b"\n") + 1])
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write the lines of one scene."""
+        self._parts.mkdir(parents=True, exist_ok=True)
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def gather(self) -> list[Row]:
+        """All lines in the order of the annotations, written to :attr:`path`; the parts are removed.
+
+        Raises ValueError, naming the first entry, when predictions are missing.
+        """
+        rows = self._rows()
+        order = [key for keys in self._wanted.values() for key in keys]
+        missing = [key for key in order if key not in rows]
+        if missing:
+            raise ValueError(
+                f"{self.path}: {len(missing)} of {len(order)} predictions are missing, the first is {missing[0]}; "
+                "run the same command again to make them"
+            )
+        with atomic_path(self.path) as part:
+            lines = (json.dumps(rows[key], ensure_ascii=False) + "\n" for key in order)
+            part.write_text("".join(lines), encoding="utf-8")
+        for old in self._parts.glob(self._pattern):
+            old.unlink()
+        return [rows[key] for key in order]
+
+    def _rows(self) -> dict[str, Row]:
+        known = {key: scene for scene, keys in self._wanted.items() for key in keys}
+        found: dict[str, Row] = {}
+        for path in [self.path, *sorted(self._parts.glob(self._pattern))]:
+            for where, row in _lines(path):
+                key = row["key"]
+                if key not in known:
+                    raise ValueError(f"{where}: a prediction for the unknown id {key}; delete the line or the file")
+                if found.setdefault(key, row) != row:
+                    raise ValueError(f"{where}: a second, different prediction for {key}; delete one of them")
+        return found
+
+
+def _lines(path: Path) -> list[tuple[str, Row]]:
+    """(file and line, value) of every whole line; a last one without its end is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    *whole, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, 1):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not a JSON value ({error}); delete the line or the file") from None
+        if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+            raise ValueError(f"{where}: expected an object with a 'key'; delete the line or the file")
+        rows.append((where, row))
+    return rows
+
+
+def claim(folder: Path, name: str, made_with: Row) -> None:
+    """Write down what a run is made with; ValueError when predictions of another one lie there already."""
+    path = folder / f"{name}.run.json"
+    text = json.dumps(made_with, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if not path.exists():
+        with atomic_path(path) as part:
+            part.write_text(text, encoding="utf-8")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable ({error}); delete {folder} or choose another output") from None
+    differ = sorted(key for key in {*before, *made_with} if before.get(key) != made_with.get(key))
+    if differ:
+        raise ValueError(
+            f"{folder}: holds predictions of a run with another {', '.join(differ)}; choose another output folder, "
+            "or delete it"
+        )

@@ -1,0 +1,163 @@
+"""``vidllm eval reconstruction``: the figures of ``reconstruction.py`` over the scenes of a ScanNet-like root.
+
+Depth and cameras are compared at full resolution. For the point clouds every n-th pixel of every n-th row is taken of
+both, n being the smallest that leaves ``MOST_POINTS`` a scene: thinner than the clouds' own voxels would be at a
+distance, and the same for prediction and truth. The baseline is a flat wall before a camera that never moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidllm.datasets.layout import DataRoot
+from vidllm.evaluation.prediction_files import PredictionFile, Row, claim
+from vidllm.evaluation.processes import Processes
+from vidllm.evaluation.provenance import model_record
+from vidllm.evaluation.reconstruction import PosedDepth, depth_figures, point_figures, trajectory_figures
+from vidllm.evaluation.recording import Recording, SceneCase
+from vidllm.evaluation.results import plain, publish
+from vidllm.evaluation.rooms import CONSTANT_DEPTH_M
+from vidllm.evaluation.settings import Column
+from vidllm.scene import VidLLM
+
+MOST_POINTS = 200_000
+WALL_FOV_DEG = 60.0  # horizontal field of view that the flat wall is seen with
+OURS, WALL = Column("vidllm", "raw"), Column("flat-wall", "no-video")
+_SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.evaluation.reconstruction)"
+_SCALE = "metres, degrees, shares 0..1; ..._aligned and sim3: after alignment"
+
+
+@dataclass(frozen=True)
+class ReconstructionPlan:
+    """What to run: scenes of ``root`` (those named, else the list of the split, else all), and where to write."""
+
+    root: Path
+    out: Path
+    split: str = "val"
+    scenes: tuple[str, ...] = ()
+    frames: int | None = None
+
+
+def scene_figures(case: SceneCase) -> dict[Column, dict[str, float]]:
+    """Figures of one scene for the model and for the baseline."""
+    recording, scene = case.recording, case.placed("raw").scene
+    truth = PosedDepth(recording.depth_m, recording.extrinsics, recording.intrinsics)
+    ours = PosedDepth(scene.depth.numpy(), scene.extrinsics.double().numpy(), scene.intrinsics.double().numpy())
+    return {OURS: _figures(ours, truth), WALL: _figures(_flat_wall(recording), truth)}
+
+
+def _figures(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
+    step = max(1, math.ceil(math.sqrt(truth.depth_m.size / MOST_POINTS)))
+    return {
+        **depth_figures(predicted.depth_m, truth.depth_m),
+        **trajectory_figures(predicted.extrinsics, truth.extrinsics),
+        **point_figures(every_nth(predicted, step), every_nth(truth, step)),
+    }
+
+
+def every_nth(item: PosedDepth, step: int) -> PosedDepth:
+    """Every ``step``-th pixel of every ``step``-th row, from the middle of the first block on, with its intrinsics."""
+    first = step // 2
+    shift = 0.5 - (first + 0.5) / step
+    to_coarse = np.array([[1 / step, 0, shift], [0, 1 / step, shift], [0, 0, 1]])
+    return PosedDepth(item.depth_m[:, first::step, first::step], item.extrinsics, to_coarse @ item.intrinsics)
+
+
+def _flat_wall(recording: Recording) -> PosedDepth:
+    frames, height, width = recording.depth_m.shape
+    focal = width / 2 / math.tan(math.radians(WALL_FOV_DEG / 2))
+    intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    depth = np.full((frames, height, width), CONSTANT_DEPTH_M, np.float32)
+    return PosedDepth(depth, np.repeat(np.eye(4)[None], frames, 0), np.repeat(intrinsics[None], frames, 0))
+
+
+def evaluate_reconstruction(
+    plan: ReconstructionPlan,
+    model: VidLLM,
+    name: str | Path | None = None,
+    tell: Callable[[int, int], None] | None = None,
+) -> Row | None:
+    """Measure every scene; returns mean and median of each figure, as ``results.json`` has them (None but in rank 0).
+
+    Raises:
+        ValueError: scenes are missing or broken; the message names them.
+    """
+    data, processes = DataRoot(plan.root), Processes.from_environment()
+    scenes = _scenes(plan, data)
+    made_with = _made_with(plan, scenes, model, name)
+    folder, stem = plan.out / "predictions", f"reconstruction.{plan.split}"
+    claim(folder, stem, made_with)
+    wanted = {scene: [scene] for scene in scenes}
+    files = {c: PredictionFile(folder, f"{stem}.{c.name}", wanted, processes.rank) for c in (OURS, WALL)}
+    done = set.intersection(*(file.done() for file in files.values()))
+    left = [scene for scene in processes.share(scenes) if scene not in done]
+    cases = (SceneCase(data, scene, model, plan.frames) for scene in left)
+    _measure(cases, files, len(left), tell if processes.rank == 0 and left else None)
+    processes.wait()
+    if processes.rank != 0:
+        return None
+    rows = {column.name: file.gather() for column, file in files.items()}
+    return publish(plan.out, {**made_with, "protocols": {
+        how: {"source": _SOURCE, "scale": _SCALE, "scores": {c: _over_scenes(found, take) for c, found in rows.items()}}
+        for how, take in (("mean", np.mean), ("median", np.median))
+    }})  # fmt: skip
+
+
+def _measure(
+    cases: Iterable[SceneCase],
+    files: Mapping[Column, PredictionFile],
+    total: int,
+    tell: Callable[[int, int], None] | None,
+) -> None:
+    """Append the figures of every scene."""
+    for file in files.values():
+        file.mend()
+    if tell is not None:
+        tell(0, total)
+    for count, case in enumerate(cases, 1):
+        for column, figures in scene_figures(case).items():
+            files[column].append([{"key": case.scene_id, "scene_id": case.scene_id, "figures": plain(figures)}])
+        if tell is not None:
+            tell(count, total)
+
+
+def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
+    there = data.scene_ids()
+    absent = [scene for scene in plan.scenes if scene not in there]
+    if absent:
+        raise ValueError(f"--scenes: {plan.root} has no scene {absent[0]}; it has {', '.join(there[:3]) or 'none'} ...")
+    listed = data.scene_list(plan.split)
+    found = list(plan.scenes) or (there if listed is None else [scene for scene in listed if scene in there])
+    if not found:
+        raise ValueError(f"{plan.root}: no scene of the split {plan.split} is there; name some with --scenes")
+    return found
+
+
+def _made_with(plan: ReconstructionPlan, scenes: list[str], model: VidLLM, name: str | Path | None) -> Row:
+    parameter = next(model.model.parameters())
+    own = model.processor.image_processor.num_frames
+    return {
+        "task": "reconstruction", "split": plan.split, "scenes": scenes, "items": len(scenes),
+        "frames": own if plan.frames is None else plan.frames, "annotations": {},
+        "decoding": f"point clouds of at most {MOST_POINTS} pixels a scene",
+        "model": {**model_record(name, model), "dtype": str(parameter.dtype).removeprefix("torch."),
+                  "device": parameter.device.type},
+        "columns": [{"system": c.system, "setting": c.setting} for c in (OURS, WALL)],
+    }  # fmt: skip
+
+
+def _over_scenes(rows: list[Row], take: Callable[[list[float]], Any]) -> dict[str, float | None]:
+    """Each figure over the scenes that have it."""
+    names = dict.fromkeys(name for row in rows for name in row["figures"])
+    return {name: _taken([row["figures"] for row in rows], name, take) for name in names}
+
+
+def _taken(figures: list[Mapping[str, Any]], name: str, take: Callable[[list[float]], Any]) -> float | None:
+    values = [one[name] for one in figures if one.get(name) is not None]
+    return float(take(values)) if values else None

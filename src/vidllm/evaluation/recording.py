@@ -1,0 +1,185 @@
+"""One scene of a dataset as the benchmarks use it: the frames a model sees, and what only evaluation may know.
+
+The frames are spread evenly over those with a finite pose. Poses, depth and boxes of the dataset never reach the model
+outside the ``oracle-geometry`` and ``proposals`` settings; ``raw`` uses the first pose to register what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.datasets.layout import DataRoot
+from vidllm.datasets.scannet import ScanNetScene
+from vidllm.evaluation.registration import aligned_corners, aligned_from_scene
+from vidllm.evaluation.rooms import depth_on_frames
+from vidllm.frames import Frames
+from vidllm.geometry.gravity import scene_from_world
+from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.scene import Scene, VidLLM
+from vidllm.training.joint import true_geometry
+from vidllm.training.losses.targets import normalise
+
+
+class Recording:
+    """The frames of a scene that are shown, and their ground truth. Lengths in metres.
+
+    Args:
+        source: the scene.
+        processor: of the model that will see the frames.
+        count: how many frames, spread evenly over those with a finite pose (None: the model's own number).
+    """
+
+    def __init__(self, source: ScanNetScene, processor: VidLLMProcessor, count: int | None = None) -> None:
+        images = processor.image_processor
+        self.source = source
+        self.numbers = [int(n) for n in source.uniform_frames(images.num_frames if count is None else count)]
+        self.frames: Frames = images.read([source.colour(n) for n in self.numbers], len(self.numbers))
+
+    @cached_property
+    def aligned_from_camera(self) -> Float[np.ndarray, "F 4 4"]:
+        """True poses in the dataset's aligned frame, float64."""
+        return np.stack([self.source.axis_alignment @ self.source.pose(n) for n in self.numbers])
+
+    @cached_property
+    def depth_m(self) -> Float[np.ndarray, "F H W"]:
+        """True depth at each pixel of the processed frames, nearest, 0 = none."""
+        size = self.frames.original_size
+        maps = (self.source.depth_on_colour(n, size)[None] for n in self.numbers)
+        return np.concatenate([depth_on_frames(one, self.frames) for one in maps]).astype(np.float32)
+
+    @cached_property
+    def extrinsics(self) -> Float[np.ndarray, "F 4 4"]:
+        """True camera-from-world, the world being the first camera, float64."""
+        return np.linalg.inv(self.aligned_from_camera) @ self.aligned_from_camera[:1]
+
+    @cached_property
+    def intrinsics(self) -> Float[np.ndarray, "F 3 3"]:
+        """True K in pixels of the processed frames, pixel centres at +0.5."""
+        one = self.frames.affine.numpy() @ self.source.colour_intrinsics
+        return np.repeat(one[None], len(self.numbers), axis=0)
+
+    @property
+    def up(self) -> Float[Tensor, " 3"]:
+        """Against gravity in the first camera's frame, float32: the aligned frame's z axis."""
+        return torch.from_numpy(self.aligned_from_camera[0, 2, :3].copy()).float()
+
+    def geometry(self, device: torch.device) -> Geometry:
+        """The ground truth in place of a reconstruction."""
+        arrays = (self.depth_m, self.extrinsics, self.intrinsics)
+        depth, extrinsics, intrinsics = (torch.from_numpy(a).float()[None].to(device) for a in arrays)
+        return true_geometry(normalise(depth, extrinsics, intrinsics), self.up[None].to(device))
+
+    def aligned_from_level(self) -> Float[np.ndarray, "4 4"]:
+        """Aligned frame from the level frame of the first camera with true gravity (for the mean box)."""
+        return aligned_from_scene(self.aligned_from_camera[0], scene_from_world(self.up.double()).numpy())
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A scene to ask, and the motion that takes its frame to the dataset's aligned one."""
+
+    scene: Scene
+    to_aligned: np.ndarray
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Given boxes (M, 6) in the aligned frame, centre and size; ``object_ids`` where they are the annotated ones."""
+
+    boxes: np.ndarray
+    object_ids: tuple[int, ...] | None = None
+
+
+class SceneCase:
+    """Everything a benchmark may ask about one scene, made when it is asked for; encoded once for all columns."""
+
+    def __init__(self, data: DataRoot, scene_id: str, model: VidLLM, count: int | None = None) -> None:
+        self.data, self.scene_id, self.model, self._count = data, scene_id, model, count
+        self.source = data.scene(scene_id)
+        self._placed: dict[tuple[str, bool], Placed] = {}
+        self._candidates: dict[str, Candidates] = {}
+
+    @cached_property
+    def recording(self) -> Recording:
+        """The frames and their ground truth."""
+        return Recording(self.source, self.model.processor, self._count)
+
+    @cached_property
+    @torch.inference_mode()
+    def _features(self) -> Features:
+        parameter = next(self.model.model.parameters())
+        return self.model.model.see(self.recording.frames.images[None].to(parameter.device, parameter.dtype))
+
+    @cached_property
+    @torch.inference_mode()
+    def _reconstructed(self) -> Geometry:
+        return self.model.model.reconstruct_features(self._features)
+
+    def placed(self, setting: str, positions: bool = True) -> Placed:
+        """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``."""
+        key = ("true" if setting == "oracle-geometry" else "ours", positions)
+        if key not in self._placed:
+            self._placed[key] = self._place(key[0] == "true", positions)
+        return self._placed[key]
+
+    @torch.inference_mode()
+    def _place(self, true: bool, positions: bool) -> Placed:
+        network, recording = self.model.model, self.recording
+        geometry = recording.geometry(next(network.parameters()).device) if true else self._reconstructed
+        with position_embedding(network, positions):
+            prefix = network.lift(self._features, geometry)
+        scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
+        level = scene.scene_from_world.double().numpy()
+        return Placed(scene, aligned_from_scene(recording.aligned_from_camera[0], level))
+
+    @cached_property
+    def objects(self) -> dict[int, np.ndarray]:
+        """Centre and size (6,) of every annotated object in the aligned frame, by its id."""
+        return {i.object_id: np.array(i.box, np.float64) for i in self.source.instances if i.box is not None}
+
+    def corners(self, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
+        """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
+        if object_id not in self.objects:
+            raise ValueError(
+                f"{what}: {self.scene_id} has no object {object_id} with a box; are annotations and scans one release?"
+            )
+        return aligned_corners(self.objects[object_id])
+
+    def candidates(self, source: str) -> Candidates:
+        """The boxes to choose from, ``mask3d``'s or ``gt``; ValueError when Mask3D's are asked for and not there."""
+        if source not in self._candidates:
+            self._candidates[source] = self._read_candidates(source)
+        return self._candidates[source]
+
+    def _read_candidates(self, source: str) -> Candidates:
+        if source == "gt":
+            return Candidates(np.array(list(self.objects.values())).reshape(-1, 6), tuple(self.objects))
+        found = self.data.proposals(self.scene_id)
+        if found is None:
+            raise ValueError(f"{self.data.root}: no {self.scene_id}.mask.npz; fetch the proposals, or --proposals gt")
+        boxes = found.boxes(self.source.aligned_vertices())
+        return Candidates(boxes[np.isfinite(boxes).all(1)])
+
+
+@contextmanager
+def position_embedding(network: VidLLMForConditionalGeneration, on: bool) -> Iterator[None]:
+    """The 3D position embedding of the patches on or off inside (never on where the model was made without it).
+
+    Off is the 2D baseline: the language model reads the same pooled patches and is not told where they are.
+    """
+    patches = network.config.patches
+    before = patches.positions
+    patches.positions = before and on
+    try:
+        yield
+    finally:
+        patches.positions = before

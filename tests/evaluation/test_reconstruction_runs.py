@@ -1,0 +1,52 @@
+"""Reconstruction over exported rooms: thinning keeps the geometry; means, medians and a baseline in the table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vidllm.datasets.layout import DataRoot
+from vidllm.evaluation import reconstruction_run
+from vidllm.evaluation.reconstruction import PosedDepth
+from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction, every_nth, scene_figures
+from vidllm.evaluation.recording import SceneCase
+from vidllm.geometry.cameras import unproject
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_every_nth_pixel_keeps_its_point(step):
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(1, 3, (2, 12, 15))
+    intrinsics = np.repeat(np.array([[[20.0, 0, 7.5], [0, 21.0, 6.0], [0, 0, 1]]]), 2, 0)
+    coarse = every_nth(PosedDepth(depth, np.repeat(np.eye(4)[None], 2, 0), intrinsics), step)
+    first = step // 2
+    fine = unproject(torch.from_numpy(depth), torch.from_numpy(intrinsics))[:, first::step, first::step]
+    assert torch.allclose(unproject(*(torch.from_numpy(a.copy()) for a in (coarse.depth_m, coarse.intrinsics))), fine)
+
+
+def test_the_truth_in_place_of_the_prediction_is_perfect(exported, small):
+    case = SceneCase(DataRoot(exported), "scene91000_00", small, 3)
+    case._placed["ours", True] = case.placed("oracle-geometry")
+    figures = scene_figures(case)
+    ours, wall = figures[reconstruction_run.OURS], figures[reconstruction_run.WALL]
+    assert ours["abs_rel"] < 1e-5 and ours["ate_m"] < 1e-4 and ours["f_score"] > 0.999
+    assert wall["abs_rel"] > 0.05 and wall["f_score"] < 0.9 and wall["rta_30"] == 0
+
+
+def test_a_run_has_mean_and_median_and_the_same_digits_again(exported, small, tmp_path):
+    plan = ReconstructionPlan(exported, tmp_path, frames=3)
+    results = evaluate_reconstruction(plan, small)
+    before = (tmp_path / "results.json").read_bytes()
+    assert set(results["protocols"]) == {"mean", "median"} and results["items"] == 2
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "predictions/reconstruction.val.vidllm.raw.jsonl").read_text().splitlines()
+    ]
+    mean = results["protocols"]["mean"]["scores"]["vidllm.raw"]
+    assert mean["abs_rel"] == pytest.approx(np.mean([r["figures"]["abs_rel"] for r in rows]))
+    assert evaluate_reconstruction(plan, small) == results and (tmp_path / "results.json").read_bytes() == before
+    with pytest.raises(ValueError, match="no scene scene9_00"):
+        evaluate_reconstruction(ReconstructionPlan(exported, tmp_path / "other", scenes=("scene9_00",)), small)
