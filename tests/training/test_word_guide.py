@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -9,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vidllm.model.modeling import VisualPrefix
 from vidllm.model.text import build_tokenizer
 from vidllm.training.packing import Text, pack, packed_hidden
-from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
+from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names, token_words_loss
 
 LOC, COORD = 1, 2
 SENTENCES = [
@@ -107,3 +109,19 @@ def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_mode
     attention = model.base_model(inputs_embeds=whole, output_attentions=True).attentions[1][0, 0].detach()
     last = 3 + len(ids) - 1  # the word "table"
     assert attention[last, 1] / attention[last, :3].sum() == pytest.approx(figures["look_category"], abs=0.05)
+
+
+def test_a_token_that_points_at_its_words_has_the_lower_loss(tokenizer, vocabulary):
+    prefix, names, _ = _scene([])
+    table = torch.randn(320, 32, generator=torch.Generator().manual_seed(1))
+    told = {kind: table[torch.tensor(ids)] for kind, ids in vocabulary.words.items()}
+    assert [tokenizer.decode([i]).strip() for i in vocabulary.words["category"]] == ["lamp", "table", "lamp"]
+    alike = prefix.tokens.clone()
+    alike[0, :3] = 0.1 * told["category"][[0, 1, 2]]
+    alike[0, 2] += 0.1 * told["colour"][0]
+    better = token_words_loss(replace(prefix, tokens=alike), names, table, vocabulary.words)
+    assert better < 0.5 * token_words_loss(prefix, names, table, vocabulary.words)
+    padding = alike.clone()
+    padding[0, 3] = 9.0
+    again = token_words_loss(replace(prefix, tokens=padding), names, table, vocabulary.words)
+    torch.testing.assert_close(again, better)  # padding does not count

@@ -12,13 +12,19 @@ detached before Eq 3. The adapter and the encoder get gradients from both sides.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vidllm.geometry.cameras import decode_pose, relative_to_first
@@ -32,10 +38,12 @@ from vidllm.model.encoder import DinoEncoder, EncoderOutput
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
+from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
 from vidllm.model.scale_alignment import SceneScale, align_scale, unit_scale
 from vidllm.model.splice import SplicedInputs, splice
+from vidllm.model.text import encode_parts
 
 ALIGNMENT = 64  # bytes; where torch's own allocations begin
 
@@ -243,13 +251,21 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             scene = torch.einsum("bij,bfpj->bfpi", level[:, :3, :3], world) + level[:, None, None, :3, 3]
         return scene, valid
 
-    def encode_scene(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> tuple[Geometry, VisualPrefix]:
-        """Everything a scene needs before the first question."""
+    def encode_scene(
+        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
+    ) -> tuple[Geometry, VisualPrefix]:
+        """Everything a scene needs before the first question; what is ``known`` goes before the measured scale."""
         features = self.see(pixel_values)
         geometry = self.reconstruct_features(features)
+        if known is not None:
+            geometry = rescaled(geometry, known_scale(known, geometry))
         return geometry, self.lift(features, geometry)
 
     # ---- language -----------------------------------------------------------------------------------------------
+
+    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+        """A prompt as (prefix ids, suffix ids), in the words this model was trained on."""
+        return encode_parts(tokenizer, prompt)
 
     def embed_text(
         self, input_ids: Int[Tensor, "B L"], coordinates: Float[Tensor, "B N 3"] | None = None
@@ -433,3 +449,20 @@ def _in_metres(
     )
 
 
+def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
+    """The same geometry at another scale; its own scale is taken out first."""
+    ratio = (scale.scale / geometry.scale.scale).float()
+    extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
+    extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)
+    level[..., :3, 3] *= ratio[:, None].to(level.dtype)
+    depth = geometry.depth_m * ratio[:, None, None, None].to(geometry.depth_m.dtype)
+    return replace(geometry, extrinsics=extrinsics, depth_m=depth, scale=scale, scene_from_world=level)
+
+
+def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:
+    """What the user knows as metres a unit of the relative reconstruction: no votes, no spread."""
+    already = geometry.scale.scale.float()
+    ratio = known.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
+    factor = ratio if known.factor is not None else ratio * already
+    nothing = unit_scale(geometry.depth_m)
+    return SceneScale(factor, nothing.per_image, torch.zeros_like(factor), torch.ones_like(nothing.valid))

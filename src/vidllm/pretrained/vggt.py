@@ -6,6 +6,7 @@ VGGT: ``load_vggt`` puts them together and gives VGGT's outputs. The weights are
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseH
 from vidllm.model.dense_head import DenseHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
+from vidllm.pretrained import licences
+from vidllm.pretrained.checkpoints import Checkpoint
+from vidllm.pretrained.conversion import KeyMap, Pairs, Source
 from vidllm.pretrained.weights import Renames, load_strictly, read_state_dict, rename
 
 _HEAD: dict[str, Any] = {
@@ -83,6 +87,10 @@ RENAMES: Renames = (
     (rf"{_DENSE}\.scratch\.output_conv2\.(\d)\.(weight|bias)", r"\1.out.\2.\3"),
     (r"track_head\..+", ""),
 )
+_MAP = KeyMap(RENAMES)
+#: Forms of the dense heads that a model folder keeps (VGGT-1B's).
+_PLAIN_DEPTH = {"activation": "exp", "position_embedding": True, "confidence_activation": "expp1"}
+_PLAIN_POINTS = {**_PLAIN_DEPTH, "activation": "inv_log"}
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,49 @@ def _renamed(tensors: dict[str, Tensor], encoder: EncoderConfig) -> tuple[dict[s
     if encoder.num_register_tokens == 0:
         renamed.setdefault(f"{_OURS_VIT}.embeddings.register_tokens", torch.zeros(1, 0, encoder.hidden_size))
     return {_from_zero(key): tensor for key, tensor in renamed.items()}, unknown
+
+
+def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Constructor arguments from a ``config.json`` beside the weights; None (VGGT-1B's) where it tells none.
+
+    Either by part, as ``load_vggt`` takes them, or the released file's ``img_size``, ``patch_size``, ``embed_dim``.
+    """
+    found = checkpoint.settings() or {}
+    parts = {name: values for name, values in found.items() if name in VGGT_1B or name == "camera_iterations"}
+    if parts:
+        return parts
+    whole = {name: found[name] for name in ("img_size", "patch_size", "embed_dim") if name in found}
+    if not whole:
+        return None
+    given: dict[str, Any] = copy.deepcopy(VGGT_1B)
+    given["aggregator"] |= whole
+    for part in ("camera_head", "depth_head", "point_head"):
+        given[part]["dim_in"] = 2 * given["aggregator"]["embed_dim"]
+        if "patch_size" in given[part]:
+            given[part]["patch_size"] = given["aggregator"]["patch_size"]
+    given["vit"]["embed_dim"] = given["aggregator"]["embed_dim"]
+    return given
+
+
+def vggt_source(checkpoint: Checkpoint, parts: VGGTParts) -> Source:
+    """VGGT's weights for an import: encoder, attention, camera and dense heads; ValueError on forms we do not keep."""
+    patch = {"patch_size": parts.encoder.patch_size}
+    plain = parts.camera_activations == ("linear", "linear", "relu") and parts.depth[1] == _PLAIN_DEPTH | patch
+    if not plain or (parts.points is not None and parts.points[1] != _PLAIN_POINTS | patch):
+        raise ValueError(f"{checkpoint.place}: only VGGT-1B's activations of camera and dense heads can be imported")
+    given = {"camera_head.base_pose": torch.zeros(9)}  # VGGT's pose starts at zero
+    if parts.encoder.num_register_tokens == 0:
+        given[f"{_OURS_VIT}.embeddings.register_tokens"] = torch.zeros(1, 0, parts.encoder.hidden_size)
+    fills = ("encoder.", "attention.", "camera_head.", "depth_head.", *(("point_head.",) if parts.points else ()))
+    return Source("VGGT", checkpoint, translate, fills, licences.VGGT, (f"{_OURS_VIT}.embeddings.mask_token",), given)
+
+
+def translate(key: str, tensor: Tensor) -> Pairs | None:
+    """One of VGGT's weights under our names (see :data:`~vidllm.pretrained.conversion.Translate`)."""
+    named = [(_MAP(name), part) for name, part in _split_qkv({key: tensor})]
+    if any(name is None for name, _ in named):
+        return None
+    return [(_from_zero(name), part) for name, part in named if name]
 
 
 def _split_qkv(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from vidllm.pretrained.checkpoints import open_checkpoint
 
 #: (pattern, replacement) pairs; the first pattern that matches a whole key renames it.
 Renames = Sequence[tuple[str, str]]
-
-_FOLDER_NAMES = ("model.safetensors", "model.pt", "pytorch_model.bin", "model.pth")
 
 
 def read_state_dict(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -23,38 +22,7 @@ def read_state_dict(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Ten
     """
     if isinstance(weights, Mapping):
         return dict(weights)
-    path = Path(weights)
-    tensors: dict[str, Tensor] = {}
-    for file in _files(path):
-        tensors.update(_read_file(file))
-    return tensors
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ValueError(f"no weights at {path}: expected a .safetensors or .pt file, or a folder with one")
-    for name in _FOLDER_NAMES:
-        if (path / name).is_file():
-            return [path / name]
-    for pattern in ("model-*.safetensors", "pytorch_model-*.bin"):
-        shards = sorted(path.glob(pattern))
-        if shards:
-            return shards
-    raise ValueError(f"no weights in {path}: expected one of {list(_FOLDER_NAMES)} or shards model-*.safetensors")
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if file.suffix not in (".pt", ".pth", ".bin"):
-        raise ValueError(f"cannot read weights from {file.name}: expected .safetensors, .pt, .pth or .bin")
-    loaded = torch.load(file, map_location="cpu", weights_only=True)
-    for name in ("model", "state_dict"):
-        if isinstance(loaded.get(name), Mapping):
-            loaded = loaded[name]
-    return dict(loaded)
+    return dict(open_checkpoint(weights).tensors())
 
 
 def rename(tensors: Mapping[str, Tensor], renames: Renames) -> tuple[dict[str, Tensor], list[str]]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vidllm.model.configuration import AdapterVariant
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -15,7 +17,7 @@ class TrainConfig:
     data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
     out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model
     preset: str = "tiny"
-    adapter: str | None = None  # another variant of the Cross-Task Adapter than the preset's (teachers, ablation)
+    adapter: AdapterVariant | None = None  # another variant than the preset's (teachers, ablation)
     init_from: str | None = None  # a saved model folder to start from (weights only)
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     seed: int = 0
@@ -67,6 +69,7 @@ class TrainConfig:
     semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
     naming_weight: float = 1.0  # auxiliary: the semantic flow is drawn to the patches' names
     word_weight: float = 0.5  # auxiliary: where four heads of the language model look (word_guide)
+    resemble_weight: float = 0.3  # auxiliary: visual tokens are drawn to the words of what they show (word_guide)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing

@@ -66,8 +66,12 @@ class Trainable(ABC):
         """What is saved in a checkpoint, by name; parameters that want a gradient are trained."""
 
     @abstractmethod
-    def losses(self, step: int, rng: np.random.Generator) -> Losses:
-        """The losses of a step, on a batch of its own drawing."""
+    def draw(self, step: int, rng: np.random.Generator) -> Any:
+        """The batch of a step, at full precision."""
+
+    @abstractmethod
+    def losses(self, batch: Any, step: int, rng: np.random.Generator) -> Losses:
+        """The losses of a step on its batch."""
 
     @abstractmethod
     def export(self, folder: Path) -> Path:
@@ -146,9 +150,10 @@ def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, flo
     rng = np.random.default_rng(world.seed(config.seed, step))
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
+    batch = run.draw(step, rng)
     half = config.dtype != "float32"
     with torch.autocast(run.device.type, dtype=getattr(torch, config.dtype)) if half else nullcontext():
-        losses = run.losses(step, rng)
+        losses = run.losses(batch, step, rng)
     total = losses.total()
     run.optimizer.zero_grad(set_to_none=True)
     total.backward()

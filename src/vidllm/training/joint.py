@@ -29,7 +29,7 @@ from vidllm.training.losses.targets import GeometryTargets, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
-from vidllm.training.word_guide import PatchNames, WordGuide
+from vidllm.training.word_guide import PatchNames, WordGuide, token_words_loss
 
 
 @dataclass
@@ -88,7 +88,7 @@ def _dense_terms(
     if model.point_head is not None and config.point_weight > 0:
         points = *model.relative_points(cameras, size, frames), targets.points[:, frames], valid
         terms["points"] = config.point_weight * _point_term(*points, config)
-    if model.metric_depth is not None:
+    if model.metric_depth is not None and config.metric_weight > 0:
         metric, _ = model.measure(features, targets.intrinsics, frames)
         terms["metric"] = config.metric_weight * metric_depth_loss(metric, targets.depth_m[:, frames], valid)
     return terms
@@ -198,6 +198,8 @@ def language_losses(
         looking, where = guide[0].loss(prefix, guide[1], packed, start)
         terms["words"] = config.word_weight * looking
         figures.update(where)
+        resembling = token_words_loss(prefix, guide[1], model.token_table(), guide[0].words)
+        terms["resemble"] = config.resemble_weight * resembling
     if bool(packed.loc_mask.any()):
         index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])
         output = model.ground(prefix, hidden.gather(1, index))

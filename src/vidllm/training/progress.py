@@ -6,19 +6,10 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-
-@runtime_checkable
-class Counted(Protocol):
-    """Any configuration that says how many steps there are."""
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of the run."""
-        ...
+from vidllm.training.schedule import Scheduled
 
 
 def trim_log(path: Path, step: int) -> None:
@@ -37,7 +28,7 @@ def write_log(path: Path, line: dict[str, float | int]) -> None:
 class Clock:
     """Averages of the figures since the last line, time left, and when to save."""
 
-    def __init__(self, config: Counted, start: int) -> None:
+    def __init__(self, config: Scheduled, start: int) -> None:
         self.config, self.begin, self.first = config, time.monotonic(), start
         self.saved = self.begin
         self.sums: dict[str, list[float]] = {}

@@ -173,7 +173,7 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     dense = config.dense_frames if kind == "clip" else config.window_dense_frames
     batch = batch.to(run.model.device)
     if kind in ("language", "named"):
-        return _language_alone(run, batch, rng, named=kind == "named")
+        return _language_alone(run, batch, step, rng, named=kind == "named")
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
@@ -187,8 +187,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     return Losses(losses.terms | said.terms, losses.figures | said.figures)
 
 
-def _language_alone(run: Run, batch: Batch, rng: np.random.Generator, *, named: bool) -> Losses:
-    """Language losses on the vision as it stands, or on the patches' names, lifted with true geometry."""
+def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator, *, named: bool) -> Losses:
+    """Language losses on the vision as it stands, or on the patches' names, which are lifted with true geometry."""
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
     geometry = true_geometry(targets, batch.up)
     if named:
@@ -197,6 +197,8 @@ def _language_alone(run: Run, batch: Batch, rng: np.random.Generator, *, named: 
         return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
         features = run.model.see(batch.images)
+        if rng.random() >= true_geometry_share(step, run.config):
+            geometry = run.model.reconstruct_features(features)
     return _language(run, batch, run.model.lift(features, geometry), rng)
 
 

@@ -11,11 +11,30 @@ from vidllm.training.config import TrainConfig
 class Scheduled(Protocol):
     """Any configuration with a trapezoid's numbers (see :class:`~vidllm.training.config.TrainConfig`)."""
 
-    steps: int
-    learning_rate: float
-    final_fraction: float
-    warmup_steps: int
-    decay_fraction: float
+    @property
+    def steps(self) -> int:
+        """Number of steps of the run."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest rate."""
+        ...
+
+    @property
+    def final_fraction(self) -> float:
+        """The rate at the end, as a fraction of the highest."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which the rate rises."""
+        ...
+
+    @property
+    def decay_fraction(self) -> float:
+        """The last part of the steps, over which the rate falls."""
+        ...
 
 
 def learning_rate(step: int, config: Scheduled) -> float:

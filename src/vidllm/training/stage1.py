@@ -43,6 +43,7 @@ class Stage1Config(LoopConfig):
     teacher_cache: str | None = None  # keep the teachers' tokens here; None: compute them every step
     steps: int = 2000
     tune_encoder: bool = True  # [P] stage 1 trains encoder and adapter
+    gradient_checkpointing: bool = False  # of the encoder: less memory, a third more time
     clip_images: int = 32  # frames of a step, over its scenes
     clip_frames: tuple[int, ...] = (2, 4, 8)  # frames a scene, spread over its clip
     geometry_weight: float = 1.0
@@ -57,11 +58,12 @@ def tiny_stage1() -> Stage1Config:
 
 
 def paper_stage1() -> Stage1Config:
-    """The paper's size, from VGGT-1B and CLIP-L/14-336; learning rate, batch and steps are ours."""
+    """The paper's size, from folders of VGGT-1B and LLaVA-3D-7B; learning rate, batch and steps are ours."""
     return Stage1Config(
-        out="runs/paper_stage1", preset="paper", teacher_geometry="VGGT-1B", teacher_language="LLaVA-3D-7B",
-        steps=20_000, learning_rate=1e-4, warmup_steps=1000, clip_images=32, clip_frames=(8, 16, 32),
-    )
+        out="runs/paper_stage1", preset="paper", teacher_geometry="weights/VGGT-1B",
+        teacher_language="weights/LLaVA-3D-7B", steps=20_000, learning_rate=1e-4, warmup_steps=1000,
+        gradient_checkpointing=True, clip_images=32, clip_frames=(8, 16, 32),
+    )  # fmt: skip
 
 
 class Stage1Run(Trainable):
@@ -79,7 +81,10 @@ class Stage1Run(Trainable):
         self.device = training_device(config.device)
         self.data, self.texts = data, texts
         geometry, language = (teacher.to(self.device) for teacher in teachers)
-        self.model = trained_in_stage1(model, tune_encoder=config.tune_encoder).to(self.device)  # type: ignore[arg-type]
+        self.model = trained_in_stage1(model, tune_encoder=config.tune_encoder)
+        for part in (self.model.encoder, self.model.adapter):  # the others, the language model among them, stay behind
+            part.to(self.device)
+        self.model.encoder.gradient_checkpointing = config.gradient_checkpointing
         if self.device.type == "cpu":  # a CPU's fused kernel has the slower backward pass
             self.model.encoder.backbone.set_attn_implementation("eager")
         width = model.config.encoder.hidden_size
@@ -115,11 +120,12 @@ class Stage1Run(Trainable):
         """The step's batch; how many frames a scene has is the same in every process."""
         config = self.config
         frames = int(np.random.default_rng([config.seed, step, PLAN]).choice(config.clip_frames))
-        return self.data.draw(rng, max(1, config.clip_images // frames), frames, window=False)
+        scenes = max(1, config.clip_images // frames)
+        return self.data.draw(rng, scenes, frames, window=False).to(self.device)
 
-    def losses(self, step: int, rng: np.random.Generator) -> Losses:
+    def losses(self, batch: Batch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 5 on a batch."""
-        config, batch = self.config, self.draw(step, rng).to(self.device)
+        config = self.config
         features = self.model.see(batch.images)
         teacher = Streams(*(sight.on_grid(batch, features.seen.grid) for sight in (self.geometry, self.language)))
         student = self.projections(features.flows.geometry, features.flows.language)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidllm.geometry.precision import full_precision
 from vidllm.rooms.shards import Shard
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
@@ -85,6 +86,7 @@ class CachedTeacher:
             return None
         return file
 
+    @full_precision()
     def _write(self, shard: Path) -> None:
         content = Shard(shard)
         device = next(self.teacher.model.parameters()).device

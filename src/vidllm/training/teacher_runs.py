@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,9 +85,11 @@ class LanguageTeacherRun(Trainable):
         start = as_train_config(config, config.preset, config.init_from)
         self.start = replace(start, word_weight=0.0)
         self.texts = TextMaker(run_tokenizer(start, self.data))
-        self.model = starting_model(start, self.texts).to(self.device).train()  # type: ignore[arg-type]
+        self.model = starting_model(start, self.texts).train()
+        self.model.to(self.device)
         width = self.model.config.encoder.hidden_size
-        self.clip = CLIPModel(clip_config(config, width, len(self.texts.tokenizer))).to(self.device)
+        self.clip: Any = CLIPModel(clip_config(config, width, len(self.texts.tokenizer)))
+        self.clip.to(self.device)  # type: ignore[arg-type]
         self.model.requires_grad_(False)
         self.language = nn.ModuleDict({name: self.model.get_submodule(name) for name in LANGUAGE_HALF})
         self.language.requires_grad_(config.contrastive_steps < config.steps)
@@ -99,25 +102,28 @@ class LanguageTeacherRun(Trainable):
         """CLIP and the language half."""
         return {"clip": self.clip, "language": self.language}
 
-    def losses(self, step: int, rng: np.random.Generator) -> Losses:
-        """Contrast, then instruction."""
-        if step < self.config.contrastive_steps:
-            return self._contrast(rng)
-        return self._instruct(step, rng)
-
-    def _contrast(self, rng: np.random.Generator) -> Losses:
+    def draw(self, step: int, rng: np.random.Generator) -> FramePairs | Batch:
+        """Frames with their texts, then scenes; how many frames a scene has is the same in every process."""
         config = self.config
-        pairs: FramePairs = draw_pairs(
-            self.data, self.texts.tokenizer, rng, config.shards_a_step, config.scenes_a_shard, config.image_size,
-            config.text_length,
-        ).to(self.device)
-        loss, right = contrastive_loss(self.clip, pairs)
-        return Losses({"contrast": loss}, {"retrieved": right, "pairs": float(len(pairs.pixels))})
-
-    def _instruct(self, step: int, rng: np.random.Generator) -> Losses:
-        config = self.config
+        if step < config.contrastive_steps:
+            return draw_pairs(
+                self.data, self.texts.tokenizer, rng, config.shards_a_step, config.scenes_a_shard, config.image_size,
+                config.text_length,
+            ).to(self.device)  # fmt: skip
         frames = int(np.random.default_rng([config.seed, step, PLAN]).choice(config.clip_frames))
-        batch = self.data.draw(rng, max(1, config.clip_images // frames), frames, window=False).to(self.device)
+        scenes = max(1, config.clip_images // frames)
+        return self.data.draw(rng, scenes, frames, window=False).to(self.device)
+
+    def losses(self, batch: FramePairs | Batch, step: int, rng: np.random.Generator) -> Losses:
+        """Contrast, then instruction."""
+        if isinstance(batch, Batch):
+            return self._instruct(batch, rng)
+        loss, right = contrastive_loss(self.clip, batch)
+        return Losses({"contrast": loss}, {"retrieved": right, "pairs": float(len(batch.pixels))})
+
+    def _instruct(self, batch: Batch, rng: np.random.Generator) -> Losses:
+        """L_VL of the tower's patches, lifted with true depth and poses."""
+        config = self.config
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
         prefix = self.model.lift_tokens(self._patches(batch, (rows, columns)), None, (rows, columns), geometry)

@@ -21,17 +21,13 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vidllm.model.auto import load_pretrained
+from vidllm.model.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.pretrained.clip import CLIP_L_336
 from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
 from vidllm.training.losses.distillation import resample_grid
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_LAYER = -2  # LLaVA's: the tokens before the last block
-CLIP_L_336: dict[str, Any] = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
 _LLAVA_TOWER = "vision_tower.vision_tower.vision_model."
 
 
@@ -94,13 +90,14 @@ class GeometryTeacher(Teacher):
         if source not in ("encoder", "attention"):
             raise ValueError(f"source must be 'encoder' or 'attention', received {source!r}")
         self.model, self.source = _frozen(model), source
-        ours = isinstance(model, VidLLMForConditionalGeneration)
         self.width = model.encoder.config.hidden_size * (1 if source == "encoder" else 2)
-        self.per_frame = source == "encoder" and (not ours or model.config.adapter.variant == "none")
+        mixes = isinstance(model, VidLLMForConditionalGeneration) and model.config.adapter.variant != "none"
+        self.per_frame = source == "encoder" and not mixes
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across, as the encoder cuts them."""
-        return self.model.encoder.grid(height, width)  # type: ignore[union-attr,operator]
+        encoder: Any = self.model.encoder
+        return encoder.grid(height, width)
 
     def _tokens(self, images: Tensor) -> Tensor:
         if isinstance(self.model, VidLLMForConditionalGeneration):
@@ -131,12 +128,12 @@ class LanguageTeacher(Teacher):
 
     def __init__(self, model: CLIPVisionModel, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
         self.model, self.layer, self.chunk = _frozen(model), layer, chunk
-        self.settings: CLIPVisionConfig = model.config
         self.width = model.config.hidden_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The tower's own square grid, whatever the images' size."""
-        side = self.settings.image_size // self.settings.patch_size
+        settings: Any = self.model.config
+        side = settings.image_size // settings.patch_size
         return side, side
 
     def _tokens(self, images: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from vidllm.training.packing import IGNORE, PackedTexts
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
 NEAR_M = 0.4  # patches this near to a <coord> are meant by it, or the nearest few
 BOX_MARGIN_M = 0.1
+WORD_TEMPERATURE = 0.1
 MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
 
 
@@ -69,6 +70,13 @@ class Vocabulary:
                 for word in {plain, plural(plain)} if kind == "category" else {plain}:
                     ids = tuple(tokenizer(" " + word, add_special_tokens=False)["input_ids"])
                     self.patterns.setdefault(ids[-1], []).append((ids, kind, index + 1))
+        #: the last token of each name, in order: how its patches should look to the language model
+        self.words = {
+            kind: [
+                tokenizer(" " + name.replace("_", " "), add_special_tokens=False)["input_ids"][-1] for name in names
+            ]
+            for kind, names in (("category", categories), ("colour", colours))
+        }
         #: tokens that end a sentence
         self.stop = {i for i in range(len(tokenizer)) if str(tokenizer.decode([i])).strip() in (".", ".\n")}
         for found in self.patterns.values():
@@ -98,6 +106,7 @@ class WordGuide:
         layers = model.base_model.layers
         self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
         self._stop = vocabulary.stop
+        self.words = vocabulary.words
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer, _ in self._heads.values()}
@@ -224,6 +233,25 @@ class WordGuide:
         k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
         logits = torch.einsum("nd,ntd->nt", q, k[rows]) * module.scaling
         return logits.masked_fill(~mask[rows], -1e4)
+
+
+def token_words_loss(
+    prefix: VisualPrefix, names: PatchNames, table: Float[Tensor, "V D"], words: dict[str, list[int]]
+) -> Tensor:
+    """Cross-entropy of the words that a visual token's direction resembles with the names of its patches.
+
+    A token near the embeddings of "red" and "sofa" lets one and the same act of copying answer every colour question.
+    """
+    count = prefix.patch_mask.shape[1]
+    tokens = F.normalize(prefix.tokens[:, -count:].float(), dim=-1)
+    terms = []
+    for kind, classes in (("category", names.category), ("colour", names.colour)):
+        directions = F.normalize(table[torch.tensor(words[kind], device=table.device)].detach().float(), dim=-1)
+        target = (classes[..., 1:] & prefix.patch_mask[..., None]).float()
+        known = target.sum(-1)
+        logs = (tokens @ directions.T / WORD_TEMPERATURE).log_softmax(-1)
+        terms.append(-masked_mean((target * logs).sum(-1) / known.clamp(min=1), known > 0))
+    return torch.stack(terms).mean()
 
 
 def _columns(found: Sequence[tuple[int, ...]], count: int, packed: PackedTexts) -> tuple[Tensor, ...]:

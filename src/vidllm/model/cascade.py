@@ -1,0 +1,246 @@
+"""The paper's baseline as one model: VGGT reconstructs the video, LLaVA-3D is asked with the resulting posed depth.
+
+    video -> VGGT: encoder, global-frame attention, camera and depth heads -> relative geometry
+          -> metres: a metric depth model, or what the user knows (camera height, a length, a factor)
+          -> LLaVA-3D: CLIP features + position embedding -> voxels -> projector -> language model
+
+It is Vid-LLM with two separate encoders and nothing between them; what is shared is inherited. The scene frame's origin
+lies on the floor below the middle of the room (LLaVA-3D was trained on ScanNet's aligned frames), not at the camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
+
+from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
+from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
+from vidllm.model import llava_3d
+from vidllm.model.camera_head import CameraHead
+from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig
+from vidllm.model.cross_task_adapter import AdapterOutput
+from vidllm.model.dense_head import DenseHead
+from vidllm.model.encoder import DinoEncoder
+from vidllm.model.global_frame_attention import GlobalFrameAttention
+from vidllm.model.grounding import GroundingDecoder, GroundingOutput
+from vidllm.model.known_scale import KnownScale
+from vidllm.model.metric_depth import MetricDepthModel
+from vidllm.model.modeling import (
+    Cameras,
+    Features,
+    Geometry,
+    VidLLMForConditionalGeneration,
+    VidLLMPreTrainedModel,
+    VisualPrefix,
+    known_scale,
+    rescaled,
+)
+from vidllm.model.patches_3d import PositionEmbedding, Projector, voxel_pool
+from vidllm.model.scale_alignment import align_scale
+
+
+class CascadeConfig(VidLLMConfig):
+    """Configuration of :class:`CascadeForConditionalGeneration`.
+
+    vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a metric depth model, None
+    without one; metric_side: its images' shorter side in pixels. camera_height_m: of videos about which nothing else
+    is known.
+    """
+
+    model_type = "vidllm_cascade"
+    sub_configs = {"text_config": AutoConfig, "vision_config": CLIPVisionConfig}
+
+    def __init__(
+        self,
+        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        vision_layer: int = -2,
+        metric_encoder: EncoderConfig | dict[str, Any] | None = None,
+        metric_side: int = 518,
+        camera_height_m: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = vision_config if isinstance(vision_config, CLIPVisionConfig) else CLIPVisionConfig(
+            **{k: v for k, v in (vision_config or {}).items() if k != "model_type"}
+        )  # fmt: skip
+        self.vision_config = given
+        self.vision_layer = vision_layer
+        self.metric_encoder = _encoder(metric_encoder)
+        self.metric_side = metric_side
+        self.camera_height_m = camera_height_m
+        super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; the inverse of ``from_dict``."""
+        plain = super().to_dict()
+        plain["vision_config"] = self.vision_config.to_dict()
+        plain["metric_encoder"] = None if self.metric_encoder is None else asdict(self.metric_encoder)
+        return plain
+
+
+def _encoder(value: EncoderConfig | dict[str, Any] | None) -> EncoderConfig | None:
+    """A configuration from its dict (JSON turns tuples into lists)."""
+    if value is None or isinstance(value, EncoderConfig):
+        return value
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return EncoderConfig(**fields)
+
+
+def _whole(size: Any) -> int:
+    """A side in pixels; ValueError for CLIP's form with two sides."""
+    if not isinstance(size, int):
+        raise ValueError(f"expected CLIP on squares, received sides {size}")
+    return size
+
+
+class MetricEstimator(nn.Module):
+    """A Vid-LLM's encoder and metric depth model, on frames of their own size."""
+
+    def __init__(self, encoder: EncoderConfig, depth: MetricDepthConfig, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.encoder = DinoEncoder(encoder)
+        self.depth = MetricDepthModel(depth, encoder.hidden_size, encoder.patch_size)
+
+    def forward(
+        self, images: Float[Tensor, "B F 3 H W"], intrinsics: Float[Tensor, "B F 3 3"]
+    ) -> Float[Tensor, "B F H W"]:
+        """Depth in metres of images in [0, 1]."""
+        size, patch = (images.shape[-2], images.shape[-1]), self.encoder.config.patch_size
+        rows, columns = (max(patch, round(n * self.side / min(size) / patch) * patch) for n in size)
+        resized = F.interpolate(images.flatten(0, 1).float(), (rows, columns), mode="bilinear", antialias=True)
+        seen = self.encoder(resized.to(images.dtype).unflatten(0, images.shape[:2]))
+        k = intrinsics.float()
+        focal = (k[..., 0, 0] * columns / size[1] * k[..., 1, 1] * rows / size[0]).sqrt()
+        found = self.depth(seen.taps, seen.grid, (rows, columns), focal).depth_m
+        return F.interpolate(found.float(), size, mode="bilinear", align_corners=False)
+
+
+class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
+    """VGGT and LLaVA-3D behind Vid-LLM's face: the same methods, another way from video to geometry and tokens."""
+
+    config: CascadeConfig
+    config_class: type[VidLLMConfig] = CascadeConfig
+
+    def __init__(self, config: CascadeConfig) -> None:
+        VidLLMPreTrainedModel.__init__(self, config)
+        width, patch, seen = config.encoder.hidden_size, config.encoder.patch_size, config.vision_config.hidden_size
+        self.encoder = DinoEncoder(config.encoder)
+        self.attention = GlobalFrameAttention(config.attention, width)
+        self.camera_head = CameraHead(config.camera_head, 2 * width)
+        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        points = config.dense_head.point_head
+        self.point_head = DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
+        self.metric_depth = None
+        self.metric: MetricEstimator | None = None
+        if config.metric_encoder is not None:
+            self.metric = MetricEstimator(config.metric_encoder, config.metric_depth, config.metric_side)
+        self.clip = CLIPVisionModel(config.vision_config)
+        self.clip_side = _whole(config.vision_config.image_size)
+        self.clip_patch = _whole(config.vision_config.patch_size)
+        self.position_embedding = PositionEmbedding(seen)
+        self.projector = Projector(seen, config.text_config.hidden_size)
+        self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self._built_on_meta = self.attention.camera_token.is_meta
+        self.post_init()
+
+    # ---- geometry: VGGT, then metres --------------------------------------------------------------------------
+
+    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+        """VGGT's encoder and CLIP, each on the same frames; nothing flows between them."""
+        seen = self.encoder(pixel_values)
+        language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
+        flows = AdapterOutput(seen.tokens, language, None)
+        return Features(seen, flows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    def locate(self, features: Features) -> Cameras:
+        """VGGT's cameras; up is the mean of the images' up directions."""
+        attended = self.attention(features.flows.geometry, features.seen.grid, self.config.dense_head.tap_layers)
+        poses = self.camera_head(attended.special[:, :, 0])
+        extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
+        first = extrinsics[:, :1, :3, :3]
+        rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
+        return Cameras(attended, poses, up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1)))
+
+    def reconstruct_features(self, features: Features) -> Geometry:
+        """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""
+        geometry = self.assemble(features, self.locate(features))
+        points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
+        scenes = points.flatten(1, 3)
+        ups = [up_from_points(p, u) for p, u in zip(scenes, geometry.up.float(), strict=True)]
+        frames = [room_frame(p, u) for p, u in zip(scenes, ups, strict=True)]
+        return replace(geometry, up=torch.stack(ups), scene_from_world=torch.stack(frames))
+
+    def in_metres(
+        self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
+    ) -> Geometry:
+        """The geometry in metres: by what is known, else by the metric depth model, else by the usual camera height.
+
+        ValueError where there is none of these.
+        """
+        if known is None and self.metric is not None:
+            metric = self.metric(pixel_values, geometry.intrinsics)
+            scale = align_scale(geometry.depth_m.float(), metric, geometry.confidence.float(), self.config.scale)
+            return replace(rescaled(geometry, scale), metric_depth_m=metric)
+        if known is None and self.config.camera_height_m is not None:
+            known = KnownScale(camera_height_m=self.config.camera_height_m)
+        if known is None:
+            raise ValueError(
+                "this model has no metric depth model and cannot know metres; give a scale, the camera's height or a "
+                "known length (--scale, --camera-height, --known-length), or import it with a metric depth model"
+            )
+        return rescaled(geometry, known_scale(known, geometry))
+
+    def encode_scene(
+        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
+    ) -> tuple[Geometry, VisualPrefix]:
+        """Everything a scene needs before the first question."""
+        features = self.see(pixel_values)
+        geometry = self.in_metres(self.reconstruct_features(features), pixel_values, known)
+        return geometry, self.lift(features, geometry)
+
+    # ---- language: LLaVA-3D -----------------------------------------------------------------------------------
+
+    def clip_features(self, pixels: Float[Tensor, "B F 3 s s"]) -> Float[Tensor, "B F P C"]:
+        """Patch tokens of CLIP's ``vision_layer`` of normalised square crops, without the class token."""
+        states = self.clip(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
+        return states[self.config.vision_layer][:, 1:].unflatten(0, pixels.shape[:2])
+
+    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
+        """LLaVA-3D's 3D patches of a metric geometry, in the room's frame."""
+        with torch.no_grad():
+            depth, k = llava_3d.clip_depth(geometry.depth_m, geometry.intrinsics, self.clip_side)
+            k[..., :2, 2] -= llava_3d.PIXEL_OFFSET
+            pose = geometry.scene_from_world.float()[:, None] @ invert_extrinsics(geometry.extrinsics.float())
+            points = llava_3d.patch_points(depth, k, pose, self.clip_patch)
+        return self.lift_points(features.flows.language, points)
+
+    def lift_points(self, tokens: Float[Tensor, "B F P C"], points: Float[Tensor, "B F h w 3"]) -> VisualPrefix:
+        """CLIP features at points in metres: position embedding, voxel means, projector. Every patch counts."""
+        positions = points.flatten(2, 3)
+        placed = (tokens + self.position_embedding(positions.to(tokens.dtype))).flatten(1, 2)
+        positions, patches = positions.flatten(1, 2), self.config.patches
+        pooled = voxel_pool(
+            placed, positions, positions.isfinite().all(-1), patches.voxel_size_m, patches.max_patches
+        )
+        tokens = self.projector(pooled.features)
+        return VisualPrefix(tokens, pooled.mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
+
+    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+        """A prompt as LLaVA-3D was trained to read it."""
+        return llava_3d.encode_parts(tokenizer, prompt)
+
+    @property
+    def grounding(self) -> GroundingDecoder:  # type: ignore[override]
+        """None was ever released: ValueError."""
+        raise ValueError("the cascade has no grounding decoder (LLaVA-3D was released without one); ask or describe")
+
+    def ground(self, prefix: VisualPrefix, loc_hidden: Float[Tensor, "B E D"]) -> GroundingOutput:
+        """ValueError: see :attr:`grounding`."""
+        return self.grounding(prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden)

@@ -1,0 +1,77 @@
+"""DINOv2 with registers in our encoder, from transformers' form (older and newer names) or the original hub's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidllm.model.configuration import EncoderConfig
+from vidllm.pretrained import licences
+from vidllm.pretrained.checkpoints import Checkpoint
+from vidllm.pretrained.conversion import KeyMap, Pairs, Source
+from vidllm.pretrained.weights import Renames
+
+_OURS = "encoder.backbone"
+_HF = r"(?:dinov2_with_registers\.|dinov2\.|backbone\.)?"
+_LAYER, _OURS_LAYER = rf"{_HF}encoder\.layer\.(\d+)", rf"{_OURS}.encoder.layer.\1"
+_BLOCK = r"blocks\.(?:\d+\.)?(\d+)"
+#: Key map to our encoder; the original's fused qkv is split before.
+RENAMES: Renames = (
+    (rf"{_HF}(embeddings\..+)", rf"{_OURS}.\1"),
+    (rf"{_HF}(layernorm\..+)", rf"{_OURS}.\1"),
+    (rf"{_LAYER}\.attention\.attention\.query\.(.+)", rf"{_OURS_LAYER}.attention.q_proj.\2"),
+    (rf"{_LAYER}\.attention\.attention\.key\.(.+)", rf"{_OURS_LAYER}.attention.k_proj.\2"),
+    (rf"{_LAYER}\.attention\.attention\.value\.(.+)", rf"{_OURS_LAYER}.attention.v_proj.\2"),
+    (rf"{_LAYER}\.attention\.output\.dense\.(.+)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
+    (rf"{_LAYER}\.(.+)", rf"{_OURS_LAYER}.\2"),
+    (r"(cls_token|mask_token|register_tokens)", rf"{_OURS}.embeddings.\1"),
+    (r"pos_embed", rf"{_OURS}.embeddings.position_embeddings"),
+    (r"patch_embed\.proj\.(.+)", rf"{_OURS}.embeddings.patch_embeddings.projection.\1"),
+    (r"norm\.(.+)", rf"{_OURS}.layernorm.\1"),
+    (rf"{_BLOCK}\.attn\.([qkv])\.(.+)", rf"{_OURS_LAYER}.attention.\2_proj.\3"),
+    (rf"{_BLOCK}\.attn\.proj\.(.+)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
+    (rf"{_BLOCK}\.ls([12])\.gamma", rf"{_OURS_LAYER}.layer_scale\2.lambda1"),
+    (rf"{_BLOCK}\.((?:norm[12]|mlp)\..+)", rf"{_OURS_LAYER}.\2"),
+    (r"(?:classifier|head|linear_head)\..+", ""),
+)
+_MAP = KeyMap(RENAMES)
+_FIELDS = {
+    "hidden_size": "hidden_size", "num_hidden_layers": "depth", "num_attention_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio", "patch_size": "patch_size", "image_size": "image_size",
+    "num_register_tokens": "num_register_tokens", "layer_norm_eps": "layer_norm_eps",
+}  # fmt: skip
+
+
+def dinov2_config(checkpoint: Checkpoint) -> EncoderConfig:
+    """Our encoder's configuration from the ``config.json`` beside the weights; DINOv2-L with registers without one."""
+    found: dict[str, Any] = checkpoint.settings() or {}
+    kind = found.get("model_type", "dinov2_with_registers")
+    if kind not in ("dinov2", "dinov2_with_registers"):
+        raise ValueError(f"{checkpoint.place}: holds a model of type {kind!r}, expected dinov2[_with_registers]")
+    if found.get("use_swiglu_ffn") or found.get("hidden_act", "gelu") != "gelu":
+        raise ValueError(f"{checkpoint.place}: only DINOv2 with a GELU MLP is supported (small, base and large are)")
+    fields = {ours: found[theirs] for theirs, ours in _FIELDS.items() if theirs in found}
+    if "mlp_ratio" in fields:
+        fields["mlp_ratio"] = float(fields["mlp_ratio"])
+    if kind == "dinov2":
+        fields["num_register_tokens"] = 0
+    return EncoderConfig(**fields, tap_layers=())
+
+
+def dinov2_source(checkpoint: Checkpoint, config: EncoderConfig) -> Source:
+    """DINOv2's weights for an import: the encoder."""
+    registers = f"{_OURS}.embeddings.register_tokens"
+    given = {registers: torch.zeros(1, 0, config.hidden_size)} if config.num_register_tokens == 0 else {}
+    optional = (f"{_OURS}.embeddings.mask_token",)
+    return Source("DINOv2", checkpoint, translate, ("encoder.",), licences.DINOV2, optional, given)
+
+
+def translate(key: str, tensor: Tensor) -> Pairs | None:
+    """One of DINOv2's weights under our names."""
+    if ".attn.qkv." in key and tensor.shape[0] % 3 == 0:
+        thirds = zip("qkv", tensor.chunk(3), strict=True)
+        named = [(_MAP(key.replace(".attn.qkv.", f".attn.{name}.")), third) for name, third in thirds]
+        return None if any(name is None for name, _ in named) else [(name, t) for name, t in named if name]
+    return _MAP.translate(key, tensor)

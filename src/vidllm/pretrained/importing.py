@@ -1,0 +1,86 @@
+"""An import, whole: recipe, plan, weights streamed into a folder, processor, report and model card."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from vidllm.export.atomic import atomic_folder
+from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
+from vidllm.model.configuration import VidLLMConfig
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.pretrained.conversion import expected_weights, plan, stream
+from vidllm.pretrained.model_card import model_card
+from vidllm.pretrained.recipes import Ingredients, recipe
+from vidllm.pretrained.report import Report
+from vidllm.pretrained.writing import SHARD_BYTES, ShardWriter
+
+REPORT_FILE = "import_report.json"
+
+
+def import_model(
+    preset: str, given: Ingredients, folder: str | Path, dtype: torch.dtype | None = None, seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+) -> Report:  # fmt: skip
+    """Make a model folder of ``preset`` ("cascade", "paper", "compact", "tiny") from published checkpoints.
+
+    Weights are read and written tensor by tensor; ``dtype`` None keeps the sources' own. What no checkpoint gives is
+    initialised with ``seed``. All of the folder is written or none of it.
+
+    Raises ValueError, naming the checkpoint, when one is missing, damaged, another model's or of another size.
+    """
+    made = recipe(preset, given)
+    model = _on_meta(made.config)
+    expected = expected_weights(model)
+    report = plan(expected, made.sources)
+    report.notes += made.notes
+    with atomic_folder(folder) as part:
+        writer = ShardWriter(part, shard_bytes, dtype)
+        stream(report, made.sources, _initial(made.config, report.initial, seed), writer)
+        made.config.architectures = [type(model).__name__]
+        made.config.save_pretrained(part)
+        VidLLMProcessor.from_config(made.config, made.tokenizer).save_pretrained(part)
+        (part / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=1))
+        (part / "README.md").write_text(model_card(preset, report), encoding="utf-8")
+    return report
+
+
+def _kind(config: VidLLMConfig) -> type[VidLLMForConditionalGeneration]:
+    return CascadeForConditionalGeneration if isinstance(config, CascadeConfig) else VidLLMForConditionalGeneration
+
+
+def _on_meta(config: VidLLMConfig) -> VidLLMForConditionalGeneration:
+    """The model's names and shapes, without storage."""
+    with torch.device("meta"):
+        return _kind(config)(copy.deepcopy(config))
+
+
+def _initial(config: VidLLMConfig, names: list[str], seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Initial values of weights that no checkpoint gave, from a model whose other parts are kept small."""
+    if not names:
+        return
+    small = copy.deepcopy(config)
+    missing = {name.split(".")[0] for name in names}
+    if "encoder" not in missing:
+        small.encoder.depth, small.encoder.tap_layers = 1, (0,) * len(small.encoder.tap_layers)
+    if "attention" not in missing:
+        small.attention.depth = 1
+    if "camera_head" not in missing:
+        small.camera_head.trunk_depth = 1
+    if "language_model" not in missing:
+        small.text_config = AutoConfig.for_model(
+            "llama", hidden_size=config.text_config.hidden_size, intermediate_size=8, num_hidden_layers=1,
+            num_attention_heads=1, vocab_size=8,
+        )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        values = _kind(config)(small).state_dict()
+    for name in names:
+        yield name, values[name]

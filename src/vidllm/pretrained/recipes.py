@@ -1,0 +1,235 @@
+"""What an import makes: the configuration and the sources of the cascade, or of Vid-LLM initialised from others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from vidllm.model.auto import load_config
+from vidllm.model.cascade import CascadeConfig
+from vidllm.model.configuration import PRESETS, DenseHeadConfig, EncoderConfig, VidLLMConfig, preset
+from vidllm.pretrained import licences
+from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config
+from vidllm.pretrained.checkpoints import Checkpoint, open_checkpoint
+from vidllm.pretrained.clip import clip_config, clip_source
+from vidllm.pretrained.conversion import KeyMap, Source
+from vidllm.pretrained.dinov2 import dinov2_config, dinov2_source
+from vidllm.pretrained.llava_3d import (
+    DEFAULT_FRAMES,
+    has_tower,
+    llava_3d_settings,
+    llava_3d_source,
+    llava_3d_text_config,
+)
+from vidllm.pretrained.vggt import VGGTParts, vggt_parts, vggt_settings, vggt_source
+
+CASCADE = "cascade"
+IMPORT_PRESETS = (CASCADE, *PRESETS)
+Place = str | Path | None
+
+#: From a Vid-LLM to the cascade's metric depth model.
+METRIC_RENAMES = (
+    (r"encoder\.(.+)", r"metric.encoder.\1"),
+    (r"metric_depth\.(.+)", r"metric.depth.\1"),
+    (r".+", ""),
+)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Where the checkpoints lie: files, folders or hub ids.
+
+    vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
+    takes. camera_height_m: the cascade's, for videos about which nothing is known. shorter_side: pixels of the frames,
+    in place of the preset's.
+    """
+
+    vggt: Place = None
+    llava_3d: Place = None
+    dinov2: Place = None
+    lm: Place = None
+    clip: Place = None
+    metric: Place = None
+    camera_height_m: float | None = None
+    shorter_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model to be made: configuration, tokenizer, sources (earlier ones go first) and remarks for the report."""
+
+    config: VidLLMConfig
+    tokenizer: PreTrainedTokenizerBase
+    sources: list[Source]
+    notes: list[str]
+
+
+def recipe(name: str, given: Ingredients) -> Recipe:
+    """The recipe of a preset; ValueError where an ingredient is missing, superfluous or does not fit."""
+    if name not in IMPORT_PRESETS:
+        raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
+    return _cascade(given) if name == CASCADE else _vid_llm(name, given)
+
+
+# ---- the cascade ------------------------------------------------------------------------------------------------
+
+
+def _cascade(given: Ingredients) -> Recipe:
+    if given.vggt is None or given.llava_3d is None:
+        raise ValueError("the cascade is VGGT and LLaVA-3D: give both --vggt and --llava-3d")
+    if given.lm is not None or given.dinov2 is not None:
+        raise ValueError("the cascade takes its language model from LLaVA-3D and its encoder from VGGT; "
+                         "leave --lm and --dinov2 out")  # fmt: skip
+    vggt, llava = open_checkpoint(given.vggt), open_checkpoint(given.llava_3d)
+    parts, settings = vggt_parts(vggt_settings(vggt)), llava_3d_settings(llava)
+    text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
+    tower, vision, clips = _tower(given, llava, settings)
+    metric = None if given.metric is None else load_config(given.metric)
+    config = CascadeConfig(
+        vision_config=vision, vision_layer=settings.get("mm_vision_select_layer", -2),
+        camera_height_m=given.camera_height_m, **_metric_fields(metric), **_geometry_fields(parts, None),
+        adapter={"variant": "none"}, text_config=text, default_frames=settings.get("num_frames", DEFAULT_FRAMES),
+        shorter_side=given.shorter_side or parts.encoder.image_size, resize="longer_side", **_token_ids(tokenizer),
+    )  # fmt: skip
+    sources = [*clips, vggt_source(vggt, parts), llava_3d_source(llava, text, before, tower)]
+    if given.metric is not None:
+        sources.append(Source("metric depth model", open_checkpoint(given.metric), KeyMap(METRIC_RENAMES).translate,
+                              ("metric.",), licences.METRIC))  # fmt: skip
+    notes = ["scenes over the cap of patches: the voxel grows (LLaVA-3D drops patches at random)"]
+    if metric is None:
+        height = given.camera_height_m
+        told = "metres need --scale, --camera-height or --known-length with each video"
+        told = told if height is None else f"cameras are taken to be {height:g} m over the floor"
+        notes.append(f"no metric depth model: {told}")
+    return Recipe(config, tokenizer, sources, notes)
+
+
+def _tower(
+    given: Ingredients, llava: Checkpoint, settings: dict[str, Any]
+) -> tuple[bool, Any, list[Source]]:
+    """Whether LLaVA-3D's own tower is needed, CLIP's configuration, and CLIP's source where it comes from elsewhere."""
+    named = str(settings.get("mm_vision_tower", ""))
+    inside = llava.folder / named
+    within = has_tower(llava)
+    if given.clip is not None:
+        clip = open_checkpoint(given.clip)
+        return False, clip_config(clip.settings(), clip.place), [clip_source(clip)]
+    if within:
+        own = Checkpoint(llava.place, inside, ()).settings() if named and inside.is_dir() else None
+        return True, clip_config(own, llava.place), []
+    if not (named and inside.is_dir()):
+        raise ValueError(f"{llava.place}: holds no vision tower; give CLIP's with --clip ({named or 'CLIP-L/14-336'})")
+    clip = open_checkpoint(inside)
+    return False, clip_config(clip.settings(), clip.place), [clip_source(clip)]
+
+
+def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
+    if metric is None:
+        return {"metric_depth": {"enabled": False}}
+    if not metric.metric_depth.enabled:
+        raise ValueError("the model given with --metric has no metric depth model")
+    return {"metric_encoder": metric.encoder, "metric_depth": metric.metric_depth, "metric_side": metric.shorter_side,
+            "scale": metric.scale}  # fmt: skip
+
+
+# ---- Vid-LLM ----------------------------------------------------------------------------------------------------
+
+
+def _vid_llm(name: str, given: Ingredients) -> Recipe:
+    if given.clip is not None or given.metric is not None or given.camera_height_m is not None:
+        raise ValueError(f"--clip, --metric and --camera-height belong to the cascade; leave them out with {name}")
+    if (given.llava_3d is None) == (given.lm is None):
+        raise ValueError("give the language model: --llava-3d or --lm, one of the two")
+    base, notes = preset(name), [_RIDERS]
+    sources, geometry = _vision(base, given, notes)
+    text, tokenizer, language = _language(given)
+    patches = base.patches
+    if given.llava_3d is not None and patches.token_norm:
+        patches = replace(patches, token_norm=False)
+        notes.append("visual tokens are not normalised: LLaVA-3D's projector already speaks to its language model")
+    heads = _heads(geometry["encoder"].hidden_size, base.adapter.num_heads)
+    if heads != base.adapter.num_heads:
+        notes.append(f"the adapter has {heads} heads, not {base.adapter.num_heads}: they must divide the width")
+    adapter = replace(
+        base.adapter, num_heads=heads, geometry_rider=False, language_rider=False, layer_scale_init=0.0
+    )
+    config = VidLLMConfig(
+        **geometry, metric_depth=base.metric_depth, scale=base.scale, patches=patches, grounding=base.grounding,
+        adapter=adapter, text_config=text, default_frames=base.default_frames,
+        shorter_side=given.shorter_side or base.shorter_side, resize=base.resize, **_token_ids(tokenizer),
+    )  # fmt: skip
+    return Recipe(config, tokenizer, [*sources, language], notes)
+
+
+_RIDERS = (
+    "the adapter passes both streams through and its bridge tokens do not ride (adapter.geometry_rider, "
+    "language_rider): geometry is VGGT's and the language half LLaVA-3D's until training changes them"
+)
+
+
+def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[list[Source], dict[str, Any]]:
+    """Encoder and geometry: VGGT's, with DINOv2's encoder in place of VGGT's where that is given."""
+    fields: dict[str, Any] = {"encoder": base.encoder, "attention": base.attention,
+                              "camera_head": base.camera_head, "dense_head": base.dense_head}  # fmt: skip
+    sources: list[Source] = []
+    if given.vggt is not None:
+        checkpoint = open_checkpoint(given.vggt)
+        parts = vggt_parts(vggt_settings(checkpoint))
+        fields = _geometry_fields(parts, base)
+        sources = [vggt_source(checkpoint, parts)]
+    if given.dinov2 is not None:
+        checkpoint = open_checkpoint(given.dinov2)
+        fields["encoder"] = _tapped(dinov2_config(checkpoint), base.encoder)
+        sources.insert(0, dinov2_source(checkpoint, fields["encoder"]))
+        if given.vggt is not None:
+            notes.append("the encoder is DINOv2's as given, not VGGT's: geometry is not VGGT's before training")
+    if fields["encoder"] != base.encoder:
+        notes.append("encoder and geometry have the size of the checkpoint, not the preset's")
+    return sources, fields
+
+
+def _geometry_fields(parts: VGGTParts, base: VidLLMConfig | None) -> dict[str, Any]:
+    points = parts.points is not None and (base is None or base.dense_head.point_head)
+    dense: DenseHeadConfig = replace(parts.depth[0], point_head=points)
+    encoder = parts.encoder if base is None else _tapped(parts.encoder, base.encoder)
+    return {"encoder": encoder, "attention": parts.attention, "camera_head": parts.camera, "dense_head": dense}
+
+
+def _heads(width: int, most: int) -> int:
+    """The largest number of heads up to ``most`` that divides the width."""
+    return max(n for n in range(1, most + 1) if width % n == 0)
+
+
+def _tapped(encoder: EncoderConfig, base: EncoderConfig) -> EncoderConfig:
+    """The encoder with the preset's tapped layers, spread evenly where its depth is another."""
+    taps = base.tap_layers
+    if encoder.depth != base.depth:
+        taps = tuple(max(0, round((n + 1) * encoder.depth / 4) - 1) for n in range(4))
+    return replace(encoder, tap_layers=taps)
+
+
+def _language(given: Ingredients) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, Source]:
+    if given.llava_3d is not None:
+        checkpoint = open_checkpoint(given.llava_3d)
+        config = llava_3d_text_config(llava_3d_settings(checkpoint), checkpoint.place)
+        text, tokenizer, before = _words(checkpoint, config)
+        return text, tokenizer, llava_3d_source(checkpoint, text, before)
+    assert given.lm is not None
+    checkpoint = open_checkpoint(given.lm)
+    text, tokenizer, before = _words(checkpoint, text_config(checkpoint.settings(), checkpoint.place))
+    return text, tokenizer, causal_lm_source(checkpoint, text, before)
+
+
+def _words(
+    checkpoint: Checkpoint, config: PretrainedConfig
+) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, int]:
+    tokenizer = load_tokenizer(checkpoint, config)
+    return config, tokenizer, grow_table(config, tokenizer)
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    known = tokenizer.get_vocab()
+    return {f"{name}_token_id": known[f"<{name}>"] for name in ("video", "loc", "coord")}

@@ -1,0 +1,84 @@
+"""What became of every key: loaded, left at its initial value, or not used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidllm.pretrained.licences import Licence
+
+_SHOWN = 6  # lines of one kind before "and N more"
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A key of a checkpoint that found no place, and why."""
+
+    source: str
+    key: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """Every key of the model and of the checkpoints it was made from.
+
+    ``loaded``: our name to (source, its key). ``initial``: our names left at their initial value. ``unused``: keys of
+    the sources without a place. ``notes``: choices made on the way. ``licences``: of the sources, with their place.
+    """
+
+    loaded: dict[str, tuple[str, str]] = field(default_factory=dict)
+    initial: list[str] = field(default_factory=list)
+    unused: list[Unused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    licences: list[tuple[str, Licence]] = field(default_factory=list)
+
+    def lines(self, every_key: bool = False) -> list[str]:
+        """The report as lines of text, by part; ``every_key`` names each key."""
+        out = [f"loaded {len(self.loaded)}, left at their initial value {len(self.initial)}, "
+               f"unused {len(self.unused)}"]  # fmt: skip
+        out += self._loaded_by_part(every_key)
+        out += _grouped("initial", Counter(name.split(".")[0] for name in self.initial), self.initial, every_key)
+        why = Counter(f"{u.source}: {u.reason}" for u in self.unused)
+        out += _grouped("unused", why, [f"{u.source}: {u.key} ({u.reason})" for u in self.unused], every_key)
+        out += [f"note      {note}" for note in self.notes]
+        return out + self.licence_lines()
+
+    def licence_lines(self) -> list[str]:
+        """The terms of everything that was imported."""
+        lines = [f"licence   {licence.model} ({place}): {licence.terms}" for place, licence in self.licences]
+        if any(licence.commercial is False for _, licence in self.licences):
+            lines.append("licence   this model holds non-commercial parts: use it for research only")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: every key by name."""
+        return {
+            "loaded": {name: {"source": source, "key": key} for name, (source, key) in self.loaded.items()},
+            "initial": list(self.initial),
+            "unused": [{"source": u.source, "key": u.key, "reason": u.reason} for u in self.unused],
+            "notes": list(self.notes),
+            "licences": [
+                {"model": licence.model, "place": place, "terms": licence.terms, "commercial": licence.commercial}
+                for place, licence in self.licences
+            ],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _loaded_by_part(self, every_key: bool) -> list[str]:
+        parts = Counter((name.split(".")[0], source) for name, (source, _) in self.loaded.items())
+        named = [f"{name} <- {source}: {key}" for name, (source, key) in self.loaded.items()]
+        counted = Counter({f"{part} from {source}": count for (part, source), count in parts.items()})
+        return _grouped("loaded", counted, named, every_key)
+
+
+def _grouped(word: str, counts: Counter[str], named: list[str], every_key: bool) -> list[str]:
+    if every_key:
+        return [f"{word:10s}{name}" for name in named]
+    lines = [f"{word:10s}{count:5d}  {name}" for name, count in counts.most_common()]
+    if word != "loaded" and len(lines) > _SHOWN:
+        lines = [*lines[:_SHOWN], f"{word:10s}       and {len(lines) - _SHOWN} more kinds"]
+    return lines
