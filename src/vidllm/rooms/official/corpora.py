@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -76,10 +76,15 @@ def _sqa3d(clip: Clip, scan: Scan, questions: list[Question]) -> tuple[list[Entr
         })  # fmt: skip
         answered.append({
             "scene_id": scan.name, "question_type": "N/A", "answer_type": "other", "question_id": question_id,
-            "answers": [{"answer": item.answers[0], "answer_confidence": "yes", "answer_id": 1}],
+            "answers": [{"answer": _in_words(item.answers), "answer_confidence": "yes", "answer_id": 1}],
             **pose_in_scan(reader.stand(item.situation), scan.frames.scan_from_room, scan.middle()),
         })  # fmt: skip
     return asked, answered
+
+
+def _in_words(answers: Sequence[str]) -> str:
+    """SQA3D writes numbers as words, and its own scorer counts on it."""
+    return next((answer for answer in answers if not answer.isdigit()), answers[0])
 
 
 def _described(scan: Scan, described: list[tuple[int, str]]) -> Iterator[Entry]:
