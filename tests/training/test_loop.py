@@ -19,9 +19,11 @@ from vidllm.training import loop
 from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
 from vidllm.training.loop import train, train_step
+from vidllm.training.progress import Clock
 from vidllm.training.run import Run
 from vidllm.training.schedule import learning_rate, true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
+from vidllm.training.steps import MAX_BAD_STEPS
 from vidllm.training.texts import load_or_build_tokenizer
 
 
@@ -115,13 +117,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
     figures = train_step(run, 0)
     assert math.isnan(figures["loss"]) and run.bad_steps == 1
     assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
-    clock = loop._Clock(config, 0)
+    clock = Clock(config, 0)
     clock.add(figures)
     assert "NaN" not in json.dumps(clock.line(1, run.bad_steps))
     monkeypatch.undo()
     train_step(run, 1)
     assert run.bad_steps == 1 and any(not torch.equal(p, before[n]) for n, p in run.model.named_parameters())
-    run.bad_steps = loop.MAX_BAD_STEPS
+    run.bad_steps = MAX_BAD_STEPS
     monkeypatch.setattr(loop, "losses_of_step", broken)
     with pytest.raises(RuntimeError, match="not finite"):
         train_step(run, 2)

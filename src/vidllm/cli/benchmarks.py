@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
     if not options.output:
         raise ValueError("-o OUT: say where the predictions go; an interrupted run goes on from them")
     out = reading.writable_folder(options.output)
-    scenes = _words(options.scenes) or ()
+    scenes = reading.words(options.scenes) or ()
     if options.task == "reconstruction" and (
         options.setting or options.proposals or options.baselines or options.blind
     ):
@@ -33,15 +33,15 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
         from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction
 
         where = ReconstructionPlan(Path(options.data), out, options.split, scenes, frames)
-        results = evaluate_reconstruction(where, model, options.model, _progress())
+        results = evaluate_reconstruction(where, model, options.model, reading.progress("scenes"))
     else:
         from vidllm.evaluation.runner import Plan, evaluate
 
         plan = Plan(
             options.task, Path(options.data), out, tuple(protocols), options.split, scenes, frames,
-            _words(options.setting), options.proposals, _baselines(options.baselines), **_blind(options),
+            reading.words(options.setting), options.proposals, _baselines(options.baselines), **_blind(options),
         )  # fmt: skip
-        results = evaluate(plan, model, options.model, _progress())
+        results = evaluate(plan, model, options.model, reading.progress("scenes"))
     if results is None:
         return
     if options.json:
@@ -50,29 +50,10 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
         print("\n".join(lines_of(results)))
 
 
-def _words(given: list[str] | None) -> tuple[str, ...] | None:
-    """Comma-separated words of an option that may be repeated; None where it was not given."""
-    if given is None:
-        return None
-    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
-
-
 def _baselines(given: list[str] | None) -> tuple[str, ...] | None:
-    words = _words(given)
+    words = reading.words(given)
     return () if words == ("none",) else words
 
 
 def _blind(options: argparse.Namespace) -> dict[str, Any]:
     return {"blind": Path(options.blind)} if options.blind else {}
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Scenes done and the time left, on standard error."""
-    held: list[reading.Progress] = []
-
-    def tell(done: int, total: int) -> None:
-        if not held:
-            held.append(reading.Progress("scenes", total))
-        held[0](done)
-
-    return tell

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 from vidllm.cli import reading
 
@@ -12,7 +11,7 @@ def check(options: argparse.Namespace) -> None:
     """``vidllm data check ROOT``"""
     from vidllm.datasets.check import check_root
 
-    report = check_root(options.root, quick=options.quick, tell=_progress("scenes"))
+    report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"))
     if options.json:
         reading.print_json(report.to_json())
     else:
@@ -34,17 +33,6 @@ def pack(options: argparse.Namespace) -> None:
     from vidllm.datasets.pack import pack as write
 
     settings = PackSettings(count, options.shorter_side)
-    names = [name for text in options.scenes or () for name in text.split(",") if name]
+    names = reading.words(options.scenes)
     print(write(options.root, folder, settings, scenes=names or None, per_shard=options.per_shard,
-                tell=_progress("scenes")))  # fmt: skip
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """A progress line that hears (done, total); it begins at the call of this function."""
-    line = reading.Progress(what, 0)
-
-    def tell(done: int, total: int) -> None:
-        line.total = total
-        line(done)
-
-    return tell
+                tell=reading.progress("scenes")))  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,9 @@ def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> Non
 
 
 def _checksum(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    from vidllm.evaluation.provenance import sha256_file
+
+    return sha256_file(Path(path))[:12]
 
 
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,3 +149,21 @@ class Progress:
         left = (now - self.begin) / max(done, 1) * (self.total - done)
         shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
         note(f"{self.what} {done}/{self.total}, {shown} left")
+
+
+def progress(what: str) -> Callable[[int, int], None]:
+    """A progress line that hears (done, total); its time begins at the call of this function."""
+    line = Progress(what, 0)
+
+    def tell(done: int, total: int) -> None:
+        line.total = total
+        line(done)
+
+    return tell
+
+
+def words(given: list[str] | None) -> tuple[str, ...] | None:
+    """Comma-separated words of an option that may be repeated; None where it was not given."""
+    if given is None:
+        return None
+    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))

@@ -7,11 +7,9 @@ numbers from (seed, step, process), so a resumed run goes on as an unbroken one.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from vidllm.training.checkpoints import load_latest, save_checkpoint
+from vidllm.training.checkpoints import load_latest
 from vidllm.training.joint import Losses
-from vidllm.training.progress import Clock, trim_log, write_log
+from vidllm.training.progress import Clock, trim_log
 from vidllm.training.schedule import learning_rate
+from vidllm.training.steps import ALONE, autocast, descend, keep
 from vidllm.training.world import World
-
-MAX_BAD_STEPS = 50
-ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -130,18 +126,8 @@ def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str
         figures = train_step(run, step, world)
         if world.rank == 0:
             clock.add(figures)
-            _keep(run, step + 1, clock, out, say)
+            keep(run, step + 1, clock, out, say)
     return run.export(out) if world.rank == 0 else out
-
-
-def _keep(run: Trainable, done: int, clock: Clock, out: Path, say: Callable[[str], None]) -> None:
-    """Log and save when it is time."""
-    config = run.config
-    if done % config.log_every == 0:
-        write_log(out / "log.jsonl", clock.line(done, run.bad_steps))
-        say(clock.text)
-    if clock.due(config.save_minutes) or done == config.steps:
-        save_checkpoint(out / "checkpoints", done, run.state(done), config.keep_checkpoints)
 
 
 def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, float]:
@@ -151,20 +137,6 @@ def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, flo
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
     batch = run.draw(step, rng)
-    half = config.dtype != "float32"
-    with torch.autocast(run.device.type, dtype=getattr(torch, config.dtype)) if half else nullcontext():
+    with autocast(config.dtype, run.device.type):
         losses = run.losses(batch, step, rng)
-    total = losses.total()
-    run.optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    trained = list(run.parameters())
-    world.average_gradients(trained)
-    norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-    if math.isfinite(norm.item()):
-        run.optimizer.step()
-    else:
-        run.bad_steps += 1
-        if run.bad_steps > MAX_BAD_STEPS:
-            raise RuntimeError(f"{run.bad_steps} steps had a loss or gradient that is not finite; stopped at {step}")
-    terms = {name: term.item() for name, term in losses.terms.items()}
-    return {"loss": total.item(), "norm": norm.item(), **terms, **losses.figures}
+    return descend(run, losses, step, world)[0]

@@ -47,12 +47,11 @@ def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditiona
     return model
 
 
-def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> bool:
-    """The auxiliary heads of the run that left ``init_from``, where they lie beside it; whether they did."""
+def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
+    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it."""
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
         auxiliary.load_state_dict(load_file(path))
-    return path.exists()
 
 
 def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:

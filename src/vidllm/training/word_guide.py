@@ -36,6 +36,8 @@ BOX_MARGIN_M = 0.1
 WORD_TEMPERATURE = 0.1
 MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
 
+Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of the last token, kind, class), in order
+
 
 @dataclass
 class PatchNames:
@@ -64,21 +66,18 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str], colours: Sequence[str]) -> None:
         self.patterns: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
+        #: the last token of each name, in order: how its patches should look to the language model
+        self.words: dict[str, list[int]] = {"category": [], "colour": []}
         for kind, names in (("category", categories), ("colour", colours)):
             for index, name in enumerate(names):
                 plain = name.replace("_", " ")
                 for word in {plain, plural(plain)} if kind == "category" else {plain}:
                     ids = tuple(tokenizer(" " + word, add_special_tokens=False)["input_ids"])
                     self.patterns.setdefault(ids[-1], []).append((ids, kind, index + 1))
-        #: the last token of each name, in order: how its patches should look to the language model
-        self.words = {
-            kind: [
-                tokenizer(" " + name.replace("_", " "), add_special_tokens=False)["input_ids"][-1] for name in names
-            ]
-            for kind, names in (("category", categories), ("colour", colours))
-        }
+                    if word == plain:
+                        self.words[kind].append(ids[-1])
         #: tokens that end a sentence
-        self.stop = {i for i in range(len(tokenizer)) if str(tokenizer.decode([i])).strip() in (".", ".\n")}
+        self.stop = {i for i in range(len(tokenizer)) if str(tokenizer.decode([i])).strip() == "."}
         for found in self.patterns.values():
             found.sort(key=lambda p: -len(p[0]))
 
@@ -105,7 +104,6 @@ class WordGuide:
         model: Any = language_model
         layers = model.base_model.layers
         self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
-        self._stop = vocabulary.stop
         self.words = vocabulary.words
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
@@ -148,40 +146,12 @@ class WordGuide:
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
     ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """For each kind: rows (n,), places in the text (n,), the patches meant (n,T)."""
-        rows, places, nouns = self._things(names, packed)
-        wanted = {"category": (rows, places, nouns), "colour": self._colours(names, packed)}
+        found = [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
+        wanted = {"category": _things(found, names, packed), "colour": _colours(found, names, packed)}
         wanted["coord"] = self._near_points(prefix, packed)
         wanted["loc"] = _in_boxes(prefix, packed)
         wanted["answer"] = self._asked(packed, [wanted["coord"], wanted["category"]])
         return {kind: value for kind, value in wanted.items() if len(value[0])}
-
-    def _found(self, packed: PackedTexts) -> list[list[tuple[int, str, int]]]:
-        return [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
-
-    def _things(self, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
-        """Nouns; with a colour right before them ("red table lamp"), the patches of both."""
-        found = []
-        for row, mentions in enumerate(self._found(packed)):
-            before = (-9, "", 0)
-            for place, kind, index in mentions:
-                close = before[1] == "colour" and place - before[0] <= MAX_NAME_TOKENS
-                if kind == "category":
-                    found.append((row, place, index, before[2] if close else -1))
-                before = (place, kind, index)
-        rows, places, classes, colours = _columns(found, 4, packed)
-        targets = names.category[rows, :, classes]
-        both = targets & names.colour[rows, :, colours.clamp(min=0)]
-        return rows, places, torch.where((colours >= 0)[:, None], both, targets)
-
-    def _colours(self, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
-        found = [
-            (row, place, index)
-            for row, mentions in enumerate(self._found(packed))
-            for place, kind, index in mentions
-            if kind == "colour"
-        ]
-        rows, places, classes = _columns(found, 3, packed)
-        return rows, places, names.colour[rows, :, classes]
 
     def _asked(
         self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
@@ -199,7 +169,7 @@ class WordGuide:
                 if segments[place] != segments[place - 1]:
                     begin = place
                 elif labels[place] != IGNORE and labels[place - 1] == IGNORE:
-                    stops = [at for at in range(begin, place - 3) if ids[at] in self._stop]
+                    stops = [at for at in range(begin, place - 3) if ids[at] in self._vocabulary.stop]
                     first = [at for at in range(stops[-1] if stops else begin, place) if at in places]
                     if first:
                         found.append((row, place - 1))
@@ -252,6 +222,30 @@ def token_words_loss(
         logs = (tokens @ directions.T / WORD_TEMPERATURE).log_softmax(-1)
         terms.append(-masked_mean((target * logs).sum(-1) / known.clamp(min=1), known > 0))
     return torch.stack(terms).mean()
+
+
+def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    """Nouns; with a colour right before them ("red table lamp"), the patches of both."""
+    found = []
+    for row, told in enumerate(mentions):
+        before = (-9, "", 0)
+        for place, kind, index in told:
+            close = before[1] == "colour" and place - before[0] <= MAX_NAME_TOKENS
+            if kind == "category":
+                found.append((row, place, index, before[2] if close else -1))
+            before = (place, kind, index)
+    rows, places, classes, colours = _columns(found, 4, packed)
+    targets = names.category[rows, :, classes]
+    both = targets & names.colour[rows, :, colours.clamp(min=0)]
+    return rows, places, torch.where((colours >= 0)[:, None], both, targets)
+
+
+def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    found = [
+        (row, place, index) for row, told in enumerate(mentions) for place, kind, index in told if kind == "colour"
+    ]
+    rows, places, classes = _columns(found, 3, packed)
+    return rows, places, names.colour[rows, :, classes]
 
 
 def _columns(found: Sequence[tuple[int, ...]], count: int, packed: PackedTexts) -> tuple[Tensor, ...]:
