@@ -11,7 +11,7 @@ from vidllm.geometry.cameras import intrinsics_from_fov, invert_extrinsics, rela
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.model.patches_3d import back_project
 from vidllm.training.losses.camera import camera_loss
-from vidllm.training.losses.correspondence import correspondence_loss, correspondences
+from vidllm.training.losses.correspondence import Matches, correspondence_loss, correspondences
 from vidllm.training.losses.dense import depth_loss, gradient_loss, point_loss
 from vidllm.training.losses.metric import metric_depth_loss
 from vidllm.training.losses.targets import masked_mean, normalise
@@ -68,6 +68,9 @@ def test_camera_loss_by_hand():
     away[..., 0] = 1e6
     assert float(camera_loss([away], target)) == pytest.approx(100 / 3, rel=1e-6)
     assert float(camera_loss([target], target)) == 0.0
+    # weights of translation and rotation
+    assert float(camera_loss([near], target, weights=(5.0, 3.0))) == pytest.approx(5 * 0.1 + 0.5 * 0.2, rel=1e-6)
+    assert float(camera_loss([far], target, weights=(5.0, 3.0))) == pytest.approx(3.0, rel=1e-6)
 
 
 # ---- depth and points -----------------------------------------------------------------------------------------------
@@ -148,8 +151,8 @@ def test_autocast_leaves_geometry_alone(dtype):
         targets = normalise(depth, extrinsics, k)
         points, _ = back_project(depth, k, extrinsics, (2, 3), 14)
         turned = rotation_angle_deg(extrinsics[..., :3, :3], extrinsics[:, :1, :3, :3].expand(-1, 3, -1, -1))
-        index, seen = correspondences(depth, targets.extrinsics, k, (2, 3), 14, other)
-        return [*targets.__dict__.values(), points, turned, index, seen, relative_to_first(extrinsics)]
+        matches = correspondences(depth, targets.extrinsics, k, (2, 3), 14, other)
+        return [*targets.__dict__.values(), points, turned, matches.place, matches.valid, relative_to_first(extrinsics)]
 
     plain = everything()
     with torch.autocast("cpu", dtype=dtype):
@@ -167,15 +170,27 @@ def test_correspondences_on_a_wall_are_exact():
     extrinsics = torch.eye(4).repeat(1, 2, 1, 1)
     extrinsics[0, 1, 0, 3] = -1.0
     depth = torch.full((1, 2, 28, 56), 2.0)
-    index, seen = correspondences(depth, extrinsics[..., :3, :], k, (2, 4), 14, torch.tensor([1, 0]))
+    matches = correspondences(depth, extrinsics[..., :3, :], k, (2, 4), 14, torch.tensor([1, 0]))
+    index, seen = matches.index, matches.valid
     assert seen[0, 0].tolist() == [False, True, True, True] * 2
     assert index[0, 0][seen[0, 0]].tolist() == [0, 1, 2, 4, 5, 6]
     assert seen[0, 1].tolist() == [True, True, True, False] * 2
     assert index[0, 1][seen[0, 1]].tolist() == [1, 2, 3, 5, 6, 7]
     blocked = depth.clone()
     blocked[0, 1] = 1.0  # something stands before the second camera
-    _, seen = correspondences(blocked, extrinsics[..., :3, :], k, (2, 4), 14, torch.tensor([1, 0]))
+    seen = correspondences(blocked, extrinsics[..., :3, :], k, (2, 4), 14, torch.tensor([1, 0])).valid
     assert not bool(seen[0, 0].any())
+
+
+def test_corners_share_a_match_between_patches():
+    place = torch.tensor([[0.25, 0.5], [-0.4, 1.0], [3.0, 0.0], [2.5, 1.4]])[None, None]
+    matches = Matches(place, torch.ones(1, 1, 4, dtype=torch.bool), (2, 4))
+    corners, shares = matches.corners()
+    centres = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(4.0), indexing="ij")[::-1], -1).flatten(0, 1)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(1, 1, 4))
+    told = (centres[corners] * shares[..., None]).sum(-2)
+    torch.testing.assert_close(told[0, 0], place[0, 0].clamp(min=0).minimum(torch.tensor([3.0, 1.0])))
+    assert matches.index.flatten().tolist() == [4, 4, 3, 7]
 
 
 def test_correspondence_loss_wants_partners_alike():

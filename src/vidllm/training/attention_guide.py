@@ -2,7 +2,8 @@
 
 Relative pose is read from matches between frames, and finding that circuit by chance takes a small model most of its
 training. The rooms know every match: the guided head's attention from a patch, over the tokens of its own frame and of
-its partner's, is trained to lie on the patch that sees the same point (cross-entropy). Nothing is added to the model.
+its partner's, is trained to lie on the patches that see the same point (cross-entropy; the four patches around the point
+share it bilinearly, so that a match is known more finely than a patch). Nothing is added to the model.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.transformer import Attention
+from vidllm.training.losses.correspondence import Matches
 
 
 class AttentionGuide:
@@ -30,19 +32,19 @@ class AttentionGuide:
     def _listen(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._heard = (args[0], args[1] if len(args) > 1 else kwargs.get("rotary"))
 
-    def loss(self, target: Int[Tensor, "B F P"], valid: Bool[Tensor, "B F P"], other: Int[Tensor, " F"]) -> Tensor:
-        """Mean ``-log attention`` to the matching patch, over patches that have one, for the last forward pass."""
+    def loss(self, matches: Matches, other: Int[Tensor, " F"]) -> Tensor:
+        """Mean cross-entropy with the matching patches, over patches that have them, for the last forward pass."""
         if self._heard is None:
             raise ValueError("the guided block has not run yet; call the model first")
-        _, frames, patches = target.shape
+        _, frames, patches = matches.valid.shape
         q, k, _ = self._module.heads(*self._heard)
         self._heard = None
         query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
         logits = guided_logits(query, key, patches, other)
         tokens = key.shape[2]
-        at = (tokens + tokens - patches + target)[..., None]
-        each = -logits.log_softmax(-1).gather(-1, at)[..., 0]
-        weight = valid.float()
+        target, share = matches.corners()
+        each = -(logits.log_softmax(-1).gather(-1, 2 * tokens - patches + target) * share).sum(-1)
+        weight = matches.valid.float()
         return (each * weight).sum() / weight.sum().clamp(min=1)
 
 

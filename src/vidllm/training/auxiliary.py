@@ -17,6 +17,7 @@ from vidllm.training.losses.targets import masked_mean
 from vidllm.training.named_patches import NamedPatches
 
 IGNORE = -1
+NEAR = 0.4  # normalised length below which directions are not told apart
 
 
 class AuxiliaryHeads(nn.Module):
@@ -33,10 +34,22 @@ class AuxiliaryHeads(nn.Module):
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
 
     def point_loss(
-        self, attended: Float[Tensor, "B F P D"], points: Float[Tensor, "B F P 3"], valid: Bool[Tensor, "B F P"]
+        self,
+        attended: Float[Tensor, "B F P D"],
+        points: Float[Tensor, "B F P 3"],
+        valid: Bool[Tensor, "B F P"],
+        bearing_weight: float = 0.0,
     ) -> Tensor:
-        """Mean distance of each patch's point (first camera's frame, normalised lengths)."""
-        error = (self.point(attended.float()).float() - points).norm(dim=-1)
+        """Mean distance of each patch's point (first camera's frame, normalised lengths).
+
+        ``bearing_weight`` adds the distance of its direction from the first camera (unit vectors, shorter for points
+        nearer than ``NEAR``): what is seen of a camera's motion is much finer than the depth, whose error drowns it.
+        """
+        told = self.point(attended.float()).float()
+        error = (told - points).norm(dim=-1)
+        if bearing_weight > 0:
+            reach = [x / x.norm(dim=-1, keepdim=True).clamp(min=NEAR) for x in (told, points)]
+            error = error + bearing_weight * (reach[0] - reach[1]).norm(dim=-1)
         return masked_mean(error, valid)
 
     def semantic_loss(

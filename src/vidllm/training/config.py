@@ -56,6 +56,7 @@ class TrainConfig:
     # weights of the loss terms
     camera_weight: float = 5.0
     rotation_weight: float = 6.0  # of the quaternion within the camera loss (VGGT: 1)
+    translation_weight: float = 1.0  # of the translation within the camera loss (VGGT: 1)
     depth_weight: float = 1.0
     point_weight: float = 1.0
     metric_weight: float = 1.0
@@ -66,6 +67,7 @@ class TrainConfig:
     guide_weight: float = 0.3  # auxiliary: where one head of global attention looks
     guide_layer: int = 1  # its block
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
+    bearing_weight: float = 0.0  # of its direction from the first camera, within that loss
     semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
     naming_weight: float = 1.0  # auxiliary: the semantic flow is drawn to the patches' names
     word_weight: float = 0.5  # auxiliary: where four heads of the language model look (word_guide)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
@@ -71,7 +72,8 @@ def geometry_losses(
 def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig) -> Tensor:
     if config.reconstruction == "vggt":
         return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
-    return camera_loss(cameras.pose_encodings, targets.pose, rotation_weight=config.rotation_weight)
+    weights = (config.translation_weight, config.rotation_weight)
+    return camera_loss(cameras.pose_encodings, targets.pose, weights=weights)
 
 
 def _dense_terms(
@@ -111,10 +113,16 @@ def _point_term(points: Tensor, confidence: Tensor, target: Tensor, valid: Tenso
 def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float]:
     with torch.no_grad():
         last = cameras.pose_encodings[-1].float()
-        rotation = quaternion_to_matrix(last[..., 3:7]), quaternion_to_matrix(targets.pose[..., 3:7])
-        angle = rotation_angle_deg(*rotation)[:, 1:]
+        turned, true = (quaternion_to_matrix(x[..., 3:7]) for x in (last, targets.pose))
+        angle = rotation_angle_deg(turned, true)[:, 1:]
+        centres = [-(r.mT @ x[..., :3, None])[:, 1:, :, 0] for r, x in ((turned, last), (true, targets.pose))]
+        towards = F.cosine_similarity(*centres, dim=-1)
         fov = (last[..., 7:] / targets.pose[..., 7:] - 1).abs().median()
-    return {"rotation_deg": float(angle.median()) if angle.numel() else 0.0, "fov_rel": float(fov)}
+    if not angle.numel():
+        return {"rotation_deg": 0.0, "translation_cos": 1.0, "fov_rel": float(fov)}
+    return {
+        "rotation_deg": float(angle.median()), "translation_cos": float(towards.mean()), "fov_rel": float(fov)
+    }
 
 
 def _auxiliary_terms(
@@ -135,7 +143,7 @@ def _auxiliary_terms(
     last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
     terms = {
         "semantic": config.semantic_weight * semantic,
-        "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid),
+        "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid, config.bearing_weight),
     }
     if auxiliary.names is not None:
         named = auxiliary.names.features(batch.category, batch.colour, batch.material)
@@ -144,13 +152,13 @@ def _auxiliary_terms(
     if count > 1:
         other = torch.arange(count, device=batch.images.device).roll(-1)
         with torch.no_grad():
-            target, valid = correspondences(
+            matches = correspondences(
                 targets.depth_m, targets.extrinsics, targets.intrinsics, grid, model.config.encoder.patch_size, other
             )
-        match = correspondence_loss(auxiliary.match(flows.geometry.float()), target, valid, other)
+        match = correspondence_loss(auxiliary.match(flows.geometry.float()), matches.index, matches.valid, other)
         terms["correspondence"] = config.correspondence_weight * match
         if auxiliary.guide is not None:
-            terms["guide"] = config.guide_weight * auxiliary.guide.loss(target, valid, other)
+            terms["guide"] = config.guide_weight * auxiliary.guide.loss(matches, other)
     return terms, figures
 
 

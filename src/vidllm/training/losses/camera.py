@@ -14,11 +14,11 @@ def camera_loss(
     predictions: Sequence[Float[Tensor, "B F 9"]],
     target: Float[Tensor, "B F 9"],
     decay: float = 0.6,
-    rotation_weight: float = 1.0,
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
-    """Mean over iterations i of ``decay**(n-1-i) (T + w R + 0.5 FL)``; translation residuals clamp at 100.
+    """Mean over iterations i of ``decay**(n-1-i) (v T + w R + 0.5 FL)``; translation residuals clamp at 100.
 
-    VGGT has ``w = 1``; small models trained from nothing learn to turn sooner with more.
+    VGGT has ``v = w = 1``; small models trained from nothing learn where cameras turn and stand sooner with more.
     """
     total = target.new_zeros(())
     for i, prediction in enumerate(predictions):
@@ -26,6 +26,6 @@ def camera_loss(
         translation, rotation, fov = error[..., :3].clamp(max=100.0), error[..., 3:7], error[..., 7:]
         weight = decay ** (len(predictions) - 1 - i)
         total = total + weight * (
-            translation.mean() + rotation_weight * rotation.mean() + FIELD_OF_VIEW_WEIGHT * fov.mean()
+            weights[0] * translation.mean() + weights[1] * rotation.mean() + FIELD_OF_VIEW_WEIGHT * fov.mean()
         )
     return total / len(predictions)
