@@ -13,6 +13,7 @@ from published_files import write_llava_3d, write_vggt
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vidllm.evaluation.initialisation import start_of_distillation
 from vidllm.model import llava_3d
 from vidllm.model.auto import load_pretrained
 from vidllm.model.cascade import CascadeForConditionalGeneration
@@ -135,3 +136,60 @@ def test_a_vid_llms_metric_depth_gives_the_cascade_metres(places: dict[str, Path
     ratio = (geometry.metric_depth_m / geometry.depth_m).log().flatten().median().exp()
     assert 0.5 < float(ratio) < 2.0
     assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0))[0].scale.scale, torch.ones(1))
+
+
+# ---- the whole, before any training -------------------------------------------------------------------------------
+
+
+def test_every_weight_of_the_cascade_but_clips_is_in_the_vid_llm(
+    cascade: CascadeForConditionalGeneration, vid_llm: VidLLMForConditionalGeneration
+):
+    theirs, ours = cascade.state_dict(), vid_llm.state_dict()
+    assert {name.split(".")[0] for name in theirs.keys() - ours.keys()} == {"clip", "point_head"}  # tiny predicts none
+    assert {name.split(".")[0] for name in ours.keys() - theirs.keys()} == {
+        "adapter", "gravity_head", "metric_depth", "grounding"
+    }  # fmt: skip
+    for name in theirs.keys() & ours.keys():
+        assert torch.equal(theirs[name], ours[name]), name
+
+
+@torch.no_grad()
+def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_stream_is_clips(
+    cascade: CascadeForConditionalGeneration, vid_llm: VidLLMForConditionalGeneration
+):
+    """From pictures to next-token logits; LLaVA-3D's room frame and patch corners stand in for ours."""
+    images, known = torch.rand(1, 3, 3, SIDE, SIDE), KnownScale(factor=2.0)
+    theirs, prefix = cascade.encode_scene(images, known)
+    features = vid_llm.see(images)
+    geometry = vid_llm.in_metres(vid_llm.reconstruct_features(features), images, known)
+    for name in ("extrinsics", "intrinsics", "depth_m", "confidence"):
+        torch.testing.assert_close(getattr(geometry, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
+    corners = geometry.depth_m[..., ::PATCH, ::PATCH]
+    intrinsics = geometry.intrinsics.clone()
+    intrinsics[..., :2, 2] += PATCH / 2 - llava_3d.PIXEL_OFFSET
+    geometry = replace(
+        geometry, depth_m=corners.repeat_interleave(PATCH, -2).repeat_interleave(PATCH, -1), intrinsics=intrinsics,
+        scene_from_world=theirs.scene_from_world,
+    )  # fmt: skip
+    clip = cascade.clip_features(llava_3d.clip_images(images, cascade.clip_side))
+    swapped = replace(features, flows=replace(features.flows, language=clip))
+    ours = vid_llm.lift(swapped, geometry)
+    torch.testing.assert_close(ours.tokens, prefix.tokens, atol=1e-5, rtol=1e-5)
+    ids = torch.tensor([[1, vid_llm.config.video_token_id, 6, 7, 8, 9, 10, 11]])
+    said = [model.language_model(inputs_embeds=model.prepare(ids, prefix=p).embeddings).logits
+            for model, p in ((vid_llm, ours), (cascade, prefix))]  # fmt: skip
+    torch.testing.assert_close(*said, atol=1e-5, rtol=1e-5)
+    own = vid_llm.lift(features, geometry)  # what distillation has to close: the encoder's tokens in place of CLIP's
+    read = vid_llm.language_model(inputs_embeds=vid_llm.prepare(ids, prefix=own).embeddings).logits
+    assert float((read[:, -1] - said[1][:, -1]).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_what_distillation_has_to_close_is_the_language_stream_alone(
+    cascade: CascadeForConditionalGeneration, vid_llm: VidLLMForConditionalGeneration
+):
+    images = torch.rand(1, 2, 3, SIDE, SIDE)
+    found = start_of_distillation(vid_llm, cascade, images)
+    assert found["geo"] < 1e-9 and found["lang"] > 0.05 and found["structure"] > 1e-3
+    twin = start_of_distillation(cascade, cascade, images)
+    assert max(twin.values()) < 1e-6

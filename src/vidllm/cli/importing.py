@@ -20,7 +20,8 @@ def run_import(options: argparse.Namespace) -> None:
         raise ValueError(f"--camera-height: expected a positive number of metres, received {options.camera_height}")
     given = Ingredients(
         vggt=options.vggt, llava_3d=options.llava_3d, dinov2=options.dinov2, lm=options.lm, clip=options.clip,
-        metric=options.metric, camera_height_m=options.camera_height, shorter_side=options.shorter_side,
+        metric=options.metric, metric_depth=options.metric_depth,
+        camera_height_m=options.camera_height, shorter_side=options.shorter_side,
     )  # fmt: skip
     dtype = None if options.weights_dtype is None else getattr(torch, options.weights_dtype)
     report = import_model(options.preset, given, folder, dtype)

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vidllm.model.auto import code_refused
+
 _SINGLE = ("model.safetensors", "model.pt", "pytorch_model.bin", "model.pth")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
@@ -176,13 +178,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
         loaded = _load_pickle(file)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise ValueError(f"{file}: damaged or not a PyTorch file; fetch it again") from error
-        raise ValueError(
-            f"{file}: refused, it holds more than tensors: unpickling would call {named[1]}, which can run any code; "
-            "only tensors are read, ask for safetensors"
-        ) from error
+        raise ValueError(f"{file}: {code_refused(error) or 'damaged or not a PyTorch file; fetch it again'}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(f"{file}: truncated or not a PyTorch file ({_first_line(error)}); fetch it again") from error
     for name in _WRAPPERS:

@@ -16,6 +16,7 @@ from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_token
 from vidllm.pretrained.checkpoints import Checkpoint, open_checkpoint
 from vidllm.pretrained.clip import clip_config, clip_source
 from vidllm.pretrained.conversion import KeyMap, Source
+from vidllm.pretrained.depth_estimators import depth_estimator_fields, depth_estimator_source
 from vidllm.pretrained.dinov2 import dinov2_config, dinov2_source
 from vidllm.pretrained.llava_3d import (
     DEFAULT_FRAMES,
@@ -43,8 +44,8 @@ class Ingredients:
     """Where the checkpoints lie: files, folders or hub ids.
 
     vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
-    takes. camera_height_m: the cascade's, for videos about which nothing is known. shorter_side: pixels of the frames,
-    in place of the preset's.
+    takes; metric_depth: a depth estimator of transformers in its place. camera_height_m: the cascade's, for videos of
+    which nothing is known. shorter_side: pixels of the frames, in place of the preset's.
     """
 
     vggt: Place = None
@@ -53,6 +54,7 @@ class Ingredients:
     lm: Place = None
     clip: Place = None
     metric: Place = None
+    metric_depth: Place = None
     camera_height_m: float | None = None
     shorter_side: int | None = None
 
@@ -87,10 +89,14 @@ def _cascade(given: Ingredients) -> Recipe:
     parts, settings = vggt_parts(vggt_settings(vggt)), llava_3d_settings(llava)
     text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
     tower, vision, clips = _tower(given, llava, settings)
+    if given.metric is not None and given.metric_depth is not None:
+        raise ValueError("give one metric depth model: --metric (of a vidllm model) or --metric-depth (an estimator)")
     metric = None if given.metric is None else load_config(given.metric)
+    estimator = None if given.metric_depth is None else open_checkpoint(given.metric_depth)
+    fields = _metric_fields(metric) if estimator is None else depth_estimator_fields(estimator)
     config = CascadeConfig(
         vision_config=vision, vision_layer=settings.get("mm_vision_select_layer", -2),
-        camera_height_m=given.camera_height_m, **_metric_fields(metric), **_geometry_fields(parts, None),
+        camera_height_m=given.camera_height_m, **fields, **_geometry_fields(parts, None),
         adapter={"variant": "none"}, text_config=text, default_frames=settings.get("num_frames", DEFAULT_FRAMES),
         shorter_side=given.shorter_side or parts.encoder.image_size, resize="longer_side", **_token_ids(tokenizer),
     )  # fmt: skip
@@ -98,8 +104,10 @@ def _cascade(given: Ingredients) -> Recipe:
     if given.metric is not None:
         sources.append(Source("metric depth model", open_checkpoint(given.metric), KeyMap(METRIC_RENAMES).translate,
                               ("metric.",), licences.METRIC))  # fmt: skip
+    if estimator is not None:
+        sources.append(depth_estimator_source(estimator))
     notes = ["scenes over the cap of patches: the voxel grows (LLaVA-3D drops patches at random)"]
-    if metric is None:
+    if metric is None and estimator is None:
         height = given.camera_height_m
         told = "metres need --scale, --camera-height or --known-length with each video"
         told = told if height is None else f"cameras are taken to be {height:g} m over the floor"
@@ -139,8 +147,9 @@ def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
 
 
 def _vid_llm(name: str, given: Ingredients) -> Recipe:
-    if given.clip is not None or given.metric is not None or given.camera_height_m is not None:
-        raise ValueError(f"--clip, --metric and --camera-height belong to the cascade; leave them out with {name}")
+    if any(x is not None for x in (given.clip, given.metric, given.metric_depth, given.camera_height_m)):
+        raise ValueError(f"--clip, --metric, --metric-depth and --camera-height belong to the cascade; leave them out "
+                         f"with {name}")  # fmt: skip
     if (given.llava_3d is None) == (given.lm is None):
         raise ValueError("give the language model: --llava-3d or --lm, one of the two")
     base, notes = preset(name), [_RIDERS]

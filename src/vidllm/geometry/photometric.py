@@ -1,0 +1,177 @@
+"""What known camera motion tells of a depth map: its unit, and the focal length, found in the pictures themselves.
+
+With the cameras known up to one factor of their translations, every pixel's place in another frame depends on it alone;
+where it is right, the colours agree: a plane sweep with one unknown for all pixels (docs/known_cameras.md). Rotations
+and a focal length fit together in the same way. The predicted camera path is not needed, and its errors do not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidllm.geometry.cameras import invert_extrinsics, pixel_centres, unproject
+from vidllm.geometry.precision import full_precision
+
+SIDE = 128  # pixels of the shorter side at which colours are compared
+POINTS = 768  # pixels a frame that are compared, about
+OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
+TRAVEL = (0.02, 4.0)  # camera travel over median depth within which the factor is sought
+ROUGH, COARSE, FINE = 1.2, 1.12, 1.02  # ratio of neighbouring factors: beside a focal length, at first, at last
+FOCAL = (0.6, 1.65, 1.1)  # focal lengths tried: from, to (of the predicted one), ratio of neighbours
+FOCAL_FINE, FINER = 1.04, 1.03  # ratios of neighbouring focal lengths and factors around the best of them
+CAP = 0.2  # colour difference (of 1) above which a pixel counts as hidden
+SEEN = 0.5  # share of the pixels seen without translation that must be seen still
+VALLEY = 0.97  # lowest over median cost above which the pictures do not tell
+DULL = 1e-3  # median cost below which they hold no texture
+
+
+@dataclass(frozen=True)
+class FoundUnits:
+    """Units of depth a unit of the translations: of the scene (), of each frame by itself (F); NaN: not told.
+
+    ``focal``: what the focal lengths were multiplied by, 1 where they were not sought.
+    """
+
+    scale: Tensor
+    per_frame: Tensor
+    focal: Tensor
+
+
+@full_precision()
+def find_units(
+    images: Float[Tensor, "F 3 H W"],
+    depth: Float[Tensor, "F H W"],
+    intrinsics: Float[Tensor, "F 3 3"],
+    extrinsics: Float[Tensor, "F 4 4"],
+    find_focal: bool = False,
+) -> FoundUnits:
+    """The unit of ``depth`` (and the focal length) in which known ``extrinsics`` explain the pictures.
+
+    The pictures do not tell without travel, with one frame, or where colours agree as well with any factor.
+    """
+    nothing = FoundUnits(depth.new_full((), torch.nan), depth.new_full((len(depth),), torch.nan), depth.new_ones(()))
+    travel, middle = _travel(extrinsics), depth[depth.isfinite() & (depth > 0)]
+    if travel <= 1e-9 or not len(middle):
+        return nothing
+    low, high = (bound * float(middle.median()) / travel for bound in TRAVEL)
+    views = images.float(), depth.float(), intrinsics.float(), extrinsics.float()
+    focal = _focal(views, _steps(low, high, ROUGH)) if find_focal else 1.0
+    sweep = _Sweep(*views, focal)
+    factors = _steps(low, high, COARSE)
+    total = sweep.costs(factors).mean(1)
+    best = int(total.argmin())
+    usual = total[total.isfinite()].median()
+    if best in (0, len(factors) - 1) or not bool((total[best] < VALLEY * usual) & (usual > DULL)):
+        return nothing
+    factors = _steps(float(factors[best]) / COARSE**2, float(factors[best]) * COARSE**2, FINE)
+    fine = sweep.costs(factors)
+    return FoundUnits(_lowest(factors, fine.mean(1, keepdim=True))[0], _lowest(factors, fine), depth.new_tensor(focal))
+
+
+def _travel(extrinsics: Tensor) -> float:
+    """The largest distance of a camera from the first."""
+    centres = invert_extrinsics(extrinsics.double())[:, :3, 3]
+    return float((centres - centres[:1]).norm(dim=-1).max())
+
+
+def _focal(views: tuple[Tensor, Tensor, Tensor, Tensor], factors: Tensor) -> float:
+    """The ratio to the given focal lengths with which the pictures agree best; 1 where they do not tell."""
+    best, (low, high, step) = 1.0, FOCAL
+    for _ in range(2):
+        ratios = _steps(low, high, step)
+        costs = torch.stack([_Sweep(*views, ratio).costs(factors).mean(1) for ratio in ratios.tolist()])
+        found = float(_lowest(ratios, costs.amin(1)[:, None])[0])
+        if not math.isfinite(found):
+            return best
+        near = float(factors[int(costs.amin(0).argmin())])
+        best, low, high, step = found, found / step, found * step, FOCAL_FINE
+        factors = _steps(near / ROUGH, near * ROUGH, FINER)
+    return best
+
+
+def _steps(low: float, high: float, ratio: float) -> Tensor:
+    """Numbers from ``low`` to ``high``, each about ``ratio`` times the one before."""
+    count = max(3, round(math.log(high / low) / math.log(ratio)) + 1)
+    return torch.logspace(math.log10(low), math.log10(high), count)
+
+
+def _lowest(factors: Tensor, costs: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
+    """The factor of the lowest cost in each column, by a parabola through it and its neighbours; NaN at an end."""
+    best = costs.argmin(0)
+    inside = (best > 0) & (best < len(factors) - 1)
+    middle = best.clamp(1, len(factors) - 2)
+    before, here, after = (costs.gather(0, (middle + step)[None])[0] for step in (-1, 0, 1))
+    bend = before - 2 * here + after
+    shift = torch.where(bend > 0, (before - after) / (2 * bend).clamp_min(1e-12), 0.0).clamp(-1, 1)
+    step = (factors[1] / factors[0]).log().to(costs.device)
+    found = factors.to(costs.device)[middle] * (shift * step).exp()
+    return torch.where(inside & costs.isfinite().all(0), found, torch.nan)
+
+
+class _Sweep:
+    """Colour differences of every frame's pixels moved into its neighbours, as a function of the factor."""
+
+    def __init__(
+        self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor, focal: float = 1.0
+    ) -> None:
+        height, width = depth.shape[-2:]
+        small = max(1.0, min(height, width) / SIDE)
+        size = round(height / small), round(width / small)
+        self.images = F.interpolate(images, size, mode="area")
+        to_small = torch.diag(intrinsics.new_tensor([size[1] / width, size[0] / height, 1.0]))
+        self.intrinsics, self.extrinsics = to_small @ intrinsics, extrinsics
+        self.intrinsics[:, (0, 1), (0, 1)] *= focal
+        step = max(1, round((size[0] * size[1] / POINTS) ** 0.5))
+        at = slice(step // 2, None, step)
+        nearest = F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
+        uv = pixel_centres(*size, device=depth.device)[at, at]
+        points = unproject(nearest, self.intrinsics)[:, at, at]
+        self.points = points.flatten(1, 2)
+        self.colours = self._sample(self.images, uv.flatten(0, 1).expand(len(images), -1, 2))
+        self.known = (self.points[..., 2] > 0) & self.points.isfinite().all(-1)
+        self.seen = self._pairs(0.0)[1].sum()
+
+    def costs(self, factors: Tensor) -> Float[Tensor, "k F"]:
+        """Mean truncated colour difference of each frame's pixels; infinite where too few are seen."""
+        rows = []
+        for factor in factors.tolist():
+            wrong, seen = self._pairs(factor)
+            enough = seen.sum() >= SEEN * self.seen
+            rows.append(torch.where(enough & (seen > 0), wrong / seen.clamp_min(1), torch.inf))
+        return torch.stack(rows)
+
+    def _pairs(self, factor: float) -> tuple[Tensor, Tensor]:
+        """Summed difference and number of pixels seen, a frame, over its neighbours."""
+        count = len(self.images)
+        wrong, seen = self.points.new_zeros(count), self.points.new_zeros(count)
+        for offset in (o for o in OFFSETS if o < count):
+            early, late = slice(0, count - offset), slice(offset, count)
+            for here, there in ((early, late), (late, early)):
+                difference, visible = self._moved(here, there, factor)
+                wrong[here] += torch.where(visible, difference, 0.0).sum(1)
+                seen[here] += visible.sum(1)
+        return wrong, seen
+
+    def _moved(self, here: slice, there: slice, factor: float) -> tuple[Tensor, Tensor]:
+        motion = self.extrinsics[there] @ invert_extrinsics(self.extrinsics[here])
+        moved = self.points[here] @ motion[:, :3, :3].mT + factor * motion[:, None, :3, 3]
+        k, z = self.intrinsics[there], moved[..., 2].clamp_min(1e-6)
+        u = moved[..., 0] / z * k[:, None, 0, 0] + k[:, None, 0, 2]
+        v = moved[..., 1] / z * k[:, None, 1, 1] + k[:, None, 1, 2]
+        height, width = self.images.shape[-2:]
+        visible = self.known[here] & (moved[..., 2] > 1e-6) & (u > 0) & (u < width) & (v > 0) & (v < height)
+        found = self._sample(self.images[there], torch.stack((u, v), -1))
+        return (found - self.colours[here]).abs().mean(1).clamp(max=CAP), visible
+
+    @staticmethod
+    def _sample(images: Tensor, uv: Tensor) -> Float[Tensor, "F 3 N"]:
+        """Bilinear colours at pixels (F, N, 2)."""
+        size = uv.new_tensor([images.shape[-1], images.shape[-2]])
+        grid = (uv / size * 2 - 1)[:, None].nan_to_num(-2.0, -2.0, -2.0)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]

@@ -1,0 +1,130 @@
+"""Cameras that a user knows, in place of predicted ones (docs/known_cameras.md).
+
+Known intrinsics unproject, and give the metric depth model its focal length. Known poses replace predicted ones; what
+they do not know, the unit of the relative depth against theirs, is found in the pictures. Poses in metres make that
+unit the scene's scale; poses of unknown scale are brought to the scale that is measured otherwise.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.alignment import weighted_median
+from vidllm.geometry.cameras import invert_extrinsics, relative_to_first, to_homogeneous
+from vidllm.geometry.photometric import find_units
+from vidllm.model.scale_alignment import SceneScale
+
+
+@dataclass(frozen=True)
+class KnownCameras:
+    """What is known of the cameras of processed frames ``images`` (B,F,3,H,W) in [0, 1].
+
+    intrinsics (B,F,3,3) in their pixels; extrinsics (B,F,4,4) camera-from-world of any world, in metres where
+    ``metric``; up (B,3) against gravity in the first camera's frame. None: not known. ValueError for other shapes.
+    """
+
+    images: Tensor
+    intrinsics: Tensor | None = None
+    extrinsics: Tensor | None = None
+    metric: bool = False
+    up: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        batch, frames = self.images.shape[:2]
+        wanted = {"intrinsics": (batch, frames, 3, 3), "extrinsics": (batch, frames, 4, 4), "up": (batch, 3)}
+        for name, shape in wanted.items():
+            given = getattr(self, name)
+            if given is not None and tuple(given.shape) != shape:
+                raise ValueError(f"known {name}: expected shape {shape}, received {tuple(given.shape)}")
+
+    @property
+    def gives_metres(self) -> bool:
+        """Whether the scale follows from the poses."""
+        return self.extrinsics is not None and self.metric
+
+    def fit(
+        self,
+        extrinsics: Float[Tensor, "B F _ 4"],
+        intrinsics: Float[Tensor, "B F 3 3"],
+        depth: Float[Tensor, "B F H W"],
+    ) -> FittedCameras:
+        """What is known in place of what was predicted, with the unit of ``depth`` where poses are known."""
+        found = intrinsics if self.intrinsics is None else self.intrinsics.to(intrinsics)
+        if self.extrinsics is None:
+            return FittedCameras(self, to_homogeneous(extrinsics), found, None, None)
+        given = relative_to_first(self.extrinsics.to(extrinsics))
+        views = zip(self.images.to(depth.device), depth.float(), found.float(), given.float(), strict=True)
+        units = [find_units(*view, find_focal=self.intrinsics is None) for view in views]
+        focal = torch.stack([unit.focal for unit in units]).to(found)
+        found = found.clone()
+        found[..., (0, 1), (0, 1)] *= focal[:, None, None]
+        ratio = torch.stack([unit.scale for unit in units])
+        fitted = FittedCameras(self, given, found, ratio, torch.stack([unit.per_frame for unit in units]))
+        return replace(fitted, predicted=relative_to_first(extrinsics))
+
+
+@dataclass(frozen=True)
+class FittedCameras:
+    """Known cameras beside a predicted reconstruction.
+
+    extrinsics (B,F,4,4) in their own unit; intrinsics (B,F,3,3); unit (B,) and votes (B,F): units of relative depth a
+    unit of translation, NaN where the pictures do not tell, None without known poses; predicted: the model's own poses.
+    """
+
+    known: KnownCameras
+    extrinsics: Tensor
+    intrinsics: Tensor
+    unit: Tensor | None
+    votes: Tensor | None
+    predicted: Tensor | None = None
+
+    def place(self, scale: SceneScale) -> tuple[Float[Tensor, "B F 4 4"], SceneScale]:
+        """Extrinsics in units of the relative depth, and the scene's scale: the poses' own where they are in metres."""
+        if self.unit is None or self.votes is None:
+            return self.extrinsics, scale
+        unit, told = self.unit, self.unit.isfinite()
+        metric = self.known.metric
+        measured = scale.valid & metric
+        unit = torch.where(told, unit, torch.where(measured, 1 / scale.scale, self._by_path()))
+        if metric:
+            own = _from_votes(unit, self.votes)
+            use = told | ~scale.valid
+            scale = SceneScale(*(
+                torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b)
+                for a, b in ((own.scale, scale.scale), (own.per_image, scale.per_image), (own.spread, scale.spread),
+                             (own.valid, scale.valid))
+            ))  # fmt: skip
+        placed = self.extrinsics.clone()
+        placed[..., :3, 3] *= unit[:, None, None]
+        return placed, scale
+
+    def _by_path(self) -> Float[Tensor, " B"]:
+        """Length of the predicted path over the known one (weighted median over pairs of frames); 1 without travel."""
+        assert self.predicted is not None and self.unit is not None
+        if bool(self.unit.isfinite().all()):
+            return torch.ones_like(self.unit)
+        frames = self.extrinsics.shape[1]
+        here, there = torch.triu_indices(frames, frames, 1).unbind(0)
+        centres = _centres(self.extrinsics), _centres(self.predicted)
+        known, ours = ((c[:, here] - c[:, there]).norm(dim=-1) for c in centres)
+        weights = torch.where(known > 1e-9, known, 0.0)
+        ratio = weighted_median(ours / known.clamp_min(1e-9), weights) if len(here) else self.unit
+        if bool((weights > 0).any()):
+            warnings.warn("the pictures do not tell the scale of the known poses against depth; "
+                          "it is that of the predicted camera path, or measured", stacklevel=2)  # fmt: skip
+        return torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
+
+
+def _centres(extrinsics: Tensor) -> Tensor:
+    return invert_extrinsics(extrinsics)[..., :3, 3]
+
+
+def _from_votes(unit: Tensor, votes: Tensor) -> SceneScale:
+    """The scale of poses in metres: each frame's own unit is a vote."""
+    spread = (unit[:, None] / votes - 1).abs().nanquantile(0.5, dim=1)
+    return SceneScale(1 / unit, 1 / votes, spread.nan_to_num(0.0), torch.ones_like(unit, dtype=torch.bool))
