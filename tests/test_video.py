@@ -14,8 +14,8 @@ from PIL import Image
 
 from vidllm import video
 from vidllm.export.atomic import OutputError
-from vidllm.frames import InputError, frame_spec, uniform_indices
-from vidllm.video import load_frames, write_video
+from vidllm.frames import InputError, frame_spec, joined, uniform_indices
+from vidllm.video import iter_frames, load_frames, write_video
 
 WIDTH, HEIGHT, BITS = 128, 96, 8
 
@@ -362,3 +362,51 @@ def test_write_video_refuses_wrong_input(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         write_video(tmp_path / "file" / "a.mp4", np.zeros((2, 16, 20, 3), np.uint8))
+
+
+def one_by_one(source, num_frames=None):
+    return joined(list(iter_frames(source, num_frames, shorter_side=84)))
+
+
+@pytest.mark.parametrize("num_frames", [None, 7])
+@pytest.mark.parametrize("seekable", [True, False])
+def test_frames_one_by_one_are_those_of_loading_all_at_once(tmp_path, monkeypatch, num_frames, seekable):
+    if not seekable:
+        monkeypatch.setattr(video._Scan, "allows_seeking", lambda self: False)
+    path = film(tmp_path / "a.mp4", list(range(30)))
+    ours, whole = one_by_one(path, num_frames), load(path, num_frames)
+    assert torch.equal(ours.images, whole.images) and torch.equal(ours.timestamps_s, whole.timestamps_s)
+    assert torch.equal(ours.indices, whole.indices) and ours.names == whole.names
+    assert torch.equal(ours.affine, whole.affine) and ours.original_size == whole.original_size
+
+
+def test_a_film_that_cannot_be_sought_on_is_decoded_on_without_repeating(tmp_path, monkeypatch):
+    path, forward = film(tmp_path / "a.mp4", list(range(30))), video._forward
+    calls = []
+
+    def fails_later(frames, wanted):
+        calls.append(wanted)
+        if len(calls) == 5:
+            raise video._SeekFailedError
+        return forward(frames, wanted)
+
+    monkeypatch.setattr(video, "_forward", fails_later)
+    assert one_by_one(path).indices.tolist() == list(range(30))
+
+
+def test_an_iterator_is_read_as_far_as_it_is_asked_for():
+    taken = []
+    pictures = (taken.append(n) or picture(n) for n in range(100))
+    frames = iter_frames(pictures, shorter_side=84)
+    assert [number_of(next(frames).images[0]) for _ in range(3)] == [0, 1, 2] and len(taken) == 3
+    with pytest.raises(InputError, match="no known length"):
+        iter_frames(iter([]), 5)
+
+
+def test_what_cannot_be_read_one_by_one_is_told(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    for source, message in ((tmp_path / "none.mp4", "no such file"), (tmp_path / "empty.mp4", "empty")):
+        with pytest.raises(InputError, match=message):
+            list(iter_frames(source))
+    with pytest.raises(InputError, match="frame_000000 is 8x8"):
+        list(iter_frames([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], shorter_side=14))

@@ -12,15 +12,27 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "vidllm.scene",
+    "GivenCameras": "vidllm.given_cameras",
+    "read_cameras": "vidllm.camera_files",
     "Scene": "vidllm.scene",
     "VidLLMConfig": "vidllm.model.configuration",
     "VidLLMForConditionalGeneration": "vidllm.model.modeling",
     "VidLLMProcessor": "vidllm.model.processing",
 }
 
-__all__ = ["Scene", "VidLLMConfig", "VidLLMForConditionalGeneration", "VidLLMProcessor", "load"]
+__all__ = [
+    "GivenCameras",
+    "Scene",
+    "VidLLMConfig",
+    "VidLLMForConditionalGeneration",
+    "VidLLMProcessor",
+    "load",
+    "read_cameras",
+]
 
 if TYPE_CHECKING:
+    from vidllm.camera_files import read_cameras
+    from vidllm.given_cameras import GivenCameras
     from vidllm.model.configuration import VidLLMConfig
     from vidllm.model.modeling import VidLLMForConditionalGeneration
     from vidllm.model.processing import VidLLMProcessor

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -166,6 +166,7 @@ class FrameCollector:
     def __init__(self, source: str, plan: Callable[..., FrameSpec], pixel_aspect: float = 1.0) -> None:
         self.source, self.plan, self.pixel_aspect = source, plan, pixel_aspect
         self.spec: FrameSpec | None = None
+        self.first = ""
         self.images: list[Tensor] = []
         self.times: list[float] = []
         self.indices: list[int] = []
@@ -175,6 +176,7 @@ class FrameCollector:
         """Process one RGB picture. Raises `InputError` when its size is not that of the first one."""
         size = (image.height, image.width)
         if self.spec is None:
+            self.first = name
             try:
                 self.spec = self.plan(size, pixel_aspect=self.pixel_aspect)
             except ValueError as error:
@@ -182,7 +184,7 @@ class FrameCollector:
         if size != self.spec.original:
             first = self.spec.original
             raise InputError(
-                f"{self.source}: frames differ in size: {self.names[0]} is {first[1]}x{first[0]}, "
+                f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
                 f"{name} is {size[1]}x{size[0]}; resize them to one size"
             )
         self.images.append(self.spec.apply(image))
@@ -203,6 +205,23 @@ class FrameCollector:
             source=self.source,
             names=tuple(self.names),
         )
+
+    def take(self) -> Frames:
+        """Everything added since the last call, which is then forgotten."""
+        taken = self.frames()
+        self.images, self.times, self.indices, self.names = [], [], [], []
+        return taken
+
+
+def joined(parts: Sequence[Frames]) -> Frames:
+    """Frames of one source, one part after the other."""
+    return replace(
+        parts[0],
+        images=torch.cat([part.images for part in parts]),
+        timestamps_s=torch.cat([part.timestamps_s for part in parts]),
+        indices=torch.cat([part.indices for part in parts]),
+        names=tuple(name for part in parts for name in part.names),
+    )
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -283,8 +302,13 @@ def collect_items(
     """Sample `num_frames` of a sequence of paths, pictures or arrays evenly, and process those alone."""
     collector = FrameCollector(source, plan)
     for index in uniform_indices(len(items), num_frames).tolist():
-        item = items[index]
-        name = Path(item).name if isinstance(item, str | Path) else f"frame_{index:06d}"
-        where = name if isinstance(item, str | Path) else f"{source}, frame {index}"
-        collector.add(item_to_image(item, where), index, float(index), name)
+        add_item(collector, items[index], index)
     return collector.frames()
+
+
+def add_item(collector: FrameCollector, item: Any, index: int) -> None:
+    """Process a path, a picture or an array as frame `index` of a source without a clock."""
+    is_file = isinstance(item, str | Path)
+    name = Path(item).name if is_file else f"frame_{index:06d}"
+    where = name if is_file else f"{collector.source}, frame {index}"
+    collector.add(item_to_image(item, where), index, float(index), name)

@@ -10,11 +10,12 @@ Lengths are metres; see :class:`Scene` for the frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,14 +23,20 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vidllm.export.geometry import SceneData
+from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
+from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import greedy_after_prefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.video import Frames
+from vidllm.model.scale_alignment import SceneScale
+from vidllm.model.windows import window_sizes
+
+if TYPE_CHECKING:
+    from vidllm.streaming import LongScene
 
 TINY = Path(__file__).parent / "weights" / "tiny"
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
@@ -64,23 +71,85 @@ class VidLLM:
     def __init__(self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor) -> None:
         self.model, self.processor = model.eval(), processor
 
-    @torch.inference_mode()
-    def reconstruct(self, source: Any, num_frames: int | None = None, known: KnownScale | None = None) -> Scene:
+    def reconstruct(
+        self,
+        source: Any,
+        num_frames: int | None = None,
+        known: KnownScale | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        cameras: GivenCameras | None = None,
+    ) -> Scene:
         """Read a video file, image folder, list of images or array and reconstruct it in metres.
 
         ``num_frames`` frames are sampled uniformly (the model's default when None; fewer when the video is shorter).
         ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
-        are pixels of the original pictures, and its frame is a number among the sampled ones.
+        are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known ones,
+        in place of predicted ones (docs/known_cameras.md).
+
+        More frames than ``window`` (when None, than ``config.windows.whole_up_to``) go in windows that share
+        ``overlap`` frames; ``progress`` hears the number of frames done after each. See docs/long_video.md.
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
-        frames = self.processor.image_processor.read(source, num_frames)
+        if known is not None and cameras is not None and cameras.gives_metres:
+            raise ValueError("poses in metres already give the scale; leave scale, camera height and known length out, "
+                             "or say that the poses' scale is unknown")  # fmt: skip
+        config, images = self.model.config, self.processor.image_processor
+        size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
+        most = config.windows.whole_up_to if window is None and overlap is None else size
+        if (images.num_frames if num_frames is None else num_frames) <= most:
+            return self._whole(images.read(source, num_frames), known, cameras)
+        frames = images.stream(source, images.num_frames if num_frames is None else num_frames)
+        begun = list(islice(frames, most + 1))
+        if 0 < len(begun) <= most:
+            return self._whole(joined(begun), known, cameras)
+        return self._in_windows(chain(begun, frames), size, shared, known, progress, cameras)
+
+    @torch.inference_mode()
+    def _whole(self, frames: Frames, known: KnownScale | None, cameras: GivenCameras | None) -> Scene:
         parameter = next(self.model.parameters())
         images = frames.images[None].to(parameter.device, parameter.dtype)
         if known is not None and known.length is not None:
-            known = KnownScale(length=_processed(known.length, frames))
-        geometry, prefix = self.model.encode_scene(images, known)
+            known = KnownScale(length=processed_length(known.length, frames))
+        given = None if cameras is None else cameras.for_frames(frames)
+        geometry, prefix = self.model.encode_scene(images, known, given)
         return Scene(self.model, self.processor, frames, geometry, prefix)
+
+    def _in_windows(
+        self, frames: Iterable[Frames], size: int, overlap: int, known: KnownScale | None,
+        progress: Callable[[int], None] | None, cameras: GivenCameras | None,
+    ) -> Scene:  # fmt: skip
+        from vidllm.streaming import Growth
+
+        growth = Growth(self, size, overlap, known, cameras=cameras)
+        for done in growth.run(frames):
+            if progress is not None:
+                progress(done)
+        return growth.scene
+
+    def stream(
+        self,
+        source: Any,
+        window: int | None = None,
+        overlap: int | None = None,
+        num_frames: int | None = None,
+        known: KnownScale | None = None,
+        keep_maps: bool = True,
+    ) -> Iterator[LongScene]:
+        """The scene after each window of a video, growing; each can be asked, then and later.
+
+        ``source`` as for :meth:`reconstruct`, or an iterator of images (a live camera). ``num_frames`` frames are
+        sampled uniformly, or every frame is taken. ``keep_maps=False`` keeps no depth maps and pictures (by default
+        they go to temporary files): cameras, questions and boxes need none.
+        """
+        from vidllm.streaming import Growth
+
+        config = self.model.config
+        size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
+        growth = Growth(self, size, shared, known, keep_maps)
+        return (growth.scene for _ in growth.run(self.processor.image_processor.stream(source, num_frames)))
 
     @torch.inference_mode()
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
@@ -104,9 +173,22 @@ class Scene:
         prefix: VisualPrefix,
     ) -> None:
         self._model, self._processor = model, processor
-        self.frames, self.geometry, self._prefix = frames, geometry, prefix
+        self._frames, self._geometry, self._prefix = frames, geometry, prefix
+
+    def __len__(self) -> int:
+        return self._geometry.extrinsics.shape[1]
 
     # ---- geometry ---------------------------------------------------------------------------------------------
+
+    @property
+    def frames(self) -> Frames:
+        """The processed frames, with the map that leads back to the original pictures."""
+        return self._frames
+
+    @property
+    def geometry(self) -> Geometry:
+        """The reconstruction as the model gives it (a batch of one)."""
+        return self._geometry
 
     @property
     def depth(self) -> Tensor:
@@ -136,7 +218,7 @@ class Scene:
     @cached_property
     def scale(self) -> Scale:
         """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
-        found = self.geometry.scale
+        found = self._measured
         spread = float(found.spread[0])
         doubts = []
         if not bool(found.valid[0]):
@@ -145,41 +227,65 @@ class Scene:
             doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
         if self._parallax() < MIN_PARALLAX:
             doubts.append("the camera hardly moves: depth and scale rest on single images")
-        return Scale(float(found.scale[0]), spread, tuple(doubts))
+        return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
+
+    @property
+    def _measured(self) -> SceneScale:
+        return self.geometry.scale
+
+    def _doubts(self) -> list[str]:
+        """What else makes the reconstruction doubtful."""
+        return []
 
     def _parallax(self) -> float:
-        travel = self.geometry.extrinsics[0, :, :, 3].float().norm(dim=-1).max()
-        return float(travel / self.geometry.depth_m[0].float().median().clamp(min=1e-6))
+        return float(self.extrinsics[:, :3, 3].norm(dim=-1).max()) / max(self._median_depth(), 1e-6)
+
+    def _median_depth(self) -> float:
+        return float(self.depth.median())
+
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the processed frames and of the original ones."""
+        height, width = self.frames.images.shape[-2:]
+        return (height, width), self.frames.original_size
 
     @cached_property
     def data(self) -> SceneData:
         """The reconstruction as plain arrays: what the exporters read."""
         rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+        return self._as_data(
+            rgb.numpy(), self.frames, self.frames.timestamps_s, self.frames.names,
+            self.geometry.confidence[0].float().cpu().numpy(),
+        )
+
+    def _as_data(
+        self, rgb: np.ndarray, source: Frames, times_s: Any, names: Sequence[str], confidence: np.ndarray
+    ) -> SceneData:
         return SceneData(
-            rgb=rgb.numpy(),
+            rgb=rgb,
             depth_m=self.depth.numpy(),
             extrinsics=self.extrinsics.numpy().astype(np.float64),
             intrinsics=self.intrinsics.numpy().astype(np.float64),
             scene_from_world=self.scene_from_world.numpy().astype(np.float64),
-            timestamps_s=np.asarray(self.frames.timestamps_s, dtype=np.float64),
-            processed_from_original=np.asarray(self.frames.affine, dtype=np.float64),
-            original_size=self.frames.original_size,
-            confidence=self.geometry.confidence[0].float().cpu().numpy(),
-            names=self.frames.names,
+            timestamps_s=np.asarray(times_s, dtype=np.float64),
+            processed_from_original=np.asarray(source.affine, dtype=np.float64),
+            original_size=source.original_size,
+            confidence=confidence,
+            names=names,
         )
 
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
         centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
+        processed, original = self._sizes()
         return {
-            "frames": len(self.frames),
+            "frames": len(self),
             "scale": self.scale.value,
             "scale_spread": self.scale.spread,
             "warnings": list(self.scale.warnings),
-            "median_depth": float(self.depth.median()),
+            "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
-            "processed_size": list(self.data.size),
-            "original_size": list(self.frames.original_size),
+            "processed_size": list(processed),
+            "original_size": list(original),
             "units": "m",
             "frame": "scene",
         }
@@ -310,7 +416,7 @@ class Scene:
         return [folder / path.relative_to(part) for path in paths]
 
 
-def _processed(known: KnownLength, frames: Frames) -> KnownLength:
+def processed_length(known: KnownLength, frames: Frames) -> KnownLength:
     """A length between pixels of the original pictures as one between pixels of the processed frames."""
     to_processed = np.asarray(frames.affine, dtype=np.float64)
 
@@ -326,15 +432,25 @@ def _three(values: Any) -> tuple[float, float, float]:
     return x, y, z
 
 
-def load(model: str | Path | None = None, device: str = "cpu", dtype: str = "float32") -> VidLLM:
+def load(
+    model: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    language_dtype: str | None = None,
+    offload: str | None = None,
+) -> VidLLM:
     """The shipped ``tiny`` model, or one from a folder or hub id.
 
-    Raises ValueError, naming the folder, when it is missing or holds another kind of model.
+    ``language_dtype`` "int8" or "int4": weights of the language model's layers in 8 or 4 bits. ``offload="cpu"``: they
+    wait in the host's memory (docs/performance.md). Raises ValueError, naming the folder, when it is missing or holds
+    another kind of model.
     """
     from vidllm.model.auto import load_pretrained
+    from vidllm.model.quantisation import place
 
-    path = TINY if model is None else model
-    network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None), device=_device(device))
+    path, where = TINY if model is None else model, _device(device)
+    network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None))
+    place(network, where, language_dtype, offload)
     return VidLLM(network, processor)
 
 

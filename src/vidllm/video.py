@@ -37,13 +37,14 @@ from vidllm.frames import (
     Frames,
     InputError,
     Resize,
+    add_item,
     collect_items,
     frame_spec,
     list_images,
     uniform_indices,
 )
 
-__all__ = ["Frames", "InputError", "load_frames", "write_video"]
+__all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
 
 _NOT_VIDEO = frozenset({"hls", "concat", "dash", "tty", "image2"})  # formats that point elsewhere or draw text
 
@@ -65,6 +66,16 @@ class _Scan:
         """Whether every frame has its own time, none comes before the first key frame, and nothing is damaged."""
         unique = len(set(self.pts)) == len(self.pts)
         return self.timed and unique and self.damage is None and bool(self.keys) and self.keys[0][0] == self.pts[0]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One decoded frame with its number in presentation order and its time from the first."""
+
+    stream: VideoStream
+    frame: av.VideoFrame
+    index: int
+    time_s: float
 
 
 def load_frames(
@@ -93,43 +104,122 @@ def load_frames(
     uniform_indices(1, num_frames)
     plan = partial(frame_spec, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
     plan((patch_size, patch_size))  # wrong options are reported before any file is read
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+            return _load_video(path, num_frames, plan)
+        return collect_items(_items(source), str(path), num_frames, plan)
+    name = "array" if isinstance(source, np.ndarray | Tensor) else "list of frames"
+    return collect_items(_items(source), name, num_frames, plan)
+
+
+def _items(source: Any) -> Any:
+    """What is not a film as a sequence of paths, pictures or arrays."""
     if isinstance(source, np.ndarray | Tensor):
         if source.ndim != 4:
             raise InputError(f"array: expected shape (F, H, W, 3) or (F, 3, H, W), got {tuple(source.shape)}; "
                              "add the frame axis to a single picture")  # fmt: skip
-        return collect_items(source, "array", num_frames, plan)
+        return source
     if not isinstance(source, str | Path):
-        return collect_items(list(source), "list of frames", num_frames, plan)
+        return list(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return collect_items(list_images(path), str(path), num_frames, plan)
+        return list_images(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder; check the path")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return collect_items([path], str(path), num_frames, plan)
-    return _load_video(path, num_frames, plan)
+    return [path]
 
 
 def _load_video(path: Path, num_frames: int | None, plan: Any) -> Frames:
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; copy or record it again")
-    scan, aspect = _scan(path)
+    scan, aspect = _scan(_not_empty(path))
     if scan.allows_seeking():
         collector = FrameCollector(str(path), plan, aspect)
         try:
-            _collect_seeking(path, scan, num_frames, collector)
+            for picture in _seek_pictures(path, scan, num_frames):
+                _add(collector, picture)
             return collector.frames()
         except _SeekFailedError:
             pass
-    collector = FrameCollector(str(path), plan, aspect)
-    damage = _collect_sequentially(path, num_frames, collector)
-    if not collector.images:
-        raise InputError(f"{path}: no frame could be decoded ({damage or scan.damage or 'no video data'}); "
+    collector, damage = FrameCollector(str(path), plan, aspect), list[str]()
+    for picture in _decode_pictures(path, num_frames, damage):
+        _add(collector, picture)
+    _tell_damage(path, scan, damage, decoded=bool(collector.images))
+    return collector.frames()
+
+
+def _tell_damage(path: Path, scan: _Scan, damage: list[str], decoded: bool) -> None:
+    """Warn of a film that decodes in part; `InputError` for one of which nothing does."""
+    if not decoded:
+        reason = (damage or [scan.damage or "no video data"])[-1]
+        raise InputError(f"{path}: no frame could be decoded ({reason}); "
                          "the file is cut or damaged, copy or convert it again")  # fmt: skip
     if damage or scan.damage:
-        warnings.warn(f"{path}: damaged or cut video ({scan.damage or damage}); using the frames that decode",
-                      stacklevel=3)  # fmt: skip
-    return collector.frames()
+        warnings.warn(f"{path}: damaged or cut video ({scan.damage or damage[-1]}); using the frames that decode",
+                      stacklevel=4)  # fmt: skip
+
+
+def iter_frames(
+    source: Any,
+    num_frames: int | None = None,
+    *,
+    shorter_side: int = 518,
+    resize: Resize = "shorter_side",
+    patch_size: int = 14,
+) -> Iterator[Frames]:
+    """The frames of :func:`load_frames` one at a time, each a `Frames` of one, decoded when it is asked for.
+
+    Every frame by default. The source may also be an iterator of paths, pictures or arrays (a live camera), whose
+    number of frames nobody knows: `InputError` when `num_frames` of them are wanted. Of a film that turns out damaged
+    on the way, frames already given are not given again.
+    """
+    uniform_indices(1, num_frames)
+    plan = partial(frame_spec, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
+    plan((patch_size, patch_size))
+    path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    if path is not None and path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+        return _iter_film(path, num_frames, plan)
+    if isinstance(source, Iterator):
+        if num_frames is not None:
+            raise InputError(f"an iterator has no known length, so {num_frames} frames cannot be spread over it; "
+                             "take every frame, or thin it yourself (itertools.islice)")  # fmt: skip
+        return _iter_items(enumerate(source), "iterator of frames", plan)
+    items = _items(source)
+    name = str(path) if path is not None else "array" if isinstance(source, np.ndarray | Tensor) else "list of frames"
+    chosen = uniform_indices(len(items), num_frames).tolist()
+    return _iter_items(((index, items[index]) for index in chosen), name, plan)
+
+
+def _iter_items(items: Iterator[tuple[int, Any]], name: str, plan: Any) -> Iterator[Frames]:
+    collector = FrameCollector(name, plan)
+    for index, item in items:
+        add_item(collector, item, index)
+        yield collector.take()
+
+
+def _iter_film(path: Path, num_frames: int | None, plan: Any) -> Iterator[Frames]:
+    scan, aspect = _scan(_not_empty(path))
+    collector, last, damage = FrameCollector(str(path), plan, aspect), -1, list[str]()
+    if scan.allows_seeking():
+        try:
+            for picture in _seek_pictures(path, scan, num_frames):
+                _add(collector, picture)
+                last = picture.index
+                yield collector.take()
+            return
+        except _SeekFailedError:
+            pass
+    for picture in _decode_pictures(path, num_frames, damage):
+        if picture.index > last:
+            _add(collector, picture)
+            last = picture.index
+            yield collector.take()
+    _tell_damage(path, scan, damage, decoded=last >= 0)
+
+
+def _not_empty(path: Path) -> Path:
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; copy or record it again")
+    return path
 
 
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:
@@ -183,8 +273,8 @@ def _record(scan: _Scan, packet: Any) -> None:
         scan.keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
 
 
-def _collect_seeking(path: Path, scan: _Scan, num_frames: int | None, collector: FrameCollector) -> None:
-    """Add the wanted frames, each reached from the last key frame before it."""
+def _seek_pictures(path: Path, scan: _Scan, num_frames: int | None) -> Iterator[_Picture]:
+    """The wanted frames, each reached from the last key frame before it."""
     container, stream = _open(path)
     key_times = [pts for pts, _ in scan.keys]
     with container:
@@ -197,8 +287,7 @@ def _collect_seeking(path: Path, scan: _Scan, num_frames: int | None, collector:
                 frames = _seek(container, stream, key[1])
             frame = _forward(frames, wanted)
             position = wanted
-            time_s = float((wanted - scan.pts[0]) * (stream.time_base or Fraction(1)))
-            _add(collector, stream, frame, index, time_s)
+            yield _Picture(stream, frame, index, float((wanted - scan.pts[0]) * (stream.time_base or Fraction(1))))
 
 
 def _seek(container: InputContainer, stream: VideoStream, target: int) -> Iterator[av.VideoFrame]:
@@ -222,9 +311,8 @@ def _forward(frames: Iterator[av.VideoFrame], wanted: int) -> av.VideoFrame:
     raise _SeekFailedError
 
 
-def _collect_sequentially(path: Path, num_frames: int | None, collector: FrameCollector) -> str | None:
-    """Decode everything twice, once to count and once to keep, skipping damage. Returns the last damage met."""
-    damage: list[str] = []
+def _decode_pictures(path: Path, num_frames: int | None, damage: list[str]) -> Iterator[_Picture]:
+    """The wanted frames by decoding everything twice, once to count and once to keep; damage is noted and skipped."""
     container, stream = _open(path)
     with container:
         count = sum(1 for _ in _decode_all(container, stream, damage))
@@ -236,8 +324,7 @@ def _collect_sequentially(path: Path, num_frames: int | None, collector: FrameCo
             time_s = frame.time if frame.time is not None else index / float(stream.average_rate or 1)
             first = time_s if first is None else first
             if index in wanted:
-                _add(collector, stream, frame, index, time_s - first)
-    return damage[-1] if damage else None
+                yield _Picture(stream, frame, index, time_s - first)
 
 
 def _decode_all(container: InputContainer, stream: VideoStream, damage: list[str]) -> Iterator[av.VideoFrame]:
@@ -255,11 +342,11 @@ def _decode_all(container: InputContainer, stream: VideoStream, damage: list[str
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
-def _add(collector: FrameCollector, stream: VideoStream, frame: av.VideoFrame, index: int, time_s: float) -> None:
-    array, transposed = _upright(frame, stream)
-    if transposed and not collector.images:
+def _add(collector: FrameCollector, picture: _Picture) -> None:
+    array, transposed = _upright(picture.frame, picture.stream)
+    if transposed and collector.spec is None:
         collector.pixel_aspect = 1 / collector.pixel_aspect
-    collector.add(Image.fromarray(array), index, time_s, f"frame_{index:06d}")
+    collector.add(Image.fromarray(array), picture.index, picture.time_s, f"frame_{picture.index:06d}")
 
 
 def _upright(frame: av.VideoFrame, stream: VideoStream) -> tuple[UInt8[np.ndarray, "H W 3"], bool]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidllm.given_cameras import GivenCameras
     from vidllm.model.known_scale import KnownLength, KnownScale
 
 
@@ -61,6 +62,17 @@ def known_scale(scale: float | None, camera_height: float | None, length: str | 
     if scale is None and camera_height is None and length is None:
         return None
     return KnownScale(scale, camera_height, None if length is None else known_length(length))
+
+
+def known_cameras(intrinsics: str | None, poses: str | None, scale: str | None) -> GivenCameras | None:
+    """``--intrinsics``, ``--poses``, ``--poses-scale``: None without any, ValueError for wrong ones."""
+    if scale is not None and poses is None:
+        raise ValueError("--poses-scale says what the poses' unit is; give them with --poses")
+    if intrinsics is None and poses is None:
+        return None
+    from vidllm.camera_files import read_cameras
+
+    return read_cameras(intrinsics, poses, scale != "unknown")
 
 
 def known_length(text: str) -> KnownLength:

@@ -124,7 +124,7 @@ def demo(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace) -> VidLLM:
     from vidllm.scene import load
 
-    return load(options.model, options.device, options.dtype)
+    return load(options.model, options.device, options.dtype, options.language_dtype, options.offload)
 
 
 def _scene(options: argparse.Namespace) -> Scene:
@@ -132,7 +132,10 @@ def _scene(options: argparse.Namespace) -> Scene:
     count = reading.frames(options.frames)
     reading.source(options.video)
     known = reading.known_scale(options.scale, options.camera_height, options.known_length)
-    return _model(options).reconstruct(options.video, count, known)
+    cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale)
+    model = _model(options)
+    line = reading.Progress("frames", count or model.processor.image_processor.num_frames)
+    return model.reconstruct(options.video, count, known, options.window, options.overlap, line, cameras)
 
 
 def _tell_doubts(scene: Scene) -> None:

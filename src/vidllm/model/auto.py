@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +62,9 @@ def load_pretrained(
         with quiet():
             loaded: Any = kind.from_pretrained(place, dtype=dtype, output_loading_info=True)
             processor = VidLLMProcessor.from_pretrained(place)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{place}: cannot be loaded as a vidllm checkpoint ({_first_line(error)})") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = code_refused(error) or _first_line(error)
+        raise ValueError(f"{place}: cannot be loaded as a vidllm checkpoint ({reason})") from error
     network, report = loaded
     _check_complete(place, report)
     return network.to(device).eval(), processor
@@ -125,6 +127,17 @@ def _check_complete(place: str, report: dict[str, Any]) -> None:
         if names:
             what = kind.replace("_keys", "")
             raise ValueError(f"{place}: {len(names)} {what} weights, such as {names[0]}; is the checkpoint complete?")
+
+
+def code_refused(error: Exception) -> str | None:
+    """Why weights in a pickle were refused, where it was for the code in it; None for another error."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named is None:
+        return None
+    return (
+        f"refused, it holds more than tensors: unpickling would call {named[1]}, which can run any code; only tensors "
+        "are read, ask for safetensors"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput
 from vidllm.model.dense_head import DenseHead
+from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
@@ -48,9 +49,10 @@ from vidllm.model.scale_alignment import align_scale
 class CascadeConfig(VidLLMConfig):
     """Configuration of :class:`CascadeForConditionalGeneration`.
 
-    vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a metric depth model, None
-    without one; metric_side: its images' shorter side in pixels. camera_height_m: of videos about which nothing else
-    is known.
+    vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a Vid-LLM's metric depth
+    model, None without one; metric_side: its images' shorter side in pixels. metric_model: the configuration of a depth
+    estimator of transformers in its place, and metric_input what pictures it wants (``model.depth_estimator``).
+    camera_height_m: of videos about which nothing else is known.
     """
 
     model_type = "vidllm_cascade"
@@ -62,6 +64,8 @@ class CascadeConfig(VidLLMConfig):
         vision_layer: int = -2,
         metric_encoder: EncoderConfig | dict[str, Any] | None = None,
         metric_side: int = 518,
+        metric_model: dict[str, Any] | None = None,
+        metric_input: dict[str, Any] | None = None,
         camera_height_m: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +76,8 @@ class CascadeConfig(VidLLMConfig):
         self.vision_layer = vision_layer
         self.metric_encoder = _encoder(metric_encoder)
         self.metric_side = metric_side
+        self.metric_model = metric_model
+        self.metric_input = metric_input
         self.camera_height_m = camera_height_m
         super().__init__(**kwargs)
 
@@ -137,9 +143,11 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         points = config.dense_head.point_head
         self.point_head = DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
         self.metric_depth = None
-        self.metric: MetricEstimator | None = None
+        self.metric: MetricEstimator | DepthEstimator | None = None
         if config.metric_encoder is not None:
             self.metric = MetricEstimator(config.metric_encoder, config.metric_depth, config.metric_side)
+        elif config.metric_model is not None:
+            self.metric = DepthEstimator(config.metric_model, config.metric_input or {})
         self.clip = CLIPVisionModel(config.vision_config)
         self.clip_side = _whole(config.vision_config.image_size)
         self.clip_patch = _whole(config.vision_config.patch_size)
@@ -173,7 +181,11 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         geometry = self.assemble(features, self.locate(features))
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
         scenes = points.flatten(1, 3)
-        ups = [up_from_points(p, u) for p, u in zip(scenes, geometry.up.float(), strict=True)]
+        if features.known is not None and features.known.up is not None:
+            ups = list(geometry.up.float())
+        else:
+            upright = up_from_cameras(geometry.extrinsics)
+            ups = [up_from_points(p, u) for p, u in zip(scenes, upright, strict=True)]
         frames = [room_frame(p, u) for p, u in zip(scenes, ups, strict=True)]
         return replace(geometry, up=torch.stack(ups), scene_from_world=torch.stack(frames))
 
@@ -182,8 +194,10 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
     ) -> Geometry:
         """The geometry in metres: by what is known, else by the metric depth model, else by the usual camera height.
 
-        ValueError where there is none of these.
+        Left as it is where poses in metres gave its scale. ValueError where there is none of these.
         """
+        if known is None and bool(geometry.scale.valid.all()):
+            return geometry
         if known is None and self.metric is not None:
             metric = self.metric(pixel_values, geometry.intrinsics)
             scale = align_scale(geometry.depth_m.float(), metric, geometry.confidence.float(), self.config.scale)
@@ -197,13 +211,9 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
             )
         return rescaled(geometry, known_scale(known, geometry))
 
-    def encode_scene(
-        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
-    ) -> tuple[Geometry, VisualPrefix]:
-        """Everything a scene needs before the first question."""
-        features = self.see(pixel_values)
-        geometry = self.in_metres(self.reconstruct_features(features), pixel_values, known)
-        return geometry, self.lift(features, geometry)
+    def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
+        """The room's frame as the first window found it."""
+        return first.scene_from_world
 
     # ---- language: LLaVA-3D -----------------------------------------------------------------------------------
 
@@ -229,8 +239,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         pooled = voxel_pool(
             placed, positions, positions.isfinite().all(-1), patches.voxel_size_m, patches.max_patches
         )
-        tokens = self.projector(pooled.features)
-        return VisualPrefix(tokens, pooled.mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
+        return self.present(pooled, None)
 
     def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""

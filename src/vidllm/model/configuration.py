@@ -84,7 +84,7 @@ class DenseHeadConfig:
 class MetricDepthConfig:
     """Metric Depth Model: DPT decoder on the encoder's features and ordered metric bins (docs/method.md, section 5)."""
 
-    enabled: bool = True  # ablation: without it, depth stays at its learned scale
+    enabled: bool = True  # ablation: without it, lengths are ``scale.unit_m`` a unit of relative depth
     features: int = 256
     out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     num_bins: int = 64  # [D]
@@ -103,7 +103,9 @@ class MetricDepthConfig:
 class ScaleConfig:
     """Real-scale alignment (docs/method.md, section 6)."""
 
-    estimator: Literal["log_huber", "wls"] = "log_huber"  # [D]; "wls" is the paper's literal form
+    # [D]; "wls" is the paper's literal form; "none" (ablation): depth is the metric one, nothing is aligned to it
+    estimator: Literal["log_huber", "wls", "none"] = "log_huber"
+    unit_m: float = 1.0  # [D] metres a unit of relative depth where nothing measures it (no metric depth, "none")
     frames: int | Literal["all"] = 16  # [P]
     seed: int = 0
     huber_delta: float = 0.1  # [D] in log units
@@ -120,7 +122,16 @@ class PatchesConfig:
     positions: bool = True  # ablation "2D": False leaves the 3D position embedding out
     voxel_size_m: float = 0.2  # [D] LLaVA-3D's
     max_patches: int = 2560  # [D] LLaVA-3D's cap; over it the voxel grows
-    token_norm: bool = False  # [D] visual tokens normalised to the size of words; for training from nothing
+    token_norm: bool = False  # [D] visual tokens normalised (patches_3d.TOKEN_SIZE); for training from nothing
+
+
+@dataclass
+class WindowsConfig:
+    """Long videos in windows (docs/long_video.md). A window is as long as the clips that a model was trained on."""
+
+    size: int | None = None  # [D] frames a window; None: ``default_frames``
+    overlap: int | None = None  # [D] frames shared with the window before; None: a quarter of a window
+    whole_up_to: int = 64  # [D] more frames than this go in windows without being asked to
 
 
 @dataclass
@@ -146,6 +157,7 @@ _PARTS: dict[str, type] = {
     "metric_depth": MetricDepthConfig,
     "scale": ScaleConfig,
     "patches": PatchesConfig,
+    "windows": WindowsConfig,
     "grounding": GroundingConfig,
 }
 
@@ -181,6 +193,7 @@ class VidLLMConfig(PretrainedConfig):
     metric_depth: MetricDepthConfig
     scale: ScaleConfig
     patches: PatchesConfig
+    windows: WindowsConfig
     grounding: GroundingConfig
 
     def __init__(

@@ -38,9 +38,10 @@ from vidllm.model.encoder import DinoEncoder, EncoderOutput
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
+from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.patches_3d import PooledPatches, PositionEmbedding, Projector, back_project, voxel_pool
 from vidllm.model.scale_alignment import SceneScale, align_scale, unit_scale
 from vidllm.model.splice import SplicedInputs, splice
 from vidllm.model.text import encode_parts
@@ -50,11 +51,12 @@ ALIGNMENT = 64  # bytes; where torch's own allocations begin
 
 @dataclass
 class Features:
-    """The shared encoder's tokens and the adapter's two flows."""
+    """The shared encoder's tokens and the adapter's two flows; what is ``known`` of the cameras goes with them."""
 
     seen: EncoderOutput
     flows: AdapterOutput
     image_size: tuple[int, int]
+    known: KnownCameras | None = None
 
 
 @dataclass
@@ -212,11 +214,21 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         """Relative geometry and metric depth into metres (docs/method.md, section 6)."""
         extrinsics, intrinsics = decode_pose(cameras.pose_encodings[-1].float(), features.image_size)
         depth, confidence = self.relative_depth(cameras, features.image_size)
-        metric, scale = None, unit_scale(depth)
+        fitted, up = None, cameras.up
+        if features.known is not None:
+            fitted = features.known.fit(extrinsics, intrinsics, depth)
+            intrinsics, up = fitted.intrinsics, up if features.known.up is None else features.known.up.to(up)
+        metric, scale = None, unit_scale(depth, self.config.scale.unit_m)
         if self.metric_depth is not None:
             metric, _ = self.measure(features, intrinsics)
+        if metric is not None and self.config.scale.estimator != "none":
             scale = align_scale(depth.float(), metric.float(), confidence.float(), self.config.scale)
-        return _in_metres(extrinsics, intrinsics, depth, confidence, metric, scale, cameras.up)
+        if fitted is not None:
+            extrinsics, scale = fitted.place(scale)
+        geometry = _in_metres(extrinsics, intrinsics, depth, confidence, metric, scale, up)
+        if metric is not None and self.config.scale.estimator == "none":
+            return replace(geometry, depth_m=metric)
+        return geometry
 
     def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
         """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens ride in front. Geometry is detached here."""
@@ -226,13 +238,22 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, grid: tuple[int, int], geometry: Geometry
     ) -> VisualPrefix:
         """:meth:`lift` of any semantic tokens; without a ``bridge`` nothing rides in front."""
-        positions, valid = self._patch_positions(geometry, grid)
+        return self.pool_patches(tokens, bridge, *self.patch_positions(geometry, grid))
+
+    def pool_patches(
+        self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, positions: Tensor, valid: Tensor
+    ) -> VisualPrefix:
+        """The visual prefix of tokens that lie at ``positions`` (B,F,P,3), metres, where ``valid`` (B,F,P)."""
         if self.config.patches.positions:
             tokens = tokens + self.position_embedding(positions.to(tokens.dtype))
         pooled = voxel_pool(
             tokens.flatten(1, 2), positions.flatten(1, 2), valid.flatten(1, 2),
             self.config.patches.voxel_size_m, self.config.patches.max_patches,
         )
+        return self.present(pooled, bridge)
+
+    def present(self, pooled: PooledPatches, bridge: Tensor | None) -> VisualPrefix:
+        """Pooled patches as the language model reads them, projected; bridge tokens ride in front."""
         prefix, mask = self.projector(pooled.features), pooled.mask
         if self.config.adapter.language_rider and bridge is not None:
             rider = self.projector(bridge.flatten(1, -2))
@@ -240,7 +261,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             mask = torch.cat([mask.new_ones(rider.shape[:2]), mask], 1)
         return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
 
-    def _patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Patch centres in the scene frame (B,F,P,3), metres, without gradient, and which of them are valid."""
         with torch.no_grad(), full_precision():
             world, valid = back_project(
@@ -252,14 +273,23 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return scene, valid
 
     def encode_scene(
-        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
-    ) -> tuple[Geometry, VisualPrefix]:
-        """Everything a scene needs before the first question; what is ``known`` goes before the measured scale."""
-        features = self.see(pixel_values)
-        geometry = self.reconstruct_features(features)
-        if known is not None:
-            geometry = rescaled(geometry, known_scale(known, geometry))
+        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
+        cameras: KnownCameras | None = None,
+    ) -> tuple[Geometry, VisualPrefix]:  # fmt: skip
+        """Everything before the first question; a ``known`` scale and ``cameras`` go before what is measured."""
+        features = replace(self.see(pixel_values), known=cameras)
+        geometry = self.in_metres(self.reconstruct_features(features), pixel_values, known)
         return geometry, self.lift(features, geometry)
+
+    def in_metres(
+        self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
+    ) -> Geometry:
+        """The geometry at the scale that is known, else as it is: it was measured already."""
+        return geometry if known is None else rescaled(geometry, known_scale(known, geometry))
+
+    def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
+        """Scene from world of a video in windows: ``up`` over all of them, ``first`` the first window's geometry."""
+        return scene_from_world(up.float())
 
     # ---- language -----------------------------------------------------------------------------------------------
 

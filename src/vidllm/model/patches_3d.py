@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from vidllm.geometry.precision import full_precision
 
-WORD_SIZE = 0.1  # root mean square of a word's embedding in a language model trained from nothing
+#: Root mean square of a visual token behind the norm: that of a small language model's stream behind its first layer.
+#: Tokens of the size of words (0.1) are overwritten there: what they show is hardly left in the layers that read it.
+TOKEN_SIZE = 10.0
 VOXEL_GROWTH = 1.1  # factor a step when a scene has more voxels than the cap
 
 
@@ -53,14 +55,14 @@ class PositionEmbedding(nn.Module):
 class Projector(nn.Sequential):
     """From the encoder's width to the language model's: Linear-GELU-Linear ("mlp2x_gelu").
 
-    With ``norm``, a LayerNorm follows that brings the tokens to the size of a small language model's words.
+    With ``norm``, a LayerNorm follows that brings all tokens to one size.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, norm: bool = False) -> None:
         layers: list[nn.Module] = [nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim)]
         super().__init__(*layers, *([nn.LayerNorm(out_dim)] if norm else []))
         if norm:
-            nn.init.constant_(self[3].weight, WORD_SIZE)  # type: ignore[arg-type]
+            nn.init.constant_(self[3].weight, TOKEN_SIZE)  # type: ignore[arg-type]
 
 
 def patch_centres(grid: tuple[int, int], patch_size: int, device: torch.device | None = None) -> Float[Tensor, "P 2"]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from vidllm.frames import Frames, Resize
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.prompts import CHAT_TEMPLATE, COORD_TOKEN, LOC_TOKEN, VIDEO_TOKEN
 from vidllm.model.text import decode_answers, encode_prompt, special_token_ids
-from vidllm.video import load_frames
+from vidllm.video import iter_frames, load_frames
 
 
 class VideoFrameKwargs(ImagesKwargs, total=False):
@@ -56,6 +56,19 @@ class VidLLMVideoFrameProcessor(PilBackend):
         return load_frames(
             source,
             self.num_frames if num_frames is None else num_frames,
+            shorter_side=self.shorter_side,
+            resize=self.resize_mode,
+            patch_size=self.patch_size,
+        )
+
+    def stream(self, source: Any, num_frames: int | None = None) -> Iterator[Frames]:
+        """One source's frames one by one, each decoded when it is asked for; all of them when ``num_frames`` is None.
+
+        The source may be an iterator of images as well, such as a live camera.
+        """
+        return iter_frames(
+            source,
+            num_frames,
             shorter_side=self.shorter_side,
             resize=self.resize_mode,
             patch_size=self.patch_size,

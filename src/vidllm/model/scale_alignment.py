@@ -37,12 +37,12 @@ class SceneScale:
     valid: Tensor
 
 
-def unit_scale(depth: Float[Tensor, "B F H W"]) -> SceneScale:
-    """Scale 1 with no votes: the depth is kept as it is (no metric depth model)."""
+def unit_scale(depth: Float[Tensor, "B F H W"], unit_m: float = 1.0) -> SceneScale:
+    """The same scale for every scene, with no votes: nothing measures it (no metric depth model, no alignment)."""
     batch, frames = depth.shape[:2]
     nothing = torch.full((batch, frames), float("nan"), device=depth.device)
     flag = torch.zeros(batch, dtype=torch.bool, device=depth.device)
-    return SceneScale(torch.ones(batch, device=depth.device), nothing, nothing[:, 0].clone(), flag)
+    return SceneScale(torch.full((batch,), unit_m, device=depth.device), nothing, nothing[:, 0].clone(), flag)
 
 
 def sample_frames(frames: int, config: ScaleConfig) -> Int[Tensor, " f"]:

@@ -1,0 +1,219 @@
+"""Similarities of space: windows of one video, each at its own scale, joined through the frames that they share.
+
+A frame seen by two windows has a depth map and a camera in both. Its pixels pair the points of the two, so rotation,
+translation and scale follow in closed form (Umeyama); points that disagree lose their weight (Cauchy's, re-estimated),
+because a depth map that is wrong in one window must not bend everything behind the joint (docs/long_video.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.alignment import umeyama, weighted_median
+from vidllm.geometry.cameras import invert_extrinsics, unproject
+from vidllm.geometry.rotations import quaternion_to_matrix
+
+POINTS_A_FRAME = 4096  # at most so many pixels of a shared frame are paired, on a regular grid
+ROUNDS = 20  # of re-weighting
+CENTRE_SHARE = 0.25  # weight of a shared camera's centre, relative to all points of its frame
+MOST_TILT = 0.1  # radians; a direction further off pulls no harder
+_FLOOR = 1e-9  # relative residual below which points agree exactly
+
+
+@dataclass(frozen=True)
+class Sim3:
+    """``x -> scale * rotation @ x + translation``, float64 on the CPU: scale (), rotation (3,3), translation (3)."""
+
+    scale: Tensor
+    rotation: Tensor
+    translation: Tensor
+
+    @staticmethod
+    def identity() -> Sim3:
+        """The similarity that changes nothing."""
+        one = torch.ones((), dtype=torch.float64)
+        return Sim3(one, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+
+    def apply(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """The points moved, float64."""
+        return self.scale * (points.double() @ self.rotation.T) + self.translation
+
+    def after(self, first: Sim3) -> Sim3:
+        """The similarity that does ``first``, then this one."""
+        rotation = self.rotation @ first.rotation
+        return Sim3(self.scale * first.scale, rotation, self.apply(first.translation))
+
+    def inverse(self) -> Sim3:
+        """The way back."""
+        rotation, scale = self.rotation.T, 1 / self.scale
+        return Sim3(scale, rotation, -scale * (rotation @ self.translation))
+
+    def move_cameras(self, extrinsics: Float[Tensor, "F r 4"]) -> Float[Tensor, "F 3 4"]:
+        """Cameras-from-world (3x4 or 4x4) of the moved world, float64; depths are to be multiplied by ``scale``."""
+        pose = extrinsics.double()
+        rotation = pose[:, :3, :3] @ self.rotation.T
+        return torch.cat([rotation, self.scale * pose[:, :3, 3:] - rotation @ self.translation[:, None]], -1)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Posed depth maps: depth, confidence (F,H,W), intrinsics (F,3,3) in pixels, extrinsics (F,3|4,4) from a world.
+
+    Lengths are of any one unit; a depth that is not finite and positive, or of confidence 0, is unknown.
+    """
+
+    depth: Tensor
+    confidence: Tensor
+    intrinsics: Tensor
+    extrinsics: Tensor
+
+    def __getitem__(self, frames: slice) -> Views:
+        return Views(self.depth[frames], self.confidence[frames], self.intrinsics[frames], self.extrinsics[frames])
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How a later window lies in an earlier one, and the median distance of their points over the points' depth."""
+
+    transform: Sim3
+    residual: float
+
+
+def join(earlier: Views, later: Views) -> Joint:
+    """The robust similarity from the later window's world into the earlier one's, from the same frames in both.
+
+    Starts at the cameras' mean relative rotation and the median ratio of depths. ValueError where the two have no
+    frame, or no known pixel, in common.
+    """
+    if len(earlier) != len(later) or not len(later):
+        raise ValueError(f"expected the same shared frames in both windows, received {len(earlier)} and {len(later)}")
+    earlier, later = _thinned(earlier), _thinned(later)
+    weights = _pair_weights(earlier, later)
+    if int((weights > 0).sum()) < 3:
+        raise ValueError("the windows share no pixel of known depth; take a larger overlap or other frames")
+    start = _first_guess(earlier, later, weights)
+    source, target = _points(later), _points(earlier)
+    reach = torch.cat([earlier.depth.flatten(), _frame_depths(earlier, weights)])
+    total = torch.cat([weights.flatten(), CENTRE_SHARE * weights.flatten(1).sum(1)])
+    used = total > 0
+    return fit_similarity(source[used], target[used], total[used], reach[used], start)
+
+
+def fit_similarity(
+    source: Float[Tensor, "n 3"],
+    target: Float[Tensor, "n 3"],
+    weights: Float[Tensor, " n"],
+    reach: Float[Tensor, " n"],
+    start: Sim3,
+    rounds: int = ROUNDS,
+) -> Joint:
+    """Similarity from source to target by least squares, re-weighted.
+
+    An error counts relative to ``reach`` (a point's depth: errors grow with it) and has the weight ``1 / (1 + (r /
+    m)^2)``, with r its size and m the median size, both of the round before. ``start`` gives the first residuals.
+    """
+    found, residual = start, torch.zeros(())
+    for _ in range(rounds):
+        error = (found.apply(source) - target).norm(dim=-1) / reach
+        residual = weighted_median(error, weights).clamp(min=_FLOOR)
+        kept = weights / reach.square() / (1 + (error / residual).square())
+        found = Sim3(*umeyama(source, target, weights=kept))
+    return Joint(found, float(residual))
+
+
+def nudge(
+    place: Sim3, about: Float[Tensor, " 3"], scale: Float[Tensor, ""], direction: Tensor, towards: Tensor, share: float
+) -> Sim3:
+    """``place``, then a small similarity that keeps the point ``about``: a factor ``scale``, and a rotation that takes
+    ``direction`` (3) a ``share`` of its way ``towards`` (3), of which no more than `MOST_TILT` counts.
+    """
+    axis = torch.linalg.cross(direction, towards)
+    sine = axis.norm()
+    angle = share * torch.atan2(sine, direction @ towards).clamp(max=MOST_TILT)
+    half = torch.cat([axis / sine.clamp(min=1e-12) * (angle / 2).sin(), (angle / 2).cos()[None]])
+    rotation = quaternion_to_matrix(half)
+    return Sim3(scale, rotation, about - scale * (rotation @ about)).after(place)
+
+
+def mean_direction(vectors: Float[Tensor, "n 3"], rounds: int = 20) -> Float[Tensor, " 3"]:
+    """The unit vector with the least sum of distances to the given directions (their median on the sphere).
+
+    A single direction is returned as it is, to the last bit.
+    """
+    if len(vectors) == 1:
+        return vectors[0]
+    unit = vectors / vectors.norm(dim=-1, keepdim=True)
+    found = unit.mean(0)
+    for _ in range(rounds):
+        found = found / found.norm().clamp(min=1e-12)
+        pull = 1 / (unit - found).norm(dim=-1, keepdim=True).clamp(min=1e-4)
+        found = (pull * unit).sum(0) / pull.sum()
+    return found / found.norm().clamp(min=1e-12)
+
+
+def mean_rotation(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
+    """The rotation with the least sum of squared distances to the given ones (chordal mean)."""
+    u, _, vt = torch.linalg.svd(rotations.sum(0))
+    sign = torch.ones_like(u[0])
+    sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    return (u * sign) @ vt
+
+
+def _thinned(views: Views) -> Views:
+    """Every n-th pixel both ways, so that a frame has at most `POINTS_A_FRAME`; in float64 on the CPU."""
+    height, width = views.depth.shape[-2:]
+    step = 1
+    while -(-height // step) * -(-width // step) > POINTS_A_FRAME:
+        step += 1
+    grid = views.intrinsics.double().cpu().clone()
+    grid[:, :2] /= step
+    grid[:, :2, 2] += 0.5 - 0.5 / step  # the kept pixel's centre is the coarse pixel's
+    depth, confidence = (x[:, ::step, ::step].double().cpu() for x in (views.depth, views.confidence))
+    return Views(depth, confidence, grid, views.extrinsics.double().cpu())
+
+
+def _pair_weights(a: Views, b: Views) -> Tensor:
+    """Weight (F,H,W) of every pair: the geometric mean of the two confidences, each in units of its window's median.
+
+    As in the scale's vote, the less sure half of a frame's pixels is left out.
+    """
+    known = torch.ones_like(a.depth, dtype=torch.bool)
+    weight = torch.ones_like(a.depth)
+    for views in (a, b):
+        known &= views.depth.isfinite() & (views.depth > 0) & views.confidence.isfinite() & (views.confidence > 0)
+        typical = views.confidence[known].median() if bool(known.any()) else 1.0
+        weight = weight * views.confidence / typical
+    weight = torch.where(known, weight, torch.nan)
+    middle = weight.flatten(1).nanmedian(1).values[:, None, None]
+    return torch.where(known & (weight >= middle), weight.sqrt(), 0.0)
+
+
+def _first_guess(earlier: Views, later: Views, weights: Tensor) -> Sim3:
+    rotation = mean_rotation(earlier.extrinsics[:, :3, :3].transpose(1, 2) @ later.extrinsics[:, :3, :3])
+    used = weights > 0
+    ratios = earlier.depth[used].log() - later.depth[used].log()
+    scale = weighted_median(ratios, weights[used]).exp()
+    shift = _centres(earlier) - scale * (_centres(later) @ rotation.T)
+    return Sim3(scale, rotation, shift.median(0).values)
+
+
+def _centres(views: Views) -> Tensor:
+    return invert_extrinsics(views.extrinsics)[:, :3, 3]
+
+
+def _points(views: Views) -> Tensor:
+    """All points of all frames, then the cameras' centres."""
+    return torch.cat([unproject(views.depth, views.intrinsics, views.extrinsics).flatten(0, 2), _centres(views)])
+
+
+def _frame_depths(views: Views, weights: Tensor) -> Tensor:
+    """Median depth of each frame (1 where nothing is known)."""
+    found = weighted_median(views.depth.nan_to_num().flatten(1), weights.flatten(1))
+    return torch.where(found > 0, found, 1.0)

@@ -1,0 +1,155 @@
+"""A language model that takes less memory: weights of 8 or 4 bits, or layers that wait in the host's memory.
+
+Weights alone are rounded, to the nearest; what goes through the layers keeps its precision. 8 bits have one scale a
+row (output channel), 4 bits a scale and an offset for every ``GROUP`` weights of a row: w = scale q + offset. Each
+matrix product first makes the layer's weight anew, so this saves memory and not time. Tables of words and the head
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidllm.model.cost import GROUP
+
+WeightDtype = Literal["int8", "int4"]
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with weights of 8 bits, one scale a row; the scale goes on after the product."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight, scale = to_int8(linear.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
+        """``scale * (W x) + b``."""
+        out = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return out if self.bias is None else out + self.bias
+
+    def dequantised(self) -> Float[Tensor, "o i"]:
+        """The weight that this layer stands for."""
+        return self.weight.to(self.scale.dtype) * self.scale[:, None]
+
+
+class Int4Linear(nn.Module):
+    """A linear layer with weights of 4 bits, two in a byte: the first half of a row low, the second high."""
+
+    packed: Tensor
+    scale: Tensor
+    offset: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, group: int = GROUP) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        packed, scale, offset = to_int4(linear.weight.detach(), group)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        self.register_buffer("offset", offset.to(linear.weight.dtype))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
+        """``W x + b`` with W made anew."""
+        return F.linear(x, self.dequantised().to(x.dtype), self.bias)
+
+    def dequantised(self) -> Float[Tensor, "o i"]:
+        """The weight that this layer stands for."""
+        levels = torch.cat([self.packed & 15, self.packed >> 4], dim=1).to(self.scale.dtype)
+        groups = levels.unflatten(1, (self.scale.shape[1], -1))
+        return groups.mul_(self.scale[..., None]).add_(self.offset[..., None]).flatten(1)
+
+
+def to_int8(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
+    """Rounded weights and the scale of each row; no weight moves by more than half its row's scale."""
+    scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+def to_int4(
+    weight: Float[Tensor, "o i"], group: int = GROUP
+) -> tuple[UInt8[Tensor, "o half"], Float[Tensor, "o g"], Float[Tensor, "o g"]]:
+    """Packed weights, scale and offset of every group; no weight moves by more than half its group's scale.
+
+    Where ``group`` does not divide the row, its largest common divisor with the row is the group. ValueError for a row
+    of an odd length.
+    """
+    columns = weight.shape[1]
+    if columns % 2:
+        raise ValueError(f"4-bit weights go in pairs: a row of {columns} cannot be packed; use int8")
+    groups = weight.float().unflatten(1, (-1, math.gcd(columns, group)))
+    low, high = groups.amin(2), groups.amax(2)
+    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
+    levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.uint8).flatten(1)
+    first, second = levels.chunk(2, dim=1)
+    return first | (second << 4), scale, low
+
+
+def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
+    """Replace every linear layer of a causal LM, but its head, in place; how many there were.
+
+    ValueError for another ``dtype`` than "int8" and "int4". A quantised model is for inference: its weights have no
+    gradients, and saved files would not load.
+    """
+    if dtype not in ("int8", "int4"):
+        raise ValueError(f"unknown language dtype {dtype!r}; expected int8 or int4")
+    head, replaced = language_model.get_output_embeddings(), 0  # type: ignore[operator]
+    for parent in list(language_model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and child is not head:
+                setattr(parent, name, Int8Linear(child) if dtype == "int8" else Int4Linear(child, group))
+                replaced += 1
+    return replaced
+
+
+def place(
+    model: nn.Module, device: torch.device, language_dtype: str | None = None, offload: str | None = None
+) -> nn.Module:
+    """Bring a model that lies in the host's memory to ``device``, its ``language_model`` smaller or left behind.
+
+    Layers are quantised before they move, so the device never holds the large ones. ValueError for an unknown choice.
+    """
+    if offload not in (None, "cpu"):
+        raise ValueError(f"unknown offload {offload!r}; expected cpu")
+    language_model = model.language_model
+    assert isinstance(language_model, nn.Module)
+    if language_dtype is not None:
+        quantise(language_model, language_dtype)
+    if offload is None:
+        return model.to(device)
+    for part in (part for part in model.children() if part is not language_model):
+        part.to(device)
+    offload_layers(language_model, device)
+    return model
+
+
+def offload_layers(language_model: nn.Module, device: torch.device) -> None:
+    """Keep the layers' weights in the host's memory; each comes to ``device`` while it runs (accelerate's hooks).
+
+    Tables, head and the last norm are moved to ``device`` and stay there. ValueError without accelerate.
+    """
+    try:
+        from accelerate import cpu_offload
+    except ImportError as error:
+        raise ValueError("offloading needs accelerate: pip install vidllm[train]") from error
+    layers = language_model.get_decoder().layers  # type: ignore[operator]
+    for layer in layers:
+        cpu_offload(layer.cpu(), execution_device=device, offload_buffers=True)
+    waiting = {id(tensor) for layer in layers for tensor in (*layer.parameters(), *layer.buffers())}
+    for tensor in (*language_model.parameters(), *language_model.buffers()):
+        if id(tensor) not in waiting:
+            tensor.data = tensor.data.to(device)

@@ -1,0 +1,228 @@
+"""Scenes that grow: a long or live video in windows, askable after each of them (docs/long_video.md).
+
+    for scene in model.stream("walk.mp4"):
+        scene.ask("How many chairs are there?")
+
+In memory lie the frames of one window, all cameras, and patches up to their cap. Depth maps, confidences and pictures
+go to unnamed temporary files (in the folder that TMPDIR names) and are read back when somebody looks at them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidllm.export.geometry import SceneData
+from vidllm.frames import Frames, InputError, joined
+from vidllm.geometry.cameras import to_homogeneous
+from vidllm.given_cameras import GivenCameras
+from vidllm.model.known_scale import KnownScale
+from vidllm.model.modeling import Geometry
+from vidllm.model.scale_alignment import SceneScale
+from vidllm.model.windows import NewFrames, Snapshot, WindowedReconstruction, windows_of
+from vidllm.scene import Scene, VidLLM, processed_length
+
+WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted
+_MAX_HALF = 65504.0
+
+
+class FrameMaps:
+    """Arrays that grow by frames, on disk; what was written stays as it is. The files vanish with the object."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]] = {}
+        weakref.finalize(self, _close, self._files)
+
+    def add(self, **arrays: np.ndarray) -> None:
+        """Append frames (n, ...) to each array."""
+        for name, array in arrays.items():
+            if name not in self._files:
+                self._files[name] = (tempfile.TemporaryFile(), array.dtype, array.shape[1:])  # noqa: SIM115
+            file = self._files[name][0]
+            file.write(np.ascontiguousarray(array).tobytes())
+            file.flush()
+
+    def read(self, name: str, frames: int) -> np.ndarray:
+        """The first ``frames`` frames, mapped from the file: memory is used by what is looked at."""
+        file, dtype, shape = self._files[name]
+        return np.memmap(file, dtype, "r", shape=(frames, *shape))
+
+
+def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
+    for file, _, _ in files.values():
+        file.close()
+
+
+@dataclass
+class Record:
+    """What is kept of every frame besides its camera: time, number, name, median depth; and maps, if any."""
+
+    maps: FrameMaps | None
+    first: Frames | None = None
+    times: list[float] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    depths: list[Tensor] = field(default_factory=list)
+
+    def add(self, frames: list[Frames], new: NewFrames) -> None:
+        """Note the new frames of a window; depth is in the first window's metres."""
+        self.first = frames[0] if self.first is None else self.first
+        for frame in frames:
+            self.times += frame.timestamps_s.tolist()
+            self.indices += frame.indices.tolist()
+            self.names += frame.names
+        self.depths.append(new.depth.flatten(1).median(-1).values)
+        if self.maps is not None:
+            pictures = torch.cat([frame.images for frame in frames])
+            self.maps.add(
+                rgb=(pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
+                depth=new.depth.numpy(),
+                confidence=new.confidence.clamp(max=_MAX_HALF).half().numpy(),
+            )
+
+    def map(self, name: str, frames: int) -> np.ndarray:
+        """A kept map of the first frames; ValueError where none were kept."""
+        if self.maps is None:
+            raise ValueError(f"this stream kept no {name} maps; stream with keep_maps=True")
+        return self.maps.read(name, frames)
+
+
+class LongScene(Scene):
+    """A video reconstructed in windows, as far as it had been seen when this was made.
+
+    Speaks as any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read all maps of all frames;
+    cameras, questions and boxes do not. ``residuals``: see :class:`vidllm.model.windows.Snapshot`.
+    """
+
+    def __init__(self, owner: VidLLM, snapshot: Snapshot, record: Record) -> None:
+        self._model, self._processor, self._prefix = owner.model, owner.processor, snapshot.prefix
+        self._snapshot, self._record = snapshot, record
+        count = len(snapshot)
+        self._times, self._indices, self._names = record.times[:count], record.indices[:count], record.names[:count]
+        self._depths = torch.cat(record.depths)[:count]
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """How far the points of each pair of neighbouring windows are apart, over their depth (median)."""
+        return self._snapshot.residuals
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth (F,H,W) in metres, read from disk."""
+        return torch.from_numpy(self._record.map("depth", len(self)) * np.float32(self._snapshot.factor))
+
+    @property
+    def extrinsics(self) -> Tensor:
+        """Camera-from-world (F,4,4), metres; the first is the identity."""
+        return to_homogeneous(self._snapshot.extrinsics)
+
+    @property
+    def intrinsics(self) -> Tensor:
+        """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
+        return self._snapshot.intrinsics
+
+    @property
+    def scene_from_world(self) -> Tensor:
+        """The level scene frame from the first camera's frame (4,4)."""
+        return self._snapshot.scene_from_world
+
+    @property
+    def frames(self) -> Frames:
+        """All frames, read from disk."""
+        pictures = torch.from_numpy(np.array(self._record.map("rgb", len(self)))).permute(0, 3, 1, 2)
+        return replace(
+            self._source, images=pictures.float() / 255, names=tuple(self._names),
+            timestamps_s=torch.tensor(self._times, dtype=torch.float64), indices=torch.tensor(self._indices),
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        """The reconstruction as the model gives it, on the CPU; depth is read from disk."""
+        now = self._snapshot
+        confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
+        return Geometry(
+            now.extrinsics[None], now.intrinsics[None], self.depth[None], confidence[None], None, now.scale,
+            now.up[None], now.scene_from_world[None],
+        )
+
+    @cached_property
+    def data(self) -> SceneData:
+        """The reconstruction as plain arrays; pictures stay on disk."""
+        return self._as_data(np.asarray(self._record.map("rgb", len(self))), self._source, self._times, self._names,
+                             np.asarray(self._record.map("confidence", len(self))))  # fmt: skip
+
+    @property
+    def _source(self) -> Frames:
+        assert self._record.first is not None
+        return self._record.first
+
+    @property
+    def _measured(self) -> SceneScale:
+        return self._snapshot.scale
+
+    def _doubts(self) -> list[str]:
+        worst = max(self.residuals, default=0.0)
+        if worst <= WARN_RESIDUAL:
+            return []
+        number = self.residuals.index(worst) + 1
+        return [f"windows {number} and {number + 1} differ by {100 * worst:.0f}% of depth in the frames they share"]
+
+    def _median_depth(self) -> float:
+        """Median over the frames of their median depths, metres."""
+        return float(self._depths.median()) * self._snapshot.factor
+
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        height, width = self._source.images.shape[-2:]
+        return (height, width), self._source.original_size
+
+
+@dataclass
+class Growth:
+    """A video on its way through the model: ``run`` it, and take the ``scene`` whenever a window is done."""
+
+    owner: VidLLM
+    size: int
+    overlap: int
+    known: KnownScale | None = None
+    keep_maps: bool = True
+    cameras: GivenCameras | None = None
+
+    def __post_init__(self) -> None:
+        self._record = Record(FrameMaps() if self.keep_maps else None)
+        self._windows = WindowedReconstruction(self.owner.model, self.known)
+
+    def run(self, frames: Iterable[Frames]) -> Iterator[int]:
+        """Take frames (each a `Frames` of one); yields their number after every window.
+
+        InputError where there is no frame at all, ValueError for a known length in a frame beyond the last.
+        """
+        parameter = next(self.owner.model.parameters())
+        for window, shared in windows_of(frames, self.size, self.overlap):
+            if self.known is not None and self.known.length is not None and not self._windows.frames:
+                self._windows.known = KnownScale(length=processed_length(self.known.length, window[0]))
+            images = torch.cat([frame.images for frame in window])[None]
+            given = None if self.cameras is None else self.cameras.for_frames(joined(window))
+            new = self._windows.add(images.to(parameter.device, parameter.dtype), shared, given)
+            self._record.add(window[shared:], new)
+            yield self._windows.frames
+        count, length = self._windows.frames, None if self.known is None else self.known.length
+        if not count:
+            raise InputError("the source holds no frame; give a source with at least one")
+        if length is not None and not 0 <= length.frame < count:
+            raise ValueError(f"the known length is in frame {length.frame}, but frames are 0 to {count - 1}")
+
+    @property
+    def scene(self) -> LongScene:
+        """The scene of all windows so far; ValueError before the first."""
+        return LongScene(self.owner, self._windows.snapshot(), self._record)
