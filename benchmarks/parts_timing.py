@@ -1,0 +1,266 @@
+"""Seconds and bytes of each part of a model with random weights; what ``full_size.py`` runs in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
+
+from vidllm.model.configuration import VidLLMConfig, preset
+from vidllm.model.cost import QUESTION_TOKENS
+from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration
+from vidllm.model.quantisation import place
+from vidllm.model.scale_alignment import align_scale
+from vidllm.video import load_frames
+
+T = TypeVar("T")
+TOKENS = 32  # generated for the rate of decoding
+DEPTH_M = (1.0, 5.0)  # of the noise that the patches are lifted by, so that a scene fills its voxels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one measurement is made with; ``video`` is read, ``frames`` of it."""
+
+    preset: str
+    frames: int
+    video: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    language_dtype: str | None = None
+    offload: str | None = None
+    attention: str | None = None
+    size: tuple[int, int] | None = None
+    compile: bool = False
+    static_cache: bool = False
+    llava: bool = False
+    processor_time: bool = False
+    repeats: int = 3
+
+
+def measure(s: Settings) -> dict[str, float]:
+    """Seconds by part, rates, tokens and peak bytes."""
+    device, dtype = torch.device(s.device), getattr(torch, s.dtype)
+    config = benchmark_config(s.preset)
+    clock = Clock(device, s.repeats, time.process_time if s.processor_time else time.perf_counter)
+    model = random_model(config, device, dtype, s.language_dtype, s.offload)
+    if s.compile:
+        compile_vision(model)
+    forget_peak(device)
+    kernel = nullcontext() if s.attention is None else sdpa_kernel(SDPBackend[s.attention])
+    with torch.inference_mode(), kernel:
+        prefix = time_scene(model, s, clock)
+        time_language(model.language_model, prefix, clock, s.static_cache)
+    clock.found["peak bytes"] = peak(device)
+    if s.llava:
+        text = model.language_model.config
+        del model
+        time_llava(text, prefix, clock)
+    clock.found |= rates(device, dtype, clock.now)
+    return clock.found
+
+
+class Clock:
+    """Median seconds of calls, after one that does not count; the device's work is waited for."""
+
+    def __init__(self, device: torch.device, repeats: int, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.repeats, self.now, self.found = device, repeats, now, dict[str, float]()
+
+    def __call__(self, name: str, call: Callable[[], T]) -> T:
+        """Time a call under a name; its last result."""
+        taken = []
+        for _ in range(self.repeats + 1):
+            wait(self.device)
+            begin = self.now()
+            result = call()
+            wait(self.device)
+            taken.append(self.now() - begin)
+        self.found[name] = median(taken[1:])
+        return result
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+def benchmark_config(name: str) -> VidLLMConfig:
+    """A preset whose token table has a row for each of our tokens."""
+    config = preset(name)
+    ids = config.video_token_id, config.loc_token_id, config.coord_token_id
+    config.text_config.vocab_size = max(config.text_config.vocab_size, max(ids) + 1)
+    return config
+
+
+def random_model(
+    config: VidLLMConfig, device: torch.device, dtype: torch.dtype, language_dtype: str | None, offload: str | None
+) -> VidLLMForConditionalGeneration:
+    """Random weights, made where they stay (in the host's memory where layers are left there)."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("cpu" if offload else device):
+            model = VidLLMForConditionalGeneration(config).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    place(model, device, language_dtype, offload)
+    return model
+
+
+def compile_vision(model: VidLLMForConditionalGeneration) -> None:
+    """torch.compile of everything repeated: encoder layers, attention blocks, dense decoders."""
+    repeated = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.attention.global_blocks]
+    dense = [model.depth_head.decoder] + ([] if model.metric_depth is None else [model.metric_depth.decoder])
+    for module in (*repeated, *dense):
+        module.compile()
+
+
+# ---- what is timed ----------------------------------------------------------------------------------------------
+
+
+def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock) -> Tensor:
+    """From the file to the visual prefix (1, T, D)."""
+    config, parameter = model.config, next(model.parameters())
+    side = config.shorter_side if s.size is None else min(s.size)
+    read = clock("decode", lambda: load_frames(s.video, s.frames, shorter_side=side).images)
+    images = read[None].to(parameter.device, parameter.dtype)
+    if s.size is not None:
+        images = images[..., : s.size[0], : s.size[1]]
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    clock.found |= {"frames": images.shape[1], "height": size[0], "width": size[1]}
+    features = clock("encoder and adapter", lambda: model.see(images))
+    cameras = clock("global-frame attention", lambda: model.locate(features))
+    depth, confidence = clock("depth head", lambda: model.relative_depth(cameras, size))
+    geometry = model.assemble(features, cameras)
+    if model.metric_depth is not None:
+        metric, _ = clock("metric depth", lambda: model.measure(features, geometry.intrinsics))
+        votes = depth.float(), metric.float(), confidence.float()
+        clock("scale", lambda: align_scale(*votes, config.scale))
+    del cameras
+    prefix = clock("lift", lambda: model.lift(features, spread(geometry)))
+    return prefix.tokens
+
+
+def spread(geometry: Geometry) -> Geometry:
+    """The geometry with noise for its depth: random weights see a wall, a room fills more voxels than the cap."""
+    low, high = DEPTH_M
+    depth = torch.rand(geometry.depth_m.shape, device=geometry.depth_m.device) * (high - low) + low
+    return replace(geometry, depth_m=depth)
+
+
+def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
+    """Prefix into the cache, a question behind it to the first token, then token by token."""
+    seen = prefix.to(lm.get_input_embeddings().weight.dtype)
+    question = torch.zeros(1, QUESTION_TOKENS, dtype=torch.long, device=seen.device)
+
+    def read() -> DynamicCache:
+        cache = DynamicCache(config=lm.config)
+        lm(inputs_embeds=seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    cache = clock("scene into the language model", read)
+
+    def ask() -> int:
+        if cache.get_seq_length() > seen.shape[1]:
+            cache.crop(seen.shape[1] - cache.get_seq_length())
+        return int(lm(question, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+
+    clock("question to first token", ask)
+
+    def speak() -> None:
+        token = ask()
+        for _ in range(TOKENS):
+            ids = torch.full((1, 1), token, device=seen.device)
+            token = int(lm(ids, past_key_values=cache, use_cache=True).logits[0, -1].argmax())
+
+    clock("speak", speak)
+    clock.found["visual tokens"] = seen.shape[1]
+    clock.found["a token"] = (clock.found.pop("speak") - clock.found["question to first token"]) / TOKENS
+    if static:
+        one, many = (generation(lm, seen, n) for n in (1, TOKENS + 1))
+        clock("one", one)
+        clock("many", many)
+        clock.found["a token, static cache"] = (clock.found.pop("many") - clock.found.pop("one")) / TOKENS
+
+
+def generation(lm: Any, seen: Tensor, count: int, **given: Any) -> Callable[[], Any]:
+    """Transformers' own generation of ``count`` tokens; on CUDA a static cache makes it compile and capture graphs."""
+    options = given or {"inputs_embeds": seen, "cache_implementation": "static"}
+    return lambda: lm.generate(**options, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
+
+
+def time_llava(text: Any, prefix: Tensor, clock: Clock) -> None:
+    """A plain LLaVA with the same language model: pictures enough for as many visual tokens, then generation."""
+    large = text.hidden_size >= 1024
+    form = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(image_size=336, patch_size=14, projection_dim=64, **(form if large else small))
+    marker, pictures = text.vocab_size - 1, max(1, round(prefix.shape[1] / 576))
+    torch.set_default_dtype(prefix.dtype)
+    with torch.device(prefix.device):
+        config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=marker)
+        model = LlavaForConditionalGeneration(config).eval()
+        torch.set_default_dtype(torch.float32)
+        ids = torch.zeros(1, QUESTION_TOKENS + 576 * pictures, dtype=torch.long)
+        ids[:, : 576 * pictures] = marker
+        given = {"input_ids": ids, "pixel_values": torch.rand(pictures, 3, 336, 336, dtype=prefix.dtype)}
+    given["attention_mask"] = torch.ones_like(ids)
+    with torch.inference_mode():
+        clock("plain LLaVA: first token", generation(model, prefix, 1, **given))
+        clock("llava", generation(model, prefix, TOKENS + 1, **given))
+    clock.found["plain LLaVA: a token"] = (clock.found.pop("llava") - clock.found["plain LLaVA: first token"]) / TOKENS
+
+
+# ---- the device -------------------------------------------------------------------------------------------------
+
+
+def rates(device: torch.device, dtype: torch.dtype, now: Callable[[], float]) -> dict[str, float]:
+    """Operations a second of a large matrix product, bytes a second of a large copy (read and written)."""
+    large = device.type == "cuda"
+    side, count = (8192, 2**29) if large else (1024, 2**25)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    buffer, target = (torch.rand(count, device=device) for _ in range(2))
+    clock = Clock(device, 9 if large else 3, now)
+    clock("product", lambda: a @ b)
+    clock("copy", lambda: target.copy_(buffer))
+    return {"flops": 2 * side**3 / clock.found["product"], "bandwidth": 8 * count / clock.found["copy"]}
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the peak memory count from here."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux: the peak of the whole process
+        return
+
+
+def peak(device: torch.device) -> float:
+    """Bytes: allocated on the GPU at most, or held by this process at most."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024.0 * int(line.split()[1])
+    import resource
+
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
