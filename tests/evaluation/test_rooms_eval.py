@@ -28,7 +28,7 @@ class Oracle(Scene):
 
     def __init__(self, clip, language, blank):
         self.clip, self.language, self.blank = clip, language, blank
-        self.frames = load_frames(clip.rgb, len(clip.rgb), shorter_side=min(clip.rgb.shape[1:3]))
+        self._frames = load_frames(clip.rgb, len(clip.rgb), shorter_side=min(clip.rgb.shape[1:3]))
 
     @property
     def depth(self):
@@ -120,11 +120,11 @@ def test_poses_are_compared_relative_to_the_first_camera():
 def test_f1_at_its_edges():
     here, there = [0.0] * 3 + [1.0] * 3 + [0.0], [5.0, 0.0, 0.0] + [1.0] * 3 + [0.3]
     both = [as_box(here), as_box(there)]
-    assert rooms._f1([], [], 0.25) == 1.0 and rooms._f1(both, [], 0.25) == rooms._f1([], [here], 0.25) == 0.0
-    assert rooms._f1(both, [here, there], 0.25) == 1.0
-    assert rooms._f1(both, [here], 0.25) == pytest.approx(2 / 3)
-    assert rooms._f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
-    assert rooms._f1([as_box(there)], [here], 0.25) == 0.0
+    assert rooms.box_f1([], [], 0.25) == 1.0 and rooms.box_f1(both, [], 0.25) == rooms.box_f1([], [here], 0.25) == 0.0
+    assert rooms.box_f1(both, [here, there], 0.25) == 1.0
+    assert rooms.box_f1(both, [here], 0.25) == pytest.approx(2 / 3)
+    assert rooms.box_f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
+    assert rooms.box_f1([as_box(there)], [here], 0.25) == 0.0
 
 
 def test_the_table_leaves_out_what_was_not_measured():

@@ -18,14 +18,13 @@ def _stack() -> GlobalFrameAttention:
 
 def test_loss_is_minus_log_attention_between_two_frames() -> None:
     stack = _stack()
-    guide = AttentionGuide(stack, layer=1, head=1)
+    guide = AttentionGuide(stack, layers=(1,), head=1)
     tokens = torch.randn(1, 2, 6, 32)
     stack(tokens, (2, 3), (1,))
     place = torch.stack([3.5 * torch.rand(1, 2, 6) - 0.5, 2 * torch.rand(1, 2, 6) - 0.5], -1)
     matches = Matches(place, torch.rand(1, 2, 6) > 0.3, (2, 3))
     block = stack.global_blocks[1].attn
-    assert guide._heard is not None
-    q, k, _ = block.heads(*guide._heard)
+    q, k, _ = block.heads(*guide._heard[0])
     weights = (q[:, 1] @ k[:, 1].transpose(-1, -2) / 4).softmax(-1)  # (1, 16, 16): frames of 2 special + 6 patches
     corners, shares = matches.corners()
     wanted = []

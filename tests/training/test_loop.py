@@ -1,63 +1,45 @@
-"""The training loop: what a run leaves behind, resuming, bad steps, and that it learns."""
+"""The training loop: what a run leaves behind, micro-batches, bad steps, and that it learns."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import micro_config
+from micro_start import log_of, quiet, save_start, short_run
 from safetensors.torch import load_file
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.rooms.shards import Shard
-from vidllm.training import loop
-from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
+from vidllm.training import run as run_module
+from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
 from vidllm.training.loop import train, train_step
 from vidllm.training.progress import Clock
 from vidllm.training.run import Run
 from vidllm.training.schedule import learning_rate, true_geometry_share
+from vidllm.training.spikes import KNOWN
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
-from vidllm.training.steps import MAX_BAD_STEPS
 from vidllm.training.texts import load_or_build_tokenizer
+from vidllm.training.world import World
 
 
 @pytest.fixture(scope="module")
 def start(rooms_folder, tmp_path_factory):
-    """A saved model of a few thousand weights with the rooms' tokenizer: where the runs begin."""
-    folder = tmp_path_factory.mktemp("start")
-    tokenizer = load_or_build_tokenizer(folder / "tokenizer", sorted(rooms_folder.iterdir()), 600)
-    torch.manual_seed(0)
-    config = micro_config(len(tokenizer))
-    VidLLMForConditionalGeneration(config).save_pretrained(folder)
-    VidLLMProcessor.from_config(config, tokenizer).save_pretrained(folder)
-    return folder
+    return save_start(tmp_path_factory.mktemp("start"), rooms_folder)
 
 
 @pytest.fixture
 def config(rooms_folder, start, tmp_path):
-    return replace(
-        tiny_test(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=str(start), window_frames=(2, 3),
-        clip_frames=(3, 2),
-    )  # fmt: skip
-
-
-def quiet(line: str) -> None:
-    pass
-
-
-def log_of(config):
-    with open(f"{config.out}/log.jsonl") as file:
-        return [json.loads(line) for line in file]
-
-
-def weights_of(folder):
-    return load_pretrained(folder)[0].state_dict()
+    return short_run(rooms_folder, start, tmp_path / "run")
 
 
 def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
@@ -66,7 +48,7 @@ def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
     assert captured.out == "" and "step 4/4" in captured.err  # progress goes to stderr
     out = folder.parent
     assert read_config(out / "config.json") == config
-    lines = log_of(config)
+    lines = log_of(config.out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "camera", "gravity", "depth", "points", "metric", "semantic"} <= set(lines[0])
     assert "text" not in lines[0]
@@ -78,55 +60,79 @@ def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
     assert model.device.type == "cpu" and all(bool(p.isfinite().all()) for p in model.parameters())
 
 
-def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch):
-    unbroken = weights_of(train(config, quiet))
-    broken = replace(config, out=str(tmp_path / "broken"))
-    step = loop.train_step
-
-    def killed(run, number, *world):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(run, number, *world)
-
-    monkeypatch.setattr(loop, "train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, quiet)
-    monkeypatch.undo()
-    with open(f"{broken.out}/log.jsonl", "a") as file:  # told after the last checkpoint, then killed mid-line
-        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
-    said: list[str] = []
-    resumed = weights_of(train(broken, said.append))
-    assert "step 2 of" in said[0]
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
-    drop = ("seconds",)
-    ours, theirs = ([{k: v for k, v in line.items() if k not in drop} for line in log_of(c)] for c in (broken, config))
-    assert ours == theirs
-
-
 def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
     run = Run.build(config)
     before = {n: p.clone() for n, p in run.model.named_parameters()}
-    honest = loop.losses_of_step
+    honest = run_module.losses_of_step
 
     def broken(*args):
         losses = honest(*args)
         losses.terms["depth"] = losses.terms["depth"] * float("nan")
         return losses
 
-    monkeypatch.setattr(loop, "losses_of_step", broken)
+    monkeypatch.setattr(run_module, "losses_of_step", broken)
     figures = train_step(run, 0)
-    assert math.isnan(figures["loss"]) and run.bad_steps == 1
+    assert math.isnan(figures["loss"]) and run.bad_steps == figures["skipped_steps"] == 1
     assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
     clock = Clock(config, 0)
     clock.add(figures)
-    assert "NaN" not in json.dumps(clock.line(1, run.bad_steps))
+    line = clock.line(1, run.bad_steps)
+    assert "NaN" not in json.dumps(line) and line["skipped_steps"] == 1 and "skipped_steps 1" in clock.text
     monkeypatch.undo()
     train_step(run, 1)
     assert run.bad_steps == 1 and any(not torch.equal(p, before[n]) for n, p in run.model.named_parameters())
-    run.bad_steps = MAX_BAD_STEPS
-    monkeypatch.setattr(loop, "losses_of_step", broken)
-    with pytest.raises(RuntimeError, match="not finite"):
-        train_step(run, 2)
+
+
+def test_a_spike_is_skipped_and_too_many_stop_the_run(config, capsys):
+    """Steps of this kind have been far smaller, as far as the run remembers."""
+    run = Run.build(replace(config, max_bad_steps=1))
+    for _ in range(KNOWN):
+        assert run.watch.judge("window", 0.01, 0.01) is None
+    before = [p.clone() for p in run.parameters()]
+    assert train_step(run, 0)["skipped_steps"] == 1 and "10 times the median 0.01" in str(run.watch.reason)
+    assert all(torch.equal(p, q) for p, q in zip(run.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match=r"step 1: 2 of the last 100 steps were skipped .*--learning-rate"):
+        train_step(run, 1)
+
+
+def test_two_micro_batches_are_averaged(config):
+    """The gradient of a step with two is the mean of theirs, its figures the means of theirs."""
+    run = Run.build(replace(config, accumulation=2, clip_norm=1e9))
+    figures = train_step(run, 0)
+    gradients = [None if p.grad is None else p.grad.clone() for p in run.parameters()]
+    alone = Run.build(replace(config, clip_norm=1e9))
+    parts, sums = [], None
+    for seed in World().seeds(config.seed, 0, 2):
+        rng = np.random.default_rng(seed)
+        losses = alone.losses(alone.draw(0, rng), 0, rng)
+        found = torch.autograd.grad(losses.total(), list(alone.parameters()), materialize_grads=True)
+        sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
+        parts.append(losses)
+    assert figures["camera"] == pytest.approx(sum(float(p.terms["camera"].detach()) for p in parts) / 2, rel=1e-5)
+    for mean, total in zip(gradients, sums, strict=True):
+        torch.testing.assert_close(torch.zeros_like(total) if mean is None else mean, total / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_number(config):
+    plain, spared = (
+        Run.build(replace(config, language_start=0, gradient_checkpointing=on)) for on in (False, True)
+    )
+    for part in ("attention", "depth_head", "language_model.base_model.layers.0"):
+        assert spared.model.get_submodule(part).gradient_checkpointing, part
+    ours, theirs = (train_step(run, 0) for run in (plain, spared))
+    assert ours == pytest.approx(theirs, rel=1e-4) and {"guide", "words", "text"} <= set(ours)
+    for p, q in zip(plain.parameters(), spared.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_a_damaged_shard_is_named_before_the_first_step(config, rooms_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(rooms_folder, data)
+    path = sorted(data.iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{path.name}.*cut.*render again"):
+        train(replace(config, data=str(data)), quiet)
+    assert not Path(config.out).exists()
 
 
 def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
@@ -189,9 +195,10 @@ def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
 
 def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
     """The recipe: one run sees, one speaks on names alone, a third starts from both halves."""
-    seeing = train(replace(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2), _no)
+    mute = replace(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2)
+    seeing = train(mute, quiet)
     speaking = replace(config, out=str(tmp_path / "speak"), language_start=0, language_only_share=1.0, named_share=1.0)
-    spoken = train(replace(speaking, steps=2), _no)
+    spoken = train(replace(speaking, steps=2), quiet)
     line = json.loads((tmp_path / "speak" / "log.jsonl").read_text().splitlines()[0])
     assert line["named_steps"] == 1 and "camera" not in line and line["words"] > 0
     both = Run.build(replace(config, out=str(tmp_path / "both"), init_from=str(seeing), language_from=str(spoken)))
@@ -205,30 +212,7 @@ def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
         torch.testing.assert_close(value, heads[name], rtol=0, atol=0)
 
 
-def _no(_: str) -> None:
-    """Say nothing."""
-
-
 # ---- parts ----------------------------------------------------------------------------------------------------------
-
-
-def test_checkpoints_survive_damage_and_a_full_disk(tmp_path, monkeypatch):
-    for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.ones(100)}, keep=2)
-    assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003.pt"]
-    newest = tmp_path / "step_0000003.pt"
-    whole = newest.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"junk"):
-        newest.write_bytes(damaged)
-        assert load_latest(tmp_path)["step"] == 2
-
-    def full(*args):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ValueError, match="the last good one is kept"):
-        save_checkpoint(tmp_path, 4, {}, keep=2)
-    assert len(list(tmp_path.iterdir())) == 2 and load_latest(tmp_path / "nowhere") is None
 
 
 def test_the_learning_rate_is_a_trapezoid():

@@ -69,8 +69,8 @@ def test_camera_loss_by_hand():
     assert float(camera_loss([away], target)) == pytest.approx(100 / 3, rel=1e-6)
     assert float(camera_loss([target], target)) == 0.0
     # weights of translation and rotation
-    assert float(camera_loss([near], target, weights=(5.0, 3.0))) == pytest.approx(5 * 0.1 + 0.5 * 0.2, rel=1e-6)
-    assert float(camera_loss([far], target, weights=(5.0, 3.0))) == pytest.approx(3.0, rel=1e-6)
+    assert float(camera_loss([near], target, weights=(5.0, 3.0, 2.0))) == pytest.approx(5 * 0.1 + 2 * 0.2, rel=1e-6)
+    assert float(camera_loss([far], target, weights=(5.0, 3.0, 2.0))) == pytest.approx(3.0, rel=1e-6)
 
 
 # ---- depth and points -----------------------------------------------------------------------------------------------

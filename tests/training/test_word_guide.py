@@ -42,9 +42,11 @@ def test_longer_names_win_and_plurals_count(tokenizer, vocabulary):
 
 def test_pooled_patches_have_all_names_of_their_members():
     inverse = torch.tensor([[0, 0, 1, -1]])
-    names = pooled_names(inverse, torch.tensor([[[2, 3, 0, 1]]]), torch.tensor([[[1, 1, 0, 1]]]), (4, 2), 3)
+    shown = (torch.tensor([[[2, 3, 0, 1]]]), torch.tensor([[[1, 1, 0, 1]]]), torch.tensor([[[0, 2, 1, 1]]]))
+    names = pooled_names(inverse, shown, (4, 2, 3), 3)
     assert names.category[0].nonzero().tolist() == [[0, 2], [0, 3], [1, 0]]
     assert names.colour[0].nonzero().tolist() == [[0, 1], [1, 0]]
+    assert names.material[0].nonzero().tolist() == [[0, 0], [0, 2], [1, 1]]
 
 
 def _scene(ids: list[int]):
@@ -53,7 +55,8 @@ def _scene(ids: list[int]):
     mask = torch.tensor([[True, True, True, False]])
     tokens = torch.randn(1, 4, 32)
     prefix = VisualPrefix(tokens, mask, tokens, positions, mask, torch.tensor([[0, 1, 2, -1]]))
-    names = pooled_names(prefix.patch_index, torch.tensor([[[1, 2, 3, 0]]]), torch.tensor([[[0, 0, 1, 0]]]), (4, 2), 4)
+    shown = (torch.tensor([[[1, 2, 3, 0]]]), torch.tensor([[[0, 0, 1, 0]]]), torch.zeros(1, 1, 4, dtype=torch.long))
+    names = pooled_names(prefix.patch_index, shown, (4, 2, 1), 4)
     box = [2.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.0]
     text = Text([*ids, COORD, LOC], [False] * (len(ids) + 2), "q", [(1.1, 0.0, 0.0)], [box])
     return prefix, names, pack([[text]], LOC, 100)

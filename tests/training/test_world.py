@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
@@ -20,14 +21,18 @@ def _free_port() -> int:
 
 
 def _one(rank: int, port: int, folder: str) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     world = World.from_environment()
     first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4))
     first.grad = torch.full((2, 3), float(rank + 1))
     if rank == 0:  # the other process never used it
         second.grad = torch.full((4,), 6.0)
-    world.average_gradients([first, second])
-    torch.save((first.grad, second.grad, world.seed(7, 5)), Path(folder) / f"{rank}.pt")
+    third = nn.Parameter(torch.ones(1))  # no process used it
+    world.average_gradients([first, second, third])
+    assert third.grad is None and world.gather(rank) == [0, 1] and world.first(rank) == 0
+    torch.save((first.grad, second.grad, world.seeds(7, 5)), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 def test_two_processes_hold_the_mean_and_draw_different_batches(tmp_path: Path) -> None:
@@ -43,4 +48,4 @@ def test_a_world_of_one_changes_nothing() -> None:
     parameter = nn.Parameter(torch.ones(2))
     World().average_gradients([parameter])
     assert parameter.grad is None
-    assert World().seed(7, 5) == [7, 5]
+    assert World().seeds(7, 5) == [[7, 5]] and World().gather(3) == [3]

@@ -123,11 +123,12 @@ def score_grounding(scene: Scene, clip: Clip, language: Language, mean_box: Sequ
         if item.kind == "none":
             figures.add("none_right", not found)
         elif item.kind == "several":
-            figures.add("f1_25", _f1(found, [boxes[t] for t in item.targets], 0.25))
+            figures.add("f1_25", box_f1(found, [boxes[t] for t in item.targets], 0.25))
         else:
-            iou = _best_iou(found[:1], boxes[item.targets[0]])
+            iou = best_iou(found[:1], boxes[item.targets[0]])
             guess = float(iou_oriented(torch.tensor([mean_box]), torch.tensor([boxes[item.targets[0]]]))[0, 0])
             for name, value in (("", iou), ("baseline_", guess)):
+                figures.add(f"{name}iou", value)
                 figures.add(f"{name}acc_25", value >= 0.25)
                 figures.add(f"{name}acc_50", value >= 0.5)
 
@@ -140,11 +141,12 @@ def _as_tensor(found: Sequence[Box]) -> Tensor:
     return torch.tensor([[*b.center, *b.size, b.yaw] for b in found])
 
 
-def _best_iou(found: Sequence[Box], target: Sequence[float]) -> float:
+def best_iou(found: Sequence[Box], target: Sequence[float]) -> float:
+    """Oriented IoU of the first box found with the target; 0 when none was found."""
     return float(iou_oriented(_as_tensor(found), torch.tensor([target]))[0, 0]) if found else 0.0
 
 
-def _f1(found: Sequence[Box], targets: Sequence[Sequence[float]], threshold: float) -> float:
+def box_f1(found: Sequence[Box], targets: Sequence[Sequence[float]], threshold: float) -> float:
     """2 TP / (P + G) with one-to-one matches, best IoU first; 1 when nothing was to be found and nothing was."""
     if not found or not targets:
         return float(not found and not targets)
@@ -163,14 +165,18 @@ def evaluate(
     blind: BlindAnswerer | None = None,
     progress: Callable[[int], None] | None = None,
     frames: int | None = None,
+    render: Callable[[int, int, int, int], tuple[Clip, Language]] = render_scene,
 ) -> Figures:
-    """Render each seed's room, reconstruct it from its frames alone, ask everything, and collect the figures."""
+    """Render each seed's room, reconstruct it from its frames alone, ask everything, and collect the figures.
+
+    ``render`` may remember rooms for whoever measures several models on the same ones.
+    """
     figures = Figures()
     count = frames or model.model.config.default_frames
     mean_box = blind.mean_box if blind is not None else (2.5, 0.0, -0.8, 0.8, 0.8, 0.8, 0.0)
     for done, seed in enumerate(seeds):
         height, width = SIZES[seed % len(SIZES)]
-        clip, language = render_scene(seed, count, height, width)
+        clip, language = render(seed, count, height, width)
         scene = model.reconstruct(clip.rgb)
         score_geometry(scene, clip, figures)
         score_questions(scene, language, blind, figures)

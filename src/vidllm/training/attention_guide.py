@@ -1,13 +1,15 @@
-"""Attention guide (ours): one head of one global block is shown where to look, while a small model trains from nothing.
+"""Attention guide (ours): a head of some global blocks is shown where to look, while a small model trains from nothing.
 
 Relative pose is read from matches between frames, and finding that circuit by chance takes a small model most of its
 training. The rooms know every match: the guided head's attention from a patch, over the tokens of its own frame and of
-its partner's, is trained to lie on the patches that see the same point (cross-entropy; the four patches around the point
+its partner's, is trained to lie on the patches that see the same point (cross-entropy; the four patches around it
 share it bilinearly, so that a match is known more finely than a patch). Nothing is added to the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,32 +22,35 @@ from vidllm.training.losses.correspondence import Matches
 
 
 class AttentionGuide:
-    """Listens to global block ``layer`` of an attention stack and scores its head ``head``."""
+    """Listens to some global blocks of an attention stack and scores one head of each."""
 
-    def __init__(self, attention: GlobalFrameAttention, layer: int = 1, head: int = 0) -> None:
-        module = attention.global_blocks[layer].attn
-        assert isinstance(module, Attention)
-        self._module, self._head = module, head
-        self._heard: tuple[Tensor, Tensor | None] | None = None
-        module.register_forward_pre_hook(self._listen, with_kwargs=True)
+    def __init__(self, attention: GlobalFrameAttention, layers: Sequence[int] = (1,), head: int = 0) -> None:
+        self._head = head
+        self._heard: dict[int, tuple[Tensor, Tensor | None]] = {}
+        blocks = [attention.global_blocks[layer].attn for layer in layers]
+        self._modules = [block for block in blocks if isinstance(block, Attention)]
+        for order, module in enumerate(self._modules):
+            module.register_forward_pre_hook(partial(self._listen, order), with_kwargs=True)
 
-    def _listen(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._heard = (args[0], args[1] if len(args) > 1 else kwargs.get("rotary"))
+    def _listen(self, order: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._heard[order] = args[0], args[1] if len(args) > 1 else kwargs.get("rotary")
 
     def loss(self, matches: Matches, other: Int[Tensor, " F"]) -> Tensor:
         """Mean cross-entropy with the matching patches, over patches that have them, for the last forward pass."""
-        if self._heard is None:
+        if not self._heard:
             raise ValueError("the guided block has not run yet; call the model first")
-        _, frames, patches = matches.valid.shape
-        q, k, _ = self._module.heads(*self._heard)
-        self._heard = None
-        query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
-        logits = guided_logits(query, key, patches, other)
-        tokens = key.shape[2]
         target, share = matches.corners()
-        each = -(logits.log_softmax(-1).gather(-1, 2 * tokens - patches + target) * share).sum(-1)
+        _, frames, patches = matches.valid.shape
         weight = matches.valid.float()
-        return (each * weight).sum() / weight.sum().clamp(min=1)
+        terms = []
+        for order, module in enumerate(self._modules):
+            q, k, _ = module.heads(*self._heard[order])
+            query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
+            logs = guided_logits(query, key, patches, other).log_softmax(-1)
+            each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
+            terms.append((each * weight).sum() / weight.sum().clamp(min=1))
+        self._heard.clear()
+        return torch.stack(terms).mean()
 
 
 def guided_logits(

@@ -1,44 +1,81 @@
-"""Checkpoints that survive a kill at any moment: written to a temporary name, moved into place, the last few kept."""
+"""Checkpoints that survive a kill at any moment: written to a temporary name, moved into place, the last few kept.
+
+``step_N.pt`` is a file; where blocks are sharded, ``step_N`` is a folder (:mod:`sharded_checkpoints`).
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_NAME = re.compile(r"step_(\d+)\.pt$")
+_NAME = re.compile(r"step_(\d+)(\.pt)?")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write ``step_N.pt``; older ones beyond ``keep`` go. A full disk leaves the last good checkpoint."""
+    """Write ``step_N.pt``; older ones beyond ``keep`` go. ValueError on a full disk, which leaves the last good one."""
     folder.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder)
     path = folder / f"step_{step:07d}.pt"
     temporary = path.with_suffix(".tmp")
     try:
         torch.save(state, temporary)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
         temporary.unlink(missing_ok=True)
-        raise ValueError(f"cannot write checkpoint {path}: {error}; the last good one is kept") from error
-    for old in list_checkpoints(folder)[: -max(1, keep)]:
-        old.unlink()
+        raise unwritten(path, error) from error
+    forget_old(folder, keep)
     return path
+
+
+def unwritten(path: Path, error: BaseException) -> ValueError:
+    """What is said when a checkpoint could not be written."""
+    good = list_checkpoints(path.parent)
+    last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; make room and start again: the run goes on")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    return sorted(p for p in folder.glob("step_*.pt") if _NAME.search(p.name))
+    found = [(match, path) for path in folder.glob("step_*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), pair[1].name))]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None when it is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    except Exception:  # torch.load has no error of its own for a cut file: zip, pickle, struct, ...
+        return None
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint, or None."""
-    for path in reversed(list_checkpoints(folder)):
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-        except Exception:  # torch.load has no error of its own for a cut file: zip, pickle, struct, ...
-            continue
-    return None
+    """The newest readable checkpoint of one file, or None."""
+    files = (path for path in reversed(list_checkpoints(folder)) if path.is_file())
+    return next((state for path in files if (state := read_checkpoint(path)) is not None), None)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a kill left half written."""
+    for path in folder.glob("*.tmp"):
+        _remove(path)
+
+
+def forget_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` (at least one)."""
+    for old in list_checkpoints(folder)[: -max(1, keep)]:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        doomed = path if path.suffix == ".tmp" else path.rename(path.with_suffix(".tmp"))
+        shutil.rmtree(doomed)
+    else:
+        path.unlink()

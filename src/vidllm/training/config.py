@@ -8,32 +8,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidllm.model.configuration import AdapterVariant
+from vidllm.training.loop_config import LoopConfig
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(LoopConfig):
     """One run of joint training (docs/method.md, section 9) on pre-rendered rooms."""
 
-    data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
     out: str = "runs/tiny"  # run folder: config.json, log.jsonl, checkpoints, final model
     preset: str = "tiny"
     adapter: AdapterVariant | None = None  # another variant than the preset's (teachers, ablation)
+    bridge_tokens: int | None = None  # another K than the preset's (ablation); as the next three, of fresh weights
+    metric_depth: bool = True  # without it (ablation) lengths are ``unit_m`` a unit of relative depth
+    scale_alignment: bool = True  # without it (ablation) depth is the metric one, translations ``unit_m`` a unit
+    unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
     init_from: str | None = None  # a saved model folder to start from (weights only)
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
-    seed: int = 0
+    lora_rank: int = 0  # of matrices beside the language model's layers, which alone learn there; 0: it learns whole
+    lora_alpha: float = 32.0  # what they add is scaled by this over their rank
     steps: int = 9000
-    # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]
     learning_rate: float = 1.2e-3
-    vision_scale: float = 1.0  # learning rate of the parts that see, over that of those that speak
-    final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3  # the last part of the steps, over which the rate falls linearly
-    weight_decay: float = 0.05
     beta2: float = 0.98
-    clip_norm: float = 1.0
-    dtype: str = "bfloat16"  # autocast; "float32" switches it off
-    device: str = "auto"  # "auto": a GPU where there is one
-    threads: int = 1  # on a CPU
+    vision_scale: float = 1.0  # learning rate of the parts that see, over that of those that speak
     # order of learning: geometry on short windows first, then everything on whole clips
     window_scenes: int = 12
     window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
@@ -57,6 +53,7 @@ class TrainConfig:
     camera_weight: float = 5.0
     rotation_weight: float = 6.0  # of the quaternion within the camera loss (VGGT: 1)
     translation_weight: float = 1.0  # of the translation within the camera loss (VGGT: 1)
+    fov_weight: float = 0.5  # of the fields of view within the camera loss (VGGT: 0.5)
     depth_weight: float = 1.0
     point_weight: float = 1.0
     metric_weight: float = 1.0
@@ -65,7 +62,7 @@ class TrainConfig:
     box_weight: float = 0.5
     correspondence_weight: float = 0.2  # auxiliary, small-scale training only
     guide_weight: float = 0.3  # auxiliary: where one head of global attention looks
-    guide_layer: int = 1  # its block
+    guide_layers: tuple[int, ...] = (1,)  # of these blocks
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
     bearing_weight: float = 0.0  # of its direction from the first camera, within that loss
     semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
@@ -75,10 +72,6 @@ class TrainConfig:
     confidence_weight: float = 0.2
     inverse_depth: bool = True
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
-    # bookkeeping
-    log_every: int = 20
-    save_minutes: float = 4.0
-    keep_checkpoints: int = 2
 
     def write(self, path: Path) -> None:
         """Write as JSON."""

@@ -117,7 +117,7 @@ class RoomsData:
         for b, record in enumerate(records):
             for item in record["objects"]:
                 table[0, b, item["id"]] = self.categories.get(item["category"], 0)
-                table[1, b, item["id"]] = COLOUR_INDEX[item["colour"]]
+                table[1, b, item["id"]] = COLOUR_INDEX.get(item["colour"], 0)
                 table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
         rows = torch.arange(len(records))[:, None, None]
         return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]

@@ -1,142 +1,114 @@
-"""One loop for the runs before stage 2 (stage 1, the teachers): resume, log, skipped bad steps, several processes.
+"""The training loop, one for every run: stage 2, stage 1, the teachers, fine-tuning (docs/method.md, "The loop").
 
-A run is a :class:`Trainable`: it says which modules it trains and what a step's losses are. Every step draws its random
-numbers from (seed, step, process), so a resumed run goes on as an unbroken one.
+Every step is made of ``processes * accumulation`` micro-batches, and micro-batch m draws its random numbers from
+(seed, step, m): a run that was stopped goes on as an unbroken one, also with another number of processes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from vidllm.training.checkpoints import load_latest
-from vidllm.training.joint import Losses
-from vidllm.training.progress import Clock, trim_log
-from vidllm.training.schedule import learning_rate
-from vidllm.training.steps import ALONE, autocast, descend, keep
+from vidllm.training.checkpoints import list_checkpoints, read_checkpoint, save_checkpoint
+from vidllm.training.loop_config import LoopConfig
+from vidllm.training.progress import Clock, trim_log, write_log
+from vidllm.training.shard_check import check_shards
+from vidllm.training.sharded_checkpoints import is_whole, load_sharded, save_sharded
+from vidllm.training.sharding import gather_weights, is_sharded, shard_blocks
+from vidllm.training.steps import train_step
+from vidllm.training.trackers import Trackers
+from vidllm.training.trainable import Trainable, adamw
 from vidllm.training.world import World
 
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What every such run has: data, optimiser, schedule and bookkeeping."""
-
-    data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
-    out: str = "runs/run"  # run folder: config.json, log.jsonl, checkpoints, final model
-    seed: int = 0
-    steps: int = 2000
-    learning_rate: float = 1e-3
-    final_fraction: float = 0.02
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3
-    weight_decay: float = 0.05  # [P]
-    beta2: float = 0.999  # [P]
-    clip_norm: float = 1.0  # [P]
-    dtype: str = "bfloat16"  # autocast; "float32" switches it off
-    device: str = "auto"
-    threads: int = 1  # on a CPU
-    log_every: int = 20
-    save_minutes: float = 4.0
-    keep_checkpoints: int = 2
-
-
-class Trainable(ABC):
-    """Modules, optimiser and the losses of a step."""
-
-    config: LoopConfig
-    device: torch.device
-    optimizer: torch.optim.Optimizer
-    bad_steps: int = 0
-
-    @abstractmethod
-    def modules(self) -> dict[str, nn.Module]:
-        """What is saved in a checkpoint, by name; parameters that want a gradient are trained."""
-
-    @abstractmethod
-    def draw(self, step: int, rng: np.random.Generator) -> Any:
-        """The batch of a step, at full precision."""
-
-    @abstractmethod
-    def losses(self, batch: Any, step: int, rng: np.random.Generator) -> Losses:
-        """The losses of a step on its batch."""
-
-    @abstractmethod
-    def export(self, folder: Path) -> Path:
-        """Write what the run was for below the run's folder; returns where."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every trained parameter."""
-        for module in self.modules().values():
-            yield from (p for p in module.parameters() if p.requires_grad)
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        weights = {name: module.state_dict() for name, module in self.modules().items()}
-        return {"step": step, **weights, "optimizer": self.optimizer.state_dict(), "bad_steps": self.bad_steps}
-
-    def load_state(self, state: dict[str, Any]) -> int:
-        """The inverse of :meth:`state`; returns the step to go on with."""
-        for name, module in self.modules().items():
-            module.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.bad_steps = state["bad_steps"]
-        return int(state["step"])
-
-
-def adamw(config: LoopConfig, modules: dict[str, nn.Module]) -> torch.optim.AdamW:
-    """AdamW over what wants a gradient; tensors of two and more dimensions decay, vectors do not."""
-    trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+__all__ = ["LoopConfig", "Trainable", "adamw", "drive", "resume", "train_step"]
 
 
 def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str], None] | None = None) -> Path:
     """Run (or resume) what ``build`` makes; returns where it was exported.
 
-    Raises RuntimeError when too many steps had a loss or gradient that is not finite.
+    Raises:
+        ValueError: a damaged shard, a tracker that is not installed, a checkpoint that cannot be written, or too many
+            steps whose loss or gradient was not finite or jumped.
     """
-    world = World.from_environment()
-    say = log or (lambda line: print(line, file=sys.stderr, flush=True))
+    world = World.from_environment(cpu=config.device == "cpu")
+    say = (log or _to_stderr) if world.rank == 0 else _nothing
+    check_shards(Path(config.data))
+    trackers = Trackers(config if world.rank == 0 else None)
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    torch.manual_seed(config.seed)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    run = build()
-    saved = load_latest(out / "checkpoints")
-    start = 0 if saved is None else run.load_state(saved)
+    with world.in_turn():
+        torch.manual_seed(config.seed)
+        run = build()
+    start = resume(run, out / "checkpoints", world)
     if world.rank == 0:
         (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
         trim_log(out / "log.jsonl", start)
-        say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
+    say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
+    _steps(run, start, world, trackers, say)
+    trackers.close()
+    if is_sharded(run):
+        gather_weights(run, keep=world.rank == 0)
+    return world.first(run.export(out) if world.rank == 0 else out)
+
+
+def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Callable[[str], None]) -> None:
+    """The steps from ``start`` on, with their log and checkpoints."""
+    config, out = run.config, Path(run.config.out)
     clock = Clock(config, start)
     for step in range(start, config.steps):
         figures = train_step(run, step, world)
-        if world.rank == 0:
-            clock.add(figures)
-            keep(run, step + 1, clock, out, say)
-    return run.export(out) if world.rank == 0 else out
+        clock.add(figures)
+        done = step + 1
+        if "skipped_steps" in figures:
+            say(f"step {done} skipped: {run.watch.reason}")
+        if done % config.log_every == 0 and world.rank == 0:
+            line = clock.line(done, run.bad_steps)
+            write_log(out / "log.jsonl", line)
+            trackers.log(line, done)
+            say(clock.text)
+        if world.first(clock.due(config.save_minutes) or done == config.steps):
+            _save(run, done, world)
+            run.refresh()
 
 
-def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, float]:
-    """One optimiser step; a step that is not finite is skipped and counted."""
-    config = run.config
-    rng = np.random.default_rng(world.seed(config.seed, step))
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(step, config)
-    batch = run.draw(step, rng)
-    with autocast(config.dtype, run.device.type):
-        losses = run.losses(batch, step, rng)
-    return descend(run, losses, step, world)[0]
+def _save(run: Trainable, done: int, world: World) -> None:
+    folder, keep = Path(run.config.out) / "checkpoints", run.config.keep_checkpoints
+    if is_sharded(run):
+        save_sharded(run, folder, done, keep, world)
+    elif world.rank == 0:
+        save_checkpoint(folder, done, run.state(done), keep)
+
+
+def resume(run: Trainable, folder: Path, world: World) -> int:
+    """Load the newest whole checkpoint, of one file or sharded, and shard the run where its configuration says so;
+    returns the step to go on with.
+    """
+    shards = run.config.parallel == "fsdp" and world.size > 1
+    for path in reversed(list_checkpoints(folder)):
+        if path.is_dir() and is_whole(path):
+            if shards:
+                shard_blocks(run, world.size)
+            return load_sharded(run, path)
+        if not path.is_dir() and (state := read_checkpoint(path)) is not None:
+            start = run.load_state(state)
+            if shards:
+                shard_blocks(run, world.size)
+            return start
+    if shards:
+        shard_blocks(run, world.size)
+    return 0
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _nothing(_: str) -> None:
+    """Processes but the first are silent."""

@@ -72,7 +72,7 @@ def geometry_losses(
 def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig) -> Tensor:
     if config.reconstruction == "vggt":
         return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
-    weights = (config.translation_weight, config.rotation_weight)
+    weights = (config.translation_weight, config.rotation_weight, config.fov_weight)
     return camera_loss(cameras.pose_encodings, targets.pose, weights=weights)
 
 
@@ -115,8 +115,8 @@ def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float
         last = cameras.pose_encodings[-1].float()
         turned, true = (quaternion_to_matrix(x[..., 3:7]) for x in (last, targets.pose))
         angle = rotation_angle_deg(turned, true)[:, 1:]
-        centres = [-(r.mT @ x[..., :3, None])[:, 1:, :, 0] for r, x in ((turned, last), (true, targets.pose))]
-        towards = F.cosine_similarity(*centres, dim=-1)
+        told, wanted = (-(r.mT @ x[..., :3, None])[:, 1:, :, 0] for r, x in ((turned, last), (true, targets.pose)))
+        towards = F.cosine_similarity(told, wanted, dim=-1)
         fov = (last[..., 7:] / targets.pose[..., 7:] - 1).abs().median()
     if not angle.numel():
         return {"rotation_deg": 0.0, "translation_cos": 1.0, "fov_rel": float(fov)}

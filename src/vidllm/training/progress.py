@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidllm.training.schedule import Scheduled
+from vidllm.training.loop_config import LoopConfig
 
 
 def trim_log(path: Path, step: int) -> None:
@@ -28,7 +28,7 @@ def write_log(path: Path, line: dict[str, float | int]) -> None:
 class Clock:
     """Averages of the figures since the last line, time left, and when to save."""
 
-    def __init__(self, config: Scheduled, start: int) -> None:
+    def __init__(self, config: LoopConfig, start: int) -> None:
         self.config, self.begin, self.first = config, time.monotonic(), start
         self.saved = self.begin
         self.sums: dict[str, list[float]] = {}

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
+from vidllm.training.activations import checkpoint_activations
 from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, Batch, RoomsData, draw_texts
+from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
-from vidllm.training.starting import LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
+from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
 from vidllm.training.texts import TextMaker
+from vidllm.training.trainable import Trainable
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
+COIN = 2  # and these
 CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
 
 @dataclass
-class Run:
+class Run(Trainable):
     """A training run in memory."""
 
     config: TrainConfig
@@ -44,14 +47,13 @@ class Run:
     data: RoomsData
     texts: TextMaker
     names: NamedPatches
-    averaged: dict[str, Tensor] = field(default_factory=dict)
+    device: torch.device
     word_guide: WordGuide | None = None
-    steps_averaged: int = 0
-    bad_steps: int = 0
 
     @classmethod
     def build(cls, config: TrainConfig) -> Run:
         """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
+        _check_sharding(config)
         torch.manual_seed(config.seed)
         data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
         texts = TextMaker(run_tokenizer(config, data))
@@ -66,52 +68,50 @@ class Run:
             model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1
         ).to(device)
         if config.guide_weight > 0:
-            auxiliary.guide = AttentionGuide(model.attention, min(config.guide_layer, model.config.attention.depth - 1))
+            last = model.config.attention.depth - 1
+            auxiliary.guide = AttentionGuide(model.attention, sorted({min(i, last) for i in config.guide_layers}))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
+        if config.gradient_checkpointing:
+            checkpoint_activations(model)
         optimizer = _optimizer(config, model, auxiliary)
-        run = cls(config, model.train(), auxiliary, optimizer, data, texts, names)
+        run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.word_weight > 0:
-            words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS))
+            words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS), list(MATERIAL_INDEX))
             run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
         return run
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every trained parameter."""
-        for module in (self.model, self.auxiliary):
-            yield from (p for p in module.parameters() if p.requires_grad)
+    def modules(self) -> dict[str, nn.Module]:
+        """The model and the heads that only training has."""
+        return {"model": self.model, "auxiliary": self.auxiliary}
 
-    def average(self, step: int, every: int = 5, decay: float = 0.995) -> None:
-        """Exponential moving average of the model's weights (what is exported), taken every few steps."""
-        if step % every:
-            return
-        decay = min(decay, (1 + self.steps_averaged) / (10 + self.steps_averaged))
-        self.steps_averaged += 1
-        with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                if name not in self.averaged:
-                    self.averaged[name] = value.detach().clone()
-                self.averaged[name].lerp_(value.detach(), 1 - decay)
+    def averaging(self) -> nn.Module:
+        """The model: its averaged weights are exported."""
+        return self.model
 
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs, as tensors and plain values."""
-        return {
-            "step": step,
-            "model": self.model.state_dict(),
-            "auxiliary": self.auxiliary.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": self.averaged,
-            "steps_averaged": self.steps_averaged,
-            "bad_steps": self.bad_steps,
-        }
+    def refresh(self) -> None:
+        """Look for new shards."""
+        self.data.refresh()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        self.model.load_state_dict(state["model"])
-        self.auxiliary.load_state_dict(state["auxiliary"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged = state["averaged"]
-        self.steps_averaged, self.bad_steps = state["steps_averaged"], state["bad_steps"]
+    def draw(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
+        """The batch and its kind."""
+        return batch_of_step(self, step, rng)
+
+    def kind(self, batch: tuple[Batch, str]) -> str:
+        """``window``, ``clip``, ``language`` or ``named``."""
+        return batch[1]
+
+    def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
+        """Eq 8 on a batch."""
+        losses = losses_of_step(self, *batch, step, rng)
+        return Losses(losses.terms, losses.figures | {f"{batch[1]}_steps": 1.0})
+
+    def export(self, folder: Path) -> Path:
+        """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
+        state = self.model.state_dict() | self.averaged
+        model = write_model(self.model, state, self.texts.tokenizer, folder / "model")
+        save_file(self.auxiliary.state_dict(), folder / AUXILIARY_FILE)
+        return model
 
 
 def training_device(name: str) -> torch.device:
@@ -121,6 +121,14 @@ def training_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
     return torch.device(name)
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """ValueError for sharded blocks together with what reads their weights from outside."""
+    if config.parallel == "fsdp" and (config.guide_weight > 0 or config.word_weight > 0):
+        raise ValueError(
+            "parallel fsdp shards the weights that the guides read; give --guide-weight 0 --word-weight 0, or ddp"
+        )
 
 
 def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
@@ -197,9 +205,15 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
         return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
         features = run.model.see(batch.images)
-        if rng.random() >= true_geometry_share(step, run.config):
+        if _coin(run.config, step, rng) >= true_geometry_share(step, run.config):
             geometry = run.model.reconstruct_features(features)
     return _language(run, batch, run.model.lift(features, geometry), rng)
+
+
+def _coin(config: TrainConfig, step: int, rng: np.random.Generator) -> float:
+    """A number in [0, 1) for each micro-batch; with sharded blocks one for all, since all call them or none."""
+    own = float(rng.random())
+    return float(np.random.default_rng([config.seed, step, COIN]).random()) if config.parallel == "fsdp" else own
 
 
 def _language(
@@ -215,7 +229,8 @@ def _language(
     before, after = run.texts.prefix_ids
     guide = None
     if run.word_guide is not None:
-        counts = (len(CATALOGUE) + 1, len(COLOURS) + 1)
-        names = pooled_names(prefix.patch_index, batch.category, batch.colour, counts, prefix.patch_mask.shape[1])
+        counts = (len(CATALOGUE) + 1, len(COLOURS) + 1, len(MATERIAL_INDEX) + 1)
+        shown = (batch.category, batch.colour, batch.material)
+        names = pooled_names(prefix.patch_index, shown, counts, prefix.patch_mask.shape[1])
         guide = run.word_guide, names
     return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 from vidllm.training.config import TrainConfig
+from vidllm.training.loop_config import LoopConfig
 
 
-@runtime_checkable
-class Scheduled(Protocol):
-    """Any configuration with a trapezoid's numbers (see :class:`~vidllm.training.config.TrainConfig`)."""
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of the run."""
-        ...
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest rate."""
-        ...
-
-    @property
-    def final_fraction(self) -> float:
-        """The rate at the end, as a fraction of the highest."""
-        ...
-
-    @property
-    def warmup_steps(self) -> int:
-        """Steps over which the rate rises."""
-        ...
-
-    @property
-    def decay_fraction(self) -> float:
-        """The last part of the steps, over which the rate falls."""
-        ...
-
-
-def learning_rate(step: int, config: Scheduled) -> float:
+def learning_rate(step: int, config: LoopConfig) -> float:
     """The rate of step ``step`` (from 0)."""
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay_steps = max(1, round(config.decay_fraction * config.steps))

@@ -11,11 +11,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from vidllm.model.auto import load_pretrained
-from vidllm.model.configuration import preset
+from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
+from vidllm.training.lora import apply_lora
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
 from vidllm.training.twins import part_twins
 
@@ -34,7 +35,7 @@ def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBa
 
 
 def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
-    """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``.
+    """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
 
     Raises ValueError when the tokens of either are not the run's.
     """
@@ -44,6 +45,8 @@ def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditiona
             _take_language_half(model, _saved(config.language_from, config, texts))
         else:
             _take_language_model(model, config.language_from)
+    if config.lora_rank:
+        apply_lora(model, config.lora_rank, config.lora_alpha)
     return model
 
 
@@ -54,10 +57,20 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
         auxiliary.load_state_dict(load_file(path))
 
 
-def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+def fresh_settings(config: TrainConfig, vocabulary: int) -> VidLLMConfig:
+    """The preset's configuration with what the run changes of it; a token table of ``vocabulary`` rows."""
     settings = preset(config.preset)
     settings.adapter.variant = config.adapter or settings.adapter.variant
-    settings.text_config.vocab_size = len(texts.tokenizer)
+    settings.adapter.bridge_tokens = config.bridge_tokens or settings.adapter.bridge_tokens
+    settings.metric_depth.enabled, settings.scale.unit_m = config.metric_depth, config.unit_m
+    if not config.scale_alignment:
+        settings.scale.estimator = "none"
+    settings.text_config.vocab_size = vocabulary
+    return settings
+
+
+def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    settings = fresh_settings(config, len(texts.tokenizer))
     settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
     return VidLLMForConditionalGeneration(settings)
 

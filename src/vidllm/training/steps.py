@@ -1,74 +1,20 @@
-"""What every run does around its losses: autocast, one optimiser step, skipped bad steps, the log and checkpoints."""
+"""One optimiser step: its micro-batches, averaged gradients, and whether it is taken at all."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
-from vidllm.training.checkpoints import save_checkpoint
-from vidllm.training.joint import Losses
-from vidllm.training.progress import Clock, write_log
-from vidllm.training.schedule import Scheduled
-from vidllm.training.world import World
+from vidllm.training.schedule import learning_rate
+from vidllm.training.spikes import RECENT
+from vidllm.training.trainable import Trainable
+from vidllm.training.world import World, clip_gradients
 
-MAX_BAD_STEPS = 50
 ALONE = World()
-
-
-@runtime_checkable
-class Stepping(Scheduled, Protocol):
-    """A configuration of steps: schedule, gradient clipping and bookkeeping."""
-
-    @property
-    def clip_norm(self) -> float:
-        """Largest norm of a step's gradient."""
-        ...
-
-    @property
-    def log_every(self) -> int:
-        """Steps between two lines of the log."""
-        ...
-
-    @property
-    def save_minutes(self) -> float:
-        """Minutes between two checkpoints."""
-        ...
-
-    @property
-    def keep_checkpoints(self) -> int:
-        """How many checkpoints stay."""
-        ...
-
-
-@runtime_checkable
-class Stepped(Protocol):
-    """A run that takes steps."""
-
-    bad_steps: int
-
-    @property
-    def config(self) -> Stepping:
-        """Its configuration."""
-        ...
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every trained parameter."""
-        ...
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        ...
 
 
 def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
@@ -76,35 +22,56 @@ def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
     return nullcontext() if dtype == "float32" else torch.autocast(device, dtype=getattr(torch, dtype))
 
 
-def descend(run: Stepped, losses: Losses, step: int, world: World) -> tuple[dict[str, float], bool]:
-    """One optimiser step: its figures, and whether it was taken. One that is not finite is skipped and counted.
+def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, float]:
+    """One step of all processes: its figures, means over their micro-batches. A bad one is skipped and counted.
 
-    Raises RuntimeError when too many were.
+    Every process decides alike. ValueError when too many of the last steps were skipped.
     """
-    total = losses.total()
+    config = run.config
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(step, config) * group.get("scale", 1.0)
     run.optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    seeds = world.seeds(config.seed, step, config.accumulation)
+    told = [_micro_batch(run, step, seed) for seed in seeds]
     trained = list(run.parameters())
     world.average_gradients(trained)
-    norm = torch.nn.utils.clip_grad_norm_(trained, run.config.clip_norm).item()
-    taken = math.isfinite(norm)
-    if taken:
+    norm = clip_gradients(trained, config.clip_norm)
+    gathered = world.gather((told, norm))
+    figures = _means([figures for each, _ in gathered for _, figures in each])
+    figures = {"loss": figures["loss"], "norm": gathered[0][1], **figures}
+    reason = run.watch.judge(told[0][0], figures["loss"], figures["norm"])
+    if reason is None:
         run.optimizer.step()
-    else:
-        run.bad_steps += 1
-        if run.bad_steps > MAX_BAD_STEPS:
-            raise RuntimeError(f"{run.bad_steps} steps had a loss or gradient that is not finite; stopped at {step}")
+        run.average(step)
+        return figures
+    run.bad_steps += 1
+    _stop_when_many(run, step, reason)
+    return figures | {"skipped_steps": 1.0}
+
+
+def _micro_batch(run: Trainable, step: int, seed: list[int]) -> tuple[str, dict[str, float]]:
+    """Add a micro-batch's share to the gradients; its kind and its figures."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # for dropout, where there is any
+    batch = run.draw(step, rng)
+    with autocast(run.config.dtype, run.device.type):
+        losses = run.losses(batch, step, rng)
+    total = losses.total()
+    (total / run.config.accumulation).backward()
     terms = {name: term.item() for name, term in losses.terms.items()}
-    return {"loss": total.item(), "norm": norm, **terms, **losses.figures}, taken
+    return run.kind(batch), {"loss": total.item(), **terms, **losses.figures}
 
 
-def keep(run: Stepped, done: int, clock: Clock, out: Path, say: Callable[[str], None]) -> bool:
-    """Log and save when it is time; whether a checkpoint was saved."""
-    config = run.config
-    if done % config.log_every == 0:
-        write_log(out / "log.jsonl", clock.line(done, run.bad_steps))
-        say(clock.text)
-    due = clock.due(config.save_minutes) or done == config.steps
-    if due:
-        save_checkpoint(out / "checkpoints", done, run.state(done), config.keep_checkpoints)
-    return due
+def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the micro-batches that have it."""
+    names = dict.fromkeys(name for each in figures for name in each)
+    return {name: float(np.mean([each[name] for each in figures if name in each])) for name in names}
+
+
+def _stop_when_many(run: Trainable, step: int, reason: str) -> None:
+    if run.watch.skipped() > run.config.max_bad_steps:
+        raise ValueError(
+            f"training stopped at step {step}: {run.watch.skipped()} of the last {RECENT} steps were skipped "
+            f"({reason}); lower --learning-rate or look at the data, then start again: it resumes from the last "
+            f"checkpoint in {run.config.out}"
+        )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from vidllm.training import packed_attention
+from vidllm.training.activations import checkpoint_activations
 from vidllm.training.config import TrainConfig
 from vidllm.training.contrast import END, FramePairs, contrastive_loss, draw_pairs
 from vidllm.training.data import Batch, RoomsData, draw_texts
@@ -96,6 +97,9 @@ class LanguageTeacherRun(Trainable):
         if self.device.type == "cpu":
             self.clip.set_attn_implementation("eager")
             self.model.language_model.set_attn_implementation(packed_attention.NAME)
+        if config.gradient_checkpointing:
+            for part in (self.clip, self.model.language_model):
+                checkpoint_activations(part)
         self.optimizer = adamw(config, self.modules())
 
     def modules(self) -> dict[str, nn.Module]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,19 @@ class Teacher(ABC):
 
     def fingerprint(self) -> str:
         """A name for these weights and settings, for features kept on disk."""
-        digest = hashlib.sha256(f"{type(self).__name__} {self._settings()}".encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            numbers = tensor.double()
-            digest.update(f"{name} {tuple(tensor.shape)} {numbers.sum():.9g} {numbers.abs().sum():.9g}".encode())
-        return digest.hexdigest()[:16]
+        return weights_name(self.model.state_dict(), f"{type(self).__name__} {self._settings()}")
 
     def _settings(self) -> str:
         return ""
+
+
+def weights_name(state: Mapping[str, Tensor], about: str) -> str:
+    """A short name for weights, and for what else is told ``about`` them: other weights, another name."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(state.items()):
+        numbers = tensor.double()
+        digest.update(f"{name} {tuple(tensor.shape)} {numbers.sum():.9g} {numbers.abs().sum():.9g}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _frozen(model: nn.Module) -> nn.Module:

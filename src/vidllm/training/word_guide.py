@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from vidllm.model.grounding import points_in_boxes
 from vidllm.model.modeling import VisualPrefix
 from vidllm.rooms.language.words import plural
+from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
 
@@ -41,19 +42,22 @@ Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of th
 
 @dataclass
 class PatchNames:
-    """What the pooled patches of a batch show: ``category`` (B,T,N), ``colour`` (B,T,M) true where any patch does."""
+    """What the pooled patches of a batch show: (B,T,classes) each, true where any patch pooled into it shows it."""
 
     category: Tensor
     colour: Tensor
+    material: Tensor
 
 
 def pooled_names(
-    inverse: Int[Tensor, "B N"], category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"], counts: tuple[int, int],
-    length: int,
+    inverse: Int[Tensor, "B N"], shown: Sequence[Int[Tensor, "B F P"]], counts: Sequence[int], length: int
 ) -> PatchNames:
-    """Names of each pooled patch (of ``length``) from those of the patches pooled into it; class 0 (shell) is kept."""
+    """Names of each pooled patch (of ``length``) from those of the patches pooled into it; class 0 (shell) is kept.
+
+    ``shown`` are category, colour and material of every patch, ``counts`` how many classes each has.
+    """
     tables = []
-    for classes, count in zip((category, colour), counts, strict=True):
+    for classes, count in zip(shown, counts, strict=True):
         table = torch.zeros(len(inverse), length + 1, count, dtype=torch.bool, device=inverse.device)
         rows = torch.arange(len(inverse), device=inverse.device)[:, None].expand_as(inverse)
         table[rows, inverse, classes.flatten(1)] = True  # -1 lands in the last row, which is dropped
@@ -64,10 +68,15 @@ def pooled_names(
 class Vocabulary:
     """Token sequences of names, to find them in text; longer names win over names inside them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str], colours: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str], colours: Sequence[str],
+        materials: Sequence[str] = (),
+    ) -> None:
         self.patterns: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
         #: the last token of each name, in order: how its patches should look to the language model
         self.words: dict[str, list[int]] = {"category": [], "colour": []}
+        if materials:
+            self.words["material"] = [tokenizer(" " + m, add_special_tokens=False)["input_ids"][-1] for m in materials]
         for kind, names in (("category", categories), ("colour", colours)):
             for index, name in enumerate(names):
                 plain = name.replace("_", " ")
@@ -196,8 +205,8 @@ class WordGuide:
         module = self._modules[layer]
         size, end = module.head_dim, first + mask.shape[1]
         shared = head // module.num_key_value_groups
-        q = F.linear(hidden[rows, places], module.q_proj.weight[head * size : (head + 1) * size])
-        k = F.linear(hidden[:, first:end], module.k_proj.weight[shared * size : (shared + 1) * size])
+        q = F.linear(hidden[rows, places], weight_of(module.q_proj)[head * size : (head + 1) * size])
+        k = F.linear(hidden[:, first:end], weight_of(module.k_proj)[shared * size : (shared + 1) * size])
         cos, sin = cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
         q = _rotate(q.float(), cos[rows, places].float(), sin[rows, places].float())
         k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
@@ -215,7 +224,8 @@ def token_words_loss(
     count = prefix.patch_mask.shape[1]
     tokens = F.normalize(prefix.tokens[:, -count:].float(), dim=-1)
     terms = []
-    for kind, classes in (("category", names.category), ("colour", names.colour)):
+    for kind in words:
+        classes: Tensor = getattr(names, kind)
         directions = F.normalize(table[torch.tensor(words[kind], device=table.device)].detach().float(), dim=-1)
         target = (classes[..., 1:] & prefix.patch_mask[..., None]).float()
         known = target.sum(-1)

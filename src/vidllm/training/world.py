@@ -1,18 +1,26 @@
-"""Several processes, one model: each computes its own batch, gradients are averaged (plain data parallelism).
+"""Several processes, one model: each computes its own micro-batches, gradients are averaged (data parallelism).
 
-Started with ``torchrun --nproc-per-node N -m vidllm train ...``. On a CPU two processes of one thread each do more than
-one process of two threads. Every process draws its own batches, so the averaged step sees N times the scenes.
+Started with ``torchrun --nproc-per-node N -m vidllm train ...`` or ``accelerate launch``. On a CPU two processes of one
+thread each do more than one process of two threads. A step is made of ``processes * accumulation`` micro-batches, and
+micro-batch m draws from (seed, step, m) whoever computes it: the product alone decides what a run learns.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
+BUCKET = 2**25  # gradient values that travel together
+MICRO = 1  # keeps a micro-batch's draws apart from those that a step's micro-batches share (run.PLAN)
 
 
 @dataclass(frozen=True)
@@ -23,26 +31,101 @@ class World:
     size: int = 1
 
     @classmethod
-    def from_environment(cls) -> World:
-        """Join the processes that torchrun started; a world of one when it did not."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+    def from_environment(cls, *, cpu: bool = False) -> World:
+        """Join the processes that torchrun or accelerate started, each on its own GPU (``cpu``: on none); a world of
+        one when they did not. ValueError when accelerate is not installed.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(dist.get_rank(), size)
+            _join(cpu)
+        return cls(dist.get_rank(), dist.get_world_size())
 
-    def seed(self, seed: int, step: int) -> list[int]:
-        """What the random numbers of a step are drawn from: another batch in every process."""
-        return [seed, step] if self.size == 1 else [seed, step, self.rank]
+    def seeds(self, seed: int, step: int, accumulation: int = 1) -> list[list[int]]:
+        """What the random numbers of this process's micro-batches of a step are drawn from."""
+        if self.size * accumulation == 1:
+            return [[seed, step]]
+        first = self.rank * accumulation
+        return [[seed, step, first + i, MICRO] for i in range(accumulation)]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes (zero where a process has none)."""
+        """Replace every gradient by its mean over the processes: zero counts where a process has none; a gradient
+        that no process has stays away. Sharded parameters (FSDP2) have theirs averaged already.
+        """
         if self.size == 1:
             return
-        kept = list(parameters)
-        flat = torch.cat([(p.new_zeros(p.shape) if p.grad is None else p.grad).flatten() for p in kept])
+        kept = [p for p in parameters if not isinstance(p, DTensor)]
+        if not kept:
+            return
+        used = torch.tensor([p.grad is not None for p in kept], dtype=torch.int32, device=kept[0].device)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        for bucket in _buckets([p for p, is_used in zip(kept, used.tolist(), strict=True) if is_used]):
+            self._average(bucket)
+
+    def _average(self, bucket: list[nn.Parameter]) -> None:
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
         dist.all_reduce(flat)
         flat /= self.size
-        for parameter, mean in zip(kept, flat.split([p.numel() for p in kept]), strict=True):
+        for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
             parameter.grad = mean.view_as(parameter)
+
+    def gather(self, value: T) -> list[T]:
+        """Everyone's value, in order of rank: the same list in every process."""
+        if self.size == 1:
+            return [value]
+        found: list[T | None] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found  # type: ignore[return-value]
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process does it, then the others: what it has written, they find."""
+        if self.rank > 0:
+            dist.barrier()
+        yield
+        if self.rank == 0 and self.size > 1:
+            dist.barrier()
+
+    def first(self, value: T) -> T:
+        """The value of the first process, in all of them."""
+        return self.gather(value)[0]
+
+
+def _join(cpu: bool) -> None:
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        need = "several processes need accelerate, which is not installed"
+        raise ValueError(f"{need}: pip install 'vidllm[train]'") from error
+    PartialState(cpu=cpu)
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters of one type together, up to :data:`BUCKET` values or one that is larger."""
+    open_buckets: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        bucket = open_buckets.setdefault(parameter.dtype, [])
+        if bucket and sum(p.numel() for p in bucket) + parameter.numel() > BUCKET:
+            yield open_buckets.pop(parameter.dtype)
+            bucket = open_buckets.setdefault(parameter.dtype, [])
+        bucket.append(parameter)
+    yield from open_buckets.values()
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
+    """Scale all gradients down to a norm of ``most``, sharded ones among them; returns the norm that they had."""
+    given = [p for p in parameters if p.grad is not None]
+    sharded = [p for p in given if isinstance(p, DTensor)]
+    whole = [p for p in given if not isinstance(p, DTensor)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(given, most))
+    parts: list[list[nn.Parameter]] = [whole, list(sharded)]
+    total = torch.stack([_norm(part) for part in parts if part]).norm()
+    for part in parts:
+        nn.utils.clip_grads_with_norm_(part, most, total)
+    return float(total)
+
+
+def _norm(parameters: list[nn.Parameter]) -> Tensor:
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

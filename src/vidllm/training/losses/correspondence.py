@@ -23,7 +23,7 @@ class Matches:
     """Where each patch's centre is seen in its partner frame.
 
     Attributes:
-        place: (B,F,P,2) column and row in the partner's patch grid (0 = centre of the first patch), between patches too.
+        place: (B,F,P,2) column and row in the partner's patch grid (0 = centre of the first), between them too.
         valid: (B,F,P) whether the partner sees the point.
         grid: rows and columns of patches.
     """

@@ -1,0 +1,139 @@
+"""The paper's ablations as data: what each row changes, what it is compared with, and what the paper measured.
+
+A row names only its difference from the full model (the preset with adapter, metric depth and both stages), so that
+rows of several tables that are the same model are trained once (:meth:`Row.key`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidllm.model.configuration import preset
+
+SUBMISSION = "the paper's submission (arXiv 2509.24385, first version), component ablation"
+TABLE_6 = "the paper's Table 6 (ICLR 2026) as quoted second-hand, means over each benchmark's metrics"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    ``changes`` are fields of ``TrainConfig``; ``stage1`` fields of ``Stage1Config``, None for a row that is trained
+    in a single stage; ``scale`` fields of ``ScaleConfig`` that only the evaluation changes. ``against`` are the
+    numbers of the rows in the table that this one is compared with; ``paper`` the paper's own numbers by column.
+    """
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    stage1: dict[str, Any] | None = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
+    against: tuple[int, ...] = ()
+    paper: dict[str, float] = field(default_factory=dict)
+
+    def key(self, preset_name: str) -> str:
+        """A folder's name for what is trained and measured; rows that amount to the same model have the same one."""
+        usual = preset(preset_name).adapter
+        same: dict[str, Any] = {"adapter": usual.variant, "bridge_tokens": usual.bridge_tokens}
+        said = [f"{k}-{v}" for k, v in sorted(self.changes.items()) if k not in same or same[k] != v]
+        stages = ["single_stage"] if self.stage1 is None else [f"{k}-{v}" for k, v in sorted(self.stage1.items())]
+        voted = [f"{k}-{v}" for k, v in sorted(self.scale.items())]
+        return "_".join(said + stages + voted).lower() or "full"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and how the paper's columns relate to ours: column -> our figure (absent: we measure nothing like it).
+
+    ``trained``: whether its rows are models of their own; otherwise one model is evaluated in several ways.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    source: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    trained: bool = True
+
+
+def _scores(**values: float) -> dict[str, float]:
+    """The paper's columns, whose names are no identifiers."""
+    names = {
+        "cider": "ScanQA CIDEr", "em": "ScanQA EM", "acc": "ScanRefer Acc@0.25",
+        "qa": "ScanQA", "caption": "Scan2Cap", "refer": "ScanRefer", "f": "ScanNet F",
+    }  # fmt: skip
+    return {names[name]: value for name, value in values.items()}
+
+
+_BARE: dict[str, Any] = {"adapter": "none", "metric_depth": False}
+
+MAIN = Table(
+    "main", "component ablation",
+    (
+        Row("baseline", _BARE, None, paper=_scores(cider=89.3, em=22.1, acc=47.6)),
+        Row("+ CTA", {"metric_depth": False}, None, against=(0,), paper=_scores(cider=95.4, em=24.8, acc=51.2)),
+        Row("+ CTA + MDM", {}, None, against=(1,), paper=_scores(cider=99.1, em=26.3, acc=53.7)),
+        Row("+ CTA + MDM + two-stage distillation", against=(2,), paper=_scores(cider=101.9, em=27.6, acc=55.8)),
+    ),
+    SUBMISSION, {"ScanQA EM": "qa", "ScanRefer Acc@0.25": "acc_25"},
+)  # fmt: skip
+
+
+def _bridge(tokens: int, against: tuple[int, ...], **paper: float) -> Row:
+    changes = {"adapter": "bridge", "bridge_tokens": tokens}
+    return Row(f"bridge, K = {tokens}", changes, against=against, paper=_scores(**paper))
+
+
+ADAPTER = Table(
+    "adapter", "adapter variants",
+    (
+        Row("no adapter", {"adapter": "none"}, paper=_scores(qa=42.1, caption=48.6, refer=44.2)),
+        Row("concat self-attention", {"adapter": "concat_self_attention"}, against=(0,), paper=_scores(qa=43.1)),
+        Row("cross-attention", {"adapter": "cross_attention"}, against=(0,), paper=_scores(qa=42.9)),
+        _bridge(4, (0, 5), qa=43.8),
+        _bridge(8, (0, 5), qa=44.5),
+        _bridge(16, (0, 1, 2), qa=45.7, caption=53.2, refer=48.4),
+        _bridge(32, (0, 5), qa=45.3),
+    ),
+    TABLE_6, {"ScanQA": "qa", "ScanRefer": "acc_25"},
+)  # fmt: skip
+
+METRIC = Table(
+    "metric", "metric depth variants",
+    (
+        Row("without metric depth", {"metric_depth": False}, paper=_scores(qa=44.8, f=0.568)),
+        Row("without alignment", {"scale_alignment": False}, against=(0,), paper=_scores(f=0.574)),
+        Row("full", against=(0, 1), paper=_scores(qa=45.7, f=0.582)),
+    ),
+    f"{TABLE_6}; F-score of the points on ScanNet", {"ScanQA": "qa", "ScanNet F": "abs_rel"},
+)  # fmt: skip
+
+STAGES = Table(
+    "stages", "training in one or two stages",
+    (
+        Row("single stage", {}, None, paper=_scores(em=26.3, acc=53.7)),
+        Row("two stages without L_sc", {}, {"structure_weight": 0.0}, against=(0,)),
+        Row("two stages", against=(0, 1), paper=_scores(em=27.6, acc=55.8)),
+    ),
+    f"{SUBMISSION}; of L_sc it shows convergence curves only", {"ScanQA EM": "qa", "ScanRefer Acc@0.25": "acc_25"},
+)  # fmt: skip
+
+SCALE = Table(
+    "scale", "scale estimators, one model",
+    (
+        Row("least squares, median of 16 images", scale={"estimator": "wls", "frames": 16}),
+        Row("least squares, median of all images", scale={"estimator": "wls", "frames": "all"}, against=(0,)),
+        Row("robust, median of 16 images", scale={"estimator": "log_huber", "frames": 16}, against=(0,)),
+        Row("robust, median of all images", scale={"estimator": "log_huber", "frames": "all"}, against=(2,)),
+    ),
+    trained=False,
+)  # fmt: skip
+
+TABLES = {table.name: table for table in (MAIN, ADAPTER, METRIC, STAGES, SCALE)}
+
+
+def table_named(name: str) -> Table:
+    """ValueError names the known ones."""
+    if name not in TABLES:
+        raise ValueError(f"unknown ablation {name!r}; expected one of {', '.join(TABLES)}")
+    return TABLES[name]

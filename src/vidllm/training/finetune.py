@@ -1,0 +1,208 @@
+"""Fine-tune a model on your own videos and sentences (docs/fine_tuning.md): what sees stays, what speaks learns.
+
+Each video is read and seen once (:mod:`scene_cache`); then every step packs many of its sentences behind its visual
+prefix, as stage 2 does. The language half learns whole, or its language model by LoRA. Encoder and geometry are frozen:
+depth, cameras and scale of the fine-tuned model are those of the model that it started from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from vidllm.datasets.jsonl import Example
+from vidllm.datasets.jsonl_check import check_jsonl
+from vidllm.model.auto import load_pretrained
+from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
+from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.scene import TINY
+from vidllm.training import packed_attention
+from vidllm.training.activations import checkpoint_activations
+from vidllm.training.driver import drive
+from vidllm.training.exporting import write_model
+from vidllm.training.joint import Losses, language_losses
+from vidllm.training.loop_config import LoopConfig
+from vidllm.training.lora import apply_lora, lora_matrices, save_adapter, trained_share
+from vidllm.training.own_texts import OwnTexts
+from vidllm.training.packing import PackedTexts, pack
+from vidllm.training.run import training_device
+from vidllm.training.scene_cache import SceneCache, SeenScene
+from vidllm.training.stage1 import as_train_config
+from vidllm.training.texts import TextMaker
+from vidllm.training.trainable import Trainable, adamw
+
+TOLD = 10  # lines of progress while videos are seen
+Part = Literal["language_model", "projector", "grounding", "adapter"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(LoopConfig):
+    """One run of fine-tuning."""
+
+    data: str = "data.jsonl"  # videos and sentences; vidllm data check looks at them
+    out: str = "runs/finetune"
+    init_from: str | None = None  # a model folder or hub id; None: the shipped model
+    frames: int | None = None  # sampled of each video, and by the model that comes out; None: as the model does
+    train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # adapter: where its language stream reads
+    lora: bool = False  # the language model learns by LoRA, the other parts of ``train`` whole
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    cache: str | None = None  # folder of what was seen of the videos; None: OUT/cache
+    scenes: int = 4  # videos a step
+    texts: int = 16  # sentences a video and step
+    max_text_tokens: int = 800  # of a video's sentences together
+    steps: int = 300
+    learning_rate: float = 3e-4
+    warmup_steps: int = 20
+    beta2: float = 0.98
+
+
+@dataclass
+class FinetuneBatch:
+    """Videos of one step with their packed sentences."""
+
+    scenes: list[SeenScene]
+    packed: PackedTexts
+
+
+class FinetuneRun(Trainable):
+    """A model, what it sees of the videos, and their sentences."""
+
+    def __init__(self, config: FinetuneConfig, say: Callable[[str], None]) -> None:
+        self.config: FinetuneConfig = config
+        self.device = training_device(config.device)
+        examples = checked(config.data)
+        self.model, processor = load_pretrained(config.init_from or TINY)
+        if self.model.config.model_type != "vidllm":
+            raise ValueError(f"{config.init_from}: only a Vid-LLM is fine-tuned; this is a {type(self.model).__name__}")
+        self.model.to(self.device)  # type: ignore[arg-type]
+        self.tokenizer = processor.tokenizer
+        self.seen = SceneCache(self.model, processor, Path(config.cache or f"{config.out}/cache"), config.frames)
+        self.model.config.default_frames = self.seen.frames
+        self.texts = OwnTexts(examples, TextMaker(self.tokenizer), config.max_text_tokens)
+        self._fill(say)
+        self.parts = trained_parts(self.model, config)
+        say("{:,} of {:,} numbers learn".format(*trained_share(self.model)))
+        self._settle()
+        self.start = replace(as_train_config(config, "", None), word_weight=0.0)
+        self.optimizer = adamw(config, self.modules())
+
+    def _fill(self, say: Callable[[str], None]) -> None:
+        def tell(done: int, total: int) -> None:
+            if done % -(-total // TOLD) == 0 or done == total:
+                say(f"{self.seen.folder}: {done} of {total} videos seen")
+
+        self.seen.fill(self.texts.videos, tell)
+
+    def _settle(self) -> None:
+        """Training mode, and the forms of attention and memory that training wants."""
+        self.model.train()
+        language = self.model.language_model
+        if self.device.type == "cpu":
+            language.set_attn_implementation(packed_attention.NAME)
+        if self.config.gradient_checkpointing:
+            checkpoint_activations(language)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that learn; of a language model with LoRA its matrices alone."""
+        return self.parts
+
+    def draw(self, step: int, rng: np.random.Generator) -> FinetuneBatch:
+        """Some videos, each with some of its sentences; a video with many is drawn more often."""
+        config, texts = self.config, self.texts
+        count = min(config.scenes, len(texts.videos))
+        chosen = rng.choice(len(texts.videos), count, replace=False, p=texts.shares(config.texts))
+        scenes = [self.seen.scene(texts.videos[int(i)]).to(self.device) for i in chosen]
+        rows = [texts.draw(int(i), config.texts, rng) for i in chosen]
+        packed = pack(rows, self.model.config.loc_token_id, config.max_text_tokens)
+        return FinetuneBatch(scenes, packed.to(self.device))
+
+    def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
+        """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
+        prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
+        before, after = (ids.to(self.device) for ids in self.texts.maker.prefix_ids)
+        return language_losses(self.model, prefix, batch.packed, (before, after), self.start)
+
+    def _lift(self, scene: SeenScene) -> VisualPrefix:
+        flows = self.model.adapter(scene.tokens)
+        return self.model.pool_patches(flows.language, flows.bridge, scene.positions, scene.valid)
+
+    def export(self, folder: Path) -> Path:
+        """``model``, as ``vidllm.load`` reads it; with LoRA also ``adapter``, its matrices alone in peft's format."""
+        model = write_model(self.model, self.model.state_dict(), self.tokenizer, folder / "model")
+        if self.config.lora:
+            save_adapter(self.model, folder / "adapter", self.config.init_from or str(TINY))
+        return model
+
+
+def checked(path: str) -> list[Example]:
+    """The examples of a file without a fault; ValueError with the first fault and how many there are."""
+    report = check_jsonl(path, quick=True)
+    if report.problems:
+        others = f"; {len(report.problems) - 1} more: vidllm data check {path}" if len(report.problems) > 1 else ""
+        raise ValueError(f"{report.problems[0].text}{others}")
+    return report.examples
+
+
+def trained_parts(model: VidLLMForConditionalGeneration, config: FinetuneConfig) -> dict[str, nn.Module]:
+    """The modules that learn, by name, with gradients for them alone.
+
+    Raises:
+        ValueError: nothing is to learn, or LoRA of a language model that is not.
+    """
+    if not config.train:
+        raise ValueError("nothing is to learn; give --train with one of language_model, projector, grounding, adapter")
+    if config.lora and "language_model" not in config.train:
+        raise ValueError("--lora is how the language model learns, but it is not in --train; add language_model to it")
+    model.requires_grad_(False)
+    parts: dict[str, nn.Module] = {}
+    if "language_model" in config.train:
+        if config.lora:
+            apply_lora(model, config.lora_rank, config.lora_alpha)
+        parts["language_model"] = lora_matrices(model) if config.lora else model.language_model
+    if "projector" in config.train:
+        for name in ("projector", "position_embedding", "coordinate_embedding"):
+            parts[name] = model.get_submodule(name)
+    if "grounding" in config.train:
+        parts["grounding"] = model.grounding
+    if "adapter" in config.train:
+        parts["adapter"] = language_side(model.adapter)
+    for part in parts.values():
+        part.requires_grad_(True)
+    return parts
+
+
+def language_side(adapter: CrossTaskAdapter) -> nn.Module:
+    """The part of the adapter that the language stream alone goes through: geometry never sees it."""
+    exchange = adapter.exchange
+    if isinstance(exchange, Bridge):
+        return exchange.write_language
+    if isinstance(exchange, CrossAttention):
+        return exchange.language_reads
+    if exchange is None:
+        return adapter.phi_language
+    raise ValueError("this model's adapter has no part of language alone; take adapter out of --train")
+
+
+def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
+    """Prefixes of single scenes as one batch, padded to the longest."""
+    rows = list(prefixes)
+
+    def stacked(name: str, fill: int = 0) -> Tensor:
+        values = [getattr(row, name)[0] for row in rows]
+        return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+
+    names = ("tokens", "mask", "patches", "patch_positions", "patch_mask")
+    return VisualPrefix(**{name: stacked(name) for name in names}, patch_index=stacked("patch_index", -1))
+
+
+def finetune(config: FinetuneConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Run (or resume); returns the folder of the fine-tuned model."""
+    say = log or (lambda line: print(line, file=sys.stderr, flush=True))
+    return drive(lambda: FinetuneRun(config, say), config, say)

@@ -1,0 +1,143 @@
+"""``vidllm train plot RUN...``: what a run's log tells, as curves; several runs lie over one another.
+
+A panel for every quantity in the log: losses and learning figures in its order, then the learning rate (from the run's
+own configuration where the log does not hold it), the gradient's norm, skipped steps and the seconds of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidllm.export.atomic import atomic_path
+from vidllm.export.line_chart import Panel, Series, line_charts, smoothed
+from vidllm.training.loop_config import LoopConfig
+from vidllm.training.schedule import learning_rate
+
+LOG_FILE, CONFIG_FILE = "log.jsonl", "config.json"
+RATE, SPEED = "learning_rate", "seconds_a_step"
+LAST = (RATE, "norm", "bad_steps", SPEED)  # these panels close the picture
+_SCHEDULE = ("steps", RATE, "final_fraction", "warmup_steps", "decay_fraction")
+_NOT_DRAWN = ("step", "seconds")
+_SMOOTH_PARTS = 40  # without a window of its own a curve is smoothed over a fortieth of it
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """A run's name, and for each quantity its steps and values, in the log's order."""
+
+    name: str
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smooth: int | None = None) -> Path:
+    """Draw the runs (folders, or their logs) as PNG; returns where (default: ``curves.png`` in the first run).
+
+    ``smooth`` is the number of log lines that a strong point is the mean of; 1: the curves as they are.
+    Raises ValueError for a run without a log, a broken line, or another picture's name than ``.png``.
+    """
+    if smooth is not None and smooth < 1:
+        raise ValueError(f"--smooth: expected at least 1 line, received {smooth}")
+    logs = [read_log(Path(run)) for run in runs]
+    path = Path(output) if output is not None else _log_file(Path(runs[0])).parent / "curves.png"
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture is a PNG; give a name that ends in .png")
+    picture = line_charts(panels(logs, smooth), names([Path(run) for run in runs]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return path
+
+
+def read_log(run: Path) -> RunLog:
+    """The curves of a run's log; a last line that a killed run left unfinished is passed over."""
+    file = _log_file(run)
+    lines = file.read_text(encoding="utf-8").split("\n")
+    rows = [_row(file, number, line) for number, line in enumerate(lines[:-1], 1) if line.strip()]
+    if not rows:
+        raise ValueError(f"{file}: no line yet; a run writes one every log_every steps")
+    curves = {name: _curve(rows, name) for name in dict.fromkeys(key for row in rows for key in row)}
+    drawn = {n: c for n, c in curves.items() if n not in _NOT_DRAWN and len(c[0]) and _is_drawn(n, c[1])}
+    return RunLog(file.parent.name, drawn | _rate(file.parent, rows, drawn) | _speed(rows))
+
+
+def panels(logs: Sequence[RunLog], smooth: int | None = None) -> list[Panel]:
+    """A panel for each quantity that any of the runs has."""
+    found = list(dict.fromkeys(name for log in logs for name in log.curves))
+    order = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
+    made = []
+    for name in order:
+        series = []
+        for number, log in enumerate(logs):
+            if name in log.curves:
+                x, y = log.curves[name]
+                window = smooth or max(1, len(y) // _SMOOTH_PARTS)
+                series.append(Series(number, x, y, smoothed(y, 1 if name in (RATE, "bad_steps") else window)))
+        made.append(Panel(name.replace("_", " "), series))
+    return made
+
+
+def names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, or as much of their paths as tells them apart."""
+    parts = [_log_file(run).parent.resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-length:]) for p in parts]
+        if len(set(short)) == len(set(parts)):
+            return short
+    return ["/".join(p) for p in parts]
+
+
+def _log_file(run: Path) -> Path:
+    file = run / LOG_FILE if run.is_dir() else run
+    if not file.is_file():
+        raise ValueError(f"{run}: no log of a run here ({LOG_FILE} is missing); give the folder of a training run")
+    return file
+
+
+def _row(file: Path, number: int, line: str) -> dict[str, float]:
+    try:
+        row = json.loads(line)
+        return {"step": float(row["step"])} | {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: line {number} is not one of a training log; delete it") from error
+
+
+def _curve(rows: Sequence[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one quantity, by rising step."""
+    told = {row["step"]: row[name] for row in rows if name in row and math.isfinite(row[name])}
+    steps = sorted(told)
+    return np.array(steps), np.array([told[step] for step in steps])
+
+
+def _is_drawn(name: str, values: np.ndarray) -> bool:
+    """Counts of the kinds of step tell nothing as curves; skipped steps do."""
+    return name == "bad_steps" or not name.endswith("_steps")
+
+
+def _speed(rows: Sequence[dict[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Seconds a step between two lines of one process (where a run was resumed its clock begins anew)."""
+    steps, spent = _curve(rows, "seconds")
+    if len(steps) < 2:
+        return {}
+    kept = np.diff(spent) > 0
+    seconds = np.diff(spent)[kept] / np.diff(steps)[kept]
+    return {SPEED: (steps[1:][kept], seconds)} if kept.any() else {}
+
+
+def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any]) -> dict[str, Any]:
+    """The learning rate of each logged step, from the configuration beside the log."""
+    file = folder / CONFIG_FILE
+    if RATE in drawn or not file.is_file():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    if not all(name in told for name in _SCHEDULE):
+        return {}
+    config = LoopConfig(**{name: told[name] for name in _SCHEDULE})
+    steps = np.array(sorted({row["step"] for row in rows}))
+    return {RATE: (steps, np.array([learning_rate(int(step) - 1, config) for step in steps]))}

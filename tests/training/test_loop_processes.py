@@ -1,0 +1,121 @@
+"""Two processes learn what one learns that adds up two micro-batches: whole weights (ddp) and sharded blocks (fsdp)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from micro_start import log_of, quiet, save_start, short_run, weights_of
+
+from vidllm.training.config import TrainConfig
+from vidllm.training.loop import train, train_step
+from vidllm.training.run import Run
+from vidllm.training.world import World
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _one(rank: int, port: int, configs: list[TrainConfig], bad: TrainConfig) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
+    os.environ.update(LOCAL_WORLD_SIZE="2", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    folders = [train(config, quiet) for config in configs]
+    assert [folder.name for folder in folders] == ["model", "model"]  # every process knows where it is
+    _bad_in_one(rank, bad)
+    dist.destroy_process_group()
+
+
+def _bad_in_one(rank: int, config: TrainConfig) -> None:
+    """The second process's first micro-batch is not a number."""
+    world = World.from_environment()
+    run = Run.build(config)
+    honest = run.losses
+
+    def losses(batch, step, rng):
+        found = honest(batch, step, rng)
+        factor = float("nan") if rank == 1 and step == 0 else 1.0
+        return replace(found, terms={name: factor * term for name, term in found.terms.items()})
+
+    run.losses = losses  # type: ignore[method-assign]
+    before = torch.cat([p.detach().flatten() for p in run.parameters()])
+    train_step(run, 0, world)
+    assert run.bad_steps == 1
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.parameters()]))
+    train_step(run, 1, world)
+    torch.save(torch.cat([p.detach().flatten() for p in run.parameters()]), f"{config.out}.{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def runs(rooms_folder, tmp_path_factory):
+    """One process with two micro-batches, two processes with one: whole, and with sharded blocks."""
+    folder = tmp_path_factory.mktemp("processes")
+    made = replace(
+        short_run(rooms_folder, save_start(folder / "start", rooms_folder), folder / "one"), language_only_share=0.5,
+        guide_weight=0.0, word_weight=0.0, true_geometry_until=10**9, keep_checkpoints=10, device="cpu", seed=3,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    train(replace(made, accumulation=2), quiet)
+    ddp, fsdp = (replace(made, out=str(folder / name), parallel=name) for name in ("ddp", "fsdp"))
+    bad = replace(made, out=str(folder / "bad"), steps=2)
+    mp.spawn(_one, args=(_free_port(), [replace(ddp, save_minutes=60.0), fsdp], bad), nprocs=2)
+    return folder, made
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_the_loss_curve_is_that_of_one_process(runs, name):
+    folder, _ = runs
+    one, two = log_of(folder / "one"), log_of(folder / name)
+    kinds = {key for line in one for key in line if key.endswith("_steps")}
+    assert {"window_steps", "clip_steps", "language_steps"} <= kinds
+    assert len(one) == len(two) == 4
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    whole, parts = weights_of(folder / "one" / "model"), weights_of(folder / name / "model")
+    for key, value in whole.items():
+        torch.testing.assert_close(value, parts[key], rtol=1e-2, atol=1e-3)
+
+
+def test_a_sharded_run_goes_on_with_another_number_of_processes(runs, tmp_path):
+    folder, config = runs
+    checkpoint = folder / "fsdp" / "checkpoints" / "step_0000002"
+    assert len(list(checkpoint.glob("*.distcp"))) == 2  # each process has written its part
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / checkpoint.name)
+    cut = tmp_path / "run" / "checkpoints" / "step_0000003"
+    shutil.copytree(folder / "fsdp" / "checkpoints" / "step_0000003", cut)
+    part = next(cut.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[:1000])
+    (tmp_path / "run" / "log.jsonl").write_text((folder / "fsdp" / "log.jsonl").read_text())
+    said: list[str] = []
+    model = train(replace(config, out=str(tmp_path / "run"), parallel="fsdp", accumulation=2), said.append)
+    assert "step 2 of" in said[0]
+    for ours, theirs in zip(log_of(tmp_path / "run"), log_of(folder / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    resumed = weights_of(model)
+    for key, value in weights_of(folder / "one" / "model").items():
+        torch.testing.assert_close(resumed[key], value, rtol=1e-2, atol=1e-3)
+
+
+def test_all_processes_skip_what_one_finds_bad(runs):
+    folder, _ = runs
+    ours, theirs = (torch.load(f"{folder}/bad.{rank}.pt", weights_only=True) for rank in range(2))
+    assert bool(ours.isfinite().all()) and torch.equal(ours, theirs)
+
+
+def test_guides_do_not_read_sharded_weights(runs):
+    with pytest.raises(ValueError, match="--guide-weight 0 --word-weight 0"):
+        Run.build(replace(runs[1], parallel="fsdp", word_weight=0.5))
+
+
+def test_micro_batches_are_the_same_whoever_computes_them():
+    assert World(1, 2).seeds(7, 5, 2) == World().seeds(7, 5, 4)[2:] and World().seeds(7, 5) == [[7, 5]]
+    assert len({tuple(seed) for rank in range(4) for seed in World(rank, 4).seeds(7, 5, 2)}) == 8

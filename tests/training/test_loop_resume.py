@@ -1,0 +1,157 @@
+"""A run that was stopped goes on as the unbroken one: killed, out of disk, from an older or a damaged checkpoint."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from micro_start import log_of, quiet, save_start, short_run, weights_of
+
+from vidllm.training import checkpoints, driver
+from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
+from vidllm.training.loop import train
+
+CHILD = """
+import json, sys
+from vidllm.training import config, loop
+loop.train(config.from_dict(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(rooms_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    made = short_run(rooms_folder, save_start(folder / "start", rooms_folder), folder / "unbroken")
+    return replace(made, language_only_share=0.5, keep_checkpoints=10)
+
+
+@pytest.fixture(scope="module")
+def unbroken(config):
+    return weights_of(train(config, quiet))
+
+
+@pytest.fixture
+def as_unbroken(config, unbroken):
+    """Checks the folder of a run that was broken and has gone on."""
+
+    def check(folder: Path) -> None:
+        weights = weights_of(folder)
+        assert all(torch.equal(weights[name], tensor) for name, tensor in unbroken.items())
+        assert log_of(folder.parent) == log_of(config.out)
+
+    return check
+
+
+def test_interrupted(config, as_unbroken, tmp_path, monkeypatch):
+    broken = replace(config, out=str(tmp_path / "run"))
+    step = driver.train_step
+
+    def interrupted(run, number, *world):
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(run, number, *world)
+
+    monkeypatch.setattr(driver, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, quiet)
+    monkeypatch.undo()
+    with open(f"{broken.out}/log.jsonl", "a") as file:  # told after the last checkpoint, then killed mid-line
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    said: list[str] = []
+    as_unbroken(train(broken, said.append))
+    assert "step 2 of" in said[0]
+
+
+def test_killed(config, as_unbroken, tmp_path):
+    """SIGKILL while the third step is written down: no handler runs, no file is closed."""
+    broken = replace(config, out=str(tmp_path / "run"))
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CHILD, json.dumps(asdict(broken))], stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr is not None
+    heard = next((line for line in child.stderr if line.startswith("step 3/")), None)
+    os.kill(child.pid, signal.SIGKILL)
+    child.stderr.close()
+    assert heard is not None and child.wait() == -signal.SIGKILL
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step_0000009.tmp").write_bytes(b"half a checkpoint")  # as if it had struck while writing
+    assert 2 <= len(list_checkpoints(folder)) <= 4
+    as_unbroken(train(broken, quiet))
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_out_of_disk(config, as_unbroken, tmp_path, monkeypatch):
+    broken = replace(config, out=str(tmp_path / "run"))
+    honest = torch.save
+
+    def full(state, path):
+        if state["step"] == 3:
+            Path(path).write_bytes(bytes(1000))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        honest(state, path)
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(ValueError, match=r"step_0000003.*No space left.*last good one is kept.*step_0000002\.pt"):
+        train(broken, quiet)
+    monkeypatch.undo()
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step_0000001.pt", "step_0000002.pt"]
+    as_unbroken(train(broken, quiet))
+
+
+def test_an_older_checkpoint_and_a_damaged_newest(config, unbroken, as_unbroken, tmp_path):
+    """Checkpoints of before steps were judged lack the judge's memory; a cut file is passed over."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    kept = Path(config.out) / "checkpoints"
+    state = torch.load(kept / "step_0000002.pt", weights_only=True)
+    del state["watch"]
+    torch.save(state, folder / "step_0000002.pt")
+    (folder / "step_0000003.pt").write_bytes((kept / "step_0000003.pt").read_bytes()[:5000])
+    (tmp_path / "run" / "log.jsonl").write_text((Path(config.out) / "log.jsonl").read_text())
+    said: list[str] = []
+    as_unbroken(train(replace(config, out=str(tmp_path / "run")), said.append))
+    assert "step 2 of" in said[0]
+
+
+# ---- the files themselves -------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_survive_damage_and_a_full_disk(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.ones(100)}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003.pt"]
+    newest = tmp_path / "step_0000003.pt"
+    whole = newest.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"junk"):
+        newest.write_bytes(damaged)
+        assert load_latest(tmp_path)["step"] == 2
+
+    for error in (OSError("no space left on device"), RuntimeError("unexpected pos 64 vs 0")):  # torch has both
+
+        def full(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(ValueError, match="the last good one is kept"):
+            save_checkpoint(tmp_path, 4, {}, keep=2)
+    assert len(list(tmp_path.iterdir())) == 2 and load_latest(tmp_path / "nowhere") is None
+    with pytest.raises(ValueError, match="there is no earlier one"):
+        save_checkpoint(tmp_path / "new", 1, {}, keep=2)
+
+
+def test_folders_and_files_are_of_one_order(tmp_path):
+    for name in ("step_0000003", "step_0000010.pt", "step_0000002.pt", "step_0000004.tmp", "step_x.pt"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003", "step_0000010.pt"]
+    checkpoints.clear_unfinished(tmp_path)
+    checkpoints.forget_old(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000010.pt", "step_x.pt"]

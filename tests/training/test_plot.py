@@ -1,0 +1,93 @@
+"""Curves of runs: what is read from a log, how it is smoothed and scaled, and that the picture shows every run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from vidllm.cli import main
+from vidllm.export.line_chart import COLOURS, PANEL, axis_of, nice_step, short, smoothed
+from vidllm.training.config import tiny_test
+from vidllm.training.plot import names, panels, plot_runs, read_log
+from vidllm.training.schedule import learning_rate
+
+
+def write_run(folder, count=40, scale=1.0):
+    folder.mkdir(parents=True)
+    config = tiny_test()
+    config.write(folder / "config.json")
+    rows = [
+        {"step": i, "seconds": 2.0 * i, "bad_steps": i // 30, "loss": scale * 100 * 0.8**i, "norm": 1.0 + i % 3,
+         "window_steps": 1.0, **({"text": 2.0 - 0.01 * i} if i > 10 else {})}
+        for i in range(1, count + 1)
+    ]  # fmt: skip
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 41, "lo')
+    return folder
+
+
+def test_a_log_becomes_curves(tmp_path):
+    log = read_log(write_run(tmp_path / "run"))
+    assert list(log.curves) == ["bad_steps", "loss", "norm", "text", "learning_rate", "seconds_a_step"]
+    assert log.curves["text"][0][0] == 11 and len(log.curves["loss"][0]) == 40
+    assert np.allclose(log.curves["seconds_a_step"][1], 2.0)
+    assert log.curves["learning_rate"][1][1] == learning_rate(1, tiny_test())
+
+
+def test_the_clock_of_a_resumed_run_begins_anew(tmp_path):
+    rows = [{"step": 1, "seconds": 5.0, "loss": 1.0}, {"step": 2, "seconds": 8.0, "loss": 1.0},
+            {"step": 3, "seconds": 2.0, "loss": float("nan")}, {"step": 4, "seconds": 4.0, "loss": 1.0}]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = read_log(tmp_path).curves
+    assert curves["seconds_a_step"][1].tolist() == [3.0, 2.0] and curves["loss"][0].tolist() == [1, 2, 4]
+
+
+def test_smoothing_keeps_length_and_means():
+    y = np.array([0.0, 3.0, 0.0, 3.0, 6.0])
+    assert np.array_equal(smoothed(y, 1), y)
+    assert np.allclose(smoothed(y, 3), [1.5, 1.0, 2.0, 3.0, 4.5])
+    assert np.allclose(smoothed(np.full(9, 2.5), 4), 2.5)
+
+
+def test_axes_have_round_numbers_inside():
+    axis = axis_of(np.array([0.0, 37.0]), 0.0, 100.0)
+    assert axis.ticks() == [0, 10, 20, 30] and axis.pixels(np.array([0.0, 37.0, 99.0])).tolist() == [0, 100, 100]
+    log = axis_of(np.array([1e-4, 2.0]), 100.0, 0.0, may_be_log=True)
+    assert log.log and 3 <= len(log.ticks()) <= 10 and all(1e-5 < t < 10 for t in log.ticks())
+    assert not axis_of(np.array([1.0, 20.0]), 0.0, 1.0, may_be_log=True).log
+    flat = axis_of(np.array([5.0, 5.0]), 0.0, 1.0, may_be_log=True)
+    assert flat.low < 5 < flat.high
+    assert [nice_step(x) for x in (0.3, 1.0, 1.7, 2.3, 40.0)] == [0.5, 1.0, 2.0, 2.5, 50.0]
+    assert [short(x) for x in (12000.0, 0.00005, 0.0, 2.5e6)] == ["12k", "5e-05", "0", "2.5M"]
+
+
+def test_the_picture_shows_every_run_in_its_colour(tmp_path):
+    runs = [write_run(tmp_path / name, scale=scale) for name, scale in (("a", 1.0), ("b", 3.0))]
+    path = plot_runs(runs, tmp_path / "new" / "both.png", smooth=1)
+    with Image.open(path) as picture:
+        pixels = np.array(picture.convert("RGB"))
+        found = {tuple(c) for c in pixels.reshape(-1, 3).tolist()}
+        assert picture.width == 4 * PANEL[0]
+    assert {COLOURS[0], COLOURS[1]} <= found and COLOURS[2] not in found
+    titles = [panel.title for panel in panels([read_log(run) for run in runs])]
+    assert titles == ["loss", "text", "learning rate", "norm", "bad steps", "seconds a step"]
+
+
+def test_runs_are_told_apart_by_their_paths(tmp_path):
+    runs = [write_run(tmp_path / a / b) for a, b in (("x", "run"), ("y", "run"))]
+    assert names(runs) == ["x/run", "y/run"] and names(runs[:1]) == ["run"]
+
+
+def test_the_command(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    assert main(["train", "plot", str(run), "--smooth", "5"]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "curves.png") and (run / "curves.png").exists()
+    for wrong, said in (
+        ([str(tmp_path / "none")], "no log of a run here"), ([str(run), "-o", str(tmp_path / "a.jpg")], ".png"),
+        ([str(run), "--smooth", "0"], "--smooth"),
+    ):  # fmt: skip
+        assert main(["train", "plot", *wrong]) == 2
+        assert said in capsys.readouterr().err
+    (run / "log.jsonl").write_text("no\n")
+    assert main(["train", "plot", str(run)]) == 2 and "line 1" in capsys.readouterr().err
