@@ -14,22 +14,28 @@ vidllm rooms shards --seeds 10000:12880 -o "$runs/shards"
 vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps 1600
 
 # 3. Seeing and speaking, learned apart, one core each.
-for run in see speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
-vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/see" --seed 11 --steps "${SEE:-5000}" \
-  --language-start 1000000000 --spread-share 0.5 --window-frames 2 2 3 4 --clip-frames 3 4 4 6 \
-  --learning-rate 0.001 --rotation-weight 5 --semantic-weight 1.3 --naming-weight 2.5 &
+for run in see drill speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/see" --seed 11 --steps "${SEE:-6000}" \
+  --language-start 1000000000 --spread-share 0.45 --window-frames 2 2 3 4 --clip-frames 3 4 4 6 --decay-fraction 0.5 \
+  --learning-rate 0.0008 --camera-weight 8 --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 \
+  --gravity-weight 40 --metric-weight 15 --guide-weight 0.6 --guide-layers 1 2 3 --semantic-weight 1.2 --naming-weight 3 &
 seeing=$!
-vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/speak" --seed 12 --steps "${SPEAK:-2000}" \
-  --language-from "$runs/blind" --language-start 0 --language-share 1 --language-only-share 1 --named-share 1 \
-  --learning-rate 0.001 --decay-fraction 0.2 --questions 24 --captions 1 --plain 10 --text-weight 3 --word-weight 0.8
+named=(--language-start 0 --language-share 1 --language-only-share 1 --named-share 1 --learning-rate 0.0012)
+loud=(--text-weight 3 --word-weight 0.8 --resemble-weight 0.8)
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/drill" --seed 12 --steps "${DRILL:-900}" \
+  --language-from "$runs/blind" "${named[@]}" "${loud[@]}" --decay-fraction 0.05 --questions 0 --references 4 --captions 0 \
+  --plain 16
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/speak" --seed 13 --steps "${SPEAK:-1500}" \
+  --init-from "$runs/drill/model" "${named[@]}" "${loud[@]}" --questions 22 --captions 1 --plain 10
 wait $seeing
 
 # 4. Both: from what was seen and what was said, on both cores.
 torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/both" --seed 21 \
   --init-from "$runs/see/model" --language-from "$runs/speak/model" --steps "${JOINT:-720}" --true-geometry-until 350 \
-  --language-start 0 --language-share 1 --language-only-share 0.78 --named-share 0.45 --clip-frames 4 4 5 8 \
-  --learning-rate 0.0011 --vision-scale 0.35 --warmup-steps 20 --decay-fraction 0.4 --rotation-weight 5 \
-  --naming-weight 2 --guide-weight 0.1 --questions 24 --captions 1 --plain 8 --text-weight 3 --word-weight 0.8
+  --language-start 0 --language-share 1 --language-only-share 0.78 --named-share 0.3 --clip-frames 4 4 5 8 \
+  --learning-rate 0.0011 --vision-scale 0.35 --warmup-steps 20 --decay-fraction 0.4 --camera-weight 8 \
+  --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 --gravity-weight 40 --metric-weight 15 \
+  --guide-weight 0.6 --guide-layers 1 2 3 --naming-weight 2 "${loud[@]}" --questions 22 --captions 1 --plain 8
 
 # 5. What it has learned, on rooms it has never seen.
 vidllm rooms eval --seeds 1000:1200 --model "$runs/both/model" --blind "$runs/blind"

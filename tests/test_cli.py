@@ -138,6 +138,19 @@ def test_info_counts_presets_and_folders(run, model):
     assert told["parameters"] == sum(part["parameters"] for part in told["parts"]) < 10**6
 
 
+def test_info_tells_what_a_video_costs(run, model):
+    told = json.loads(good(run("info", model, "--json", "--frames", 2, "--language-dtype", "int4")))
+    assert told["flops"]["encoder"] > 1e6 and "weights: language model, int4" in told["bytes"]
+    assert "peak of the whole" in good(run("info", model, "--frames", 2))
+    refused(run("info", model, "--frames", 0), "--frames: expected at least 1, received 0")
+
+
+def test_a_language_model_of_fewer_bits_answers(run, model, video):
+    for more in (("--language-dtype", "int8"), ("--language-dtype", "int4", "--offload", "cpu")):
+        assert good(run("ask", video, "Why?", "--model", model, *more)).endswith("\n")
+    refused(run("ask", video, "Why?", "--model", model, "--language-dtype", "int2"), "int2")
+
+
 def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
     code, out, _ = run("rooms", "render", "--seeds", "3:4", "-o", tmp_path, "--frames", "2", "--size", "56x70")
     folder = tmp_path / "room_000003"

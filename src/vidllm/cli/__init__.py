@@ -26,13 +26,14 @@ _HOME = {
     "reconstruct": "scenes",
     "demo": "scenes",
     "info": "models",
-    "train": "models",
     "import": "importing",
     "render": "worlds",
     "export": "worlds",
     "shards": "worlds",
     "check": "data",
     "pack": "data",
+    "repack": "data",
+    "score": "data",
     "eval": "worlds",
     "evaluate": "evaluating",
 }
@@ -64,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     if argv[:1] == ["train"]:
-        import_module("vidllm.cli.models").train(argv[1:])
+        import_module("vidllm.cli.training").train(argv[1:])
+        return
+    if argv[:1] == ["ablate"]:
+        import_module("vidllm.cli.ablating").ablate(argv[1:])
         return
     options = build_parser().parse_args(join_values(argv))
     module = import_module(f"vidllm.cli.{_HOME[options.command]}")

@@ -1,14 +1,18 @@
-"""The verbs about downloaded data: check, pack."""
+"""The verbs about data, downloaded or your own: check, pack, repack, score."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from vidllm.cli import reading
 
 
 def check(options: argparse.Namespace) -> None:
-    """``vidllm data check ROOT``"""
+    """``vidllm data check ROOT`` or ``FILE.jsonl``"""
+    if options.root.endswith(".jsonl"):
+        _check_own(options)
+        return
     from vidllm.datasets.check import check_root
 
     report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"))
@@ -25,6 +29,40 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.root}: counts differ from the official ones: {names}")
 
 
+def _check_own(options: argparse.Namespace) -> None:
+    """``vidllm data check FILE.jsonl``"""
+    from vidllm.datasets.jsonl_check import check_jsonl
+
+    report = check_jsonl(options.root, quick=options.quick, tell=reading.progress("videos"))
+    if options.json:
+        reading.print_json(report.to_json())
+    else:
+        print("\n".join(report.lines()))
+    if report.problems:
+        raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; mend them")
+    if options.strict and report.notes:
+        raise ValueError(f"{options.root}: notes: {len(report.notes)}, named above by line")
+
+
+def score(options: argparse.Namespace) -> None:
+    """``vidllm data score FILE.jsonl``"""
+    count = reading.frames(options.frames)
+    from vidllm.datasets.jsonl import read_jsonl
+    from vidllm.evaluation.own import score_examples
+    from vidllm.scene import load
+
+    examples = read_jsonl(options.file)
+    model = load(options.model, options.device, options.dtype)
+    rows = score_examples(model, examples, count, reading.progress("videos"))
+    if options.json:
+        reading.print_json({"file": options.file, "model": options.model, "rows": [asdict(row) for row in rows]})
+        return
+    print(f"{'measure':32s}{'of':>6s}{'model':>8s}{'most frequent answer':>22s}")
+    for row in rows:
+        usual = "" if row.baseline is None else f"{row.baseline:22.3f}"
+        print(f"{row.measure:32s}{row.count:6d}{row.value:8.3f}{usual}")
+
+
 def pack(options: argparse.Namespace) -> None:
     """``vidllm data pack ROOT -o DIR``"""
     count = reading.frames(options.frames) or 1
@@ -36,3 +74,12 @@ def pack(options: argparse.Namespace) -> None:
     names = reading.words(options.scenes)
     print(write(options.root, folder, settings, scenes=names or None, per_shard=options.per_shard,
                 tell=reading.progress("scenes")))  # fmt: skip
+
+
+def repack(options: argparse.Namespace) -> None:
+    """``vidllm data repack PACK -o DIR``"""
+    folder = reading.writable_folder(options.output)
+    from vidllm.datasets.pack_shards import write_training_shards
+
+    count = write_training_shards(options.pack, folder, split=options.split, tell=reading.progress("shards"))
+    print(f"{folder}: {count} scenes")

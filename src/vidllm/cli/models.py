@@ -1,4 +1,4 @@
-"""The verbs about models: info and train."""
+"""The verb info, and a configuration from its options."""
 
 from __future__ import annotations
 
@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from vidllm.cli import reading
 
 if TYPE_CHECKING:
-    from vidllm.training.config import TrainConfig
+    from vidllm.model.configuration import VidLLMConfig
 
 C = TypeVar("C")
-
-TRAIN_HELP = """usage: vidllm train [stage1|stage2|blind|teacher geometry|teacher language] [--OPTION VALUE ...]
-
-teacher geometry                a small VGGT, for stage 1
-teacher language                a small CLIP (and LLaVA-3D), for stage 1
-stage1                          encoder and adapter learn from two teachers; resumes where it stopped
-stage2 (default; also: joint)   joint training of geometry and language on rooms; resumes where it stopped
-blind                           the language-only baseline: the same questions, no video
-
-Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
 
 def info(options: argparse.Namespace) -> None:
@@ -35,68 +25,34 @@ def info(options: argparse.Namespace) -> None:
     name = options.model
     config = preset(name) if name in PRESETS else load_config(TINY if name is None else name)
     rows = parts(config)
+    costs = None if reading.frames(options.frames) is None else _costs_of(config, options)
     if options.json:
         table = [{"part": row.name, "form": row.form, "parameters": row.parameters} for row in rows]
-        reading.print_json({"model": name or "shipped", "parts": table, "parameters": total(rows)})
+        more = {} if costs is None else {"flops": dict(costs[0]), "bytes": dict(costs[1])}
+        reading.print_json({"model": name or "shipped", "parts": table, "parameters": total(rows), **more})
         return
     for row in rows:
         print(f"{row.name:27s}{row.parameters:>16,d}  {row.form}".rstrip())
     print(f"{'total':27s}{total(rows):>16,d}  {2 * total(rows) / 2**30:.2f} GiB in bfloat16")
+    for part, flops in costs[0] if costs else ():
+        print(f"{part:60s}{flops / 1e9:14,.1f} GFLOP")
+    for purpose, count in costs[1] if costs else ():
+        print(f"{purpose:60s}{count / 1e9:14.2f} GB")
 
 
-def train(argv: list[str]) -> None:
-    """``vidllm train [STAGE] ...``: every field of the configuration is an option."""
-    if argv[:1] in (["-h"], ["--help"]):
-        print(TRAIN_HELP)
-        return
-    stage = argv[0] if argv and not argv[0].startswith("-") else "stage2"
-    rest = argv[1:] if argv[:1] == [stage] else argv
-    if stage in ("stage2", "joint"):
-        from vidllm.training.config import TrainConfig
+def _costs_of(
+    config: VidLLMConfig, options: argparse.Namespace
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Operations by part and bytes by purpose for a video of 4 to 3, in bfloat16."""
+    from vidllm.model.cost import costs, extent_of
+    from vidllm.model.live_memory import memory
 
-        _train_jointly(_options(TrainConfig, f"vidllm train {stage}", rest))
-    elif stage == "blind":
-        from vidllm.training.blind import BlindConfig, train_blind
-
-        print(train_blind(_options(BlindConfig, "vidllm train blind", rest)))
-    elif stage == "stage1":
-        from vidllm.training.stage1 import Stage1Config, train_stage1
-
-        config = _options(Stage1Config, "vidllm train stage1", rest)
-        reading.writable_folder(config.out)
-        print(train_stage1(config))
-    elif stage == "teacher":
-        _train_teacher(rest)
-    else:
-        raise ValueError(f"unknown stage {stage!r}; expected stage1, stage2, joint, blind or teacher")
+    extent = extent_of(config, options.frames)
+    flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]
+    return flops, memory(config, extent, options.language_dtype or "bfloat16")
 
 
-def _train_jointly(config: TrainConfig) -> None:
-    from vidllm.model.configuration import preset
-    from vidllm.training.loop import train as run
-
-    preset(config.preset)
-    reading.writable_folder(config.out)
-    print(run(config))
-
-
-def _train_teacher(argv: list[str]) -> None:
-    """``vidllm train teacher geometry|language ...``"""
-    from vidllm.training.config import TrainConfig
-    from vidllm.training.teacher_runs import LanguageTeacherConfig, geometry_teacher, train_language_teacher
-
-    kind, rest = (argv[0] if argv else ""), argv[1:]
-    if kind == "geometry":
-        _train_jointly(_options(TrainConfig, "vidllm train teacher geometry", rest, geometry_teacher()))
-    elif kind == "language":
-        config = _options(LanguageTeacherConfig, "vidllm train teacher language", rest)
-        reading.writable_folder(config.out)
-        print(train_language_teacher(config))
-    else:
-        raise ValueError(f"unknown teacher {kind!r}; expected geometry or language")
-
-
-def _options(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
+def options_of(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
     """A configuration from its options (and other defaults than its own); ValueError of one line for a wrong one."""
     import tyro
 

@@ -6,13 +6,14 @@ import argparse
 from typing import Any, NoReturn
 
 DTYPES = ("float32", "bfloat16", "float16")
+LANGUAGE_DTYPES = ("int8", "int4")
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio")
 DEFAULT_FORMATS = FORMATS[:5]
 EVALUATION_TASKS = ("scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction")
 _TAKES_POINT = ("--at",)  # options whose value may begin with a minus and hold commas
 
 
-class _Parser(argparse.ArgumentParser):
+class LineParser(argparse.ArgumentParser):
     """An argument parser whose errors are ValueErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -33,9 +34,9 @@ def join_values(argv: list[str]) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of everything but the options of ``train``."""
-    parser = _Parser(prog="vidllm", description="An ordinary video in, metres and answers out.")
+    parser = LineParser(prog="vidllm", description="An ordinary video in, metres and answers out.")
     parser.add_argument("--version", action="version", version=_version())
-    verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=LineParser)
     _add_scene_verbs(verbs)
     _add_model_verbs(verbs)
     _add_import(verbs)
@@ -57,18 +58,24 @@ def _add_scene_verbs(verbs: Any) -> None:
     ask.add_argument("questions", nargs="+", metavar="question", help="one or several; the video is read once")
     ask.add_argument("--situation", help="where you stand and look, e.g. 'I am sitting on the sofa.'")
     _model_options(ask)
+    _memory_options(ask)
     _known_options(ask)
+    _window_options(ask)
     describe = _verb(verbs, "describe", "describe the room, or the object at a point")
     describe.add_argument("video")
     describe.add_argument("--at", metavar="X,Y,Z", help="a point of the scene frame in metres")
     _model_options(describe)
+    _memory_options(describe)
     _known_options(describe)
+    _window_options(describe)
     ground = _verb(verbs, "ground", "find what an expression means: boxes in metres")
     ground.add_argument("video")
     ground.add_argument("expression", help="e.g. 'the chair right of the sofa'")
     ground.add_argument("-o", "--output", metavar="PICTURE", help="write the frames with the boxes drawn into them")
     _model_options(ground)
+    _memory_options(ground)
     _known_options(ground)
+    _window_options(ground)
     reconstruct = _verb(verbs, "reconstruct", "write cameras, depth and points in metres")
     reconstruct.add_argument("video")
     reconstruct.add_argument("-o", "--output", required=True, metavar="OUT", help="folder; made when missing")
@@ -77,17 +84,23 @@ def _add_scene_verbs(verbs: Any) -> None:
     reconstruct.add_argument("--ground", action="append", default=[], metavar="EXPRESSION",
                              help="also find this and draw its boxes in the overview; may be repeated")  # fmt: skip
     _model_options(reconstruct)
+    _memory_options(reconstruct)
     _known_options(reconstruct)
+    _window_options(reconstruct)
     demo = _verb(verbs, "demo", "run the bundled clip and print the errors against its ground truth")
     demo.add_argument("-o", "--output", metavar="OUT", help="also write the reconstruction to this folder")
     _model_options(demo, frames=False)
+    _memory_options(demo)
 
 
 def _add_model_verbs(verbs: Any) -> None:
     info = _verb(verbs, "info", "parameters by part, without allocating any")
     info.add_argument("model", nargs="?", help="tiny, compact, paper or a model's folder (default: the shipped model)")
     info.add_argument("--json", action="store_true", help="JSON on standard output")
+    info.add_argument("--frames", type=int, metavar="N", help="also operations and memory for N frames of a video")
+    info.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="of the language model, for the memory")
     _verb(verbs, "train", "train a model: stage2 (or joint; the default) or blind; vidllm train stage2 --help")
+    _verb(verbs, "ablate", "train and measure the paper's ablations; vidllm ablate --help")
 
 
 def _add_import(verbs: Any) -> None:
@@ -100,6 +113,8 @@ def _add_import(verbs: Any) -> None:
     take.add_argument("--lm", metavar="PLACE", help="any Hugging Face causal language model, in place of LLaVA-3D's")
     take.add_argument("--clip", metavar="PLACE", help="cascade: CLIP-L/14-336, where LLaVA-3D's folder lacks it")
     take.add_argument("--metric", metavar="MODEL", help="cascade: a vidllm model whose metric depth gives the scale")
+    take.add_argument("--metric-depth", metavar="PLACE", help="cascade: a depth estimator of transformers that gives "
+                      "metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)")  # fmt: skip
     take.add_argument("--camera-height", type=float, metavar="M", help="cascade: metres over the floor, where nothing "
                       "else is known of a video")  # fmt: skip
     take.add_argument("--shorter-side", type=int, metavar="N", help="pixels of the frames (default: the preset's)")
@@ -111,7 +126,7 @@ def _add_import(verbs: Any) -> None:
 
 def _add_rooms(verbs: Any) -> None:
     rooms = _verb(verbs, "rooms", "procedural rooms: render, export, shards, eval")
-    kinds = rooms.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
+    kinds = rooms.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=LineParser)
     render = _verb(kinds, "render", "write rooms with ground truth as folders in the ScanNet layout")
     _seeds(render, None)
     render.add_argument("-o", "--output", required=True, metavar="OUT")
@@ -127,6 +142,8 @@ def _add_rooms(verbs: Any) -> None:
     _seeds(shards, None)
     shards.add_argument("-o", "--output", required=True, metavar="DIR")
     shards.add_argument("--frames", type=int, default=8)
+    shards.add_argument("--shorter-side", type=int, default=112, metavar="N",
+                        help="pixels, whole patches of 14 (default 112, tiny's; compact and paper: 518)")  # fmt: skip
     evaluate = _verb(kinds, "eval", "measure a model on unseen rooms, beside its baselines")
     _seeds(evaluate, "1000:1200")
     _model_options(evaluate)
@@ -134,13 +151,17 @@ def _add_rooms(verbs: Any) -> None:
 
 
 def _add_data(verbs: Any) -> None:
-    data = _verb(verbs, "data", "downloaded data: check, pack")
-    kinds = data.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Parser)
-    check = _verb(kinds, "check", "what of ScanNet and its language sets is there, missing or broken")
-    check.add_argument("root", help="the folder that holds scans/ and the annotation files")
-    check.add_argument("--quick", action="store_true", help="see whether the scenes' files are there, do not read them")
-    check.add_argument("--strict", action="store_true", help="exit 2 where a count differs from the official one")
+    data = _verb(verbs, "data", "data, downloaded or your own: check, pack, score")
+    kinds = data.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=LineParser)
+    check = _verb(kinds, "check", "what of ScanNet's sets, or of your own data, is there, missing or broken")
+    check.add_argument("root", help="the folder that holds scans/ and the annotation files; or your own FILE.jsonl")
+    check.add_argument("--quick", action="store_true", help="see whether scenes and videos are there, do not read them")
+    check.add_argument("--strict", action="store_true",
+                       help="exit 2 where a count differs from the official one, or a line looks wrong")  # fmt: skip
     check.add_argument("--json", action="store_true", help="JSON on standard output")
+    score = _verb(kinds, "score", "measure a model on your own data")
+    score.add_argument("file", metavar="FILE.jsonl", help="docs/fine_tuning.md has the format")
+    _model_options(score)
     pack = _verb(kinds, "pack", "write training data: frames resized once; packed scenes are not read twice")
     pack.add_argument("root", help="the folder that holds scans/ and the annotation files")
     pack.add_argument("-o", "--output", required=True, metavar="DIR")
@@ -148,6 +169,15 @@ def _add_data(verbs: Any) -> None:
     pack.add_argument("--shorter-side", type=int, default=518, metavar="N", help="pixels (default 518)")
     pack.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
     pack.add_argument("--per-shard", type=int, default=4, metavar="N", help="scenes a shard (default 4)")
+    _add_repack(kinds)
+
+
+def _add_repack(kinds: Any) -> None:
+    repack = _verb(kinds, "repack", "packed scenes as the shards that vidllm train reads; finished shards are kept")
+    repack.add_argument("pack", help="a folder that vidllm data pack wrote")
+    repack.add_argument("-o", "--output", required=True, metavar="DIR")
+    repack.add_argument("--split", default="train", help="whose sentences, and the scenes that have some "
+                        "(default train)")  # fmt: skip
 
 
 def _add_evaluation(verbs: Any) -> None:
@@ -188,6 +218,20 @@ def _known_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--camera-height", type=float, metavar="M", help="metres the camera is held over the floor")
     group.add_argument("--known-length", metavar="FRAME:U,V:U,V=M",
                        help="two pixels of a sampled frame (original size) that are M metres apart")  # fmt: skip
+    group = parser.add_argument_group("cameras that are known (docs/known_cameras.md)")
+    group.add_argument("--intrinsics", metavar="FILE|fx,fy,cx,cy", help="in pixels of the original pictures, whose "
+                       "middle is W/2, H/2; or a cameras.json, transforms.json, or ScanNet's matrix")  # fmt: skip
+    group.add_argument("--poses", metavar="FILE", help="cameras.json, TUM trajectory, transforms.json, or a folder of "
+                       "ScanNet's poses")  # fmt: skip
+    group.add_argument("--poses-scale", choices=("metric", "unknown"), help="unit of the poses (default: metric)")
+
+
+def _window_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("long videos: windows of frames, chained; the memory does not grow")
+    group.add_argument("--window", type=int, metavar="N",
+                       help="frames a window (default: the model's, and only for many frames)")  # fmt: skip
+    group.add_argument("--overlap", type=int, metavar="N",
+                       help="frames that it shares with the one before (default: a quarter)")  # fmt: skip
 
 
 def _seeds(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -202,3 +246,8 @@ def _model_options(parser: argparse.ArgumentParser, frames: bool = True) -> None
         parser.add_argument("--frames", type=int, metavar="N", help="frames to sample (default: the model's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
+
+
+def _memory_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="the language model's weights in fewer bits")
+    parser.add_argument("--offload", choices=("cpu",), help="the language model's layers wait in the host's memory")

@@ -46,7 +46,7 @@ def shards(options: argparse.Namespace) -> None:
     folder = reading.writable_folder(options.output)
     from vidllm.rooms.shards import plan_shards, shard_path, write_shard
 
-    plan = list(plan_shards(span.start, span.stop))
+    plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
     missing = [p for p in plan if not shard_path(folder, *p).exists()]
     if len(missing) < len(plan):
         reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards are there already")

@@ -24,6 +24,7 @@ from vidllm.rooms.types import Caption, Clip, Language, Question, Reference
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
+SIDE, PATCH = 112, 14
 
 
 def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
@@ -95,11 +96,23 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
     return path
 
 
-def plan_shards(first: int, last: int, per_shard: int = 16) -> Iterator[tuple[range, int, int]]:
-    """(seeds, height, width) of the shards that cover seeds ``first`` to ``last - 1``."""
+def plan_shards(
+    first: int, last: int, per_shard: int = 16, shorter_side: int = SIDE
+) -> Iterator[tuple[range, int, int]]:
+    """(seeds, height, width) of the shards that cover seeds ``first`` to ``last - 1``.
+
+    ValueError for a ``shorter_side`` that is not a whole number of patches.
+    """
+    if shorter_side < PATCH or shorter_side % PATCH:
+        raise ValueError(f"the shorter side must be a multiple of {PATCH} pixels, received {shorter_side}")
     for start in range(first, last, per_shard):
-        height, width = SIZES[(start // per_shard) % len(SIZES)]
+        height, width = (_scaled(side, shorter_side) for side in SIZES[(start // per_shard) % len(SIZES)])
         yield range(start, min(start + per_shard, last)), height, width
+
+
+def _scaled(side: int, shorter_side: int) -> int:
+    """A side of :data:`SIZES` at another shorter side, in whole patches (rounded down)."""
+    return side * shorter_side // SIDE // PATCH * PATCH
 
 
 class Shard:

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# `compact` (VGGT-1B and Qwen3-0.6B) on one GPU, on rooms at the paper's resolution. Goes on where it was stopped.
+#   recipes/compact_1gpu.sh WEIGHTS [RUNS]
+# WEIGHTS holds VGGT-1B, Qwen3-0.6B and clip-vit-large-patch14-336 as published; their licences are their own.
+# DRY=1 stops after looking at data and weights and estimating memory and time.
+set -euo pipefail
+weights=$1
+runs=${2:-runs/compact}
+data=(--data "$runs/shards")
+
+# 1. Rooms with a shorter side of 518 pixels, 16 frames each.
+vidllm rooms shards --seeds 10000:14000 --frames 16 --shorter-side 518 -o "$runs/shards"
+
+# 2. The model that training begins with.
+if [ ! -e "$runs/start/config.json" ]; then
+  vidllm import --preset compact --vggt "$weights/VGGT-1B" --lm "$weights/Qwen3-0.6B" --weights-dtype float32 -o "$runs/start"
+fi
+
+# 3. What the two stages will need, of memory and time.
+stage1=("${data[@]}" --out "$runs/stage1" --preset compact --init-from "$runs/start"
+  --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/clip-vit-large-patch14-336"
+  --steps "${STAGE1:-10000}" --learning-rate 1e-4 --warmup-steps 500 --clip-images 4 --clip-frames 4 --accumulation 4
+  --gradient-checkpointing)
+stage2=("${data[@]}" --out "$runs/stage2" --preset compact --steps "${STAGE2:-20000}" --freeze-encoder
+  --language-start 0 --language-share 0.8 --language-only-share 0.25 --true-geometry-until 5000
+  --window-scenes 2 --window-frames 2 4 --window-dense-frames 1 --clip-images 4 --clip-frames 4 --dense-frames 1
+  --accumulation 4 --gradient-checkpointing --learning-rate 5e-5 --warmup-steps 500 --beta2 0.999
+  --rotation-weight 1 --reconstruction vggt --correspondence-weight 0 --guide-weight 0 --patch-point-weight 0
+  --semantic-weight 0 --naming-weight 0 --word-weight 0)
+vidllm train stage1 "${stage1[@]}" --dry-run
+vidllm train stage2 "${stage2[@]}" --init-from "$runs/start" --dry-run
+if [ -n "${DRY:-}" ]; then exit; fi
+
+# 4. Both stages.
+vidllm train stage1 "${stage1[@]}"
+vidllm train stage2 "${stage2[@]}" --init-from "$runs/stage1/model"
+
+# 5. What it has learned, and its curves.
+vidllm rooms eval --seeds 1000:1200 --model "$runs/stage2/model" --device cuda --dtype bfloat16
+vidllm train plot "$runs/stage1" "$runs/stage2" -o "$runs/curves.png"

@@ -1,0 +1,39 @@
+"""The verb about what each part is worth: ablate."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from vidllm.cli import reading
+from vidllm.cli.models import options_of
+
+ABLATE_HELP = """usage: vidllm ablate main|adapter|metric|stages|scale --data SHARDS --out FOLDER [--OPTION VALUE ...]
+
+main      baseline, + adapter, + metric depth, + two-stage distillation
+adapter   no adapter, concat self-attention, cross-attention, bridge of 4, 8, 16, 32 tokens
+metric    without metric depth, without alignment, full
+stages    one stage, two without L_sc, two; with convergence curves
+scale     scale estimators of one model (no training)
+
+Goes on where it stopped. Every field of the configuration is an option: vidllm ablate main --help."""
+
+
+def ablate(argv: list[str]) -> None:
+    """``vidllm ablate TABLE ...``: train and measure its rows; the table on standard output and below --out."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(ABLATE_HELP)
+        return
+    from vidllm.training.ablation.config import AblationConfig
+    from vidllm.training.ablation.rows import table_named
+
+    table = table_named(argv[0])
+    config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
+    rooms = reading.seeds(config.eval_seeds)
+    out = reading.writable_folder(config.out)
+    from vidllm.training.ablation.runs import ablate as run
+    from vidllm.training.ablation.runs import publish
+
+    results = run(table, config, rooms, reading.note)
+    command = f"vidllm ablate {shlex.join(argv)}"
+    print("\n".join(publish(table, config, results, Path(out), command)))
