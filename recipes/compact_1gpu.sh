@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `compact` (VGGT-1B and Qwen3-0.6B) on one GPU, on rooms at the paper's resolution. Goes on where it was stopped.
+# `compact` (VGGT-1B and Qwen3-0.6B) on one GPU of 48 GB, on rooms at the paper's resolution. Goes on where it was stopped.
 #   recipes/compact_1gpu.sh WEIGHTS [RUNS]
 # WEIGHTS holds VGGT-1B, Qwen3-0.6B and clip-vit-large-patch14-336 as published; their licences are their own.
 # DRY=1 stops after looking at data and weights and estimating memory and time.

@@ -187,7 +187,7 @@ def _seconds(run: Path) -> float:
     log = run / LOG_FILE
     lines = log.read_text().splitlines() if log.exists() else []
     told = [float(json.loads(line)["seconds"]) for line in lines]
-    return round(sum(a for a, b in zip(told, [*told[1:], 0.0], strict=False) if b < a), 1)
+    return round(sum((a for a, b in zip(told, [*told[1:], 0.0], strict=False) if b < a), 0.0), 1)
 
 
 def write_start(job: Job) -> None:
