@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vidllm.model.modeling import VisualPrefix
 from vidllm.model.text import build_tokenizer
 from vidllm.training.packing import Text, pack, packed_hidden
+from vidllm.training.place_guide import token_places_loss
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names, token_words_loss
 
 LOC, COORD = 1, 2
@@ -101,7 +102,7 @@ def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_mode
     figures = {}
     for _ in range(40):
         packed_hidden(model, prefix.tokens, prefix.mask, model.get_input_embeddings()(packed.input_ids), packed)
-        loss, figures = guide.loss(prefix, names, packed, (0, 4))
+        loss, _, figures = guide.loss(prefix, names, packed, (0, 4))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,3 +129,23 @@ def test_a_token_that_points_at_its_words_has_the_lower_loss(tokenizer, vocabula
     padding[0, 3] = 9.0
     again = token_words_loss(replace(prefix, tokens=padding), names, table, vocabulary.words)
     torch.testing.assert_close(again, better)  # padding does not count
+
+
+def test_nouns_and_tokens_learn_to_tell_where_things_are(tokenizer, vocabulary):
+    ids = tokenizer(" lamp or table", add_special_tokens=False)["input_ids"]
+    prefix, names, packed = _scene(ids)
+    model = _model()
+    guide = WordGuide(model, vocabulary, LOC, COORD)
+    tokens = torch.nn.Parameter(prefix.tokens.clone())
+    optimizer = torch.optim.Adam([*model.parameters(), tokens], 1e-2)
+    told = []
+    for _ in range(120):
+        prefix = replace(prefix, tokens=tokens)
+        packed_hidden(model, tokens, prefix.mask, model.get_input_embeddings()(packed.input_ids), packed)
+        looking, nouns, _ = guide.loss(prefix, names, packed, (0, 4))
+        told.append((nouns.item(), token_places_loss(prefix).item()))
+        optimizer.zero_grad()
+        (looking + nouns + token_places_loss(prefix)).backward()
+        optimizer.step()
+    assert told[-1][0] < 0.3 * told[0][0]
+    assert told[-1][1] < 0.3 * told[0][1]

@@ -47,6 +47,7 @@ class TrainConfig(LoopConfig):
     references: int = 8
     captions: int = 3
     plain: int = 0  # plain questions a scene on top (drills)
+    sides: int = 0  # and ones on left and right
     max_text_tokens: int = 800
     reconstruction: Literal["ours", "vggt"] = "ours"  # the form of L_recon: losses/camera and dense, or losses/vggt
     # weights of the loss terms
@@ -69,6 +70,7 @@ class TrainConfig(LoopConfig):
     naming_weight: float = 1.0  # auxiliary: the semantic flow is drawn to the patches' names
     word_weight: float = 0.5  # auxiliary: where four heads of the language model look (word_guide)
     resemble_weight: float = 0.3  # auxiliary: visual tokens are drawn to the words of what they show (word_guide)
+    place_weight: float = 0.3  # auxiliary: visual tokens and nouns tell where things are (place_guide)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing

@@ -30,6 +30,7 @@ from vidllm.training.losses.targets import GeometryTargets, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
+from vidllm.training.place_guide import token_places_loss
 from vidllm.training.word_guide import PatchNames, WordGuide, token_words_loss
 
 
@@ -203,10 +204,11 @@ def language_losses(
     figures = {"token_acc": float(right), "prefix": float(prefix.mask.sum(1).float().mean())}
     if guide is not None and config.word_weight > 0:
         start = tokens.shape[1] - after.shape[1] - prefix.patch_mask.shape[1], tokens.shape[1]
-        looking, where = guide[0].loss(prefix, guide[1], packed, start)
+        looking, telling, where = guide[0].loss(prefix, guide[1], packed, start)
         terms["words"] = config.word_weight * looking
         figures.update(where)
         resembling = token_words_loss(prefix, guide[1], model.token_table(), guide[0].words)
+        terms["places"] = config.place_weight * (token_places_loss(prefix) + telling)
         terms["resemble"] = config.resemble_weight * resembling
     if bool(packed.loc_mask.any()):
         index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])

@@ -223,7 +223,8 @@ def _language(
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
-    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions, config.plain)
+    how_many = config.questions, config.references, config.captions, config.plain, config.sides
+    texts = draw_texts(batch, run.texts, rng, *how_many)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids

@@ -29,6 +29,7 @@ from vidllm.rooms.language.words import plural
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
+from vidllm.training.place_guide import noun_places_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
@@ -116,7 +117,11 @@ class WordGuide:
         self.words = vocabulary.words
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
-        self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer, _ in self._heads.values()}
+        heard = {layer for layer, _ in self._heads.values()}
+        behind = self._heads["category"][0] + 1  # the first layer that reads what nouns have looked at
+        self._behind = behind if behind < len(layers) else None
+        heard |= set() if self._behind is None else {self._behind}
+        self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer in heard}
         self._heard: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for layer, module in self._modules.items():
             module.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
@@ -130,14 +135,20 @@ class WordGuide:
 
     def loss(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds, and the attention
-        each puts where it should.
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds; how far off the places
+        are that nouns tell (:mod:`vidllm.training.place_guide`); and the attention each kind puts where it should.
 
         ``start`` = places of the first 3D patch and of the first text token in the sequence that was heard.
         """
         terms, figures = [], {}
-        for kind, (rows, places, targets) in self._wanted(prefix, names, packed).items():
+        wanted = self._wanted(prefix, names, packed)
+        telling = prefix.tokens.sum() * 0
+        if self._behind is not None and "category" in wanted:
+            rows, places, meant = wanted["category"]
+            heard, positions = self._heard[self._behind][0], prefix.patch_positions
+            telling = noun_places_loss(heard, rows, places + start[1], meant & prefix.patch_mask[rows], positions)
+        for kind, (rows, places, targets) in wanted.items():
             targets = targets & prefix.patch_mask[rows]
             if not bool(targets.any()):
                 continue
@@ -148,8 +159,8 @@ class WordGuide:
             figures[f"look_{kind}"] = float(masked_mean(share.detach().exp(), known))
         self._heard.clear()
         if not terms:
-            return prefix.tokens.sum() * 0, figures
-        return torch.stack(terms).mean(), figures
+            return prefix.tokens.sum() * 0, telling, figures
+        return torch.stack(terms).mean(), telling, figures
 
     def _wanted(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
