@@ -9,7 +9,7 @@ from vidllm.training.auxiliary import NEAR, AuxiliaryHeads
 
 
 def test_bearing_adds_the_distance_of_directions() -> None:
-    heads = AuxiliaryHeads(4, 3, 3)
+    heads = AuxiliaryHeads(4, 3, 3, 3)
     told = torch.tensor([[[[0.0, 0.0, 2.0], [0.1, 0.0, 0.0]]]])
     heads.point = torch.nn.Identity()
     true = torch.tensor([[[[0.0, 3.0, 0.0], [0.0, 0.0, 0.1]]]])

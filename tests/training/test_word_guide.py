@@ -89,8 +89,10 @@ def test_the_answer_looks_at_the_first_thing_asked_of_after_the_situation(tokeni
     ids = tokenizer(said, add_special_tokens=False)["input_ids"]
     packed = pack([[Text([*ids, 7, 8], [False] * len(ids) + [True] * 2, "q", [])]], LOC, 100)
     guide = WordGuide(_model(), vocabulary, LOC, COORD)
-    rows, places, targets = guide._wanted(prefix, names, packed)["answer"]
+    wanted = guide._wanted(prefix, names, packed)
+    rows, places, targets = wanted["answer"]
     assert (rows.tolist(), places.tolist(), targets.tolist()) == ([0], [len(ids) - 1], [[False, True, False, False]])
+    assert wanted["second"][2].tolist() == [[False] * 4]  # no lamp is red
 
 
 def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_model_s_own(tokenizer, vocabulary):

@@ -1,8 +1,8 @@
 """Auxiliary heads of small-scale training (ours): dense supervision that the rooms give for nothing.
 
-They read the adapter's tokens, are trained with the model and are left behind when it is saved: a per-patch category
-and colour on the semantic flow, a projection for the correspondence loss on the geometric flow, the 3D point of each
-patch read straight from the last tapped layer of global-frame attention, for all frames at next to no cost.
+They read the adapter's tokens, are trained with the model and are left behind when it is saved: a per-patch category,
+colour and material on the semantic flow, a projection for the correspondence loss on the geometric flow, the 3D point
+of each patch read straight from the last tapped layer of global-frame attention, for all frames at next to no cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidllm.rooms.catalogue import CATALOGUE
+from vidllm.rooms.types import COLOURS
 from vidllm.training.attention_guide import AttentionGuide
+from vidllm.training.data import MATERIAL_INDEX
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.named_patches import NamedPatches
 
@@ -21,13 +24,14 @@ NEAR = 0.4  # normalised length below which directions are not told apart
 
 
 class AuxiliaryHeads(nn.Module):
-    """``categories`` and ``colours`` count the shell or background as class 0."""
+    """``categories``, ``colours`` and ``materials`` count the shell or background as class 0."""
 
-    def __init__(self, width: int, categories: int, colours: int, match_dim: int = 64) -> None:
+    def __init__(self, width: int, categories: int, colours: int, materials: int, match_dim: int = 64) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.category = nn.Linear(width, categories)
         self.colour = nn.Linear(width, colours)
+        self.material = nn.Linear(width, materials)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
         self.names: NamedPatches | None = None  # set by the run
         self.guide: AttentionGuide | None = None  # set by the run: it listens to the model's global attention
@@ -53,20 +57,26 @@ class AuxiliaryHeads(nn.Module):
         return masked_mean(error, valid)
 
     def semantic_loss(
-        self, language: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"]
+        self,
+        language: Float[Tensor, "B F P C"],
+        category: Int[Tensor, "B F P"],
+        colour: Int[Tensor, "B F P"],
+        material: Int[Tensor, "B F P"],
     ) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of category and colour; objects weigh as much as the shell. Accuracies are on objects."""
+        """Summed cross-entropies of each patch's names; objects outweigh the shell. Accuracies are on objects."""
         tokens = self.norm(language.float())
-        weight = torch.where(category.flatten() > 0, 1.0, 0.15)
-        what, which = self.category(tokens).flatten(0, 2).float(), self.colour(tokens).flatten(0, 2).float()
-        loss = sum(
-            (F.cross_entropy(logits, target.flatten(), reduction="none") * weight).sum() / weight.sum()
-            for logits, target in ((what, category), (which, colour))
-        )
         thing = category.flatten() > 0
-        with torch.no_grad():
-            right = [
-                ((x.argmax(-1) == t.flatten()) & thing).sum().item() / max(1, int(thing.sum()))
-                for x, t in ((what, category), (which, colour))
-            ]
-        return loss, {"patch_category": right[0], "patch_colour": right[1]}  # type: ignore[return-value]
+        weight = torch.where(thing, 1.0, 0.15)
+        terms, figures = [], {}
+        for name, target in (("category", category), ("colour", colour), ("material", material)):
+            head: nn.Linear = getattr(self, name)
+            logits, classes = head(tokens).flatten(0, 2).float(), target.flatten()
+            terms.append((F.cross_entropy(logits, classes, reduction="none") * weight).sum() / weight.sum())
+            right = (logits.detach().argmax(-1) == classes) & thing
+            figures[f"patch_{name}"] = right.sum().item() / max(1, int(thing.sum()))
+        return torch.stack(terms).sum(), figures
+
+
+def auxiliary_heads(width: int) -> AuxiliaryHeads:
+    """Heads for the rooms' categories, colours and materials."""
+    return AuxiliaryHeads(width, *(len(names) + 1 for names in (CATALOGUE, COLOURS, MATERIAL_INDEX)))

@@ -21,11 +21,9 @@ from vidllm.model.encoder import DinoEncoder
 from vidllm.model.summary import build_on_meta
 from vidllm.pretrained.checkpoints import read_json
 from vidllm.pretrained.clip import clip_config as tower_config
-from vidllm.rooms.catalogue import CATALOGUE
-from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
-from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.auxiliary import auxiliary_heads
 from vidllm.training.config import TrainConfig
 from vidllm.training.lora import apply_lora
 from vidllm.training.losses.distillation import Projections
@@ -185,7 +183,7 @@ def _stage2(config: TrainConfig, model: Any, size: tuple[int, int]) -> _FakeRun:
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     with torch.device("meta"):
-        auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1)
+        auxiliary = auxiliary_heads(model.config.encoder.hidden_size)
     steps = {plan.kind: stage2_step(model, auxiliary, config, plan, size) for plan in plans(config)}
     return _FakeRun(model, [model, auxiliary], model, steps)
 

@@ -140,7 +140,7 @@ def _auxiliary_terms(
         points, valid = back_project(
             targets.depth, targets.intrinsics, _scaled(targets), grid, model.config.encoder.patch_size
         )
-    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour)
+    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
     last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
     terms = {
         "semantic": config.semantic_weight * semantic,

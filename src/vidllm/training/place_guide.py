@@ -1,12 +1,13 @@
-"""Places kept readable (ours): where a thing is, written along three fixed directions, while a small model trains.
+"""Places kept readable (ours): where a thing is, written along fixed directions, while a small model trains.
 
 A projector that learns from answers alone keeps what most answers need. In the rooms that was what a patch shows, how
 far it is and how high; how far to the left, which few kinds of question ask for, was lost before the language model
-could read it (docs/log.md), and left and right were never learned. Two losses keep the place, in metres, along the same
-three fixed directions of the language model's width:
+could read it (docs/log.md), and left and right were never learned. Losses keep places, in metres, along the same fixed
+directions of the language model's width, three for a place:
 
 * of every visual token;
-* of every noun, behind the layer whose head looks at what the noun means (:mod:`vidllm.training.word_guide`).
+* of every noun, behind the layer whose head looks at what the noun means (:mod:`vidllm.training.word_guide`);
+* at the last token before an answer, of the first thing asked of, and of the second along three other directions.
 
 Nothing is added to the model.
 """
@@ -30,15 +31,15 @@ ONE_PLACE_M = 1.0  # a noun whose patches spread more than this (standard deviat
 
 
 @lru_cache(maxsize=8)
-def directions(width: int) -> Float[Tensor, "D 3"]:
-    """Three orthonormal directions of a stream of ``width``, the same for all runs."""
-    drawn = torch.randn(width, 3, generator=torch.Generator().manual_seed(SEED))
+def directions(width: int) -> Float[Tensor, "D 6"]:
+    """Orthonormal directions of a stream of ``width``, the same for all runs: the axes of a place, and of a second."""
+    drawn = torch.randn(width, 6, generator=torch.Generator().manual_seed(SEED))
     return torch.linalg.qr(drawn).Q
 
 
-def told_places(stream: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 3"]:
-    """The place, metres in the scene frame, that a stream tells along the three directions."""
-    axes = directions(stream.shape[-1]).to(stream.device)
+def told_places(stream: Float[Tensor, "*batch D"], *, second: bool = False) -> Float[Tensor, "*batch 3"]:
+    """The (second) place, metres in the scene frame, that a stream tells along its three directions."""
+    axes = directions(stream.shape[-1])[:, 3 if second else 0 :][:, :3].to(stream.device)
     return F.normalize(stream.float(), dim=-1) @ axes / COSINE_A_METRE
 
 
@@ -48,22 +49,25 @@ def token_places_loss(prefix: VisualPrefix) -> Tensor:
     return masked_mean(_error(told, prefix.patch_positions), prefix.patch_mask)
 
 
-def noun_places_loss(
+def text_places_loss(
     stream: Float[Tensor, "B S D"],
     rows: Int[Tensor, " n"],
     places: Int[Tensor, " n"],
     meant: Bool[Tensor, "n T"],
     positions: Float[Tensor, "B T 3"],
+    *,
+    second: bool = False,
 ) -> Tensor:
-    """The same of nouns at (row, place) of the language model's stream; ``meant`` are the patches each one means.
-    It is 0 where no noun has one place.
+    """The same of text tokens at (row, place) of the language model's stream: each tells where what is ``meant`` lies.
+
+    It is 0 where nothing that is meant has one place.
     """
     count = meant.sum(-1, keepdim=True)
     own = positions[rows].float()
     centre = (own * meant[..., None]).sum(1) / count.clamp(min=1)
     spread = ((own - centre[:, None]).square().sum(-1) * meant).sum(-1) / count[:, 0].clamp(min=1)
     known = (count[:, 0] > 0) & (spread.sqrt() < ONE_PLACE_M)
-    return masked_mean(_error(told_places(stream[rows, places]), centre), known)
+    return masked_mean(_error(told_places(stream[rows, places], second=second), centre), known)
 
 
 def _error(told: Tensor, true: Tensor) -> Tensor:

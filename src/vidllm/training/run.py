@@ -16,7 +16,7 @@ from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.attention_guide import AttentionGuide
-from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.auxiliary import AuxiliaryHeads, auxiliary_heads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, Batch, RoomsData, draw_texts
 from vidllm.training.exporting import write_model
@@ -61,7 +61,7 @@ class Run(Trainable):
         model = starting_model(config, texts)
         model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
-        auxiliary = AuxiliaryHeads(model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOURS) + 1).to(device)
+        auxiliary = auxiliary_heads(model.config.encoder.hidden_size).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
         auxiliary.names = names = NamedPatches(
@@ -223,7 +223,7 @@ def _language(
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
-    how_many = config.questions, config.references, config.captions, config.plain, config.sides
+    how_many = config.questions, config.references, config.captions, config.plain, config.places
     texts = draw_texts(batch, run.texts, rng, *how_many)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)

@@ -51,10 +51,10 @@ def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditiona
 
 
 def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
-    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it."""
+    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it; others stay fresh."""
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
-        auxiliary.load_state_dict(load_file(path))
+        auxiliary.load_state_dict(auxiliary.state_dict() | load_file(path))
 
 
 def fresh_settings(config: TrainConfig, vocabulary: int) -> VidLLMConfig:

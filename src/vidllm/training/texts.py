@@ -16,7 +16,7 @@ from vidllm.model import prompts
 from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, special_token_ids
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.rooms.types import Caption, Question, Reference
-from vidllm.training.drills import drills, side_drills
+from vidllm.training.drills import drills, place_drills
 from vidllm.training.packing import Text
 
 TOKENIZER_SCENES = 400
@@ -87,15 +87,15 @@ class TextMaker:
         references: int,
         captions: int,
         plain: int = 0,
-        sides: int = 0,
+        places: int = 0,
     ) -> list[Text]:
-        """A random choice of a scene's language as texts, ``plain`` and ``sides`` drills, in random order."""
+        """A random choice of a scene's language as texts, ``plain`` and ``places`` drills, in random order."""
         language = language_from_record(record)
         made = [self.question(q) for q in _some(rng, language.questions, questions)]
         made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, references)]
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, captions)]
         made += [self.question(q) for q in drills(record, rng, plain)]
-        made += [self.question(q) for q in side_drills(record, boxes, rng, sides)]
+        made += [self.question(q) for q in place_drills(record, boxes, rng, places)]
         return [made[int(i)] for i in rng.permutation(len(made))]
 
 

@@ -13,7 +13,7 @@ Nothing is added to the model, and nothing of it is needed once it is trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from vidllm.rooms.language.words import plural
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
-from vidllm.training.place_guide import noun_places_loss
+from vidllm.training.place_guide import text_places_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
@@ -38,6 +38,10 @@ BOX_MARGIN_M = 0.1
 WORD_TEMPERATURE = 0.1
 MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
 
+TELLING = ("category", "answer")  # kinds whose tokens tell the place of what they look at (place_guide)
+
+#: rows (n,), places in the text (n,), the patches meant (n,T)
+Wanted = tuple[Tensor, Tensor, Tensor]
 Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of the last token, kind, class), in order
 
 
@@ -118,9 +122,9 @@ class WordGuide:
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         heard = {layer for layer, _ in self._heads.values()}
-        behind = self._heads["category"][0] + 1  # the first layer that reads what nouns have looked at
-        self._behind = behind if behind < len(layers) else None
-        heard |= set() if self._behind is None else {self._behind}
+        #: for each kind that tells places, the first layer that reads what its head has seen, if there is one
+        self._behind = {kind: self._heads[kind][0] + 1 for kind in TELLING if self._heads[kind][0] + 1 < len(layers)}
+        heard |= set(self._behind.values())
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer in heard}
         self._heard: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for layer, module in self._modules.items():
@@ -143,11 +147,8 @@ class WordGuide:
         """
         terms, figures = [], {}
         wanted = self._wanted(prefix, names, packed)
-        telling = prefix.tokens.sum() * 0
-        if self._behind is not None and "category" in wanted:
-            rows, places, meant = wanted["category"]
-            heard, positions = self._heard[self._behind][0], prefix.patch_positions
-            telling = noun_places_loss(heard, rows, places + start[1], meant & prefix.patch_mask[rows], positions)
+        second = wanted.pop("second", None)
+        telling = self._telling(prefix, wanted, second, start[1])
         for kind, (rows, places, targets) in wanted.items():
             targets = targets & prefix.patch_mask[rows]
             if not bool(targets.any()):
@@ -162,24 +163,41 @@ class WordGuide:
             return prefix.tokens.sum() * 0, telling, figures
         return torch.stack(terms).mean(), telling, figures
 
+    def _telling(
+        self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], second: Wanted | None, start: int
+    ) -> Tensor:
+        """Summed errors of the places that nouns and the tokens before answers tell."""
+        told = [(kind, wanted[kind], False) for kind in self._behind if kind in wanted]
+        if second is not None and "answer" in self._behind:
+            told.append(("answer", second, True))
+        total = prefix.tokens.sum() * 0
+        for kind, (rows, places, meant), other in told:
+            heard = self._heard[self._behind[kind]][0]
+            meant = meant & prefix.patch_mask[rows]
+            total = total + text_places_loss(heard, rows, places + start, meant, prefix.patch_positions, second=other)
+        return total
+
     def _wanted(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
-    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """For each kind: rows (n,), places in the text (n,), the patches meant (n,T)."""
+    ) -> dict[str, Wanted]:
+        """What each kind's words mean. ``second`` is that of ``answer`` for the second thing asked of (no patches where
+        there is one only).
+        """
         found = [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
         wanted = {"category": _things(found, names, packed), "colour": _colours(found, names, packed)}
         wanted["coord"] = self._near_points(prefix, packed)
         wanted["loc"] = _in_boxes(prefix, packed)
-        wanted["answer"] = self._asked(packed, [wanted["coord"], wanted["category"]])
+        wanted["answer"], wanted["second"] = self._asked(packed, [wanted["coord"], wanted["category"]])
         return {kind: value for kind, value in wanted.items() if len(value[0])}
 
     def _asked(
         self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The last token before each answer, and what the question's first noun (or ``<coord>``) means. A situation
-        told before the question does not count.
+    ) -> tuple[Wanted, Wanted]:
+        """The last token before each answer, and what the question's first noun (or ``<coord>``) means; and what its
+        second one does. A situation told before the question does not count.
         """
         found, targets = [], []
+        nothing = torch.zeros_like(packed.input_ids[0, :1], dtype=torch.bool).expand(meant[0][2].shape[1])
         for row, (ids, labels, segments) in enumerate(
             zip(packed.input_ids.tolist(), packed.labels.tolist(), packed.segment.tolist(), strict=True)
         ):
@@ -193,9 +211,12 @@ class WordGuide:
                     first = [at for at in range(stops[-1] if stops else begin, place) if at in places]
                     if first:
                         found.append((row, place - 1))
-                        targets.append(places[first[0]])
+                        targets.append((places[first[0]], places[first[1]] if len(first) > 1 else nothing))
         rows, at = _columns(found, 2, packed)
-        return rows, at, torch.stack(targets) if targets else meant[0][2][:0]
+        first_meant, second_meant = (
+            torch.stack([pair[i] for pair in targets]) if targets else meant[0][2][:0] for i in range(2)
+        )
+        return (rows, at, first_meant), (rows, at, second_meant)
 
     def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
         is_point = packed.input_ids == self._coord
