@@ -8,10 +8,11 @@ Tokens of both streams: M = 2 x frames x 37 x 49. Each measurement runs in a pro
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import resource
 import time
 from multiprocessing.connection import Connection
+
+from own_process import in_own_process
 
 PATCHES = 37 * 49
 
@@ -41,19 +42,12 @@ def peak(device: str) -> float:
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def in_process(form: str, rows: int, width: int, device: str) -> str:
+def columns(form: str, rows: int, width: int, device: str) -> str:
     """One measurement as two columns; a dash where it does not fit."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    worker = context.Process(target=measure, args=(form, rows, width, device, theirs))
-    worker.start()
-    theirs.close()
-    try:
-        memory, seconds = ours.recv()
-    except EOFError:
+    measured = in_own_process(measure, form, rows, width, device)
+    if measured is None:
         return "- | -"
-    finally:
-        worker.join()
+    memory, seconds = measured
     return f"{memory:.0f} | {seconds:.2f}"
 
 
@@ -68,10 +62,10 @@ def main() -> None:
     print("| frames | M | products, MiB | s | as written, MiB | s |\n|---|---|---|---|---|---|")
     for frames in options.frames:
         rows = 2 * frames * PATCHES
-        ours = in_process("products", rows, options.width, options.device)
+        ours = columns("products", rows, options.width, options.device)
         direct = "- | -"
         if frames <= options.direct_up_to:
-            direct = in_process("direct", rows, options.width, options.device)
+            direct = columns("direct", rows, options.width, options.device)
         print(f"| {frames} | {rows} | {ours} | {direct} |", flush=True)
 
 

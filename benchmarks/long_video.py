@@ -11,12 +11,13 @@ while it reconstructs and answers, over what it takes before with the model load
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from own_process import in_own_process
 
 COLUMNS = (
     ("CPU s", "cpu_s", ".1f"),
@@ -109,24 +110,10 @@ def accuracy(scene: Any, folder: Path) -> dict[str, float]:
     }
 
 
-def in_process(options: argparse.Namespace, folder: Path, frames: int, window: int | None) -> dict[str, float]:
-    """One measurement; nothing where it does not fit into memory."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    worker = context.Process(target=measure, args=(options, folder, frames, window, theirs))
-    worker.start()
-    theirs.close()
-    try:
-        return dict(ours.recv())
-    except EOFError:
-        return {}
-    finally:
-        worker.join()
-
-
-def row(frames: int, how: str, figures: dict[str, float]) -> str:
-    """A row of the table; a dash for what was not measured."""
-    cells = [format(figures[name], form) if name in figures else "-" for _, name, form in COLUMNS]
+def row(frames: int, how: str, figures: dict[str, float] | None) -> str:
+    """A row of the table; a dash for what was not measured (it did not fit into memory)."""
+    measured = figures or {}
+    cells = [format(measured[name], form) if name in measured else "-" for _, name, form in COLUMNS]
     return f"| {frames} | {how} | " + " | ".join(cells) + " |"
 
 
@@ -149,10 +136,11 @@ def main() -> None:
         print("|---" * (len(COLUMNS) + 2) + "|", flush=True)
         for frames in options.frames:
             film(folder, frames)
-            windowed = in_process(options, folder, frames, options.window)
+            windowed = in_own_process(measure, options, folder, frames, options.window)
             print(row(frames, f"windows of {options.window}, {options.overlap} shared", windowed), flush=True)
             if frames <= options.whole_up_to:
-                print(row(frames, "whole clip", in_process(options, folder, frames, None)), flush=True)
+                whole = in_own_process(measure, options, folder, frames, None)
+                print(row(frames, "whole clip", whole), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from vidllm.cli import reading
+
+if TYPE_CHECKING:
+    from vidllm.datasets.check import Report
+    from vidllm.datasets.jsonl_check import JsonlReport
 
 
 def check(options: argparse.Namespace) -> None:
@@ -16,10 +21,7 @@ def check(options: argparse.Namespace) -> None:
     from vidllm.datasets.check import check_root
 
     report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"))
-    if options.json:
-        reading.print_json(report.to_json())
-    else:
-        print("\n".join(report.lines()))
+    _print_report(report, options)
     if report.broken:
         raise ValueError(f"{options.root}: broken files: {len(report.broken)}, named above; fetch them again")
     if not report.usable:
@@ -34,14 +36,18 @@ def _check_own(options: argparse.Namespace) -> None:
     from vidllm.datasets.jsonl_check import check_jsonl
 
     report = check_jsonl(options.root, quick=options.quick, tell=reading.progress("videos"))
-    if options.json:
-        reading.print_json(report.to_json())
-    else:
-        print("\n".join(report.lines()))
+    _print_report(report, options)
     if report.problems:
         raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; mend them")
     if options.strict and report.notes:
         raise ValueError(f"{options.root}: notes: {len(report.notes)}, named above by line")
+
+
+def _print_report(report: Report | JsonlReport, options: argparse.Namespace) -> None:
+    if options.json:
+        reading.print_json(report.to_json())
+    else:
+        print("\n".join(report.lines()))
 
 
 def score(options: argparse.Namespace) -> None:
