@@ -1,32 +1,35 @@
 #!/usr/bin/env bash
 # The shipped `tiny` from nothing on two CPU cores. Every step can be stopped and started again: it goes on where it was.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
-# SEE, SPEAK and JOINT are the steps of the three trainings; the defaults take about four hours.
+# SEE, SPEAK and JOINT are the steps of the three trainings; the defaults take about five hours.
 set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
 data=(--data "$runs/shards")
 
-# 1. The world: 2880 rooms, 8 frames each.
-vidllm rooms shards --seeds 10000:12880 -o "$runs/shards"
+# 1. The world: 10000 rooms, 8 frames each (7.5 GB).
+vidllm rooms shards --seeds 10000:20000 -o "$runs/shards"
 
 # 2. A language model of the rooms' words alone: the baseline, and where the speaking half starts.
 vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps 1600
 
 # 3. Seeing and speaking, learned apart, one core each.
-for run in see drill speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
+for run in see drill places speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
 vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/see" --seed 11 --steps "${SEE:-6000}" \
   --language-start 1000000000 --spread-share 0.45 --window-frames 2 2 3 4 --clip-frames 3 4 4 6 --decay-fraction 0.5 \
   --learning-rate 0.0008 --camera-weight 8 --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 \
   --gravity-weight 40 --metric-weight 15 --guide-weight 0.6 --guide-layers 1 2 3 --semantic-weight 1.2 --naming-weight 3 &
 seeing=$!
 named=(--language-start 0 --language-share 1 --language-only-share 1 --named-share 1 --learning-rate 0.0012)
-loud=(--text-weight 3 --word-weight 0.8 --resemble-weight 0.8)
+loud=(--text-weight 3 --word-weight 0.8 --resemble-weight 0.8 --place-weight 0.4)
 vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/drill" --seed 12 --steps "${DRILL:-900}" \
   --language-from "$runs/blind" "${named[@]}" "${loud[@]}" --decay-fraction 0.05 --questions 0 --references 4 --captions 0 \
   --plain 16
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/places" --seed 14 --steps "${PLACES:-500}" \
+  --init-from "$runs/drill/model" "${named[@]}" "${loud[@]}" --decay-fraction 0.05 --questions 6 --references 2 \
+  --captions 0 --plain 2 --places 24
 vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/speak" --seed 13 --steps "${SPEAK:-1500}" \
-  --init-from "$runs/drill/model" "${named[@]}" "${loud[@]}" --questions 22 --captions 1 --plain 10
+  --init-from "$runs/places/model" "${named[@]}" "${loud[@]}" --questions 24 --captions 1 --plain 4 --places 6
 wait $seeing
 
 # 4. Both: from what was seen and what was said, on both cores.
@@ -35,7 +38,7 @@ torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny "${data[@]}" --
   --language-start 0 --language-share 1 --language-only-share 0.78 --named-share 0.3 --clip-frames 4 4 5 8 \
   --learning-rate 0.0011 --vision-scale 0.35 --warmup-steps 20 --decay-fraction 0.4 --camera-weight 8 \
   --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 --gravity-weight 40 --metric-weight 15 \
-  --guide-weight 0.6 --guide-layers 1 2 3 --naming-weight 2 "${loud[@]}" --questions 22 --captions 1 --plain 8
+  --guide-weight 0.6 --guide-layers 1 2 3 --naming-weight 2 "${loud[@]}" --questions 22 --captions 1 --plain 6 --places 4
 
 # 5. What it has learned, on rooms it has never seen.
 vidllm rooms eval --seeds 1000:1200 --model "$runs/both/model" --blind "$runs/blind"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import interrupted_at
 from small_model import save_small_model
 
 from vidllm.cli import main
@@ -17,7 +18,6 @@ from vidllm.model import prompts
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.scene import load
-from vidllm.training import driver
 from vidllm.training.finetune import FinetuneConfig, FinetuneRun, finetune, side_by_side
 from vidllm.training.own_texts import OwnTexts
 from vidllm.training.starting import LANGUAGE_HALF
@@ -134,20 +134,12 @@ def test_the_cached_scene_gives_the_prefix_of_the_video_itself(config, monkeypat
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, monkeypatch, lora):
+def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, lora):
     config = replace(config, lora=lora)
     unbroken = load_pretrained(finetune(config, quiet))[0].state_dict()
-    step, broken = driver.train_step, replace(config, out=str(tmp_path / "broken"))
-
-    def dies(run, number, *more):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(run, number, *more)
-
-    monkeypatch.setattr(driver, "train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    broken = replace(config, out=str(tmp_path / "broken"))
+    with interrupted_at(2):
         finetune(broken, quiet)
-    monkeypatch.setattr(driver, "train_step", step)
     resumed = load_pretrained(finetune(broken, quiet))[0].state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from interruptions import free_port
 from micro_start import log_of, quiet, save_start, short_run, weights_of
 
 from vidllm.training.config import TrainConfig
 from vidllm.training.loop import train, train_step
 from vidllm.training.run import Run
 from vidllm.training.world import World
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _one(rank: int, port: int, configs: list[TrainConfig], bad: TrainConfig) -> None:
@@ -67,7 +61,7 @@ def runs(rooms_folder, tmp_path_factory):
     train(replace(made, accumulation=2), quiet)
     ddp, fsdp = (replace(made, out=str(folder / name), parallel=name) for name in ("ddp", "fsdp"))
     bad = replace(made, out=str(folder / "bad"), steps=2)
-    mp.spawn(_one, args=(_free_port(), [replace(ddp, save_minutes=60.0), fsdp], bad), nprocs=2)
+    mp.spawn(_one, args=(free_port(), [replace(ddp, save_minutes=60.0), fsdp], bad), nprocs=2)
     return folder, made
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from interruptions import interrupted_at
 from micro_start import log_of, quiet, save_start, short_run, weights_of
 
-from vidllm.training import checkpoints, driver
+from vidllm.training import checkpoints
 from vidllm.training.checkpoints import list_checkpoints, load_latest, save_checkpoint
 from vidllm.training.loop import train
 
@@ -50,19 +51,10 @@ def as_unbroken(config, unbroken):
     return check
 
 
-def test_interrupted(config, as_unbroken, tmp_path, monkeypatch):
+def test_interrupted(config, as_unbroken, tmp_path):
     broken = replace(config, out=str(tmp_path / "run"))
-    step = driver.train_step
-
-    def interrupted(run, number, *world):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(run, number, *world)
-
-    monkeypatch.setattr(driver, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(2):
         train(broken, quiet)
-    monkeypatch.undo()
     with open(f"{broken.out}/log.jsonl", "a") as file:  # told after the last checkpoint, then killed mid-line
         file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
     said: list[str] = []

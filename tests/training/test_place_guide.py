@@ -10,7 +10,7 @@ from vidllm.training.place_guide import COSINE_A_METRE, directions, text_places_
 
 def test_a_stream_made_of_its_place_tells_it():
     axes = directions(64)[:, :3]
-    torch.testing.assert_close(directions(64).T @ directions(64), torch.eye(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(directions(64).T @ directions(64), torch.eye(12), atol=1e-5, rtol=0)
     place = torch.tensor([2.0, -1.5, 0.5])
     rest = torch.randn(64, generator=torch.Generator().manual_seed(0))
     rest = rest - axes @ (axes.T @ rest)  # what it shows, beside where

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import micro_config, scatter
+from interruptions import interrupted_at
 from teacher_models import save_teachers
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.training import driver
 from vidllm.training.config import tiny_test
 from vidllm.training.driver import train_step
 from vidllm.training.losses.distillation import Projections, Streams, distillation_losses, unit
@@ -80,20 +80,11 @@ def test_gradients_are_zero_where_they_must_be(config, tuned):
     assert trained == {id(p) for group in run.optimizer.param_groups for p in group["params"]}
 
 
-def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch):
+def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path):
     unbroken = load_pretrained(train_stage1(config, quiet))[0].state_dict()
     broken = replace(config, out=str(tmp_path / "broken"))
-    step = driver.train_step
-
-    def killed(run, number, *world):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(run, number, *world)
-
-    monkeypatch.setattr(driver, "train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(2):
         train_stage1(broken, quiet)
-    monkeypatch.undo()
     said: list[str] = []
     resumed = load_pretrained(train_stage1(broken, said.append))[0].state_dict()
     assert "step 2 of" in said[0] and all(torch.equal(resumed[name], value) for name, value in unbroken.items())

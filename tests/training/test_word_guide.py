@@ -92,7 +92,9 @@ def test_the_answer_looks_at_the_first_thing_asked_of_after_the_situation(tokeni
     wanted = guide._wanted(prefix, names, packed)
     rows, places, targets = wanted["answer"]
     assert (rows.tolist(), places.tolist(), targets.tolist()) == ([0], [len(ids) - 1], [[False, True, False, False]])
-    assert wanted["second"][2].tolist() == [[False] * 4]  # no lamp is red
+    assert wanted["answer_1"][2].tolist() == [[False] * 4]  # no lamp is red
+    assert wanted["answer_2"][2].tolist() == [[True, False, False, False]]  # where I stand
+    assert wanted["answer_3"][2].tolist() == [[False] * 4]  # I face nothing
 
 
 def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_model_s_own(tokenizer, vocabulary):

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from interruptions import free_port
 from torch import nn
 
 from vidllm.training.world import World
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _one(rank: int, port: int, folder: str) -> None:
@@ -36,7 +30,7 @@ def _one(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_hold_the_mean_and_draw_different_batches(tmp_path: Path) -> None:
-    mp.spawn(_one, args=(_free_port(), str(tmp_path)), nprocs=2)
+    mp.spawn(_one, args=(free_port(), str(tmp_path)), nprocs=2)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for first, second, _ in (ours, theirs):
         assert torch.equal(first, torch.full((2, 3), 1.5))

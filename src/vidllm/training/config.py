@@ -47,7 +47,7 @@ class TrainConfig(LoopConfig):
     references: int = 8
     captions: int = 3
     plain: int = 0  # plain questions a scene on top (drills)
-    places: int = 0  # and ones on left and right, and on what is nearer
+    places: int = 0  # and ones on places (place_drills)
     max_text_tokens: int = 800
     reconstruction: Literal["ours", "vggt"] = "ours"  # the form of L_recon: losses/camera and dense, or losses/vggt
     # weights of the loss terms

@@ -7,7 +7,8 @@ directions of the language model's width, three for a place:
 
 * of every visual token;
 * of every noun, behind the layer whose head looks at what the noun means (:mod:`vidllm.training.word_guide`);
-* at the last token before an answer, of the first thing asked of, and of the second along three other directions.
+* at the last token before an answer, of the things that it is about, each along three directions of its own: the first,
+  second and third thing asked of; of a situation, where one is (in the third's place) and what one faces.
 
 Nothing is added to the model.
 """
@@ -25,21 +26,23 @@ from vidllm.model.modeling import VisualPrefix
 from vidllm.training.losses.targets import masked_mean
 
 SEED = 11_26
+THINGS = 4  # that an answer may be about
 COSINE_A_METRE = 0.08  # of a token with the direction of an axis
 FARTHEST_M = 7.5  # places are told no farther than this along an axis
 ONE_PLACE_M = 1.0  # a noun whose patches spread more than this (standard deviation) has no one place
 
 
 @lru_cache(maxsize=8)
-def directions(width: int) -> Float[Tensor, "D 6"]:
-    """Orthonormal directions of a stream of ``width``, the same for all runs: the axes of a place, and of a second."""
-    drawn = torch.randn(width, 6, generator=torch.Generator().manual_seed(SEED))
-    return torch.linalg.qr(drawn).Q
+def directions(width: int) -> Float[Tensor, "D 12"]:
+    """Orthonormal directions of a stream of ``width``, the same for all runs: the axes of each of ``THINGS`` places."""
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = [torch.randn(width, 6, generator=generator) for _ in range(THINGS // 2)]  # two things at a time
+    return torch.linalg.qr(torch.cat(drawn, 1)).Q
 
 
-def told_places(stream: Float[Tensor, "*batch D"], *, second: bool = False) -> Float[Tensor, "*batch 3"]:
-    """The (second) place, metres in the scene frame, that a stream tells along its three directions."""
-    axes = directions(stream.shape[-1])[:, 3 if second else 0 :][:, :3].to(stream.device)
+def told_places(stream: Float[Tensor, "*batch D"], thing: int = 0) -> Float[Tensor, "*batch 3"]:
+    """The place of a thing, metres in the scene frame, that a stream tells along its three directions."""
+    axes = directions(stream.shape[-1])[:, 3 * thing : 3 * thing + 3].to(stream.device)
     return F.normalize(stream.float(), dim=-1) @ axes / COSINE_A_METRE
 
 
@@ -55,8 +58,7 @@ def text_places_loss(
     places: Int[Tensor, " n"],
     meant: Bool[Tensor, "n T"],
     positions: Float[Tensor, "B T 3"],
-    *,
-    second: bool = False,
+    thing: int = 0,
 ) -> Tensor:
     """The same of text tokens at (row, place) of the language model's stream: each tells where what is ``meant`` lies.
 
@@ -67,7 +69,7 @@ def text_places_loss(
     centre = (own * meant[..., None]).sum(1) / count.clamp(min=1)
     spread = ((own - centre[:, None]).square().sum(-1) * meant).sum(-1) / count[:, 0].clamp(min=1)
     known = (count[:, 0] > 0) & (spread.sqrt() < ONE_PLACE_M)
-    return masked_mean(_error(told_places(stream[rows, places], second=second), centre), known)
+    return masked_mean(_error(told_places(stream[rows, places], thing), centre), known)
 
 
 def _error(told: Tensor, true: Tensor) -> Tensor:

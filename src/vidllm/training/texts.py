@@ -16,8 +16,9 @@ from vidllm.model import prompts
 from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, special_token_ids
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.rooms.types import Caption, Question, Reference
-from vidllm.training.drills import drills, place_drills
+from vidllm.training.drills import drills
 from vidllm.training.packing import Text
+from vidllm.training.place_drills import place_drills
 
 TOKENIZER_SCENES = 400
 

@@ -29,7 +29,7 @@ from vidllm.rooms.language.words import plural
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
-from vidllm.training.place_guide import text_places_loss
+from vidllm.training.place_guide import THINGS, text_places_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
@@ -147,9 +147,10 @@ class WordGuide:
         """
         terms, figures = [], {}
         wanted = self._wanted(prefix, names, packed)
-        second = wanted.pop("second", None)
-        telling = self._telling(prefix, wanted, second, start[1])
+        telling = self._telling(prefix, wanted, start[1])
         for kind, (rows, places, targets) in wanted.items():
+            if kind not in self._heads:
+                continue
             targets = targets & prefix.patch_mask[rows]
             if not bool(targets.any()):
                 continue
@@ -163,41 +164,44 @@ class WordGuide:
             return prefix.tokens.sum() * 0, telling, figures
         return torch.stack(terms).mean(), telling, figures
 
-    def _telling(
-        self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], second: Wanted | None, start: int
-    ) -> Tensor:
+    def _telling(self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], start: int) -> Tensor:
         """Summed errors of the places that nouns and the tokens before answers tell."""
-        told = [(kind, wanted[kind], False) for kind in self._behind if kind in wanted]
-        if second is not None and "answer" in self._behind:
-            told.append(("answer", second, True))
         total = prefix.tokens.sum() * 0
-        for kind, (rows, places, meant), other in told:
-            heard = self._heard[self._behind[kind]][0]
-            meant = meant & prefix.patch_mask[rows]
-            total = total + text_places_loss(heard, rows, places + start, meant, prefix.patch_positions, second=other)
+        for kind, (rows, places, meant) in wanted.items():
+            teller, _, thing = kind.partition("_")
+            if teller in self._behind:
+                heard = self._heard[self._behind[teller]][0]
+                told = meant & prefix.patch_mask[rows]
+                total = total + text_places_loss(
+                    heard, rows, places + start, told, prefix.patch_positions, int(thing or 0)
+                )
         return total
 
     def _wanted(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
     ) -> dict[str, Wanted]:
-        """What each kind's words mean. ``second`` is that of ``answer`` for the second thing asked of (no patches where
-        there is one only).
+        """What each kind's words mean. ``answer_1`` and on are of the other things that an answer is about (no patches
+        where it is about fewer): see :mod:`vidllm.training.place_guide`.
         """
         found = [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
         wanted = {"category": _things(found, names, packed), "colour": _colours(found, names, packed)}
         wanted["coord"] = self._near_points(prefix, packed)
         wanted["loc"] = _in_boxes(prefix, packed)
-        wanted["answer"], wanted["second"] = self._asked(packed, [wanted["coord"], wanted["category"]])
+        rows, places, things = self._asked(packed, [wanted["coord"], wanted["category"]])
+        wanted["answer"] = rows, places, things[0]
+        wanted |= {f"answer_{i}": (rows, places, thing) for i, thing in enumerate(things[1:], 1)}
         return {kind: value for kind, value in wanted.items() if len(value[0])}
 
     def _asked(
         self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> tuple[Wanted, Wanted]:
-        """The last token before each answer, and what the question's first noun (or ``<coord>``) means; and what its
-        second one does. A situation told before the question does not count.
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The last token before each answer: row, place, and the patches of each thing that it is about.
+
+        The first is what the question's first noun (or ``<coord>``) means. A situation told before it comes after.
         """
-        found, targets = [], []
-        nothing = torch.zeros_like(packed.input_ids[0, :1], dtype=torch.bool).expand(meant[0][2].shape[1])
+        found: list[tuple[int, int]] = []
+        about: list[list[Tensor]] = []
+        none = meant[0][2].new_zeros(meant[0][2].shape[1], dtype=torch.bool)
         for row, (ids, labels, segments) in enumerate(
             zip(packed.input_ids.tolist(), packed.labels.tolist(), packed.segment.tolist(), strict=True)
         ):
@@ -208,15 +212,14 @@ class WordGuide:
                     begin = place
                 elif labels[place] != IGNORE and labels[place - 1] == IGNORE:
                     stops = [at for at in range(begin, place - 3) if ids[at] in self._vocabulary.stop]
-                    first = [at for at in range(stops[-1] if stops else begin, place) if at in places]
-                    if first:
+                    asks = stops[-1] if stops else begin
+                    asked = [places[at] for at in range(asks, place) if at in places]
+                    if asked:
+                        situated = [places[at] for at in range(begin, asks) if at in places]
                         found.append((row, place - 1))
-                        targets.append((places[first[0]], places[first[1]] if len(first) > 1 else nothing))
+                        about.append(_things_of(asked, situated, none))
         rows, at = _columns(found, 2, packed)
-        first_meant, second_meant = (
-            torch.stack([pair[i] for pair in targets]) if targets else meant[0][2][:0] for i in range(2)
-        )
-        return (rows, at, first_meant), (rows, at, second_meant)
+        return rows, at, [torch.stack([a[i] for a in about]) if about else meant[0][2][:0] for i in range(THINGS)]
 
     def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
         is_point = packed.input_ids == self._coord
@@ -264,6 +267,12 @@ def token_words_loss(
         logs = (tokens @ directions.T / WORD_TEMPERATURE).log_softmax(-1)
         terms.append(-masked_mean((target * logs).sum(-1) / known.clamp(min=1), known > 0))
     return torch.stack(terms).mean()
+
+
+def _things_of(asked: Sequence[Tensor], situated: Sequence[Tensor], none: Tensor) -> list[Tensor]:
+    """The first, second and third thing asked of, and what a situation faces; its place stands in for the third."""
+    third = asked[2] if len(asked) > 2 else situated[0] if situated else none
+    return [asked[0], asked[1] if len(asked) > 1 else none, third, situated[1] if len(situated) > 1 else none]
 
 
 def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
