@@ -163,15 +163,27 @@ def output(chances: list[float], none: float, centres: list[float]) -> Grounding
     return GroundingOutput(boxes, logits, torch.tensor([[none]]).log(), positions, mask)
 
 
+def test_the_mean_of_boxes_knows_that_quarter_turns_exchange_the_sides() -> None:
+    alike = torch.tensor([[0.0, 0, 0, 2, 1, 1, 0.1], [0.2, 0, 0, 1, 2, 1, 0.1 - math.pi / 2], [9.0, 0, 0, 1, 1, 1, 0]])
+    chances = torch.tensor([[0.5, 0.25, 0.2, 0.05]])
+    out = GroundingOutput(alike[None, None, None], chances[None, :, :3].log(), chances[:, 3:].log(), alike[None, :, :3],
+                          torch.ones(1, 3, dtype=torch.bool))  # fmt: skip
+    (one,) = decode_boxes(out, multiple=False)[0][0]
+    torch.testing.assert_close(one.box, torch.tensor([0.2 / 3, 0, 0, 2, 1, 1, 0.1]))
+    assert one.score == pytest.approx(0.75)
+    (raw,) = decode_boxes(out, multiple=False, average=False)[0][0]
+    assert torch.equal(raw.box, alike[0])
+
+
 def test_decoding_none_one_and_several() -> None:
     assert decode_boxes(output([0.1, 0.2], 0.7, [0.0, 5.0])) == [[[]]]
     (one,) = decode_boxes(output([0.9, 0.05, 0.03], 0.02, [0.0, 5.0, 9.0]))[0][0]
     assert one.box[0] == 0 and one.score == pytest.approx(0.9, abs=1e-5)
     several = decode_boxes(output([0.3, 0.4, 0.2], 0.1, [0.0, 5.0, 5.1]))[0][0]
-    assert [round(float(found.box[0]), 3) for found in several] == [5.0, 0.0]
+    assert [round(float(found.box[0]), 3) for found in several] == [5.033, 0.0]  # the mean of 5.0 (0.4) and 5.1 (0.2)
     assert [found.score for found in several] == pytest.approx([0.6, 0.3], abs=1e-5)
     single = decode_boxes(output([0.3, 0.4, 0.2], 0.1, [0.0, 5.0, 5.1]), multiple=False)[0][0]
-    assert len(single) == 1 and single[0].box[0] == 5
+    assert len(single) == 1 and single[0].box[0] == several[0].box[0]
     assert len(decode_boxes(output([0.3, 0.3, 0.3], 0.1, [0.0, 5.0, 10.0]), max_boxes=2)[0][0]) == 2
 
 

@@ -1,12 +1,14 @@
 """From the grounding decoder's scores to the boxes it stands by: none, one or several an expression.
 
-Queries and "no such object" share one softmax. Queries whose boxes overlap are one object: they are gathered greedily,
-most probable first, and the object's score is their summed probability. Nothing is returned when "no such object" has
-at least half of the probability.
+Queries and "no such object" share one softmax. Queries whose boxes overlap are one object: the query whose neighbours
+have most probability together is taken with them, then the next of those left. The object's box is the mean of theirs,
+weighted by probability (several uncertain boxes of one object err in different directions), its score their sum.
+Nothing is returned when "no such object" has at least half of the probability.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +37,8 @@ def decode_boxes(
     max_boxes: int = 16,
     none_threshold: float = 0.5,
     relative_threshold: float = 0.3,
-    overlap: float = 0.25,
+    overlap: float = 0.15,
+    average: bool = True,
 ) -> list[list[list[GroundedBox]]]:
     """Boxes of every expression of every scene, best first: ``result[b][e]``.
 
@@ -46,6 +49,7 @@ def decode_boxes(
         none_threshold: no box when "no such object" has at least this probability.
         relative_threshold: an object counts when its score is at least this share of the best one's.
         overlap: IoU from which two queries' boxes are one object.
+        average: False gives each object the most probable of its boxes in place of their mean.
     """
     chances = torch.cat([output.logits, output.none_logit[..., None]], -1).float().softmax(-1)
     boxes = output.boxes[-1].float()
@@ -56,28 +60,38 @@ def decode_boxes(
         for e in range(boxes.shape[1]):
             found: list[GroundedBox] = []
             if float(chances[b, e, -1]) < none_threshold:
-                found = _objects(boxes[b, e], chances[b, e, :-1], overlap)
+                found = _objects(boxes[b, e], chances[b, e, :-1], overlap, average)
             best = found[0].score if found else 0.0
             scene.append([one for one in found[:limit] if one.score >= relative_threshold * best])
         result.append(scene)
     return result
 
 
-def _objects(boxes: Tensor, chances: Tensor, overlap: float) -> list[GroundedBox]:
-    """Groups of overlapping boxes, the group's most probable box standing for it, by summed probability."""
+def _objects(boxes: Tensor, chances: Tensor, overlap: float, average: bool) -> list[GroundedBox]:
+    """Groups of overlapping boxes, best first."""
     top = chances.topk(min(CANDIDATES, len(chances)))
     keep = top.values > NEGLIGIBLE * top.values[0]
     boxes, chances = boxes[top.indices[keep]], top.values[keep]
-    same = iou_oriented(boxes, boxes) >= overlap
-    free = torch.ones_like(keep[keep])
+    same = (iou_oriented(boxes, boxes) >= overlap) | torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
+    free = torch.ones_like(chances, dtype=torch.bool)
     groups = []
-    for i in range(len(boxes)):
-        if bool(free[i]):
-            members = same[i] & free
-            members[i] = True
-            free = free & ~members
-            groups.append(GroundedBox(boxes[i], min(1.0, float(chances[members].sum()))))
+    while bool(free.any()):
+        share = ((same & free) * chances).sum(1).masked_fill(~free, -1.0)
+        members = same[share.argmax()] & free
+        free = free & ~members
+        box = _mean_box(boxes[members], chances[members]) if average else boxes[members][0]
+        groups.append(GroundedBox(box, min(1.0, float(chances[members].sum()))))
     return sorted(groups, key=lambda group: -group.score)
+
+
+def _mean_box(boxes: Float[Tensor, "K 7"], weights: Float[Tensor, " K"]) -> Float[Tensor, " 7"]:
+    """Weighted mean of boxes, each turned by quarters (its sides exchanged) to come nearest to the first one's yaw."""
+    turned, quarter = boxes.clone(), math.pi / 2
+    turns = ((boxes[0, 6] - boxes[:, 6]) / quarter).round()
+    odd = turns.long() % 2 != 0
+    turned[:, 6] += turns * quarter
+    turned[odd, 3], turned[odd, 4] = boxes[odd, 4], boxes[odd, 3]
+    return (turned * (weights / weights.sum())[:, None]).sum(0)
 
 
 def decode_choice(
@@ -91,5 +105,6 @@ def decode_choice(
     everywhere = torch.ones_like(logits, dtype=torch.bool)[None]
     output = GroundingOutput(boxes[None, None, None], logits[None, None], none_logit[None, None], boxes[None, :, :3],
                              everywhere)  # fmt: skip
-    found = decode_boxes(output, multiple, max_boxes, none_threshold=0.5 if multiple else 2.0)[0][0]
+    found = decode_boxes(output, multiple, max_boxes, none_threshold=0.5 if multiple else 2.0,
+                         average=False)[0][0]  # fmt: skip
     return [(int((boxes == one.box.to(boxes)).all(1).int().argmax()), float(one.score)) for one in found]
