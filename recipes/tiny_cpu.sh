@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped `tiny` from nothing on two CPU cores. Every step can be stopped and started again: it goes on where it was.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
-# SEE, SPEAK and JOINT are the steps of the three trainings; the defaults take about five hours.
+# SEE, SPEAK and JOINT are the steps of the three trainings; the defaults take about five hours (not yet run as a whole).
 set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
