@@ -34,6 +34,7 @@ class TrainConfig(LoopConfig):
     window_scenes: int = 12
     window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
     spread_share: float = 0.0  # of the geometry steps: frames spread over the clip in place of a window
+    vary_share: float = 0.0  # of the scenes of geometry steps: pictures varied as cameras vary them (vary)
     clip_images: int = 32  # frames of a step with whole clips, over its scenes
     clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
     language_start: int = 2500  # first step with whole clips and language

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
+from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
@@ -182,6 +183,9 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     batch = batch.to(run.model.device)
     if kind in ("language", "named"):
         return _language_alone(run, batch, step, rng, named=kind == "named")
+    if kind == "window" and config.vary_share > 0:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        batch = replace(batch, images=vary(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
