@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidllm.geometry.boxes import points_in_box
-from vidllm.model.box_selection import decode_boxes
+from vidllm.model.box_selection import WIDER, decode_boxes
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import (
     MASKED,
@@ -169,7 +169,11 @@ def test_the_mean_of_boxes_knows_that_quarter_turns_exchange_the_sides() -> None
     out = GroundingOutput(alike[None, None, None], chances[None, :, :3].log(), chances[:, 3:].log(), alike[None, :, :3],
                           torch.ones(1, 3, dtype=torch.bool))  # fmt: skip
     (one,) = decode_boxes(out, multiple=False)[0][0]
-    torch.testing.assert_close(one.box, torch.tensor([0.2 / 3, 0, 0, 2, 1, 1, 0.1]))
+    spread = 0.2 * (2 / 9) ** 0.5  # of the centres, along x
+    wider = WIDER * spread * torch.tensor([math.cos(0.1), math.sin(0.1), 0])
+    expected = torch.tensor([0.2 / 3, 0, 0, 2, 1, 1, 0.1])
+    expected[3:6] += wider
+    torch.testing.assert_close(one.box, expected)
     assert one.score == pytest.approx(0.75)
     (raw,) = decode_boxes(out, multiple=False, average=False)[0][0]
     assert torch.equal(raw.box, alike[0])

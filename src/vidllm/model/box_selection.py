@@ -2,7 +2,8 @@
 
 Queries and "no such object" share one softmax. Queries whose boxes overlap are one object: the query whose neighbours
 have most probability together is taken with them, then the next of those left. The object's box is the mean of theirs,
-weighted by probability (several uncertain boxes of one object err in different directions), its score their sum.
+weighted by probability (several uncertain boxes of one object err in different directions) and wider by a share of how
+far their centres spread; its score is their sum.
 Nothing is returned when "no such object" has at least half of the probability.
 """
 
@@ -20,6 +21,7 @@ from vidllm.model.grounding import GroundingOutput
 
 CANDIDATES = 48  # most probable queries looked at
 NEGLIGIBLE = 1e-2  # of the best query's probability
+WIDER = 0.5  # of the standard deviation of an object's centres, added to its box's size along each axis
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def decode_boxes(
     max_boxes: int = 16,
     none_threshold: float = 0.5,
     relative_threshold: float = 0.3,
-    overlap: float = 0.15,
+    overlap: float = 0.05,
     average: bool = True,
 ) -> list[list[list[GroundedBox]]]:
     """Boxes of every expression of every scene, best first: ``result[b][e]``.
@@ -85,13 +87,23 @@ def _objects(boxes: Tensor, chances: Tensor, overlap: float, average: bool) -> l
 
 
 def _mean_box(boxes: Float[Tensor, "K 7"], weights: Float[Tensor, " K"]) -> Float[Tensor, " 7"]:
-    """Weighted mean of boxes, each turned by quarters (its sides exchanged) to come nearest to the first one's yaw."""
+    """Weighted mean of boxes, wider by the spread of their centres along the box's axes.
+
+    Each is turned by quarters (its sides exchanged) to come nearest to the first one's yaw.
+    """
     turned, quarter = boxes.clone(), math.pi / 2
     turns = ((boxes[0, 6] - boxes[:, 6]) / quarter).round()
     odd = turns.long() % 2 != 0
     turned[:, 6] += turns * quarter
     turned[odd, 3], turned[odd, 4] = boxes[odd, 4], boxes[odd, 3]
-    return (turned * (weights / weights.sum())[:, None]).sum(0)
+    shares = (weights / weights.sum())[:, None]
+    mean = (turned * shares).sum(0)
+    offset = turned[:, :3] - mean[:3]
+    cos, sin = mean[6].cos(), mean[6].sin()
+    x, y, z = offset.T
+    along = torch.stack([cos * x + sin * y, cos * y - sin * x, z])
+    mean[3:6] += WIDER * (along.T.square() * shares).sum(0).sqrt()
+    return mean
 
 
 def decode_choice(
