@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vidllm.model.configuration import (
@@ -53,3 +54,8 @@ def save_small_model(folder: Path) -> Path:
     VidLLMForConditionalGeneration(config).save_pretrained(folder)
     VidLLMProcessor.from_config(config, tokenizer).save_pretrained(folder)
     return folder
+
+
+def noise_clip(frames: int = 4, height: int = 56, width: int = 70) -> np.ndarray:
+    """Frames (F, H, W, 3) of noise, the same every time."""
+    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)

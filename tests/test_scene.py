@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_model import save_small_model
+from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.export import OutputError
@@ -23,18 +23,14 @@ def model(tmp_path_factory):
     return vidllm.load(save_small_model(tmp_path_factory.mktemp("model")))
 
 
-def clip(frames=4, height=56, width=70):
-    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
 @pytest.fixture(scope="module")
 def scene(model):
-    return model.reconstruct(clip())
+    return model.reconstruct(noise_clip())
 
 
 @pytest.mark.parametrize(("frames", "height", "width", "size"), [(4, 56, 70, (56, 70)), (1, 90, 60, (84, 56))])
 def test_geometry_has_its_shapes_frames_and_units(model, frames, height, width, size):
-    scene = model.reconstruct(clip(frames, height, width))
+    scene = model.reconstruct(noise_clip(frames, height, width))
     assert scene.depth.shape == (frames, *size) and bool((scene.depth > 0).all())
     assert scene.extrinsics.shape == (frames, 4, 4) and scene.intrinsics.shape == (frames, 3, 3)
     assert torch.allclose(scene.extrinsics[0], torch.eye(4), atol=1e-6)  # the world is the first camera
@@ -46,9 +42,9 @@ def test_geometry_has_its_shapes_frames_and_units(model, frames, height, width, 
 
 
 def test_num_frames_samples_evenly(model):
-    assert model.reconstruct(clip(9), num_frames=3).frames.indices.tolist() == [0, 4, 8]
+    assert model.reconstruct(noise_clip(9), num_frames=3).frames.indices.tolist() == [0, 4, 8]
     with pytest.raises(ValueError, match="at least 1"):
-        model.reconstruct(clip(), num_frames=0)
+        model.reconstruct(noise_clip(), num_frames=0)
 
 
 def test_the_cached_prefix_gives_the_logits_of_reading_everything_anew(model, scene):
@@ -63,7 +59,7 @@ def test_the_cached_prefix_gives_the_logits_of_reading_everything_anew(model, sc
 
 
 def test_answers_do_not_depend_on_what_was_asked_before(model, scene):
-    fresh = model.reconstruct(clip()).ask(QUESTIONS[0], max_new_tokens=8)
+    fresh = model.reconstruct(noise_clip()).ask(QUESTIONS[0], max_new_tokens=8)
     scene.describe(at=(1.0, 0.0, -1.0), max_new_tokens=3)
     scene.ground("the red chair")
     assert scene.ask(QUESTIONS[0], max_new_tokens=8) == fresh
@@ -78,7 +74,7 @@ def test_a_scene_is_encoded_once_for_many_questions(model):
             lambda _, __, given: read.append(given["inputs_embeds"].shape[1]), with_kwargs=True
         ),
     ]
-    scene = model.reconstruct(clip())
+    scene = model.reconstruct(noise_clip())
     for question in QUESTIONS:
         scene.ask(question, max_new_tokens=1)
     for hook in hooks:
@@ -114,7 +110,7 @@ def _full_disk(*_, **__):
 
 
 def test_doubts_about_the_scale_are_told(model, scene):
-    found = model.reconstruct(np.repeat(clip(1), 4, 0))
+    found = model.reconstruct(np.repeat(noise_clip(1), 4, 0))
     still = dataclasses.replace(found.geometry, extrinsics=torch.eye(4)[None, None, :3].repeat(1, 4, 1, 1))
     doubts = model.with_geometry(found.frames, still).scale.warnings
     assert any("hardly moves" in doubt for doubt in doubts)
@@ -127,7 +123,7 @@ def test_doubts_about_the_scale_are_told(model, scene):
 
 
 def test_the_summary_is_in_metres_and_of_the_right_sizes(model):
-    told = model.reconstruct([Image.fromarray(f) for f in clip(3, 112, 140)]).summary()
+    told = model.reconstruct([Image.fromarray(f) for f in noise_clip(3, 112, 140)]).summary()
     assert (told["frames"], told["units"], told["frame"]) == (3, "m", "scene")
     assert (told["processed_size"], told["original_size"]) == ([56, 70], [112, 140])
     assert told["median_depth"] > 0 and told["camera_path_length"] >= 0
@@ -152,4 +148,4 @@ def test_bad_input_is_refused(model, scene, tmp_path):
 def test_asking_all_at_once_gives_the_answers_of_asking_one_by_one(model, scene):
     pairs = [(QUESTIONS[0], None), (QUESTIONS[1], "I sit."), ("Why?", None)]
     one_by_one = [scene.ask(*pair, max_new_tokens=6) for pair in pairs]
-    assert model.reconstruct(clip()).ask_all(pairs, max_new_tokens=6) == one_by_one
+    assert model.reconstruct(noise_clip()).ask_all(pairs, max_new_tokens=6) == one_by_one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_model import save_small_model
+from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
@@ -21,18 +21,14 @@ def model(tmp_path_factory):
     return vidllm.load(save_small_model(tmp_path_factory.mktemp("model")))
 
 
-def clip(frames=13, height=56, width=70):
-    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
 @pytest.fixture(scope="module")
 def steps(model):
-    return list(model.stream(clip(), window=5, overlap=2))
+    return list(model.stream(noise_clip(13), window=5, overlap=2))
 
 
 @pytest.fixture(scope="module")
 def scene(model):
-    return model.reconstruct(clip(), 13, window=5, overlap=2)
+    return model.reconstruct(noise_clip(13), 13, window=5, overlap=2)
 
 
 def test_streaming_ends_at_the_windowed_reconstruction(steps, scene):
@@ -45,7 +41,7 @@ def test_streaming_ends_at_the_windowed_reconstruction(steps, scene):
 
 
 def test_every_step_can_be_asked_when_the_stream_has_gone_on(model, steps):
-    alone = model.reconstruct(clip()[:5], 5)
+    alone = model.reconstruct(noise_clip(13)[:5], 5)
     assert not isinstance(alone, LongScene)
     first = steps[0]  # a window that is the whole: the present path, to the last bit
     assert torch.equal(first.depth, alone.depth) and torch.equal(first.extrinsics, alone.extrinsics)
@@ -60,7 +56,7 @@ def test_every_step_can_be_asked_when_the_stream_has_gone_on(model, steps):
 def test_shapes_and_frames_of_a_long_scene(scene):
     assert scene.depth.shape == (13, 56, 70) and scene.extrinsics.shape == (13, 4, 4)
     assert torch.allclose(scene.extrinsics[0], torch.eye(4), atol=1e-6)
-    assert torch.equal(scene.frames.images, torch.from_numpy(clip()).permute(0, 3, 1, 2) / 255)
+    assert torch.equal(scene.frames.images, torch.from_numpy(noise_clip(13)).permute(0, 3, 1, 2) / 255)
     assert scene.frames.indices.tolist() == list(range(13)) and len(scene.residuals) == 3
     assert scene.geometry.depth_m.shape == (1, 13, 56, 70) and scene.points.shape == (13 * 56 * 70, 3)
     assert scene.summary()["frames"] == 13 and scene.summary()["processed_size"] == [56, 70]
@@ -75,15 +71,15 @@ def test_a_long_scene_is_written_as_any_other(scene, tmp_path):
 def test_windows_are_used_unasked_above_the_limit_only(model, monkeypatch):
     monkeypatch.setattr(model.model.config.windows, "whole_up_to", 6)
     told = []
-    assert isinstance(model.reconstruct(clip(), 13, progress=told.append), LongScene)
+    assert isinstance(model.reconstruct(noise_clip(13), 13, progress=told.append), LongScene)
     assert told == [4, 6, 8, 10, 12, 13]  # windows of the model's default of 4 frames, 2 shared
-    assert not isinstance(model.reconstruct(clip(), 6), LongScene)
-    assert not isinstance(model.reconstruct(clip(6), 13), LongScene)  # fewer frames than were asked for
+    assert not isinstance(model.reconstruct(noise_clip(13), 6), LongScene)
+    assert not isinstance(model.reconstruct(noise_clip(6), 13), LongScene)  # fewer frames than were asked for
 
 
 def test_a_live_source_is_taken_as_it_comes(model):
     taken = []
-    live = (taken.append(i) or frame for i, frame in enumerate(clip(40)))
+    live = (taken.append(i) or frame for i, frame in enumerate(noise_clip(40)))
     stream = model.stream(live, window=4, overlap=2, keep_maps=False)
     scene = next(stream)
     assert len(taken) == 4 and scene.ask(QUESTION, max_new_tokens=2) is not None
@@ -95,14 +91,14 @@ def test_a_live_source_is_taken_as_it_comes(model):
 
 def test_bad_input_is_refused(model):
     with pytest.raises(ValueError, match="overlap by at least 2"):
-        model.stream(clip(), window=5, overlap=1)
+        model.stream(noise_clip(13), window=5, overlap=1)
     with pytest.raises(ValueError, match="cannot overlap"):
-        model.reconstruct(clip(), 13, window=5, overlap=5)
+        model.reconstruct(noise_clip(13), 13, window=5, overlap=5)
     with pytest.raises(ValueError, match="no frame"):
         list(model.stream(iter([])))
     known = KnownScale(length=KnownLength(13, (3.0, 3.0), (30.0, 20.0), 2.0))
     with pytest.raises(ValueError, match="frames are 0 to 12"):
-        model.reconstruct(clip(), 13, known, window=5, overlap=2)
+        model.reconstruct(noise_clip(13), 13, known, window=5, overlap=2)
 
 
 def test_maps_grow_on_disk_and_what_was_read_stays():
@@ -115,7 +111,7 @@ def test_maps_grow_on_disk_and_what_was_read_stays():
 
 def test_the_command_line_takes_windows(tmp_path, capsys):
     folder, film = save_small_model(tmp_path / "model"), tmp_path / "walk.mp4"
-    write_video(film, clip(9))
+    write_video(film, noise_clip(9))
     options = ["--model", str(folder), "--frames", "9", "--window", "4"]
     assert main(["reconstruct", str(film), "-o", str(tmp_path / "out"), "--format", "tum", *options]) == 0
     said = capsys.readouterr()
