@@ -13,7 +13,8 @@ from vidllm.cli.parser import build_parser, join_values
 from vidllm.cli.training import configuration, dry_options, plot_options, split_stage
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
-RECORDER = '#!/usr/bin/env bash\nprintf "%s\\x1f" "$@" >> "$RECORD"\nprintf "\\n" >> "$RECORD"\n'
+# A command is one write: two of them run side by side (`&`) and must not end up in one line.
+RECORDER = "#!/usr/bin/env bash\nIFS=$'\\x1f'\nprintf '%s\\n' \"$*\" >> \"$RECORD\"\n"
 LAUNCHER = '#!/usr/bin/env bash\nwhile [ "$1" != vidllm ]; do shift; done\nshift\nexec vidllm "$@"\n'
 
 
@@ -29,7 +30,7 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
         ["bash", str(recipe), *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return [line.rstrip("\x1f").split("\x1f") for line in record.read_text().splitlines()]
+    return [line.split("\x1f") for line in record.read_text().splitlines()]
 
 
 def parsed(argv: list[str]) -> Any:
