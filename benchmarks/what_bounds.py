@@ -1,0 +1,102 @@
+"""Print one table: answers and boxes of a model with parts of what it must see replaced by the truth.
+
+    python benchmarks/what_bounds.py --seeds 0:64 [--model M] [--frames 8]
+
+Each row gives the language half the true cameras, depth, or (trained on rooms only) names of all patches in place of
+what the vision half made of the video. What a row gains is what that part costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+import vidllm
+from vidllm.cli.reading import seeds
+from vidllm.evaluation.rooms import Figures, depth_on_frames, score_grounding, score_questions
+from vidllm.model.modeling import Geometry, VisualPrefix
+from vidllm.rooms.shards import SIZES, render_scene
+from vidllm.rooms.types import Clip
+from vidllm.scene import Scene
+from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX
+from vidllm.training.joint import true_geometry
+from vidllm.training.losses.targets import normalise
+from vidllm.training.named_patches import NamedPatches
+from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
+
+MEAN_BOX = (2.5, 0.0, -0.8, 0.8, 0.8, 0.8, 0.0)  # of the baseline, which is not printed here
+COLUMNS = {"qa": "QA EM", "acc_25": "Acc@0.25", "acc_50": "Acc@0.5", "f1_25": "several F1@0.25",
+           "none_right": "no such object"}  # fmt: skip
+
+
+def truth(clip: Clip, scene: Scene) -> Geometry:
+    """The clip's own cameras and depth, on the frames that the scene was made of."""
+    extrinsics = torch.from_numpy(clip.extrinsics).float()[None]
+    intrinsics = (scene.frames.affine @ torch.from_numpy(clip.intrinsics)).float()[None]
+    depth = torch.from_numpy(depth_on_frames(clip.depth_m, scene.frames)).float()[None]
+    return true_geometry(normalise(depth, extrinsics, intrinsics), extrinsics[:, 0, :3, 2])
+
+
+def named(clip: Clip, width: int) -> Tensor:
+    """The named feature (1,F,P,C) of what lies at each patch's centre; the rooms' frames are read as they are."""
+    half, ids = PATCH_SIZE // 2, torch.from_numpy(clip.instance).long()
+    tables = torch.zeros(3, int(ids.max()) + 1 + len(clip.room.objects), dtype=torch.long)
+    for item in clip.room.objects:
+        told = (
+            CATEGORY_INDEX.get(item.category, 0),
+            COLOUR_INDEX.get(item.colour, 0),
+            MATERIAL_INDEX.get(item.material, 0),
+        )
+        tables[:, item.id] = torch.tensor(told)
+    classes = tables[:, ids[:, half::PATCH_SIZE, half::PATCH_SIZE].flatten(1)][:, None]
+    names = NamedPatches(width, len(CATEGORY_INDEX) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1)
+    return names.features(*classes)
+
+
+def ways(scene: Scene, clip: Clip, model: vidllm.VidLLM) -> Iterator[tuple[str, Scene]]:
+    """The scene as it was read from the video, and with more and more of it true."""
+    seen, true, net = scene.geometry, truth(clip, scene), model.model
+    features = net.see(scene.frames.images[None])
+    cameras = replace(seen, extrinsics=true.extrinsics, up=true.up, scene_from_world=true.scene_from_world)
+    depth = replace(seen, depth_m=true.depth_m, confidence=true.confidence, intrinsics=true.intrinsics)
+
+    def known(geometry: Geometry, prefix: VisualPrefix | None = None) -> Scene:
+        return Scene(net, model.processor, scene.frames, geometry, prefix or net.lift(features, geometry))
+
+    names = named(clip, features.flows.language.shape[-1])
+    yield "video alone", scene
+    yield "true poses", known(cameras)
+    yield "true depth and intrinsics", known(depth)
+    yield "true poses, depth and intrinsics", known(true)
+    yield "and true names of all patches", known(true, net.lift_tokens(names, None, features.seen.grid, true))
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Render the rooms, ask everything in every way, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="0:64")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--frames", type=int, default=8)
+    args = parser.parse_args()
+    model, found = vidllm.load(args.model), {}
+    for seed in seeds(args.seeds):
+        clip, language = render_scene(seed, args.frames, *SIZES[seed % len(SIZES)])
+        for way, scene in ways(model.reconstruct(clip.rgb, args.frames), clip, model):
+            figures = found.setdefault(way, Figures())
+            score_questions(scene, language, None, figures)
+            score_grounding(scene, clip, language, MEAN_BOX, figures)
+        print(f"room {seed} of {args.seeds}", file=sys.stderr)
+    print("| what is known | " + " | ".join(COLUMNS.values()) + " |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for way, figures in found.items():
+        print(f"| {way} | " + " | ".join(f"{figures.mean(name):.3f}" for name in COLUMNS) + " |")
+
+
+if __name__ == "__main__":
+    main()
