@@ -18,58 +18,52 @@ from torch import Tensor
 
 import vidllm
 from vidllm.cli.reading import seeds
+from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.rooms import Figures, depth_on_frames, score_grounding, score_questions
+from vidllm.frames import Frames
 from vidllm.model.modeling import Geometry, VisualPrefix
-from vidllm.rooms.shards import SIZES, render_scene
-from vidllm.rooms.types import Clip
+from vidllm.rooms.shards import SIZES, render_scene, scene_record
+from vidllm.rooms.types import Clip, Language
 from vidllm.scene import Scene
-from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX
+from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, patch_classes
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
 
-MEAN_BOX = (2.5, 0.0, -0.8, 0.8, 0.8, 0.8, 0.0)  # of the baseline, which is not printed here
 COLUMNS = {"qa": "QA EM", "acc_25": "Acc@0.25", "acc_50": "Acc@0.5", "f1_25": "several F1@0.25",
            "none_right": "no such object"}  # fmt: skip
 
 
-def truth(clip: Clip, scene: Scene) -> Geometry:
-    """The clip's own cameras and depth, on the frames that the scene was made of."""
+def truth(clip: Clip, frames: Frames) -> Geometry:
+    """The clip's own cameras and depth, on the frames as they were read."""
     extrinsics = torch.from_numpy(clip.extrinsics).float()[None]
-    intrinsics = (scene.frames.affine @ torch.from_numpy(clip.intrinsics)).float()[None]
-    depth = torch.from_numpy(depth_on_frames(clip.depth_m, scene.frames)).float()[None]
+    intrinsics = (frames.affine @ torch.from_numpy(clip.intrinsics)).float()[None]
+    depth = torch.from_numpy(depth_on_frames(clip.depth_m, frames)).float()[None]
     return true_geometry(normalise(depth, extrinsics, intrinsics), extrinsics[:, 0, :3, 2])
 
 
-def named(clip: Clip, width: int) -> Tensor:
+def named(clip: Clip, language: Language, width: int) -> Tensor:
     """The named feature (1,F,P,C) of what lies at each patch's centre; the rooms' frames are read as they are."""
-    half, ids = PATCH_SIZE // 2, torch.from_numpy(clip.instance).long()
-    tables = torch.zeros(3, int(ids.max()) + 1 + len(clip.room.objects), dtype=torch.long)
-    for item in clip.room.objects:
-        told = (
-            CATEGORY_INDEX.get(item.category, 0),
-            COLOUR_INDEX.get(item.colour, 0),
-            MATERIAL_INDEX.get(item.material, 0),
-        )
-        tables[:, item.id] = torch.tensor(told)
-    classes = tables[:, ids[:, half::PATCH_SIZE, half::PATCH_SIZE].flatten(1)][:, None]
+    instance = torch.from_numpy(clip.instance)[None]
+    classes = patch_classes(instance, [scene_record(clip, language)], CATEGORY_INDEX, PATCH_SIZE)
     names = NamedPatches(width, len(CATEGORY_INDEX) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1)
     return names.features(*classes)
 
 
-def ways(scene: Scene, clip: Clip, model: vidllm.VidLLM) -> Iterator[tuple[str, Scene]]:
-    """The scene as it was read from the video, and with more and more of it true."""
-    seen, true, net = scene.geometry, truth(clip, scene), model.model
-    features = net.see(scene.frames.images[None])
+def ways(frames: Frames, clip: Clip, language: Language, model: vidllm.VidLLM) -> Iterator[tuple[str, Scene]]:
+    """The scene as it is read from the video, and with more and more of it true; what sees runs once."""
+    net = model.model
+    features = net.see(frames.images[None])
+    seen, true = net.reconstruct_features(features), truth(clip, frames)
     cameras = replace(seen, extrinsics=true.extrinsics, up=true.up, scene_from_world=true.scene_from_world)
     depth = replace(seen, depth_m=true.depth_m, confidence=true.confidence, intrinsics=true.intrinsics)
 
     def known(geometry: Geometry, prefix: VisualPrefix | None = None) -> Scene:
-        return Scene(net, model.processor, scene.frames, geometry, prefix or net.lift(features, geometry))
+        return Scene(net, model.processor, frames, geometry, prefix or net.lift(features, geometry))
 
-    names = named(clip, features.flows.language.shape[-1])
-    yield "video alone", scene
+    names = named(clip, language, features.flows.language.shape[-1])
+    yield "video alone", known(seen)
     yield "true poses", known(cameras)
     yield "true depth and intrinsics", known(depth)
     yield "true poses, depth and intrinsics", known(true)
@@ -87,7 +81,8 @@ def main() -> None:
     model, found = vidllm.load(args.model), {}
     for seed in seeds(args.seeds):
         clip, language = render_scene(seed, args.frames, *SIZES[seed % len(SIZES)])
-        for way, scene in ways(model.reconstruct(clip.rgb, args.frames), clip, model):
+        frames = model.processor.image_processor.read(clip.rgb, args.frames)
+        for way, scene in ways(frames, clip, language, model):
             figures = found.setdefault(way, Figures())
             score_questions(scene, language, None, figures)
             score_grounding(scene, clip, language, MEAN_BOX, figures)

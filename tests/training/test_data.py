@@ -12,7 +12,7 @@ from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
 from vidllm.rooms import shards
 from vidllm.rooms.shards import Shard, language_from_record, plan_shards, render_scene, write_shard
-from vidllm.training.data import COLOUR_INDEX, RoomsData, draw_texts, scene_boxes, scene_from_room
+from vidllm.training.data import COLOUR_INDEX, RoomsData, draw_texts, patch_classes, scene_boxes, scene_from_room
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
@@ -112,7 +112,7 @@ def test_windows_are_near_in_time_and_run_both_ways(data):
 def test_patch_classes_are_those_of_the_object_at_the_patch_centre(data):
     shard = Shard(data.paths[0])
     tensors, record = shard.tensors(0), shard.records[0]
-    category, colour, _ = data._patch_classes(tensors["instance"][None], [record])
+    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.categories, data.patch_size)
     names = {o["id"]: (CATEGORY_INDEX[o["category"]], COLOUR_INDEX[o["colour"]]) for o in record["objects"]}
     columns = tensors["instance"].shape[-1] // 14
     for patch in range(category.shape[-1]):

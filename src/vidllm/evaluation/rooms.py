@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.blind import BlindAnswerer
 from vidllm.frames import Frames
 from vidllm.geometry.boxes import iou_oriented
@@ -173,7 +174,7 @@ def evaluate(
     """
     figures = Figures()
     count = frames or model.model.config.default_frames
-    mean_box = blind.mean_box if blind is not None else (2.5, 0.0, -0.8, 0.8, 0.8, 0.8, 0.0)
+    mean_box = blind.mean_box if blind is not None else MEAN_BOX
     for done, seed in enumerate(seeds):
         height, width = SIZES[seed % len(SIZES)]
         clip, language = render(seed, count, height, width)

@@ -94,7 +94,7 @@ class RoomsData:
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
-        category, colour, material = self._patch_classes(stacked["instance"], records)
+        category, colour, material = patch_classes(stacked["instance"], records, self.categories, self.patch_size)
         return Batch(
             stacked["rgb"].permute(0, 1, 4, 2, 3).float() / 255,
             stacked["depth_m"].float(),
@@ -107,20 +107,21 @@ class RoomsData:
             records,
         )
 
-    def _patch_classes(
-        self, instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Category, colour and material (B,F,P) at the patch centres."""
-        half, step = self.patch_size // 2, self.patch_size
-        ids = instance[..., half::step, half::step].flatten(2).long()
-        table = torch.zeros(3, len(records), 256, dtype=torch.long)
-        for b, record in enumerate(records):
-            for item in record["objects"]:
-                table[0, b, item["id"]] = self.categories.get(item["category"], 0)
-                table[1, b, item["id"]] = COLOUR_INDEX.get(item["colour"], 0)
-                table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
-        rows = torch.arange(len(records))[:, None, None]
-        return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
+
+def patch_classes(
+    instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]], categories: dict[str, int], patch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Category, colour and material (B,F,P) of the objects at the patch centres; ``records`` name the objects."""
+    half, step = patch_size // 2, patch_size
+    ids = instance[..., half::step, half::step].flatten(2).long()
+    table = torch.zeros(3, len(records), 256, dtype=torch.long)
+    for b, record in enumerate(records):
+        for item in record["objects"]:
+            table[0, b, item["id"]] = categories.get(item["category"], 0)
+            table[1, b, item["id"]] = COLOUR_INDEX.get(item["colour"], 0)
+            table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
+    rows = torch.arange(len(records))[:, None, None]
+    return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
 
 
 def _window(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:
