@@ -1,6 +1,6 @@
 """Print one table: errors of depth, scale and points on rooms, with nothing known and with known cameras.
 
-    python benchmarks/known_cameras.py --seeds 2000:2016 [--model M] [--frames 8]
+    python benchmarks/known_cameras.py --seeds 2000:2016 [--model M] [--frames 8] [--refine]
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="2000:2016")
     parser.add_argument("--model", default=None)
     parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--refine", action="store_true", help="docs/refinement.md")
     args = parser.parse_args()
-    model = vidllm.load(args.model)
+    model = vidllm.load(args.model, refine=args.refine or None)
     found = {known: Figures() for known in KNOWN}
     for seed in seeds(args.seeds):
         clip, _ = render_scene(seed, args.frames, *SIZES[seed % len(SIZES)])

@@ -1,6 +1,6 @@
 """Print one table: time, memory and accuracy of long videos in windows, beside the whole clip at once where it fits.
 
-    python benchmarks/long_video.py [--frames 32 128 512 2048] [--whole-up-to 128] [--window 8] [--overlap 2]
+    python benchmarks/long_video.py [--frames 32 128 512 2048] [--whole-up-to 128] [--window 8] [--overlap 2] [--refine]
 
 The video is a rendered walk through a procedural room with ground truth. Above ``--rendered`` frames the walk goes
 there and back again. Each measurement runs in a process of its own: model loaded, reconstruction begun at a film on
@@ -70,7 +70,8 @@ def measure(options: argparse.Namespace, folder: Path, frames: int, window: int 
         model.processor.image_processor.shorter_side = options.shorter_side
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, wall, cpu = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
-    scene = model.reconstruct(folder / "walk.mp4", frames, None, window or frames, options.overlap)
+    size, shared = window or frames, options.overlap
+    scene = model.reconstruct(folder / "walk.mp4", frames, None, size, shared, refine=options.refine)
     scene.ask("How many chairs are there?")
     figures = {
         "wall_s": time.perf_counter() - wall,
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rendered", type=int, default=128, help="different frames; longer walks turn round")
     parser.add_argument("--seed", type=int, default=1000, help="of the room")
     parser.add_argument("--shorter-side", type=int, default=None, help="pixels (default: the model's)")
+    parser.add_argument("--refine", action="store_true", help="each window: docs/refinement.md")
     parser.add_argument("--model", default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
 """Print one table: reconstruction errors of real clips with ground truth (folders; see evaluation/posed_clip.py).
 
-    python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8]
+    python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8] [--refine]
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--model", default=None)
     parser.add_argument("--frames", type=int, default=None)
+    parser.add_argument("--refine", action="store_true", help="docs/refinement.md")
     args = parser.parse_args()
-    model = vidllm.load(args.model)
+    model = vidllm.load(args.model, refine=args.refine or None)
     rows = {path.name: measure_clip(model, read_posed_clip(path), args.frames) for path in args.clips}
     names = list(next(iter(rows.values())))
     print("| clip | " + " | ".join(names) + " |")

@@ -80,13 +80,15 @@ class VidLLM:
         overlap: int | None = None,
         progress: Callable[[int], None] | None = None,
         cameras: GivenCameras | None = None,
+        refine: bool | None = None,
     ) -> Scene:
         """Read a video file, image folder, list of images or array and reconstruct it in metres.
 
         ``num_frames`` frames are sampled uniformly (the model's default when None; fewer when the video is shorter).
         ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
         are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known ones,
-        in place of predicted ones (docs/known_cameras.md).
+        in place of predicted ones (docs/known_cameras.md). ``refine``: cameras, focal length and depth are moved until
+        the frames agree (docs/refinement.md); None: ``config.refine``, which is off.
 
         More frames than ``window`` (when None, than ``config.windows.whole_up_to``) go in windows that share
         ``overlap`` frames; ``progress`` hears the number of frames done after each. See docs/long_video.md.
@@ -100,30 +102,32 @@ class VidLLM:
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
         most = config.windows.whole_up_to if window is None and overlap is None else size
         if (images.num_frames if num_frames is None else num_frames) <= most:
-            return self._whole(images.read(source, num_frames), known, cameras)
+            return self._whole(images.read(source, num_frames), known, cameras, refine)
         frames = images.stream(source, images.num_frames if num_frames is None else num_frames)
         begun = list(islice(frames, most + 1))
         if 0 < len(begun) <= most:
-            return self._whole(joined(begun), known, cameras)
-        return self._in_windows(chain(begun, frames), size, shared, known, progress, cameras)
+            return self._whole(joined(begun), known, cameras, refine)
+        return self._in_windows(chain(begun, frames), size, shared, known, progress, cameras, refine)
 
     @torch.inference_mode()
-    def _whole(self, frames: Frames, known: KnownScale | None, cameras: GivenCameras | None) -> Scene:
+    def _whole(
+        self, frames: Frames, known: KnownScale | None, cameras: GivenCameras | None, refine: bool | None
+    ) -> Scene:
         parameter = next(self.model.parameters())
         images = frames.images[None].to(parameter.device, parameter.dtype)
         if known is not None and known.length is not None:
             known = KnownScale(length=processed_length(known.length, frames))
         given = None if cameras is None else cameras.for_frames(frames)
-        geometry, prefix = self.model.encode_scene(images, known, given)
+        geometry, prefix = self.model.encode_scene(images, known, given, refine)
         return Scene(self.model, self.processor, frames, geometry, prefix)
 
     def _in_windows(
         self, frames: Iterable[Frames], size: int, overlap: int, known: KnownScale | None,
-        progress: Callable[[int], None] | None, cameras: GivenCameras | None,
+        progress: Callable[[int], None] | None, cameras: GivenCameras | None, refine: bool | None,
     ) -> Scene:  # fmt: skip
         from vidllm.streaming import Growth
 
-        growth = Growth(self, size, overlap, known, cameras=cameras)
+        growth = Growth(self, size, overlap, known, cameras=cameras, refine=refine)
         for done in growth.run(frames):
             if progress is not None:
                 progress(done)
@@ -137,6 +141,7 @@ class VidLLM:
         num_frames: int | None = None,
         known: KnownScale | None = None,
         keep_maps: bool = True,
+        refine: bool | None = None,
     ) -> Iterator[LongScene]:
         """The scene after each window of a video, growing; each can be asked, then and later.
 
@@ -148,7 +153,7 @@ class VidLLM:
 
         config = self.model.config
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
-        growth = Growth(self, size, shared, known, keep_maps)
+        growth = Growth(self, size, shared, known, keep_maps, refine=refine)
         return (growth.scene for _ in growth.run(self.processor.image_processor.stream(source, num_frames)))
 
     @torch.inference_mode()
@@ -438,12 +443,14 @@ def load(
     dtype: str = "float32",
     language_dtype: str | None = None,
     offload: str | None = None,
+    refine: bool | None = None,
 ) -> VidLLM:
     """The shipped ``tiny`` model, or one from a folder or hub id.
 
     ``language_dtype`` "int8" or "int4": weights of the language model's layers in 8 or 4 bits. ``offload="cpu"``: they
-    wait in the host's memory (docs/performance.md). Raises ValueError, naming the folder, when it is missing or holds
-    another kind of model.
+    wait in the host's memory (docs/performance.md). ``refine``: what every reconstruction does that is not told; None:
+    what the model's configuration says (docs/refinement.md). Raises ValueError, naming the folder, when it is missing
+    or holds another kind of model.
     """
     from vidllm.model.auto import load_pretrained
     from vidllm.model.quantisation import place
@@ -451,6 +458,8 @@ def load(
     path, where = TINY if model is None else model, _device(device)
     network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None))
     place(network, where, language_dtype, offload)
+    if refine is not None:
+        network.config.refine = refine
     return VidLLM(network, processor)
 
 

@@ -197,10 +197,11 @@ class Growth:
     known: KnownScale | None = None
     keep_maps: bool = True
     cameras: GivenCameras | None = None
+    refine: bool | None = None
 
     def __post_init__(self) -> None:
         self._record = Record(FrameMaps() if self.keep_maps else None)
-        self._windows = WindowedReconstruction(self.owner.model, self.known)
+        self._windows = WindowedReconstruction(self.owner.model, self.known, self.refine)
 
     def run(self, frames: Iterable[Frames]) -> Iterator[int]:
         """Take frames (each a `Frames` of one); yields their number after every window.

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
     from vidllm.evaluation.table import lines_of
     from vidllm.scene import load
 
-    model = load(options.model, own_device(options.device), options.dtype)
+    model = load(options.model, own_device(options.device), options.dtype, refine=options.refine)
     if options.task == "reconstruction":
         from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction
 

@@ -58,7 +58,7 @@ def score(options: argparse.Namespace) -> None:
     from vidllm.scene import load
 
     examples = read_jsonl(options.file)
-    model = load(options.model, options.device, options.dtype)
+    model = load(options.model, options.device, options.dtype, refine=options.refine)
     rows = score_examples(model, examples, count, reading.progress("videos"))
     if options.json:
         reading.print_json({"file": options.file, "model": options.model, "rows": [asdict(row) for row in rows]})

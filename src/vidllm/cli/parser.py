@@ -244,6 +244,8 @@ def _model_options(parser: argparse.ArgumentParser, frames: bool = True) -> None
     parser.add_argument("--model", help="a model's folder or hub id (default: the shipped model)")
     if frames:
         parser.add_argument("--frames", type=int, metavar="N", help="frames to sample (default: the model's)")
+    parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=None,
+                        help="move cameras and depth until the frames agree: docs/refinement.md (default: the model's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
 

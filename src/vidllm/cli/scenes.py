@@ -124,7 +124,9 @@ def demo(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace) -> VidLLM:
     from vidllm.scene import load
 
-    return load(options.model, options.device, options.dtype, options.language_dtype, options.offload)
+    return load(
+        options.model, options.device, options.dtype, options.language_dtype, options.offload, options.refine
+    )
 
 
 def _scene(options: argparse.Namespace) -> Scene:

@@ -65,7 +65,7 @@ def eval(options: argparse.Namespace) -> None:
     from vidllm.evaluation.rooms import evaluate, table
     from vidllm.scene import load
 
-    model = load(options.model, options.device, options.dtype)
+    model = load(options.model, options.device, options.dtype, refine=options.refine)
     blind = load_blind(Path(options.blind) if options.blind else BLIND)
     if blind is None and options.blind:
         raise ValueError(f"{options.blind}: no language-only baseline here (config.json is missing)")

@@ -34,12 +34,15 @@ def files_record(paths: Iterable[Path], root: Path) -> dict[str, str]:
 
 
 def model_record(model: str | Path | None, loaded: VidLLM) -> dict[str, Any]:
-    """A model's name and checksums: of its folder's configuration, tokenizer and weights, or of what was loaded."""
+    """A model's name, checksums (of its configuration, tokenizer and weights, or of what was loaded) and use."""
     folder = TINY if model is None else Path(model)
     name = "tiny (shipped)" if model is None else folder.name
+    parameter = next(loaded.model.parameters())
+    use = {"dtype": str(parameter.dtype).removeprefix("torch."), "device": parameter.device.type,
+           "refine": loaded.model.config.refine}  # fmt: skip
     if not folder.is_dir():
-        return {"name": str(model), "files": {}, "sha256": _loaded(loaded.model)}
-    return {"name": name, **folder_record(folder)}
+        return {"name": str(model), "files": {}, "sha256": _loaded(loaded.model), **use}
+    return {"name": name, **folder_record(folder), **use}
 
 
 def folder_record(folder: Path) -> dict[str, Any]:

@@ -140,14 +140,12 @@ def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
 
 
 def _made_with(plan: ReconstructionPlan, scenes: list[str], model: VidLLM, name: str | Path | None) -> Row:
-    parameter = next(model.model.parameters())
     own = model.processor.image_processor.num_frames
     return {
         "task": "reconstruction", "split": plan.split, "scenes": scenes, "items": len(scenes),
         "frames": own if plan.frames is None else plan.frames, "annotations": {},
         "decoding": f"point clouds of at most {MOST_POINTS} pixels a scene",
-        "model": {**model_record(name, model), "dtype": str(parameter.dtype).removeprefix("torch."),
-                  "device": parameter.device.type},
+        "model": model_record(name, model),
         "columns": [{"system": c.system, "setting": c.setting} for c in (OURS, WALL)],
     }  # fmt: skip
 

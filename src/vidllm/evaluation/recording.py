@@ -122,7 +122,9 @@ class SceneCase:
     @cached_property
     @torch.inference_mode()
     def _reconstructed(self) -> Geometry:
-        return self.model.model.reconstruct_features(self._features)
+        parameter = next(self.model.model.parameters())
+        images = self.recording.frames.images[None].to(parameter.device, parameter.dtype)
+        return self.model.model.reconstruct(self._features, images)
 
     def placed(self, setting: str, positions: bool = True) -> Placed:
         """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``."""

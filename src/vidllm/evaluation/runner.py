@@ -213,7 +213,7 @@ class Run:
     @cached_property
     def made_with(self) -> Record:
         """What the predictions depend on; another run with the same does not make them again."""
-        frames, parameter = self.plan.frames, next(self.model.model.parameters())
+        frames = self.plan.frames
         files = self.data.annotation_files(self.plan.task, self.plan.split)
         record: Record = {
             "task": self.plan.task, "split": self.plan.split, "scenes": list(self.by_scene),
@@ -222,8 +222,7 @@ class Run:
             "annotations": files_record(files, self.plan.root),
             "prompt": {"template": self.task.prompt, "sha256": sha256_text(self.task.prompt)},
             "decoding": _DECODING[self.task.kind],
-            "model": {**model_record(self.name, self.model), "dtype": str(parameter.dtype).removeprefix("torch."),
-                      "device": parameter.device.type},
+            "model": model_record(self.name, self.model),
         }  # fmt: skip
         if self._blind is not None:
             record["language-only"] = folder_record(self.plan.blind)["sha256"]

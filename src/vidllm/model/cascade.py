@@ -30,7 +30,7 @@ from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.known_scale import KnownScale, known_scale, rescaled
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.modeling import (
     Cameras,
@@ -39,8 +39,6 @@ from vidllm.model.modeling import (
     VidLLMForConditionalGeneration,
     VidLLMPreTrainedModel,
     VisualPrefix,
-    known_scale,
-    rescaled,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector, voxel_pool
 from vidllm.model.scale_alignment import align_scale

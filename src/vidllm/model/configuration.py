@@ -202,6 +202,7 @@ class VidLLMConfig(PretrainedConfig):
         default_frames: int = 32,
         shorter_side: int = 518,
         resize: str = "shorter_side",
+        refine: bool = False,
         video_token_id: int = 0,
         loc_token_id: int = 0,
         coord_token_id: int = 0,
@@ -213,6 +214,7 @@ class VidLLMConfig(PretrainedConfig):
         self.default_frames = default_frames
         self.shorter_side = shorter_side
         self.resize = resize
+        self.refine = refine  # [D] off, as the paper; on: reconstructions are bundle-adjusted (docs/refinement.md)
         self.video_token_id = video_token_id  # "<video>": replaced by bridge tokens and 3D patches
         self.loc_token_id = loc_token_id  # "<loc>": its hidden state asks the grounding decoder
         self.coord_token_id = coord_token_id  # "<coord>": replaced by the embedding of a 3D point

@@ -6,7 +6,8 @@ Each replaces the measured scale of section 3.2.2; the relative geometry stays a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from vidllm.geometry.cameras import unproject
 from vidllm.geometry.floor import floor_height
+from vidllm.model.scale_alignment import SceneScale, unit_scale
+
+if TYPE_CHECKING:
+    from vidllm.model.modeling import Geometry
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,25 @@ class KnownScale:
             raise ValueError("the cameras are not above the floor of this reconstruction; give a scale or a length")
         assert self.camera_height_m is not None
         return self.camera_height_m / heights
+
+
+def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
+    """The same geometry at another scale; its own scale is taken out first."""
+    ratio = (scale.scale / geometry.scale.scale).float()
+    extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
+    extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)
+    level[..., :3, 3] *= ratio[:, None].to(level.dtype)
+    depth = geometry.depth_m * ratio[:, None, None, None].to(geometry.depth_m.dtype)
+    return replace(geometry, extrinsics=extrinsics, depth_m=depth, scale=scale, scene_from_world=level)
+
+
+def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:
+    """What the user knows as metres a unit of the relative reconstruction: no votes, no spread."""
+    already = geometry.scale.scale.float()
+    ratio = known.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
+    factor = ratio if known.factor is not None else ratio * already
+    nothing = unit_scale(geometry.depth_m)
+    return SceneScale(factor, nothing.per_image, torch.zeros_like(factor), torch.ones_like(nothing.valid))
 
 
 def _height(points: Tensor, extrinsics: Tensor, up: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFram
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
 from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.known_scale import KnownScale, known_scale, rescaled
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.patches_3d import PooledPatches, PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.refinement import refine
 from vidllm.model.scale_alignment import SceneScale, align_scale, unit_scale
 from vidllm.model.splice import SplicedInputs, splice
 from vidllm.model.text import encode_parts
@@ -274,12 +275,22 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
 
     def encode_scene(
         self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
-        cameras: KnownCameras | None = None,
+        cameras: KnownCameras | None = None, refined: bool | None = None,
     ) -> tuple[Geometry, VisualPrefix]:  # fmt: skip
         """Everything before the first question; a ``known`` scale and ``cameras`` go before what is measured."""
         features = replace(self.see(pixel_values), known=cameras)
-        geometry = self.in_metres(self.reconstruct_features(features), pixel_values, known)
+        geometry = self.reconstruct(features, pixel_values, known, refined)
         return geometry, self.lift(features, geometry)
+
+    def reconstruct(
+        self, features: Features, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
+        refined: bool | None = None,
+    ) -> Geometry:  # fmt: skip
+        """The geometry for use, not for training: ``refined`` (None: as configured), and at the scale that is known."""
+        geometry = self.reconstruct_features(features)
+        if self.config.refine if refined is None else refined:
+            geometry = refine(self, features, geometry, pixel_values)
+        return self.in_metres(geometry, pixel_values, known)
 
     def in_metres(
         self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
@@ -477,22 +488,3 @@ def _in_metres(
         metric_pose, intrinsics, depth * s[..., None].to(depth.dtype), confidence, metric, scale, up,
         scene_from_world(up.float()),
     )
-
-
-def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
-    """The same geometry at another scale; its own scale is taken out first."""
-    ratio = (scale.scale / geometry.scale.scale).float()
-    extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
-    extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)
-    level[..., :3, 3] *= ratio[:, None].to(level.dtype)
-    depth = geometry.depth_m * ratio[:, None, None, None].to(geometry.depth_m.dtype)
-    return replace(geometry, extrinsics=extrinsics, depth_m=depth, scale=scale, scene_from_world=level)
-
-
-def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:
-    """What the user knows as metres a unit of the relative reconstruction: no votes, no spread."""
-    already = geometry.scale.scale.float()
-    ratio = known.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
-    factor = ratio if known.factor is not None else ratio * already
-    nothing = unit_scale(geometry.depth_m)
-    return SceneScale(factor, nothing.per_image, torch.zeros_like(factor), torch.ones_like(nothing.valid))

@@ -178,10 +178,13 @@ class WindowedReconstruction:
     """The model's stages window by window; what is kept of the past is cameras, and patches up to their cap.
 
     ``known``: metres from what is known of the video; the frame of a known length counts from the video's first.
+    ``refined``: whether each window is adjusted by itself (docs/refinement.md); None: as configured.
     """
 
-    def __init__(self, model: VidLLMForConditionalGeneration, known: KnownScale | None = None) -> None:
-        self.model, self.known = model, known
+    def __init__(
+        self, model: VidLLMForConditionalGeneration, known: KnownScale | None = None, refined: bool | None = None
+    ) -> None:
+        self.model, self.known, self.refined = model, known, refined
         self.chain = Chain()
         moves = model.position_embedding if model.config.patches.positions else None
         self.patches = PatchMap(model.config.patches, moves)
@@ -198,7 +201,7 @@ class WindowedReconstruction:
         """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
         features = replace(self.model.see(pixel_values), known=cameras)
         known, votes = self._known_here(shared, pixel_values.shape[1])
-        geometry = self.model.in_metres(self.model.reconstruct_features(features), pixel_values, known)
+        geometry = self.model.reconstruct(features, pixel_values, known, self.refined)
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
         self._remember(features, _part(placed, slice(shared, None)), shared)
         new = NewFrames(*(

@@ -12,7 +12,7 @@ import torch
 
 from vidllm.evaluation.rooms import ROWS, Figures, score_geometry
 from vidllm.model.configuration import ScaleConfig
-from vidllm.model.modeling import rescaled
+from vidllm.model.known_scale import rescaled
 from vidllm.model.scale_alignment import align_scale
 from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.scene import TINY, Scene, VidLLM, load

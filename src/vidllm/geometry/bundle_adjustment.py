@@ -1,0 +1,211 @@
+"""Dense bundle adjustment: a predicted reconstruction moved until its frames agree (docs/refinement.md).
+
+A frame's pixels, placed in space by its depth and seen by the camera of another frame, should find their own colour
+there, and a surface at their own depth. Cameras, one focal length for all frames and a smooth factor of every depth
+map are moved by gradient descent until they do. Ours: the paper has no refinement (VGGT's adjusts sparse tracks).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidllm.geometry.cameras import pixel_centres
+from vidllm.geometry.precision import full_precision
+
+SIDE = 128  # pixels of the shorter side at which frames are compared
+OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
+BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side
+EVERY = (8, 8, 4, 4)  # at each blur, every such pixel of every such row is placed in space
+STEPS = 100  # steps at each blur
+LEARNING_RATE = 0.02  # radians, log factors, and translations over the median depth; falls to a tenth
+GRID = 4  # knots of the factor of a depth map, a side
+COLOUR, DEPTH = 0.125, 0.2  # differences (of 1; of the log depth) beyond which it hardly matters how large they are
+DEPTH_WEIGHT = 0.3  # of the disagreement in depth beside that in colour
+FRONT, BEHIND = 0.35, 0.5  # a surface nearer by so much log depth hides a point, one so much farther is another one
+STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.05, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
+NEAR = 0.02  # of the median depth: points nearer to a camera are not compared
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """A reconstruction, shapes as given, and the disagreement of its frames (0 to 1.3) ``before`` and ``after``."""
+
+    depth: Tensor
+    intrinsics: Tensor
+    extrinsics: Tensor
+    before: float
+    after: float
+
+
+@full_precision()
+def adjust(
+    images: Float[Tensor, "F 3 H W"],
+    depth: Float[Tensor, "F H W"],
+    intrinsics: Float[Tensor, "F 3 3"],
+    extrinsics: Float[Tensor, "F 4 4"],
+    *,
+    move_cameras: bool = True,
+    move_focal: bool = True,
+) -> Adjusted:
+    """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
+
+    The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
+    ``move_focal`` all frames get one focal length. What was given comes back where nothing agrees better: one frame,
+    none that see the same, not finite.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
+        bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
+        before = bundle.disagreement()
+        bundle.descend()
+        after = bundle.disagreement()
+    if not after < before:
+        return Adjusted(depth, intrinsics, extrinsics, before, before)
+    new_depth, matrices, poses = bundle.found()
+    return Adjusted(new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics), before, after)
+
+
+class _Bundle:
+    """What moves (from zero: turns, shifts, log factors), and the disagreement of the frames it leads to."""
+
+    def __init__(self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor,
+                 *, move_cameras: bool, move_focal: bool) -> None:  # fmt: skip
+        count, (height, width) = len(images), depth.shape[-2:]
+        self.full_depth, self.full_intrinsics, self.extrinsics = depth, intrinsics, extrinsics
+        self.move_cameras, self.move_focal = move_cameras, move_focal
+        small = max(1.0, min(height, width) / SIDE)
+        size = round(height / small), round(width / small)
+        self.images = F.interpolate(images, size, mode="area")
+        self.to_small = torch.diag(intrinsics.new_tensor([size[1] / width, size[0] / height, 1.0]))
+        self.known = F.interpolate((depth.isfinite() & (depth > 0)).float()[:, None], size, mode="nearest-exact")[:, 0]
+        safe = torch.where(depth.isfinite() & (depth > 0), depth, 1.0)
+        self.log_depth = F.interpolate(safe.log()[:, None], size, mode="nearest-exact")
+        self.unit = float(safe.median())
+        self.turns, self.shifts = (depth.new_zeros(count, 3, requires_grad=move_cameras) for _ in range(2))
+        self.frames = depth.new_zeros(count, 1, 1, 1, requires_grad=True)
+        self.knots = depth.new_zeros(count, 1, GRID, GRID, requires_grad=True)
+        self.zoom = depth.new_zeros((), requires_grad=move_focal)
+        pairs = [(i, i + o) for o in OFFSETS for i in range(count - o)]
+        both = [*pairs, *((j, i) for i, j in pairs)]
+        self.here, self.there = torch.tensor(both or [(0, 0)], device=depth.device).unbind(1)
+        self._look(len(BLURS) - 1)
+
+    def descend(self) -> None:
+        """Adam down the disagreement, blur by blur."""
+        moving = [p for p in (self.turns, self.shifts, self.frames, self.knots, self.zoom) if p.requires_grad]
+        optimiser = torch.optim.Adam(moving, LEARNING_RATE, betas=(0.9, 0.99))
+        total = STEPS * len(BLURS)
+        for step in range(total):
+            if step % STEPS == 0:
+                self._look(step // STEPS)
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * (1 - 0.9 * step / total)
+            optimiser.zero_grad()
+            (self._disagreement() + self._moved()).backward()
+            optimiser.step()
+
+    @torch.no_grad()
+    def disagreement(self) -> float:
+        """At the last blur; infinite where no frame sees what another sees."""
+        self._look(len(BLURS) - 1)
+        return float(self._disagreement())
+
+    @torch.no_grad()
+    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Depth (F,H,W), intrinsics and extrinsics at full size."""
+        factor = self._log_factor(self.full_depth.shape[-2:])[:, 0].exp()
+        extrinsics = self.extrinsics.clone()
+        extrinsics[:, :3, :3], extrinsics[:, :3, 3] = self._cameras()
+        if self.move_cameras:
+            unit = factor.median()
+            factor, extrinsics[:, :3, 3] = factor / unit, extrinsics[:, :3, 3] / unit
+        return self.full_depth * factor, self._intrinsics(), extrinsics
+
+    def _look(self, stage: int) -> None:
+        """Blur the pictures and choose the pixels of a stage."""
+        size, at = self.images.shape[-2:], slice(EVERY[stage] // 2, None, EVERY[stage])
+        self.uv = pixel_centres(*size, device=self.images.device)[at, at].flatten(0, 1)
+        self.colours = blurred(self.images, BLURS[stage] * min(size))
+        self.own_colours = self._sample(self.colours, self.uv.expand(len(self.images), -1, 2))
+
+    def _cameras(self) -> tuple[Tensor, Tensor]:
+        """Rotations (F,3,3) and translations (F,3), the first as given."""
+        turn = torch.linalg.matrix_exp(_cross_matrices(torch.cat([self.turns[:1] * 0, self.turns[1:]])))
+        shift = torch.cat([self.shifts[:1] * 0, self.shifts[1:]]) * self.unit
+        return turn @ self.extrinsics[:, :3, :3], (turn @ self.extrinsics[:, :3, 3:])[..., 0] + shift
+
+    def _intrinsics(self) -> Tensor:
+        """K at full size: where the focal length moves, one for all frames."""
+        if not self.move_focal:
+            return self.full_intrinsics
+        focal = self.full_intrinsics[:, (0, 1), (0, 1)].log().median(0).values + self.zoom
+        intrinsics = self.full_intrinsics.clone()
+        intrinsics[:, (0, 1), (0, 1)] = focal.exp().expand(len(intrinsics), 2)
+        return intrinsics
+
+    def _log_factor(self, size: torch.Size) -> Float[Tensor, "F 1 H W"]:
+        return self.frames + F.interpolate(self.knots, size, mode="bilinear", align_corners=True)
+
+    def _moved(self) -> Tensor:
+        """What keeps the log factors near 0."""
+        return (
+            STAY_FRAME * self.frames.square().mean() + STAY_KNOT * self.knots.square().mean()
+            + STAY_FOCAL * self.zoom.square()
+        )  # fmt: skip
+
+    def _disagreement(self) -> Tensor:
+        """Mean over all pixels that two frames see: how little colours and depths agree."""
+        (rotations, translations), k = self._cameras(), self.to_small @ self._intrinsics()
+        log_depth = self.log_depth + self._log_factor(self.log_depth.shape[-2:])
+        height, width = log_depth.shape[-2:]
+        uv = self.uv.expand(len(k), -1, 2)
+        z = self._sample(log_depth, uv)[:, 0].exp()
+        rays = (uv - k[:, None, (0, 1), 2]) / k[:, None, (0, 1), (0, 1)]
+        world = (torch.cat([rays * z[..., None], z[..., None]], -1) - translations[:, None]) @ rotations
+        i, j = self.here, self.there
+        moved = world[i] @ rotations[j].mT + translations[j][:, None]
+        depth = moved[..., 2].clamp_min(NEAR * self.unit)
+        seen_at = moved[..., :2] / depth[..., None] * k[j][:, None, (0, 1), (0, 1)] + k[j][:, None, (0, 1), 2]
+        found = self._sample(torch.cat([self.colours, log_depth], 1)[j], seen_at)
+        colour = (found[:, :3] - self.own_colours[i]).abs().mean(1)
+        behind = found[:, 3] - depth.log()
+        with torch.no_grad():
+            inside = (seen_at > 0).all(-1) & (seen_at[..., 0] < width) & (seen_at[..., 1] < height)
+            same = (moved[..., 2] > NEAR * self.unit) & (behind > -FRONT) & (behind < BEHIND)
+            used = (inside & same & (self._sample(self.known[:, None], uv)[i, 0] > 0.5)).float()
+        wrong = _soft(colour, COLOUR) + DEPTH_WEIGHT * _soft(behind.abs(), DEPTH)
+        return (used * wrong).sum() / used.sum() if bool(used.any()) else wrong.sum() * 0 + math.inf
+
+    @staticmethod
+    def _sample(maps: Tensor, uv: Float[Tensor, "F N 2"]) -> Float[Tensor, "F C N"]:
+        """Bilinear values at pixels."""
+        size = uv.new_tensor([maps.shape[-1], maps.shape[-2]])
+        grid = (uv / size * 2 - 1)[:, None]
+        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+
+
+def _soft(difference: Tensor, scale: float) -> Tensor:
+    """Grows as the difference over ``scale``, and flattens towards 1."""
+    return 1 - (-difference / scale).exp()
+
+
+def _cross_matrices(vectors: Float[Tensor, "F 3"]) -> Float[Tensor, "F 3 3"]:
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+
+
+def blurred(images: Float[Tensor, "F C H W"], sigma: float) -> Float[Tensor, "F C H W"]:
+    """Gaussian blur with a standard deviation in pixels; beyond the borders the outermost pixels go on."""
+    reach = max(1, math.ceil(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    across = F.conv2d(padded, kernel, groups=images.shape[1])
+    return F.conv2d(across, kernel.mT, groups=images.shape[1])

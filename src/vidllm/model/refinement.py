@@ -1,0 +1,53 @@
+"""A reconstruction refined before it is used: bundle adjustment, then metres measured anew (docs/refinement.md).
+
+What is known of the cameras stays as it is. The metric depth model is asked again for the adjusted focal length: what
+it gives is proportional to that (``metric_depth.canonical_focal``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.bundle_adjustment import adjust
+from vidllm.geometry.cameras import to_homogeneous
+from vidllm.model.known_scale import rescaled
+from vidllm.model.scale_alignment import align_scale
+
+if TYPE_CHECKING:
+    from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
+
+
+def refine(
+    model: VidLLMForConditionalGeneration, features: Features, geometry: Geometry,
+    pixel_values: Float[Tensor, "B F 3 H W"],
+) -> Geometry:  # fmt: skip
+    """``geometry`` of ``features``, adjusted to its frames, whose values lie in [0, 1]."""
+    known = features.known
+    poses = known is not None and known.extrinsics is not None
+    intrinsics = known is not None and known.intrinsics is not None
+    rows = geometry.extrinsics.shape[-2]
+    scenes = zip(pixel_values, geometry.depth_m, geometry.intrinsics, to_homogeneous(geometry.extrinsics), strict=True)
+    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics) for scene in scenes]
+    adjusted = replace(
+        geometry,
+        depth_m=torch.stack([one.depth for one in found]),
+        intrinsics=torch.stack([one.intrinsics for one in found]),
+        extrinsics=torch.stack([one.extrinsics for one in found])[..., :rows, :],
+    )
+    return adjusted if known is not None and known.gives_metres else _measured_anew(model, features, adjusted)
+
+
+def _measured_anew(model: VidLLMForConditionalGeneration, features: Features, geometry: Geometry) -> Geometry:
+    """The metric scale of adjusted depth, where a scale was measured."""
+    config = model.config.scale
+    if geometry.metric_depth_m is None or config.estimator == "none":
+        return geometry
+    metric, _ = model.measure(features, geometry.intrinsics)
+    relative = geometry.depth_m / geometry.scale.scale.to(geometry.depth_m)[:, None, None, None]
+    scale = align_scale(relative.float(), metric.float(), geometry.confidence.float(), config)
+    return replace(rescaled(geometry, scale), metric_depth_m=metric)

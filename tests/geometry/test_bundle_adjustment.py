@@ -1,0 +1,105 @@
+"""A reconstruction with planted errors is brought back to where its frames agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from textured_corner import corner, turned
+from torch import Tensor
+
+from vidllm.geometry.bundle_adjustment import adjust
+from vidllm.geometry.rotations import rotation_angle_deg
+
+Views = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def truth() -> Views:
+    return corner()
+
+
+def wrong_cameras(extrinsics: Tensor) -> Tensor:
+    """Every camera but the first turned by some four degrees and put some centimetres away."""
+    noise = torch.Generator().manual_seed(0)
+    moved = extrinsics.clone()
+    for pose in moved[1:]:
+        pitch, yaw = (torch.randn(2, generator=noise) * 0.05).tolist()
+        pose[:3, :3] = turned(pitch, yaw) @ pose[:3, :3]
+        pose[:3, 3] += 0.06 * torch.randn(3, generator=noise)
+    return moved
+
+
+def errors(extrinsics: Tensor, truth: Views) -> tuple[float, float]:
+    """Mean error of the cameras but the first: degrees, metres."""
+    true = truth[3]
+    angle = rotation_angle_deg(extrinsics[1:, :3, :3], true[1:, :3, :3])
+    return float(angle.mean()), float((extrinsics[1:, :3, 3] - true[1:, :3, 3]).norm(dim=-1).mean())
+
+
+def test_cameras_come_back(truth: Views):
+    images, depth, k, extrinsics = truth
+    wrong = wrong_cameras(extrinsics)
+    found = adjust(images, depth, k, wrong, move_focal=False)
+    (turn, place), (turn_before, place_before) = errors(found.extrinsics, truth), errors(wrong, truth)
+    assert turn_before > 3 and turn < 0.1 * turn_before
+    assert place_before > 0.08 and place < 0.1 * place_before
+    assert found.after < 0.05 * found.before
+    torch.testing.assert_close(found.extrinsics[0], wrong[0])
+
+
+def test_a_wrong_focal_length_comes_back_as_one_for_all_where_cameras_turn():
+    truth = corner(turn_by=3)
+    images, depth, k, extrinsics = truth
+    wrong = k.clone()
+    wrong[:, (0, 1), (0, 1)] *= torch.tensor([0.9, 0.88, 0.86, 0.9, 0.92, 0.9])[:, None]
+    found = adjust(images, depth, wrong, wrong_cameras(extrinsics))
+    assert abs(float(found.intrinsics[0, 0, 0]) / 50 - 1) < 0.04
+    torch.testing.assert_close(found.intrinsics, found.intrinsics[:1].expand_as(k))
+    assert errors(found.extrinsics, truth)[0] < 0.3 * errors(wrong_cameras(extrinsics), truth)[0]
+
+
+def test_frames_come_to_one_scale_and_the_unit_stays(truth: Views):
+    images, depth, k, extrinsics = truth
+    factors = torch.tensor([1.0, 1.15, 0.9, 1.0, 1.1, 0.85])[:, None, None]
+    found = adjust(images, depth * factors, k, extrinsics, move_focal=False)
+    apart = (found.depth / depth).log().flatten(1).median(1).values
+    assert float(apart.std()) < 0.5 * float(factors.log().std())
+    assert float((found.depth / (depth * factors)).median()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(found.intrinsics, k)
+
+
+def test_known_cameras_do_not_move_and_the_depth_takes_their_unit(truth: Views):
+    images, depth, k, extrinsics = truth
+    found = adjust(images, 1.1 * depth, k, extrinsics, move_cameras=False, move_focal=False)
+    assert torch.equal(found.intrinsics, k) and torch.equal(found.extrinsics, extrinsics)
+    assert abs(float((found.depth / depth).median()) - 1) < 0.04
+
+
+def test_where_nothing_can_be_compared_all_stays(truth: Views):
+    images, depth, k, extrinsics = truth
+    apart = extrinsics.clone()
+    apart[1:, :3, 3] += 1000.0
+    for given in ((images[:1], depth[:1], k[:1], extrinsics[:1]), (images, depth, k, apart),
+                  (images, torch.full_like(depth, torch.nan), k, extrinsics)):  # fmt: skip
+        found = adjust(*given)
+        assert torch.equal(found.depth, given[1]) or bool(given[1].isnan().all())
+        assert torch.equal(found.intrinsics, given[2]) and torch.equal(found.extrinsics, given[3])
+
+
+def test_pixels_without_depth_do_no_harm(truth: Views):
+    images, depth, k, extrinsics = truth
+    holes = depth.clone()
+    holes[:, :10] = torch.nan
+    holes[:, 10:14] = 0
+    found = adjust(images, holes, k, wrong_cameras(extrinsics), move_focal=False)
+    assert errors(found.extrinsics, truth)[0] < 0.5
+    assert bool(found.depth[:, :10].isnan().all()) and bool((found.depth[:, 10:14] == 0).all())
+
+
+def test_the_same_comes_out_twice_and_inside_inference_mode(truth: Views):
+    images, depth, k, extrinsics = truth
+    with torch.inference_mode():
+        first = adjust(images.clone(), depth.clone(), k.clone(), wrong_cameras(extrinsics))
+    second = adjust(images, depth, k, wrong_cameras(extrinsics))
+    assert torch.equal(first.extrinsics, second.extrinsics) and torch.equal(first.depth, second.depth)
+    assert not second.depth.requires_grad

@@ -1,0 +1,106 @@
+"""Refined scenes: asked for in every way, known cameras kept, metres measured anew, and better on a room never seen."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_model import noise_clip, save_small_model
+
+import vidllm
+from vidllm.cli import main
+from vidllm.evaluation.rooms import pose_figures
+from vidllm.given_cameras import GivenCameras
+from vidllm.model.known_scale import KnownScale
+from vidllm.rooms.shards import SIZES, render_scene
+from vidllm.video import write_video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return vidllm.load(folder)
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return render_scene(10000, 4, 56, 70)[0]
+
+
+def test_a_room_never_seen_gets_better_cameras():
+    clip, _ = render_scene(1001, 8, *SIZES[1001 % len(SIZES)])
+    model, truth = vidllm.load(), torch.from_numpy(clip.extrinsics).float()
+    (turn, place), (turn_after, place_after) = (
+        (float(e.median()) for e in pose_figures(model.reconstruct(clip.rgb, refine=refine).extrinsics, truth))
+        for refine in (False, True)
+    )
+    assert turn_after < 0.6 * turn and place_after < 0.9 * place
+
+
+def test_off_unless_asked_for_or_configured(folder, model, rendered):
+    plain, refined = model.reconstruct(rendered.rgb), model.reconstruct(rendered.rgb, refine=True)
+    assert not torch.equal(plain.extrinsics, refined.extrinsics) and not torch.equal(plain.depth, refined.depth)
+    configured = vidllm.load(folder, refine=True)
+    assert torch.equal(configured.reconstruct(rendered.rgb).extrinsics, refined.extrinsics)
+    assert torch.equal(configured.reconstruct(rendered.rgb, refine=False).extrinsics, plain.extrinsics)
+    torch.testing.assert_close(refined.extrinsics[0], torch.eye(4))
+    assert refined.ask("how many chairs are there?", max_new_tokens=2) is not None
+
+
+def test_the_configuration_is_saved_with_the_model(folder, tmp_path):
+    model = vidllm.load(folder, refine=True)
+    model.model.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    assert vidllm.load(tmp_path).model.config.refine and not vidllm.load(tmp_path, refine=False).model.config.refine
+
+
+def test_known_cameras_stay(model, rendered):
+    k, poses = rendered.intrinsics[0], np.linalg.inv(rendered.extrinsics)
+    with_k = model.reconstruct(rendered.rgb, refine=True, cameras=GivenCameras(intrinsics=k))
+    np.testing.assert_allclose(with_k.intrinsics[0], k, rtol=1e-5)
+    with_poses = model.reconstruct(rendered.rgb, refine=True, cameras=GivenCameras(poses=poses))
+    true = rendered.extrinsics @ np.linalg.inv(rendered.extrinsics[0])
+    np.testing.assert_allclose(with_poses.extrinsics, true, atol=1e-4)
+
+
+def test_metres_are_those_of_the_metric_depth_model_for_the_new_focal_length(model, rendered):
+    images = model.reconstruct(rendered.rgb).frames.images[None]
+    with torch.inference_mode():
+        features = model.model.see(images)
+        geometry = model.model.reconstruct(features, images, refined=True)
+        metric, _ = model.model.measure(features, geometry.intrinsics)
+    torch.testing.assert_close(geometry.metric_depth_m, metric)
+    ratio = (metric / geometry.depth_m).flatten(2).median(-1).values
+    assert abs(float(ratio.median()) - 1) < 0.1
+
+
+def test_a_known_scale_goes_before(model, rendered):
+    scene = model.reconstruct(rendered.rgb, refine=True, known=KnownScale(camera_height_m=1.4))
+    again = model.reconstruct(rendered.rgb, refine=True, known=KnownScale(camera_height_m=2.8))
+    torch.testing.assert_close(again.depth, 2 * scene.depth)
+
+
+def test_windows_are_refined_each_by_itself(model):
+    clip = noise_clip(9)
+    plain = model.reconstruct(clip, 9, window=5, overlap=2)
+    refined = model.reconstruct(clip, 9, window=5, overlap=2, refine=True)
+    assert len(refined) == 9 and bool(refined.extrinsics.isfinite().all())
+    assert not torch.equal(plain.extrinsics, refined.extrinsics)
+    last = list(model.stream(clip, window=5, overlap=2, refine=True))[-1]
+    assert torch.equal(last.extrinsics, refined.extrinsics)
+
+
+def test_on_the_command_line(folder, rendered, tmp_path, capsys):
+    write_video(tmp_path / "room.mp4", rendered.rgb)
+    told = []
+    for option in ("--refine", "--no-refine"):
+        command = ["reconstruct", str(tmp_path / "room.mp4"), "--model", str(folder), "--format", "cameras", "--json"]
+        assert main([*command, "-o", str(tmp_path / option[2:]), option]) == 0
+        told.append(json.loads(capsys.readouterr().out)["camera_path_length"])
+    assert told[0] != told[1]
