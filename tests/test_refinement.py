@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_model import noise_clip, save_small_model
+from small_model import save_small_model
 
 import vidllm
 from vidllm.cli import main
@@ -87,7 +87,7 @@ def test_a_known_scale_goes_before(model, rendered):
 
 
 def test_windows_are_refined_each_by_itself(model):
-    clip = noise_clip(9)
+    clip = render_scene(10001, 9, 56, 70)[0].rgb
     plain = model.reconstruct(clip, 9, window=5, overlap=2)
     refined = model.reconstruct(clip, 9, window=5, overlap=2, refine=True)
     assert len(refined) == 9 and bool(refined.extrinsics.isfinite().all())

@@ -86,6 +86,15 @@ def test_where_nothing_can_be_compared_all_stays(truth: Views):
         assert torch.equal(found.intrinsics, given[2]) and torch.equal(found.extrinsics, given[3])
 
 
+def test_frames_of_different_things_stay_and_a_warning_says_so(truth: Views):
+    _, depth, k, extrinsics = truth
+    others = torch.nn.functional.interpolate(torch.rand(6, 3, 6, 8), depth.shape[-2:], mode="bilinear")
+    with pytest.warns(UserWarning, match="do not agree after refinement"):
+        found = adjust(others, depth, k, extrinsics)
+    assert torch.equal(found.depth, depth) and torch.equal(found.extrinsics, extrinsics)
+    assert found.after == found.before
+
+
 def test_pixels_without_depth_do_no_harm(truth: Views):
     images, depth, k, extrinsics = truth
     holes = depth.clone()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity import assert_parity
 from published_files import write_llava_3d, write_tokenizer, write_vggt
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,8 +19,6 @@ from vidllm.model.modeling import VisualPrefix
 from vidllm.model.patches_3d import voxel_pool
 from vidllm.model.text import add_special_tokens_for
 from vidllm.pretrained import Ingredients, import_model
-
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +60,22 @@ def prefix(model: CascadeForConditionalGeneration, features: Tensor, points: Ten
         return model.lift_points(features, points)
 
 
-def assert_parity(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape
-    assert ((ours - theirs).abs().max() / theirs.abs().max()).item() <= TOLERANCE
-
-
 def test_clip_features(features: Tensor, reference: dict[str, Tensor]):
-    assert_parity(features[0], reference["scene0.clip_features"])
+    assert_parity(features[0], reference["scene0.clip_features"], "LLaVA-3D clip_features")
 
 
 def test_points_and_their_embedding(
     model: CascadeForConditionalGeneration, points: Tensor, reference: dict[str, Tensor]
 ):
-    assert_parity(points, reference["scene0.world_xyz"])
+    assert_parity(points, reference["scene0.world_xyz"], "LLaVA-3D world_xyz")
     with torch.no_grad():
-        assert_parity(model.position_embedding(points[:, :1]), reference["scene0.pos_embed"])
+        assert_parity(model.position_embedding(points[:, :1]), reference["scene0.pos_embed"], "LLaVA-3D pos_embed")
 
 
 def test_voxels_and_projector(prefix: VisualPrefix, reference: dict[str, Tensor]):
     assert torch.equal(prefix.patch_index, reference["scene0.point_to_voxel"].long())
-    assert_parity(prefix.patches[0], reference["scene0.pooled_voxel_features"])
-    assert_parity(prefix.tokens[0], reference["scene0.projected"])
+    assert_parity(prefix.patches[0], reference["scene0.pooled_voxel_features"], "LLaVA-3D pooled voxels")
+    assert_parity(prefix.tokens[0], reference["scene0.projected"], "LLaVA-3D projected")
 
 
 def test_halves_round_to_even(inputs: dict[str, Tensor], reference: dict[str, Tensor]):
@@ -96,13 +90,13 @@ def test_clicks_and_the_whole_sequence(
     reference: dict[str, Tensor],
 ):  # fmt: skip
     clicks = inputs["prompt_b.clicks"]
-    assert_parity(model.coordinate_embedding(clicks), reference["prompt_b.prompt_features"])
+    assert_parity(model.coordinate_embedding(clicks), reference["prompt_b.prompt_features"], "LLaVA-3D clicks")
     ids = inputs["prompt_b.input_ids"].clone()
     ids[ids == -200], ids[ids == -300] = model.config.video_token_id, model.config.coord_token_id
     whole = model.prepare(ids, coordinates=clicks[None], prefix=prefix)
-    assert_parity(whole.embeddings, reference["prompt_b.inputs_embeds"])
+    assert_parity(whole.embeddings, reference["prompt_b.inputs_embeds"], "LLaVA-3D whole sequence")
     through = model.language_model(inputs_embeds=reference["prompt_b.inputs_embeds"]).logits
-    assert_parity(model.language_model(inputs_embeds=whole.embeddings).logits, through)
+    assert_parity(model.language_model(inputs_embeds=whole.embeddings).logits, through, "LLaVA-3D logits")
 
 
 def test_prompts_are_llava_3ds(tmp_path: Path):

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from parity import assert_parity
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidllm.geometry.cameras import encode_pose, unproject
 from vidllm.pretrained import VGGTReconstruction, load_vggt
-
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +47,6 @@ def reference(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "outputs.safetensors")
 
 
-def assert_parity(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape
-    assert ((ours - theirs).abs().max() / theirs.abs().max()).item() <= TOLERANCE
-
-
 @torch.no_grad()
 def test_outputs(model: VGGTReconstruction, images: Tensor, reference: dict[str, Tensor]):
     found = model(images)
@@ -60,23 +54,24 @@ def test_outputs(model: VGGTReconstruction, images: Tensor, reference: dict[str,
         "pose_enc", "extrinsics", "intrinsics", "depth", "depth_conf", "world_points", "world_points_conf"
     }  # fmt: skip
     for name, value in found.items():
-        assert_parity(value, reference[name])
-    assert_parity(encode_pose(found["extrinsics"], found["intrinsics"], (56, 84)), reference["pose_enc_roundtrip"])
+        assert_parity(value, reference[name], f"VGGT {name}")
+    again = encode_pose(found["extrinsics"], found["intrinsics"], (56, 84))
+    assert_parity(again, reference["pose_enc_roundtrip"], "VGGT pose_enc_roundtrip")
     points = unproject(found["depth"][..., 0], found["intrinsics"], found["extrinsics"], offset=0.0)
-    assert_parity(points, reference["world_points_from_depth"])
-    assert_parity(model(images[0])["depth"], reference["depth"])
+    assert_parity(points, reference["world_points_from_depth"], "VGGT world_points_from_depth")
+    assert_parity(model(images[0])["depth"], reference["depth"], "VGGT depth, without a batch")
 
 
 @torch.no_grad()
 def test_intermediate_tokens(model: VGGTReconstruction, images: Tensor, reference: dict[str, Tensor]):
     seen = model.encoder(images)
-    assert_parity(seen.tokens[0], reference["vit_x_norm_patchtokens"])
+    assert_parity(seen.tokens[0], reference["vit_x_norm_patchtokens"], "VGGT encoder")
     attended = model.attention(seen.tokens, seen.grid, [0, 1, 3])
     for layer, tokens in attended.taps.items():
-        assert_parity(tokens, reference[f"aggregated_tokens.{layer}"][:, :, 5:])
-    assert_parity(attended.special, reference["aggregated_tokens.3"][:, :, :5])
+        assert_parity(tokens, reference[f"aggregated_tokens.{layer}"][:, :, 5:], f"VGGT attention, pair {layer}")
+    assert_parity(attended.special, reference["aggregated_tokens.3"][:, :, :5], "VGGT camera and register tokens")
     for iteration, pose in enumerate(model.camera_head(attended.special[:, :, 0])):
-        assert_parity(pose, reference[f"pose_enc_iter.{iteration}"])
+        assert_parity(pose, reference[f"pose_enc_iter.{iteration}"], f"VGGT camera head, refinement {iteration}")
 
 
 @torch.no_grad()

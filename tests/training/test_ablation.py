@@ -69,6 +69,7 @@ def test_rows_of_one_model_are_one_folder():
     assert keys["main"][3] == keys["metric"][2] == keys["stages"][2] == "full"
     assert keys["main"][2] == keys["stages"][0] == "single_stage"
     assert keys["adapter"][4] == "full" and ADAPTER.rows[4].key("paper") == "bridge_tokens-8"  # tiny's K is 8
+    assert ADAPTER.rows[4].of("tiny").changes == {} and ADAPTER.rows[3].of("tiny").changes == {"bridge_tokens": 4}
     assert all(len(set(row)) == len(row) for row in keys.values())
     with pytest.raises(ValueError, match="main, adapter, metric, stages, scale"):
         table_named("everything")

@@ -8,6 +8,7 @@ map are moved by gradient descent until they do. Ours: the paper has no refineme
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ COLOUR, DEPTH = 0.125, 0.2  # differences (of 1; of the log depth) beyond which 
 DEPTH_WEIGHT = 0.3  # of the disagreement in depth beside that in colour
 FRONT, BEHIND = 0.35, 0.5  # a surface nearer by so much log depth hides a point, one so much farther is another one
 STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.05, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
+AGREED = 0.5  # disagreement above which what was found is not believed: true cameras of rooms leave 0.1 to 0.2
 NEAR = 0.02  # of the median depth: points nearer to a camera are not compared
 
 
@@ -56,8 +58,8 @@ def adjust(
     """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
 
     The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
-    ``move_focal`` all frames get one focal length. What was given comes back where nothing agrees better: one frame,
-    none that see the same, not finite.
+    ``move_focal`` all frames get one focal length. What was given comes back where nothing agrees better (one frame,
+    none that see the same), and with a warning where the frames do not agree even so: it began too far off.
     """
     with torch.inference_mode(False), torch.enable_grad():
         given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
@@ -65,7 +67,9 @@ def adjust(
         before = bundle.disagreement()
         bundle.descend()
         after = bundle.disagreement()
-    if not after < before:
+    if AGREED < after < before:
+        warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=2)
+    if not after < min(before, AGREED):
         return Adjusted(depth, intrinsics, extrinsics, before, before)
     new_depth, matrices, poses = bundle.found()
     return Adjusted(new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics), before, after)

@@ -6,7 +6,7 @@ rows of several tables that are the same model are trained once (:meth:`Row.key`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vidllm.model.configuration import preset
@@ -31,11 +31,15 @@ class Row:
     against: tuple[int, ...] = ()
     paper: dict[str, float] = field(default_factory=dict)
 
-    def key(self, preset_name: str) -> str:
-        """A folder's name for what is trained and measured; rows that amount to the same model have the same one."""
+    def of(self, preset_name: str) -> Row:
+        """The row without changes to what the preset has anyway."""
         usual = preset(preset_name).adapter
         same: dict[str, Any] = {"adapter": usual.variant, "bridge_tokens": usual.bridge_tokens}
-        said = [f"{k}-{v}" for k, v in sorted(self.changes.items()) if k not in same or same[k] != v]
+        return replace(self, changes={k: v for k, v in self.changes.items() if k not in same or same[k] != v})
+
+    def key(self, preset_name: str) -> str:
+        """A folder's name for what is trained and measured; rows that amount to the same model have the same one."""
+        said = [f"{k}-{v}" for k, v in sorted(self.of(preset_name).changes.items())]
         stages = ["single_stage"] if self.stage1 is None else [f"{k}-{v}" for k, v in sorted(self.stage1.items())]
         voted = [f"{k}-{v}" for k, v in sorted(self.scale.items())]
         return "_".join(said + stages + voted).lower() or "full"

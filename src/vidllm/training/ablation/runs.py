@@ -88,7 +88,7 @@ def ablate(table: Table, config: AblationConfig, rooms: range, say: Say | None =
     for seed in config.seeds:  # all rows of a seed before the next: a table of fewer seeds is there early
         for row in table.rows:
             label = f"[{len(jobs) + 1}/{total}] {row.name}, seed {seed}"
-            jobs.append(Job(config, row, seed, rooms, teachers, unit_m, label))
+            jobs.append(Job(config, row.of(config.preset), seed, rooms, teachers, unit_m, label))
     results = [run_job(job, say) for job in jobs] if config.jobs == 1 else _side_by_side(jobs, config.jobs)
     return [results[i :: len(table.rows)] for i in range(len(table.rows))]
 
