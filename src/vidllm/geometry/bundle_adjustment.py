@@ -36,7 +36,10 @@ NEAR = 0.02  # of the median depth: points nearer to a camera are not compared
 
 @dataclass(frozen=True)
 class Adjusted:
-    """A reconstruction, shapes as given, and the disagreement of its frames (0 to 1.3) ``before`` and ``after``."""
+    """A reconstruction, shapes as given, and the disagreement of its frames ``before`` and ``after``.
+
+    It is 0 to 1.3, and infinite where no frame sees what another sees.
+    """
 
     depth: Tensor
     intrinsics: Tensor
@@ -61,11 +64,14 @@ def adjust(
     ``move_focal`` all frames get one focal length. What was given comes back where nothing agrees better (one frame,
     none that see the same), and with a warning where the frames do not agree even so: it began too far off.
     """
+    if len(images) < 2:
+        return Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf)
     with torch.inference_mode(False), torch.enable_grad():
         given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
         bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
         before = bundle.disagreement()
-        bundle.descend()
+        if math.isfinite(before):
+            bundle.descend()
         after = bundle.disagreement()
     if AGREED < after < before:
         warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=2)
@@ -97,7 +103,7 @@ class _Bundle:
         self.zoom = depth.new_zeros((), requires_grad=move_focal)
         pairs = [(i, i + o) for o in OFFSETS for i in range(count - o)]
         both = [*pairs, *((j, i) for i, j in pairs)]
-        self.here, self.there = torch.tensor(both or [(0, 0)], device=depth.device).unbind(1)
+        self.here, self.there = torch.tensor(both, device=depth.device).unbind(1)
         self._look(len(BLURS) - 1)
 
     def descend(self) -> None:
