@@ -101,9 +101,10 @@ class _Bundle:
         self.frames = depth.new_zeros(count, 1, 1, 1, requires_grad=True)
         self.knots = depth.new_zeros(count, 1, GRID, GRID, requires_grad=True)
         self.zoom = depth.new_zeros((), requires_grad=move_focal)
-        pairs = [(i, i + o) for o in OFFSETS for i in range(count - o)]
-        both = [*pairs, *((j, i) for i, j in pairs)]
-        self.here, self.there = torch.tensor(both, device=depth.device).unbind(1)
+        offsets = torch.tensor([sign * o for o in OFFSETS if o < count for sign in (1, -1)], device=depth.device)
+        others = torch.arange(count, device=depth.device)[:, None] + offsets
+        self.there = (others >= 0) & (others < count)
+        self.others = others.clamp(0, count - 1)  # (F, k): whose pixels each frame is asked to see
         self._look(len(BLURS) - 1)
 
     def descend(self) -> None:
@@ -142,7 +143,8 @@ class _Bundle:
         size, at = self.images.shape[-2:], slice(EVERY[stage] // 2, None, EVERY[stage])
         self.uv = pixel_centres(*size, device=self.images.device)[at, at].flatten(0, 1)
         self.colours = blurred(self.images, BLURS[stage] * min(size))
-        self.own_colours = self._sample(self.colours, self.uv.expand(len(self.images), -1, 2))
+        own = self._sample(self.colours, self.uv.expand(len(self.images), 1, -1, 2))[:, :, 0]
+        self.own_colours = own[self.others].transpose(1, 2)
 
     def _cameras(self) -> tuple[Tensor, Tensor]:
         """Rotations (F,3,3) and translations (F,3), the first as given."""
@@ -172,32 +174,36 @@ class _Bundle:
     def _disagreement(self) -> Tensor:
         """Mean over all pixels that two frames see: how little colours and depths agree."""
         (rotations, translations), k = self._cameras(), self.to_small @ self._intrinsics()
-        log_depth = self.log_depth + self._log_factor(self.log_depth.shape[-2:])
-        height, width = log_depth.shape[-2:]
+        height, width = self.images.shape[-2:]
         uv = self.uv.expand(len(k), -1, 2)
-        z = self._sample(log_depth, uv)[:, 0].exp()
+        z = self._log_depth(uv[:, None])[:, 0].exp()
         rays = (uv - k[:, None, (0, 1), 2]) / k[:, None, (0, 1), (0, 1)]
         world = (torch.cat([rays * z[..., None], z[..., None]], -1) - translations[:, None]) @ rotations
-        i, j = self.here, self.there
-        moved = world[i] @ rotations[j].mT + translations[j][:, None]
+        moved = world[self.others] @ rotations[:, None].mT + translations[:, None, None]
         depth = moved[..., 2].clamp_min(NEAR * self.unit)
-        seen_at = moved[..., :2] / depth[..., None] * k[j][:, None, (0, 1), (0, 1)] + k[j][:, None, (0, 1), 2]
-        found = self._sample(torch.cat([self.colours, log_depth], 1)[j], seen_at)
-        colour = (found[:, :3] - self.own_colours[i]).abs().mean(1)
-        behind = found[:, 3] - depth.log()
+        focal, middle = k[:, None, None, (0, 1), (0, 1)], k[:, None, None, (0, 1), 2]
+        seen_at = moved[..., :2] / depth[..., None] * focal + middle
+        colour = (self._sample(self.colours, seen_at) - self.own_colours).abs().mean(1)
+        behind = self._log_depth(seen_at) - depth.log()
         with torch.no_grad():
             inside = (seen_at > 0).all(-1) & (seen_at[..., 0] < width) & (seen_at[..., 1] < height)
             same = (moved[..., 2] > NEAR * self.unit) & (behind > -FRONT) & (behind < BEHIND)
-            used = (inside & same & (self._sample(self.known[:, None], uv)[i, 0] > 0.5)).float()
+            known = self._sample(self.known[:, None], uv[:, None])[:, 0, 0] > 0.5
+            used = (inside & same & known[self.others] & self.there[..., None]).float()
         wrong = _soft(colour, COLOUR) + DEPTH_WEIGHT * _soft(behind.abs(), DEPTH)
         return (used * wrong).sum() / used.sum() if bool(used.any()) else wrong.sum() * 0 + math.inf
 
+    def _log_depth(self, uv: Float[Tensor, "F k N 2"]) -> Float[Tensor, "F k N"]:
+        """Of the adjusted maps at pixels; what the knots say there is :meth:`_log_factor`'s."""
+        last = uv.new_tensor([self.images.shape[-1] - 1, self.images.shape[-2] - 1])
+        knots = F.grid_sample(self.knots, (uv - 0.5) / last * 2 - 1, padding_mode="border", align_corners=True)
+        return (self._sample(self.log_depth, uv) + knots)[:, 0] + self.frames[:, 0]
+
     @staticmethod
-    def _sample(maps: Tensor, uv: Float[Tensor, "F N 2"]) -> Float[Tensor, "F C N"]:
+    def _sample(maps: Tensor, uv: Float[Tensor, "F k N 2"]) -> Float[Tensor, "F C k N"]:
         """Bilinear values at pixels."""
-        size = uv.new_tensor([maps.shape[-1], maps.shape[-2]])
-        grid = (uv / size * 2 - 1)[:, None]
-        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+        grid = uv / uv.new_tensor([maps.shape[-1], maps.shape[-2]]) * 2 - 1
+        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _soft(difference: Tensor, scale: float) -> Tensor:
