@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_model import save_small_model
+from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
@@ -104,3 +104,11 @@ def test_on_the_command_line(folder, rendered, tmp_path, capsys):
         assert main([*command, "-o", str(tmp_path / option[2:]), option]) == 0
         told.append(json.loads(capsys.readouterr().out)["camera_path_length"])
     assert told[0] != told[1]
+
+
+def test_frames_that_do_not_agree_are_told_in_one_line(folder, tmp_path, capsys):
+    write_video(tmp_path / "noise.mp4", noise_clip(4))
+    command = ["reconstruct", str(tmp_path / "noise.mp4"), "--model", str(folder), "--format", "cameras", "--refine"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "do not agree after refinement" in line]
+    assert len(told) == 1 and told[0].startswith("vidllm: warning: ")

@@ -74,7 +74,7 @@ def adjust(
             bundle.descend()
         after = bundle.disagreement()
     if AGREED < after < before:
-        warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=2)
+        warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=1)
     if not after < min(before, AGREED):
         return Adjusted(depth, intrinsics, extrinsics, before, before)
     new_depth, matrices, poses = bundle.found()
