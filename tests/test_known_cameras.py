@@ -141,6 +141,10 @@ def test_windows_use_them_too(model, room):
     scene = model.reconstruct(many, 8, window=4, overlap=2, cameras=given)
     torch.testing.assert_close(scene.intrinsics[0], scene.intrinsics[7])
     assert len(scene) == 8
+    streamed = list(model.stream(many, window=4, overlap=2, cameras=given))
+    assert [len(s) for s in streamed] == [4, 6, 8] and torch.equal(streamed[-1].extrinsics, scene.extrinsics)
+    with pytest.raises(ValueError, match="already give the scale"):
+        model.stream(many, known=KnownScale(factor=2.0), cameras=given)
 
 
 # ---- forms ------------------------------------------------------------------------------------------------------

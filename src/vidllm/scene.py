@@ -95,9 +95,7 @@ class VidLLM:
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
-        if known is not None and cameras is not None and cameras.gives_metres:
-            raise ValueError("poses in metres already give the scale; leave scale, camera height and known length out, "
-                             "or say that the poses' scale is unknown")  # fmt: skip
+        _check_known(known, cameras)
         config, images = self.model.config, self.processor.image_processor
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
         most = config.windows.whole_up_to if window is None and overlap is None else size
@@ -142,18 +140,21 @@ class VidLLM:
         known: KnownScale | None = None,
         keep_maps: bool = True,
         refine: bool | None = None,
+        cameras: GivenCameras | None = None,
     ) -> Iterator[LongScene]:
         """The scene after each window of a video, growing; each can be asked, then and later.
 
         ``source`` as for :meth:`reconstruct`, or an iterator of images (a live camera). ``num_frames`` frames are
         sampled uniformly, or every frame is taken. ``keep_maps=False`` keeps no depth maps and pictures (by default
-        they go to temporary files): cameras, questions and boxes need none.
+        they go to temporary files): cameras, questions and boxes need none. ``known``, ``cameras`` and ``refine`` (each
+        window by itself) as for :meth:`reconstruct`.
         """
         from vidllm.streaming import Growth
 
+        _check_known(known, cameras)
         config = self.model.config
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
-        growth = Growth(self, size, shared, known, keep_maps, refine=refine)
+        growth = Growth(self, size, shared, known, keep_maps, cameras, refine)
         return (growth.scene for _ in growth.run(self.processor.image_processor.stream(source, num_frames)))
 
     @torch.inference_mode()
@@ -419,6 +420,13 @@ class Scene:
         with atomic_folder(folder) as part:
             paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
         return [folder / path.relative_to(part) for path in paths]
+
+
+def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None:
+    """ValueError where the scale is known twice."""
+    if known is not None and cameras is not None and cameras.gives_metres:
+        raise ValueError("poses in metres already give the scale; leave scale, camera height and known length out, "
+                         "or say that the poses' scale is unknown")  # fmt: skip
 
 
 def processed_length(known: KnownLength, frames: Frames) -> KnownLength:
