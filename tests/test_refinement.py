@@ -30,7 +30,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def rendered():
-    return render_scene(10000, 4, 56, 70)[0]
+    return render_scene(10003, 4, 56, 70)[0]
 
 
 def test_a_room_never_seen_gets_better_cameras():
