@@ -65,13 +65,12 @@ def measure(options: argparse.Namespace, folder: Path, frames: int, window: int 
     import vidllm
 
     torch.set_num_threads(1)
-    model = vidllm.load(options.model)
+    model = vidllm.load(options.model, refine=options.refine or None)
     if options.shorter_side:
         model.processor.image_processor.shorter_side = options.shorter_side
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, wall, cpu = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
-    size, shared = window or frames, options.overlap
-    scene = model.reconstruct(folder / "walk.mp4", frames, None, size, shared, refine=options.refine)
+    scene = model.reconstruct(folder / "walk.mp4", frames, None, window or frames, options.overlap)
     scene.ask("How many chairs are there?")
     figures = {
         "wall_s": time.perf_counter() - wall,

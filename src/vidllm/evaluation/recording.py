@@ -114,17 +114,20 @@ class SceneCase:
         return Recording(self.source, self.model.processor, self._count)
 
     @cached_property
+    def _images(self) -> Tensor:
+        """The frames (1,F,3,H,W) as the model takes them."""
+        parameter = next(self.model.model.parameters())
+        return self.recording.frames.images[None].to(parameter.device, parameter.dtype)
+
+    @cached_property
     @torch.inference_mode()
     def _features(self) -> Features:
-        parameter = next(self.model.model.parameters())
-        return self.model.model.see(self.recording.frames.images[None].to(parameter.device, parameter.dtype))
+        return self.model.model.see(self._images)
 
     @cached_property
     @torch.inference_mode()
     def _reconstructed(self) -> Geometry:
-        parameter = next(self.model.model.parameters())
-        images = self.recording.frames.images[None].to(parameter.device, parameter.dtype)
-        return self.model.model.reconstruct(self._features, images)
+        return self.model.model.reconstruct(self._features, self._images)
 
     def placed(self, setting: str, positions: bool = True) -> Placed:
         """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``."""

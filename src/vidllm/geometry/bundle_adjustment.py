@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from vidllm.geometry.cameras import pixel_centres
 from vidllm.geometry.precision import full_precision
+from vidllm.geometry.small_pictures import made_small, sampled
 
-SIDE = 128  # pixels of the shorter side at which frames are compared
 OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
 BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side
 EVERY = (8, 8, 4, 4)  # at each blur, every such pixel of every such row is placed in space
@@ -86,18 +86,14 @@ class _Bundle:
 
     def __init__(self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor,
                  *, move_cameras: bool, move_focal: bool) -> None:  # fmt: skip
-        count, (height, width) = len(images), depth.shape[-2:]
+        count = len(images)
         self.full_depth, self.full_intrinsics, self.extrinsics = depth, intrinsics, extrinsics
         self.move_cameras, self.move_focal = move_cameras, move_focal
-        small = max(1.0, min(height, width) / SIDE)
-        size = round(height / small), round(width / small)
-        self.images = F.interpolate(images, size, mode="area")
-        self.to_small = torch.diag(intrinsics.new_tensor([size[1] / width, size[0] / height, 1.0]))
-        self.known = F.interpolate((depth.isfinite() & (depth > 0)).float()[:, None], size, mode="nearest-exact")[:, 0]
-        safe = torch.where(depth.isfinite() & (depth > 0), depth, 1.0)
-        self.log_depth = F.interpolate(safe.log()[:, None], size, mode="nearest-exact")
-        self.unit = float(safe.median())
-        self.turns, self.shifts = (depth.new_zeros(count, 3, requires_grad=move_cameras) for _ in range(2))
+        self.images, nearest, self.to_small = made_small(images, depth)
+        self.known = (nearest.isfinite() & (nearest > 0))[:, None]
+        self.log_depth = torch.where(self.known, nearest[:, None], 1.0).log()
+        self.unit = float(torch.where(depth.isfinite() & (depth > 0), depth, 1.0).median())
+        self.turns, self.shifts = (depth.new_zeros(count - 1, 3, requires_grad=move_cameras) for _ in range(2))
         self.frames = depth.new_zeros(count, 1, 1, 1, requires_grad=True)
         self.knots = depth.new_zeros(count, 1, GRID, GRID, requires_grad=True)
         self.zoom = depth.new_zeros((), requires_grad=move_focal)
@@ -130,7 +126,9 @@ class _Bundle:
     @torch.no_grad()
     def found(self) -> tuple[Tensor, Tensor, Tensor]:
         """Depth (F,H,W), intrinsics and extrinsics at full size."""
-        factor = self._log_factor(self.full_depth.shape[-2:])[:, 0].exp()
+        size = self.full_depth.shape[-2:]
+        uv = pixel_centres(*size, device=self.full_depth.device).expand(len(self.full_depth), -1, -1, 2)
+        factor = (self.frames[:, 0] + self._bend(uv, size)).exp()
         extrinsics = self.extrinsics.clone()
         extrinsics[:, :3, :3], extrinsics[:, :3, 3] = self._cameras()
         if self.move_cameras:
@@ -143,13 +141,16 @@ class _Bundle:
         size, at = self.images.shape[-2:], slice(EVERY[stage] // 2, None, EVERY[stage])
         self.uv = pixel_centres(*size, device=self.images.device)[at, at].flatten(0, 1)
         self.colours = blurred(self.images, BLURS[stage] * min(size))
-        own = self._sample(self.colours, self.uv.expand(len(self.images), 1, -1, 2))[:, :, 0]
-        self.own_colours = own[self.others].transpose(1, 2)
+        own = self.uv.expand(len(self.images), 1, -1, 2)
+        self.own_colours = sampled(self.colours, own)[:, :, 0][self.others].transpose(1, 2)
+        known = sampled(self.known.float(), own)[:, 0, 0] > 0.5
+        self.asked = known[self.others] & self.there[..., None]
 
     def _cameras(self) -> tuple[Tensor, Tensor]:
         """Rotations (F,3,3) and translations (F,3), the first as given."""
-        turn = torch.linalg.matrix_exp(_cross_matrices(torch.cat([self.turns[:1] * 0, self.turns[1:]])))
-        shift = torch.cat([self.shifts[:1] * 0, self.shifts[1:]]) * self.unit
+        first_stays = (0, 0, 1, 0)
+        turn = torch.linalg.matrix_exp(_cross_matrices(F.pad(self.turns, first_stays)))
+        shift = F.pad(self.shifts, first_stays) * self.unit
         return turn @ self.extrinsics[:, :3, :3], (turn @ self.extrinsics[:, :3, 3:])[..., 0] + shift
 
     def _intrinsics(self) -> Tensor:
@@ -161,8 +162,11 @@ class _Bundle:
         intrinsics[:, (0, 1), (0, 1)] = focal.exp().expand(len(intrinsics), 2)
         return intrinsics
 
-    def _log_factor(self, size: torch.Size) -> Float[Tensor, "F 1 H W"]:
-        return self.frames + F.interpolate(self.knots, size, mode="bilinear", align_corners=True)
+    def _bend(self, uv: Float[Tensor, "F k N 2"], size: torch.Size) -> Float[Tensor, "F k N"]:
+        """The smooth log factor of depth maps of a size (H, W), at pixels."""
+        last = uv.new_tensor([size[1] - 1, size[0] - 1])
+        at = (uv - 0.5) / last * 2 - 1
+        return F.grid_sample(self.knots, at, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
 
     def _moved(self) -> Tensor:
         """What keeps the log factors near 0."""
@@ -183,27 +187,18 @@ class _Bundle:
         depth = moved[..., 2].clamp_min(NEAR * self.unit)
         focal, middle = k[:, None, None, (0, 1), (0, 1)], k[:, None, None, (0, 1), 2]
         seen_at = moved[..., :2] / depth[..., None] * focal + middle
-        colour = (self._sample(self.colours, seen_at) - self.own_colours).abs().mean(1)
+        colour = (sampled(self.colours, seen_at) - self.own_colours).abs().mean(1)
         behind = self._log_depth(seen_at) - depth.log()
         with torch.no_grad():
             inside = (seen_at > 0).all(-1) & (seen_at[..., 0] < width) & (seen_at[..., 1] < height)
             same = (moved[..., 2] > NEAR * self.unit) & (behind > -FRONT) & (behind < BEHIND)
-            known = self._sample(self.known[:, None], uv[:, None])[:, 0, 0] > 0.5
-            used = (inside & same & known[self.others] & self.there[..., None]).float()
+            used = (inside & same & self.asked).float()
         wrong = _soft(colour, COLOUR) + DEPTH_WEIGHT * _soft(behind.abs(), DEPTH)
         return (used * wrong).sum() / used.sum() if bool(used.any()) else wrong.sum() * 0 + math.inf
 
     def _log_depth(self, uv: Float[Tensor, "F k N 2"]) -> Float[Tensor, "F k N"]:
-        """Of the adjusted maps at pixels; what the knots say there is :meth:`_log_factor`'s."""
-        last = uv.new_tensor([self.images.shape[-1] - 1, self.images.shape[-2] - 1])
-        knots = F.grid_sample(self.knots, (uv - 0.5) / last * 2 - 1, padding_mode="border", align_corners=True)
-        return (self._sample(self.log_depth, uv) + knots)[:, 0] + self.frames[:, 0]
-
-    @staticmethod
-    def _sample(maps: Tensor, uv: Float[Tensor, "F k N 2"]) -> Float[Tensor, "F C k N"]:
-        """Bilinear values at pixels."""
-        grid = uv / uv.new_tensor([maps.shape[-1], maps.shape[-2]]) * 2 - 1
-        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        """Of the adjusted maps, at pixels of the small pictures."""
+        return sampled(self.log_depth, uv)[:, 0] + self._bend(uv, self.images.shape[-2:]) + self.frames[:, 0]
 
 
 def _soft(difference: Tensor, scale: float) -> Tensor:

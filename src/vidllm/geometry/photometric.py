@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidllm.geometry.cameras import invert_extrinsics, pixel_centres, unproject
 from vidllm.geometry.precision import full_precision
+from vidllm.geometry.small_pictures import made_small, sampled
 
-SIDE = 128  # pixels of the shorter side at which colours are compared
 POINTS = 768  # pixels a frame that are compared, about
 OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
 TRAVEL = (0.02, 4.0)  # camera travel over median depth within which the factor is sought
@@ -120,20 +119,16 @@ class _Sweep:
     def __init__(
         self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor, focal: float = 1.0
     ) -> None:
-        height, width = depth.shape[-2:]
-        small = max(1.0, min(height, width) / SIDE)
-        size = round(height / small), round(width / small)
-        self.images = F.interpolate(images, size, mode="area")
-        to_small = torch.diag(intrinsics.new_tensor([size[1] / width, size[0] / height, 1.0]))
+        self.images, nearest, to_small = made_small(images, depth)
+        size = nearest.shape[-2:]
         self.intrinsics, self.extrinsics = to_small @ intrinsics, extrinsics
         self.intrinsics[:, (0, 1), (0, 1)] *= focal
         step = max(1, round((size[0] * size[1] / POINTS) ** 0.5))
         at = slice(step // 2, None, step)
-        nearest = F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
         uv = pixel_centres(*size, device=depth.device)[at, at]
         points = unproject(nearest, self.intrinsics)[:, at, at]
         self.points = points.flatten(1, 2)
-        self.colours = self._sample(self.images, uv.flatten(0, 1).expand(len(images), -1, 2))
+        self.colours = sampled(self.images, uv.flatten(0, 1).expand(len(images), 1, -1, 2))[:, :, 0]
         self.known = (self.points[..., 2] > 0) & self.points.isfinite().all(-1)
         self.seen = self._pairs(0.0)[1].sum()
 
@@ -166,12 +161,5 @@ class _Sweep:
         v = moved[..., 1] / z * k[:, None, 1, 1] + k[:, None, 1, 2]
         height, width = self.images.shape[-2:]
         visible = self.known[here] & (moved[..., 2] > 1e-6) & (u > 0) & (u < width) & (v > 0) & (v < height)
-        found = self._sample(self.images[there], torch.stack((u, v), -1))
+        found = sampled(self.images[there], torch.stack((u, v), -1)[:, None].nan_to_num(0.0, 0.0, 0.0))[:, :, 0]
         return (found - self.colours[here]).abs().mean(1).clamp(max=CAP), visible
-
-    @staticmethod
-    def _sample(images: Tensor, uv: Tensor) -> Float[Tensor, "F 3 N"]:
-        """Bilinear colours at pixels (F, N, 2)."""
-        size = uv.new_tensor([images.shape[-1], images.shape[-2]])
-        grid = (uv / size * 2 - 1)[:, None].nan_to_num(-2.0, -2.0, -2.0)
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]

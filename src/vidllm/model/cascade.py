@@ -30,7 +30,7 @@ from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
-from vidllm.model.known_scale import KnownScale, known_scale, rescaled
+from vidllm.model.known_scale import KnownScale, known_scale
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.modeling import (
     Cameras,
@@ -41,7 +41,7 @@ from vidllm.model.modeling import (
     VisualPrefix,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector, voxel_pool
-from vidllm.model.scale_alignment import align_scale
+from vidllm.model.scale_alignment import measured_anew, rescaled
 
 
 class CascadeConfig(VidLLMConfig):
@@ -197,9 +197,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         if known is None and bool(geometry.scale.valid.all()):
             return geometry
         if known is None and self.metric is not None:
-            metric = self.metric(pixel_values, geometry.intrinsics)
-            scale = align_scale(geometry.depth_m.float(), metric, geometry.confidence.float(), self.config.scale)
-            return replace(rescaled(geometry, scale), metric_depth_m=metric)
+            return measured_anew(geometry, self.metric(pixel_values, geometry.intrinsics), self.config.scale)
         if known is None and self.config.camera_height_m is not None:
             known = KnownScale(camera_height_m=self.config.camera_height_m)
         if known is None:

@@ -6,7 +6,7 @@ Each replaces the measured scale of section 3.2.2; the relative geometry stays a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,16 +70,6 @@ class KnownScale:
             raise ValueError("the cameras are not above the floor of this reconstruction; give a scale or a length")
         assert self.camera_height_m is not None
         return self.camera_height_m / heights
-
-
-def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
-    """The same geometry at another scale; its own scale is taken out first."""
-    ratio = (scale.scale / geometry.scale.scale).float()
-    extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
-    extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)
-    level[..., :3, 3] *= ratio[:, None].to(level.dtype)
-    depth = geometry.depth_m * ratio[:, None, None, None].to(geometry.depth_m.dtype)
-    return replace(geometry, extrinsics=extrinsics, depth_m=depth, scale=scale, scene_from_world=level)
 
 
 def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:

@@ -39,11 +39,11 @@ from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFram
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
 from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale, known_scale, rescaled
+from vidllm.model.known_scale import KnownScale, known_scale
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.patches_3d import PooledPatches, PositionEmbedding, Projector, back_project, voxel_pool
 from vidllm.model.refinement import refine
-from vidllm.model.scale_alignment import SceneScale, align_scale, unit_scale
+from vidllm.model.scale_alignment import SceneScale, align_scale, rescaled, unit_scale
 from vidllm.model.splice import SplicedInputs, splice
 from vidllm.model.text import encode_parts
 

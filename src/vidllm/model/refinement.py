@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vidllm.geometry.bundle_adjustment import adjust
 from vidllm.geometry.cameras import to_homogeneous
-from vidllm.model.known_scale import rescaled
-from vidllm.model.scale_alignment import align_scale
+from vidllm.model.scale_alignment import measured_anew
 
 if TYPE_CHECKING:
     from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
@@ -39,15 +38,8 @@ def refine(
         intrinsics=torch.stack([one.intrinsics for one in found]),
         extrinsics=torch.stack([one.extrinsics for one in found])[..., :rows, :],
     )
-    return adjusted if known is not None and known.gives_metres else _measured_anew(model, features, adjusted)
-
-
-def _measured_anew(model: VidLLMForConditionalGeneration, features: Features, geometry: Geometry) -> Geometry:
-    """The metric scale of adjusted depth, where a scale was measured."""
-    config = model.config.scale
-    if geometry.metric_depth_m is None or config.estimator == "none":
-        return geometry
-    metric, _ = model.measure(features, geometry.intrinsics)
-    relative = geometry.depth_m / geometry.scale.scale.to(geometry.depth_m)[:, None, None, None]
-    scale = align_scale(relative.float(), metric.float(), geometry.confidence.float(), config)
-    return replace(rescaled(geometry, scale), metric_depth_m=metric)
+    measured = geometry.metric_depth_m is not None and model.config.scale.estimator != "none"
+    if not measured or (known is not None and known.gives_metres):
+        return adjusted
+    metric, _ = model.measure(features, adjusted.intrinsics)
+    return measured_anew(adjusted, metric, model.config.scale)

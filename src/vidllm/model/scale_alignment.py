@@ -8,7 +8,8 @@ prediction to train through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from vidllm.geometry.alignment import huber_log_scale, wls_scale
 from vidllm.model.configuration import ScaleConfig
+
+if TYPE_CHECKING:
+    from vidllm.model.modeling import Geometry
 
 MIN_RELATIVE_DEPTH = 1e-3
 CONFIDENCE_TO_STD = 0.2  # relative depth's standard deviation is about 0.2 / confidence (optimum of c e - 0.2 log c)
@@ -120,3 +124,20 @@ def _median_vote(votes: Float[Tensor, "B F"]) -> SceneScale:
     spread = (votes / scale[:, None] - 1).abs().nanquantile(0.5, dim=1)
     valid = scale.isfinite()
     return SceneScale(torch.where(valid, scale, 1.0), votes, spread, valid)
+
+
+def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
+    """The same geometry at another scale; its own scale is taken out first."""
+    ratio = (scale.scale / geometry.scale.scale).float()
+    extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
+    extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)
+    level[..., :3, 3] *= ratio[:, None].to(level.dtype)
+    depth = geometry.depth_m * ratio[:, None, None, None].to(geometry.depth_m.dtype)
+    return replace(geometry, extrinsics=extrinsics, depth_m=depth, scale=scale, scene_from_world=level)
+
+
+def measured_anew(geometry: Geometry, metric_depth: Float[Tensor, "B F H W"], config: ScaleConfig) -> Geometry:
+    """The same geometry at the scale that ``metric_depth`` gives it, whatever its own is."""
+    relative = geometry.depth_m.float() / geometry.scale.scale.float()[:, None, None, None]
+    scale = align_scale(relative, metric_depth.float(), geometry.confidence.float(), config)
+    return replace(rescaled(geometry, scale), metric_depth_m=metric_depth)

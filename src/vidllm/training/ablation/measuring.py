@@ -12,8 +12,7 @@ import torch
 
 from vidllm.evaluation.rooms import ROWS, Figures, score_geometry
 from vidllm.model.configuration import ScaleConfig
-from vidllm.model.known_scale import rescaled
-from vidllm.model.scale_alignment import align_scale
+from vidllm.model.scale_alignment import measured_anew
 from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.scene import TINY, Scene, VidLLM, load
 from vidllm.training.ablation.config import AblationConfig
@@ -75,8 +74,7 @@ def _score_ways(model: VidLLM, seed: int, count: int, scales: Sequence[ScaleConf
     geometry, prefix = model.model.encode_scene(frames.images[None])
     if geometry.metric_depth_m is None:
         raise ValueError("this model has no metric depth model, so that there is no scale to estimate; give another")
-    relative = geometry.depth_m / geometry.scale.scale[:, None, None, None]
     for scale, one in zip(scales, figures, strict=True):
-        found = align_scale(relative, geometry.metric_depth_m, geometry.confidence, scale)
-        scene = Scene(model.model, model.processor, frames, rescaled(geometry, found), prefix)
+        measured = measured_anew(geometry, geometry.metric_depth_m, scale)
+        scene = Scene(model.model, model.processor, frames, measured, prefix)
         score_geometry(scene, clip, one)
