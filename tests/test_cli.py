@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing(run, video, model, tmp_path, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("vidllm.export.atomic._sync", full)
+    monkeypatch.setattr("vidllm.io.atomic._sync", full)
     for arguments in (
         ("reconstruct", video, "-o", tmp_path / "out", "--model", model),
         ("ground", video, "the chair", "-o", tmp_path / "out.png", "--model", model),

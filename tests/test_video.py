@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from vidllm import video
-from vidllm.export.atomic import OutputError
 from vidllm.frames import InputError, frame_spec, joined, uniform_indices
+from vidllm.io.atomic import OutputError
 from vidllm.video import iter_frames, load_frames, write_video
 
 WIDTH, HEIGHT, BITS = 128, 96, 8

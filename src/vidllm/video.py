@@ -30,7 +30,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vidllm.export.atomic import atomic_path
 from vidllm.frames import (
     IMAGE_SUFFIXES,
     FrameCollector,
@@ -43,6 +42,7 @@ from vidllm.frames import (
     list_images,
     uniform_indices,
 )
+from vidllm.io.atomic import atomic_path
 
 __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
 

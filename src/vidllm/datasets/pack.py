@@ -29,8 +29,8 @@ from torch import Tensor
 from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
-from vidllm.export.atomic import atomic_path
 from vidllm.frames import FrameSpec, frame_spec
+from vidllm.io.atomic import atomic_path
 
 VERSION = 1
 _MOST_MM = 65_535

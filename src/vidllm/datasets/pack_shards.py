@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidllm.datasets.pack import PackedScenes, Record
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 from vidllm.rooms.types import Caption, Language, Question, Reference
 
 MOST_ID = 255  # instances are bytes

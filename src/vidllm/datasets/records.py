@@ -5,11 +5,12 @@ Ids are written as numbers in some files and as text in others ("34"); both beco
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from vidllm.io.json_files import read_json
 
 T = TypeVar("T")
 
@@ -86,19 +87,6 @@ class Entry:
 
 
 _IDS = ("scene_id", "scan_id", "question_id", "object_id", "ann_id", "assignmentid", "stimulus_id")
-
-
-def read_json(path: str | Path) -> Any:
-    """The value of a JSON file; ValueError naming the file, and the line where it breaks."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text at byte {error.start}; fetch the file again") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON at line {error.lineno} ({error.msg}); fetch the file again") from error
 
 
 def entries(path: str | Path, values: Any, what: str) -> Iterator[Entry]:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 
 VERSION = 4
 COLOUR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}

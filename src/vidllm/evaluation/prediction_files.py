@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 
 Row = dict[str, Any]
 

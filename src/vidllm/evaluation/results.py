@@ -9,7 +9,7 @@ from typing import Any
 
 from vidllm.evaluation.registry import TASKS
 from vidllm.evaluation.table import lines_of
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 
 Record = dict[str, Any]
 

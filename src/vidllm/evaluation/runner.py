@@ -29,7 +29,7 @@ from vidllm.evaluation.registry import protocol
 from vidllm.evaluation.results import json_text, publish
 from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Column, Source, columns
 from vidllm.evaluation.tasks import Item, Task, task_named
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 from vidllm.scene import VidLLM
 
 Record = dict[str, Any]

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vidllm.export.atomic import OutputError, atomic_folder, atomic_path
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import OutputError, atomic_folder, atomic_path
 
 __all__ = ["EXPORTERS", "FILE_NAMES", "OutputError", "SceneData", "atomic_folder", "atomic_path", "export_scene"]
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 CONVENTIONS = {
     "units": "m",

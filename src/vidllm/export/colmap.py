@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidllm.export.atomic import atomic_folder
 from vidllm.export.geometry import PointSamples, SceneData
 from vidllm.export.tum import quaternion_from_rotation
+from vidllm.io.atomic import atomic_folder
 
 
 def write_colmap(

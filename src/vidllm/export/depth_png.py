@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vidllm.export.atomic import atomic_folder, atomic_path
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_folder, atomic_path
 
 MILLIMETRES = 1000.0
 _STOPS = np.array([

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.box_drawing import Boxes, draw_boxes
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 COLUMNS, LONGER_SIDE, GAP = 4, 320, 6
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.depth_png import colour_map
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 _EDGES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
 _POINTS, _LINES = 0, 1  # glTF primitive modes

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vidllm.export.atomic import atomic_folder
 from vidllm.export.depth_png import write_depth_png
 from vidllm.export.geometry import SceneData
 from vidllm.export.ply import write_points
+from vidllm.io.atomic import atomic_folder
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 

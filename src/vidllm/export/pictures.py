@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.box_drawing import (
     Boxes,
     Point,
@@ -27,6 +26,7 @@ from vidllm.export.box_drawing import (
 )
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 WIDTH, MARGIN, GAP, CAPTION, LEGEND = 1280, 20, 8, 24, 78
 PAPER, INK, GRID = (255, 255, 255), (35, 40, 48), (222, 226, 231)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 _PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.geometry import SceneData
+from vidllm.io.atomic import atomic_path
 
 
 def write_tum(path: str | Path, data: SceneData) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from vidllm.export.atomic import atomic_folder
+from vidllm.io.atomic import atomic_folder
 from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration

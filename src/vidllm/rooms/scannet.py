@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidllm.export.atomic import atomic_folder
 from vidllm.export.depth_png import write_depth_png
+from vidllm.io.atomic import atomic_folder
 from vidllm.rooms.shards import scene_record
 from vidllm.rooms.types import Clip, Language
 from vidllm.video import write_video

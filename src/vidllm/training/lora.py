@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidllm.export.atomic import atomic_folder
+from vidllm.io.atomic import atomic_folder
 
 ADAPTER = "default"  # peft's name for an only one
 

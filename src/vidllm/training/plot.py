@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.export.atomic import atomic_path
 from vidllm.export.line_chart import Panel, Series, line_charts, smoothed
+from vidllm.io.atomic import atomic_path
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.schedule import learning_rate
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.training.starting import LANGUAGE_HALF

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vidllm.export.atomic import atomic_folder, atomic_path
+from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.rooms.official.corpora import corpora
 from vidllm.rooms.official.labels import label_map
 from vidllm.rooms.official.naming import SPLITS, scene_name

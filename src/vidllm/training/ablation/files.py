@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.evaluation.results import json_text, plain
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 from vidllm.training.config import TrainConfig
 from vidllm.training.loop_config import LoopConfig
 

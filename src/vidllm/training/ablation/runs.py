@@ -25,7 +25,7 @@ import torch
 from vidllm.evaluation.blind import BLIND, load_blind
 from vidllm.evaluation.results import plain
 from vidllm.evaluation.rooms import evaluate
-from vidllm.export.atomic import atomic_path
+from vidllm.io.atomic import atomic_path
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.scene import load
