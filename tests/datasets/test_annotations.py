@@ -75,7 +75,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         read_scanqa(write(path, [3]))
     with pytest.raises(ValueError, match=r"entry 0: field 'scene_id' is missing; it has \['question'\]"):
         read_scanqa(write(path, [{"question": "x"}]))
-    with pytest.raises(ValueError, match=r"none.json: cannot be read"):
+    with pytest.raises(ValueError, match=r"none.json: does not exist"):
         read_scanqa(tmp_path / "none.json")
 
 
