@@ -10,25 +10,28 @@ Lengths are metres; see :class:`Scene` for the frames.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
+from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.decoding import branched, greedy_after_prefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
@@ -40,6 +43,26 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).parent / "weights" / "tiny"
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
+
+SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.saved_scene)
+DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _in_turn(method: Callable[Concatenate[Scene, _P], _R]) -> Callable[Concatenate[Scene, _P], _R]:
+    """A method of :class:`Scene` that waits while another thread asks the same model."""
+
+    @wraps(method)
+    def waiting(scene: Scene, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _LOCKS_LOCK:
+            lock = _LOCKS.setdefault(scene._model, threading.RLock())
+        with lock:
+            return method(scene, *args, **kwargs)
+
+    return waiting
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful."""
+    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
+
+    The spread is nan where it is not known: a scale that was given, or pictures that show one view.
+    """
 
     value: float
     spread: float
@@ -168,6 +194,9 @@ class VidLLM:
 class Scene:
     """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
     level scene frame (z up, origin at the first camera, x where it looks).
+
+    Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
+    changes nothing for the next one.
     """
 
     def __init__(
@@ -183,6 +212,11 @@ class Scene:
 
     def __len__(self) -> int:
         return self._geometry.extrinsics.shape[1]
+
+    def __getstate__(self) -> NoReturn:
+        """TypeError: see :meth:`save`."""
+        raise TypeError("a scene holds a whole model and is not pickled; keep it with scene.save(folder) and "
+                        "vidllm.load_scene(folder)")  # fmt: skip
 
     # ---- geometry ---------------------------------------------------------------------------------------------
 
@@ -225,19 +259,43 @@ class Scene:
     def scale(self) -> Scale:
         """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
         found = self._measured
-        spread = float(found.spread[0])
+        spread, still = self._spread(), max(self._views, default=0) == 0
         doubts = []
         if not bool(found.valid[0]):
             doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
         elif spread > self._model.config.scale.warn_spread:
             doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
-        if self._parallax() < MIN_PARALLAX:
+        elif math.isnan(spread) and bool(found.per_image.isfinite().any()):
+            doubts.append("a single view tells the metric scale: how far images agree about it is not known")
+        if still or self._parallax() < MIN_PARALLAX:
             doubts.append("the camera hardly moves: depth and scale rest on single images")
         return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
 
     @property
     def _measured(self) -> SceneScale:
         return self.geometry.scale
+
+    def _spread(self) -> float:
+        """The images' relative spread about the scale; nan unless two views vote, each of which counts once."""
+        views, votes = torch.tensor(self._views), self._votes()
+        told, seen = votes.isfinite(), views.unique()
+        if len(seen) < 2 or int(told.sum()) == 1:
+            return math.nan
+        if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
+            return float(self._measured.spread[0])
+        each = torch.stack([votes[views == view].nanmedian() for view in seen])
+        return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
+
+    def _votes(self) -> Tensor:
+        """Each image's factor over the scale (F,), nan where it has none."""
+        return (self._measured.per_image[0] / self._measured.scale[0]).float().cpu()
+
+    @cached_property
+    def _views(self) -> list[int]:
+        """Which view each frame shows (:class:`PictureMotion`)."""
+        motion = PictureMotion()
+        motion.add(self._frames.images)
+        return motion.views
 
     def _doubts(self) -> list[str]:
         """What else makes the reconstruction doubtful."""
@@ -302,16 +360,16 @@ class Scene:
         """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
         return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
 
+    @_in_turn
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[str]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
         suffixes = [self._suffix(prompts.question_prompt(q, s))[0].tolist() for q, s in questions]
         said: list[list[int]] = []
-        cache = self._fresh_cache()
         for first in range(0, len(suffixes), batch_size):
             said += greedy_after_prefix(
-                self._model.language_model, cache, suffixes[first : first + batch_size],
+                self._model.language_model, self._cache, suffixes[first : first + batch_size],
                 self._processor.tokenizer.eos_token_id, max_new_tokens,
             )
         return self._processor.decode_answers(said)
@@ -324,6 +382,7 @@ class Scene:
             raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
         return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
 
+    @_in_turn
     @torch.inference_mode()
     def ground(self, expression: str, several: bool = True) -> list[Box]:
         """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
@@ -334,6 +393,7 @@ class Scene:
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
         return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
 
+    @_in_turn
     @torch.inference_mode()
     def choose(
         self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
@@ -353,22 +413,24 @@ class Scene:
         )
         return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
 
+    @_in_turn
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
         return self._read(self._suffix(prompt), None)[1][0, -1].float()
 
+    @_in_turn
     @torch.inference_mode()
     def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
-        ids = self._suffix(prompt)
+        ids, cache = self._suffix(prompt), branched(self._cache)
         stop = self._processor.tokenizer.eos_token_id
         said: list[int] = []
         while len(said) < max_new_tokens:
-            _, logits = self._read(ids, coordinates, first=not said)
+            _, logits = self._read(ids, coordinates, cache)
             token = int(logits[0, -1].argmax())
             if token == stop:
                 break
             said.append(token)
-            ids = torch.tensor([[token]], device=ids.device)
+            ids, coordinates = torch.tensor([[token]], device=ids.device), None
         return self._processor.decode_answers([said])[0]
 
     def _suffix(self, prompt: str) -> Tensor:
@@ -377,8 +439,8 @@ class Scene:
 
     @cached_property
     @torch.inference_mode()
-    def _cache(self) -> tuple[DynamicCache, int]:
-        """Keys and values of the visual prefix, computed once, and its length."""
+    def _cache(self) -> DynamicCache:
+        """Keys and values of the visual prefix, computed once and never changed: questions read a branch of it."""
         ids, _ = self._model.encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
         tokens = torch.tensor([ids], device=self._prefix.tokens.device)
         whole = self._model.prepare(tokens, prefix=self._prefix)
@@ -386,20 +448,15 @@ class Scene:
         self._model.language_model(
             inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        return cache, whole.embeddings.shape[1]
-
-    def _fresh_cache(self) -> DynamicCache:
-        """The prefix's cache without whatever was read behind it."""
-        cache, length = self._cache
-        if cache.get_seq_length() > length:
-            cache.crop(length - cache.get_seq_length())
         return cache
 
-    def _read(self, ids: Tensor, coordinates: Tensor | None, first: bool = True) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits of tokens behind the prefix; ``first`` forgets what was read after it."""
+    def _read(
+        self, ids: Tensor, coordinates: Tensor | None, cache: DynamicCache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits of tokens behind the prefix, or behind what else ``cache`` (which grows) holds."""
         with torch.inference_mode():
-            cache = self._fresh_cache() if first else self._cache[0]
-            points = None if coordinates is None or not first else coordinates.to(self._prefix.tokens.device)
+            cache = branched(self._cache) if cache is None else cache
+            points = None if coordinates is None else coordinates.to(self._prefix.tokens.device)
             out = self._model.language_model(
                 inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
                 output_hidden_states=True,
@@ -408,17 +465,25 @@ class Scene:
 
     # ---- files ------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path, formats: Sequence[str] = ("depth", "cameras", "tum", "ply", "overview"),
-             boxes: Sequence[Box] = ()) -> list[Path]:  # fmt: skip
-        """Write the reconstruction, all of it or nothing; returns the paths. Formats: ``vidllm.export.EXPORTERS``.
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
+    ) -> list[Path]:
+        """Write the reconstruction, all of it or nothing; returns the paths.
 
+        Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
         Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
         """
-        from vidllm.export import atomic_folder, export_scene
+        from vidllm.export import EXPORTERS, atomic_folder, export_scene
+        from vidllm.saved_scene import write_scene
 
-        folder = Path(folder)
+        unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
+        if unknown:
+            raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
+        folder, exports = Path(folder), [name for name in formats if name != SAVED]
         with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
+            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
+            if SAVED in formats:
+                paths += write_scene(part, self)
         return [folder / path.relative_to(part) for path in paths]
 
 

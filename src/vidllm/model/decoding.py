@@ -9,6 +9,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+_APPENDED = (DynamicLayer, DynamicSlidingWindowLayer)  # their tensors are replaced as they grow, never written into
+
+
+def branched(cache: DynamicCache) -> DynamicCache:
+    """A cache that begins with what ``cache`` holds and grows alone: whatever becomes of it, ``cache`` stays as it is.
+
+    Keys and values of attention are shared, not copied; layers of other kinds are copied.
+    """
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) if type(layer) in _APPENDED else copy.deepcopy(layer) for layer in cache.layers]
+    return own
 
 
 @torch.inference_mode()
@@ -26,7 +39,7 @@ def greedy_after_prefix(
     rows, length = len(suffixes), cache.get_seq_length()
     device = next(language_model.parameters()).device
     ids, alive = _pad_left(suffixes, device)
-    own = copy.deepcopy(cache)
+    own = branched(cache)
     own.batch_repeat_interleave(rows)
     mask = torch.cat([alive.new_ones(rows, length), alive], 1)
     positions = (mask.cumsum(1) - 1)[:, length:]
