@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth 
 _MAX_HALF = 65504.0
 
 
+@runtime_checkable
 class Maps(Protocol):
     """Arrays by name, of which the first frames can be read."""
 
