@@ -145,6 +145,11 @@ def test_another_model_is_refused_by_name(model, place, saved, tmp_path):
         vidllm.load_scene(saved, other)
 
 
+def test_layers_that_wait_in_the_host_are_the_same_model(model, place):
+    pytest.importorskip("accelerate")
+    assert fingerprint(vidllm.load(place, offload="cpu").model) == fingerprint(model.model)
+
+
 def test_a_model_that_is_not_here_is_told(saved):
     values = json.loads((saved / VALUES).read_text())
     rewrite(saved, model={**values["model"], "place": "somebody/model"})

@@ -84,7 +84,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, with the weights that wait in the host's memory."""
     found: dict[str, Tensor] = model.state_dict()
     if any(weight.is_meta for weight in found.values()):
-        from accelerate.utils import get_state_dict_offloaded_model
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
 
         found = get_state_dict_offloaded_model(model)
     return found

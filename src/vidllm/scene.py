@@ -10,19 +10,16 @@ Lengths are metres; see :class:`Scene` for the frames.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
@@ -31,7 +28,7 @@ from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import branched, greedy_after_prefix
+from vidllm.model.decoding import CachedPrefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
@@ -46,23 +43,6 @@ MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and poi
 
 SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.saved_scene)
 DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
-
-_P, _R = ParamSpec("_P"), TypeVar("_R")
-_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
-
-
-def _in_turn(method: Callable[Concatenate[Scene, _P], _R]) -> Callable[Concatenate[Scene, _P], _R]:
-    """A method of :class:`Scene` that waits while another thread asks the same model."""
-
-    @wraps(method)
-    def waiting(scene: Scene, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with _LOCKS_LOCK:
-            lock = _LOCKS.setdefault(scene._model, threading.RLock())
-        with lock:
-            return method(scene, *args, **kwargs)
-
-    return waiting
 
 
 @dataclass(frozen=True)
@@ -360,18 +340,12 @@ class Scene:
         """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
         return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
 
-    @_in_turn
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[str]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        suffixes = [self._suffix(prompts.question_prompt(q, s))[0].tolist() for q, s in questions]
-        said: list[list[int]] = []
-        for first in range(0, len(suffixes), batch_size):
-            said += greedy_after_prefix(
-                self._model.language_model, self._cache, suffixes[first : first + batch_size],
-                self._processor.tokenizer.eos_token_id, max_new_tokens,
-            )
+        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
+        said = self._reader.answers(asked, max_new_tokens, batch_size)
         return self._processor.decode_answers(said)
 
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
@@ -382,18 +356,16 @@ class Scene:
             raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
         return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
 
-    @_in_turn
     @torch.inference_mode()
     def ground(self, expression: str, several: bool = True) -> list[Box]:
         """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
         prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._read(self._suffix(prompt), None)
+        hidden, _ = self._reader.read(prompt)
         output = self._model.ground(self._prefix, hidden[:, -1:])
         most = self._model.config.grounding.max_boxes
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
         return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
 
-    @_in_turn
     @torch.inference_mode()
     def choose(
         self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
@@ -406,62 +378,25 @@ class Scene:
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
         prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._read(self._suffix(prompt), None)
+        hidden, _ = self._reader.read(prompt)
         seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
         logits, none_logit = self._model.grounding.choose_proposal(
             seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
         )
         return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
 
-    @_in_turn
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
-        return self._read(self._suffix(prompt), None)[1][0, -1].float()
+        return self._reader.read(prompt)[1][0, -1].float()
 
-    @_in_turn
-    @torch.inference_mode()
     def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
-        ids, cache = self._suffix(prompt), branched(self._cache)
-        stop = self._processor.tokenizer.eos_token_id
-        said: list[int] = []
-        while len(said) < max_new_tokens:
-            _, logits = self._read(ids, coordinates, cache)
-            token = int(logits[0, -1].argmax())
-            if token == stop:
-                break
-            said.append(token)
-            ids, coordinates = torch.tensor([[token]], device=ids.device), None
+        said = self._reader.answer(prompt, coordinates, max_new_tokens)
         return self._processor.decode_answers([said])[0]
 
-    def _suffix(self, prompt: str) -> Tensor:
-        _, suffix = self._model.encode_parts(self._processor.tokenizer, prompt)
-        return torch.tensor([suffix], device=self._prefix.tokens.device)
-
     @cached_property
-    @torch.inference_mode()
-    def _cache(self) -> DynamicCache:
-        """Keys and values of the visual prefix, computed once and never changed: questions read a branch of it."""
-        ids, _ = self._model.encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
-        tokens = torch.tensor([ids], device=self._prefix.tokens.device)
-        whole = self._model.prepare(tokens, prefix=self._prefix)
-        cache = DynamicCache(config=self._model.config.text_config)
-        self._model.language_model(
-            inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        return cache
-
-    def _read(
-        self, ids: Tensor, coordinates: Tensor | None, cache: DynamicCache | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits of tokens behind the prefix, or behind what else ``cache`` (which grows) holds."""
-        with torch.inference_mode():
-            cache = branched(self._cache) if cache is None else cache
-            points = None if coordinates is None else coordinates.to(self._prefix.tokens.device)
-            out = self._model.language_model(
-                inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
-                output_hidden_states=True,
-            )
-        return out.hidden_states[-1], out.logits
+    def _reader(self) -> CachedPrefix:
+        """The language model behind this scene's visual prefix."""
+        return CachedPrefix(self._model, self._processor.tokenizer, self._prefix)
 
     # ---- files ------------------------------------------------------------------------------------------------
 
