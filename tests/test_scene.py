@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from small_model import noise_clip, save_small_model
 import vidllm
 from vidllm.export import OutputError
 from vidllm.model import prompts
+from vidllm.model.known_scale import KnownScale
 from vidllm.model.text import encode_prompt
 
 QUESTIONS = ("How many chairs are there?", "What color is the red chair?")
@@ -95,7 +100,10 @@ def test_boxes_are_plain_numbers_in_the_scene_frame(scene):
 
 def test_save_writes_everything_or_nothing(scene, tmp_path, monkeypatch):
     paths = scene.save(tmp_path / "out", boxes=scene.ground("the red chair", several=False))
-    assert [p.name for p in paths] == ["depth", "cameras.json", "trajectory.txt", "points.ply", "overview.png"]
+    assert [p.name for p in paths] == [
+        "depth", "cameras.json", "trajectory.txt", "points.ply", "overview.png", "vidllm_scene.json",
+        "vidllm_scene.safetensors",
+    ]  # fmt: skip
     assert all(p.exists() for p in paths) and len(list((tmp_path / "out" / "depth").iterdir())) == 8
     with pytest.raises(ValueError, match="unknown export format"):
         scene.save(tmp_path / "other", formats=["obj"])
@@ -120,6 +128,46 @@ def test_doubts_about_the_scale_are_told(model, scene):
     void = dataclasses.replace(scene.geometry.scale, valid=torch.tensor([False]))
     doubts = model.with_geometry(scene.frames, dataclasses.replace(scene.geometry, scale=void)).scale.warnings
     assert any("not in metres" in doubt for doubt in doubts)
+
+
+STILL = {
+    "noise": noise_clip(1),
+    "black": np.zeros((1, 56, 70, 3), np.uint8),
+    "white": np.full((1, 56, 70, 3), 255, np.uint8),
+    "grey": np.full((1, 56, 70, 3), 128, np.uint8),
+    "smooth": np.broadcast_to(np.linspace(0, 255, 70).astype(np.uint8)[None, None, :, None], (1, 56, 70, 3)),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 4, "overlap": 2}, {"known": KnownScale(factor=2.0)}], ids=str)
+@pytest.mark.parametrize("name", STILL)
+def test_a_still_camera_is_told_and_has_no_spread(name, options, model):
+    for count in (1, 2, 8):
+        scene = model.reconstruct(np.repeat(STILL[name], count, 0), count, **options)
+        far = scene.extrinsics.clone()
+        far[1:, 0, 3] = 5.0  # whatever cameras were predicted
+        scene.__class__ = type("Moved", (type(scene),), {"extrinsics": far, "_parallax": lambda _: 5.0})
+        assert any("camera hardly moves" in doubt for doubt in scene.scale.warnings)
+        assert math.isnan(scene.scale.spread)
+        assert "known" in options or any("a single view tells" in doubt for doubt in scene.scale.warnings)
+
+
+def test_a_still_camera_is_told_after_refinement(model):
+    scene = model.reconstruct(np.repeat(noise_clip(1), 2, 0), refine=True)
+    assert any("camera hardly moves" in doubt for doubt in scene.scale.warnings) and math.isnan(scene.scale.spread)
+
+
+def test_a_view_that_is_shown_twice_votes_once(model):
+    scene = model.reconstruct(noise_clip(3))
+    votes = scene.geometry.scale.per_image[:, [0, 0, 0, 1, 2]]
+    frames = dataclasses.replace(
+        scene.frames, images=scene.frames.images[[0, 0, 0, 1, 2]], timestamps_s=torch.arange(5.0).double(),
+        indices=torch.arange(5), names=(),
+    )  # fmt: skip
+    told = dataclasses.replace(scene.geometry.scale, per_image=votes, spread=torch.zeros(1))
+    geometry = dataclasses.replace(scene.geometry, scale=told)
+    again = vidllm.Scene(model.model, model.processor, frames, geometry, scene._prefix)
+    assert again.scale.spread == pytest.approx(scene.scale.spread, rel=1e-5) and again.scale.spread > 0
 
 
 def test_the_summary_is_in_metres_and_of_the_right_sizes(model):
@@ -149,3 +197,70 @@ def test_asking_all_at_once_gives_the_answers_of_asking_one_by_one(model, scene)
     pairs = [(QUESTIONS[0], None), (QUESTIONS[1], "I sit."), ("Why?", None)]
     one_by_one = [scene.ask(*pair, max_new_tokens=6) for pair in pairs]
     assert model.reconstruct(noise_clip()).ask_all(pairs, max_new_tokens=6) == one_by_one
+
+
+# ---- many callers, and callers that stop in the middle --------------------------------------------------------------
+
+
+def test_threads_wait_for_each_other(model, scene):
+    inside, most, alone = [], [], [scene.ask(q, max_new_tokens=4) for q in QUESTIONS]
+    told, boxes = scene.describe((1.0, 0.0, 0.5), 4), scene.ground("the red chair")
+    first, last = model.model.language_model.model.layers[0], model.model.language_model.model.layers[-1]
+    hooks = [
+        first.register_forward_pre_hook(lambda *_: (inside.append(1), most.append(len(inside)))[0]),
+        last.register_forward_hook(lambda *_: inside.pop() and None),
+    ]
+    fresh = model.reconstruct(noise_clip())
+    calls = [
+        *[lambda q=q: fresh.ask(q, max_new_tokens=4) for q in QUESTIONS], lambda: fresh.describe((1.0, 0.0, 0.5), 4),
+        lambda: fresh.ground("the red chair"), lambda: fresh.ask_all([(q, None) for q in QUESTIONS], 4),
+        lambda: scene.ask(QUESTIONS[0], max_new_tokens=4),
+    ]  # fmt: skip
+    started = threading.Barrier(len(calls))
+    with ThreadPoolExecutor(len(calls)) as pool:
+        results = list(pool.map(lambda call: (started.wait(), call())[1], calls))
+    for hook in hooks:
+        hook.remove()
+    assert results == [*alone, told, boxes, alone, alone[0]] and max(most) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_a_question_that_stops_in_the_middle_changes_nothing(error, model):
+    scene, right = model.reconstruct(noise_clip()), model.reconstruct(noise_clip())
+    prompt, pairs = prompts.qa_prompt(QUESTIONS[0]), [(q, None) for q in QUESTIONS]
+    expected = right.logits(prompt), right.ask_all(pairs, 4), right.ground("the red chair")
+    asked = (
+        lambda: scene.ask(QUESTIONS[1], max_new_tokens=4), lambda: scene.describe((1.0, 0.0, 0.5), 4),
+        lambda: scene.ground("a bed"), lambda: scene.ask_all(pairs, 4),
+    )  # fmt: skip
+    for stop in range(1, 4):  # the forward pass that stops, between its first layer and its second
+        for ask in asked:
+            passes = []
+
+            def stopped(*_, passes=passes, stop=stop):
+                passes.append(1)
+                if len(passes) == stop:
+                    raise error
+
+            hook = model.model.language_model.model.layers[1].register_forward_pre_hook(stopped)
+            try:
+                ask()
+            except error:
+                pass
+            finally:
+                hook.remove()
+            assert torch.equal(scene.logits(prompt), expected[0])
+    assert (scene.ask_all(pairs, 4), scene.ground("the red chair")) == expected[1:]
+
+
+def test_pickling_says_what_to_do_instead(scene):
+    with pytest.raises(TypeError, match=r"not pickled; keep it with scene.save\(folder\) and vidllm.load_scene"):
+        pickle.dumps(scene)
+
+
+def test_a_line_break_inside_a_question_changes_nothing(scene):
+    for gap in ("\n", " \r\n ", "\u2028", "\t", "  ", "\n\n"):
+        broken = f"How many{gap}chairs are there?{gap}"
+        for make in (prompts.qa_prompt, prompts.grounding_prompt, lambda text: prompts.situated_prompt(text, text)):
+            assert make(broken) == make("How many chairs are there?")
+    assert scene.ask("How many\nchairs?", "I\nsit.", 4) == scene.ask("How many chairs?", "I sit.", 4)

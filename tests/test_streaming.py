@@ -64,7 +64,10 @@ def test_shapes_and_frames_of_a_long_scene(scene):
 
 def test_a_long_scene_is_written_as_any_other(scene, tmp_path):
     paths = scene.save(tmp_path / "out", boxes=scene.ground("the red chair", several=False))
-    assert [p.name for p in paths] == ["depth", "cameras.json", "trajectory.txt", "points.ply", "overview.png"]
+    assert [p.name for p in paths] == [
+        "depth", "cameras.json", "trajectory.txt", "points.ply", "overview.png", "vidllm_scene.json",
+        "vidllm_scene.safetensors",
+    ]  # fmt: skip
     assert len((tmp_path / "out" / "trajectory.txt").read_text().split("\n")) >= 13
 
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "vidllm.scene",
+    "load_scene": "vidllm.saved_scene",
     "GivenCameras": "vidllm.given_cameras",
     "read_cameras": "vidllm.camera_files",
     "Scene": "vidllm.scene",
@@ -27,6 +28,7 @@ __all__ = [
     "VidLLMForConditionalGeneration",
     "VidLLMProcessor",
     "load",
+    "load_scene",
     "read_cameras",
 ]
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from vidllm.model.configuration import VidLLMConfig
     from vidllm.model.modeling import VidLLMForConditionalGeneration
     from vidllm.model.processing import VidLLMProcessor
+    from vidllm.saved_scene import load_scene
     from vidllm.scene import Scene, load
 
 

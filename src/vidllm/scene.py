@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
+from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.decoding import CachedPrefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).parent / "weights" / "tiny"
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
+
+SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.saved_scene)
+DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful."""
+    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
+
+    The spread is nan where it is not known: a scale that was given, or pictures that show one view.
+    """
 
     value: float
     spread: float
@@ -168,6 +174,9 @@ class VidLLM:
 class Scene:
     """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
     level scene frame (z up, origin at the first camera, x where it looks).
+
+    Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
+    changes nothing for the next one.
     """
 
     def __init__(
@@ -183,6 +192,11 @@ class Scene:
 
     def __len__(self) -> int:
         return self._geometry.extrinsics.shape[1]
+
+    def __getstate__(self) -> NoReturn:
+        """TypeError: see :meth:`save`."""
+        raise TypeError("a scene holds a whole model and is not pickled; keep it with scene.save(folder) and "
+                        "vidllm.load_scene(folder)")  # fmt: skip
 
     # ---- geometry ---------------------------------------------------------------------------------------------
 
@@ -225,19 +239,43 @@ class Scene:
     def scale(self) -> Scale:
         """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
         found = self._measured
-        spread = float(found.spread[0])
+        spread, still = self._spread(), max(self._views, default=0) == 0
         doubts = []
         if not bool(found.valid[0]):
             doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
         elif spread > self._model.config.scale.warn_spread:
             doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
-        if self._parallax() < MIN_PARALLAX:
+        elif math.isnan(spread) and bool(found.per_image.isfinite().any()):
+            doubts.append("a single view tells the metric scale: how far images agree about it is not known")
+        if still or self._parallax() < MIN_PARALLAX:
             doubts.append("the camera hardly moves: depth and scale rest on single images")
         return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
 
     @property
     def _measured(self) -> SceneScale:
         return self.geometry.scale
+
+    def _spread(self) -> float:
+        """The images' relative spread about the scale; nan unless two views vote, each of which counts once."""
+        views, votes = torch.tensor(self._views), self._votes()
+        told, seen = votes.isfinite(), views.unique()
+        if len(seen) < 2 or int(told.sum()) == 1:
+            return math.nan
+        if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
+            return float(self._measured.spread[0])
+        each = torch.stack([votes[views == view].nanmedian() for view in seen])
+        return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
+
+    def _votes(self) -> Tensor:
+        """Each image's factor over the scale (F,), nan where it has none."""
+        return (self._measured.per_image[0] / self._measured.scale[0]).float().cpu()
+
+    @cached_property
+    def _views(self) -> list[int]:
+        """Which view each frame shows (:class:`PictureMotion`)."""
+        motion = PictureMotion()
+        motion.add(self._frames.images)
+        return motion.views
 
     def _doubts(self) -> list[str]:
         """What else makes the reconstruction doubtful."""
@@ -306,14 +344,8 @@ class Scene:
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[str]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        suffixes = [self._suffix(prompts.question_prompt(q, s))[0].tolist() for q, s in questions]
-        said: list[list[int]] = []
-        cache = self._fresh_cache()
-        for first in range(0, len(suffixes), batch_size):
-            said += greedy_after_prefix(
-                self._model.language_model, cache, suffixes[first : first + batch_size],
-                self._processor.tokenizer.eos_token_id, max_new_tokens,
-            )
+        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
+        said = self._reader.answers(asked, max_new_tokens, batch_size)
         return self._processor.decode_answers(said)
 
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
@@ -328,7 +360,7 @@ class Scene:
     def ground(self, expression: str, several: bool = True) -> list[Box]:
         """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
         prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._read(self._suffix(prompt), None)
+        hidden, _ = self._reader.read(prompt)
         output = self._model.ground(self._prefix, hidden[:, -1:])
         most = self._model.config.grounding.max_boxes
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
@@ -346,7 +378,7 @@ class Scene:
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
         prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._read(self._suffix(prompt), None)
+        hidden, _ = self._reader.read(prompt)
         seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
         logits, none_logit = self._model.grounding.choose_proposal(
             seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
@@ -355,70 +387,38 @@ class Scene:
 
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
-        return self._read(self._suffix(prompt), None)[1][0, -1].float()
+        return self._reader.read(prompt)[1][0, -1].float()
 
-    @torch.inference_mode()
     def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
-        ids = self._suffix(prompt)
-        stop = self._processor.tokenizer.eos_token_id
-        said: list[int] = []
-        while len(said) < max_new_tokens:
-            _, logits = self._read(ids, coordinates, first=not said)
-            token = int(logits[0, -1].argmax())
-            if token == stop:
-                break
-            said.append(token)
-            ids = torch.tensor([[token]], device=ids.device)
+        said = self._reader.answer(prompt, coordinates, max_new_tokens)
         return self._processor.decode_answers([said])[0]
 
-    def _suffix(self, prompt: str) -> Tensor:
-        _, suffix = self._model.encode_parts(self._processor.tokenizer, prompt)
-        return torch.tensor([suffix], device=self._prefix.tokens.device)
-
     @cached_property
-    @torch.inference_mode()
-    def _cache(self) -> tuple[DynamicCache, int]:
-        """Keys and values of the visual prefix, computed once, and its length."""
-        ids, _ = self._model.encode_parts(self._processor.tokenizer, prompts.VISUAL_PREFIX)
-        tokens = torch.tensor([ids], device=self._prefix.tokens.device)
-        whole = self._model.prepare(tokens, prefix=self._prefix)
-        cache = DynamicCache(config=self._model.config.text_config)
-        self._model.language_model(
-            inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        return cache, whole.embeddings.shape[1]
-
-    def _fresh_cache(self) -> DynamicCache:
-        """The prefix's cache without whatever was read behind it."""
-        cache, length = self._cache
-        if cache.get_seq_length() > length:
-            cache.crop(length - cache.get_seq_length())
-        return cache
-
-    def _read(self, ids: Tensor, coordinates: Tensor | None, first: bool = True) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits of tokens behind the prefix; ``first`` forgets what was read after it."""
-        with torch.inference_mode():
-            cache = self._fresh_cache() if first else self._cache[0]
-            points = None if coordinates is None or not first else coordinates.to(self._prefix.tokens.device)
-            out = self._model.language_model(
-                inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
-                output_hidden_states=True,
-            )
-        return out.hidden_states[-1], out.logits
+    def _reader(self) -> CachedPrefix:
+        """The language model behind this scene's visual prefix."""
+        return CachedPrefix(self._model, self._processor.tokenizer, self._prefix)
 
     # ---- files ------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path, formats: Sequence[str] = ("depth", "cameras", "tum", "ply", "overview"),
-             boxes: Sequence[Box] = ()) -> list[Path]:  # fmt: skip
-        """Write the reconstruction, all of it or nothing; returns the paths. Formats: ``vidllm.export.EXPORTERS``.
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
+    ) -> list[Path]:
+        """Write the reconstruction, all of it or nothing; returns the paths.
 
+        Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
         Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
         """
-        from vidllm.export import atomic_folder, export_scene
+        from vidllm.export import EXPORTERS, atomic_folder, export_scene
+        from vidllm.saved_scene import write_scene
 
-        folder = Path(folder)
+        unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
+        if unknown:
+            raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
+        folder, exports = Path(folder), [name for name in formats if name != SAVED]
         with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, formats, [b.as_dict() for b in boxes])
+            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
+            if SAVED in formats:
+                paths += write_scene(part, self)
         return [folder / path.relative_to(part) for path in paths]
 
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, InputError, joined
 from vidllm.geometry.cameras import to_homogeneous
+from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Geometry
@@ -32,6 +33,14 @@ from vidllm.scene import Scene, VidLLM, processed_length
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted
 _MAX_HALF = 65504.0
+
+
+@runtime_checkable
+class Maps(Protocol):
+    """Arrays by name, of which the first frames can be read."""
+
+    def read(self, name: str, frames: int) -> np.ndarray:
+        """The first ``frames`` frames of an array."""
 
 
 class FrameMaps:
@@ -63,14 +72,15 @@ def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
 
 @dataclass
 class Record:
-    """What is kept of every frame besides its camera: time, number, name, median depth; and maps, if any."""
+    """What is kept of every frame besides its camera: time, number, name, median depth, view; and maps, if any."""
 
-    maps: FrameMaps | None
+    maps: Maps | None
     first: Frames | None = None
     times: list[float] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     depths: list[Tensor] = field(default_factory=list)
+    motion: PictureMotion = field(default_factory=PictureMotion)
 
     def add(self, frames: list[Frames], new: NewFrames) -> None:
         """Note the new frames of a window; depth is in the first window's metres."""
@@ -79,8 +89,9 @@ class Record:
             self.times += frame.timestamps_s.tolist()
             self.indices += frame.indices.tolist()
             self.names += frame.names
+            self.motion.add(frame.images)
         self.depths.append(new.depth.flatten(1).median(-1).values)
-        if self.maps is not None:
+        if isinstance(self.maps, FrameMaps):
             pictures = torch.cat([frame.images for frame in frames])
             self.maps.add(
                 rgb=(pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
@@ -107,7 +118,7 @@ class LongScene(Scene):
         self._snapshot, self._record = snapshot, record
         count = len(snapshot)
         self._times, self._indices, self._names = record.times[:count], record.indices[:count], record.names[:count]
-        self._depths = torch.cat(record.depths)[:count]
+        self._depths, self._views = torch.cat(record.depths)[:count], record.motion.views[:count]
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -170,6 +181,9 @@ class LongScene(Scene):
     @property
     def _measured(self) -> SceneScale:
         return self._snapshot.scale
+
+    def _votes(self) -> Tensor:
+        return (self._measured.per_image[0] / self._snapshot.factor).float().cpu()
 
     def _doubts(self) -> list[str]:
         worst = max(self.residuals, default=0.0)

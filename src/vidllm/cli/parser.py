@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 DTYPES = ("float32", "bfloat16", "float16")
 LANGUAGE_DTYPES = ("int8", "int4")
-FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio")
+FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "scene")
 DEFAULT_FORMATS = FORMATS[:5]
 EVALUATION_TASKS = ("scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction")
 _TAKES_POINT = ("--at",)  # options whose value may begin with a minus and hold commas
@@ -54,7 +54,7 @@ def _version() -> str:
 
 def _add_scene_verbs(verbs: Any) -> None:
     ask = _verb(verbs, "ask", "answer questions about a video, one answer a line")
-    ask.add_argument("video", help="a video file or a folder of pictures")
+    ask.add_argument("video", help="a video file, a folder of pictures, or a scene that was saved")
     ask.add_argument("questions", nargs="+", metavar="question", help="one or several; the video is read once")
     ask.add_argument("--situation", help="where you stand and look, e.g. 'I am sitting on the sofa.'")
     _model_options(ask)
@@ -62,14 +62,14 @@ def _add_scene_verbs(verbs: Any) -> None:
     _known_options(ask)
     _window_options(ask)
     describe = _verb(verbs, "describe", "describe the room, or the object at a point")
-    describe.add_argument("video")
+    describe.add_argument("video", help="as for ask")
     describe.add_argument("--at", metavar="X,Y,Z", help="a point of the scene frame in metres")
     _model_options(describe)
     _memory_options(describe)
     _known_options(describe)
     _window_options(describe)
     ground = _verb(verbs, "ground", "find what an expression means: boxes in metres")
-    ground.add_argument("video")
+    ground.add_argument("video", help="as for ask")
     ground.add_argument("expression", help="e.g. 'the chair right of the sofa'")
     ground.add_argument("-o", "--output", metavar="PICTURE", help="write the frames with the boxes drawn into them")
     _model_options(ground)
@@ -77,10 +77,11 @@ def _add_scene_verbs(verbs: Any) -> None:
     _known_options(ground)
     _window_options(ground)
     reconstruct = _verb(verbs, "reconstruct", "write cameras, depth and points in metres")
-    reconstruct.add_argument("video")
+    reconstruct.add_argument("video", help="as for ask")
     reconstruct.add_argument("-o", "--output", required=True, metavar="OUT", help="folder; made when missing")
     reconstruct.add_argument("--format", metavar="A,B,...", default=",".join(DEFAULT_FORMATS),
-                             help=f"any of {', '.join(FORMATS)} (default: the first five)")  # fmt: skip
+                             help=f"any of {', '.join(FORMATS)} (default: the first five); scene: to be asked "
+                             "later, in place of the video")  # fmt: skip
     reconstruct.add_argument("--ground", action="append", default=[], metavar="EXPRESSION",
                              help="also find this and draw its boxes in the overview; may be repeated")  # fmt: skip
     _model_options(reconstruct)

@@ -96,6 +96,15 @@ def source(path: str) -> None:
         raise ValueError(f"{path}: no such file or folder; check the path")
 
 
+def is_saved_scene(path: str) -> bool:
+    """Whether a folder in place of a video holds a saved scene, whole or damaged (what ``--format scene`` writes)."""
+    if not Path(path).expanduser().is_dir():
+        return False
+    from vidllm import saved_scene
+
+    return saved_scene.is_saved_scene(path)
+
+
 def formats(text: str, known: tuple[str, ...]) -> list[str]:
     """Comma-separated export formats, each once."""
     names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

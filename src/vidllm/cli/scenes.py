@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidllm.cli import reading
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
 IN_SCENE = {"frame": "scene", "units": "m"}
+OF_VIDEOS = ("frames", "refine", "scale", "camera_height", "known_length", "intrinsics", "poses", "poses_scale",
+             "window", "overlap")  # fmt: skip
 
 
 def ask(options: argparse.Namespace) -> None:
@@ -94,9 +97,12 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) -> list[str]:
     height, width = summary["processed_size"]
+    spread = summary["scale_spread"]
+    agree = f"the images agree within {100 * spread:.0f}%"
+    agree = "how far the images agree is not known" if math.isnan(spread) else agree
     lines = [
         f"frames        {summary['frames']} at {width}x{height} pixels",
-        f"scale         {summary['scale']:.3f} m a unit, the images agree within {100 * summary['scale_spread']:.0f}%",
+        f"scale         {summary['scale']:.3f} m a unit, {agree}",
         f"median depth  {summary['median_depth']:.2f} m",
         f"camera path   {summary['camera_path_length']:.2f} m",
     ]
@@ -121,23 +127,36 @@ def demo(options: argparse.Namespace) -> None:
         print("\n".join(bundled.lines(report)))
 
 
-def _model(options: argparse.Namespace) -> VidLLM:
+def _model(options: argparse.Namespace, default: Path | None = None) -> VidLLM:
     from vidllm.scene import load
 
-    return load(
-        options.model, options.device, options.dtype, options.language_dtype, options.offload, options.refine
-    )
+    place = default if options.model is None else options.model
+    return load(place, options.device, options.dtype, options.language_dtype, options.offload, options.refine)
 
 
 def _scene(options: argparse.Namespace) -> Scene:
-    """The reconstructed video; a missing one is told before a model is loaded for it."""
+    """The reconstructed video, or the saved scene; a missing one is told before a model is loaded for it."""
     count = reading.frames(options.frames)
     reading.source(options.video)
+    if reading.is_saved_scene(options.video):
+        return _saved(options)
     known = reading.known_scale(options.scale, options.camera_height, options.known_length)
     cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale)
     model = _model(options)
     line = reading.Progress("frames", count or model.processor.image_processor.num_frames)
     return model.reconstruct(options.video, count, known, options.window, options.overlap, line, cameras)
+
+
+def _saved(options: argparse.Namespace) -> Scene:
+    """A saved scene; ValueError for options that can change nothing in it."""
+    from vidllm.saved_scene import SavedScene
+
+    given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"{options.video} is a saved scene, {', '.join(given)} would change nothing in it; "
+                         "give the video to reconstruct it anew")  # fmt: skip
+    saved = SavedScene.read(options.video)
+    return saved.scene(_model(options, saved.place() if options.model is None else None))
 
 
 def _tell_doubts(scene: Scene) -> None:

@@ -125,6 +125,6 @@ def _centres(extrinsics: Tensor) -> Tensor:
 
 
 def _from_votes(unit: Tensor, votes: Tensor) -> SceneScale:
-    """The scale of poses in metres: each frame's own unit is a vote."""
+    """The scale of poses in metres: each frame's own unit is a vote (spread NaN where none has one)."""
     spread = (unit[:, None] / votes - 1).abs().nanquantile(0.5, dim=1)
-    return SceneScale(1 / unit, 1 / votes, spread.nan_to_num(0.0), torch.ones_like(unit, dtype=torch.bool))
+    return SceneScale(1 / unit, 1 / votes, spread, torch.ones_like(unit, dtype=torch.bool))

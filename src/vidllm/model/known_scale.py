@@ -78,7 +78,7 @@ def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:
     ratio = known.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
     factor = ratio if known.factor is not None else ratio * already
     nothing = unit_scale(geometry.depth_m)
-    return SceneScale(factor, nothing.per_image, torch.zeros_like(factor), torch.ones_like(nothing.valid))
+    return SceneScale(factor, nothing.per_image, nothing.spread, torch.ones_like(nothing.valid))
 
 
 def _height(points: Tensor, extrinsics: Tensor, up: Tensor) -> Tensor:

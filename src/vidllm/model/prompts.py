@@ -54,10 +54,10 @@ CHAT_TEMPLATE = """\
 
 
 def check_question(text: object, max_chars: int = MAX_QUESTION_CHARS, what: str = "question") -> str:
-    """The text without surrounding blanks; ValueError when empty, too long, not text, or holding a reserved token."""
+    """The text on one line, with single blanks; ValueError when empty, too long, not text, or with a reserved token."""
     if not isinstance(text, str):
         raise ValueError(f"the {what} must be text, received {type(text).__name__}")
-    kept = text.strip()
+    kept = " ".join(text.split())
     if not kept:
         raise ValueError(f"the {what} is empty; write a sentence")
     if len(kept) > max_chars:

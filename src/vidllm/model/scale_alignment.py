@@ -31,7 +31,7 @@ class SceneScale:
     """Metres per unit of relative depth, and how well the images agree.
 
     ``scale`` (B,); ``per_image`` (B, F), nan where an image was not sampled or had no valid pixel; ``spread`` (B,)
-    median absolute deviation of the images' factors relative to the scale (0.1 = 10%, nan without a vote);
+    median absolute deviation of the images' factors relative to the scale (0.1 = 10%, nan below two votes);
     ``valid`` (B,) whether any image voted (the scale is 1 otherwise).
     """
 
@@ -119,9 +119,10 @@ def _valid(relative: Tensor, metric: Tensor, confidence: Tensor, config: ScaleCo
 
 
 def _median_vote(votes: Float[Tensor, "B F"]) -> SceneScale:
-    """Median of the logarithms (mean of the two middle ones for an even count) and the spread around it."""
+    """Median of the logarithms (mean of the two middle ones for an even count) and the spread of two votes or more."""
     scale = votes.log().nanquantile(0.5, dim=1).exp()
     spread = (votes / scale[:, None] - 1).abs().nanquantile(0.5, dim=1)
+    spread = torch.where(votes.isfinite().sum(1) > 1, spread, torch.nan)
     valid = scale.isfinite()
     return SceneScale(torch.where(valid, scale, 1.0), votes, spread, valid)
 
