@@ -56,4 +56,6 @@ def _baselines(given: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _blind(options: argparse.Namespace) -> dict[str, Any]:
-    return {"blind": Path(options.blind)} if options.blind else {}
+    from vidllm.evaluation.blind import model_of_run
+
+    return {"blind": model_of_run(options.blind)} if options.blind else {}

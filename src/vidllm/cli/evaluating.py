@@ -10,6 +10,7 @@ from typing import Any
 from vidllm.cli import reading
 from vidllm.evaluation.protocol import Protocol
 from vidllm.evaluation.registry import protocols
+from vidllm.io.atomic import atomic_path
 
 __all__ = ["evaluate", "read_json", "score_files"]
 
@@ -119,8 +120,8 @@ def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> Non
     assert entry.per_item is not None
     data = read_json(options.references), read_json(options.predictions)
     items = _told(entry.per_item, data, options.predictions, options.references)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(reading.json_text(items) + "\n", encoding="utf-8")
+    with atomic_path(out) as temporary:
+        temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
 
 
 def _checksum(path: str | Path) -> str:

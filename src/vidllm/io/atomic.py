@@ -221,7 +221,7 @@ def _lives(pid: int, start: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    """This machine or container: process numbers mean something within it."""
+    """Name of this machine or container, within which process numbers mean something."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:

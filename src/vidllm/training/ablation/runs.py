@@ -204,9 +204,7 @@ def write_start(job: Job) -> None:
     if config.init_from and not take_common(model, load_pretrained(config.init_from)[0], NEW):
         raise ValueError(f"{config.init_from}: none of its weights fit the preset {config.preset}; give a model of it")
     place = job.folder / "start"
-    made = write_model(model, model.state_dict(), texts.tokenizer, place.with_name("start.part"), torch.float32)
-    shutil.rmtree(place, ignore_errors=True)
-    made.rename(place)
+    write_model(model, model.state_dict(), texts.tokenizer, place, torch.float32)
 
 
 def take_common(
