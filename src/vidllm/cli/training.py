@@ -18,14 +18,14 @@ teacher language                a small CLIP (and LLaVA-3D), for stage 1
 stage1                          encoder and adapter learn from two teachers; resumes where it stopped
 stage2 (default; also: joint)   joint training of geometry and language on rooms; resumes where it stopped
 finetune                        a model on your own videos and sentences (docs/fine_tuning.md); resumes
-blind                           the language-only baseline: the same questions, no video
+blind                           the language-only baseline: the same questions, no video; resumes
 plot RUN... [-o FILE.png] [--smooth N]   the curves of a run's log, or of several
 
 --dry-run [--gpus N] [--tflops X] [--json]   with stage1, stage2 and the teachers: look at data, weights and disk,
                                 estimate memory and time, and train nothing (docs/training.md)
 
+Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command goes on from there.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
-
 
 
 STAGES = ("stage2", "joint", "stage1", "finetune", "blind", "teacher", "plot")
@@ -46,8 +46,7 @@ def train(argv: list[str]) -> None:
     if dry is not None:
         _dry_run(config, dry)
         return
-    if stage != "blind":
-        reading.writable_folder(config.out)
+    reading.writable_folder(config.out)
     print(run(config))
 
 
