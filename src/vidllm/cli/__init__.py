@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from vidllm.cli.effects import check_options
 from vidllm.cli.parser import build_parser, join_values
 from vidllm.io.signals import Stopped, sigterm_raises
 
@@ -74,6 +75,7 @@ def _run(argv: list[str]) -> None:
         import_module("vidllm.cli.ablating").ablate(argv[1:])
         return
     options = build_parser().parse_args(join_values(argv))
+    check_options(options, options.parser)
     module = import_module(f"vidllm.cli.{_HOME[options.command]}")
     getattr(module, "run_import" if options.command == "import" else options.command)(options)
 

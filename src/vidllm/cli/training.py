@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
+from vidllm.cli.effects import idle_options
 from vidllm.cli.models import options_of
 from vidllm.cli.parser import LineParser
 
@@ -43,6 +44,8 @@ def train(argv: list[str]) -> None:
         return
     dry, rest = dry_options(stage, rest)
     config, run = configuration(stage, rest)
+    for line in idle_options(config, usual(stage), but=() if dry is None else ("parallel",)):
+        reading.note(f"vidllm: warning: {line}")
     if dry is not None:
         _dry_run(config, dry)
         return
@@ -95,6 +98,11 @@ def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable
     config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
     preset(config.preset)
     return config, run
+
+
+def usual(stage: str) -> Any:
+    """The configuration of a stage without options."""
+    return configuration(stage, [])[0]
 
 
 def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None, list[str]]:

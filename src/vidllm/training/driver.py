@@ -23,6 +23,7 @@ from vidllm.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from vidllm.training.data import shards_of
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.lora import check_peft
 from vidllm.training.progress import Clock, trim_log, write_log
@@ -48,6 +49,9 @@ def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str
         Stopped: SIGINT or SIGTERM came while steps were taken; a checkpoint of the last one is written.
     """
     check_extras(config)
+    if not Path(config.data).is_file():
+        shards_of(Path(config.data))
+        check_shards(Path(config.data))
     world = World.from_environment(cpu=config.device == "cpu")
     say = (log or _to_stderr) if world.rank == 0 else _nothing
     lock = folder_lock(config.out)
@@ -78,6 +82,9 @@ def _drive(build: Callable[[], Trainable], config: LoopConfig, world: World, say
         run = build()
     world.do_first(lambda: check_tokenizer_of(config))
     start, damaged = resume(run, out / "checkpoints", world)
+    if start > config.steps:
+        raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {config.steps}; give "
+                         "as many or more, or another --out")  # fmt: skip
     world.do_first(lambda: trim_log(out / "log.jsonl", start))
     say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
     for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
@@ -93,8 +100,6 @@ def _begin(config: LoopConfig, processes: int) -> list[str]:
     """What the first process does before anything is loaded."""
     clear_leftovers_of(config.out)
     clear_unfinished(Path(config.out) / "checkpoints")
-    if Path(config.data).is_dir():
-        check_shards(Path(config.data))
     return begin(config, processes)
 
 
