@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vidllm.cli.reading import writable_folder
 from vidllm.io import atomic
 from vidllm.io.atomic import (
     OutputError,
@@ -73,6 +74,16 @@ def test_the_next_write_into_a_folder_clears_it(tmp_path):
     with atomic_path(tmp_path / "b") as part:
         part.write_text("whole")
     assert names(tmp_path) == ["b"]
+
+
+def test_a_command_clears_where_it_is_about_to_write(tmp_path):
+    children = [start_writing(tmp_path / "out" / "scans" / "s", "folder"), start_writing(tmp_path / "out.x", "file")]
+    for child in children:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    writable_folder(str(tmp_path / "out"))
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out" / "scans") == []
 
 
 def test_a_number_used_again_a_foreign_machine_and_files_of_the_user(tmp_path, monkeypatch):

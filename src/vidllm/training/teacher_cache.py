@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, clear_leftovers
 from vidllm.rooms.shards import Shard
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
@@ -40,6 +40,7 @@ class CachedTeacher:
         self.teacher, self.data = teacher, data
         self.name = teacher.fingerprint()
         self.folder = folder / self.name
+        clear_leftovers(self.folder)
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
     def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
