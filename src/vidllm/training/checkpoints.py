@@ -60,7 +60,12 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
 
 
 def passes_checksums(path: Path) -> bool:
-    """Whether the checksums that torch writes into a file still hold; torch itself does not look at them."""
+    """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
+
+    A file that is no archive (another format, or cut) has none: whoever reads it tells.
+    """
+    if not zipfile.is_zipfile(path):
+        return True
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
