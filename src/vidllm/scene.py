@@ -461,9 +461,11 @@ def load(
     or holds another kind of model.
     """
     from vidllm.model.auto import load_pretrained
-    from vidllm.model.quantisation import place
+    from vidllm.model.quantisation import check_offload, place
 
     path, where = TINY if model is None else model, _device(device)
+    if offload is not None:
+        check_offload()
     network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None))
     place(network, where, language_dtype, offload)
     if refine is not None:

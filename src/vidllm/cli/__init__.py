@@ -1,4 +1,5 @@
-"""The command line: a thin face over the package. Exit code 0, or 2 and one line that says what was wrong.
+"""The command line: a thin face over the package. Exit code 0, or 2 and one line that says what was wrong; 130 after
+Ctrl-C (SIGINT) and 143 after SIGTERM, which remove what is half written and let training write a checkpoint.
 
 JSON and answers go to standard output alone, progress and warnings to standard error. Nothing heavy is imported here,
 so that ``vidllm --help`` answers at once; ``VIDLLM_DEBUG=1`` shows tracebacks.
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from vidllm.cli.effects import check_options
 from vidllm.cli.parser import build_parser, join_values
+from vidllm.io.signals import Stopped, sigterm_raises
 
 __all__ = ["main"]
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     try:
-        with _warnings_as_lines():
+        with _warnings_as_lines(), sigterm_raises():
             _run(argv)
             sys.stdout.flush()
         return 0
@@ -53,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
-    except KeyboardInterrupt:
-        print("vidllm: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        code = stop.exit_code if isinstance(stop, Stopped) else 130
+        print("vidllm: interrupted" if code == 130 else "vidllm: terminated", file=sys.stderr)
+        return code
     except Exception as error:
         if os.environ.get("VIDLLM_DEBUG"):
             raise
@@ -71,6 +75,7 @@ def _run(argv: list[str]) -> None:
         import_module("vidllm.cli.ablating").ablate(argv[1:])
         return
     options = build_parser().parse_args(join_values(argv))
+    check_options(options, options.parser)
     module = import_module(f"vidllm.cli.{_HOME[options.command]}")
     getattr(module, "run_import" if options.command == "import" else options.command)(options)
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from vidllm.cli import reading
+from vidllm.cli.effects import idle_options
 from vidllm.cli.models import options_of
 
 ABLATE_HELP = """usage: vidllm ablate main|adapter|metric|stages|scale --data SHARDS --out FOLDER [--OPTION VALUE ...]
@@ -29,6 +30,9 @@ def ablate(argv: list[str]) -> None:
 
     table = table_named(argv[0])
     config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
+    known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
+    for line in idle_options(config, AblationConfig(), known=known):
+        reading.note(f"vidllm: warning: {line}")
     rooms = reading.seeds(config.eval_seeds)
     out = reading.writable_folder(config.out)
     from vidllm.training.ablation.runs import ablate as run

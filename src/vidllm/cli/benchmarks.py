@@ -19,11 +19,9 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
         raise ValueError("-o OUT: say where the predictions go; an interrupted run goes on from them")
     out = reading.writable_folder(options.output)
     scenes = reading.words(options.scenes) or ()
-    if options.task == "reconstruction" and (
-        options.setting or options.proposals or options.baselines or options.blind
-    ):
-        raise ValueError("reconstruction has one setting and one baseline: leave --setting, --proposals, --baselines "
-                         "and --blind out")  # fmt: skip
+    from vidllm.training.world import check_processes
+
+    check_processes()
     from vidllm.evaluation.processes import own_device
     from vidllm.evaluation.table import lines_of
     from vidllm.scene import load
@@ -56,4 +54,6 @@ def _baselines(given: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _blind(options: argparse.Namespace) -> dict[str, Any]:
-    return {"blind": Path(options.blind)} if options.blind else {}
+    from vidllm.evaluation.blind import model_of_run
+
+    return {"blind": model_of_run(options.blind)} if options.blind else {}

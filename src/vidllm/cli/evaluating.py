@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
 from vidllm.evaluation.protocol import Protocol
 from vidllm.evaluation.registry import protocols
+from vidllm.io.atomic import atomic_path
 
 __all__ = ["evaluate", "read_json", "score_files"]
 
@@ -30,6 +32,7 @@ def evaluate(options: argparse.Namespace) -> None:
     out = reading.writable(options.per_item) if options.per_item else None
     if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
         raise ValueError(f"--per-item: give one protocol that has values by item; {_with_items(options.task)}")
+    tell_missing_meteor(options.task, [entry.name for entry in chosen])
     results = [score_files(options.task, options.predictions, options.references, entry.name) for entry in chosen]
     if out is not None:
         _write_items(out, chosen[0], options)
@@ -42,13 +45,22 @@ def evaluate(options: argparse.Namespace) -> None:
         _print_table(entry, result["scores"])
 
 
+def tell_missing_meteor(task: str, names: Sequence[str]) -> None:
+    """A line on standard error where a protocol reports METEOR and this machine cannot compute it."""
+    from vidllm.evaluation.text_metrics.meteor import meteor_missing
+
+    reports = task in ("scanqa", "scan2cap") or (task == "sqa3d" and bool({"leo", "chatscene"} & set(names)))
+    if reports and (missing := meteor_missing()) is not None:
+        reading.note(f"vidllm: warning: {missing}")
+
+
 def _run_model(options: argparse.Namespace) -> None:
     """``--data``: the protocols by name, then :mod:`vidllm.cli.benchmarks`."""
-    if options.predictions or options.references or options.per_item:
-        raise ValueError("--data runs a model; --predictions, --references and --per-item score files: give one kind")
     from vidllm.cli.benchmarks import run
 
     names = [] if options.task == "reconstruction" else [p.name for p in _chosen(options.task, options.protocol)]
+    if not (options.output and (Path(options.output) / "results.json").exists()):
+        tell_missing_meteor(options.task, names)
     run(options, names)
 
 
@@ -119,8 +131,8 @@ def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> Non
     assert entry.per_item is not None
     data = read_json(options.references), read_json(options.predictions)
     items = _told(entry.per_item, data, options.predictions, options.references)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(reading.json_text(items) + "\n", encoding="utf-8")
+    with atomic_path(out) as temporary:
+        temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
 
 
 def _checksum(path: str | Path) -> str:

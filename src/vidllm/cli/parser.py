@@ -210,6 +210,7 @@ def _add_benchmark(evaluate: argparse.ArgumentParser) -> None:
 
 def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(parser=parser)
     return parser
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidllm.io.atomic import clear_leftovers_of
+
 if TYPE_CHECKING:
     from vidllm.given_cameras import GivenCameras
     from vidllm.model.known_scale import KnownLength, KnownScale
@@ -115,12 +117,16 @@ def formats(text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def writable(path: str) -> Path:
-    """The path of an output; ValueError at once where nothing can be written, before minutes are spent."""
+    """The path of an output; ValueError at once where nothing can be written, before minutes are spent.
+
+    What killed commands left half written there is removed.
+    """
     parent = Path(path).absolute().parent
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path}: cannot write there ({parent} is not a writable folder)")
+    clear_leftovers_of(path)
     return Path(path)
 
 

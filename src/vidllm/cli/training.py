@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
+from vidllm.cli.effects import idle_options
 from vidllm.cli.models import options_of
 from vidllm.cli.parser import LineParser
 
@@ -18,14 +19,14 @@ teacher language                a small CLIP (and LLaVA-3D), for stage 1
 stage1                          encoder and adapter learn from two teachers; resumes where it stopped
 stage2 (default; also: joint)   joint training of geometry and language on rooms; resumes where it stopped
 finetune                        a model on your own videos and sentences (docs/fine_tuning.md); resumes
-blind                           the language-only baseline: the same questions, no video
+blind                           the language-only baseline: the same questions, no video; resumes
 plot RUN... [-o FILE.png] [--smooth N]   the curves of a run's log, or of several
 
 --dry-run [--gpus N] [--tflops X] [--json]   with stage1, stage2 and the teachers: look at data, weights and disk,
                                 estimate memory and time, and train nothing (docs/training.md)
 
+Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command goes on from there.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
-
 
 
 STAGES = ("stage2", "joint", "stage1", "finetune", "blind", "teacher", "plot")
@@ -43,11 +44,12 @@ def train(argv: list[str]) -> None:
         return
     dry, rest = dry_options(stage, rest)
     config, run = configuration(stage, rest)
+    for line in idle_options(config, usual(stage), but=() if dry is None else ("parallel",)):
+        reading.note(f"vidllm: warning: {line}")
     if dry is not None:
         _dry_run(config, dry)
         return
-    if stage != "blind":
-        reading.writable_folder(config.out)
+    reading.writable_folder(config.out)
     print(run(config))
 
 
@@ -96,6 +98,11 @@ def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable
     config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
     preset(config.preset)
     return config, run
+
+
+def usual(stage: str) -> Any:
+    """The configuration of a stage without options."""
+    return configuration(stage, [])[0]
 
 
 def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None, list[str]]:

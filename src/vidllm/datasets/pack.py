@@ -30,7 +30,8 @@ from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.frames import FrameSpec, frame_spec
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, clear_leftovers_of
+from vidllm.io.locks import folder_lock
 
 VERSION = 1
 _MOST_MM = 65_535
@@ -72,27 +73,28 @@ def pack(
         tell: hears (scenes done, scenes in all), those that were there already left out.
 
     Raises:
-        ValueError: `output` was packed with other settings; no scenes; or, after all others were packed, the scenes
-            that could not be read, by name and reason. A rerun tries those again.
+        ValueError: `output` was packed with other settings, or another process packs into it; no scenes; or, after
+            all others were packed, the scenes that could not be read, by name and reason. A rerun tries those again.
         OutputError: the disk is full or not writable.
     """
     data, folder, settings = DataRoot(root), Path(output), settings or PackSettings()
     wanted = list(dict.fromkeys(data.scene_ids() if scenes is None else scenes))
     if not wanted or per_shard < 1:
         raise ValueError(f"{root}: expected scenes to pack and at least one a shard, got {len(wanted)} and {per_shard}")
-    writer = _Writer(folder, settings)
-    todo = [scene for scene in wanted if scene not in writer.shards and not writer.part(scene).exists()]
-    annotations, broken = _annotations(data, wanted), list[str]()
-    for done, name in enumerate(todo, 1):
-        try:
-            tensors, record = pack_scene(data.scene(name), settings)
-        except ValueError as error:
-            broken.append(f"{name}: {error}")
-        else:
-            writer.add(name, tensors, {**record, "annotations": annotations.get(name, {})}, per_shard)
-        if tell is not None:
-            tell(done, len(todo))
-    writer.finish(per_shard)
+    with folder_lock(folder):
+        writer = _Writer(folder, settings)
+        todo = [scene for scene in wanted if scene not in writer.shards and not writer.part(scene).exists()]
+        annotations, broken = _annotations(data, wanted), list[str]()
+        for done, name in enumerate(todo, 1):
+            try:
+                tensors, record = pack_scene(data.scene(name), settings)
+            except ValueError as error:
+                broken.append(f"{name}: {error}")
+            else:
+                writer.add(name, tensors, {**record, "annotations": annotations.get(name, {})}, per_shard)
+            if tell is not None:
+                tell(done, len(todo))
+        writer.finish(per_shard)
     if broken:
         raise ValueError(f"{len(broken)} of {len(wanted)} scenes were left out, run again after mending: "
                          + "; ".join(broken))  # fmt: skip
@@ -175,8 +177,7 @@ class _Writer:
         self.shards = {name: path.name for path in sorted(folder.glob("shard_*.safetensors")) for name in records(path)}
         self._stated = stated
         self._write_index()
-        for left in (*folder.glob(".*.part*"), *folder.glob("parts/.*.part*")):  # where it was killed while writing
-            left.unlink()
+        clear_leftovers_of(folder)
         for name in self.shards:  # left over where the writer was killed after a shard stood
             self.part(name).unlink(missing_ok=True)
 
@@ -226,10 +227,7 @@ class _Writer:
 def _save(path: Path, tensors: dict[str, Tensor], scene_records: dict[str, Record]) -> None:
     with atomic_path(path) as temporary:
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        temporary.touch()
-        mode = temporary.stat().st_mode
         save_file(contiguous, temporary, metadata={"scenes": json.dumps(scene_records)})
-        temporary.chmod(mode)  # safetensors writes for the owner alone
 
 
 def records(path: str | Path) -> dict[str, Record]:

@@ -43,7 +43,6 @@ def write_training_shards(
     wanted = [(s, names[i : i + per_shard]) for s, names in groups.items() for i in range(0, len(names), per_shard)]
     if not wanted:
         raise ValueError(f"{pack}: no scene has a sentence of the split {split!r}; pack a root that holds its sets")
-    folder.mkdir(parents=True, exist_ok=True)
     for done, (shape, names) in enumerate(wanted, 1):
         path = folder / f"rooms_{names[0]}_{len(names):03d}_{shape[1]}x{shape[2]}.safetensors"
         if not path.exists():

@@ -39,8 +39,15 @@ class BlindAnswerer:
         return decode_answers(self.tokenizer, out[:, padded["input_ids"].shape[1] :].tolist())
 
 
+def model_of_run(folder: str | Path) -> Path:
+    """``folder/model`` where a run of training (``vidllm train``) left its model there; otherwise the folder itself."""
+    made = Path(folder) / "model"
+    return made if (made / "config.json").is_file() else Path(folder)
+
+
 def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:
-    """The shipped baseline, or None when the folder is absent."""
+    """The shipped baseline, or that of a folder: of the model or of the run that made it; None when it is absent."""
+    folder = model_of_run(folder)
     if not (folder / "config.json").exists():
         return None
     with quiet():

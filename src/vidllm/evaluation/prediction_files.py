@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, naming_errors
 
 Row = dict[str, Any]
 
@@ -52,9 +52,10 @@ class PredictionFile:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write the lines of one scene."""
-        self._parts.mkdir(parents=True, exist_ok=True)
-        with self._own.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        with naming_errors(self._own):
+            self._parts.mkdir(parents=True, exist_ok=True)
+            with self._own.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def gather(self) -> list[Row]:
         """All lines in the order of the annotations, written to :attr:`path`; the parts are removed.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from vidllm.io.locks import folder_lock
 from vidllm.training.world import World
 
 T = TypeVar("T")
@@ -34,6 +37,12 @@ class Processes:
     def share(self, work: Sequence[T]) -> list[T]:
         """What is this process's to do: every ``size``-th, from its own number on."""
         return list(work[self.rank :: self.size])
+
+    @contextmanager
+    def alone(self, folder: Path, name: str) -> Iterator[None]:
+        """While the first process holds a lock of `folder`: ValueError where another command makes the same there."""
+        with folder_lock(folder, f".{name}.lock") if self.rank == 0 else nullcontext():
+            yield
 
     def wait(self) -> None:
         """Until every process has come here."""

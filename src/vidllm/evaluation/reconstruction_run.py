@@ -89,6 +89,18 @@ def evaluate_reconstruction(
         ValueError: scenes are missing or broken; the message names them.
     """
     data, processes = DataRoot(plan.root), Processes.from_environment()
+    with processes.alone(plan.out, f"reconstruction.{plan.split}"):
+        return _evaluate(plan, model, name, tell, data, processes)
+
+
+def _evaluate(
+    plan: ReconstructionPlan,
+    model: VidLLM,
+    name: str | Path | None,
+    tell: Callable[[int, int], None] | None,
+    data: DataRoot,
+    processes: Processes,
+) -> Row | None:
     scenes = _scenes(plan, data)
     made_with = _made_with(plan, scenes, model, name)
     folder, stem = plan.out / "predictions", f"reconstruction.{plan.split}"

@@ -90,9 +90,10 @@ def evaluate(
         ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
     """
     run = Run(plan, model, name)
-    run.predict(tell)
-    run.processes.wait()
-    return run.score() if run.processes.rank == 0 else None
+    with run.processes.alone(plan.out, f"{plan.task}.{plan.split}"):
+        run.predict(tell)
+        run.processes.wait()
+        return run.score() if run.processes.rank == 0 else None
 
 
 class Run:

@@ -1,13 +1,29 @@
-"""Outputs appear whole or not at all: write beside the target under another name, then rename."""
+"""Outputs appear whole or not at all: write under a temporary name beside the target, then rename.
+
+Everything is written inside a temporary folder ``.NAME.HOST-PID-START-RANDOM.part``: what a library leaves there of its
+own (safetensors' ``.tmpXXXXXX``) goes with it. The name tells which process writes, so that the next command removes
+what a killed one left, and never what another is still writing.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+
+_OWNED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<start>\w+)-[0-9a-f]{8}\.part")
+_FOREIGN_SECONDS = 24 * 3600  # another machine's temporary, untouched for this long, is taken for left behind
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+_MOST_BYTES = 120  # of the target's name in that of its temporary: file systems allow 255
 
 
 class OutputError(OSError):
@@ -16,25 +32,27 @@ class OutputError(OSError):
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file name in the target's folder; on leaving, flush it to disk and rename it to `path`.
+    """Yield a file name in a temporary folder; on leaving, flush the file to disk and rename it to `path`.
 
-    Missing parent folders are made. On any error the temporary file is removed and an existing `path` is untouched.
+    Missing parent folders are made. On any error the temporary is removed and an existing `path` is untouched. The file
+    gets the permissions that the umask leaves, whatever wrote it.
 
     Raises:
         OutputError: the disk is full, the folder is not writable, or nothing was written.
     """
-    path = Path(path)
-    temporary = _temporary(path)
+    path = _absolute(path)
+    temporary = temporary_beside(path)
     try:
-        with _named_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
+        with naming_errors(path, temporary):
+            temporary.mkdir(parents=True)
+            clear_leftovers(path.parent, once=True)
+            file = temporary / path.name
+            yield file
+            _settle(file, temporary)
+            os.replace(file, path)
             _sync(path.parent)
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -42,23 +60,118 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; on leaving, rename it to `path`.
 
     A folder that already holds files is kept: files of the same name are replaced, each in one step, others stay.
-    On any error the temporary folder is removed and `path` is untouched.
+    On any error the temporary folder is removed and `path` is untouched. Permissions are as of `atomic_path`.
 
     Raises:
         OutputError: as `atomic_path`; also when `path` is a file.
     """
-    path = Path(path)
-    temporary = _temporary(path)
+    path = _absolute(path)
+    inside = path.is_dir()  # it may be a mount point, or beside it nothing may be written
+    temporary = temporary_beside(path / "files" if inside else path)
     try:
-        with _named_errors(path, temporary):
+        with naming_errors(path, temporary):
             temporary.mkdir(parents=True)
+            clear_leftovers(temporary.parent, once=True)
             yield temporary
             files = sorted(file for file in temporary.rglob("*") if file.is_file())
             for file in files:
-                _sync(file)
+                _settle(file, temporary)
             _publish(temporary, path, files)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder with what it holds; killed half-way, it leaves nothing under the folder's name."""
+    path = _absolute(path)
+    doomed = temporary_beside(path)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """A new name beside `path` that tells this process; nothing is made."""
+    path = Path(path)
+    stem = path.name.encode()[:_MOST_BYTES].decode(errors="ignore")
+    pid = os.getpid()
+    return path.with_name(f".{stem}.{_host()}-{pid}-{_start_of(pid) or 0}-{uuid.uuid4().hex[:8]}.part")
+
+
+def clear_leftovers(folder: str | Path, *, once: bool = False) -> None:
+    """Remove what killed processes left half written in `folder` itself (not below it).
+
+    Temporaries of living processes stay, and those of other machines and containers until a day after their last
+    change. With `once`, a folder is looked at once a process.
+    """
+    folder = _absolute(folder)
+    if once and folder in _SEEN:
+        return
+    _SEEN.add(folder)
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            match = _OWNED.fullmatch(entry.name)
+            if match is not None and entry.is_dir(follow_symlinks=False) and _is_left(Path(entry.path), match):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def clear_leftovers_of(output: str | Path) -> None:
+    """:func:`clear_leftovers` where a command is about to write: beside `output`, in it, and in its own folders."""
+    output = _absolute(output)
+    clear_leftovers(output.parent)
+    if output.is_dir():
+        clear_leftovers(output)
+        with suppress(OSError):
+            for entry in list(os.scandir(output)):
+                if entry.is_dir(follow_symlinks=False):
+                    clear_leftovers(entry.path)
+
+
+@contextmanager
+def naming_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Every error of writing as an OutputError that speaks of `path`, never of the temporary name.
+
+    Libraries have errors of their own for a full disk (safetensors, torch and tokenizers): these are told by their
+    text. Errors about other files (one that was to be read) pass.
+    """
+    try:
+        yield
+    except OutputError as error:
+        if temporary is None or str(temporary) not in str(error):
+            raise
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
+    except OSError as error:
+        if _is_elsewhere(error, path, temporary):
+            raise
+        raise _unwritten(path, error.strerror or str(error)) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        reason = next((os.strerror(code) for code in _FULL if os.strerror(code) in text), None)
+        if reason is None and "PytorchStreamWriter failed" not in text and "unexpected pos" not in text:
+            raise
+        raise _unwritten(path, reason or text[:200]) from error
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+_SEEN: set[Path] = set()  # folders that this process has cleared
+
+
+def _absolute(path: str | Path) -> Path:
+    """The path without ``.`` and ``..``, so that it has a name."""
+    return Path(os.path.abspath(path))
+
+
+def _unwritten(path: Path, reason: str) -> OutputError:
+    return OutputError(f"{path}: cannot write ({reason}); check free space and permissions")
+
+
+def _is_elsewhere(error: OSError, path: Path, temporary: Path | None) -> bool:
+    """Whether an error names a file that has nothing to do with what is written."""
+    if not isinstance(error.filename, str | Path) or error.errno in _FULL:
+        return False
+    named = _absolute(error.filename)
+    places = (path, *path.parents) if temporary is None else (path, *path.parents, temporary, *temporary.parents)
+    return named not in places and not any(named.is_relative_to(place) for place in (path, temporary) if place)
 
 
 def _publish(temporary: Path, path: Path, files: list[Path]) -> None:
@@ -74,23 +187,56 @@ def _publish(temporary: Path, path: Path, files: list[Path]) -> None:
     _sync(path.parent)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+def _settle(file: Path, temporary: Path) -> None:
+    """Permissions as the umask leaves them (mkdir has asked it), content flushed to disk."""
+    wanted = temporary.stat().st_mode & 0o666
+    if file.stat().st_mode & 0o777 != wanted:
+        file.chmod(wanted)
+    _sync(file)
 
 
-@contextmanager
-def _named_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Every error of writing as an OutputError that speaks of `path`, never of the temporary name."""
+def _is_left(path: Path, match: re.Match[str]) -> bool:
+    """Whether the process that wrote a temporary is gone."""
+    if match["host"] == _host():
+        return not _lives(int(match["pid"]), match["start"])
     try:
-        yield
-    except OutputError as error:
-        if temporary is None or str(temporary) not in str(error):
-            raise
-        raise OutputError(str(error).replace(str(temporary), str(path))) from error
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot write ({error.strerror or error}); check free space and permissions"
-        ) from error
+        newest = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except OSError:
+        return False
+    return time.time() - newest > _FOREIGN_SECONDS
+
+
+def _lives(pid: int, start: str) -> bool:
+    """Whether a process of this machine runs that began at ``start``: numbers are used again, also after a reboot."""
+    if Path("/proc/self/stat").exists():
+        return _start_of(pid) == start
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """Name of this machine or container, within which process numbers mean something."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:6]
+
+
+def _start_of(pid: int) -> str | None:
+    """When a running process began, as Linux counts it; None when there is none, or it is a zombie."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:6]
+    except (OSError, ValueError):
+        return None
+    return None if state in "ZX" else f"{boot}{rest[18]}"
 
 
 def _sync(path: Path) -> None:

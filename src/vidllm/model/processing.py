@@ -20,7 +20,7 @@ from transformers.processing_utils import ImagesKwargs
 from vidllm.frames import Frames, Resize
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.prompts import CHAT_TEMPLATE, COORD_TOKEN, LOC_TOKEN, VIDEO_TOKEN
-from vidllm.model.text import decode_answers, encode_prompt, special_token_ids
+from vidllm.model.text import decode_answers, encode_prompt, forget_origin, special_token_ids
 from vidllm.video import iter_frames, load_frames
 
 
@@ -115,7 +115,7 @@ class VidLLMProcessor(ProcessorMixin):
             resize_mode=config.resize,
             patch_size=config.encoder.patch_size,
         )
-        return cls(frames, tokenizer)
+        return cls(frames, forget_origin(tokenizer))
 
     def __call__(
         self,

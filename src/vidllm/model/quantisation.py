@@ -9,6 +9,7 @@ stay as they are.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -137,15 +138,20 @@ def place(
     return model
 
 
+def check_offload() -> None:
+    """ValueError where accelerate is not installed, with what to install."""
+    if find_spec("accelerate") is None:
+        raise ValueError("offloading needs accelerate: pip install vidllm[train]")
+
+
 def offload_layers(language_model: nn.Module, device: torch.device) -> None:
     """Keep the layers' weights in the host's memory; each comes to ``device`` while it runs (accelerate's hooks).
 
     Tables, head and the last norm are moved to ``device`` and stay there. ValueError without accelerate.
     """
-    try:
-        from accelerate import cpu_offload
-    except ImportError as error:
-        raise ValueError("offloading needs accelerate: pip install vidllm[train]") from error
+    check_offload()
+    from accelerate import cpu_offload
+
     layers = language_model.get_decoder().layers  # type: ignore[operator]
     for layer in layers:
         cpu_offload(layer.cpu(), execution_device=device, offload_buffers=True)

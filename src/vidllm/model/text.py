@@ -58,6 +58,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> PreTrainedT
     return _wrapped(tokenizer)
 
 
+def forget_origin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer without what tells how it was loaded, which `save_pretrained` would write into its folder."""
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
+
+
 def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The trained tokenizer as transformers' class, which adds ``<s>`` and carries the chat template."""
     bos = tokenizer.token_to_id(BOS_TOKEN)

@@ -9,7 +9,6 @@ rendering can be stopped and started again, and finished shards are not rendered
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from vidllm.io.atomic import atomic_path
 from vidllm.rooms.types import Caption, Clip, Language, Question, Reference
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
@@ -74,7 +74,6 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
     path = shard_path(folder, seeds, height, width)
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     clips, records = [], []
     for seed in seeds:
         clip, language = render_scene(seed, frames, height, width)
@@ -87,12 +86,8 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
         "extrinsics": torch.from_numpy(np.stack([c.extrinsics for c in clips])).float(),
         "intrinsics": torch.from_numpy(np.stack([c.intrinsics for c in clips])).float(),
     }
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
+    with atomic_path(path) as temporary:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"scenes": json.dumps(records)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -7,65 +7,86 @@ that begins at nothing spends most of its joint training on learning to read.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vidllm.io.atomic import atomic_folder
 from vidllm.model.configuration import preset
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
+from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
+from vidllm.training.joint import Losses
 from vidllm.training.packing import IGNORE, Text
+from vidllm.training.run import PATCH_SIZE, training_device
+from vidllm.training.starting import VOCABULARY
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
 
 
 @dataclass(frozen=True)
-class BlindConfig:
+class BlindConfig(LoopConfig):
     """Language-only training: same language model, same questions, no scene."""
 
-    data: str = "runs/shards"
     out: str = "runs/blind"
-    tokenizer: str = "runs/tiny/tokenizer"
+    tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
     preset: str = "tiny"
     steps: int = 1500
-    batch: int = 128
-    learning_rate: float = 1e-3
-    seed: int = 0
-    threads: int = 1
+    batch: int = 128  # texts of a micro-batch
+    warmup_steps: int = 50
+    final_fraction: float = 0.0
+    beta2: float = 0.98
+    log_every: int = 50
 
 
-def train_blind(config: BlindConfig) -> Path:
-    """Train and save the baseline; returns its folder."""
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    data = RoomsData(Path(config.data), 14, {})
-    maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, 1536))
-    settings = preset(config.preset).text_config
-    settings.vocab_size = len(maker.tokenizer)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
-    model.set_attn_implementation("eager")
-    texts, mean_box = _texts(data, maker, np.random.default_rng(config.seed))
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    rng = np.random.default_rng(config.seed)
-    for step in range(config.steps):
-        rate = min(1.0, (step + 1) / 50, (config.steps - step) / (0.3 * config.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate
-        loss = _step(model, [texts[int(i)] for i in rng.integers(len(texts), size=config.batch)])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            print(f"blind step {step + 1}/{config.steps} loss {float(loss):.4f}", file=sys.stderr, flush=True)
-    model.config.mean_box = mean_box
-    out = Path(config.out)
-    model.half().save_pretrained(out)
-    maker.tokenizer.save_pretrained(out)
-    return out
+class BlindRun(Trainable):
+    """A causal language model and every sentence of the data."""
+
+    def __init__(self, config: BlindConfig) -> None:
+        self.config: BlindConfig = config
+        self.device = training_device(config.device)
+        data = RoomsData(Path(config.data), PATCH_SIZE, {})
+        maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
+        self.tokenizer = maker.tokenizer
+        settings = preset(config.preset).text_config
+        settings.vocab_size = len(self.tokenizer)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
+        self.model.set_attn_implementation("eager")
+        self.model.to(self.device)  # type: ignore[arg-type]
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.texts, self.mean_box = _texts(data, maker, np.random.default_rng(config.seed))
+        self.optimizer = adamw(config, self.modules())
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The language model."""
+        return {"model": self.model}
+
+    def draw(self, step: int, rng: np.random.Generator) -> list[Text]:
+        """Some of all texts."""
+        return [self.texts[int(i)] for i in rng.integers(len(self.texts), size=self.config.batch)]
+
+    def losses(self, batch: list[Text], step: int, rng: np.random.Generator) -> Losses:
+        """Cross-entropy of the answers."""
+        ids, labels, mask = (rows.to(self.device) for rows in _padded(batch))
+        return Losses({"text": self.model(input_ids=ids, attention_mask=mask, labels=labels).loss}, {})
+
+    def export(self, folder: Path) -> Path:
+        """``model``, as ``--blind`` and ``--language-from`` read it: in half precision, with its tokenizer."""
+        self.model.config.mean_box = self.mean_box
+        with atomic_folder(folder / "model") as part:
+            self.model.half().save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+        return folder / "model"
+
+
+def train_blind(config: BlindConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Train (or resume) the baseline; returns the folder of its model."""
+    return drive(lambda: BlindRun(config), config, log)
 
 
 def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple[list[Text], list[float]]:
@@ -82,7 +103,8 @@ def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple
     return texts, np.mean(boxes, 0).tolist() if boxes else [0.0] * 7
 
 
-def _step(model: PreTrainedModel, texts: Sequence[Text]) -> torch.Tensor:
+def _padded(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, labels and attention mask (B,L) of texts, padded at the end."""
     longest = max(len(t.ids) for t in texts)
     ids = torch.zeros(len(texts), longest, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE)
@@ -91,6 +113,4 @@ def _step(model: PreTrainedModel, texts: Sequence[Text]) -> torch.Tensor:
         known = torch.tensor(text.ids)
         ids[row, : len(known)], mask[row, : len(known)] = known, 1
         labels[row, : len(known)] = torch.where(torch.tensor(text.scored), known, IGNORE)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    return loss
+    return ids, labels, mask

@@ -1,32 +1,29 @@
-"""Checkpoints that survive a kill at any moment: written to a temporary name, moved into place, the last few kept.
+"""Checkpoints that survive a kill at any moment: written whole or not at all (:mod:`vidllm.io.atomic`), a few kept.
 
 ``step_N.pt`` is a file; where blocks are sharded, ``step_N`` is a folder (:mod:`sharded_checkpoints`).
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from vidllm.io.atomic import atomic_path, remove_folder
 
 _NAME = re.compile(r"step_(\d+)(\.pt)?")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write ``step_N.pt``; older ones beyond ``keep`` go. ValueError on a full disk, which leaves the last good one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_unfinished(folder)
     path = folder / f"step_{step:07d}.pt"
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
-        temporary.unlink(missing_ok=True)
         raise unwritten(path, error) from error
     forget_old(folder, keep)
     return path
@@ -36,7 +33,8 @@ def unwritten(path: Path, error: BaseException) -> ValueError:
     """What is said when a checkpoint could not be written."""
     good = list_checkpoints(path.parent)
     last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
-    reason = " ".join(str(error).split())[:300]
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    reason = " ".join(str(cause).split())[:300]
     return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; make room and start again: the run goes on")
 
 
@@ -57,13 +55,27 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
     """The newest readable checkpoint of one file, or None."""
-    files = (path for path in reversed(list_checkpoints(folder)) if path.is_file())
+    files = (path for path in reversed(list_checkpoints(folder)) if path.is_file() and passes_checksums(path))
     return next((state for path in files if (state := read_checkpoint(path)) is not None), None)
 
 
+def passes_checksums(path: Path) -> bool:
+    """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
+
+    A file that is no archive (another format, or cut) has none: whoever reads it tells.
+    """
+    if not zipfile.is_zipfile(path):
+        return True
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # zipfile has many: BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError
+        return False
+
+
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a kill left half written."""
-    for path in folder.glob("*.tmp"):
+    """Remove what a killed run of an earlier version left half written; call it under the run folder's lock."""
+    for path in folder.glob("step_*.tmp"):
         _remove(path)
 
 
@@ -75,7 +87,6 @@ def forget_old(folder: Path, keep: int) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        doomed = path if path.suffix == ".tmp" else path.rename(path.with_suffix(".tmp"))
-        shutil.rmtree(doomed)
+        remove_folder(path)
     else:
         path.unlink()

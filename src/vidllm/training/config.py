@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vidllm.io.json_files import read_json_object
 from vidllm.model.configuration import AdapterVariant
-from vidllm.training.loop_config import LoopConfig
+from vidllm.training.loop_config import LoopConfig, write_config
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class TrainConfig(LoopConfig):
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_config(self, path)
 
 
 def read_config(path: Path) -> TrainConfig:
-    """A configuration written by :meth:`TrainConfig.write`."""
-    return from_dict(json.loads(path.read_text()))
+    """The configuration that a run of stage 2 left in its folder as ``config.json``."""
+    return from_dict(read_json_object(path))
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:

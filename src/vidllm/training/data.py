@@ -31,6 +31,14 @@ MATERIALS = (
 MATERIAL_INDEX = {name: i + 1 for i, name in enumerate(MATERIALS)}
 
 
+def shards_of(folder: Path) -> list[Path]:
+    """The shards of a folder by name; ValueError when there are none."""
+    paths = sorted(folder.glob("rooms_*.safetensors"))
+    if not paths:
+        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
+    return paths
+
+
 @dataclass
 class Batch:
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
@@ -66,9 +74,7 @@ class RoomsData:
 
     def refresh(self) -> None:
         """Look for shards again (rendering may still be going on). ValueError when there are none."""
-        self.paths = sorted(self.folder.glob("rooms_*.safetensors"))
-        if not self.paths:
-            raise ValueError(f"no shards of rooms in {self.folder}; render some: vidllm rooms shards -o {self.folder}")
+        self.paths = shards_of(self.folder)
 
     def _shard(self, path: Path) -> Shard:
         if path not in self._open:

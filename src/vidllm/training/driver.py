@@ -6,24 +6,35 @@ Every step is made of ``processes * accumulation`` micro-batches, and micro-batc
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vidllm.training.checkpoints import list_checkpoints, read_checkpoint, save_checkpoint
+from vidllm.io.atomic import clear_leftovers_of
+from vidllm.io.locks import folder_lock
+from vidllm.io.signals import Stopped, StopRequest
+from vidllm.training.checkpoints import (
+    clear_unfinished,
+    list_checkpoints,
+    passes_checksums,
+    read_checkpoint,
+    save_checkpoint,
+)
+from vidllm.training.data import shards_of
 from vidllm.training.loop_config import LoopConfig
+from vidllm.training.lora import check_peft
 from vidllm.training.progress import Clock, trim_log, write_log
+from vidllm.training.resuming import begin, check_tokenizer_of
 from vidllm.training.shard_check import check_shards
 from vidllm.training.sharded_checkpoints import is_whole, load_sharded, save_sharded
 from vidllm.training.sharding import gather_weights, is_sharded, shard_blocks
 from vidllm.training.steps import train_step
-from vidllm.training.trackers import Trackers
+from vidllm.training.trackers import Trackers, check_trackers
 from vidllm.training.trainable import Trainable, adamw
-from vidllm.training.world import World
+from vidllm.training.world import World, check_processes
 
 __all__ = ["LoopConfig", "Trainable", "adamw", "drive", "resume", "train_step"]
 
@@ -32,25 +43,52 @@ def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str
     """Run (or resume) what ``build`` makes; returns where it was exported.
 
     Raises:
-        ValueError: a damaged shard, a tracker that is not installed, a checkpoint that cannot be written, or too many
-            steps whose loss or gradient was not finite or jumped.
+        ValueError: an extra that is not installed, another process in the folder, a folder that was begun with other
+            settings or data, a damaged shard, no readable checkpoint among those there, a checkpoint that cannot be
+            written, or too many steps whose loss or gradient was not finite or jumped.
+        Stopped: SIGINT or SIGTERM came while steps were taken; a checkpoint of the last one is written.
     """
+    check_extras(config)
+    if not Path(config.data).is_file():
+        shards_of(Path(config.data))
+        check_shards(Path(config.data))
     world = World.from_environment(cpu=config.device == "cpu")
     say = (log or _to_stderr) if world.rank == 0 else _nothing
-    check_shards(Path(config.data))
+    lock = folder_lock(config.out)
+    world.do_first(lock.__enter__)
+    try:
+        return _drive(build, config, world, say)
+    finally:
+        if world.rank == 0:
+            lock.__exit__(None, None, None)
+
+
+def check_extras(config: LoopConfig) -> None:
+    """ValueError for the first package that a run needs and that is not installed, with the extra that brings it."""
+    check_processes()
+    if getattr(config, "lora", getattr(config, "lora_rank", 0)):  # fine-tuning has both, and uses no rank without
+        check_peft()
+    check_trackers(config.trackers)
+
+
+def _drive(build: Callable[[], Trainable], config: LoopConfig, world: World, say: Callable[[str], None]) -> Path:
+    out = Path(config.out)
+    told = world.do_first(lambda: _begin(config, world.size))
     trackers = Trackers(config if world.rank == 0 else None)
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     with world.in_turn():
         torch.manual_seed(config.seed)
         run = build()
-    start = resume(run, out / "checkpoints", world)
-    if world.rank == 0:
-        (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-        trim_log(out / "log.jsonl", start)
+    world.do_first(lambda: check_tokenizer_of(config))
+    start, damaged = resume(run, out / "checkpoints", world)
+    if start > config.steps:
+        raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {config.steps}; give "
+                         "as many or more, or another --out")  # fmt: skip
+    world.do_first(lambda: trim_log(out / "log.jsonl", start))
     say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
+    for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
+        say(f"warning: {line}")
     _steps(run, start, world, trackers, say)
     trackers.close()
     if is_sharded(run):
@@ -58,24 +96,37 @@ def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str
     return world.first(run.export(out) if world.rank == 0 else out)
 
 
+def _begin(config: LoopConfig, processes: int) -> list[str]:
+    """What the first process does before anything is loaded."""
+    clear_leftovers_of(config.out)
+    clear_unfinished(Path(config.out) / "checkpoints")
+    return begin(config, processes)
+
+
 def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Callable[[str], None]) -> None:
-    """The steps from ``start`` on, with their log and checkpoints."""
+    """The steps from ``start`` on, with their log and checkpoints; a signal ends them with a checkpoint."""
     config, out = run.config, Path(run.config.out)
     clock = Clock(config, start)
-    for step in range(start, config.steps):
-        figures = train_step(run, step, world)
-        clock.add(figures)
-        done = step + 1
-        if "skipped_steps" in figures:
-            say(f"step {done} skipped: {run.watch.reason}")
-        if done % config.log_every == 0 and world.rank == 0:
-            line = clock.line(done, run.bad_steps)
-            write_log(out / "log.jsonl", line)
-            trackers.log(line, done)
-            say(clock.text)
-        if world.first(clock.due(config.save_minutes) or done == config.steps):
-            _save(run, done, world)
-            run.refresh()
+    with StopRequest() as stop:
+        for step in range(start, config.steps):
+            figures = train_step(run, step, world)
+            clock.add(figures)
+            done = step + 1
+            if "skipped_steps" in figures:
+                say(f"step {done} skipped: {run.watch.reason}")
+            if done % config.log_every == 0 and world.rank == 0:
+                line = clock.line(done, run.bad_steps)
+                write_log(out / "log.jsonl", line)
+                trackers.log(line, done)
+                say(clock.text)
+            signals, due = zip(*world.gather((stop.signum, clock.due(config.save_minutes))), strict=True)
+            if any(signals) or due[0] or done == config.steps:
+                _save(run, done, world)
+                run.refresh()
+            if any(signals) and done < config.steps:
+                trackers.close()
+                say(f"stopped at step {done} of {config.steps}; the same command goes on from there")
+                raise Stopped(max(signals))
 
 
 def _save(run: Trainable, done: int, world: World) -> None:
@@ -86,24 +137,49 @@ def _save(run: Trainable, done: int, world: World) -> None:
         save_checkpoint(folder, done, run.state(done), keep)
 
 
-def resume(run: Trainable, folder: Path, world: World) -> int:
-    """Load the newest whole checkpoint, of one file or sharded, and shard the run where its configuration says so;
-    returns the step to go on with.
+def resume(run: Trainable, folder: Path, world: World) -> tuple[int, list[Path]]:
+    """Load the newest whole checkpoint, of one file or sharded, and shard the run where its configuration says so.
+
+    Returns the step to go on with and the damaged checkpoints that were passed over. ValueError where there are
+    checkpoints and none can be read.
     """
     shards = run.config.parallel == "fsdp" and world.size > 1
-    for path in reversed(list_checkpoints(folder)):
-        if path.is_dir() and is_whole(path):
-            if shards:
-                shard_blocks(run, world.size)
-            return load_sharded(run, path)
-        if not path.is_dir() and (state := read_checkpoint(path)) is not None:
-            start = run.load_state(state)
-            if shards:
-                shard_blocks(run, world.size)
-            return start
+    known, damaged = list_checkpoints(folder), list[Path]()
+    for path in reversed(known):
+        state = None
+        if path.is_dir():
+            whole = is_whole(path)
+        else:
+            state = read_checkpoint(path) if passes_checksums(path) else None
+            whole = state is not None
+        if not whole:
+            damaged.append(path)
+            continue
+        if state is None and shards:
+            shard_blocks(run, world.size)
+        start = _loaded(run, path, state)
+        if state is not None and shards:
+            shard_blocks(run, world.size)
+        return start, damaged
+    if damaged:
+        raise ValueError(
+            f"{', '.join(map(str, damaged))}: damaged, and there is no other checkpoint to go on from; delete {folder} "
+            "to train anew"
+        )
     if shards:
         shard_blocks(run, world.size)
-    return 0
+    return 0, []
+
+
+def _loaded(run: Trainable, path: Path, state: dict[str, Any] | None) -> int:
+    """The step of a checkpoint that the run has taken over; ValueError where it is another run's."""
+    try:
+        return load_sharded(run, path) if state is None else run.load_state(state)
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: not a checkpoint of this run ({type(error).__name__}: {reason}); delete it, or give another --out"
+        ) from error
 
 
 def _to_stderr(line: str) -> None:

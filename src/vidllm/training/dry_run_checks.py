@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from vidllm.evaluation.blind import model_of_run
 from vidllm.model.auto import load_config
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.summary import build_on_meta
@@ -126,7 +127,7 @@ def _start_told(config: AnyConfig) -> str:
         told = [f"{config.init_from}, whole"]
     language = config.language_from if isinstance(config, TrainConfig) else None
     if language:
-        settings = read_json(Path(language) / "config.json")
+        settings = read_json(model_of_run(language) / "config.json")
         if settings is None:
             raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
         text = settings.get("text_config", settings)

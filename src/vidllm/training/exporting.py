@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vidllm.io.atomic import atomic_folder
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.training.lora import merged_state
@@ -27,6 +28,7 @@ def write_model(
     """
     copied = VidLLMForConditionalGeneration(copy.deepcopy(model.config)).eval()
     copied.load_state_dict(merged_state(model, state))
-    copied.to(dtype).save_pretrained(folder, max_shard_size="15MB")
-    VidLLMProcessor.from_config(copied.config, tokenizer).save_pretrained(folder)
+    with atomic_folder(folder) as part:
+        copied.to(dtype).save_pretrained(part, max_shard_size="15MB")
+        VidLLMProcessor.from_config(copied.config, tokenizer).save_pretrained(part)
     return folder

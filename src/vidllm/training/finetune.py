@@ -204,5 +204,6 @@ def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
 
 def finetune(config: FinetuneConfig, log: Callable[[str], None] | None = None) -> Path:
     """Run (or resume); returns the folder of the fine-tuned model."""
+    checked(config.data)  # before a run folder is made
     say = log or (lambda line: print(line, file=sys.stderr, flush=True))
     return drive(lambda: FinetuneRun(config, say), config, say)

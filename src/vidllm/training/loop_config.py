@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
+
+from vidllm.io.atomic import atomic_path
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,9 @@ class LoopConfig:
     save_minutes: float = 4.0
     keep_checkpoints: int = 2
     trackers: tuple[str, ...] = ()  # beside log.jsonl: "tensorboard", "wandb"
+
+
+def write_config(config: LoopConfig, path: Path) -> None:
+    """Write a configuration as JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")

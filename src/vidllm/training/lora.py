@@ -27,8 +27,7 @@ def apply_lora(model: nn.Module, rank: int, alpha: float) -> None:
     Raises:
         ValueError: peft is not installed, or ``rank`` is below 1.
     """
-    if find_spec("peft") is None:
-        raise ValueError("LoRA needs peft; install it: pip install 'vidllm[train]'")
+    check_peft()
     if rank < 1:
         raise ValueError(f"the rank of LoRA must be at least 1, received {rank}")
     import peft
@@ -39,6 +38,12 @@ def apply_lora(model: nn.Module, rank: int, alpha: float) -> None:
     language.requires_grad_(False)
     settings: Any = peft.LoraConfig
     peft.inject_adapter_in_model(settings(r=rank, lora_alpha=alpha, target_modules=names), language, ADAPTER)
+
+
+def check_peft() -> None:
+    """ValueError where peft is not installed, with what to install."""
+    if find_spec("peft") is None:
+        raise ValueError("LoRA needs peft; install it: pip install 'vidllm[train]'")
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidllm.io.atomic import atomic_path, naming_errors
 from vidllm.training.loop_config import LoopConfig
 
 
@@ -16,12 +17,13 @@ def trim_log(path: Path, step: int) -> None:
     """Forget lines beyond ``step``: those steps are taken again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def write_log(path: Path, line: dict[str, float | int]) -> None:
     """Add a line."""
-    with path.open("a") as file:
+    with naming_errors(path), path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
@@ -111,7 +112,8 @@ class Run(Trainable):
         """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
         state = self.model.state_dict() | self.averaged
         model = write_model(self.model, state, self.texts.tokenizer, folder / "model")
-        save_file(self.auxiliary.state_dict(), folder / AUXILIARY_FILE)
+        with atomic_path(folder / AUXILIARY_FILE) as temporary:
+            save_file(self.auxiliary.state_dict(), temporary)
         return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from vidllm.training.checkpoints import clear_unfinished, forget_old, unwritten
+from vidllm.io.atomic import temporary_beside
+from vidllm.training.checkpoints import forget_old, unwritten
 from vidllm.training.trainable import Trainable
 from vidllm.training.world import World
 
@@ -30,12 +32,10 @@ SEPARATOR = "|"  # weights|NAME, averaged|NAME, optimizer|SLOT|NAME
 def save_sharded(run: Trainable, folder: Path, step: int, keep: int, world: World) -> Path:
     """Write ``step_N``; called by all processes. ValueError on a full disk, which leaves the last good one."""
     path = folder / f"step_{step:07d}"
-    temporary = path.with_suffix(".tmp")
+    temporary = world.first(temporary_beside(path))
     try:
         if world.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            clear_unfinished(folder)
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
         world.first(None)
         save(_tensors(run), storage_writer=FileSystemWriter(temporary))
         if world.rank == 0:
@@ -45,6 +45,9 @@ def save_sharded(run: Trainable, folder: Path, step: int, keep: int, world: Worl
         world.first(None)
     except (OSError, RuntimeError, CheckpointException) as error:
         raise unwritten(path, error) from error
+    finally:
+        if world.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
+from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData
@@ -139,7 +140,8 @@ class Stage1Run(Trainable):
 
     def export(self, folder: Path) -> Path:
         """A model folder for stage 2, with the projections beside it."""
-        save_file(self.projections.state_dict(), folder / PROJECTIONS_FILE)
+        with atomic_path(folder / PROJECTIONS_FILE) as temporary:
+            save_file(self.projections.state_dict(), temporary)
         return write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "model")
 
 

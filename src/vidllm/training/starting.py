@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from vidllm.evaluation.blind import model_of_run
+from vidllm.io.json_files import read_json_object
 from vidllm.model.auto import load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -17,7 +18,7 @@ from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.lora import apply_lora
-from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 from vidllm.training.twins import part_twins
 
 VOCABULARY = 1536
@@ -29,8 +30,8 @@ LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "lan
 def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
     """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
     folder = Path(config.out) / "tokenizer"
-    if config.init_from and not (folder / "tokenizer.json").exists():
-        load_pretrained(config.init_from)[1].tokenizer.save_pretrained(folder)
+    if config.init_from:
+        return saved_tokenizer(folder) or keep_tokenizer(load_pretrained(config.init_from)[1].tokenizer, folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
@@ -41,10 +42,11 @@ def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditiona
     """
     model = _saved(config.init_from, config, texts) if config.init_from else _fresh(config, texts)
     if config.language_from:
-        if _is_whole_model(Path(config.language_from)):
-            _take_language_half(model, _saved(config.language_from, config, texts))
+        place = str(model_of_run(config.language_from))
+        if _is_whole_model(Path(place)):
+            _take_language_half(model, _saved(place, config, texts))
         else:
-            _take_language_model(model, config.language_from)
+            _take_language_model(model, place)
     if config.lora_rank:
         apply_lora(model, config.lora_rank, config.lora_alpha)
     return model
@@ -88,7 +90,7 @@ def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForCondi
 
 def _is_whole_model(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.exists() and json.loads(config.read_text()).get("model_type") == "vidllm"
+    return config.exists() and read_json_object(config).get("model_type") == "vidllm"
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:

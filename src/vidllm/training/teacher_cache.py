@@ -7,7 +7,6 @@ Only teachers that look at one frame at a time can be kept: other tokens change 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
+from vidllm.io.atomic import atomic_path, clear_leftovers
 from vidllm.rooms.shards import Shard
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
@@ -40,6 +40,7 @@ class CachedTeacher:
         self.teacher, self.data = teacher, data
         self.name = teacher.fingerprint()
         self.folder = folder / self.name
+        clear_leftovers(self.folder)
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
     def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
@@ -97,13 +98,8 @@ class CachedTeacher:
         if not all(bool(tokens.isfinite().all()) for tokens in scenes):
             raise ValueError(f"the teacher's tokens of {shard} do not fit half precision; leave the cache out")
         path = self.path(shard)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        try:
+        with atomic_path(path) as temporary:
             save_file({"features": torch.stack(scenes).contiguous()}, temporary, metadata={"teacher": self.name})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class LiveTeacher:

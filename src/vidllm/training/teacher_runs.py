@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
+from vidllm.io.atomic import atomic_folder
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.config import TrainConfig
@@ -145,8 +146,9 @@ class LanguageTeacherRun(Trainable):
 
     def export(self, folder: Path) -> Path:
         """``model``: CLIP with the tokenizer; ``reader``: the language half, for ``language_from``, where trained."""
-        self.clip.save_pretrained(folder / "model")
-        self.texts.tokenizer.save_pretrained(folder / "model")
+        with atomic_folder(folder / "model") as part:
+            self.clip.save_pretrained(part)
+            self.texts.tokenizer.save_pretrained(part)
         if self.config.contrastive_steps < self.config.steps:
             write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "reader")
         return folder / "model"

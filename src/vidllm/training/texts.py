@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from vidllm.io.atomic import atomic_folder
 from vidllm.model import prompts
-from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, special_token_ids
+from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, forget_origin, special_token_ids
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.rooms.types import Caption, Question, Reference
 from vidllm.training.drills import drills
@@ -21,6 +24,7 @@ from vidllm.training.packing import Text
 from vidllm.training.place_drills import place_drills
 
 TOKENIZER_SCENES = 400
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class TextMaker:
@@ -117,15 +121,37 @@ def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def load_or_build_tokenizer(folder: Path, shards: Sequence[Path], vocab_size: int) -> PreTrainedTokenizerBase:
-    """The run's tokenizer: read from ``folder``, or trained on the first shards' language and written there."""
-    if (folder / "tokenizer.json").exists():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        return tokenizer
+    """The run's tokenizer: read from ``folder``, or trained on the first shards' language and written there.
+
+    One that cannot be read (a kill or a full disk cut it short) is made again; the log says so.
+    """
+    found = saved_tokenizer(folder)
+    if found is not None:
+        return found
     records: list[dict[str, Any]] = []
     for path in shards:
         records += Shard(path).records
         if len(records) >= TOKENIZER_SCENES:
             break
     built = build_tokenizer(corpus(records), vocab_size)
-    built.save_pretrained(folder)
-    return built
+    return keep_tokenizer(built, folder)
+
+
+def keep_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
+    """Write a tokenizer, all of it or nothing; returns it as it is read by whoever goes on with the folder."""
+    with atomic_folder(folder) as part:
+        forget_origin(tokenizer).save_pretrained(part)
+    return forget_origin(AutoTokenizer.from_pretrained(folder))
+
+
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder; None where there is none, or it is half written, which the log tells."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
+    reason = f"{', '.join(missing)} missing" if missing else "not readable"
+    if not missing:
+        with suppress(Exception):  # the tokenizers library raises Exception itself for a cut file
+            return forget_origin(AutoTokenizer.from_pretrained(folder))
+    logging.getLogger(__name__).warning("%s: a half-written tokenizer (%s); it is made again", folder, reason)
+    return None

@@ -8,15 +8,18 @@ micro-batch m draws from (seed, step, m) whoever computes it: the product alone 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from vidllm.io.atomic import OutputError
 
 T = TypeVar("T")
 BUCKET = 2**25  # gradient values that travel together
@@ -86,18 +89,37 @@ class World:
         if self.rank == 0 and self.size > 1:
             dist.barrier()
 
+    def do_first(self, work: Callable[[], T]) -> T:
+        """What the first process's ``work`` returns, in all of them; its ValueError (or OutputError) is everyone's."""
+        if self.size == 1:
+            return work()
+        found: tuple[T | None, str | None] = None, None
+        if self.rank == 0:
+            try:
+                found = work(), None
+            except (ValueError, OutputError) as error:
+                found = None, str(error)
+        value, fault = self.first(found)
+        if fault is not None:
+            raise ValueError(fault)
+        return value  # type: ignore[return-value]
+
     def first(self, value: T) -> T:
         """The value of the first process, in all of them."""
         return self.gather(value)[0]
 
 
 def _join(cpu: bool) -> None:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        need = "several processes need accelerate, which is not installed"
-        raise ValueError(f"{need}: pip install 'vidllm[train]'") from error
+    check_processes()
+    from accelerate import PartialState
+
     PartialState(cpu=cpu)
+
+
+def check_processes() -> None:
+    """ValueError where torchrun started several processes and accelerate, which joins them, is not installed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and find_spec("accelerate") is None:
+        raise ValueError("several processes need accelerate, which is not installed: pip install 'vidllm[train]'")
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

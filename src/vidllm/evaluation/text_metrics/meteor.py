@@ -20,7 +20,7 @@ import numpy as np
 
 from vidllm.evaluation.text_metrics.scores import Scores, check_pairs
 
-__all__ = ["meteor", "meteor_jar"]
+__all__ = ["meteor", "meteor_jar", "meteor_missing"]
 
 _MODULES = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -40,6 +40,14 @@ def meteor_jar() -> Path | None:
         if jar.is_file():
             return jar
     return None
+
+
+def meteor_missing() -> str | None:
+    """What METEOR lacks on this machine, and how to get it; None where nothing is missing."""
+    lacks = [name for name, there in (("Java", shutil.which("java")), ("its jar", meteor_jar())) if there is None]
+    if not lacks:
+        return None
+    return f"METEOR is left out (n/a): {' and '.join(lacks)} not found; pip install 'vidllm[meteor]' and install Java"
 
 
 def meteor(references: Sequence[Sequence[str]], hypotheses: Sequence[str], paraphrases: bool = True) -> Scores | None:

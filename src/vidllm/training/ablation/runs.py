@@ -26,6 +26,7 @@ from vidllm.evaluation.blind import BLIND, load_blind
 from vidllm.evaluation.results import plain
 from vidllm.evaluation.rooms import evaluate
 from vidllm.io.atomic import atomic_path
+from vidllm.io.locks import folder_lock
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.scene import load
@@ -77,7 +78,11 @@ def ablate(table: Table, config: AblationConfig, rooms: range, say: Say | None =
     Raises ValueError for settings that do not fit together, or that are not those of what lies in ``config.out``.
     """
     config.check()
-    say = say or to_stderr
+    with folder_lock(config.out):
+        return _ablate(table, config, rooms, say or to_stderr)
+
+
+def _ablate(table: Table, config: AblationConfig, rooms: range, say: Say) -> list[list[Record]]:
     if not table.trained:
         return measure_scale(table, config, rooms, say)
     teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
@@ -204,9 +209,7 @@ def write_start(job: Job) -> None:
     if config.init_from and not take_common(model, load_pretrained(config.init_from)[0], NEW):
         raise ValueError(f"{config.init_from}: none of its weights fit the preset {config.preset}; give a model of it")
     place = job.folder / "start"
-    made = write_model(model, model.state_dict(), texts.tokenizer, place.with_name("start.part"), torch.float32)
-    shutil.rmtree(place, ignore_errors=True)
-    made.rename(place)
+    write_model(model, model.state_dict(), texts.tokenizer, place, torch.float32)
 
 
 def take_common(

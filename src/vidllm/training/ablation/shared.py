@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
+from vidllm.evaluation.blind import model_of_run
 from vidllm.evaluation.results import plain
 from vidllm.training.ablation.config import AblationConfig
 from vidllm.training.ablation.files import Record, keep_plan, once, telling
@@ -21,7 +22,7 @@ from vidllm.training.losses.targets import normalise
 from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
 from vidllm.training.starting import VOCABULARY
 from vidllm.training.teacher_runs import LanguageTeacherConfig, geometry_teacher, train_language_teacher
-from vidllm.training.texts import load_or_build_tokenizer
+from vidllm.training.texts import keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 
 Say = Callable[[str], None]
 CONTRAST = 0.6  # of the language teacher's steps: contrast; the rest is instruction tuning
@@ -30,8 +31,8 @@ CONTRAST = 0.6  # of the language teacher's steps: contrast; the rest is instruc
 def tokenizer_of(config: AblationConfig) -> Path:
     """The folder of the tokenizer of all runs: that of the model they begin with, or one trained on the data."""
     folder, source = Path(config.out) / "tokenizer", config.init_from or config.language_from
-    if source and not (folder / "tokenizer.json").exists():
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    if source and saved_tokenizer(folder) is None:
+        keep_tokenizer(AutoTokenizer.from_pretrained(model_of_run(source)), folder)
     load_or_build_tokenizer(folder, RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX).paths, VOCABULARY)
     return folder
 

@@ -1,0 +1,211 @@
+"""A run folder goes on with what it was begun with: other settings or other data are refused by name.
+
+The folder holds ``config.json`` (the settings) and ``made_from.json`` (the kind of run, the files that it learns from
+and starts from by size and checksum, its tokenizer, and how many micro-batches a step has).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import read_json_object
+from vidllm.training.checkpoints import list_checkpoints
+from vidllm.training.loop_config import LoopConfig, write_config
+
+Record = dict[str, Any]
+
+CONFIG_FILE, RECORD_FILE = "config.json", "made_from.json"
+SHOWN = 4  # differences named one by one
+ENDS = 2**16  # bytes at either end of a file that its checksum is of: large files are not read whole
+
+#: The settings that a resumed run may change, and why what it learns stays what it was.
+MAY_CHANGE: Mapping[str, str] = {
+    "out": "the folder may have been moved",
+    "data": "the place may change, the files there may not; new files may be added",
+    "init_from": "the place may change, the weights there may not",
+    "language_from": "the place may change, the weights there may not",
+    "teacher_geometry": "the place may change, the weights there may not",
+    "teacher_language": "the place may change, the weights there may not",
+    "tokenizer": "the place may change, the words may not",
+    "steps": "a run can be prolonged: the rate is constant until the last part of the steps",
+    "accumulation": "processes times accumulation is compared instead",
+    "parallel": "where the numbers lie, not what they are",
+    "device": "where they are computed",
+    "threads": "with how many cores",
+    "gradient_checkpointing": "memory for time",
+    "teacher_cache": "where computed tokens are kept",
+    "cache": "where computed tokens are kept",
+    "log_every": "bookkeeping",
+    "save_minutes": "bookkeeping",
+    "keep_checkpoints": "bookkeeping",
+    "trackers": "bookkeeping",
+}
+#: The settings that name files: what lies there is compared.
+PLACES = ("init_from", "language_from", "teacher_geometry", "teacher_language")
+#: What a folder without a checkpoint is held to all the same: its tokenizer was made from them.
+OF_TOKENIZER = ("kind", "data", "init_from")
+
+
+def begin(config: LoopConfig, processes: int) -> list[str]:
+    """Compare a run folder with how it is to go on, then write down the settings; what is worth telling, as lines.
+
+    Nothing is loaded for it. A folder without a checkpoint may be begun with other settings, of the data that its
+    tokenizer is of.
+
+    Raises:
+        ValueError: settings or data differ from those that the folder was begun with; the message names them.
+    """
+    out = Path(config.out)
+    record = _record(config, processes)
+    trained = bool(list_checkpoints(out / "checkpoints"))
+    before = _read(out / RECORD_FILE)
+    told: list[str] = []
+    if before is not None and (trained or _tokenizer_file(config).exists()):
+        keys = [key for key in {**before, **record} if key != "tokenizer" and (trained or key in OF_TOKENIZER)]
+        differ, told = _differences(before, record, keys)
+        _refuse(out, differ)
+    if trained and (settings := _read(out / CONFIG_FILE)) is not None:
+        _refuse(out, _other_settings(settings, config))
+    if before is not None and "tokenizer" in before:
+        record["tokenizer"] = before["tokenizer"]
+    write_config(config, out / CONFIG_FILE)
+    _write(out / RECORD_FILE, record)
+    return told
+
+
+def check_tokenizer_of(config: LoopConfig) -> None:
+    """Write down the run's tokenizer once it is there; ValueError where it is not the one the run was begun with."""
+    out = Path(config.out)
+    file = _tokenizer_file(config)
+    record = _read(out / RECORD_FILE) or {}
+    if not file.is_file():
+        return
+    found = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    if list_checkpoints(out / "checkpoints") and record.get("tokenizer", found) != found:
+        raise ValueError(
+            f"{file}: not the tokenizer that the run in {out} was begun with; put that one back, or give another --out"
+        )
+    _write(out / RECORD_FILE, {**record, "tokenizer": found})
+
+
+def _tokenizer_file(config: LoopConfig) -> Path:
+    return Path(getattr(config, "tokenizer", Path(config.out) / "tokenizer")) / "tokenizer.json"
+
+
+# ---- what is compared -----------------------------------------------------------------------------------------------
+
+
+def _record(config: LoopConfig, processes: int) -> Record:
+    places = {name: place for name in PLACES if (place := getattr(config, name, None))}
+    return {
+        "kind": type(config).__name__,
+        "micro_batches": processes * config.accumulation,
+        "data": _data_files(Path(config.data)),
+        **{name: _checkpoint_files(str(place)) for name, place in places.items()},
+    }
+
+
+def _data_files(place: Path) -> dict[str, str]:
+    """The shards of a folder; a file of sentences with the videos that it names."""
+    if not place.is_file():
+        return {path.name: fingerprint(path) for path in sorted(place.glob("rooms_*.safetensors"))}
+    from vidllm.datasets.jsonl import read_jsonl
+
+    try:
+        videos = sorted({example.video for example in read_jsonl(place)})
+    except ValueError:  # told in full, with all faults, when the run is built
+        videos = []
+    return {"sentences": fingerprint(place), **{os.path.relpath(video, place.parent): _size(video) for video in videos}}
+
+
+def _checkpoint_files(place: str) -> dict[str, str] | str:
+    """The weights and settings of a model's folder; a hub id is its own name."""
+    path = Path(place)
+    if path.is_file():
+        return {path.name: fingerprint(path)}
+    if not path.is_dir():
+        return place
+    files = (file for kind in ("*.safetensors", "*.bin", "*.pt", "config.json") for file in path.glob(kind))
+    return {file.name: fingerprint(file) for file in sorted(files)}
+
+
+def fingerprint(path: Path) -> str:
+    """Size of a file, and a checksum of its two ends."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        ends = file.read(ENDS)
+        file.seek(max(size - ENDS, 0))
+        ends += file.read(ENDS)
+    return f"{size}-{hashlib.sha256(ends).hexdigest()[:16]}"
+
+
+def _size(video: Path) -> str:
+    """Bytes of a video, or of a folder's pictures; empty for one that is not there."""
+    files = [video] if video.is_file() else [file for file in video.glob("*") if file.is_file()]
+    return str(sum(file.stat().st_size for file in files)) if files else ""
+
+
+def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What of a record is another, by name, and what is new but no harm."""
+    differ, told = [], []
+    for key in keys:
+        old, new = before.get(key), record.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lost = [name for name in old if name not in new]
+            other = [name for name in old if name in new and old[name] != new[name]]
+            differ += [f"{_option(key)}: {name} is missing now" for name in lost]
+            differ += [f"{_option(key)}: {name} is another file now" for name in other]
+            added = len(new) - len(old)
+            if added > 0 and not lost:
+                told.append(f"{_option(key)}: {added} files more than when the run was begun")
+        elif old != new and (key in PLACES or None not in (old, new)):  # an earlier version wrote fewer keys
+            what = "processes times --accumulation" if key == "micro_batches" else _option(key)
+            differ.append(f"{what} {_short(old)} (now {_short(new)})")
+    return differ, told
+
+
+def _other_settings(before: Record, config: LoopConfig) -> list[str]:
+    """Settings that are others than those written down; one that an earlier version did not have is as its default."""
+    now = json.loads(json.dumps(asdict(config)))
+    usual = json.loads(json.dumps({f.name: f.default for f in fields(config)}, default=str))
+    found = []
+    for name, value in now.items():
+        old = before.get(name, usual[name])
+        if name not in MAY_CHANGE and old != value:
+            found.append(f"{_option(name)} {_short(old)} (now {_short(value)})")
+    return found
+
+
+def _refuse(out: Path, differ: list[str]) -> None:
+    if differ:
+        more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+        raise ValueError(
+            f"{out}: the run there was begun with {', '.join(differ[:SHOWN])}{more}; go on with what it was begun "
+            f"with, give another --out, or delete {out} to train anew"
+        )
+
+
+def _option(name: str) -> str:
+    return "another kind of run," if name == "kind" else f"--{name.replace('_', '-')}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{len(value)} files"
+    return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def _read(path: Path) -> Record | None:
+    return read_json_object(path) if path.exists() else None
+
+
+def _write(path: Path, record: Record) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,196 @@
+"""A run folder: what it goes on with, what it refuses, and what stopping a run leaves. On the smallest run, `blind`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import micro_config
+from micro_start import log_of, quiet
+from safetensors.torch import load_file
+
+from vidllm.evaluation.blind import load_blind
+from vidllm.io.locks import folder_lock
+from vidllm.io.signals import Stopped
+from vidllm.rooms.shards import write_shard
+from vidllm.training import blind, driver, lora
+from vidllm.training.blind import BlindConfig, train_blind
+from vidllm.training.config import TrainConfig
+from vidllm.training.finetune import FinetuneConfig, finetune
+from vidllm.training.resuming import MAY_CHANGE
+from vidllm.training.stage1 import Stage1Config
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(blind, "preset", lambda name: SimpleNamespace(text_config=micro_config().text_config))
+
+
+@pytest.fixture
+def config(rooms_folder, tmp_path):
+    return BlindConfig(
+        data=str(rooms_folder), out=str(tmp_path / "run"), tokenizer=str(tmp_path / "tokenizer"), steps=4, batch=4,
+        save_minutes=0.0, log_every=1, dtype="float32", device="cpu", keep_checkpoints=9,
+    )  # fmt: skip
+
+
+def stopped_at(config, step, signum=signal.SIGTERM):
+    """Run until a signal comes in a step."""
+    taken = driver.train_step
+
+    def steps(run, number, *world):
+        if number == step:
+            os.kill(os.getpid(), signum)
+        return taken(run, number, *world)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped) as caught:
+        patched.setattr(driver, "train_step", steps)
+        train_blind(config, quiet)
+    return caught.value.exit_code
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_as_the_unbroken_one(config, tmp_path, signum, code):
+    """No checkpoint but the signal's own; the files of both models are the same bytes, tokenizer_config among them."""
+    config = replace(config, save_minutes=60.0)
+    whole = train_blind(replace(config, out=str(tmp_path / "whole")), quiet)
+    assert stopped_at(config, 1, signum) == code
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000002.pt"]
+    said: list[str] = []
+    made = train_blind(config, said.append)
+    assert "step 2 of 4" in said[0]
+    assert files_of(made) == files_of(whole) and log_of(config.out) == log_of(tmp_path / "whole")
+    assert "is_local" not in json.loads((made / "tokenizer_config.json").read_text())
+    assert not [path for path in Path(config.out).rglob(".*")]
+    assert load_blind(Path(config.out)) is not None  # a run's folder stands for its model
+
+
+def test_other_settings_are_refused_by_name_and_bookkeeping_is_not(config):
+    stopped_at(config, 1)
+    for changes, words in (
+        ({"learning_rate": 0.5, "batch": 2}, r"--learning-rate 0\.001 \(now 0\.5\), --batch 4 \(now 2\)"),
+        ({"seed": 1}, r"--seed 0 \(now 1\)"),
+        ({"accumulation": 2}, r"processes times --accumulation 1 \(now 2\)"),
+        ({"steps": 1}, "2 steps already, --steps asks for 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_blind(replace(config, **changes), quiet)
+    train_blind(replace(config, steps=5, log_every=2, keep_checkpoints=1, threads=2), quiet)
+    assert log_of(config.out)[-1]["step"] == 4
+
+
+def test_every_setting_that_may_change_is_one_and_has_a_reason():
+    known = {field.name for kind in (BlindConfig, TrainConfig, Stage1Config, FinetuneConfig) for field in fields(kind)}
+    assert set(MAY_CHANGE) <= known and all(MAY_CHANGE.values())
+    assert not {"learning_rate", "seed", "dtype", "preset", "batch"} & set(MAY_CHANGE)
+
+
+def test_other_data_are_refused_by_name_a_moved_folder_and_new_shards_are_not(config, rooms_folder, tmp_path):
+    stopped_at(config, 0)
+    other = tmp_path / "other"
+    write_shard(other, [20000, 20001], 4, 56, 70)
+    with pytest.raises(ValueError, match=r"rooms_000010000_002_56x70\.safetensors is missing now"):
+        train_blind(replace(config, data=str(other)), quiet)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in rooms_folder.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    changed = sorted(moved.iterdir())[0]
+    whole = changed.read_bytes()
+    changed.write_bytes(whole[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=f"{changed.name} is another file now"):
+        train_blind(replace(config, data=str(moved)), quiet)
+    changed.write_bytes(whole)
+    write_shard(moved, [20000, 20001], 4, 56, 70)
+    said: list[str] = []
+    train_blind(replace(config, data=str(moved)), said.append)
+    assert any("warning: --data: 1 files more" in line for line in said)
+
+
+def test_another_kind_of_run_is_refused(config, rooms_folder):
+    stopped_at(config, 0)
+    with pytest.raises(ValueError, match=r"another kind of run, BlindConfig \(now TrainConfig\)"):
+        driver.drive(lambda: None, TrainConfig(data=str(rooms_folder), out=config.out, device="cpu"), quiet)
+
+
+def test_damaged_checkpoints_are_named_and_the_older_is_taken(config, tmp_path):
+    stopped_at(config, 2)
+    folder = tmp_path / "run" / "checkpoints"
+    newest = folder / "step_0000003.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 255  # one byte of a weight: torch itself reads it without a word
+    newest.write_bytes(content)
+    said: list[str] = []
+    train_blind(config, said.append)
+    assert "step 2 of 4" in said[0] and any(str(newest) in line and "damaged" in line for line in said)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"step_0000004\.pt.*step_0000001\.pt: damaged.*train anew"):
+        train_blind(config, quiet)
+
+
+def test_a_checkpoint_of_another_run_is_named(config, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"step": 2, "weights": torch.ones(3)}, folder / "step_0000002.pt")
+    with pytest.raises(ValueError, match=r"step_0000002\.pt: not a checkpoint of this run"):
+        train_blind(config, quiet)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "empty"])
+def test_a_half_written_tokenizer_is_made_again(config, tmp_path, damage, caplog):
+    stopped_at(config, 0)
+    folder = Path(config.tokenizer)
+    before = files_of(folder)
+    if damage == "missing":
+        (folder / "tokenizer_config.json").unlink()
+    else:
+        text = (folder / "tokenizer.json").read_bytes()
+        (folder / "tokenizer.json").write_bytes(text[: len(text) // 2] if damage == "cut" else b"")
+    made = train_blind(config, quiet)
+    assert files_of(folder) == before and f"{folder}: a half-written tokenizer" in caplog.text
+    assert load_file(made / "model.safetensors")
+
+
+def test_another_tokenizer_is_refused(config, tmp_path, rooms_folder):
+    stopped_at(config, 0)
+    from vidllm.training.texts import load_or_build_tokenizer
+
+    load_or_build_tokenizer(tmp_path / "short", sorted(rooms_folder.iterdir())[:1], 400)
+    with pytest.raises(ValueError, match=r"not the tokenizer that the run in .* was begun with"):
+        train_blind(replace(config, tokenizer=str(tmp_path / "short")), quiet)
+
+
+def test_one_process_at_a_time(config):
+    with folder_lock(config.out), pytest.raises(ValueError, match="another process works in this folder"):
+        train_blind(config, quiet)
+
+
+def test_a_missing_extra_or_wrong_data_are_said_before_a_folder_is_made(tmp_path, monkeypatch, rooms_folder):
+    data = tmp_path / "data.jsonl"
+    (tmp_path / "v.mp4").touch()
+    data.write_text(json.dumps({"video": "v.mp4", "question": "What is it?", "answer": "a room"}) + "\n")
+    out = tmp_path / "out"
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"LoRA needs peft.*vidllm\[train\]"):
+        finetune(FinetuneConfig(data=str(data), out=str(out), lora=True), quiet)
+    with pytest.raises(ValueError, match=r"LoRA needs peft"):
+        driver.drive(lambda: None, TrainConfig(data=str(rooms_folder), out=str(out), lora_rank=4), quiet)
+    monkeypatch.setattr("vidllm.training.world.find_spec", lambda name: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"several processes need accelerate.*vidllm\[train\]"):
+        train_blind(BlindConfig(data=str(rooms_folder), out=str(out)), quiet)
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(ValueError, match="no shards of rooms in nowhere"):
+        train_blind(BlindConfig(data="nowhere", out=str(out)), quiet)
+    assert not out.exists()
