@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from parts_timing import QUESTION_TOKENS, Settings, benchmark_config, measure
 
-from vidllm.model.cost import Extent, cache_bytes, costs, extent_of, language_bytes, visual_tokens
-from vidllm.model.live_memory import memory
+from vidllm.profiling import Extent, cache_bytes, costs, extent_of, language_bytes, memory, visual_tokens
 from vidllm.video import write_video
 
 BACKBONE = ("encoder and adapter", "global-frame attention")

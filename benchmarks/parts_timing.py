@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
 from vidllm.model.configuration import VidLLMConfig, preset
-from vidllm.model.cost import QUESTION_TOKENS
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration
 from vidllm.model.quantisation import place
 from vidllm.model.scale_alignment import align_scale
+from vidllm.profiling import QUESTION_TOKENS
 from vidllm.video import load_frames
 
 T = TypeVar("T")

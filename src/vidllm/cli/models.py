@@ -19,7 +19,7 @@ def info(options: argparse.Namespace) -> None:
     """``vidllm info [PRESET or FOLDER]``"""
     from vidllm.model.auto import load_config
     from vidllm.model.configuration import PRESETS, preset
-    from vidllm.model.summary import parts, total
+    from vidllm.profiling import parts, total
     from vidllm.scene import TINY
 
     name = options.model
@@ -44,8 +44,7 @@ def _costs_of(
     config: VidLLMConfig, options: argparse.Namespace
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Operations by part and bytes by purpose for a video of 4 to 3, in bfloat16."""
-    from vidllm.model.cost import costs, extent_of
-    from vidllm.model.live_memory import memory
+    from vidllm.profiling import costs, extent_of, memory
 
     extent = extent_of(config, options.frames)
     flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]

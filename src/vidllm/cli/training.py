@@ -22,8 +22,8 @@ finetune                        a model on your own videos and sentences (docs/f
 blind                           the language-only baseline: the same questions, no video; resumes
 plot RUN... [-o FILE.png] [--smooth N]   the curves of a run's log, or of several
 
---dry-run [--gpus N] [--tflops X] [--json]   with stage1, stage2 and the teachers: look at data, weights and disk,
-                                estimate memory and time, and train nothing (docs/training.md)
+--dry-run [--gpus N] [--json]   with stage1, stage2 and the teachers: look at data, weights and disk,
+                                count memory, time real steps, and train nothing (docs/training.md)
 
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command goes on from there.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
@@ -114,15 +114,14 @@ def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None,
     parser = LineParser(prog=f"vidllm train {stage} --dry-run", allow_abbrev=False, add_help=False)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--tflops", type=float)
     parser.add_argument("--json", action="store_true")
     return parser.parse_known_args(argv)
 
 
 def _dry_run(config: Any, options: argparse.Namespace) -> None:
-    from vidllm.training.dry_run import dry_run
+    from vidllm.training.preflight import dry_run
 
-    report = dry_run(config, options.gpus, options.tflops)
+    report = dry_run(config, options.gpus)
     if options.json:
         reading.print_json(report.to_json())
     else:

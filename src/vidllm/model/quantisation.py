@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidllm.model.cost import GROUP
-
-WeightDtype = Literal["int8", "int4"]
+GROUP = 64  # 4-bit weights that share a scale and an offset
 
 
 class Int8Linear(nn.Module):

@@ -1,0 +1,474 @@
+"""``vidllm train STAGE --dry-run``: look at everything, count memory, time real steps, print a table, train nothing.
+
+First what a run will want is looked at: data, starting weights, teachers, room on the disk; headers and configurations
+are read, never the weights themselves. Then the numbers of the run are counted on the meta device, and where weights,
+gradients and moments fit the device, real steps of it are taken in a temporary folder, timed, and lost.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
+
+from vidllm.evaluation.blind import model_of_run
+from vidllm.model.auto import load_config
+from vidllm.model.configuration import EncoderConfig, VidLLMConfig
+from vidllm.model.encoder import DinoEncoder
+from vidllm.pretrained.checkpoints import open_checkpoint, read_json
+from vidllm.pretrained.clip import clip_config as tower_config
+from vidllm.pretrained.conversion import expected_weights
+from vidllm.profiling import LiveBytes, build_on_meta
+from vidllm.rooms.shards import Shard
+from vidllm.training.auxiliary import auxiliary_heads
+from vidllm.training.checkpoints import list_checkpoints
+from vidllm.training.config import TrainConfig
+from vidllm.training.lora import apply_lora
+from vidllm.training.losses.distillation import Projections
+from vidllm.training.run import Run, training_device
+from vidllm.training.shard_check import check_shards
+from vidllm.training.sharding import BLOCKS
+from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, trained_in_stage1
+from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
+from vidllm.training.steps import ALONE, autocast, train_step
+from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
+from vidllm.training.trainable import Trainable
+
+AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
+RENAMED = ("encoder.", "language_model.")
+FLOAT = 4  # bytes of a number in training
+HALF = 2  # bytes of a number in the model folder that comes out
+LOOKED_AT = 40  # steps, spread over the run, whose kinds tell how often each occurs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: its name, whether it is as it must be, and what was found."""
+
+    what: str
+    good: bool
+    told: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of a run: all of its model, those on the device, those that learn, those averaged; and of each of the
+    last three the part that lies in blocks, which FSDP shards, and the largest block.
+    """
+
+    model: int
+    held: int
+    trained: int
+    averaged: int
+    in_blocks: tuple[int, int, int]
+    largest_block: int = 0
+
+    def states(self, processes: int = 1) -> dict[str, int]:
+        """Bytes of weights, gradients, AdamW's moments and averages in each of ``processes`` that shard the blocks."""
+        held, trained, averaged = (
+            whole - part + -(-part // processes)
+            for whole, part in zip((self.held, self.trained, self.averaged), self.in_blocks, strict=True)
+        )
+        return {
+            "weights": FLOAT * held, "gradients": FLOAT * trained, "AdamW's moments": 2 * FLOAT * trained,
+            "averaged weights": FLOAT * averaged,
+        }  # fmt: skip
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of one checkpoint on disk: weights, moments, averages."""
+        return FLOAT * (self.held + 2 * self.trained + self.averaged)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Real steps: seconds and share of each kind, and the bytes of tensors that lived at most in one of them."""
+
+    device: str
+    seconds: dict[str, float]
+    shares: dict[str, float]
+    peak: int
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a mean step."""
+        return sum(self.shares[kind] * seconds for kind, seconds in self.seconds.items())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a dry run found; ``memory``: bytes of each process by purpose; ``untimed``: why no step was taken."""
+
+    config: AnyConfig
+    gpus: int
+    findings: list[Finding]
+    counts: Counts
+    memory: dict[str, int]
+    timing: Timing | None
+    untimed: str = ""
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What must be mended first."""
+        return [finding for finding in self.findings if not finding.good]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        timed = {} if self.timing is None else {
+            "device": self.timing.device, "seconds_by_kind": self.timing.seconds, "shares": self.timing.shares,
+            "seconds_of_a_mean_step": self.timing.mean, "hours": self.timing.mean * self.config.steps / 3600,
+        }  # fmt: skip
+        return {
+            "findings": [asdict(finding) for finding in self.findings], "parameters": asdict(self.counts),
+            "gpus": self.gpus, "parallel": self.config.parallel,
+            "memory_bytes": {**self.memory, "total": sum(self.memory.values())}, "timing": timed,
+            "untimed": self.untimed,
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """The table."""
+        how = f"{self.gpus} GPUs, {self.config.parallel}" if self.gpus > 1 else "one process"
+        told = [f"{'ok' if f.good else 'WRONG':7s}{f.what:18s}{f.told}" for f in self.findings]
+        told += ["", f"{self.counts.model:,} numbers in the model, {self.counts.trained:,} learn",
+                 f"memory of each process ({how})"]  # fmt: skip
+        told += [f"  {name:48s}{gib(size):>10s}" for name, size in self.memory.items()]
+        told += [f"  {'total, without what the device keeps for itself':48s}{gib(sum(self.memory.values())):>10s}", ""]
+        if self.timing is None:
+            return [*told, f"no step was taken: {self.untimed}"]
+        for kind, seconds in self.timing.seconds.items():
+            told.append(f"  {self.timing.shares[kind]:4.0%} {kind}: {_duration(seconds)}")
+        whole = _duration(self.timing.mean * self.config.steps)
+        return [*told, f"{self.config.steps:,} steps of {_duration(self.timing.mean)}: {whole} "
+                       f"(real steps on {self.timing.device})"]  # fmt: skip
+
+
+def dry_run(config: AnyConfig, gpus: int = 1) -> Report:
+    """Look, count, time and return; nothing is trained and nothing written in the run's folder.
+
+    ``gpus``: processes with a GPU each, for the memory. Raises ValueError for a number that makes no sense.
+    """
+    if gpus < 1:
+        raise ValueError(f"--gpus must be at least 1, received {gpus}")
+    findings = list(look(config))
+    counts = count_run(_startable(config, findings))
+    shares = config.parallel == "fsdp" and gpus > 1
+    memory = counts.states(gpus if shares else 1)
+    if shares:
+        memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
+    untimed = _why_untimed(config, findings, gpus, sum(memory.values()))
+    timing = None if untimed else time_steps(config)
+    if timing is not None:
+        memory["activations at their peak"] = timing.peak
+    return Report(config, gpus, findings, counts, memory, timing, untimed)
+
+
+def _startable(config: AnyConfig, findings: list[Finding]) -> AnyConfig:
+    """The configuration without starting weights that a finding says are not there, so that the rest is counted."""
+    if config.init_from and any(f.what == "weights" and not f.good for f in findings):
+        return replace(config, init_from=None)
+    return config
+
+
+def _why_untimed(config: AnyConfig, findings: list[Finding], gpus: int, states: int) -> str:
+    if not all(finding.good for finding in findings):
+        return "something is wrong (above)"
+    if gpus > 1:
+        return f"this is one process and the run has {gpus}; start it with torchrun and look at its first log lines"
+    device = training_device(config.device)
+    there = torch.cuda.mem_get_info()[1] if device.type == "cuda" else _host_memory()
+    if states > 0.8 * there:
+        return f"weights, gradients and moments take {gib(states)} and this {device.type} has {gib(there)}"
+    return ""
+
+
+def _host_memory() -> int:
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+# ---- what is there -----------------------------------------------------------------------------------------------
+
+
+def look(config: AnyConfig) -> Iterator[Finding]:
+    """All findings."""
+    yield _finding("data", lambda: data_told(config))
+    yield _finding("tokenizer", lambda: _tokenizer_told(config))
+    yield _finding("weights", lambda: _start_told(config))
+    if isinstance(config, Stage1Config):
+        yield _finding("geometry teacher", lambda: _teacher_told(config.teacher_geometry, "geometry"))
+        yield _finding("language teacher", lambda: _teacher_told(config.teacher_language, "language"))
+        yield _finding("teachers", lambda: _widths_told(config))
+    yield _finding("output", lambda: _output_told(config))
+
+
+def _finding(what: str, tell: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, tell())
+    except (ValueError, OSError) as error:
+        return Finding(what, False, " ".join(str(error).split()))
+
+
+def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
+    """Scenes by (frames, height, width), from the shards' headers."""
+    found: dict[tuple[int, int, int], int] = {}
+    for path in sorted(folder.glob("rooms_*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
+        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
+    return found
+
+
+def data_told(config: AnyConfig) -> str:
+    """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
+    folder = Path(config.data)
+    paths = sorted(folder.glob("rooms_*.safetensors"))
+    if not paths:
+        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
+    check_shards(folder)
+    sizes = shard_sizes(folder)
+    patch = model_settings(config).encoder.patch_size
+    odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
+    if odd:
+        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
+    wanted, shortest = max(config.clip_frames), min(frames for frames, _, _ in sizes)
+    if wanted > shortest:
+        raise ValueError(
+            f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
+            "render more frames, or lower --clip-frames"
+        )
+    told = ", ".join(f"{n} scenes of {f} frames {h}x{w}" for (f, h, w), n in sorted(sizes.items()))
+    return f"{folder}: {len(paths)} shards, {told}"
+
+
+def _tokenizer_told(config: AnyConfig) -> str:
+    own = Path(config.out) / "tokenizer"
+    if (own / "tokenizer.json").is_file():
+        return f"{own}, the run's own"
+    if config.init_from:
+        if Path(config.init_from).is_dir() and not any(Path(config.init_from).glob("tokenizer*")):
+            raise ValueError(f"{config.init_from}: no tokenizer beside the weights; write the model with its processor")
+        return f"that of {config.init_from}"
+    first = next(iter(sorted(Path(config.data).glob("rooms_*.safetensors"))), None)
+    if first is None or not Shard(first).records[0].get("language"):
+        raise ValueError(f"{config.data}: no language to train a tokenizer on; render shards, or give --init-from")
+    return "will be trained on the data's words"
+
+
+def _start_told(config: AnyConfig) -> str:
+    told = [f"fresh weights of {config.preset}"]
+    if config.init_from:
+        check_weights(config.init_from, load_config(config.init_from))
+        told = [f"{config.init_from}, whole"]
+    language = config.language_from if isinstance(config, TrainConfig) else None
+    if language:
+        settings = read_json(model_of_run(language) / "config.json")
+        if settings is None:
+            raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
+        text = settings.get("text_config", settings)
+        ours = model_settings(config).text_config
+        theirs, wanted = ((form.get("num_hidden_layers"), form.get("hidden_size")) for form in (text, ours.to_dict()))
+        if theirs != wanted:
+            raise ValueError(f"{language}: its language model has (layers, width) {theirs}, this run's {wanted}")
+        told.append(f"its language from {language}")
+    return ", ".join(told)
+
+
+def check_weights(place: str, settings: VidLLMConfig) -> None:
+    """ValueError where a folder lacks weights of the model it describes, or has them in another shape.
+
+    Encoder and language model are compared by how many numbers they have: transformers saves them by other names.
+    """
+    found = {name: tensor.shape for name, tensor in open_checkpoint(place).shapes()}
+    expected = expected_weights(build_on_meta(settings))
+    for name, shape in expected.items():
+        if not name.startswith(RENAMED) and found.get(name) != shape:
+            told = f"is {tuple(found[name])}, not {tuple(shape)}" if name in found else "is missing"
+            raise ValueError(f"{place}: {name} {told}; is the checkpoint complete?")
+    for part in RENAMED:
+        have, want = (sum(s.numel() for n, s in table.items() if n.startswith(part)) for table in (found, expected))
+        if have != want:
+            raise ValueError(f"{place}: {part}* has {have:,} numbers, not {want:,}; is the checkpoint complete?")
+
+
+def _teacher_told(place: str, which: str) -> str:
+    if not place:
+        raise ValueError(f"stage 1 needs both teachers; give --teacher-{which} MODEL")
+    weights = open_checkpoint(place)
+    kind = (read_json(weights.folder / "config.json") or {}).get("model_type")
+    if which == "geometry" and kind == "vidllm":
+        check_weights(place, load_config(place))
+    named = "" if kind is None else f", {kind}"
+    return f"{place}: {len(weights.shards)} file{'s' * (len(weights.shards) != 1)} of weights{named}"
+
+
+def _widths_told(config: Stage1Config) -> str:
+    geometry, tower = teacher_settings(config)
+    wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
+    if config.structure == "joint" and config.structure_weight > 0 and wide != tower.hidden_size:
+        raise ValueError(f"they are {wide} and {tower.hidden_size} wide: take teachers of one width, or "
+                         "--structure streams")  # fmt: skip
+    return f"{wide} and {tower.hidden_size} wide, structure {config.structure}"
+
+
+def _output_told(config: AnyConfig) -> str:
+    out, counts = Path(config.out), count_run(config)
+    parent = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{out}: cannot write there ({parent} is not a writable folder)")
+    need = counts.checkpoint_bytes * (config.keep_checkpoints + 1) + HALF * counts.model
+    free = shutil.disk_usage(parent).free
+    if free < need:
+        raise ValueError(f"{out}: {gib(need)} are needed ({config.keep_checkpoints + 1} checkpoints of "
+                         f"{gib(counts.checkpoint_bytes)} and the model) and {gib(free)} are free")  # fmt: skip
+    saved = list_checkpoints(out / "checkpoints")
+    resumed = f", goes on from {saved[-1].name}" if saved else ""
+    return f"{out}: {gib(need)} needed at most, {gib(free)} free{resumed}"
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB, or as MiB where there are few."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# ---- the numbers of a run, without storage -----------------------------------------------------------------------
+
+
+def model_settings(config: AnyConfig) -> VidLLMConfig:
+    """The configuration of the model that a run trains, whether it starts from a saved one or from nothing."""
+    start = config if isinstance(config, TrainConfig) else as_train_config(config, config.preset, config.init_from)
+    if start.init_from:
+        return load_config(start.init_from)
+    known = Path(start.out) / "tokenizer"
+    rows = len(AutoTokenizer.from_pretrained(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
+    return fresh_settings(start, rows)
+
+
+def count_run(config: AnyConfig) -> Counts:
+    """The numbers of a run, its modules built on the meta device."""
+    model: Any = build_on_meta(model_settings(config)).train()
+    on_device, averaged = _modules(config, model)
+    rows = (on_device, [True, False]), (on_device, [True]), (averaged, [True, False])
+    held, trained, kept = (_numbers(modules, learns) for modules, learns in rows)
+    first, second, third = (_numbers(_blocks(modules), learns) for modules, learns in rows)
+    largest = max((_numbers([block], [True, False]) for block in _blocks(on_device)), default=0)
+    return Counts(_numbers([model], [True, False]), held, trained, kept, (first, second, third), largest)
+
+
+def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What lies on the device, and what is averaged."""
+    with torch.device("meta"):
+        if isinstance(config, TrainConfig):
+            if config.lora_rank:
+                apply_lora(model, config.lora_rank, config.lora_alpha)
+            if config.freeze_encoder:
+                model.encoder.requires_grad_(False)
+            return [model, auxiliary_heads(model.config.encoder.hidden_size)], [model]
+        if isinstance(config, Stage1Config):
+            trained_in_stage1(model, tune_encoder=config.tune_encoder)
+            geometry, tower = teacher_settings(config)
+            wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
+            projections = Projections(model.config.encoder.hidden_size, wide, tower.hidden_size)
+            teachers = [DinoEncoder(geometry).requires_grad_(False), CLIPVisionModel(tower).requires_grad_(False)]
+            return [model.encoder, model.adapter, projections, *teachers], []
+        clip = CLIPModel(clip_config(config, model.config.encoder.hidden_size, model.config.text_config.vocab_size))
+    model.requires_grad_(False)
+    for name in LANGUAGE_HALF:
+        model.get_submodule(name).requires_grad_(config.contrastive_steps < config.steps)
+    return [clip, model], []
+
+
+def _numbers(modules: Iterable[nn.Module], learns: list[bool]) -> int:
+    found = {id(p): p.numel() for m in modules for p in m.parameters() if p.requires_grad in learns}
+    return sum(found.values())
+
+
+def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    return [part for m in modules for part in m.modules() if BLOCKS.fullmatch(type(part).__name__)]
+
+
+def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
+    """The geometry teacher's encoder and the language teacher's tower, as their folders say (else VGGT-1B, CLIP-L)."""
+    kind = (read_json(Path(config.teacher_geometry) / "config.json") or {}).get("model_type")
+    geometry = load_config(config.teacher_geometry).encoder if kind == "vidllm" else EncoderConfig()
+    settings = read_json(Path(config.teacher_language) / "config.json")
+    if settings is not None and not str(settings.get("model_type")).startswith("clip"):
+        settings = None  # LLaVA-3D's folder: the tower is CLIP-L's
+    return geometry, tower_config(settings, config.teacher_language)
+
+
+# ---- real steps --------------------------------------------------------------------------------------------------
+
+
+def time_steps(config: AnyConfig) -> Timing:
+    """Seconds of a real step of each kind, after one that warms up; the weights they make are lost."""
+    torch.set_num_threads(config.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(config.out) / "tokenizer"
+        if tokenizer.is_dir():
+            shutil.copytree(tokenizer, Path(folder) / "tokenizer")
+        run = _build(replace(config, out=folder))
+        train_step(run, 0)
+        kinds: dict[str, list[int]] = {}
+        for step in range(0, config.steps, max(1, config.steps // LOOKED_AT)):
+            kinds.setdefault(_kind(run, step), []).append(step)
+        often = Counter({kind: len(steps) for kind, steps in kinds.items()})
+        seconds = {kind: _seconds(run, steps[-1]) for kind, steps in kinds.items()}
+        slowest = kinds[max(seconds, key=lambda kind: seconds[kind])][-1]
+        shares = {kind: number / often.total() for kind, number in often.items()}
+        return Timing(run.device.type, seconds, shares, _peak(run, slowest))
+
+
+def _build(config: AnyConfig) -> Trainable:
+    if isinstance(config, TrainConfig):
+        return Run.build(config)
+    return Stage1Run.build(config) if isinstance(config, Stage1Config) else LanguageTeacherRun(config)
+
+
+def _seconds(run: Trainable, step: int) -> float:
+    begin = time.perf_counter()
+    train_step(run, step)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _rng(run: Trainable, step: int) -> np.random.Generator:
+    return np.random.default_rng(ALONE.seeds(run.config.seed, step, run.config.accumulation)[0])
+
+
+def _kind(run: Trainable, step: int) -> str:
+    return run.kind(run.draw(step, _rng(run, step)))
+
+
+def _peak(run: Trainable, step: int) -> int:
+    """Bytes of tensors that live at most in a step, beside weights, gradients and the optimiser's."""
+    rng = _rng(run, step)
+    batch = run.draw(step, rng)
+    forget = [p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None)) for p in run.parameters()]
+    weights = [t for module in run.modules().values() for t in (*module.parameters(), *module.buffers())]
+    with LiveBytes(weights) as counted:
+        with autocast(run.config.dtype, run.device.type):
+            losses = run.losses(batch, step, rng)
+        losses.total().backward()
+    for handle in forget:
+        handle.remove()
+    return counted.peak
