@@ -29,6 +29,7 @@ from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.generation import run_language_model
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
@@ -383,8 +384,8 @@ class Scene:
         tokens = torch.tensor([ids], device=self._prefix.tokens.device)
         whole = self._model.prepare(tokens, prefix=self._prefix)
         cache = DynamicCache(config=self._model.config.text_config)
-        self._model.language_model(
-            inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
+        run_language_model(
+            self._model.language_model, inputs_embeds=whole.embeddings, cache=cache, use_cache=True, logits_to_keep=1
         )
         return cache, whole.embeddings.shape[1]
 
@@ -400,10 +401,10 @@ class Scene:
         with torch.inference_mode():
             cache = self._fresh_cache() if first else self._cache[0]
             points = None if coordinates is None or not first else coordinates.to(self._prefix.tokens.device)
-            out = self._model.language_model(
-                inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
-                output_hidden_states=True,
-            )
+            out = run_language_model(
+                self._model.language_model, inputs_embeds=self._model.embed_text(ids, points), cache=cache,
+                use_cache=True, output_hidden_states=True,
+            )  # fmt: skip
         return out.hidden_states[-1], out.logits
 
     # ---- files ------------------------------------------------------------------------------------------------

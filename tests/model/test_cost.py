@@ -23,6 +23,7 @@ from vidllm.model.cost import (
     visual_tokens,
 )
 from vidllm.model.cross_task_adapter import VARIANTS, CrossTaskAdapter
+from vidllm.model.generation import cache_of, run_language_model
 from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.summary import parts, total
@@ -71,12 +72,14 @@ def test_the_language_model_and_the_lift():
     features = model.see(images)
     assert counted(lambda: model.lift(features, geometry))[0] == told["lift and projector"] + rotation(extent)
     lm = model.language_model
-    first, out = counted(lambda: lm(inputs_embeds=prefix.tokens, use_cache=True, logits_to_keep=1))
+    first, out = counted(lambda: run_language_model(lm, inputs_embeds=prefix.tokens, use_cache=True, logits_to_keep=1))
     assert first == told["language model: scene"]
     question = torch.zeros(1, QUESTION_TOKENS, dtype=torch.long)
-    asked, out = counted(lambda: lm(question, past_key_values=out.past_key_values, use_cache=True))
+    cache = cache_of(out)
+    asked, _ = counted(lambda: run_language_model(lm, input_ids=question, cache=cache, use_cache=True))
     assert asked == told["language model: question"]
-    assert counted(lambda: lm(question[:, :1], past_key_values=out.past_key_values))[0] == told["language model: token"]
+    token, _ = counted(lambda: run_language_model(lm, input_ids=question[:, :1], cache=cache))
+    assert token == told["language model: token"]
 
 
 def rotation(extent):

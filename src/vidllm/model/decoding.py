@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from vidllm.model.generation import run_language_model
+
 
 @torch.inference_mode()
 def greedy_after_prefix(
@@ -34,10 +36,10 @@ def greedy_after_prefix(
     running = [True] * rows
     for _ in range(max_new_tokens):
         embeddings: Float[Tensor, "N L D"] = language_model.get_input_embeddings()(ids)  # type: ignore[operator]
-        out = language_model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True,
-            logits_to_keep=1,
-        )
+        out = run_language_model(
+            language_model, inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, cache=own,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
         tokens = out.logits[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             running[row] = running[row] and token != eos_token_id
