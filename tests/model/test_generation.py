@@ -99,6 +99,7 @@ def best_by_search(shipped, prompt, beams, steps):
     return max(ended + [(score / len(tokens), tokens) for score, tokens in alive])[1]
 
 
+@pytest.mark.slow
 def test_beams_find_what_a_search_without_a_cache_finds(shipped):
     with torch.inference_mode():
         found = [best_by_search(shipped, prompt, beams=3, steps=4) for prompt in PROMPTS]
@@ -126,6 +127,7 @@ def test_peft_generates_the_same(wanted, task):
     assert said(fresh, PROMPTS, [CLIP, CLIP]) == wanted
 
 
+@pytest.mark.slow
 def test_pipelines_answer(shipped, wanted):
     talks = [
         [{"role": "user", "content": [{"type": "video", "video": CLIP}, {"type": "text", "text": question}]}]

@@ -41,6 +41,7 @@ def test_shapes_alone_need_what_a_real_run_needs():
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_shorter_model_needs_as_much():
     config = micro_config()
     config.encoder.depth = config.attention.depth = 9
@@ -53,6 +54,7 @@ def test_a_shorter_model_needs_as_much():
     assert vision_memory(short, extent) == vision_memory(config, extent)
 
 
+@pytest.mark.slow
 def test_frames_bound_the_memory_of_the_video():
     config = preset("tiny")
     one, two = (vision_memory(config, Extent(frames, 56, 70)) for frames in (8, 16))
@@ -61,6 +63,7 @@ def test_frames_bound_the_memory_of_the_video():
     assert two[2].peak < 1.5 * one[2].peak  # the head takes 8 frames at a time
 
 
+@pytest.mark.slow
 def test_the_papers_size_with_four_bits_stays_under_24_gigabytes():
     config = preset("paper")
     extent = extent_of(config, 32)
