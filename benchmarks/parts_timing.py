@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
 from vidllm.model.configuration import VidLLMConfig, preset
+from vidllm.model.generation import run_language_model
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration
 from vidllm.model.quantisation import place
 from vidllm.model.scale_alignment import align_scale
@@ -168,7 +169,7 @@ def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
 
     def read() -> DynamicCache:
         cache = DynamicCache(config=lm.config)
-        lm(inputs_embeds=seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        run_language_model(lm, inputs_embeds=seen, cache=cache, use_cache=True, logits_to_keep=1)
         return cache
 
     cache = clock("scene into the language model", read)
@@ -176,7 +177,8 @@ def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
     def ask() -> int:
         if cache.get_seq_length() > seen.shape[1]:
             cache.crop(seen.shape[1] - cache.get_seq_length())
-        return int(lm(question, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+        out = run_language_model(lm, input_ids=question, cache=cache, use_cache=True, logits_to_keep=1)
+        return int(out.logits[0, -1].argmax())
 
     clock("question to first token", ask)
 
@@ -184,7 +186,8 @@ def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
         token = ask()
         for _ in range(TOKENS):
             ids = torch.full((1, 1), token, device=seen.device)
-            token = int(lm(ids, past_key_values=cache, use_cache=True).logits[0, -1].argmax())
+            out = run_language_model(lm, input_ids=ids, cache=cache, use_cache=True)
+            token = int(out.logits[0, -1].argmax())
 
     clock("speak", speak)
     clock.found["visual tokens"] = seen.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In CI also deprecations that our own code causes are errors, and whatever is left open (see pyproject.toml)."""
+    if os.environ.get("CI"):
+        for line in ("error:::(vidllm|test_|helpers)", "error::pytest.PytestUnraisableExceptionWarning"):
+            config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,37 @@ def test_import_is_cheap():
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
+AUTO = """
+import vidllm
+from transformers import {name}
+print(type({name}.from_pretrained({folder!r})).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "from transformers import AutoConfig, AutoProcessor, AutoImageProcessor"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("AutoConfig", "VidLLMConfig"),
+        ("AutoProcessor", "VidLLMProcessor"),
+        ("AutoImageProcessor", "VidLLMVideoFrameProcessor"),
+        ("AutoModel", "VidLLMForConditionalGeneration"),
+        ("AutoModelForImageTextToText", "VidLLMForConditionalGeneration"),
+    ],
+)
+def test_auto_classes_know_us_after_our_import_alone(name, kind, first):
+    folder = str(Path(vidllm.__file__).parent / "weights" / "tiny")
+    done = run("-W", "ignore", "-c", f"{first}\n{AUTO.format(name=name, folder=folder)}")
+    assert done.stdout.strip() == kind, done.stderr
+
+
+def test_auto_classes_cost_nothing_before_a_checkpoint_is_read():
+    code = "import sys, vidllm\nfrom transformers import AutoConfig, AutoProcessor\nprint('vidllm.model' in sys.modules)"
+    done = run("-W", "ignore", "-c", code)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_version_is_told_once():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)

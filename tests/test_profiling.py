@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidllm.model.configuration import PRESETS, preset
+from vidllm.model.generation import cache_of, run_language_model
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.profiling import (
     QUESTION_TOKENS,
@@ -128,12 +129,14 @@ def test_the_language_model_and_the_lift():
     features = model.see(images)
     assert counted(lambda: model.lift(features, geometry))[0] == told["lift and projector"] + rotation(extent)
     lm = model.language_model
-    first, out = counted(lambda: lm(inputs_embeds=prefix.tokens, use_cache=True, logits_to_keep=1))
+    first, out = counted(lambda: run_language_model(lm, inputs_embeds=prefix.tokens, use_cache=True, logits_to_keep=1))
     assert first == told["language model: scene"]
     question = torch.zeros(1, QUESTION_TOKENS, dtype=torch.long)
-    asked, out = counted(lambda: lm(question, past_key_values=out.past_key_values, use_cache=True))
+    cache = cache_of(out)
+    asked, _ = counted(lambda: run_language_model(lm, input_ids=question, cache=cache, use_cache=True))
     assert asked == told["language model: question"]
-    assert counted(lambda: lm(question[:, :1], past_key_values=out.past_key_values))[0] == told["language model: token"]
+    token, _ = counted(lambda: run_language_model(lm, input_ids=question[:, :1], cache=cache))
+    assert token == told["language model: token"]
 
 
 def rotation(extent):
@@ -199,6 +202,7 @@ def test_shapes_alone_need_what_a_real_run_needs():
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_shorter_model_needs_as_much():
     config = micro_config()
     config.encoder.depth = config.attention.depth = 9
@@ -211,6 +215,7 @@ def test_a_shorter_model_needs_as_much():
     assert vision_memory(short, extent) == vision_memory(config, extent)
 
 
+@pytest.mark.slow
 def test_frames_bound_the_memory_of_the_video():
     config = preset("tiny")
     one, two = (vision_memory(config, Extent(frames, 56, 70)) for frames in (8, 16))
@@ -219,6 +224,7 @@ def test_frames_bound_the_memory_of_the_video():
     assert two[2].peak < 1.5 * one[2].peak  # the head takes 8 frames at a time
 
 
+@pytest.mark.slow
 def test_the_papers_size_with_four_bits_stays_under_24_gigabytes():
     config = preset("paper")
     extent = extent_of(config, 32)

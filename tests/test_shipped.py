@@ -10,6 +10,7 @@ import pytest
 import vidllm
 from vidllm.demo import CLIP, load_truth, report
 from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.model.prompts import CHAT_TEMPLATE
 from vidllm.rooms.language import answer_matches
 from vidllm.scene import TINY, VidLLM
 
@@ -34,6 +35,11 @@ def test_model_card_tells_how_it_was_made() -> None:
     for needed in ("vidllm train stage2", "seed", "abs-rel", "rotation", "licen", "1000:1"):
         assert needed in card, needed
     assert json.loads((TINY / "config.json").read_text())["model_type"] == "vidllm"
+
+
+def test_chat_templates_are_the_codes_own() -> None:
+    for folder in (TINY, BLIND):
+        assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == CHAT_TEMPLATE
 
 
 def test_the_main_job_answers_rightly(model: VidLLM) -> None:

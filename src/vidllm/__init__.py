@@ -1,12 +1,15 @@
 """vidllm: an ordinary video in, metres and answers out. An open implementation of Vid-LLM (arXiv 2509.24385).
 
-Names are loaded when first used, so that ``import vidllm`` costs nothing.
+Names are loaded when first used, so that ``import vidllm`` costs nothing; transformers' Auto classes know our
+checkpoints from then on.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from vidllm.auto_classes import announce
 
 __version__ = "0.1.0"
 
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from vidllm.model.processing import VidLLMProcessor
     from vidllm.saved_scene import load_scene
     from vidllm.scene import Scene, load
+
+
+announce()
 
 
 def __getattr__(name: str) -> Any:

@@ -104,6 +104,7 @@ def plugin(monkeypatch):
     return load_module(HERE / "vidllm_model.py", "lmms_eval_vidllm_model")
 
 
+@pytest.mark.slow
 def test_the_plugin_gives_the_numbers_of_vidllm_eval(
     plugin, utils, prepare, exported, small, small_folder, tmp_path, monkeypatch
 ):

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.generation import run_language_model
 
 EOS = 2
 
@@ -22,7 +23,7 @@ def _model() -> PreTrainedModel:
 def _prefix_cache(model: PreTrainedModel, prefix: torch.Tensor) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(input_ids=prefix, past_key_values=cache, use_cache=True)
+        run_language_model(model, input_ids=prefix, cache=cache, use_cache=True)
     return cache
 
 

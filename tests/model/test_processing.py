@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 from vidllm.model import prompts
 from vidllm.model.configuration import tiny
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
-from vidllm.model.text import build_tokenizer, encode_prompt
+from vidllm.model.text import build_tokenizer, encode_example, encode_prompt
 
 QUESTION = "how many chairs are there?"
 PROMPT = prompts.qa_prompt(QUESTION)
@@ -77,7 +77,18 @@ def test_points_follow_their_tokens(processor):
     ("arguments", "reason"),
     [
         ({}, "neither"),
-        ({"text": PROMPT, "images": [1]}, "one video"),
+        ({"text": PROMPT, "images": clip(), "videos": clip()}, "received both"),
+        ({"text": [PROMPT, PROMPT], "images": [clip()[0]]}, "images for 2 texts, received 1"),
+        ({"text": [PROMPT, PROMPT], "images": [[clip()[0]], []]}, "text 1 has no image"),
+        ({"text": PROMPT, "audio": [1]}, "received audio"),
+        ({"text": PROMPT, "padding": "maximal"}, "padding must be one of"),
+        ({"text": PROMPT, "truncation": "only_second"}, "truncation must be one of"),
+        ({"text": PROMPT, "max_length": 9}, "no effect by itself"),
+        ({"text": PROMPT, "padding": "max_length"}, "needs max_length"),
+        ({"text": PROMPT, "padding": "max_length", "max_length": 3}, "pass truncation=True"),
+        ({"text": PROMPT, "truncation": True, "max_length": 2}, "cut <video> off"),
+        ({"text": CAPTION, "truncation": True, "max_length": 8, "coordinates": (1, 2, 3)}, "cut <coord> off"),
+        ({"text": [PROMPT, prompts.room_prompt()], "padding": False}, "cannot be one tensor"),
         ({"text": "no scene", "videos": clip()}, "0 <video> tokens"),
         ({"text": PROMPT + "<video>", "videos": clip()}, "2 <video> tokens"),
         ({"text": [PROMPT, PROMPT], "videos": [clip()]}, "expected 2 videos"),
@@ -94,6 +105,45 @@ def test_points_follow_their_tokens(processor):
 def test_what_does_not_fit_is_refused_with_the_reason(processor, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         processor(**arguments)
+
+
+def test_padding_and_truncation_are_those_of_transformers(processor):
+    short, videos = prompts.room_prompt(), [clip(seed=1), clip(seed=2)]
+    wanted = processor(text=[PROMPT, short], videos=videos)
+    given = processor(text=[PROMPT, short], videos=videos, padding=True, return_tensors="pt")
+    assert set(given) == set(wanted) and all(torch.equal(given[k], wanted[k]) for k in wanted)
+    length = wanted["input_ids"].shape[1]
+    longer = processor(text=[PROMPT, short], padding="max_length", max_length=length + 3)
+    assert longer["input_ids"][:, 3:].tolist() == wanted["input_ids"].tolist()
+    assert longer["attention_mask"][:, :3].tolist() == [[0] * 3] * 2
+    assert processor(text=PROMPT, pad_to_multiple_of=64)["input_ids"].shape == (1, 64)
+    cut = processor(text=PROMPT, truncation=True, max_length=length - 2)
+    assert cut["input_ids"][0].tolist() == encode_prompt(processor.tokenizer, PROMPT)[:-2]
+    assert torch.equal(processor(text=PROMPT, truncation=True, max_length=99)["input_ids"], wanted["input_ids"][:1])
+    rows = processor(text=[PROMPT, short], padding=False, return_tensors=None)["input_ids"]
+    assert rows == [encode_prompt(processor.tokenizer, text) for text in (PROMPT, short)]
+    with pytest.raises(TypeError, match="paddding"):
+        processor(text=PROMPT, paddding=True)
+
+
+def test_offsets_tell_which_characters_a_token_comes_from(processor):
+    text = f"<s>{PROMPT}"
+    batch = processor(text=[text, prompts.room_prompt()], return_offsets_mapping=True)
+    (spans, other), ids = batch["offset_mapping"], batch["input_ids"][0].tolist()
+    assert len(spans) == len(ids) == len(other) and other[0] == (0, 0)
+    decode = processor.tokenizer.decode
+    assert [text[a:b].strip().lower() for a, b in spans] == [decode([i]).strip() for i in ids]
+    assert "".join(text[a:b] for a, b in spans).replace(" ", "") == text.replace(" ", "")
+
+
+def test_the_images_of_a_text_are_one_scene(processor):
+    frames = list(clip(3))
+    wanted = processor(text=PROMPT, videos=[frames])
+    for images in (frames, [frames]):
+        assert torch.equal(processor(text=PROMPT, images=images)["pixel_values"], wanted["pixel_values"])
+    assert processor(text=PROMPT, images=frames[0])["pixel_values"].shape[:2] == (1, 1)
+    both = processor(text=[PROMPT, PROMPT], images=[frames[:2], frames[1:]])["pixel_values"]
+    assert torch.equal(both[0], wanted["pixel_values"][0, :2]) and torch.equal(both[1], wanted["pixel_values"][0, 1:])
 
 
 def test_a_tokenizer_without_our_tokens_is_refused(processor):
@@ -134,6 +184,50 @@ def test_chat_template_decodes_the_video(processor):
         processor_kwargs={"num_frames": 2},
     )  # fmt: skip
     assert both["pixel_values"].shape[:2] == (2, 2)
+
+
+def shown(images: list[object], question: str = QUESTION) -> list[dict[str, object]]:
+    parts = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+WHOLE = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
+
+def test_chat_template_takes_images(processor):
+    frames = list(clip(3))
+    direct = processor(text=PROMPT, videos=[frames])
+    chat = processor.apply_chat_template(shown(frames), **WHOLE)
+    assert set(chat) == set(direct) and all(torch.equal(chat[k], direct[k]) for k in direct)
+    two = processor.apply_chat_template([shown(frames), shown(frames, "what?")], **WHOLE)
+    assert two["pixel_values"].shape[:2] == (2, 3)
+    mixed = [{"role": "user", "content": [*shown(frames)[0]["content"], {"type": "video", "video": clip()}]}]
+    with pytest.raises(ValueError, match="received both"):
+        processor.apply_chat_template(mixed, **WHOLE)
+
+
+def test_chat_template_pads_and_cuts(processor):
+    talks = [talk(clip()), talk(clip(seed=1), "and beds, and all the lamps?")]
+    wanted = processor.apply_chat_template(talks, **WHOLE)
+    for options in ({"padding": True}, {"processor_kwargs": {"padding": True}}):
+        found = processor.apply_chat_template(talks, **WHOLE, **options)
+        assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+    options = {"padding": "max_length", "max_length": 60, "truncation": True}
+    assert processor.apply_chat_template(talks, **WHOLE, processor_kwargs=options)["input_ids"].shape == (2, 60)
+
+
+def test_the_assistants_tokens_are_masked_as_in_training(processor):
+    told = [*talk(clip()), {"role": "assistant", "content": "two"}]
+    longer = [*talk(clip()), {"role": "assistant", "content": "two, or three"}]
+    batch = processor.apply_chat_template(
+        [told, longer], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    for row, answer in enumerate(("two", "two, or three")):
+        ids, labels = encode_example(processor.tokenizer, PROMPT, answer)
+        pad = batch["input_ids"].shape[1] - len(ids)
+        assert batch["input_ids"][row, pad:].tolist() == ids
+        mask = torch.as_tensor(batch["assistant_masks"][row]).tolist()
+        assert mask == [0] * pad + [int(label != -100) for label in labels]
 
 
 def test_answers_are_decoded(processor):

@@ -60,6 +60,7 @@ def bytes_of(module):
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_the_shipped_model_says_the_same_and_weighs_what_is_told(dtype):
     whole, small = vidllm.load().reconstruct(CLIP), vidllm.load(language_dtype=dtype).reconstruct(CLIP)

@@ -79,6 +79,7 @@ def test_what_cannot_be_is_refused(monkeypatch, tmp_path):
         apply_lora(micro_model(), 3, 6.0)
 
 
+@pytest.mark.slow
 def test_stage_2_with_lora(rooms_folder, tmp_path):
     start = tmp_path / "start"
     tokenizer = load_or_build_tokenizer(start / "tokenizer", sorted(rooms_folder.iterdir()), 600)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
@@ -41,7 +42,7 @@ def register() -> None:
         AutoConfig.register(kind, config, exist_ok=True)
         AutoImageProcessor.register(config, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
         AutoProcessor.register(config, VidLLMProcessor, exist_ok=True)
-        for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        for auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
             auto.register(config, model, exist_ok=True)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from vidllm.model.generation import run_language_model
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.prompts import VISUAL_PREFIX
 
@@ -80,8 +81,8 @@ class CachedPrefix:
         tokens = torch.tensor([ids], device=self.prefix.tokens.device)
         whole = self.model.prepare(tokens, prefix=self.prefix)
         cache = DynamicCache(config=self.model.config.text_config)
-        self.model.language_model(
-            inputs_embeds=whole.embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1
+        run_language_model(
+            self.model.language_model, inputs_embeds=whole.embeddings, cache=cache, use_cache=True, logits_to_keep=1
         )
         return cache
 
@@ -89,10 +90,10 @@ class CachedPrefix:
     def _read(self, ids: Tensor, coordinates: Tensor | None, cache: DynamicCache) -> tuple[Tensor, Tensor]:
         """Hidden states and logits of tokens behind what ``cache`` holds; it grows by them."""
         points = None if coordinates is None else coordinates.to(self.prefix.tokens.device)
-        out = self.model.language_model(
-            inputs_embeds=self.model.embed_text(ids, points), past_key_values=cache, use_cache=True,
+        out = run_language_model(
+            self.model.language_model, inputs_embeds=self.model.embed_text(ids, points), cache=cache, use_cache=True,
             output_hidden_states=True,
-        )
+        )  # fmt: skip
         return out.hidden_states[-1], out.logits
 
 
@@ -129,10 +130,10 @@ def greedy_after_prefix(
     running = [True] * rows
     for _ in range(max_new_tokens):
         embeddings: Float[Tensor, "N L D"] = language_model.get_input_embeddings()(ids)  # type: ignore[operator]
-        out = language_model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True,
-            logits_to_keep=1,
-        )
+        out = run_language_model(
+            language_model, inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, cache=own,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
         tokens = out.logits[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             running[row] = running[row] and token != eos_token_id

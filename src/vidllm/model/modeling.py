@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    Cache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
@@ -35,6 +35,7 @@ from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
 from vidllm.model.dense_head import DenseHead
 from vidllm.model.encoder import DinoEncoder, EncoderOutput
+from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
@@ -102,13 +103,6 @@ class VisualPrefix:
     patch_positions: Tensor
     patch_mask: Tensor
     patch_index: Tensor
-
-
-@dataclass
-class VidLLMOutput(CausalLMOutputWithPast):
-    """Loss and logits as of any causal LM (over the spliced sequence), with the hidden states of ``<loc>`` tokens."""
-
-    loc_hidden: Tensor | None = None
 
 
 class VidLLMPreTrainedModel(PreTrainedModel):
@@ -371,34 +365,36 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> VidLLMOutput:
+    ) -> VidLLMOutput | tuple[Any, ...]:
         """Next-token logits over the spliced sequence, as any causal LM.
 
         input_ids (B,L) with one ``<video>`` a row, pixel_values (B,F,3,H,W) in [0,1], coordinates (B,N,3) scene
-        points in metres for ``<coord>`` tokens, labels (B,L) with -100 where not scored.
+        points in metres for ``<coord>`` tokens, labels (B,L) with -100 where not scored. ``cache`` and
+        ``past_key_values`` are one argument (transformers renamed it in 5.24). Other keywords go to the language model;
+        TypeError for one that it does not know, ValueError for a scene that would not be read.
         """
-        is_loc = None
-        if inputs_embeds is None and input_ids is not None:
-            if past_key_values is None or past_key_values.get_seq_length() == 0:
-                whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, labels)
-                inputs_embeds, attention_mask, labels = whole.embeddings, whole.attention_mask, whole.labels
-                position_ids, is_loc = whole.position_ids, whole.token_ids == self.config.loc_token_id
-            else:
-                inputs_embeds = self.embed_text(input_ids, coordinates)
-        states = bool(kwargs.pop("output_hidden_states", False))
-        out = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, labels=labels,
-            past_key_values=past_key_values, use_cache=use_cache,
+        cache, is_loc = one_cache(cache, past_key_values), None
+        states, as_tuple = bool(kwargs.pop("output_hidden_states", False)), kwargs.pop("return_dict", None) is False
+        if inputs_embeds is None and input_ids is not None and not holds_tokens(cache):
+            whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, labels)
+            inputs_embeds, attention_mask, labels = whole.embeddings, whole.attention_mask, whole.labels
+            position_ids, is_loc = whole.position_ids, whole.token_ids == self.config.loc_token_id
+        elif pixel_values is not None:
+            raise ValueError("pixel_values go with the input_ids of the first call: not with inputs_embeds, nor behind "
+                             "a cache that holds tokens")  # fmt: skip
+        elif inputs_embeds is None and input_ids is not None:
+            inputs_embeds = self.embed_text(input_ids, coordinates)
+        out = run_language_model(
+            self.language_model, cache=cache, use_cache=use_cache, inputs_embeds=inputs_embeds, labels=labels,
+            attention_mask=attention_mask, position_ids=position_ids,
             output_hidden_states=states or is_loc is not None, **kwargs,
-        )
-        return VidLLMOutput(
-            loss=out.loss, logits=out.logits, past_key_values=out.past_key_values, attentions=out.attentions,
-            hidden_states=out.hidden_states if states else None,
-            loc_hidden=None if is_loc is None else out.hidden_states[-1][is_loc],
-        )
+        )  # fmt: skip
+        output = VidLLMOutput.of(out, states, is_loc)
+        return output.to_tuple() if as_tuple else output
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -413,6 +409,10 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
         mixin: Any = super()
         if input_ids is None:
+            input_ids = kwargs.pop("inputs", None)
+        if input_ids is None:
+            if pixel_values is not None or prefix is not None or coordinates is not None:
+                raise ValueError("a scene or coordinates were given without input_ids; pass the text as input_ids")
             return mixin.generate(attention_mask=attention_mask, **kwargs)
         whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, prefix=prefix)
         return mixin.generate(inputs_embeds=whole.embeddings, attention_mask=whole.attention_mask, **kwargs)

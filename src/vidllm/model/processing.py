@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from transformers.processing_utils import ImagesKwargs
 from vidllm.frames import Frames, Resize
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.prompts import CHAT_TEMPLATE, COORD_TOKEN, LOC_TOKEN, VIDEO_TOKEN
-from vidllm.model.text import decode_answers, encode_prompt, forget_origin, special_token_ids
+from vidllm.model.text import decode_answers, forget_origin, special_token_ids
+from vidllm.model.text_batch import TextOptions, encode_batch
 from vidllm.video import iter_frames, load_frames
 
 
@@ -126,41 +127,50 @@ class VidLLMProcessor(ProcessorMixin):
         *,
         coordinates: Any = None,
         num_frames: int | None = None,
-        padding_side: Literal["left", "right"] = "left",
-        add_special_tokens: bool = True,
         do_sample_frames: bool = True,
         return_tensors: str | None = "pt",
+        **text_options: Any,
     ) -> BatchFeature:
         """A batch of texts and their scenes.
 
         text: one prompt or B. videos: one source for one text (file, folder, list of images, array), or a list of B.
-        coordinates: scene points in metres, (3) or (N,3) for one text, B of them for B; one a ``<coord>``.
+        images: in place of videos, one image or a list of them for one text, or a list of B; a text's images are one
+        scene. coordinates: scene points in metres, (3) or (N,3) for one text, B of them for B; one a ``<coord>``.
+        text_options: the fields of :class:`TextOptions` (``padding``, ``truncation``, ``max_length``, ...).
 
-        Returns ``input_ids`` and ``attention_mask`` (B,L), ``pixel_values`` (B,F,3,H,W) in [0,1] with a video, and
+        Returns ``input_ids`` and ``attention_mask`` (B,L), ``pixel_values`` (B,F,3,H,W) in [0,1] with a scene, and
         ``coordinates`` (B,N,3) with points (rows with fewer are filled with zeros at the end). Frames are always
-        sampled; ValueError where texts, videos and points do not fit together.
+        sampled; ValueError where texts, scenes and points do not fit together, TypeError for an unknown option.
         """
-        if images is not None or audio is not None:
-            raise ValueError("expected videos, received images or audio; a list of images is one video: videos=[...]")
+        options = TextOptions(**text_options)
+        if audio is not None:
+            raise ValueError("expected text with videos or images, received audio; leave it out")
+        if images is not None and videos is not None:
+            raise ValueError("a scene is a video or its images, received both; pass one of them")
         if not do_sample_frames:
             raise ValueError("frames are always sampled uniformly; pass num_frames to choose how many")
-        if text is None and videos is None:
+        if text is None and videos is None and images is None:
             raise ValueError("expected text, videos or both; received neither")
         data: dict[str, Any] = {}
         single = text is None or isinstance(text, str)
         texts = [] if text is None else [text] if isinstance(text, str) else list(text)
         if texts:
-            rows = [encode_prompt(self.tokenizer, t, add_special_tokens) for t in texts]
-            padded = self.tokenizer.pad({"input_ids": rows}, padding=True, padding_side=padding_side)
-            data.update(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
-        if videos is not None:
-            sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
+            data.update(encode_batch(self.tokenizer, texts, options, to_tensors=return_tensors is not None))
+        offsets = data.pop("offset_mapping", None)
+        if videos is not None or images is not None:
+            if images is not None:
+                sources = _clips_of_images(images, max(1, len(texts)))
+            else:
+                sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
             self._check_scenes(texts)
             data.update(self.image_processor.preprocess(sources, num_frames, return_tensors=None))
         points = _points_of(texts, [coordinates] if single else coordinates)
         if points is not None:
             data["coordinates"] = points
-        return BatchFeature(data, tensor_type=return_tensors)
+        batch = BatchFeature(data, tensor_type=return_tensors)
+        if offsets is not None:
+            batch["offset_mapping"] = offsets  # as lists: rows of pairs
+        return batch
 
     def decode_answers(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Texts of generated ids (B,L), new tokens only: cut at the end token, without special tokens."""
@@ -190,6 +200,20 @@ def _is_source(value: Any) -> bool:
     if isinstance(value, str | os.PathLike | list | tuple):
         return True
     return isinstance(value, np.ndarray | Tensor) and value.ndim == 4
+
+
+def _clips_of_images(images: Any, count: int) -> list[list[Any]]:
+    """The images of each of ``count`` texts; ValueError where a text has none."""
+    rows = images if isinstance(images, list | tuple) else [images]
+    nested = [isinstance(row, list | tuple) for row in rows]
+    if count == 1 and not all(nested):
+        rows = [rows]
+    elif len(rows) != count:
+        raise ValueError(f"expected images for {count} texts, received {len(rows)}; give a list of each text's images")
+    clips = [list(row) if isinstance(row, list | tuple) else [row] for row in rows]
+    if not all(clips):
+        raise ValueError(f"text {[bool(c) for c in clips].index(False)} has no image; every text of a batch needs one")
+    return clips
 
 
 def _one_each(videos: Any, count: int) -> list[Any]:

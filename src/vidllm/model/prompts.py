@@ -31,6 +31,7 @@ FIND_ALL = "Find all: {expression}"
 
 _RESERVED = (*SPECIAL_TOKENS, BOS_TOKEN, EOS_TOKEN, PAD_TOKEN)
 
+# The images of a message are one scene. What is inside ``generation`` is marked by ``return_assistant_tokens_mask``.
 CHAT_TEMPLATE = """\
 {{- bos_token or '' -}}
 {%- set ns = namespace(system='') -%}
@@ -43,10 +44,12 @@ CHAT_TEMPLATE = """\
   {%- elif message['role'] == 'user' -%}
     {{- 'USER: ' -}}
     {%- for part in parts if part['type'] == 'video' -%}{{- '<video>\\n' -}}{%- endfor -%}
+    {%- if parts | selectattr('type', 'equalto', 'image') | list -%}{{- '<video>\\n' -}}{%- endif -%}
     {{- ns.system ~ words ~ ' ' -}}
     {%- set ns.system = '' -%}
   {%- else -%}
-    {{- 'ASSISTANT: ' ~ words ~ (eos_token or '') -}}
+    {{- 'ASSISTANT:' -}}
+    {%- generation -%}{{- ' ' ~ words ~ (eos_token or '') -}}{%- endgeneration -%}
   {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}

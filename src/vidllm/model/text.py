@@ -139,6 +139,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool =
     return head + tail
 
 
+def prompt_offsets(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool = True) -> list[tuple[int, int]]:
+    """Where in ``text`` each id of :func:`encode_prompt` comes from: its first character, and the one behind it."""
+    bos = tokenizer.bos_token or ""
+    start = len(bos) if bos and text.startswith(bos) else 0
+    cut = start + (len(VISUAL_PREFIX) if text.startswith(VISUAL_PREFIX, start) else 0)
+    spans = [(0, start)] if bos and (add_bos or start) else []
+    for at, piece in ((start, text[start:cut]), (cut, text[cut:])):
+        if piece:
+            found = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            spans += [(at + first, at + behind) for first, behind in found]
+    return spans
+
+
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """The ids that follow a prompt's ``ASSISTANT:``, with the end token last."""
     turn = _plain(tokenizer, ASSISTANT)

@@ -1,0 +1,91 @@
+"""Driving the language model: the one place where the name of its key-value cache is known.
+
+transformers 5.24 renamed the cache from ``past_key_values`` to ``cache``, in ``forward``, in ``generate`` and in what
+they return; 5.40 removes the older name. Everything of ours says ``cache``, and :func:`run_language_model` passes it
+under the name that the language model's own signature has.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields
+from functools import cache as memoised
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs
+
+CACHE_NAMES = ("cache", "past_key_values")  # newest first
+#: The name under which outputs of the installed transformers carry the cache.
+OUTPUT_CACHE = next(name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
+
+
+@dataclass
+class VidLLMOutput(CausalLMOutputWithPast):
+    """Loss and logits as of any causal LM (over the spliced sequence), with the hidden states of ``<loc>`` tokens."""
+
+    loc_hidden: Tensor | None = None
+
+    @classmethod
+    def of(cls, output: Any, with_states: bool, is_loc: Tensor | None) -> VidLLMOutput:
+        """A language model's output, with all its hidden states or without; ``is_loc`` (B,S) marks ``<loc>``."""
+        cached: Any = {OUTPUT_CACHE: cache_of(output)}
+        return cls(
+            loss=output.loss, logits=output.logits, attentions=output.attentions,
+            hidden_states=output.hidden_states if with_states else None,
+            loc_hidden=None if is_loc is None else output.hidden_states[-1][is_loc], **cached,
+        )  # fmt: skip
+
+
+def run_language_model(language_model: nn.Module, *, cache: Cache | None = None, **inputs: Any) -> Any:
+    """The output of a causal language model, which reads keys and values from ``cache`` and adds its own to it.
+
+    ``inputs`` are keyword arguments of its ``forward``; TypeError for one that neither it nor transformers knows.
+    """
+    kind = type(_innermost(language_model))
+    unknown = sorted(set(inputs) - _arguments(kind))
+    if unknown:
+        raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
+    return language_model(**{_cache_name(kind): cache}, **inputs)
+
+
+def cache_of(output: Any) -> Cache | None:
+    """The cache in a language model's output; None without one."""
+    found: Cache | None = getattr(output, OUTPUT_CACHE, None)
+    return found
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache that was given under either name; ValueError where two different ones were."""
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("cache and past_key_values are two names of one argument, received both; pass cache alone")
+    return past_key_values if cache is None else cache
+
+
+def holds_tokens(cache: Cache | None) -> bool:
+    """Whether anything has been read into a cache."""
+    return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def _innermost(language_model: Any) -> Any:
+    """The model itself: the signatures of torch.compile's and peft's wrappers do not show its arguments."""
+    language_model = getattr(language_model, "_orig_mod", language_model)
+    return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
+
+
+@memoised
+def _cache_name(kind: type[nn.Module]) -> str:
+    names = inspect.signature(kind.forward).parameters
+    for name in CACHE_NAMES:
+        if name in names:
+            return name
+    raise ValueError(f"{kind.__name__} takes no key-value cache by any of the names {', '.join(CACHE_NAMES)}")
+
+
+@memoised
+def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+    """What a model's ``forward`` may be given: what it names, and what all of transformers' models understand."""
+    named = inspect.signature(kind.forward).parameters.values()
+    return frozenset(p.name for p in named if p.kind is not p.VAR_KEYWORD) | TransformersKwargs.__optional_keys__
