@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.model.auto import quiet
 from vidllm.model.text import add_special_tokens_for
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Source, Translate
 from vidllm.pretrained.weights import Renames
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.weights import Renames
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.model.auto import quiet
 from vidllm.model.depth_estimator import depth_input, metric_config
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.licences import Licence
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.model.configuration import EncoderConfig
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Source
 from vidllm.pretrained.weights import Renames
 

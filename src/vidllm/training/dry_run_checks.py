@@ -13,11 +13,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from vidllm.model.auto import load_config
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.summary import build_on_meta
-from vidllm.pretrained.checkpoints import open_checkpoint, read_json
-from vidllm.pretrained.conversion import expected_weights
+from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.model.auto import KINDS, load_config
+from vidllm.model.weight_check import check_weights
 from vidllm.rooms.shards import Shard, plan_shards
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig
@@ -25,7 +23,6 @@ from vidllm.training.estimates import AnyConfig, Counts, model_settings, teacher
 from vidllm.training.shard_check import check_shards
 from vidllm.training.stage1 import Stage1Config
 
-RENAMED = ("encoder.", "language_model.")
 HALF = 2  # bytes of a number in the model folder that comes out
 
 
@@ -122,11 +119,11 @@ def _tokenizer_told(config: AnyConfig) -> str:
 def _start_told(config: AnyConfig) -> str:
     told = [f"fresh weights of {config.preset}"]
     if config.init_from:
-        check_weights(config.init_from, load_config(config.init_from))
+        check_start(config.init_from)
         told = [f"{config.init_from}, whole"]
     language = config.language_from if isinstance(config, TrainConfig) else None
     if language:
-        settings = read_json(Path(language) / "config.json")
+        settings = settings_in(language)
         if settings is None:
             raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
         text = settings.get("text_config", settings)
@@ -138,30 +135,19 @@ def _start_told(config: AnyConfig) -> str:
     return ", ".join(told)
 
 
-def check_weights(place: str, settings: VidLLMConfig) -> None:
-    """ValueError where a folder lacks weights of the model it describes, or has them in another shape.
-
-    Encoder and language model are compared by how many numbers they have: transformers saves them by other names.
-    """
-    found = {name: tensor.shape for name, tensor in open_checkpoint(place).shapes()}
-    expected = expected_weights(build_on_meta(settings))
-    for name, shape in expected.items():
-        if not name.startswith(RENAMED) and found.get(name) != shape:
-            told = f"is {tuple(found[name])}, not {tuple(shape)}" if name in found else "is missing"
-            raise ValueError(f"{place}: {name} {told}; is the checkpoint complete?")
-    for part in RENAMED:
-        have, want = (sum(s.numel() for n, s in table.items() if n.startswith(part)) for table in (found, expected))
-        if have != want:
-            raise ValueError(f"{place}: {part}* has {have:,} numbers, not {want:,}; is the checkpoint complete?")
+def check_start(place: str) -> None:
+    """ValueError where a folder lacks weights of the model it describes, or has them in another shape."""
+    settings = load_config(place)
+    check_weights(open_checkpoint(place), settings, KINDS[settings.model_type][1])
 
 
 def _teacher_told(place: str, which: str) -> str:
     if not place:
         raise ValueError(f"stage 1 needs both teachers; give --teacher-{which} MODEL")
     weights = open_checkpoint(place)
-    kind = (read_json(weights.folder / "config.json") or {}).get("model_type")
+    kind = (weights.settings() or {}).get("model_type")
     if which == "geometry" and kind == "vidllm":
-        check_weights(place, load_config(place))
+        check_start(place)
     named = "" if kind is None else f", {kind}"
     return f"{place}: {len(weights.shards)} file{'s' * (len(weights.shards) != 1)} of weights{named}"
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
 
+from vidllm.io.weight_files import settings_in
 from vidllm.model.auto import load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.summary import build_on_meta
-from vidllm.pretrained.checkpoints import read_json
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
@@ -205,9 +205,9 @@ def _stage1(config: Stage1Config, model: Any, size: tuple[int, int]) -> _FakeRun
 
 def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
     """The geometry teacher's encoder and the language teacher's tower, as their folders say (else VGGT-1B, CLIP-L)."""
-    kind = (read_json(Path(config.teacher_geometry) / "config.json") or {}).get("model_type")
+    kind = (settings_in(config.teacher_geometry) or {}).get("model_type")
     geometry = load_config(config.teacher_geometry).encoder if kind == "vidllm" else EncoderConfig()
-    settings = read_json(Path(config.teacher_language) / "config.json")
+    settings = settings_in(config.teacher_language)
     if settings is not None and not str(settings.get("model_type")).startswith("clip"):
         settings = None  # LLaVA-3D's folder: the tower is CLIP-L's
     return geometry, tower_config(settings, config.teacher_language)
