@@ -11,7 +11,7 @@ import numpy as np
 
 from vidllm.io.json_files import check_regular_file
 
-MAX_BYTES = 128 * 2**20  # of all arrays of a file together
+MAX_BYTES = 64 * 2**20  # of all arrays of a file together
 MAX_ARRAYS = 64
 _CHUNK = 2**20
 _KINDS = "biufSU"  # whole and real numbers, truth values, text

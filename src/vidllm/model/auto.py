@@ -11,16 +11,18 @@ import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
 from vidllm.io.hub import fetch, may_be_hub_id
 from vidllm.io.json_files import read_json_object
 from vidllm.io.tensors import code_refused, reason_without_advice
-from vidllm.io.weight_files import settings_in, weights_of_model
+from vidllm.io.weight_files import open_checkpoint, settings_in, weights_of_model
 from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -91,15 +93,37 @@ def load_config(model: str | Path) -> VidLLMConfig:
 def _load_network(
     folder: Path, config: VidLLMConfig, kind: type[VidLLMForConditionalGeneration], dtype: torch.dtype
 ) -> VidLLMForConditionalGeneration:
+    network, report = load_with_report(kind, folder, config=config, dtype=dtype)
+    _check_complete(str(folder), report)
+    return network
+
+
+def load_with_report(kind: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """``kind.from_pretrained`` of a folder with its report; ValueError of one line, without torch's advice."""
     settings_in(folder, "generation_config.json")  # transformers leaves out one that is damaged
     try:
         with quiet():
-            network, report = kind.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
+            loaded: tuple[Any, dict[str, Any]] = kind.from_pretrained(
+                folder, **{"dtype": torch.float32, **options}, output_loading_info=True
+            )
+            return loaded
     except Exception as error:  # torch, safetensors and transformers have errors of their own
         reason = code_refused(error) or _first_line(error)
-        raise ValueError(f"{folder}: cannot be loaded as a vidllm checkpoint ({reason})") from None
+        raise ValueError(f"{folder}: cannot be loaded as a {kind.__name__} ({reason})") from None
+
+
+def load_causal_lm(folder: str | Path) -> PreTrainedModel:
+    """A language model of transformers from a folder or a hub id, in float32; ValueError, naming it, as :func:`load_pretrained`."""
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.settings() is None:
+        raise ValueError(f"{folder}: config.json is missing; give the folder of a saved language model")
+    for _ in checkpoint.shapes():  # named where a shard is cut or holds code
+        pass
+    network, report = load_with_report(AutoModelForCausalLM, checkpoint.folder, trust_remote_code=False)
     _check_complete(str(folder), report)
-    return network
+    check_finite(network, str(folder))
+    model: PreTrainedModel = network
+    return model
 
 
 def _load_processor(folder: Path) -> VidLLMProcessor:

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
+from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.io.weight_files import settings_in
 from vidllm.model.auto import load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.summary import build_on_meta
+from vidllm.model.text import read_tokenizer
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
@@ -119,7 +120,7 @@ def model_settings(config: AnyConfig) -> VidLLMConfig:
     if start.init_from:
         return load_config(start.init_from)
     known = Path(start.out) / "tokenizer"
-    rows = len(AutoTokenizer.from_pretrained(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
+    rows = len(read_tokenizer(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
     return fresh_settings(start, rows)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vidllm.model import prompts
-from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, special_token_ids
+from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, read_tokenizer, special_token_ids
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.rooms.types import Caption, Question, Reference
 from vidllm.training.drills import drills
@@ -119,8 +119,7 @@ def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 def load_or_build_tokenizer(folder: Path, shards: Sequence[Path], vocab_size: int) -> PreTrainedTokenizerBase:
     """The run's tokenizer: read from ``folder``, or trained on the first shards' language and written there."""
     if (folder / "tokenizer.json").exists():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        return tokenizer
+        return read_tokenizer(folder)
     records: list[dict[str, Any]] = []
     for path in shards:
         records += Shard(path).records

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from vidllm.evaluation.results import plain
+from vidllm.model.text import read_tokenizer
 from vidllm.training.ablation.config import AblationConfig
 from vidllm.training.ablation.files import Record, keep_plan, once, telling
 from vidllm.training.config import TrainConfig
@@ -31,7 +31,7 @@ def tokenizer_of(config: AblationConfig) -> Path:
     """The folder of the tokenizer of all runs: that of the model they begin with, or one trained on the data."""
     folder, source = Path(config.out) / "tokenizer", config.init_from or config.language_from
     if source and not (folder / "tokenizer.json").exists():
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        read_tokenizer(source).save_pretrained(folder)
     load_or_build_tokenizer(folder, RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX).paths, VOCABULARY)
     return folder
 
