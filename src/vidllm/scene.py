@@ -28,7 +28,7 @@ from vidllm.geometry.cameras import to_homogeneous
 from vidllm.given_cameras import GivenCameras
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import greedy_after_prefix
+from vidllm.model.decoding import check_logits, greedy_after_prefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
@@ -117,6 +117,9 @@ class VidLLM:
             known = KnownScale(length=processed_length(known.length, frames))
         given = None if cameras is None else cameras.for_frames(frames)
         geometry, prefix = self.model.encode_scene(images, known, given, refine)
+        if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
+            raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
+                             "--dtype float32")  # fmt: skip
         return Scene(self.model, self.processor, frames, geometry, prefix)
 
     def _in_windows(
@@ -312,7 +315,7 @@ class Scene:
         for first in range(0, len(suffixes), batch_size):
             said += greedy_after_prefix(
                 self._model.language_model, cache, suffixes[first : first + batch_size],
-                self._processor.tokenizer.eos_token_id, max_new_tokens,
+                self._processor.tokenizer.eos_token_id, max_new_tokens, self._model.name_or_path,
             )
         return self._processor.decode_answers(said)
 
@@ -404,6 +407,7 @@ class Scene:
                 inputs_embeds=self._model.embed_text(ids, points), past_key_values=cache, use_cache=True,
                 output_hidden_states=True,
             )
+        check_logits(out.logits[:, -1], self._model.name_or_path)
         return out.hidden_states[-1], out.logits
 
     # ---- files ------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def load_with_report(kind: Any, folder: Path, **options: Any) -> tuple[Any, dict
 
 
 def load_causal_lm(folder: str | Path) -> PreTrainedModel:
-    """A language model of transformers from a folder or a hub id, in float32; ValueError, naming it, as :func:`load_pretrained`."""
+    """A language model of transformers from a folder or a hub id, in float32; ValueError as :func:`load_pretrained`."""
     checkpoint = open_checkpoint(folder)
     if checkpoint.settings() is None:
         raise ValueError(f"{folder}: config.json is missing; give the folder of a saved language model")

@@ -18,10 +18,12 @@ def greedy_after_prefix(
     suffixes: Sequence[Sequence[int]],
     eos_token_id: int,
     max_new_tokens: int,
+    name: str = "the model",
 ) -> list[list[int]]:
     """New tokens (without the end token) of each suffix; ``cache`` holds the prefix of one row and is left as it was.
 
-    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row.
+    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row. ``name`` is
+    how an error calls the model (:func:`check_logits`).
     """
     rows, length = len(suffixes), cache.get_seq_length()
     device = next(language_model.parameters()).device
@@ -38,6 +40,7 @@ def greedy_after_prefix(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True,
             logits_to_keep=1,
         )
+        check_logits(out.logits[:, -1], name)
         tokens = out.logits[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             running[row] = running[row] and token != eos_token_id
@@ -48,6 +51,14 @@ def greedy_after_prefix(
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
     return answers
+
+
+def check_logits(logits: Tensor, name: str) -> None:
+    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    # NaN and infinity go before every number: the largest shows them all
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(f"{name}: its logits are not finite in {str(logits.dtype)[6:]}; take other weights, or "
+                         "--dtype float32")  # fmt: skip
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
