@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
         return _filled(stream, needed).view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _filled(stream: IO[bytes], size: int) -> np.ndarray:
+def _filled(stream: zipfile.ZipExtFile, size: int) -> np.ndarray:
     """``size`` bytes of a stream that holds just these (its checksum is compared at the end)."""
     buffer = np.empty(size, np.uint8)
     done = 0

@@ -79,6 +79,7 @@ def read_metadata(folder: Path) -> Metadata:
         reason = code_refused(error) or " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not readable metadata of tensors ({reason}); delete this checkpoint") from None
     assert isinstance(found, Metadata)
+    found.storage_meta = None  # where and by whom it was written
     return found
 
 

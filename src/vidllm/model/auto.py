@@ -79,7 +79,7 @@ def load_config(model: str | Path) -> VidLLMConfig:
     if given.get("model_type") not in KINDS:
         expected = " or ".join(map(repr, KINDS))
         raise ValueError(f"{folder}: holds a model of type {given.get('model_type')!r}, expected {expected}")
-    if "text_config" not in given:
+    if given.get("text_config") is None:
         raise ValueError(f"{file}: no text_config, the language model's configuration; fetch it again")
     for name in _UNREAD:
         if name in given or (folder / f"{name}.json").exists():

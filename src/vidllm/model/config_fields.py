@@ -16,10 +16,16 @@ MAX_WHOLE = 2**31 - 1
 _LOOPS = ("depth", "trunk_depth", "num_layers", "iterations", "huber_rounds")
 _LOOP_WORDS = ("layer", "depth", "expert", "block")  # in names of other people's configurations
 _UNBOUNDED = ("seed",)
+_POSITIVE = ("hidden_size", "num_heads", "patch_size", "image_size", "features", "num_bins", "bin_embedding",
+             "num_queries", "iterations", "max_patches", "frames_chunk_size", "default_frames",
+             "shorter_side", "metric_side")  # fmt: skip
 
 
-def check_fields(kind: type, given: dict[str, Any], name: str) -> None:
-    """ValueError, naming ``name``.FIELD, for a value of another type than the dataclass has, or beyond its bounds."""
+def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:
+    """A JSON object as the fields of a dataclass: lists as tuples, whole numbers as fractions where these are meant.
+
+    ValueError, naming ``name``.FIELD, for an unknown field, a value of another type, or one beyond its bounds.
+    """
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)}
     unknown = sorted(set(given) - known)
@@ -27,6 +33,7 @@ def check_fields(kind: type, given: dict[str, Any], name: str) -> None:
         raise ValueError(f"{name}: no field {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     for field, value in given.items():
         check_value(f"{name}.{field}", value, hints[field])
+    return {field: _as(value, hints[field]) for field, value in given.items()}
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
@@ -34,7 +41,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
         raise ValueError(f"{name}: expected {_told(hint)}, received {_short(value)}")
     last = name.rsplit(".", 1)[-1]
-    least = -MAX_LAYERS if last == "vision_layer" else 0  # counted from the end
+    least = -MAX_LAYERS if last == "vision_layer" else int(last in _POSITIVE)  # a layer is counted from the end
     for number in value if isinstance(value, list | tuple) else [value]:
         if isinstance(number, int) and last not in _UNBOUNDED:
             most = MAX_LAYERS if last in _LOOPS else MAX_WHOLE
@@ -49,6 +56,13 @@ def check_loops(given: dict[Any, Any], name: str) -> None:
             raise ValueError(f"{name}.{field}: expected at most {MAX_LAYERS}, received {value}")
         if isinstance(value, dict):
             check_loops(value, f"{name}.{field}")
+
+
+def _as(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    choices = (hint, *get_args(hint)) if get_origin(hint) in (None, Union, UnionType) else ()
+    return float(value) if type(value) is int and float in choices and int not in choices else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, PretrainedConfig
 
-from vidllm.model.config_fields import check_fields, check_loops, check_value
+from vidllm.model.config_fields import check_loops, check_value, read_fields
 
 AdapterVariant = Literal["none", "concat_self_attention", "cross_attention", "bridge"]
 
@@ -172,8 +172,7 @@ def build_part(name: str, kind: type, value: Any) -> Any:
         return value
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected an object with the fields of {kind.__name__}, received {value!r:.60}")
-    check_fields(kind, value, name)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    return kind(**read_fields(kind, value, name))
 
 
 class VidLLMConfig(PretrainedConfig):
