@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import resource
 import time
@@ -18,13 +19,13 @@ from vidllm.io.arrays import read_npz
 
 
 class Planted:
-    """Unpickling it makes a file."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
     def __reduce__(self) -> Any:
-        return open, (str(self.mark), "w")
+        return os.mkdir, (str(self.mark),)
 
 
 def masks(**changes: Any) -> dict[str, Any]:

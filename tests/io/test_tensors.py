@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import shutil
@@ -24,13 +25,13 @@ from vidllm.io.weight_files import open_checkpoint
 
 
 class Planted:
-    """Unpickling it makes a file."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
     def __reduce__(self) -> Any:
-        return open, (str(self.mark), "w")
+        return os.mkdir, (str(self.mark),)
 
 
 def refused(call: Callable[[], Any], file: Path) -> str:
@@ -121,7 +122,7 @@ def test_planted_metadata_do_not_run(sharded, tmp_path):
         file.write_bytes(pickle.dumps(value))
         return refused(lambda: read_metadata(sharded), file)
 
-    assert "refused" in says(Planted(mark)) and "open" in says(Planted(mark))
+    assert "refused" in says(Planted(mark)) and "mkdir" in says(Planted(mark))
     honest.planner_data = {"a": Planted(mark)}
     assert "refused" in says(honest)
     honest.planner_data = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
         return _filled(stream, needed).view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _filled(stream: zipfile.ZipExtFile, size: int) -> np.ndarray:
+def _filled(stream: Any, size: int) -> np.ndarray:
     """``size`` bytes of a stream that holds just these (its checksum is compared at the end)."""
     buffer = np.empty(size, np.uint8)
     done = 0

@@ -66,7 +66,7 @@ def load_pretrained(
     config = load_config(folder)
     kind = KINDS[config.model_type][1]
     check_weights(weights_of_model(folder), config, kind)
-    network = _load_network(folder, config, kind, dtype)
+    network: Any = _load_network(folder, config, kind, dtype)
     check_finite(network, str(folder))
     return network.to(device).eval(), _load_processor(folder)
 

@@ -18,7 +18,7 @@ def greedy_after_prefix(
     suffixes: Sequence[Sequence[int]],
     eos_token_id: int,
     max_new_tokens: int,
-    name: str = "the model",
+    name: str | None = None,
 ) -> list[list[int]]:
     """New tokens (without the end token) of each suffix; ``cache`` holds the prefix of one row and is left as it was.
 
@@ -53,12 +53,12 @@ def greedy_after_prefix(
     return answers
 
 
-def check_logits(logits: Tensor, name: str) -> None:
+def check_logits(logits: Tensor, name: str | None) -> None:
     """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
     # NaN and infinity go before every number: the largest shows them all
     if not bool(logits.amax(-1).isfinite().all()):
-        raise ValueError(f"{name}: its logits are not finite in {str(logits.dtype)[6:]}; take other weights, or "
-                         "--dtype float32")  # fmt: skip
+        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
+                         "other weights, or --dtype float32")  # fmt: skip
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
