@@ -74,10 +74,10 @@ def test_what_is_not_a_checkpoint_is_refused_by_name(checkpoint, tmp_path):
     ("changes", "reason"),
     [
         ({"config": json.dumps({"model_type": "llama"}).encode()}, "type 'llama', expected 'vidllm'"),
-        ({"config": b"{"}, "no readable configuration"),
-        ({"model": None}, "cannot be loaded"),
-        ({"model": b"\0" * 64}, "cannot be loaded"),
-        ({"tokenizer": None}, "cannot be loaded"),
+        ({"config": b"{"}, "config.json: not JSON at character 2"),
+        ({"model": None}, "no weights here"),
+        ({"model": b"\0" * 64}, "model.safetensors: truncated or not safetensors"),
+        ({"tokenizer": None}, "processor cannot be loaded"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint_is_refused(checkpoint, tmp_path, changes, reason):
@@ -90,6 +90,6 @@ def test_missing_weights_are_never_filled_in(checkpoint, tmp_path, capfd):
     kept = load_file(folder / "model.safetensors")
     lost = next(name for name in kept if name.startswith("camera_head"))
     save_file({n: t for n, t in kept.items() if n != lost}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"1 missing weights, such as {lost}"):
+    with pytest.raises(ValueError, match=f"camera_head has .* numbers in the weights.*{lost} is missing"):
         load_pretrained(folder)
     assert capfd.readouterr() == ("", "")  # the error is all that is said

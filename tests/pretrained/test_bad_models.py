@@ -77,7 +77,7 @@ def test_a_bad_folder_given_to_model(places: dict[str, Path], tmp_path: Path, to
     shard.unlink()
     assert shard.name in ask(folder)
     shard.write_bytes(content[: len(content) // 2])
-    assert "cannot be loaded as a vidllm checkpoint" in ask(folder)
+    assert f"{shard.name}: truncated or not safetensors" in ask(folder)
     pickled = shutil.copytree(places["model"], tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()
     torch.save({"encoder.x": _Code()}, pickled / "pytorch_model.bin")
@@ -85,7 +85,7 @@ def test_a_bad_folder_given_to_model(places: dict[str, Path], tmp_path: Path, to
     assert "refused" in line and "code" in line and "system" in line, line
     other = code_in(tmp_path / "other", {"model_type": "llama"})
     assert "holds a model of type 'llama'" in ask(other)
-    assert "nobody/nothing: no readable configuration" in ask("nobody/nothing")
+    assert "nobody/nothing: no such folder, and it cannot be fetched" in ask("nobody/nothing")
     assert "nobody/nothing" in told("info", "nobody/nothing")
 
 

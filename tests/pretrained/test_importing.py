@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from vidllm.cli import main
+from vidllm.io import weight_files
+from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.auto import load_pretrained
 from vidllm.model.cascade import CascadeForConditionalGeneration
 from vidllm.model.encoder import normalise
-from vidllm.pretrained import Ingredients, checkpoints, import_model, load_vggt
-from vidllm.pretrained.checkpoints import open_checkpoint
+from vidllm.pretrained import Ingredients, import_model, load_vggt
 from vidllm.pretrained.writing import ShardWriter
 
 
@@ -152,7 +153,7 @@ def test_only_one_shard_is_open_at_a_time_and_one_is_held(
 ):
     opened = most = 0
     held: list[int] = []
-    read, flush = checkpoints._read_shard, ShardWriter._flush
+    read, flush = weight_files._read_shard, ShardWriter._flush
 
     def counted(file: Path) -> Iterator[tuple[str, Tensor]]:
         nonlocal opened, most
@@ -165,7 +166,7 @@ def test_only_one_shard_is_open_at_a_time_and_one_is_held(
         held.append(sum(t.nbytes for t in writer._waiting.values()))
         flush(writer)
 
-    monkeypatch.setattr(checkpoints, "_read_shard", counted)
+    monkeypatch.setattr(weight_files, "_read_shard", counted)
     monkeypatch.setattr(ShardWriter, "_flush", measured)
     import_model("cascade", cascade(places), tmp_path / "m", shard_bytes=300_000)
     assert (opened, most) == (0, 1)

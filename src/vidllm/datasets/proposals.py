@@ -6,14 +6,16 @@ with numpy alone. A proposal's box is the axis-aligned one of its aligned vertic
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vidllm.io.arrays import read_npz
+
 MAX_PROPOSALS = 50
+MAX_MASKS, MAX_VERTICES = 100_000, 50_000_000  # of a file; ScanNet has hundreds and under a million
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,7 @@ def box_of(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " 6"]:
 
 def read_proposals(path: str | Path, limit: int | None = MAX_PROPOSALS) -> Proposals:
     """The first `limit` proposals of a file (None: all). ValueError naming the file when it is not one."""
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npz of masks ({error}); fetch it again") from error
+    arrays = read_npz(path)
     try:
         rows, shape = _rows(arrays)
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -73,28 +70,57 @@ def read_proposals(path: str | Path, limit: int | None = MAX_PROPOSALS) -> Propo
             f"{path}: not a sparse matrix of masks x vertices ({error}); it holds {sorted(arrays)}, expected scipy's "
             "save_npz form"
         ) from error
-    return Proposals(tuple(rows[:limit]), int(shape[1]))
+    return Proposals(tuple(rows[:limit]), shape[1])
 
 
-def _rows(arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Columns of the true elements of each row, for the forms csr, csc and coo."""
+def _rows(arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """Columns of the true elements of each row, for the forms csr, csc and coo, and the matrix's shape."""
     raw = arrays["format"].item()
     kind = raw.decode() if isinstance(raw, bytes) else str(raw)
-    shape = arrays["shape"]
-    if shape.shape != (2,) or shape.min() < 0:
-        raise ValueError(f"shape {shape.tolist()}")
-    kept = arrays["data"] != 0
+    shape = _shape(arrays["shape"])
+    count = _vector(arrays["data"], "data").size
     if kind == "coo":
-        row, column = arrays["row"], arrays["col"]
+        row, column = (_whole(arrays[name], name, count) for name in ("row", "col"))
     elif kind in ("csr", "csc"):
-        counts = np.diff(arrays["indptr"])
-        outer = np.repeat(np.arange(len(counts)), counts)
-        row, column = (outer, arrays["indices"]) if kind == "csr" else (arrays["indices"], outer)
+        indices = _whole(arrays["indices"], "indices", count)
+        outer = _outer(arrays["indptr"], shape[0 if kind == "csr" else 1], count)
+        row, column = (outer, indices) if kind == "csr" else (indices, outer)
     else:
-        raise ValueError(f"form {kind}")
+        raise ValueError(f"form {kind!r:.20}")
+    kept = arrays["data"] != 0
     row, column = row[kept], column[kept]
     if len(row) and (row.min() < 0 or column.min() < 0 or row.max() >= shape[0] or column.max() >= shape[1]):
-        raise ValueError(f"an element outside {shape.tolist()}")
+        raise ValueError(f"an element outside {shape}")
     order = np.argsort(row, kind="stable")
     parts = np.split(column[order], np.searchsorted(row[order], np.arange(1, shape[0])))
     return [np.sort(part) for part in parts[: shape[0]]], shape
+
+
+def _shape(given: np.ndarray) -> tuple[int, int]:
+    """(masks, vertices); ValueError for numbers that no scene has."""
+    if given.shape != (2,) or given.dtype.kind not in "iu":
+        raise ValueError(f"a shape of {given.dtype} {given.shape}")
+    masks, vertices = (int(n) for n in given)
+    if not (0 <= masks <= MAX_MASKS and 0 <= vertices <= MAX_VERTICES):
+        raise ValueError(f"{masks} masks of {vertices} vertices, expected at most {MAX_MASKS} and {MAX_VERTICES}")
+    return masks, vertices
+
+
+def _vector(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected a row of numbers")
+    return array
+
+
+def _whole(array: np.ndarray, name: str, count: int) -> np.ndarray:
+    if _vector(array, name).dtype.kind not in "iu" or len(array) != count:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {count} whole numbers")
+    return array
+
+
+def _outer(pointers: np.ndarray, rows: int, count: int) -> np.ndarray:
+    """The row (or column) of each element from where rows begin; ValueError where these do not cover the elements."""
+    begins = _whole(pointers, "indptr", rows + 1).astype(np.int64)
+    if begins[0] != 0 or begins[-1] != count or bool((np.diff(begins) < 0).any()):
+        raise ValueError(f"indptr does not run from 0 to {count}")
+    return np.repeat(np.arange(rows, dtype=np.int32), np.diff(begins))

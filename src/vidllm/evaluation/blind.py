@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vidllm.model import prompts
-from vidllm.model.auto import quiet
-from vidllm.model.text import decode_answers, encode_parts
+from vidllm.model.auto import load_causal_lm
+from vidllm.model.text import decode_answers, encode_parts, read_tokenizer
 
 BLIND = Path(__file__).parent.parent / "weights" / "blind"
 
@@ -50,7 +50,5 @@ def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:
     folder = model_of_run(folder)
     if not (folder / "config.json").exists():
         return None
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return BlindAnswerer(model, tokenizer, tuple(model.config.mean_box))
+    model = load_causal_lm(folder)
+    return BlindAnswerer(model, read_tokenizer(folder), tuple(model.config.mean_box))

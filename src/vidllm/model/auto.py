@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
+from vidllm.io.hub import fetch, may_be_hub_id
+from vidllm.io.json_files import read_json_object
+from vidllm.io.tensors import code_refused, reason_without_advice
+from vidllm.io.weight_files import open_checkpoint, settings_in, weights_of_model
 from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
+from vidllm.model.text import tokenizer_fault
+from vidllm.model.weight_check import check_finite, check_weights
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
+#: What would make transformers read other weights than those of the folder: fields of config.json, or files beside it.
+_UNREAD = ("transformers_weights", "adapter_config", "quantization_config", "auto_map")
 
 #: The kinds of model a folder may hold, by the ``model_type`` of their configuration.
 KINDS: dict[str, tuple[type[VidLLMConfig], type[VidLLMForConditionalGeneration]]] = {
@@ -51,34 +56,86 @@ def load_pretrained(
 ) -> tuple[VidLLMForConditionalGeneration, VidLLMProcessor]:
     """Model (in evaluation mode) and processor from a folder or a hub id.
 
-    ValueError, naming the place, when it is missing, holds another kind of model, is damaged, or lacks weights: nothing
-    is ever filled in at random.
+    The configuration is compared with the weights' headers before anything is allocated. ValueError, naming the file or
+    the folder, when it is missing, holds another kind of model, is damaged, lacks weights or has some that are not
+    finite: nothing is ever filled in at random, and no code that a file holds is run.
     """
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"expected a torch dtype such as torch.float32 or torch.bfloat16, received {dtype!r}")
     register()
-    place = _find(model)
-    kind = KINDS[_kind(place)][1]
-    try:
-        with quiet():
-            loaded: Any = kind.from_pretrained(place, dtype=dtype, output_loading_info=True)
-            processor = VidLLMProcessor.from_pretrained(place)
-    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = code_refused(error) or _first_line(error)
-        raise ValueError(f"{place}: cannot be loaded as a vidllm checkpoint ({reason})") from error
-    network, report = loaded
-    _check_complete(place, report)
-    return network.to(device).eval(), processor
+    folder = _find(model)
+    config = load_config(folder)
+    kind = KINDS[config.model_type][1]
+    check_weights(weights_of_model(folder), config, kind)
+    network: Any = _load_network(folder, config, kind, dtype)
+    check_finite(network, str(folder))
+    return network.to(device).eval(), _load_processor(folder)
 
 
 def load_config(model: str | Path) -> VidLLMConfig:
-    """The configuration alone, from a folder or a hub id; ValueError, naming the place, as :func:`load_pretrained`."""
-    place = _find(model)
-    kind = KINDS[_kind(place)][0]
+    """The configuration alone, from a folder or a hub id; ValueError, naming the file, as :func:`load_pretrained`."""
+    folder = _find(model)
+    file = folder / "config.json"
+    given = read_json_object(file)
+    if given.get("model_type") not in KINDS:
+        expected = " or ".join(map(repr, KINDS))
+        raise ValueError(f"{folder}: holds a model of type {given.get('model_type')!r}, expected {expected}")
+    if given.get("text_config") is None:
+        raise ValueError(f"{file}: no text_config, the language model's configuration; fetch it again")
+    for name in _UNREAD:
+        if name in given or (folder / f"{name}.json").exists():
+            raise ValueError(f"{folder}: {name} is not supported here; give the plain folder of a saved model")
     try:
-        return kind.from_pretrained(place)
-    except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: not a vidllm configuration ({_first_line(error)})") from error
+        return KINDS[given["model_type"]][0].from_dict(given)
+    except Exception as error:  # transformers and huggingface_hub have errors of their own
+        raise ValueError(f"{file}: not a vidllm configuration ({_first_line(error)}); fetch it again") from error
+
+
+def _load_network(
+    folder: Path, config: VidLLMConfig, kind: type[VidLLMForConditionalGeneration], dtype: torch.dtype
+) -> VidLLMForConditionalGeneration:
+    network, report = load_with_report(kind, folder, config=config, dtype=dtype)
+    _check_complete(str(folder), report)
+    return network
+
+
+def load_with_report(kind: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """``kind.from_pretrained`` of a folder with its report; ValueError of one line, without torch's advice."""
+    settings_in(folder, "generation_config.json")  # transformers leaves out one that is damaged
+    try:
+        with quiet():
+            loaded: tuple[Any, dict[str, Any]] = kind.from_pretrained(
+                folder, **{"dtype": torch.float32, **options}, output_loading_info=True
+            )
+            return loaded
+    except Exception as error:  # torch, safetensors and transformers have errors of their own
+        reason = code_refused(error) or _first_line(error)
+        raise ValueError(f"{folder}: cannot be loaded as a {kind.__name__} ({reason})") from None
+
+
+def load_causal_lm(folder: str | Path) -> PreTrainedModel:
+    """A language model of transformers from a folder or a hub id, in float32; ValueError as :func:`load_pretrained`."""
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.settings() is None:
+        raise ValueError(f"{folder}: config.json is missing; give the folder of a saved language model")
+    for _ in checkpoint.shapes():  # named where a shard is cut or holds code
+        pass
+    network, report = load_with_report(AutoModelForCausalLM, checkpoint.folder, trust_remote_code=False)
+    _check_complete(str(folder), report)
+    check_finite(network, str(folder))
+    model: PreTrainedModel = network
+    return model
+
+
+def _load_processor(folder: Path) -> VidLLMProcessor:
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        settings_in(folder, name)
+    try:
+        with quiet():
+            return VidLLMProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers' library raises Exception itself
+        told = tokenizer_fault(folder) or f"{folder}: its processor cannot be loaded ({_first_line(error)})"
+        raise ValueError(f"{told}; copy the files of tokenizer and processor again") from error
 
 
 @contextmanager
@@ -95,29 +152,20 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _find(model: str | Path) -> str:
-    """The folder, or the hub id where no such folder exists and the name can be one."""
+def _find(model: str | Path) -> Path:
+    """The folder, or the hub's model of this id, fetched, where no such folder exists and the name can be one."""
     folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no checkpoint here (config.json is missing); give the folder of a saved model")
-        return str(folder)
-    if folder.exists():
+    if not folder.exists():
+        if not may_be_hub_id(model):
+            raise ValueError(
+                f"{model}: no such folder; give the folder of a saved model or a hub id such as owner/name"
+            )
+        folder = fetch(str(model))
+    if not folder.is_dir():
         raise ValueError(f"{folder}: expected the folder of a saved model, received a file")
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
-        raise ValueError(f"{model}: no such folder; give the folder of a saved model or a hub id such as owner/name")
-    return model
-
-
-def _kind(place: str) -> str:
-    """The kind of model there; ValueError unless it is one of vidllm's own."""
-    try:
-        found = VidLLMConfig.get_config_dict(place)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{place}: no readable configuration ({_first_line(error)})") from error
-    if found not in KINDS:
-        raise ValueError(f"{place}: holds a model of type {found!r}, expected {' or '.join(map(repr, KINDS))}")
-    return str(found)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no checkpoint here (config.json is missing); give the folder of a saved model")
+    return folder
 
 
 def _check_complete(place: str, report: dict[str, Any]) -> None:
@@ -130,16 +178,8 @@ def _check_complete(place: str, report: dict[str, Any]) -> None:
             raise ValueError(f"{place}: {len(names)} {what} weights, such as {names[0]}; is the checkpoint complete?")
 
 
-def code_refused(error: Exception) -> str | None:
-    """Why weights in a pickle were refused, where it was for the code in it; None for another error."""
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named is None:
-        return None
-    return (
-        f"refused, it holds more than tensors: unpickling would call {named[1]}, which can run any code; only tensors "
-        "are read, ask for safetensors"
-    )
-
-
 def _first_line(error: Exception) -> str:
+    """The first line of an error, without torch's advice to let code run."""
+    if "weights_only" in str(error):
+        return reason_without_advice(error)
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

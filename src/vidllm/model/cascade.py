@@ -23,7 +23,8 @@ from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
 from vidllm.model import llava_3d
 from vidllm.model.camera_head import CameraHead
-from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig
+from vidllm.model.config_fields import check_loops, check_value
+from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
 from vidllm.model.cross_task_adapter import AdapterOutput
 from vidllm.model.dense_head import DenseHead
 from vidllm.model.depth_estimator import DepthEstimator
@@ -67,6 +68,14 @@ class CascadeConfig(VidLLMConfig):
         camera_height_m: float | None = None,
         **kwargs: Any,
     ) -> None:
+        for name, value, hint in (
+            ("vision_config", vision_config, CLIPVisionConfig | dict | None), ("vision_layer", vision_layer, int),
+            ("metric_side", metric_side, int), ("metric_model", metric_model, dict | None),
+            ("metric_input", metric_input, dict | None), ("camera_height_m", camera_height_m, float | None),
+        ):  # fmt: skip
+            check_value(name, value, hint)
+        for name, part in (("vision_config", vision_config), ("metric_model", metric_model)):
+            check_loops(part if isinstance(part, dict) else {}, name)
         given = vision_config if isinstance(vision_config, CLIPVisionConfig) else CLIPVisionConfig(
             **{k: v for k, v in (vision_config or {}).items() if k != "model_type"}
         )  # fmt: skip
@@ -89,10 +98,8 @@ class CascadeConfig(VidLLMConfig):
 
 def _encoder(value: EncoderConfig | dict[str, Any] | None) -> EncoderConfig | None:
     """A configuration from its dict (JSON turns tuples into lists)."""
-    if value is None or isinstance(value, EncoderConfig):
-        return value
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    return EncoderConfig(**fields)
+    encoder: EncoderConfig | None = None if value is None else build_part("metric_encoder", EncoderConfig, value)
+    return encoder
 
 
 def _whole(size: Any) -> int:

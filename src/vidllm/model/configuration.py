@@ -6,10 +6,12 @@ the reasons). The three presets `tiny`, `compact` and `paper` are the same class
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from transformers import AutoConfig, PretrainedConfig
+
+from vidllm.model.config_fields import check_loops, check_value, read_fields
 
 AdapterVariant = Literal["none", "concat_self_attention", "cross_attention", "bridge"]
 
@@ -162,17 +164,15 @@ _PARTS: dict[str, type] = {
 }
 
 
-def _build(kind: type, value: Any) -> Any:
+def build_part(name: str, kind: type, value: Any) -> Any:
     """A part's dataclass from a dict (JSON turns tuples into lists), another instance or None."""
     if value is None:
         return kind()
     if isinstance(value, kind):
         return value
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no field {unknown}; it has {sorted(known)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected an object with the fields of {kind.__name__}, received {value!r:.60}")
+    return kind(**read_fields(kind, value, name))
 
 
 class VidLLMConfig(PretrainedConfig):
@@ -209,8 +209,13 @@ class VidLLMConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         for name, kind in _PARTS.items():
-            setattr(self, name, _build(kind, kwargs.pop(name, None)))
+            setattr(self, name, build_part(name, kind, kwargs.pop(name, None)))
         self.text_config = _text_config(text_config)
+        for name, value in (("default_frames", default_frames), ("shorter_side", shorter_side),
+                            ("video_token_id", video_token_id), ("loc_token_id", loc_token_id),
+                            ("coord_token_id", coord_token_id)):  # fmt: skip
+            check_value(name, value, int)
+        check_value("refine", refine, bool)
         self.default_frames = default_frames
         self.shorter_side = shorter_side
         self.resize = resize
@@ -232,8 +237,15 @@ class VidLLMConfig(PretrainedConfig):
 def _text_config(value: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
     if isinstance(value, PretrainedConfig):
         return value
-    given = dict(value or {"model_type": "llama"})
-    return AutoConfig.for_model(given.pop("model_type", "llama"), **given)
+    given = {"model_type": "llama"} if value is None else value
+    if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
+        raise ValueError(f"text_config: expected the configuration of a language model with its model_type, received "
+                         f"{given!r:.60}")  # fmt: skip
+    check_loops(given, "text_config")
+    try:
+        return AutoConfig.for_model(**given)
+    except Exception as error:  # transformers and huggingface_hub have errors of their own for a wrong field
+        raise ValueError(f"text_config: {' '.join(str(error).split())[:200]}") from error
 
 
 def tiny(vocab_size: int = 1536) -> VidLLMConfig:

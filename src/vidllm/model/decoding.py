@@ -65,7 +65,7 @@ class CachedPrefix:
             for first in range(0, len(suffixes), batch_size):
                 said += greedy_after_prefix(
                     self.model.language_model, self._cache, suffixes[first : first + batch_size],
-                    self.tokenizer.eos_token_id, max_new_tokens,
+                    self.tokenizer.eos_token_id, max_new_tokens, self.model.name_or_path,
                 )
         return said
 
@@ -94,6 +94,7 @@ class CachedPrefix:
             self.model.language_model, inputs_embeds=self.model.embed_text(ids, points), cache=cache, use_cache=True,
             output_hidden_states=True,
         )  # fmt: skip
+        check_logits(out.logits[:, -1], self.model.name_or_path)
         return out.hidden_states[-1], out.logits
 
 
@@ -114,10 +115,12 @@ def greedy_after_prefix(
     suffixes: Sequence[Sequence[int]],
     eos_token_id: int,
     max_new_tokens: int,
+    name: str | None = None,
 ) -> list[list[int]]:
     """New tokens (without the end token) of each suffix; ``cache`` holds the prefix of one row and is left as it was.
 
-    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row.
+    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row. ``name`` is
+    how an error calls the model (:func:`check_logits`).
     """
     rows, length = len(suffixes), cache.get_seq_length()
     device = next(language_model.parameters()).device
@@ -134,6 +137,7 @@ def greedy_after_prefix(
             language_model, inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, cache=own,
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
+        check_logits(out.logits[:, -1], name)
         tokens = out.logits[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             running[row] = running[row] and token != eos_token_id
@@ -144,6 +148,14 @@ def greedy_after_prefix(
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
     return answers
+
+
+def check_logits(logits: Tensor, name: str | None) -> None:
+    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    # NaN and infinity go before every number: the largest shows them all
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
+                         "other weights, or --dtype float32")  # fmt: skip
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:

@@ -7,10 +7,12 @@ ids of ``VISUAL_PREFIX`` are then the same for every question, and a cached scen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from vidllm.io.json_files import read_json_object
 from vidllm.model.prompts import (
     ASSISTANT,
     BOS_TOKEN,
@@ -110,6 +112,33 @@ def add_special_tokens_for(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return special_token_ids(tokenizer)
+
+
+def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """A saved tokenizer; ValueError, naming the file, where it is missing or damaged. No code of the folder is run."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return tokenizer
+    except Exception as error:  # the tokenizers' library raises Exception itself
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        told = tokenizer_fault(Path(folder)) or f"{folder}: its tokenizer cannot be read ({first})"
+        raise ValueError(f"{told}; delete {folder} where it is made again, or copy its files again") from error
+
+
+def tokenizer_fault(folder: Path) -> str | None:
+    """Which of a folder's files keeps its tokenizer from being read, and why; None where each file alone is good."""
+    file = folder / "tokenizer.json"
+    try:
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            if (folder / name).exists():
+                read_json_object(folder / name)
+        if file.exists():
+            Tokenizer.from_file(str(file))
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        return f"{file}: not a tokenizer ({' '.join(str(error).split())[:160]})"
+    return None
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.model.auto import quiet
-from vidllm.model.text import add_special_tokens_for
+from vidllm.model.config_fields import check_loops
+from vidllm.model.text import add_special_tokens_for, tokenizer_fault
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Source, Translate
 from vidllm.pretrained.weights import Renames
 
@@ -32,13 +33,14 @@ def text_config(settings: dict[str, Any] | None, place: str, model_type: str | N
     if settings.get("quantization_config"):
         raise ValueError(f"{place}: quantised weights cannot be imported; give the checkpoint in half precision")
     kind = model_type or settings.get("model_type")
+    check_loops(settings, f"{place}: config.json")
     fields = {name: value for name, value in settings.items() if name not in _LEFT_OUT}
     try:
         with quiet(), warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # old names of fields
             config: PretrainedConfig = AutoConfig.for_model(str(kind), **fields)
             AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # transformers and huggingface_hub have errors of their own
         raise ValueError(f"{place}: {kind!r} is not a causal language model that transformers knows") from error
     return config
 
@@ -48,9 +50,10 @@ def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrain
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=config)
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=config, trust_remote_code=False)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = tokenizer_fault(checkpoint.folder) or first
         raise ValueError(
             f"{checkpoint.place}: its tokenizer cannot be read ({reason}); put tokenizer.json beside the weights "
             "(or install sentencepiece for a tokenizer.model)"

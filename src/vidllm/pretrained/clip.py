@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import CLIPVisionConfig
 
+from vidllm.io.weight_files import Checkpoint
+from vidllm.model.config_fields import check_loops
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.weights import Renames
 
@@ -34,7 +35,12 @@ def clip_config(settings: dict[str, Any] | None, place: str) -> CLIPVisionConfig
             raise ValueError(f"{place}: holds a model of type {kind!r}, expected clip or clip_vision_model")
         if kind == "clip":
             found = settings.get("vision_config") or {}
-    return CLIPVisionConfig(**{name: value for name, value in found.items() if name not in _LEFT_OUT})
+    try:
+        check_loops(found, "vision_config")
+        return CLIPVisionConfig(**{name: value for name, value in found.items() if name not in _LEFT_OUT})
+    except Exception as error:  # transformers and huggingface_hub have errors of their own
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{place}: config.json is not that of a CLIP ({reason}); fetch it again") from error
 
 
 def clip_source(checkpoint: Checkpoint) -> Source:

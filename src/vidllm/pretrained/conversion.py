@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidllm.pretrained.checkpoints import Checkpoint
+from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.licences import Licence
 from vidllm.pretrained.report import Report, Unused
 from vidllm.pretrained.weights import Renames
@@ -61,12 +61,6 @@ class Source:
     licence: Licence
     optional: tuple[str, ...] = ()
     given: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def expected_weights(model: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes a saved model holds; of weights that are tied, the one they are tied to."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def plan(expected: Mapping[str, torch.Size], sources: Sequence[Source]) -> Report:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
-from vidllm.model.auto import quiet
+from vidllm.io.weight_files import Checkpoint
+from vidllm.model.auto import load_with_report
 from vidllm.model.depth_estimator import depth_input, metric_config
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.licences import Licence
 
@@ -57,15 +56,9 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code
         pass
     config = metric_config(checkpoint.settings(), checkpoint.place)
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model, told = AutoModelForDepthEstimation.from_pretrained(
-                checkpoint.folder, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ValueError(f"{checkpoint.place}: cannot be read as a {config.model_type} model ({reason})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, told = load_with_report(AutoModelForDepthEstimation, checkpoint.folder, config=config)
     missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told.get(kind) or ())
     if missing:
         raise ValueError(f"{checkpoint.place}: {config.model_type} lacks {len(missing)} weights, such as {missing[0]}; "

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidllm.model.configuration import EncoderConfig
+from vidllm.io.weight_files import Checkpoint
+from vidllm.model.configuration import EncoderConfig, build_part
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Source
 from vidllm.pretrained.weights import Renames
 
@@ -53,11 +53,10 @@ def dinov2_config(checkpoint: Checkpoint) -> EncoderConfig:
     if found.get("use_swiglu_ffn") or found.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"{checkpoint.place}: only DINOv2 with a GELU MLP is supported (small, base and large are)")
     fields = {ours: found[theirs] for theirs, ours in _FIELDS.items() if theirs in found}
-    if "mlp_ratio" in fields:
-        fields["mlp_ratio"] = float(fields["mlp_ratio"])
     if kind == "dinov2":
         fields["num_register_tokens"] = 0
-    return EncoderConfig(**fields, tap_layers=())
+    config: EncoderConfig = build_part(f"{checkpoint.place}: config.json", EncoderConfig, {**fields, "tap_layers": ()})
+    return config
 
 
 def dinov2_source(checkpoint: Checkpoint, config: EncoderConfig) -> Source:

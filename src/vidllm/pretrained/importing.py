@@ -16,7 +16,8 @@ from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.pretrained.conversion import expected_weights, plan, stream
+from vidllm.model.weight_check import expected_weights
+from vidllm.pretrained.conversion import plan, stream
 from vidllm.pretrained.model_card import model_card
 from vidllm.pretrained.recipes import Ingredients, recipe
 from vidllm.pretrained.report import Report

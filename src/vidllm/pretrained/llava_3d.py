@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import grown, table_names, text_config
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.weights import Renames
 

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidllm.geometry.cameras import decode_pose
+from vidllm.io.weight_files import Checkpoint
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseHeadConfig, EncoderConfig
 from vidllm.model.dense_head import DenseHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.pretrained import licences
-from vidllm.pretrained.checkpoints import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Source
 from vidllm.pretrained.weights import Renames, load_strictly, read_state_dict, rename
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidllm.pretrained.checkpoints import open_checkpoint
+from vidllm.io.weight_files import open_checkpoint
 
 #: (pattern, replacement) pairs; the first pattern that matches a whole key renames it.
 Renames = Sequence[tuple[str, str]]

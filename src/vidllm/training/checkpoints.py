@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vidllm.io.atomic import atomic_path, remove_folder
+from vidllm.io.tensors import load_pickled
 
 _NAME = re.compile(r"step_(\d+)(\.pt)?")
 
@@ -45,12 +46,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What a file holds; None when it is damaged."""
+    """What a file holds; None when it is damaged, or holds code (which is not run)."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except Exception:  # torch.load has no error of its own for a cut file: zip, pickle, struct, ...
+        state = load_pickled(path)
+    except ValueError:
         return None
+    return state if isinstance(state, dict) else None
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

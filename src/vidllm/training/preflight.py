@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
+from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.evaluation.blind import model_of_run
-from vidllm.model.auto import load_config
+from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.model.auto import KINDS, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
 from vidllm.model.encoder import DinoEncoder
-from vidllm.pretrained.checkpoints import open_checkpoint, read_json
+from vidllm.model.text import read_tokenizer
+from vidllm.model.weight_check import check_weights
 from vidllm.pretrained.clip import clip_config as tower_config
-from vidllm.pretrained.conversion import expected_weights
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.rooms.shards import Shard
 from vidllm.training.auxiliary import auxiliary_heads
@@ -47,7 +48,6 @@ from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherR
 from vidllm.training.trainable import Trainable
 
 AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
-RENAMED = ("encoder.", "language_model.")
 FLOAT = 4  # bytes of a number in training
 HALF = 2  # bytes of a number in the model folder that comes out
 LOOKED_AT = 40  # steps, spread over the run, whose kinds tell how often each occurs
@@ -268,11 +268,11 @@ def _tokenizer_told(config: AnyConfig) -> str:
 def _start_told(config: AnyConfig) -> str:
     told = [f"fresh weights of {config.preset}"]
     if config.init_from:
-        check_weights(config.init_from, load_config(config.init_from))
+        check_start(config.init_from)
         told = [f"{config.init_from}, whole"]
     language = config.language_from if isinstance(config, TrainConfig) else None
     if language:
-        settings = read_json(model_of_run(language) / "config.json")
+        settings = settings_in(model_of_run(language))
         if settings is None:
             raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
         text = settings.get("text_config", settings)
@@ -284,30 +284,19 @@ def _start_told(config: AnyConfig) -> str:
     return ", ".join(told)
 
 
-def check_weights(place: str, settings: VidLLMConfig) -> None:
-    """ValueError where a folder lacks weights of the model it describes, or has them in another shape.
-
-    Encoder and language model are compared by how many numbers they have: transformers saves them by other names.
-    """
-    found = {name: tensor.shape for name, tensor in open_checkpoint(place).shapes()}
-    expected = expected_weights(build_on_meta(settings))
-    for name, shape in expected.items():
-        if not name.startswith(RENAMED) and found.get(name) != shape:
-            told = f"is {tuple(found[name])}, not {tuple(shape)}" if name in found else "is missing"
-            raise ValueError(f"{place}: {name} {told}; is the checkpoint complete?")
-    for part in RENAMED:
-        have, want = (sum(s.numel() for n, s in table.items() if n.startswith(part)) for table in (found, expected))
-        if have != want:
-            raise ValueError(f"{place}: {part}* has {have:,} numbers, not {want:,}; is the checkpoint complete?")
+def check_start(place: str) -> None:
+    """ValueError where a folder lacks weights of the model it describes, or has them in another shape."""
+    settings = load_config(place)
+    check_weights(open_checkpoint(place), settings, KINDS[settings.model_type][1])
 
 
 def _teacher_told(place: str, which: str) -> str:
     if not place:
         raise ValueError(f"stage 1 needs both teachers; give --teacher-{which} MODEL")
     weights = open_checkpoint(place)
-    kind = (read_json(weights.folder / "config.json") or {}).get("model_type")
+    kind = (weights.settings() or {}).get("model_type")
     if which == "geometry" and kind == "vidllm":
-        check_weights(place, load_config(place))
+        check_start(place)
     named = "" if kind is None else f", {kind}"
     return f"{place}: {len(weights.shards)} file{'s' * (len(weights.shards) != 1)} of weights{named}"
 
@@ -358,7 +347,7 @@ def model_settings(config: AnyConfig) -> VidLLMConfig:
     if start.init_from:
         return load_config(start.init_from)
     known = Path(start.out) / "tokenizer"
-    rows = len(AutoTokenizer.from_pretrained(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
+    rows = len(read_tokenizer(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
     return fresh_settings(start, rows)
 
 
@@ -407,9 +396,9 @@ def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
     """The geometry teacher's encoder and the language teacher's tower, as their folders say (else VGGT-1B, CLIP-L)."""
-    kind = (read_json(Path(config.teacher_geometry) / "config.json") or {}).get("model_type")
+    kind = (settings_in(config.teacher_geometry) or {}).get("model_type")
     geometry = load_config(config.teacher_geometry).encoder if kind == "vidllm" else EncoderConfig()
-    settings = read_json(Path(config.teacher_language) / "config.json")
+    settings = settings_in(config.teacher_language)
     if settings is not None and not str(settings.get("model_type")).startswith("clip"):
         settings = None  # LLaVA-3D's folder: the tower is CLIP-L's
     return geometry, tower_config(settings, config.teacher_language)

@@ -40,6 +40,19 @@ class SeenScene:
         return SeenScene(self.tokens.to(device).float(), self.positions.to(device), self.valid.to(device))
 
 
+def _checked(seen: SeenScene, width: int) -> SeenScene:
+    """The scene; ValueError for tensors of other shapes or types than the encoder and the geometry give."""
+    shape = seen.tokens.shape[:3]
+    fits = (
+        seen.tokens.ndim == 4 and seen.tokens.shape[-1] == width and seen.tokens.is_floating_point()
+        and seen.positions.shape == (*shape, 3) and seen.positions.is_floating_point()
+        and seen.valid.shape == shape and seen.valid.dtype == torch.bool
+    )  # fmt: skip
+    if not fits:
+        raise ValueError("not the tokens of a scene")
+    return seen
+
+
 class SceneCache:
     """What a model sees of videos; ``frames`` of each are sampled (the model's own number when None)."""
 
@@ -68,8 +81,8 @@ class SceneCache:
         path = self.path(video)
         if path.exists():
             try:
-                return SeenScene(**load_file(path))
-            except (SafetensorError, OSError, TypeError):
+                return _checked(SeenScene(**load_file(path)), self.model.config.encoder.hidden_size)
+            except (SafetensorError, OSError, TypeError, ValueError):
                 path.unlink(missing_ok=True)
         seen = self._see(video)
         with atomic_path(path) as temporary:

@@ -1,7 +1,7 @@
 """Checkpoints of a sharded run: every process writes its own part (torch.distributed.checkpoint).
 
 A folder ``step_N`` holds the tensors by name and ``run.json`` the rest. It is read by any number of processes, one
-among them, each taking the parts that it needs.
+among them, each taking the parts that it needs. Nothing in it is unpickled without a guard (:mod:`vidllm.io`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from vidllm.io.atomic import temporary_beside
+from vidllm.io.json_files import read_json_object
+from vidllm.io.sharded_tensors import TensorsReader, read_metadata
+from vidllm.io.tensors import reason_without_advice
 from vidllm.training.checkpoints import forget_old, unwritten
 from vidllm.training.trainable import Trainable
 from vidllm.training.world import World
@@ -52,14 +55,19 @@ def save_sharded(run: Trainable, folder: Path, step: int, keep: int, world: Worl
 
 
 def load_sharded(run: Trainable, path: Path) -> int:
-    """Read a folder into a run, sharded or whole; returns the step to go on with."""
+    """Read a folder into a run, sharded or whole; returns the step to go on with. ValueError where it does not fit."""
+    reader = TensorsReader(path)
     wanted = _tensors(run)
-    for name in FileSystemReader(path).read_metadata().state_dict_metadata:
+    for name in reader.read_metadata().state_dict_metadata:
         if name not in wanted:
-            wanted[name] = _room_for(run, name)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
-        load(wanted, storage_reader=FileSystemReader(path))
+            wanted[name] = _room_for(run, name, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
+            load(wanted, storage_reader=reader)
+    except (CheckpointException, AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: does not fit this run, or is damaged ({_reason(error)}); delete it to go on from an "
+                         "earlier one") from None  # fmt: skip
     parameters = run.named_parameters()
     for key, value in wanted.items():
         sort, *slot, name = key.split(SEPARATOR)
@@ -67,7 +75,7 @@ def load_sharded(run: Trainable, path: Path) -> int:
             run.averaged[name] = value
         elif sort == "optimizer":
             run.optimizer.state[parameters[name]][slot[0]] = value
-    rest = json.loads((path / REST).read_text())
+    rest = read_json_object(path / REST)
     run.load_counts(rest)
     return int(rest["step"])
 
@@ -75,13 +83,17 @@ def load_sharded(run: Trainable, path: Path) -> int:
 def is_whole(path: Path) -> bool:
     """Whether everything that a folder's metadata names is there."""
     try:
-        stored = FileSystemReader(path).read_metadata().storage_data or {}
-        ends: dict[str, int] = {}
-        for info in stored.values():
-            ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
-        return (path / REST).exists() and all((path / name).stat().st_size >= end for name, end in ends.items())
-    except Exception:  # a cut metadata file: pickle, EOF, missing, ...
+        read_metadata(path)
+        return isinstance(read_json_object(path / REST).get("step"), int)
+    except ValueError:
         return False
+
+
+def _reason(error: BaseException) -> str:
+    """The first error of a process in one line, without torch's advice to let code run."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return reason_without_advice(error)
 
 
 def _tensors(run: Trainable) -> dict[str, Any]:
@@ -95,14 +107,16 @@ def _tensors(run: Trainable) -> dict[str, Any]:
     return found | {f"averaged{SEPARATOR}{name}": value for name, value in run.averaged.items()}
 
 
-def _room_for(run: Trainable, key: str) -> Tensor:
-    """An empty tensor for an entry that a fresh run does not have yet."""
+def _room_for(run: Trainable, key: str, path: Path) -> Tensor:
+    """An empty tensor for an entry that a fresh run does not have yet; ValueError where it can have none."""
     sort, *slot, name = key.split(SEPARATOR)
-    if sort == "averaged":
-        module = run.averaging()
-        assert module is not None
-        return torch.zeros_like(module.get_parameter(name), requires_grad=False)
-    parameter = run.named_parameters()[name]
+    parameter = run.named_parameters().get(name)
+    if sort == "averaged" and (module := run.averaging()) is not None:
+        parameter = dict(module.named_parameters()).get(name)
+    elif sort != "optimizer" or len(slot) != 1:
+        parameter = None
+    if parameter is None:
+        raise ValueError(f"{path}: holds {key!r}, which this run does not have; delete it, or choose another folder")
     if slot == ["step"]:
         return torch.zeros((), dtype=torch.float32, device=parameter.device)
     return torch.zeros_like(parameter, requires_grad=False)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vidllm.evaluation.blind import model_of_run
-from vidllm.io.json_files import read_json_object
-from vidllm.model.auto import load_pretrained
+from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.training.auxiliary import AuxiliaryHeads
@@ -56,7 +54,13 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
     """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it; others stay fresh."""
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
-        auxiliary.load_state_dict(auxiliary.state_dict() | load_file(path))
+        known = auxiliary.state_dict()
+        found = {name: value for name, value in open_checkpoint(path).tensors() if name in known}
+        odd = next((name for name, value in found.items() if value.shape != known[name].shape), None)
+        if odd is not None:
+            raise ValueError(f"{path}: {odd} is {tuple(found[odd].shape)}, this run's {tuple(known[odd].shape)}; "
+                             "delete it for fresh auxiliary heads")  # fmt: skip
+        auxiliary.load_state_dict(known | found)
 
 
 def fresh_settings(config: TrainConfig, vocabulary: int) -> VidLLMConfig:
@@ -89,8 +93,7 @@ def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForCondi
 
 
 def _is_whole_model(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.exists() and read_json_object(config).get("model_type") == "vidllm"
+    return (settings_in(folder) or {}).get("model_type") == "vidllm"
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
@@ -103,7 +106,7 @@ def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForC
 
 def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
     wanted = model.token_table().shape
-    model.language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.language_model = load_causal_lm(folder)
     table = model.token_table().shape
     if table != wanted:
         raise ValueError(

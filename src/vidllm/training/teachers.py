@@ -8,7 +8,6 @@ tokens resamples them. Teachers at the paper's size are released checkpoints; at
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +15,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from vidllm.model.auto import load_pretrained
+from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.model.auto import load_pretrained, load_with_report
 from vidllm.model.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.weight_check import check_finite
 from vidllm.pretrained.clip import CLIP_L_336
 from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
 from vidllm.training.losses.distillation import resample_grid
@@ -187,31 +187,37 @@ def load_language_teacher(place: str, layer: int = CLIP_LAYER) -> LanguageTeache
         return LanguageTeacher(_llava_tower(Path(place)), layer)
     if kind not in ("clip", "clip_vision_model", None):
         raise ValueError(f"{place}: holds a model of type {kind!r}; expected CLIP, or LLaVA-3D with its tower")
-    loaded: Any = CLIPVisionModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    tower, report = loaded
-    if report["missing_keys"]:
-        raise ValueError(f"{place}: {len(report['missing_keys'])} weights of a CLIP vision tower are missing")
-    return LanguageTeacher(tower, layer)
+    return LanguageTeacher(_clip_tower(place), layer)
 
 
 def _kind(place: str) -> str | None:
     """``model_type`` of a folder's configuration; None where there is none to read."""
-    config = Path(place) / "config.json"
-    return json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    found = (settings_in(place) or {}).get("model_type")
+    return None if found is None else str(found)
+
+
+def _clip_tower(place: str) -> CLIPVisionModel:
+    """A CLIP's vision tower from a folder or a hub id; ValueError, naming the place, where weights are missing."""
+    folder = open_checkpoint(place).folder
+    tower, report = load_with_report(CLIPVisionModel, folder)
+    missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
+    if missing:
+        raise ValueError(f"{place}: {len(missing)} weights of a CLIP vision tower are missing, such as {missing[0]}")
+    check_finite(tower, place)
+    return tower
 
 
 def _llava_tower(folder: Path) -> CLIPVisionModel:
     """The vision tower of a LLaVA checkpoint, or the CLIP that its configuration names where it has none of its own."""
     tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(file), framework="pt") as part:
-            names = [name for name in part.keys() if _LLAVA_TOWER in name]  # noqa: SIM118
-            tensors |= {name.split(_LLAVA_TOWER, 1)[1]: part.get_tensor(name).float() for name in names}
-    named = json.loads((folder / "config.json").read_text()).get("mm_vision_tower")
+    for name, tensor in open_checkpoint(folder).tensors():
+        if _LLAVA_TOWER in name:
+            tensors[name.split(_LLAVA_TOWER, 1)[1]] = tensor.float()
+    named = (settings_in(folder) or {}).get("mm_vision_tower")
     if not tensors:
         if not named:
             raise ValueError(f"{folder}: no vision tower in its weights, and its configuration names none")
-        return CLIPVisionModel.from_pretrained(_beside(folder, named), dtype=torch.float32)
+        return _clip_tower(_beside(folder, named))
     own = _beside(folder, named or "clip")
     settings = CLIPVisionConfig.from_pretrained(own) if Path(own).is_dir() else CLIPVisionConfig(**CLIP_L_336)
     tower = CLIPVisionModel(settings)

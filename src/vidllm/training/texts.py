@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vidllm.io.atomic import atomic_folder
 from vidllm.model import prompts
-from vidllm.model.text import build_tokenizer, encode_answer, encode_parts, forget_origin, special_token_ids
+from vidllm.model.text import (
+    build_tokenizer,
+    encode_answer,
+    encode_parts,
+    forget_origin,
+    read_tokenizer,
+    special_token_ids,
+)
 from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.rooms.types import Caption, Question, Reference
 from vidllm.training.drills import drills
@@ -141,7 +148,7 @@ def keep_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrain
     """Write a tokenizer, all of it or nothing; returns it as it is read by whoever goes on with the folder."""
     with atomic_folder(folder) as part:
         forget_origin(tokenizer).save_pretrained(part)
-    return forget_origin(AutoTokenizer.from_pretrained(folder))
+    return forget_origin(read_tokenizer(folder))
 
 
 def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -151,7 +158,7 @@ def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
     reason = f"{', '.join(missing)} missing" if missing else "not readable"
     if not missing:
-        with suppress(Exception):  # the tokenizers library raises Exception itself for a cut file
-            return forget_origin(AutoTokenizer.from_pretrained(folder))
+        with suppress(ValueError):
+            return forget_origin(read_tokenizer(folder))
     logging.getLogger(__name__).warning("%s: a half-written tokenizer (%s); it is made again", folder, reason)
     return None

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from vidllm.evaluation.blind import model_of_run
 from vidllm.evaluation.results import plain
+from vidllm.model.text import read_tokenizer
 from vidllm.training.ablation.config import AblationConfig
 from vidllm.training.ablation.files import Record, keep_plan, once, telling
 from vidllm.training.config import TrainConfig
@@ -32,7 +32,7 @@ def tokenizer_of(config: AblationConfig) -> Path:
     """The folder of the tokenizer of all runs: that of the model they begin with, or one trained on the data."""
     folder, source = Path(config.out) / "tokenizer", config.init_from or config.language_from
     if source and saved_tokenizer(folder) is None:
-        keep_tokenizer(AutoTokenizer.from_pretrained(model_of_run(source)), folder)
+        keep_tokenizer(read_tokenizer(model_of_run(source)), folder)
     load_or_build_tokenizer(folder, RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX).paths, VOCABULARY)
     return folder
 

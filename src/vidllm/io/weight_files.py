@@ -6,11 +6,8 @@ are read first and cost nothing; then its tensors pass by one by one, so that th
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +16,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidllm.model.auto import code_refused
+from vidllm.io.hub import fetch, may_be_hub_id
+from vidllm.io.json_files import read_json_object
+from vidllm.io.tensors import load_pickled_tensors
 
 _SINGLE = ("model.safetensors", "model.pt", "pytorch_model.bin", "model.pth")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_WRAPPERS = ("model", "state_dict")  # under which training checkpoints keep their tensors
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_BESIDE = ["*.json", "tokenizer*", "*.model", "*.jinja", "*.txt"]  # what is fetched beside weights
+#: What torch's wrappers put into names: compiled and sharded modules, and modules whose activations are checkpointed.
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PARALLEL = "module."  # DataParallel and DistributedDataParallel: before every name
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,13 @@ class Checkpoint:
 
     def settings(self, name: str = "config.json") -> dict[str, Any] | None:
         """A JSON file beside the weights, None where there is none; ValueError where it is not JSON."""
-        return read_json(self.folder / name)
+        return settings_in(self.folder, name)
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, None where there is no such file; ValueError where it cannot be read."""
-    if not file.is_file():
-        return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON ({error}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: expected a JSON object, received {type(found).__name__}")
-    return found
+def settings_in(folder: str | Path, name: str = "config.json") -> dict[str, Any] | None:
+    """A JSON object of a folder, None where there is no such file; ValueError where it cannot be read."""
+    file = Path(folder) / name
+    return read_json_object(file) if file.is_file() else None
 
 
 def open_checkpoint(place: str | Path) -> Checkpoint:
@@ -75,13 +67,22 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
         return Checkpoint(str(place), path.parent, (path,))
     if path.is_dir():
         return Checkpoint(str(place), path, tuple(_weights_in(path)))
-    in_a_folder = path.parent.is_dir() and path.parent != Path()
-    if isinstance(place, Path) or in_a_folder or not _HUB_ID.fullmatch(str(place)):
+    if not may_be_hub_id(place):
         raise ValueError(
             f"no weights at {place}: expected a .safetensors or .pt file, a folder with one, or a hub id owner/name"
         )
-    folder = _fetch(str(place))
+    folder = fetch(str(place))
     return Checkpoint(str(place), folder, tuple(_weights_in(folder)))
+
+
+def weights_of_model(folder: Path) -> Checkpoint:
+    """The weights that transformers reads from the folder of a saved model; ValueError where there are none."""
+    for name in (_SINGLE[0], _INDEX[0], "pytorch_model.bin", _INDEX[1]):
+        if (folder / name).is_file():
+            shards = _indexed(folder, name) if name in _INDEX else [folder / name]
+            return Checkpoint(str(folder), folder, tuple(shards))
+    raise ValueError(f"{folder}: no weights here (model.safetensors is missing); finish the download, or save the "
+                     "model again")  # fmt: skip
 
 
 def _weights_in(folder: Path) -> list[Path]:
@@ -100,7 +101,7 @@ def _weights_in(folder: Path) -> list[Path]:
 
 
 def _indexed(folder: Path, name: str) -> list[Path]:
-    index = (read_json(folder / name) or {}).get("weight_map")
+    index = read_json_object(folder / name).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
         raise ValueError(f"{folder / name}: no weight_map in this index; fetch it again")
     names = sorted(set(index.values()))
@@ -129,41 +130,37 @@ def _all_numbers(files: list[Path]) -> list[Path]:
     return wanted
 
 
-def _fetch(hub_id: str) -> Path:
-    """A copy of a hub's checkpoint on this machine: safetensors where there are some, else .bin or .pt."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.bin", "*.pt", "*.pth"]))
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{hub_id}: no such folder, and it cannot be fetched ({type(error).__name__}: {reason[:160]}); "
-            "give a folder, or connect to the network"
-        ) from error
-    return folder
-
-
 def _read_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
     if file.suffix == ".safetensors":
         with _safetensors(file) as opened:
-            for key in opened.keys():  # noqa: SIM118 (not a mapping)
-                yield key, opened.get_tensor(key)
+            for key, name in _plain_names(opened.keys(), file).items():
+                yield name, opened.get_tensor(key)
     else:
-        loaded = _read_pickle(file)
-        for key in list(loaded):
-            yield key, loaded.pop(key)
+        loaded = load_pickled_tensors(file)
+        for key, name in _plain_names(loaded, file).items():
+            yield name, loaded.pop(key)
 
 
 def _read_shapes(file: Path) -> Iterator[tuple[str, Tensor]]:
     if file.suffix == ".safetensors":
         with _safetensors(file) as opened:
-            for key in opened.keys():  # noqa: SIM118
-                yield key, torch.empty(opened.get_slice(key).get_shape(), device="meta")
+            for key, name in _plain_names(opened.keys(), file).items():
+                yield name, torch.empty(opened.get_slice(key).get_shape(), device="meta")
     else:
-        yield from ((key, torch.empty(t.shape, device="meta")) for key, t in _read_pickle(file).items())
+        loaded = load_pickled_tensors(file)
+        names = _plain_names(loaded, file)
+        yield from ((names[key], torch.empty(t.shape, device="meta")) for key, t in loaded.items())
+
+
+def _plain_names(keys: Iterable[str], file: Path) -> dict[str, str]:
+    """Each key of a file without what torch's wrappers (``module.``, ``_orig_mod.``, ...) put into it."""
+    plain = {key: _WRAPPED.sub("", key) for key in keys}
+    while plain and all(name.startswith(_PARALLEL) for name in plain.values()):
+        plain = {key: _WRAPPED.sub("", name.removeprefix(_PARALLEL)) for key, name in plain.items()}
+    if len(set(plain.values())) < len(plain):
+        raise ValueError(f"{file}: some weights are there twice, with and without a wrapper's name; write it again "
+                         "from the unwrapped model")  # fmt: skip
+    return plain
 
 
 def _safetensors(file: Path) -> Any:
@@ -171,29 +168,3 @@ def _safetensors(file: Path) -> Any:
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: truncated or not safetensors ({error}); fetch it again") from error
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .pt, .pth or .bin file, mapped from disk where its form allows; code in it is never run."""
-    try:
-        loaded = _load_pickle(file)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{file}: {code_refused(error) or 'damaged or not a PyTorch file; fetch it again'}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{file}: truncated or not a PyTorch file ({_first_line(error)}); fetch it again") from error
-    for name in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
-            loaded = loaded[name]
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{file}: expected tensors by name, received {type(loaded).__name__}")
-    return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-
-
-def _load_pickle(file: Path) -> Any:
-    with suppress(RuntimeError):  # the old form, not a zip, cannot be mapped
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,96 @@
+"""Values of a config.json compared with the types of the fields they are for, before anything is built from them.
+
+JSON knows no types of ours, and a number that is too large costs minutes or the whole memory before a weight is
+compared: each field has a type, and counts have bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+MAX_LAYERS = 1000  # blocks, or rounds of a loop; models have at most a few hundred
+MAX_WHOLE = 2**31 - 1
+_LOOPS = ("depth", "trunk_depth", "num_layers", "iterations", "huber_rounds")
+_LOOP_WORDS = ("layer", "depth", "expert", "block")  # in names of other people's configurations
+_UNBOUNDED = ("seed",)
+_POSITIVE = ("hidden_size", "num_heads", "patch_size", "image_size", "features", "num_bins", "bin_embedding",
+             "num_queries", "iterations", "max_patches", "frames_chunk_size", "default_frames",
+             "shorter_side", "metric_side")  # fmt: skip
+
+
+def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:
+    """A JSON object as the fields of a dataclass: lists as tuples, whole numbers as fractions where these are meant.
+
+    ValueError, naming ``name``.FIELD, for an unknown field, a value of another type, or one beyond its bounds.
+    """
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(f"{name}: no field {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+    for field, value in given.items():
+        check_value(f"{name}.{field}", value, hints[field])
+    return {field: _as(value, hints[field]) for field, value in given.items()}
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """ValueError where a value does not fit a type hint (numbers, bool, str, tuples, literals, unions of them)."""
+    if not _fits(value, hint):
+        raise ValueError(f"{name}: expected {_told(hint)}, received {_short(value)}")
+    last = name.rsplit(".", 1)[-1]
+    least = -MAX_LAYERS if last == "vision_layer" else int(last in _POSITIVE)  # a layer is counted from the end
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int) and last not in _UNBOUNDED:
+            most = MAX_LAYERS if last in _LOOPS else MAX_WHOLE
+            if not least <= number <= most:
+                raise ValueError(f"{name}: expected {least} to {most}, received {number}")
+
+
+def check_loops(given: dict[Any, Any], name: str) -> None:
+    """ValueError where another library's configuration has a number of layers or experts that no model has."""
+    for field, value in given.items():
+        if any(word in str(field) for word in _LOOP_WORDS) and type(value) is int and value > MAX_LAYERS:
+            raise ValueError(f"{name}.{field}: expected at most {MAX_LAYERS}, received {value}")
+        if isinstance(value, dict):
+            check_loops(value, f"{name}.{field}")
+
+
+def _as(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    choices = (hint, *get_args(hint)) if get_origin(hint) in (None, Union, UnionType) else ()
+    return float(value) if type(value) is int and float in choices and int not in choices else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint) if isinstance(value, str) else False
+    if get_origin(hint) is tuple:
+        return _fits_tuple(value, get_args(hint))
+    if hint in (None, NoneType):
+        return value is None
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
+
+
+def _fits_tuple(value: Any, kinds: tuple[Any, ...]) -> bool:
+    if not isinstance(value, list | tuple):
+        return False
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    return len(value) == len(kinds) and all(_fits(v, kind) for v, kind in zip(value, kinds, strict=True))
+
+
+def _told(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

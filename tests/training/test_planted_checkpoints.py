@@ -1,0 +1,69 @@
+"""A run does not execute what was planted into its folder, and begins anew or says why not."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro_start import quiet, save_start, short_run
+
+from vidllm.training.loop import train
+from vidllm.training.run import Run
+from vidllm.training.sharded_checkpoints import is_whole, load_sharded, save_sharded
+from vidllm.training.world import World
+
+
+class Planted:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture(scope="module")
+def config(rooms_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    made = short_run(rooms_folder, save_start(folder / "start", rooms_folder), folder / "run")
+    return replace(made, steps=1, guide_weight=0.0, word_weight=0.0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(config):
+    """A sharded checkpoint of one process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: one process is meant
+        return save_sharded(Run.build(config), Path(config.out) / "kept", 1, 3, World.from_environment(cpu=True))
+
+
+def test_a_planted_checkpoint_does_not_run(config, saved, tmp_path):
+    mark, folder = tmp_path / "ran", tmp_path / "run" / "checkpoints"
+    shutil.copytree(saved, folder / saved.name)
+    assert is_whole(folder / saved.name)
+    (folder / saved.name / ".metadata").write_bytes(pickle.dumps(Planted(mark)))
+    torch.save({"step": 1, "model": Planted(mark)}, folder / "step_0000000.pt")
+    train(replace(config, out=str(tmp_path / "run")), quiet)
+    assert not mark.exists()
+
+
+def test_what_does_not_fit_a_run_is_said_in_one_line(config, saved, tmp_path):
+    run = Run.build(replace(config, out=str(tmp_path / "run")))
+    assert load_sharded(run, saved) == 1
+    parts = list(saved.glob("*.distcp"))
+    for content in (b"\0" * parts[0].stat().st_size, pickle.dumps(Planted(tmp_path / "ran")) * 100_000):
+        broken = shutil.copytree(saved, tmp_path / "broken", dirs_exist_ok=True)
+        (broken / parts[0].name).write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            load_sharded(run, broken)
+        line = str(caught.value)
+        assert str(broken) in line and "\n" not in line and "weights_only" not in line and "Traceback" not in line
+    assert not (tmp_path / "ran").exists()
