@@ -8,7 +8,7 @@ kind is read. Then everything is registered as usual (``vidllm.model.auto.regist
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -24,6 +24,7 @@ class Placeholder(type):
         return getattr(_real(cls), name)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An instance of the real class."""
         return _real(cls)(*args, **kwargs)
 
 
@@ -69,7 +70,7 @@ class RegistryFinder:
     """An import hook that adds our placeholders to a registry of transformers as soon as it has been imported."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The module's usual spec, with our addition behind its execution; None for every other module."""
         add = _REGISTRIES.get(name)
         spec = None if add is None else PathFinder.find_spec(name, path, target)
@@ -89,7 +90,7 @@ def announce() -> None:
     """Let transformers know: now where it is imported already, else when it is. Calling it again changes nothing."""
     if RegistryFinder in sys.meta_path:
         return
-    sys.meta_path.insert(0, RegistryFinder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, RegistryFinder)
     for name, add in _REGISTRIES.items():
         if name in sys.modules:
             add(sys.modules[name])

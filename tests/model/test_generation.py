@@ -135,8 +135,11 @@ def test_pipelines_answer(shipped, wanted):
     ]
     for task in ("image-text-to-text", "any-to-any"):
         ask = pipeline(task, model=shipped.model, processor=shipped.processor)
-        options = {"max_new_tokens": TOKENS, "return_full_text": False, "generate_kwargs": {"do_sample": False}}
-        answers = [ask(text=talk, **options)[0]["generated_text"].strip() for talk in talks]
+        answers = []
+        for talk in talks:
+            options = {"max_new_tokens": TOKENS, "do_sample": False}
+            (told,) = ask(text=talk, return_full_text=False, generate_kwargs=options)
+            answers.append(told["generated_text"].strip())
         assert answers == wanted, task
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
 #: The name under which outputs of the installed transformers carry the cache.
@@ -26,6 +26,11 @@ OUTPUT_CACHE = next(name for name in CACHE_NAMES if name in {field.name for fiel
 class VidLLMOutput(CausalLMOutputWithPast):
     """Loss and logits as of any causal LM (over the spliced sequence), with the hidden states of ``<loc>`` tokens."""
 
+    # of any precision and on any device, which older versions of transformers do not say
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     loc_hidden: Tensor | None = None
 
     @classmethod
@@ -44,7 +49,7 @@ def run_language_model(language_model: nn.Module, *, cache: Cache | None = None,
 
     ``inputs`` are keyword arguments of its ``forward``; TypeError for one that neither it nor transformers knows.
     """
-    kind = type(_innermost(language_model))
+    kind: Any = type(_innermost(language_model))
     unknown = sorted(set(inputs) - _arguments(kind))
     if unknown:
         raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
@@ -76,7 +81,7 @@ def _innermost(language_model: Any) -> Any:
 
 
 @memoised
-def _cache_name(kind: type[nn.Module]) -> str:
+def _cache_name(kind: Any) -> str:
     names = inspect.signature(kind.forward).parameters
     for name in CACHE_NAMES:
         if name in names:
@@ -85,7 +90,7 @@ def _cache_name(kind: type[nn.Module]) -> str:
 
 
 @memoised
-def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+def _arguments(kind: Any) -> frozenset[str]:
     """What a model's ``forward`` may be given: what it names, and what all of transformers' models understand."""
     named = inspect.signature(kind.forward).parameters.values()
     return frozenset(p.name for p in named if p.kind is not p.VAR_KEYWORD) | TransformersKwargs.__optional_keys__

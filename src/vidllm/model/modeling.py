@@ -397,7 +397,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return output.to_tuple() if as_tuple else output
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

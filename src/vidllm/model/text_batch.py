@@ -13,7 +13,8 @@ from vidllm.model.text import encode_prompt, prompt_offsets, special_token_ids
 
 PADDING = {True: "longest", "longest": "longest", "max_length": "max_length", False: "do_not_pad", None: "do_not_pad",
            "do_not_pad": "do_not_pad"}  # fmt: skip
-TRUNCATION = {True: True, "longest_first": True, "only_first": True, False: False, None: False, "do_not_truncate": False}
+TRUNCATION = {True: True, "longest_first": True, "only_first": True, False: False, None: False,
+              "do_not_truncate": False}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _kept(tokenizer: PreTrainedTokenizerBase, number: int, row: Sequence[int], o
     if len(row) <= most or (options.max_length is None and not TRUNCATION[options.truncation]):
         return slice(None)
     if not TRUNCATION[options.truncation]:
-        raise ValueError(f"text {number} has {len(row)} tokens, over max_length={most}; pass truncation=True or raise it")
+        raise ValueError(f"text {number} has {len(row)} tokens, max_length is {most}; pass truncation=True or raise it")
     part = slice(len(row) - most, None) if tokenizer.truncation_side == "left" else slice(most)
     ids = special_token_ids(tokenizer)
     for token in SPECIAL_TOKENS:
