@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "vidllm.scene",
     "GivenCameras": "vidllm.given_cameras",
-    "read_cameras": "vidllm.camera_files",
+    "read_cameras": "vidllm.given_cameras",
     "Scene": "vidllm.scene",
     "VidLLMConfig": "vidllm.model.configuration",
     "VidLLMForConditionalGeneration": "vidllm.model.modeling",
@@ -31,8 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vidllm.camera_files import read_cameras
-    from vidllm.given_cameras import GivenCameras
+    from vidllm.given_cameras import GivenCameras, read_cameras
     from vidllm.model.configuration import VidLLMConfig
     from vidllm.model.modeling import VidLLMForConditionalGeneration
     from vidllm.model.processing import VidLLMProcessor

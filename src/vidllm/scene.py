@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
-from vidllm.given_cameras import GivenCameras
+from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import greedy_after_prefix
@@ -115,7 +115,7 @@ class VidLLM:
         images = frames.images[None].to(parameter.device, parameter.dtype)
         if known is not None and known.length is not None:
             known = KnownScale(length=processed_length(known.length, frames))
-        given = None if cameras is None else cameras.for_frames(frames)
+        given = known_of(cameras, frames)
         geometry, prefix = self.model.encode_scene(images, known, given, refine)
         return Scene(self.model, self.processor, frames, geometry, prefix)
 
@@ -272,11 +272,12 @@ class Scene:
             extrinsics=self.extrinsics.numpy().astype(np.float64),
             intrinsics=self.intrinsics.numpy().astype(np.float64),
             scene_from_world=self.scene_from_world.numpy().astype(np.float64),
-            timestamps_s=np.asarray(times_s, dtype=np.float64),
+            timestamps_s=np.asarray(times_s, dtype=np.float64) + (source.clock_start_s or 0.0),
             processed_from_original=np.asarray(source.affine, dtype=np.float64),
             original_size=source.original_size,
             confidence=confidence,
             names=names,
+            has_clock=source.clock_start_s is not None,
         )
 
     def summary(self) -> dict[str, Any]:
