@@ -157,7 +157,7 @@ class GivenCameras:
 
 
 def _scaled(scale: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return scale @ matrix if matrix.shape == (3, 3) else matrix
+    return scale @ matrix if matrix.shape == (3, 3) and np.isfinite(matrix).all() else matrix
 
 
 def _per_frame(given: np.ndarray | PerFrame) -> PerFrame:

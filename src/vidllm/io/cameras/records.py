@@ -39,7 +39,7 @@ class PerFrame:
     counted: bool = False
 
     def __post_init__(self) -> None:
-        for what, keys in (("name", self.names), ("time", self.times_s), ("number", self.numbers)):
+        for what, keys in (("time", self.times_s), ("name", self.names), ("number", self.numbers)):
             if keys is None or not len(keys):
                 continue
             if len(keys) != len(self.matrices):
