@@ -30,7 +30,8 @@ POSES = some_poses()
 
 def rows_of(matrices, keys=None):
     keys = [""] * len(matrices) if keys is None else keys
-    return "\n".join(f"{key} {' '.join(f'{x:.12g}' for x in m.flatten())}".strip() for key, m in zip(keys, matrices))
+    pairs = zip(keys, matrices, strict=True)
+    return "\n".join(f"{key} {' '.join(f'{x:.12g}' for x in m.flatten())}".strip() for key, m in pairs)
 
 
 def tum(keys, poses=POSES):
@@ -57,7 +58,7 @@ def refused(read, path, *told):
         ("tum.csv", tum(["0.5", "1.5", "2.25"]).replace(" ", ",")),
         ("named.csv", "time,qx,qy,qz,qw,tx,ty,tz\n" + "\n".join(
             ",".join(map(repr, (t, *Rotation.from_matrix(p[:3, :3]).as_quat().tolist(), *p[:3, 3].tolist())))
-            for t, p in zip((0.5, 1.5, 2.25), POSES))),
+            for t, p in zip((0.5, 1.5, 2.25), POSES, strict=True))),
         ("matrices.txt", rows_of(POSES[:, :3], ["0.5", "1.5", "2.25"])),
         ("whole.txt", rows_of(POSES, ["0.5", "1.5", "2.25"])),
     ],
@@ -95,11 +96,12 @@ def test_folders_of_matrices(tmp_path):
     for n, pose in enumerate(POSES):
         np.savetxt(tmp_path / f"frame-{n:06d}.pose.txt", pose)
     found = read_poses(tmp_path).given
-    assert list(found.names) == ["frame-000000", "frame-000001", "frame-000002"] and list(found.numbers or ()) == [0, 1, 2]
+    assert list(found.names) == ["frame-000000", "frame-000001", "frame-000002"]
+    assert list(found.numbers or ()) == [0, 1, 2]
     np.testing.assert_allclose(found.matrices, POSES)
     timed = tmp_path / "timed"
     timed.mkdir()
-    for seconds, pose in zip(("9.75", "10.25", "10.5"), POSES):
+    for seconds, pose in zip(("9.75", "10.25", "10.5"), POSES, strict=True):
         np.savetxt(timed / f"{seconds}.txt", pose)
     found = read_poses(timed).given
     assert list(found.times_s or ()) == [9.75, 10.25, 10.5]
@@ -175,8 +177,8 @@ distortion_coefficients: !!opencv-matrix
    dt: d
    data: [ 0., 0., 0., 0., 0. ]
 """
-ORB = "%YAML:1.0\n\nCamera.type: \"PinHole\"\nCamera.fx: 500.0\nCamera.fy: 510.0\nCamera.cx: 319.5\nCamera.cy: 239.5\n" \
-      "Camera.width: 640\nCamera.height: 480\n"  # fmt: skip
+ORB = "%YAML:1.0\n\nCamera.type: \"PinHole\"\nCamera.fx: 500.0\nCamera.fy: 510.0\n" \
+      "Camera.cx: 319.5\nCamera.cy: 239.5\nCamera.width: 640\nCamera.height: 480\n"  # fmt: skip
 KALIBR = "cam0:\n  camera_model: pinhole\n  distortion_model: radtan\n  distortion_coeffs: [0.0, 0.0, 0.0, 0.0]\n" \
          "  intrinsics: [500.0, 510.0, 319.5, 239.5]\n  resolution: [640, 480]\n"  # fmt: skip
 ROS = "image_width: 640\nimage_height: 480\ncamera_name: c\ndistortion_model: plumb_bob\ncamera_matrix:\n  rows: 3\n" \
@@ -318,7 +320,8 @@ def test_a_camera_an_image_and_lenses_no_pinhole_stands_for(tmp_path, binary):
     write_colmap(tmp_path, [(1, 2, "SIMPLE_RADIAL", 640, 480, [500.0, 320.0, 240.0, 0.1])], IMAGES, binary)
     with pytest.warns(UserWarning, match=r"up to 2\d\.\d pixels, is not modelled"):
         read_intrinsics(tmp_path)
-    write_colmap(tmp_path, [(1, 5, "OPENCV_FISHEYE", 640, 480, [500.0, 500.0, 320.0, 240.0, 0, 0, 0, 0])], IMAGES, binary)
+    fisheye = (1, 5, "OPENCV_FISHEYE", 640, 480, [500.0, 500.0, 320.0, 240.0, 0, 0, 0, 0])
+    write_colmap(tmp_path, [fisheye], IMAGES, binary)
     with pytest.raises(ValueError, match=r"cameras\.\w+: .* OPENCV_FISHEYE, expected a pinhole"):
         read_intrinsics(tmp_path)
     write_colmap(tmp_path, cameras, [(*IMAGES[0][:3], "a.png"), (*IMAGES[1][:3], "a.png")], binary)

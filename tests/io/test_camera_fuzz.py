@@ -1,4 +1,4 @@
-"""Whatever bytes a camera file holds, a reader returns cameras or raises ValueError of one line with the file's name."""
+"""Whatever bytes a camera file holds, a reader returns cameras or raises a ValueError of one line that names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from vidllm.io.cameras import read_intrinsics, read_poses
 
 NAMES = ("a.txt", "a.csv", "a.npy", "a.yaml", "a.json", "cameras.bin", "images.bin", "cameras.txt", "images.txt")
 NUMBERS = st.one_of(
-    st.floats(), st.integers(-(10**20), 10**20), st.sampled_from(["nan", "-inf", "1e400", "x", "", "0", "1", "0x1", "1_0"])
+    st.floats(), st.integers(-(10**20), 10**20),
+    st.sampled_from(["nan", "-inf", "1e400", "x", "", "0", "1", "0x1", "1_0"]),
 )  # fmt: skip
 
 
