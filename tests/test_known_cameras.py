@@ -11,10 +11,9 @@ import torch
 from small_model import save_small_model
 
 import vidllm
-from vidllm.camera_files import read_cameras
 from vidllm.cli import main
 from vidllm.geometry.cameras import relative_to_first
-from vidllm.given_cameras import GivenCameras, PerFrame
+from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.scale_alignment import unit_scale
@@ -63,12 +62,13 @@ def clip(count=4, height=56, width=70):
 
 
 def test_known_intrinsics_are_mapped_to_processed_pixels(model):
-    scene = model.reconstruct(clip(4, 80, 100), cameras=GivenCameras(intrinsics=K * [[1], [1], [1]]))
+    given = np.array([[85.0, 0, 52], [0, 87, 41], [0, 0, 1]])
+    scene = model.reconstruct(clip(4, 80, 100), cameras=GivenCameras(intrinsics=given))
     assert scene.depth.shape[1:] == (56, 70)
     back = scene.frames.original_intrinsics(scene.intrinsics.double())
-    np.testing.assert_allclose(back.numpy(), np.broadcast_to(K, (4, 3, 3)), atol=1e-4)
+    np.testing.assert_allclose(back.numpy(), np.broadcast_to(given, (4, 3, 3)), atol=1e-4)
     written = np.array(scene.data.original_intrinsics)
-    np.testing.assert_allclose(written[2], K, atol=1e-4)
+    np.testing.assert_allclose(written[2], given, atol=1e-4)
 
 
 def test_a_point_is_where_its_pixel_and_camera_say(model, room):
@@ -178,12 +178,14 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
     write_video(film, clip(9, 56, 70), fps=10)
     frames, world_from_camera = frames_of(film, 3), poses(9)
     by_time = PerFrame(world_from_camera, times_s=[0.1 * n + 0.004 for n in range(9)])
-    by_number = PerFrame(world_from_camera, times_s=[float(n) for n in range(9)])
-    for given in (by_time, by_number):
-        np.testing.assert_array_equal(given.of(frames), world_from_camera[[0, 4, 8]])
+    np.testing.assert_array_equal(by_time.of(frames), world_from_camera[[0, 4, 8]])
+    with pytest.warns(UserWarning, match="taken as those of all frames"):
+        by_number = PerFrame(world_from_camera, numbers=list(range(9))).of(frames)
+    np.testing.assert_array_equal(by_number, world_from_camera[[0, 4, 8]])
     tum = tmp_path / "poses.txt"
     tum.write_text("# t x y z\n" + "\n".join(f"{n} {n * 0.1} 0 0 0 0 0 1" for n in range(9)))
-    known = read_cameras(poses=tum).for_frames(frames)
+    with pytest.warns(UserWarning, match="taken as those of all frames"):
+        known = read_cameras(poses=tum).for_frames(frames)
     assert known.extrinsics is not None
     assert known.extrinsics[0, :, 0, 3].tolist() == pytest.approx([0, -0.4, -0.8])
     with pytest.raises(ValueError, match=r"none of its 2 cameras is that of frame_000004 \(at 0.4 s\)"):
@@ -247,7 +249,7 @@ def test_the_command_line_tells_in_one_line(tmp_path: Path, capsys):
     refused("outside the pictures of 70x56", "--intrinsics", "500,500,320,240")
     refused("expected a JSON object", "--poses", str(tmp_path / "list.json"))
     refused("no list of frames", "--intrinsics", str(tmp_path / "empty.json"))
-    refused("a frame lacks transform_matrix", "--poses", str(tmp_path / "frames.json"))
+    refused("frame 1: transform_matrix is not a matrix of 4x4 numbers", "--poses", str(tmp_path / "frames.json"))
     refused("no intrinsics here", "--intrinsics", str(tmp_path / "frames.json"))
     refused("expected a TUM trajectory", "--poses", str(tmp_path / "words.txt"))
     refused("expected a matrix of numbers", "--intrinsics", str(tmp_path / "words.txt"))

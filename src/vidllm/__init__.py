@@ -17,7 +17,7 @@ _HOME = {
     "load": "vidllm.scene",
     "load_scene": "vidllm.saved_scene",
     "GivenCameras": "vidllm.given_cameras",
-    "read_cameras": "vidllm.camera_files",
+    "read_cameras": "vidllm.given_cameras",
     "Scene": "vidllm.scene",
     "VidLLMConfig": "vidllm.model.configuration",
     "VidLLMForConditionalGeneration": "vidllm.model.modeling",
@@ -36,8 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vidllm.camera_files import read_cameras
-    from vidllm.given_cameras import GivenCameras
+    from vidllm.given_cameras import GivenCameras, read_cameras
     from vidllm.model.configuration import VidLLMConfig
     from vidllm.model.modeling import VidLLMForConditionalGeneration
     from vidllm.model.processing import VidLLMProcessor

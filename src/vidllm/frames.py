@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vidllm.io.frame_names import times_of
+
 Resize = Literal["shorter_side", "longer_side"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -38,12 +40,14 @@ class Frames:
     Attributes:
         images: `(F, 3, H, W)` float32 in [0, 1], H and W multiples of the patch size.
         timestamps_s: `(F,)` float64 presentation times from the first frame of the source. Pictures and arrays
-            carry no clock; for them it is the frame's number, one second a frame.
+            carry no clock; for them it is the frame's number, one second a frame, unless all names are times.
         indices: `(F,)` int64 numbers of the frames in the source, in presentation order.
         affine: `(3, 3)` float64 processed-from-original map of homogeneous pixels, pixel centres at +0.5.
         original_size: `(H0, W0)` of the source's frames as displayed, after the container's rotation.
         source: the source's name, for messages and outputs.
         names: `F` names, one a frame (a picture's file name, else the frame's number).
+        clock_start_s: time of the source's first frame on its own clock: 0 for films, the time in the first name for
+            pictures named by their times (TUM's convention); None where there is no clock.
     """
 
     images: Float[Tensor, "F 3 H W"]
@@ -53,9 +57,15 @@ class Frames:
     original_size: tuple[int, int]
     source: str
     names: tuple[str, ...] = ()
+    clock_start_s: float | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    @property
+    def clock_s(self) -> Float[Tensor, " F"]:
+        """Times on the source's own clock; `timestamps_s` where it has none."""
+        return self.timestamps_s + (self.clock_start_s or 0.0)
 
     def to_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Map pixels of the processed frames to pixels of the original ones (centres at +0.5 in both)."""
@@ -171,6 +181,7 @@ class FrameCollector:
         self.times: list[float] = []
         self.indices: list[int] = []
         self.names: list[str] = []
+        self.clock_start_s: float | None = None
 
     def add(self, image: Image.Image, index: int, time_s: float, name: str) -> None:
         """Process one RGB picture. Raises `InputError` when its size is not that of the first one."""
@@ -204,6 +215,7 @@ class FrameCollector:
             original_size=self.spec.original,
             source=self.source,
             names=tuple(self.names),
+            clock_start_s=self.clock_start_s,
         )
 
     def take(self) -> Frames:
@@ -300,15 +312,25 @@ def collect_items(
     items: Sequence[Any] | np.ndarray | Tensor, source: str, num_frames: int | None, plan: Callable[..., FrameSpec]
 ) -> Frames:
     """Sample `num_frames` of a sequence of paths, pictures or arrays evenly, and process those alone."""
-    collector = FrameCollector(source, plan)
+    collector, times = FrameCollector(source, plan), item_times(items)
     for index in uniform_indices(len(items), num_frames).tolist():
-        add_item(collector, items[index], index)
+        add_item(collector, items[index], index, times)
     return collector.frames()
 
 
-def add_item(collector: FrameCollector, item: Any, index: int) -> None:
-    """Process a path, a picture or an array as frame `index` of a source without a clock."""
+def item_times(items: Sequence[Any] | np.ndarray | Tensor) -> list[float] | None:
+    """Seconds that are the names of all items, which are files; None where they are not."""
+    if isinstance(items, np.ndarray | Tensor) or not all(isinstance(item, str | Path) for item in items):
+        return None
+    return times_of([Path(item).name for item in items])
+
+
+def add_item(collector: FrameCollector, item: Any, index: int, times: list[float] | None = None) -> None:
+    """Process a path, a picture or an array as frame `index` of a source whose clock is `times`, if any."""
     is_file = isinstance(item, str | Path)
     name = Path(item).name if is_file else f"frame_{index:06d}"
     where = name if is_file else f"{collector.source}, frame {index}"
-    collector.add(item_to_image(item, where), index, float(index), name)
+    if times is not None:
+        collector.clock_start_s = times[0]
+    time_s = float(index) if times is None else times[index] - times[0]
+    collector.add(item_to_image(item, where), index, time_s, name)

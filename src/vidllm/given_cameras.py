@@ -2,144 +2,162 @@
 
 Intrinsics are in pixels of the original pictures, upright, pixel centres at +0.5 (the middle of a picture of width W is
 W / 2). Poses are world-from-camera with OpenCV axes, found for each used frame by its name, its time or its number.
-``vidllm.camera_files`` reads files of them.
+``vidllm.io.cameras`` reads files of them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import math
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from vidllm.frames import Frames
+from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
+from vidllm.io.cameras.matrices import check_bottom_row
 from vidllm.model.known_cameras import KnownCameras
 
-TIME_TOLERANCE_S = 0.02  # between a frame and its pose (the TUM RGB-D tools' own default)
+__all__ = ["GivenCameras", "PerFrame", "known_of", "read_cameras"]
+
 RIGID_TOLERANCE = 1e-2  # of any entry of R R^T - 1
+CENTRAL = (0.25, 0.75)  # where a principal point may lie, of a picture's side
+USUAL = 0.1  # of a side: a principal point farther from the middle is told
+FOCAL = (0.2, 20.0)  # focal lengths of pinhole cameras, of the longer side: 136 to 3 degrees
+SQUARE, OBLONG = 1.25, 2.0  # ratios of the focal lengths, pixels being square, that are told and that are refused
+SAME_SHAPE = 0.01  # relative difference of two sizes' aspect ratios that rounding explains
 
 
-@dataclass(frozen=True)
-class PerFrame:
-    """Matrices (N, ...) of a source's frames, each with its name (without suffix), its time in seconds or its number.
+def read_cameras(
+    intrinsics: str | Path | None = None,
+    poses: str | Path | None = None,
+    metric: bool | None = None,
+    one_lens: bool | None = None,
+) -> GivenCameras:
+    """Known cameras from files (docs/known_cameras.md), or intrinsics as ``"fx,fy,cx,cy"``.
 
-    Without any of them they are those of the used frames, in order. ``where``: for messages.
+    ``metric``: whether the poses are in metres; None: as the file tells, else they are, with a warning. ``one_lens``:
+    see :class:`GivenCameras`. ValueError, naming the file, where it cannot be read or is none of the forms.
     """
-
-    matrices: np.ndarray
-    names: Sequence[str] = ()
-    times_s: Sequence[float] | None = None
-    numbers: Sequence[int] | None = None
-    where: str = "given cameras"
-
-    def of(self, frames: Frames) -> np.ndarray:
-        """The matrices (F, ...) of the used frames; ValueError names the first frame that has none."""
-        keyed = bool(self.names) or self.times_s is not None or self.numbers is not None
-        if not keyed:
-            if len(self.matrices) != len(frames):
-                raise ValueError(f"{self.where}: {len(self.matrices)} cameras for {len(frames)} frames; give one each")
-            return self.matrices
-        rows = self._by_name(frames) or self._by_time(frames) or self._by_number(frames)
-        if rows is None:
-            name, time = self._first_without(frames)
-            raise ValueError(
-                f"{self.where}: none of its {len(self.matrices)} cameras is that of {name} (at {time:g} s); "
-                "expected the frames' names, times within 0.02 s (from the first frame of the video) or numbers"
-            )
-        return self.matrices[rows]
-
-    def _by_name(self, frames: Frames) -> list[int] | None:
-        places = {name: row for row, name in enumerate(self.names)}
-        return _all(places.get(_stem(name)) for name in frames.names)
-
-    def _by_time(self, frames: Frames) -> list[int] | None:
-        if self.times_s is None or not len(self.times_s):
-            return None
-        apart = np.abs(np.asarray(self.times_s)[None] - frames.timestamps_s.numpy()[:, None])
-        return [int(row) for row in apart.argmin(1)] if bool((apart.min(1) <= TIME_TOLERANCE_S).all()) else None
-
-    def _by_number(self, frames: Frames) -> list[int] | None:
-        numbers = self.numbers
-        if numbers is None and self.times_s is not None and all(float(t).is_integer() for t in self.times_s):
-            numbers = [int(t) for t in self.times_s]
-        places = {number: row for row, number in enumerate(numbers or ())}
-        return _all(places.get(int(index)) for index in frames.indices)
-
-    def _first_without(self, frames: Frames) -> tuple[str, float]:
-        """Name and time of a frame that neither its name nor its time finds."""
-        times = np.asarray([] if self.times_s is None else self.times_s, np.float64)
-        for name, time in zip(frames.names, frames.timestamps_s.tolist(), strict=True):
-            timed = bool(len(times)) and float(np.abs(times - time).min()) <= TIME_TOLERANCE_S
-            if _stem(name) not in self.names and not timed:
-                return name, time
-        return frames.names[0], float(frames.timestamps_s[0])
+    lens = None if intrinsics is None else read_intrinsics(intrinsics)
+    placed = None if poses is None else read_poses(poses)
+    if placed is not None and metric is None and placed.metric is None:
+        warnings.warn(f"{placed.given.where}: nothing here tells the unit of the poses; taken as metres "
+                      "(--poses-scale metric or unknown says it)", stacklevel=2)  # fmt: skip
+    return GivenCameras(
+        None if lens is None else lens.given,
+        None if placed is None else placed.given,
+        metric is not False,
+        None if lens is None else lens.size,
+        None if placed is None else placed.up,
+        one_lens,
+        "given cameras" if lens is None else lens.where,
+    )
 
 
-def _all(rows: object) -> list[int] | None:
-    found = list(rows)  # type: ignore[call-overload]
-    return None if any(row is None for row in found) or not found else found
+def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:
+    """What is known of the used frames: ``cameras``, and that pixels are not square where resizing made them so."""
+    if cameras is not None:
+        return cameras.for_frames(frames, begin)
+    aspect = _pixel_aspect(frames)
+    return None if abs(aspect - 1) < 0.005 else KnownCameras(frames.images[None], pixel_aspect=aspect)
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"\.[A-Za-z]+$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
+def _pixel_aspect(frames: Frames) -> float:
+    """Fx over fy of a camera with square pixels, in processed pixels."""
+    return float(frames.affine[0, 0] / frames.affine[1, 1])
 
 
 @dataclass(frozen=True)
 class GivenCameras:
     """What is known of a source's cameras.
 
-    intrinsics: K of all frames (3,3), or of each; size: (H, W) of the pictures they are of, where it is told;
-    poses: world-from-camera (N,4,4), in metres with ``metric``; up: against gravity in the poses' world (3).
-    ValueError with neither intrinsics nor poses, and for a matrix that is none of a pinhole camera or of a pose.
+    intrinsics: K of all frames (3,3), or of each, or a lens; size: (H, W) of the pictures they are of, where it is told
+    (K is then scaled to the frames); poses: world-from-camera (N,4,4), in metres with ``metric``; up: against gravity
+    in the poses' world (3); one_lens: whether one lens with square pixels took all frames, where intrinsics are not
+    known (None: only refinement supposes so); where: for messages. Arrays of poses or of K are those of the used
+    frames, in order. ValueError where nothing is given, and for a matrix that is none of a pinhole camera or of a pose.
     """
 
-    intrinsics: np.ndarray | PerFrame | None = None
+    intrinsics: np.ndarray | PerFrame | Lens | None = None
     poses: np.ndarray | PerFrame | None = None
     metric: bool = True
     size: tuple[int, int] | None = None
     up: tuple[float, float, float] | None = None
+    one_lens: bool | None = None
+    where: str = "given cameras"
 
     def __post_init__(self) -> None:
-        if self.intrinsics is None and self.poses is None:
+        if self.intrinsics is None and self.poses is None and self.one_lens is None:
             raise ValueError("give intrinsics, poses or both")
+        if self.intrinsics is not None and self.one_lens is not None:
+            raise ValueError("intrinsics are given: whether one lens took all frames has no effect; leave it out")
 
     @property
     def gives_metres(self) -> bool:
         """Whether the scale follows from the poses."""
         return self.poses is not None and self.metric
 
-    def for_frames(self, frames: Frames) -> KnownCameras:
-        """What is known of the used frames, in their pixels, as a batch of one; ValueError where it does not fit."""
-        poses = None if self.poses is None else _rigid(_per_frame(self.poses).of(frames), _where(self.poses), frames)
+    def check_count(self, count: int) -> None:
+        """ValueError where arrays for the used frames hold more than the ``count`` frames that were used."""
+        for given in (self.intrinsics, self.poses):
+            if isinstance(given, np.ndarray) and given.ndim == 3 and len(given) != count:
+                raise ValueError(f"{_where(given)}: {len(given)} cameras for {count} frames; give one each")
+
+    def for_frames(self, frames: Frames, begin: int | None = None) -> KnownCameras:
+        """What is known of the used frames, in their pixels, as a batch of one; ValueError where it does not fit.
+
+        ``begin``: how many used frames went before, where these are a part of them.
+        """
+        poses = None if self.poses is None else self._placed(_per_frame(self.poses), frames, begin)
         extrinsics = None if poses is None else np.linalg.inv(poses) @ poses[0]
         up = None if self.up is None or poses is None else poses[0, :3, :3].T @ np.asarray(self.up, np.float64)
-        known = KnownCameras(
+        return KnownCameras(
             frames.images[None],
-            None if self.intrinsics is None else _tensor(self._processed(frames)),
+            None if self.intrinsics is None else _tensor(self._processed(frames, begin)),
             None if extrinsics is None else _tensor(extrinsics),
             self.metric,
             None if up is None else _tensor(up),
+            self.one_lens,
+            _pixel_aspect(frames),
         )
-        return known
 
-    def _processed(self, frames: Frames) -> Float[np.ndarray, "F 3 3"]:
+    def _placed(self, given: PerFrame, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 4 4"]:
+        rows = given.rows(frames, begin)
+        if given.matrices.ndim != 3 or given.matrices.shape[1:] not in ((3, 4), (4, 4)):
+            raise ValueError(f"{given.where}: expected poses (F, 4, 4), received {given.matrices.shape}")
+        places = [given.place(row) for row in rows]
+        return np.stack([
+            _rigid(np.asarray(given.matrices[row], np.float64), f"{place}: the pose of {name}")
+            for row, place, name in zip(rows, places, frames.names, strict=True)
+        ])  # fmt: skip
+
+    def _processed(self, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 3 3"]:
         """K in pixels of the processed frames."""
-        given, where = self.intrinsics, _where(self.intrinsics)
-        if isinstance(given, np.ndarray) and given.ndim == 2:
-            matrices = np.broadcast_to(given, (len(frames), *given.shape))
+        given, size = self.intrinsics, frames.original_size
+        scale = _scale(self.size, size, self.where, frames.source)
+        affine = np.asarray(frames.affine, np.float64)
+        if isinstance(given, PerFrame) or (isinstance(given, np.ndarray) and given.ndim == 3):
+            each = _per_frame(given)
+            rows = each.rows(frames, begin)
+            found = [(_scaled(scale, each.matrices[row]), each.place(row)) for row in rows]
         else:
             assert given is not None
-            matrices = _per_frame(given).of(frames)
-        (height, width), size = frames.original_size, self.size
-        if size is not None and tuple(size) != (height, width):
-            raise ValueError(f"{where}: intrinsics of pictures of {size[1]}x{size[0]} pixels, but {frames.source} has "
-                             f"{width}x{height}; give those of the original pictures")  # fmt: skip
-        for matrix in matrices:
-            _check_pinhole(matrix, (height, width), where)
-        return np.asarray(frames.affine, np.float64) @ matrices
+            one = given.matrix(self.size or size) if isinstance(given, Lens) else np.asarray(given, np.float64)
+            found = [(_scaled(scale, one), self.where)] * len(frames)
+        checked: set[bytes] = set()
+        for matrix, where in found:
+            if matrix.tobytes() not in checked:
+                check_pinhole(matrix, size, where, _pixel_aspect(frames))
+                checked.add(matrix.tobytes())
+        return np.stack([affine @ matrix for matrix, _ in found])
+
+
+def _scaled(scale: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return scale @ matrix if matrix.shape == (3, 3) and np.isfinite(matrix).all() else matrix
 
 
 def _per_frame(given: np.ndarray | PerFrame) -> PerFrame:
@@ -154,33 +172,84 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).float()[None]
 
 
-def _check_pinhole(matrix: np.ndarray, size: tuple[int, int], where: str) -> None:
-    """ValueError unless K is that of a camera without skew that looks through a picture of this (H, W)."""
+def _scale(
+    told: tuple[int, int] | None, size: tuple[int, int], where: str, source: str
+) -> Float[np.ndarray, "3 3"]:
+    """From pixels of the pictures that intrinsics are of to those of the source, both (H, W) of one shape."""
+    if told is None or tuple(told) == tuple(size):
+        return np.eye(3)
+    across, down = size[1] / told[1], size[0] / told[0]
+    if abs(across / down - 1) > SAME_SHAPE + 0.5 / min(*told, *size):
+        turned = "; are they turned by 90 degrees?" if (told[1] - told[0]) * (size[1] - size[0]) < 0 else ""
+        raise ValueError(f"{where}: intrinsics of pictures of {told[1]}x{told[0]} pixels, but {source} has "
+                         f"{size[1]}x{size[0]}; give those of the original pictures{turned}")  # fmt: skip
+    warnings.warn(f"{where}: intrinsics of pictures of {told[1]}x{told[0]} pixels, scaled to {size[1]}x{size[0]}, the "
+                  f"size of {source}", stacklevel=2)  # fmt: skip
+    return np.diag([across, down, 1.0])
+
+
+def check_pinhole(matrix: np.ndarray, size: tuple[int, int], where: str, pixel_aspect: float = 1.0) -> None:
+    """ValueError unless K is that of a camera without skew that can have taken pictures of this (H, W).
+
+    ``pixel_aspect``: what makes fx and fy comparable, where the pictures' pixels are not square. Warns of a principal
+    point or pixels that are unusual.
+    """
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise ValueError(f"{where}: expected intrinsics of 3x3 finite numbers, received {np.asarray(matrix).tolist()}")
-    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+    fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
     if min(fx, fy) <= 0:
         raise ValueError(f"{where}: focal lengths must be positive pixels, received {fx:g} and {fy:g}")
     if abs(matrix[0, 1]) > 1e-3 * fx or not np.allclose(matrix[[1, 2, 2, 2], [0, 0, 1, 2]], [0, 0, 0, 1], atol=1e-6):
         raise ValueError(f"{where}: expected [fx 0 cx; 0 fy cy; 0 0 1] without skew, received {matrix.tolist()}")
-    if not (0 < cx < size[1] and 0 < cy < size[0]):
-        raise ValueError(f"{where}: principal point ({cx:g}, {cy:g}) lies outside the pictures of {size[1]}x{size[0]}; "
+    _check_centre(cx, cy, size, where)
+    _check_focal(fx, fy, size, where, pixel_aspect)
+
+
+def _check_centre(cx: float, cy: float, size: tuple[int, int], where: str) -> None:
+    height, width = size
+    point = f"{where}: the principal point ({cx:g}, {cy:g})"
+    if not (0 < cx < width and 0 < cy < height):
+        raise ValueError(f"{point} lies outside the pictures of {width}x{height}; "
                          "give intrinsics in pixels of the original pictures")  # fmt: skip
+    off, turned = (abs(x / width - 0.5) + abs(y / height - 0.5) for x, y in ((cx, cy), (cy, cx)))
+    if (cx - cy) * (width - height) < 0 and turned < off and off > USUAL:
+        raise ValueError(f"{point} is that of pictures of {height}x{width}, but these are {width}x{height}; turn the "
+                         "intrinsics as the pictures are turned")  # fmt: skip
+    low, high = CENTRAL
+    if not (low < cx / width < high and low < cy / height < high):
+        raise ValueError(f"{point} is far from the middle of the pictures of {width}x{height}: were they resized? "
+                         "Give intrinsics in pixels of the original pictures")  # fmt: skip
+    if max(abs(cx / width - 0.5), abs(cy / height - 0.5)) > USUAL:
+        warnings.warn(f"{point} is {100 * cx / width:.0f}% across and {100 * cy / height:.0f}% down the pictures of "
+                      f"{width}x{height}; are the intrinsics of pictures of another size?", stacklevel=2)  # fmt: skip
 
 
-def _rigid(poses: np.ndarray, where: str, frames: Frames) -> Float[np.ndarray, "F 4 4"]:
-    """Poses with rotations made exact; ValueError names a frame whose pose is not finite or not rigid."""
-    if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
-        raise ValueError(f"{where}: expected poses (F, 4, 4), received {poses.shape}")
-    exact = np.tile(np.eye(4), (len(poses), 1, 1))
-    for row, (pose, name) in enumerate(zip(np.asarray(poses, np.float64), frames.names, strict=True)):
-        if not np.isfinite(pose).all():
-            raise ValueError(f"{where}: the pose of {name} is not finite (tracking was lost there?); leave it out")
-        rotation = pose[:3, :3]
+def _check_focal(fx: float, fy: float, size: tuple[int, int], where: str, pixel_aspect: float) -> None:
+    longer = max(size)
+    for focal in (fx, fy):
+        if not FOCAL[0] <= focal / longer <= FOCAL[1]:
+            degrees = math.degrees(2 * math.atan(longer / 2 / focal))
+            raise ValueError(f"{where}: a focal length of {focal:g} pixels, a view of {degrees:.3g} degrees over "
+                             f"{longer} pixels; expected {FOCAL[0] * longer:g} to {FOCAL[1] * longer:g}")  # fmt: skip
+    ratio = fx / fy * pixel_aspect
+    if max(ratio, 1 / ratio) > OBLONG:
+        raise ValueError(f"{where}: focal lengths of {fx:g} and {fy:g} pixels differ too much for one lens")
+    if max(ratio, 1 / ratio) > SQUARE:
+        warnings.warn(f"{where}: focal lengths of {fx:g} and {fy:g} pixels: are these pixels not square?", stacklevel=2)
+
+
+def _rigid(pose: np.ndarray, where: str) -> Float[np.ndarray, "4 4"]:
+    """A pose with its rotation made exact; ValueError where it is not finite or not rigid."""
+    if not np.isfinite(pose).all():
+        raise ValueError(f"{where} is not finite (tracking was lost there?); leave it out")
+    check_bottom_row(pose, where)
+    rotation = pose[:3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
         off = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-        if off > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
-            what = f"R R^T is off by {off:.2g}" if off > RIGID_TOLERANCE else "it mirrors"
-            raise ValueError(f"{where}: the pose of {name} holds no rotation ({what}); give rigid poses, OpenCV axes")
-        u, _, vt = np.linalg.svd(rotation)
-        exact[row, :3, :3], exact[row, :3, 3] = u @ vt, pose[:3, 3]
+    if not off <= RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
+        what = f"R R^T is off by {off:.2g}" if not off <= RIGID_TOLERANCE else "it mirrors"
+        raise ValueError(f"{where} holds no rotation ({what}); give rigid poses, OpenCV axes")
+    u, _, vt = np.linalg.svd(rotation)
+    exact = np.eye(4)
+    exact[:3, :3], exact[:3, 3] = u @ vt, pose[:3, 3]
     return exact

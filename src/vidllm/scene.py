@@ -25,7 +25,7 @@ from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
-from vidllm.given_cameras import GivenCameras
+from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import CachedPrefix
@@ -121,7 +121,7 @@ class VidLLM:
         images = frames.images[None].to(parameter.device, parameter.dtype)
         if known is not None and known.length is not None:
             known = KnownScale(length=processed_length(known.length, frames))
-        given = None if cameras is None else cameras.for_frames(frames)
+        given = known_of(cameras, frames)
         geometry, prefix = self.model.encode_scene(images, known, given, refine)
         if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
             raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
@@ -313,11 +313,12 @@ class Scene:
             extrinsics=self.extrinsics.numpy().astype(np.float64),
             intrinsics=self.intrinsics.numpy().astype(np.float64),
             scene_from_world=self.scene_from_world.numpy().astype(np.float64),
-            timestamps_s=np.asarray(times_s, dtype=np.float64),
+            timestamps_s=np.asarray(times_s, dtype=np.float64) + (source.clock_start_s or 0.0),
             processed_from_original=np.asarray(source.affine, dtype=np.float64),
             original_size=source.original_size,
             confidence=confidence,
             names=names,
+            has_clock=source.clock_start_s is not None,
         )
 
     def summary(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, InputError, joined
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
-from vidllm.given_cameras import GivenCameras
+from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Geometry
 from vidllm.model.scale_alignment import SceneScale
@@ -227,11 +227,13 @@ class Growth:
             if self.known is not None and self.known.length is not None and not self._windows.frames:
                 self._windows.known = KnownScale(length=processed_length(self.known.length, window[0]))
             images = torch.cat([frame.images for frame in window])[None]
-            given = None if self.cameras is None else self.cameras.for_frames(joined(window))
+            given = known_of(self.cameras, joined(window), self._windows.frames - shared)
             new = self._windows.add(images.to(parameter.device, parameter.dtype), shared, given)
             self._record.add(window[shared:], new)
             yield self._windows.frames
         count, length = self._windows.frames, None if self.known is None else self.known.length
+        if self.cameras is not None:
+            self.cameras.check_count(count)
         if not count:
             raise InputError("the source holds no frame; give a source with at least one")
         if length is not None and not 0 <= length.frame < count:

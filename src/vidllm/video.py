@@ -39,6 +39,7 @@ from vidllm.frames import (
     add_item,
     collect_items,
     frame_spec,
+    item_times,
     list_images,
     uniform_indices,
 )
@@ -186,13 +187,15 @@ def iter_frames(
     items = _items(source)
     name = str(path) if path is not None else "array" if isinstance(source, np.ndarray | Tensor) else "list of frames"
     chosen = uniform_indices(len(items), num_frames).tolist()
-    return _iter_items(((index, items[index]) for index in chosen), name, plan)
+    return _iter_items(((index, items[index]) for index in chosen), name, plan, item_times(items))
 
 
-def _iter_items(items: Iterator[tuple[int, Any]], name: str, plan: Any) -> Iterator[Frames]:
+def _iter_items(
+    items: Iterator[tuple[int, Any]], name: str, plan: Any, times: list[float] | None = None
+) -> Iterator[Frames]:
     collector = FrameCollector(name, plan)
     for index, item in items:
-        add_item(collector, item, index)
+        add_item(collector, item, index, times)
         yield collector.take()
 
 
@@ -346,6 +349,7 @@ def _add(collector: FrameCollector, picture: _Picture) -> None:
     array, transposed = _upright(picture.frame, picture.stream)
     if transposed and collector.spec is None:
         collector.pixel_aspect = 1 / collector.pixel_aspect
+    collector.clock_start_s = 0.0
     collector.add(Image.fromarray(array), picture.index, picture.time_s, f"frame_{picture.index:06d}")
 
 

@@ -168,7 +168,7 @@ def test_frames_missing_or_lost_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"00010.txt: expected a matrix of numbers"):
         ScanNetScene(folder).pose(1)
     (posed / "00010.txt").unlink()
-    with pytest.raises(ValueError, match=r"00010.txt: cannot be read"):
+    with pytest.raises(ValueError, match=r"00010.txt: does not exist"):
         ScanNetScene(folder).pose(1)
     (posed / "00010.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"00010.png: not a readable depth picture"):

@@ -222,10 +222,14 @@ def _known_options(parser: argparse.ArgumentParser) -> None:
                        help="two pixels of a sampled frame (original size) that are M metres apart")  # fmt: skip
     group = parser.add_argument_group("cameras that are known (docs/known_cameras.md)")
     group.add_argument("--intrinsics", metavar="FILE|fx,fy,cx,cy", help="in pixels of the original pictures, whose "
-                       "middle is W/2, H/2; or a cameras.json, transforms.json, or ScanNet's matrix")  # fmt: skip
-    group.add_argument("--poses", metavar="FILE", help="cameras.json, TUM trajectory, transforms.json, or a folder of "
-                       "ScanNet's poses")  # fmt: skip
+                       "middle is W/2, H/2; or a cameras.json, transforms.json, a matrix (.txt, .npy), OpenCV's .yaml, "
+                       ".csv, or a folder of COLMAP")  # fmt: skip
+    group.add_argument("--poses", metavar="FILE", help="cameras.json, transforms.json, a TUM trajectory, .csv, .npy, "
+                       "a folder of COLMAP, or of matrices (ScanNet, 7-Scenes)")  # fmt: skip
     group.add_argument("--poses-scale", choices=("metric", "unknown"), help="unit of the poses (default: metric)")
+    group.add_argument("--one-lens", action=argparse.BooleanOptionalAction, default=None,
+                       help="one lens with square pixels took the whole video (default: where --refine moves the "
+                       "focal length)")  # fmt: skip
 
 
 def _window_options(parser: argparse.ArgumentParser) -> None:

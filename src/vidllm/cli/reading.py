@@ -66,15 +66,19 @@ def known_scale(scale: float | None, camera_height: float | None, length: str | 
     return KnownScale(scale, camera_height, None if length is None else known_length(length))
 
 
-def known_cameras(intrinsics: str | None, poses: str | None, scale: str | None) -> GivenCameras | None:
-    """``--intrinsics``, ``--poses``, ``--poses-scale``: None without any, ValueError for wrong ones."""
+def known_cameras(
+    intrinsics: str | None, poses: str | None, scale: str | None, one_lens: bool | None = None
+) -> GivenCameras | None:
+    """``--intrinsics``, ``--poses``, ``--poses-scale``, ``--one-lens``: None without any, ValueError for wrong ones."""
     if scale is not None and poses is None:
         raise ValueError("--poses-scale says what the poses' unit is; give them with --poses")
-    if intrinsics is None and poses is None:
+    if one_lens is not None and intrinsics is not None:
+        raise ValueError("--one-lens has no effect beside --intrinsics; leave one of them out")
+    if intrinsics is None and poses is None and one_lens is None:
         return None
-    from vidllm.camera_files import read_cameras
+    from vidllm.given_cameras import read_cameras
 
-    return read_cameras(intrinsics, poses, scale != "unknown")
+    return read_cameras(intrinsics, poses, None if scale is None else scale == "metric", one_lens)
 
 
 def known_length(text: str) -> KnownLength:

@@ -141,7 +141,7 @@ def _scene(options: argparse.Namespace) -> Scene:
     if reading.is_saved_scene(options.video):
         return _saved(options)
     known = reading.known_scale(options.scale, options.camera_height, options.known_length)
-    cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale)
+    cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale, options.one_lens)
     model = _model(options)
     line = reading.Progress("frames", count or model.processor.image_processor.num_frames)
     return model.reconstruct(options.video, count, known, options.window, options.overlap, line, cameras)

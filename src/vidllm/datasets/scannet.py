@@ -21,13 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vidllm.datasets.scannet_frames import (
-    FolderFrames,
-    FrameSource,
-    SensFrames,
-    depth_on_colour_grid,
-    half_centres,
-)
+from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, SensFrames, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
     Mesh,
@@ -38,6 +32,7 @@ from vidllm.datasets.scannet_mesh import (
     read_segments,
 )
 from vidllm.frames import uniform_indices
+from vidllm.io.cameras.matrices import half_centres
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 LABEL_MAP = "scannetv2-labels.combined.tsv"

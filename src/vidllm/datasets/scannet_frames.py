@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from vidllm.datasets.scannet_sens import SensFile
 from vidllm.export.depth_png import read_depth_png
 from vidllm.frames import InputError, open_image
+from vidllm.io.cameras.matrices import half_centres, read_matrix
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -52,13 +53,6 @@ class FrameSource(Protocol):
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
         """K of ``color`` or ``depth``, pixel centres at +0.5; None where the form does not hold it."""
         ...
-
-
-def half_centres(matrix: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """K of a file, pixel centres at whole numbers, as K with pixel centres at +0.5."""
-    intrinsics = np.array(matrix[:3, :3], np.float64)
-    intrinsics[:2, 2] += 0.5
-    return intrinsics
 
 
 class SensFrames:
@@ -159,23 +153,6 @@ class FolderFrames:
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
         """K of ``color`` or ``depth``, None where no file holds it."""
         return self._intrinsics[kind]
-
-
-def read_matrix(path: Path) -> Float[np.ndarray, "4 4"]:
-    """A 4x4 (or 3x3, then filled up) matrix of a text file; ValueError naming the file. May hold infinities."""
-    try:
-        rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); export the scene again") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a matrix of numbers ({error}); export the scene again") from error
-    rows = [row for row in rows if row]
-    if len(rows) not in (3, 4) or any(len(row) != len(rows) for row in rows):
-        shape = [len(row) for row in rows]
-        raise ValueError(f"{path}: expected a 4x4 matrix, got rows of {shape} numbers; export the scene again")
-    matrix = np.eye(4)
-    matrix[: len(rows), : len(rows)] = rows
-    return matrix
 
 
 def depth_on_colour_grid(

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
+from vidllm.io.cameras.json_frames import NO_CLOCK
 
 CONVENTIONS = {
     "units": "m",
@@ -36,17 +37,10 @@ def cameras_dict(data: SceneData) -> dict[str, Any]:
     }
     return {
         **CONVENTIONS,
+        "timestamps": "seconds" if data.has_clock else NO_CLOCK,
         "size": {"height": data.size[0], "width": data.size[1]},
         "original_size": {"height": data.original_size[0], "width": data.original_size[1]},
         "processed_from_original": data.processed_from_original.tolist(),
         "scene_from_world": data.scene_from_world.tolist(),
         "frames": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
     }
-
-
-def read_cameras(path: str | Path) -> dict[str, Any]:
-    """Read what `write_cameras` wrote. Raises `ValueError` when the file is not one of these."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or "frames" not in content or content.get("units") != "m":
-        raise ValueError(f"{path}: expected a cameras file with 'units': 'm' and 'frames'")
-    return content

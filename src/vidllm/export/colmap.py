@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from vidllm.export.geometry import PointSamples, SceneData
-from vidllm.export.tum import quaternion_from_rotation
+from vidllm.export.tum import quaternions
 from vidllm.io.atomic import atomic_folder
+from vidllm.io.cameras.colmap import IN_METRES
 
 
 def write_colmap(
@@ -46,9 +47,12 @@ def _cameras(data: SceneData) -> list[str]:
 
 def _images(data: SceneData, samples: PointSamples) -> list[str]:
     """Two lines a frame: `IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME`, then `X Y POINT3D_ID` triples."""
-    lines = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
-    for index, (stem, pose) in enumerate(zip(data.file_stems(), data.camera_from_scene, strict=True)):
-        numbers = " ".join(f"{value:.9f}" for value in (*quaternion_from_rotation(pose[:3, :3]), *pose[:3, 3]))
+    lines = [f"# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ ({IN_METRES}), CAMERA_ID, NAME",
+             "# POINTS2D[] as (X, Y, POINT3D_ID)"]  # fmt: skip
+    poses = data.camera_from_scene
+    turns = quaternions(poses[:, :3, :3])[:, [3, 0, 1, 2]]
+    for index, (stem, turn, pose) in enumerate(zip(data.file_stems(), turns, poses, strict=True)):
+        numbers = " ".join(f"{value:.9f}" for value in (*turn, *pose[:3, 3]))
         lines.append(f"{index + 1} {numbers} {index + 1} {stem}.png")
         mine = np.flatnonzero(samples.frame == index)
         lines.append(" ".join(f"{samples.uv[n, 0]:g} {samples.uv[n, 1]:g} {n + 1}" for n in mine))

@@ -40,11 +40,12 @@ class SceneData:
         extrinsics: `(F, 4, 4)` camera-from-world.
         intrinsics: `(F, 3, 3)` in pixels of the processed frames.
         scene_from_world: `(4, 4)` rigid.
-        timestamps_s: `(F,)` seconds.
+        timestamps_s: `(F,)` seconds on the source's own clock; frame numbers without one.
         processed_from_original: `(3, 3)` pixel map.
         original_size: `(H0, W0)` of the frames before processing.
         confidence: `(F, H, W)` or None; larger is surer.
         names: `F` frame names, or empty for `frame_000000`, ...
+        has_clock: whether the timestamps are times.
 
     Raises:
         ValueError: arrays whose shapes do not agree, or colours that are not uint8.
@@ -60,6 +61,7 @@ class SceneData:
     original_size: tuple[int, int]
     confidence: np.ndarray | None = None
     names: Sequence[str] = ()
+    has_clock: bool = True
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 3 or self.rgb.dtype != np.uint8:

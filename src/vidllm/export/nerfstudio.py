@@ -18,8 +18,7 @@ from vidllm.export.depth_png import write_depth_png
 from vidllm.export.geometry import SceneData
 from vidllm.export.ply import write_points
 from vidllm.io.atomic import atomic_folder
-
-OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
 
 
 def write_nerfstudio(
@@ -40,12 +39,15 @@ def transforms(data: SceneData) -> dict[str, Any]:
     """The content of `transforms.json`."""
     height, width = data.size
     frames = []
-    for stem, k, pose in zip(data.file_stems(), data.intrinsics.tolist(), opengl_poses(data), strict=True):
+    times = [{"timestamp_s": t} if data.has_clock else {} for t in data.timestamps_s.tolist()]
+    rows = zip(data.file_stems(), data.intrinsics.tolist(), opengl_poses(data), times, strict=True)
+    for stem, k, pose, time in rows:
         frames.append({
             "file_path": f"images/{stem}.png",
             "depth_file_path": f"depths/{stem}.png",
             "fl_x": k[0][0], "fl_y": k[1][1], "cx": k[0][2], "cy": k[1][2], "w": width, "h": height,
             "transform_matrix": pose.tolist(),
+            **time,
         })  # fmt: skip
     return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
 

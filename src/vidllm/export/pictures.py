@@ -61,7 +61,7 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
     height = MARGIN + 2 * row + CAPTION + plan.height + MARGIN
     picture = Image.new("RGB", (WIDTH, height), PAPER)
     y = MARGIN
-    captions = [f"frame {index}   {data.timestamps_s[index]:.1f} s" for index in chosen]
+    captions = [f"frame {index}   {data.timestamps_s[index] - data.timestamps_s[0]:.1f} s" for index in chosen]
     _paste_row(picture, frames, y, captions)
     _paste_row(picture, depths, y + row, ["depth"] + [""] * (len(chosen) - 1))
     _draw_legend(picture, (near, far), (MARGIN + len(chosen) * (cell[0] + GAP) + 6, y + row + CAPTION), cell[1])

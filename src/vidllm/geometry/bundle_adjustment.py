@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidllm.geometry.cameras import pixel_centres
+from vidllm.geometry.cameras import one_lens, pixel_centres
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.small_pictures import made_small, sampled
 
@@ -57,17 +57,21 @@ def adjust(
     *,
     move_cameras: bool = True,
     move_focal: bool = True,
+    lens_aspect: float | None = 1.0,
 ) -> Adjusted:
     """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
 
     The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
-    ``move_focal`` all frames get one focal length. What was given comes back where nothing agrees better (one frame,
+    ``move_focal`` all frames get one lens whose fx is ``lens_aspect`` times its fy (1: square pixels); with None they
+    keep their own focal lengths up to one factor. What was given comes back where nothing agrees better (one frame,
     none that see the same), and with a warning where the frames do not agree even so: it began too far off.
     """
     if len(images) < 2:
         return Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf)
     with torch.inference_mode(False), torch.enable_grad():
         given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
+        if move_focal and lens_aspect is not None:
+            given[2] = one_lens(given[2], lens_aspect)
         bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
         before = bundle.disagreement()
         if math.isfinite(before):
@@ -154,12 +158,11 @@ class _Bundle:
         return turn @ self.extrinsics[:, :3, :3], (turn @ self.extrinsics[:, :3, 3:])[..., 0] + shift
 
     def _intrinsics(self) -> Tensor:
-        """K at full size: where the focal length moves, one for all frames."""
+        """K at full size: where the focal length moves, by one factor for all frames."""
         if not self.move_focal:
             return self.full_intrinsics
-        focal = self.full_intrinsics[:, (0, 1), (0, 1)].log().median(0).values + self.zoom
         intrinsics = self.full_intrinsics.clone()
-        intrinsics[:, (0, 1), (0, 1)] = focal.exp().expand(len(intrinsics), 2)
+        intrinsics[:, (0, 1), (0, 1)] = intrinsics[:, (0, 1), (0, 1)] * self.zoom.exp()
         return intrinsics
 
     def _bend(self, uv: Float[Tensor, "F k N 2"], size: torch.Size) -> Float[Tensor, "F k N"]:

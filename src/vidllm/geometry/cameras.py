@@ -45,6 +45,17 @@ def intrinsics_from_fov(
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
+def one_lens(intrinsics: Float[Tensor, "*batch F 3 3"], pixel_aspect: float = 1.0) -> Float[Tensor, "*batch F 3 3"]:
+    """One K for all frames: medians over them, the focal length that of square pixels.
+
+    ``pixel_aspect``: fx over fy of a camera whose pixels were square before the images were resized.
+    """
+    focal = intrinsics[..., (0, 1), (0, 1)].log().mean(-1).median(-1).values.exp()
+    shared = intrinsics.median(-3, keepdim=True).values.expand_as(intrinsics).clone()
+    shared[..., 0, 0], shared[..., 1, 1] = (focal[..., None] * pixel_aspect**power for power in (0.5, -0.5))
+    return shared
+
+
 def fov_from_intrinsics(
     intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:

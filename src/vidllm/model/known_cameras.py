@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.alignment import weighted_median
-from vidllm.geometry.cameras import invert_extrinsics, relative_to_first, to_homogeneous
+from vidllm.geometry.cameras import invert_extrinsics, one_lens, relative_to_first, to_homogeneous
 from vidllm.geometry.photometric import find_units
 from vidllm.model.scale_alignment import SceneScale
 
@@ -25,7 +25,9 @@ class KnownCameras:
     """What is known of the cameras of processed frames ``images`` (B,F,3,H,W) in [0, 1].
 
     intrinsics (B,F,3,3) in their pixels; extrinsics (B,F,4,4) camera-from-world of any world, in metres where
-    ``metric``; up (B,3) against gravity in the first camera's frame. None: not known. ValueError for other shapes.
+    ``metric``; up (B,3) against gravity in the first camera's frame. None: not known. ``one_lens``: whether one lens
+    with square pixels took all frames (None: only refinement supposes so); ``pixel_aspect``: its fx over fy, not 1
+    where resizing stretched the images. ValueError for other shapes.
     """
 
     images: Tensor
@@ -33,6 +35,8 @@ class KnownCameras:
     extrinsics: Tensor | None = None
     metric: bool = False
     up: Tensor | None = None
+    one_lens: bool | None = None
+    pixel_aspect: float = 1.0
 
     def __post_init__(self) -> None:
         batch, frames = self.images.shape[:2]
@@ -55,6 +59,8 @@ class KnownCameras:
     ) -> FittedCameras:
         """What is known in place of what was predicted, with the unit of ``depth`` where poses are known."""
         found = intrinsics if self.intrinsics is None else self.intrinsics.to(intrinsics)
+        if self.one_lens and self.intrinsics is None:
+            found = one_lens(found, self.pixel_aspect)
         if self.extrinsics is None:
             return FittedCameras(self, to_homogeneous(extrinsics), found, None, None)
         given = relative_to_first(self.extrinsics.to(extrinsics))

@@ -31,7 +31,10 @@ def refine(
     intrinsics = known is not None and known.intrinsics is not None
     rows = geometry.extrinsics.shape[-2]
     scenes = zip(pixel_values, geometry.depth_m, geometry.intrinsics, to_homogeneous(geometry.extrinsics), strict=True)
-    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics) for scene in scenes]
+    lens = None if intrinsics or (known is not None and known.one_lens is False) else 1.0
+    if lens is not None and known is not None:
+        lens = known.pixel_aspect
+    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens_aspect=lens) for scene in scenes]
     adjusted = replace(
         geometry,
         depth_m=torch.stack([one.depth for one in found]),

@@ -199,7 +199,7 @@ class WindowedReconstruction:
         self, pixel_values: Float[Tensor, "1 F 3 H W"], shared: int, cameras: KnownCameras | None = None
     ) -> NewFrames:
         """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
-        features = replace(self.model.see(pixel_values), known=cameras)
+        features = replace(self.model.see(pixel_values), known=self._with_lens(cameras))
         known, votes = self._known_here(shared, pixel_values.shape[1])
         geometry = self.model.reconstruct(features, pixel_values, known, self.refined)
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
@@ -212,6 +212,13 @@ class WindowedReconstruction:
         self._intrinsics.append(new.intrinsics)
         self.frames += len(new.depth)
         return new
+
+    def _with_lens(self, cameras: KnownCameras | None) -> KnownCameras | None:
+        """Where one lens took the whole video, that of the first window is known in the later ones."""
+        if cameras is None or not cameras.one_lens or cameras.intrinsics is not None or not self._intrinsics:
+            return cameras
+        lens = self._intrinsics[0][0].expand(*cameras.images.shape[:2], 3, 3)
+        return replace(cameras, intrinsics=lens.to(cameras.images), one_lens=None)
 
     def _known_here(self, shared: int, frames: int) -> tuple[KnownScale | None, bool]:
         """What is known of a window, and whether its metres count for the whole."""

@@ -1,0 +1,79 @@
+"""Files of known cameras, each form in one module (docs/known_cameras.md).
+
+    intrinsics  fx,fy,cx,cy · a 3x3 or 4x4 matrix (.txt, .npy) · .csv · .yaml (OpenCV) · cameras.json ·
+                transforms.json · a model of COLMAP
+    poses       TUM, KITTI or matrices a line (.txt, .csv, .npy) · a folder of matrices (ScanNet, 7-Scenes) ·
+                cameras.json · transforms.json · a model of COLMAP
+
+What is returned has pixel centres at +0.5, and poses world-from-camera with OpenCV axes. Every reader raises nothing
+but ValueError, of one line that names the file and, where there is one, the line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vidllm.io.cameras.colmap import find_model, read_colmap_intrinsics, read_colmap_poses
+from vidllm.io.cameras.json_frames import read_json_intrinsics, read_json_poses
+from vidllm.io.cameras.matrices import intrinsics_of_array, poses_of_array, read_intrinsics_text, read_pose_folder
+from vidllm.io.cameras.opencv_yaml import read_yaml_intrinsics
+from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, pinhole
+from vidllm.io.cameras.tables import read_intrinsics_csv, read_pose_table
+
+__all__ = ["Intrinsics", "Lens", "PerFrame", "Poses", "read_intrinsics", "read_poses"]
+
+_JSON_NAMES = ("cameras.json", "transforms.json")
+
+
+def read_intrinsics(given: str | Path) -> Intrinsics:
+    """Intrinsics from ``"fx,fy,cx,cy"`` or a file; ValueError, naming it, where it is no such form."""
+    text = str(given)
+    if re.fullmatch(r"[0-9.eE+\-\s]+(,[0-9.eE+\-\s]+){3}", text):
+        try:
+            return Intrinsics(pinhole(*(float(word) for word in text.split(","))), where=f"intrinsics {text}")
+        except ValueError:
+            raise ValueError(f"{text}: expected four numbers fx,fy,cx,cy") from None
+    path = _existing(Path(given).expanduser(), "give intrinsics as fx,fy,cx,cy or a file of them")
+    model = find_model(path)
+    if model is not None:
+        return read_colmap_intrinsics(model)
+    readers = {".json": read_json_intrinsics, ".npy": intrinsics_of_array, ".csv": read_intrinsics_csv,
+               ".yaml": read_yaml_intrinsics, ".yml": read_yaml_intrinsics}  # fmt: skip
+    if path.is_dir():
+        path = _inside(path)
+    return readers.get(path.suffix.lower(), read_intrinsics_text)(path)
+
+
+def read_poses(given: str | Path) -> Poses:
+    """Poses from a file or folder; ValueError, naming it, where it cannot be read or is no such form."""
+    path = _existing(Path(given).expanduser(), "give poses as a file, or a folder of matrices or of COLMAP")
+    model = find_model(path)
+    if model is not None:
+        return read_colmap_poses(model)
+    if path.is_dir():
+        inside = next((path / name for name in _JSON_NAMES if (path / name).is_file()), None)
+        if inside is None:
+            return Poses(read_pose_folder(path))
+        path = inside
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return read_json_poses(path)
+    return Poses(poses_of_array(path) if suffix == ".npy" else read_pose_table(path))
+
+
+def _existing(path: Path, remedy: str) -> Path:
+    try:
+        there = path.exists()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise ValueError(f"{str(path)[:300]}: no such file or folder; {remedy}")
+    return path
+
+
+def _inside(folder: Path) -> Path:
+    found = next((folder / name for name in _JSON_NAMES if (folder / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"{folder}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
+    return found

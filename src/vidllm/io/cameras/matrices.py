@@ -1,0 +1,160 @@
+"""Matrices in text files and arrays: ScanNet, 7-Scenes, OpenCV, NumPy. Their pixel centres lie at whole numbers."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from vidllm.io.cameras.records import Intrinsics, PerFrame, pinhole
+from vidllm.io.frame_names import number_of, times_of
+from vidllm.io.text_files import data_lines, number, read_bytes, read_text
+
+MAX_MATRIX_BYTES = 2**20
+BOTTOM_TOLERANCE = 1e-6
+
+
+def half_centres(matrix: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """K of a file, pixel centres at whole numbers, as K with pixel centres at +0.5."""
+    intrinsics = np.array(matrix[:3, :3], np.float64)
+    intrinsics[:2, 2] += 0.5
+    return intrinsics
+
+
+def read_matrix(path: Path) -> Float[np.ndarray, "4 4"]:
+    """A 4x4 (or 3x3, 3x4, then filled up) matrix of a text file; ValueError naming the file. May hold infinities."""
+    rows, lines = [], []
+    for line, text in data_lines(read_text(path, MAX_MATRIX_BYTES)):
+        try:
+            rows.append([float(word) for word in text.replace(",", " ").split()])
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a matrix of numbers (line {line}: {error})") from None
+        lines.append(line)
+    sides = [len(row) for row in rows]
+    if sides not in ([3] * 3, [4] * 3, [4] * 4):
+        raise ValueError(f"{path}: expected a 4x4 matrix, got rows of {sides[:9]} numbers; export the scene again")
+    matrix = np.eye(4)
+    matrix[: len(rows), : sides[0]] = rows
+    check_bottom_row(matrix, f"{path}: line {lines[-1]}")
+    return matrix
+
+
+def check_bottom_row(matrix: np.ndarray, where: str) -> None:
+    """ValueError unless the fourth row of a finite matrix is 0 0 0 1."""
+    bottom = matrix[3:4]
+    wanted = np.eye(4)[3]
+    if np.isfinite(matrix).all() and len(bottom) and np.abs(bottom[0] - wanted).max() > BOTTOM_TOLERANCE:
+        told = " ".join(f"{value:g}" for value in bottom[0])
+        raise ValueError(f"{where}: the matrix's last row is {told}, expected 0 0 0 1; is it transposed?")
+
+
+def intrinsics_of_matrix(matrix: np.ndarray, where: str) -> Intrinsics:
+    """A 3x3 or 4x4 matrix whose pixel centres are at whole numbers."""
+    if matrix.shape == (4, 4):
+        check_bottom_row(matrix, where)
+        if not np.array_equal(matrix[:3, 3], np.zeros(3)):
+            raise ValueError(f"{where}: the fourth column of intrinsics is {matrix[:3, 3].tolist()}, expected zeros; "
+                             "is it a pose?")  # fmt: skip
+    return Intrinsics(half_centres(matrix), where=where)
+
+
+def read_intrinsics_text(path: Path) -> Intrinsics:
+    """A matrix, or one line of fx fy cx cy (as on the command line: pixel centres at +0.5)."""
+    lines = data_lines(read_text(path, MAX_MATRIX_BYTES))
+    words = lines[0][1].replace(",", " ").split() if len(lines) == 1 else []
+    if len(words) == 4:
+        return Intrinsics(pinhole(*(number(w, f"{path}: line {lines[0][0]}") for w in words)), where=str(path))
+    return intrinsics_of_matrix(read_matrix(path), str(path))
+
+
+def read_pose_folder(folder: Path) -> PerFrame:
+    """One matrix a file: ``0.txt`` (ScanNet), ``frame-000000.pose.txt`` (7-Scenes), or names that are times."""
+    inner = folder / "pose" if (folder / "pose").is_dir() else folder
+    files = sorted(inner.glob("*.pose.txt"))
+    if not files:
+        files = [f for f in inner.glob("*.txt") if f.stem.isdecimal() or times_of([f.stem])]
+        files.sort(key=lambda f: (float(f.stem), f.name))
+    if not files:
+        raise ValueError(f"{folder}: no pose such as 0.txt or frame-000000.pose.txt in this folder, and no model of "
+                         "COLMAP")  # fmt: skip
+    names = [file.name.removesuffix(".txt").removesuffix(".pose") for file in files]
+    numbers = [n for n in map(number_of, names) if n is not None]
+    return PerFrame(
+        np.stack([read_matrix(file) for file in files]), names, times_of(names),
+        numbers if len(numbers) == len(names) else None, str(folder), [file.name for file in files],
+    )  # fmt: skip
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The numbers of a ``.npy`` file as float64; its header is believed only where the file is as long as it says."""
+    content = read_bytes(path)
+    try:
+        shape, fortran, dtype, start = _npy_header(content)
+        count = math.prod(shape)
+        if dtype.kind not in "fiu" or min(shape, default=1) < 0 or count * dtype.itemsize != len(content) - start:
+            raise ValueError(f"{dtype} of shape {shape}, but {len(content) - start} bytes follow")
+        flat = np.frombuffer(content, dtype, count, start).astype(np.float64)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(f"{path}: not an array of numbers that numpy.save wrote ({reason}); write it again") from None
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    """Shape, whether columns come first, type and where the numbers start (numpy.lib.format, versions 1 to 3)."""
+    if content[:6] != b"\x93NUMPY" or content[6:7] not in (b"\x01", b"\x02", b"\x03"):
+        raise ValueError("no such file begins so")
+    width = 2 if content[6] == 1 else 4
+    start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
+    if not 8 + width < start <= min(len(content), 10_000):
+        raise ValueError("its header is cut")
+    header = ast.literal_eval(content[8 + width : start].decode("latin1").strip())
+    shape = header["shape"]
+    if not isinstance(shape, tuple) or len(shape) > 4 or not all(type(side) is int for side in shape):
+        raise ValueError("its shape is none")
+    return shape, bool(header["fortran_order"]), np.dtype(header["descr"]), start
+
+
+def intrinsics_of_array(path: Path) -> Intrinsics:
+    """``.npy``: (3,3) or (4,4), (N,3,3), (N,4,4), or the four numbers fx, fy, cx, cy."""
+    array = read_npy(path)
+    if array.shape == (4,):
+        return Intrinsics(pinhole(*array.tolist()), where=str(path))
+    if array.shape in ((3, 3), (4, 4)):
+        return intrinsics_of_matrix(array, str(path))
+    if array.ndim != 3 or array.shape[1:] not in ((3, 3), (4, 4)) or not len(array):
+        raise ValueError(f"{path}: expected intrinsics (3, 3), (N, 3, 3) or (4,), got an array of {array.shape}")
+    matrices = [intrinsics_of_matrix(m, f"{path}: row {n}").given for n, m in enumerate(array)]
+    return Intrinsics(counted(np.stack([np.asarray(m) for m in matrices]), path), where=str(path))
+
+
+def poses_of_array(path: Path) -> PerFrame:
+    """``.npy``: (N,4,4) or (N,3,4) of the source's frames 0, 1, 2, ...; or rows as in a text file of poses."""
+    from vidllm.io.cameras.tables import poses_of_rows
+
+    array = read_npy(path)
+    if array.ndim == 2 and len(array):
+        places = [f"row {n}" for n in range(len(array))]
+        return poses_of_rows([[repr(x) for x in row] for row in array.tolist()], places, path)
+    if array.ndim != 3 or array.shape[1:] not in ((3, 4), (4, 4)) or not len(array):
+        raise ValueError(f"{path}: expected poses (N, 4, 4) or (N, 3, 4), got an array of {array.shape}")
+    return counted(whole_poses(array, [f"row {n}" for n in range(len(array))], path), path)
+
+
+def whole_poses(array: np.ndarray, places: list[str], path: Path) -> Float[np.ndarray, "N 4 4"]:
+    """(N,3,4) or (N,4,4) as (N,4,4); ValueError for another last row, naming its place."""
+    poses = np.tile(np.eye(4), (len(array), 1, 1))
+    poses[:, : array.shape[1]] = array
+    wrong = np.isfinite(poses).all((1, 2)) & (np.abs(poses[:, 3] - np.eye(4)[3]).max(-1) > BOTTOM_TOLERANCE)
+    for row in np.flatnonzero(wrong)[:1]:
+        check_bottom_row(poses[row], f"{path}: {places[row]}")
+    return poses
+
+
+def counted(matrices: np.ndarray, path: Path, places: list[str] | None = None) -> PerFrame:
+    """Matrices without any key: those of the source's frames 0, 1, 2, ... (which is told when it is used)."""
+    said = places or [f"row {n}" for n in range(len(matrices))]
+    return PerFrame(matrices, numbers=list(range(len(matrices))), where=str(path), places=said, counted=True)
