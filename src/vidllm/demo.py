@@ -7,7 +7,6 @@ with answers, expressions with boxes in the scene frame). ``examples/make_demo_c
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 
 from vidllm.evaluation.rooms import depth_figures, depth_on_frames, pose_figures
 from vidllm.geometry.boxes import iou_oriented
+from vidllm.io.json_files import read_json_object
 from vidllm.rooms.language import answer_matches
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Truth:
 def load_truth(folder: Path = FOLDER) -> Truth:
     """What is known of the clip. ValueError when the files are missing or damaged."""
     try:
-        said = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+        said = read_json_object(folder / "truth.json")
         with np.load(folder / "truth.npz") as known:
             depth = known["depth_mm"].astype(np.float32) / 1000
             extrinsics, intrinsics = known["extrinsics"], known["intrinsics"]

@@ -177,7 +177,7 @@ def test_the_report_counts_and_names_lines(folder, capsys):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"lost\.jsonl: cannot be read"):
+    with pytest.raises(ValueError, match=r"lost\.jsonl: does not exist"):
         check_jsonl(tmp_path / "lost.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "holds no line" in check_jsonl(tmp_path / "empty.jsonl").problems[0].text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidllm.io.json_files import read_json
+from vidllm.model.prompts import check_text
 
 T = TypeVar("T")
 
@@ -41,6 +42,21 @@ class Entry:
         if not isinstance(value, str):
             raise self.error(field, "text", value)
         return value
+
+    def sentence(self, field: str) -> str:
+        """A field that is text for a model to read or say: without reserved tokens, valid Unicode."""
+        return self.sayable(field, self.text(field))
+
+    def sentences(self, field: str) -> tuple[str, ...]:
+        """A list of such texts."""
+        return tuple(self.sayable(field, text) for text in self.texts(field))
+
+    def sayable(self, field: str, text: str) -> str:
+        """A text of `field`, checked likewise."""
+        try:
+            return check_text(text, f"text of {field!r}")
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def name_of(self, field: str) -> str:
         """A field that is text and not empty, such as a scene's name."""

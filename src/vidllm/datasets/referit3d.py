@@ -87,7 +87,7 @@ def _utterance(entry: Entry) -> ReferIt3DUtterance:
     if context is None or int(context["target"]) != target or context["scene"] != entry.name_of("scan_id"):
         expected = f"scene-label-n-{target}-distractors of {entry.values.get('scan_id')}"
         raise entry.error("stimulus_id", expected, entry.values["stimulus_id"])
-    utterance = entry.text("utterance")
+    utterance = entry.sentence("utterance")
     distractors = tuple(int(word) for word in context["rest"].split("-")[1:])
     tokens = _items(entry, "tokens", str) if entry.values.get("tokens") else tuple(utterance.lower().split())
     return ReferIt3DUtterance(

@@ -72,7 +72,7 @@ def read_corpus(path: str | Path) -> dict[str, tuple[str, ...]]:
         entry = Entry(Path(path), index, {key: captions})
         if key.count("|") != 2 or not key.split("|")[1].isdecimal():
             raise entry.error(key, "named scene|object_id|object_name", captions)
-        corpus[key] = entry.texts(key)
+        corpus[key] = entry.sentences(key)
     return corpus
 
 

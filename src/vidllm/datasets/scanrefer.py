@@ -60,6 +60,6 @@ def make_description(entry: Entry) -> ScanReferDescription:
         entry.integer("object_id"),
         entry.name_of("object_name"),
         entry.integer("ann_id"),
-        entry.text("description"),
-        entry.texts("token") if "token" in entry.values else tuple(entry.text("description").lower().split()),
+        entry.sentence("description"),
+        entry.sentences("token") if "token" in entry.values else tuple(entry.text("description").lower().split()),
     )

@@ -143,15 +143,16 @@ def _question(asked: Entry, answered: Entry) -> SQA3DQuestion:
     answers: list[Any] = [a.get("answer") if isinstance(a, dict) else None for a in _listed(given)]
     if not answers or not all(isinstance(a, str) for a in answers):
         raise answered.error("answers", 'a list of {"answer": text}', given)
+    answers = [answered.sayable("answers", answer) for answer in answers]
     situation = Situation(
-        asked.text("situation"),
-        asked.texts("alternative_situation") if "alternative_situation" in asked.values else (),
+        asked.sentence("situation"),
+        asked.sentences("alternative_situation") if "alternative_situation" in asked.values else (),
         _numbers(answered, "position", ("x", "y", "z")),
         _unit(answered, _numbers(answered, "rotation", ("_x", "_y", "_z", "_w"))),
     )
     kinds = [str(answered.values.get(name, "N/A")) for name in ("question_type", "answer_type")]
     return SQA3DQuestion(
-        scene, asked.integer("question_id"), asked.text("question"), tuple(answers), situation, kinds[0], kinds[1]
+        scene, asked.integer("question_id"), asked.sentence("question"), tuple(answers), situation, kinds[0], kinds[1]
     )
 
 

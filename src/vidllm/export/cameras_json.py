@@ -8,6 +8,7 @@ from typing import Any
 
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import read_json_object
 
 CONVENTIONS = {
     "units": "m",
@@ -46,7 +47,7 @@ def cameras_dict(data: SceneData) -> dict[str, Any]:
 
 def read_cameras(path: str | Path) -> dict[str, Any]:
     """Read what `write_cameras` wrote. Raises `ValueError` when the file is not one of these."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or "frames" not in content or content.get("units") != "m":
+    content = read_json_object(path)
+    if "frames" not in content or content.get("units") != "m":
         raise ValueError(f"{path}: expected a cameras file with 'units': 'm' and 'frames'")
     return content
