@@ -5,6 +5,7 @@ Ids are written as numbers in some files and as text in others ("34"); both beco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from vidllm.io.json_files import read_json
 from vidllm.model.prompts import check_text
 
 T = TypeVar("T")
+MOST = 10**18  # whole numbers stay below it, so that they fit 64 bits
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Entry:
     @property
     def name(self) -> str:
         """How messages call this entry: its number and whatever ids it has."""
-        ids = [f"{key} {self.values[key]}" for key in _IDS if key in self.values]
+        ids = [" ".join(f"{key} {self.values[key]!s:.60}".split()) for key in _IDS if key in self.values]
         return f"{self.path}: entry {self.index}" + (f" ({', '.join(ids)})" if ids else "")
 
     def get(self, field: str) -> Any:
         """A field as it is."""
         if field not in self.values:
-            raise ValueError(f"{self.name}: field {field!r} is missing; it has {sorted(self.values)}")
+            raise ValueError(f"{self.name}: field {field!r} is missing; it has {sorted(map(str, self.values))}")
         return self.values[field]
 
     def text(self, field: str) -> str:
@@ -95,13 +97,14 @@ class Entry:
         return value
 
     def _integer(self, field: str, value: Any) -> int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
             return int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST:
+            return value
         raise self.error(field, "a whole number", value)
 
 
+_WHOLE = re.compile(r"-?\d{1,18}")
 _IDS = ("scene_id", "scan_id", "question_id", "object_id", "ann_id", "assignmentid", "stimulus_id")
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from vidllm.datasets.scannet_sens import SensFile
 from vidllm.export.depth_png import read_depth_png
 from vidllm.frames import InputError, open_image
+from vidllm.io.json_files import check_regular_file
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -54,9 +55,17 @@ class FrameSource(Protocol):
         ...
 
 
-def half_centres(matrix: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """K of a file, pixel centres at whole numbers, as K with pixel centres at +0.5."""
+def half_centres(matrix: np.ndarray, where: str | Path = "intrinsics") -> Float[np.ndarray, "3 3"]:
+    """K of the file `where`, pixel centres at whole numbers, as K with pixel centres at +0.5.
+
+    Raises:
+        ValueError: not finite, a focal length that is not above zero, or a last row other than 0 0 1.
+    """
     intrinsics = np.array(matrix[:3, :3], np.float64)
+    finite = np.isfinite(intrinsics).all()
+    if not finite or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or tuple(intrinsics[2]) != (0, 0, 1):
+        shown = intrinsics.round(3).tolist()
+        raise ValueError(f"{where}: expected intrinsics fx 0 cx, 0 fy cy, 0 0 1 in pixels, got {shown}; fetch it again")
     intrinsics[:2, 2] += 0.5
     return intrinsics
 
@@ -84,7 +93,7 @@ class SensFrames:
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
         """K of ``color`` or ``depth``."""
         header = self.file.header
-        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth)
+        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth, self.where)
 
 
 class _Numbers(Sequence[str]):
@@ -153,7 +162,7 @@ class FolderFrames:
         found: dict[str, np.ndarray | None] = {}
         for kind, places in names.items():
             path = next((self.where / place for place in places if (self.where / place).is_file()), None)
-            found[kind] = None if path is None else half_centres(read_matrix(path))
+            found[kind] = None if path is None else half_centres(read_matrix(path), path)
         return found
 
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
@@ -163,6 +172,7 @@ class FolderFrames:
 
 def read_matrix(path: Path) -> Float[np.ndarray, "4 4"]:
     """A 4x4 (or 3x3, then filled up) matrix of a text file; ValueError naming the file. May hold infinities."""
+    check_regular_file(path)
     try:
         rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:

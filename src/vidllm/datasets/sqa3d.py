@@ -138,7 +138,7 @@ def _by_id(path: str | Path, field: str) -> dict[int, Entry]:
 def _question(asked: Entry, answered: Entry) -> SQA3DQuestion:
     scene = asked.name_of("scene_id")
     if answered.name_of("scene_id") != scene:
-        raise answered.error("scene_id", f"{scene}, as its question says", answered.values["scene_id"])
+        raise answered.error("scene_id", f"{scene}, as {asked.path.name} says", answered.values["scene_id"])
     given = answered.get("answers")
     answers: list[Any] = [a.get("answer") if isinstance(a, dict) else None for a in _listed(given)]
     if not answers or not all(isinstance(a, str) for a in answers):

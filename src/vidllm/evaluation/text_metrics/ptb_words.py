@@ -26,8 +26,8 @@ ENDING = _words(
 
 LEADING = _words(
     "adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen",
-    "gov govs hon insp invt jos lieut lt maj messrs m[f]g mlle mme mr mrs ms msgr mt m[t]g natl pfc ph pres prof profs pvt",
-    "rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm",
+    "gov govs hon insp invt jos lieut lt maj messrs m[f]g mlle mme mr mrs ms msgr mt m[t]g natl pfc ph pres prof profs",
+    "pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm",
 )
 """Abbreviations that something follows."""
 
