@@ -104,8 +104,8 @@ FILES: dict[str, tuple[Reader, bytes]] = {
 }  # fmt: skip
 WORDS = (
     b"1000000000", b"-1", b"1" + b"0" * 400, b"9" * 5000, b"NaN", b"Infinity", b"1e999", b"null", b"true", b"[", b"{",
-    b'"\\ud800"', b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r", b"<loc>", b'{"[]": 1}', b"{[]: 1}", b"'\\z'", b"--5", b"\t",
-    b"list uchar int", b"double", b"property uchar x\n", b"[" * 3000,
+    b'"\\ud800"', b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r", b"<loc>", b'{"[]": 1}', b"{[]: 1}", b"'\\z'", b"--5",
+    b"\t", b"list uchar int", b"double", b"property uchar x\n", b"[" * 3000,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
+from vidllm.evaluation.field_names import usual_rows
 from vidllm.evaluation.protocol import Protocol
 from vidllm.evaluation.registry import protocols
 from vidllm.io import json_files as files
@@ -59,8 +60,7 @@ def score_files(task: str, predictions: str | Path, references: str | Path, prot
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
     """
     (entry,) = _chosen(task, protocol)
-    data = read_json(references), read_json(predictions)
-    return {"task": task, "protocol": entry.name, "scores": _told(entry.score, data, predictions, references)}
+    return {"task": task, "protocol": entry.name, "scores": _told(entry, entry.score, predictions, references)}
 
 
 def read_json(path: str | Path) -> Any:
@@ -107,19 +107,20 @@ def _with_items(task: str) -> str:
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _told(score: Any, data: tuple[Any, Any], predictions: str | Path, references: str | Path) -> dict[str, Any]:
-    """Score, and let a complaint name the files."""
+def _told(entry: Protocol, score: Any, predictions: str | Path, references: str | Path) -> dict[str, Any]:
+    """Read, score, and let a complaint name the files."""
+    truth, given = read_json(references), read_json(predictions)
     try:
-        return score(*data)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        found: dict[str, Any] = score(truth, usual_rows(entry.task, entry.name, truth, given))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
         raise ValueError(f"{text} (predictions {predictions}, references {references})") from error
 
 
 def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> None:
     assert entry.per_item is not None
-    data = read_json(options.references), read_json(options.predictions)
-    items = _told(entry.per_item, data, options.predictions, options.references)
+    items = _told(entry, entry.per_item, options.predictions, options.references)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(reading.json_text(items) + "\n", encoding="utf-8")
 
