@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vidllm.datasets.records import Entry, read_json
+from vidllm.datasets.records import Entry
 from vidllm.datasets.scanrefer import ScanReferDescription, make_description, read_scanrefer
+from vidllm.io.json_files import read_json
 
 Form = Literal["official", "spaced", "raw"]
 MAX_TOKENS = 30

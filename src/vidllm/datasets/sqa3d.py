@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vidllm.datasets.records import Entry, entries, read_json
+from vidllm.datasets.records import Entry, entries
+from vidllm.io.json_files import read_json
 
 _QUATERNION_TOLERANCE = 1e-2
 

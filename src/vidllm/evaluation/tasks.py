@@ -17,13 +17,13 @@ import numpy as np
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.multi3drefer import Multi3DReferDescription
-from vidllm.datasets.records import read_json
 from vidllm.datasets.referit3d import ReferIt3DUtterance
 from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
 from vidllm.datasets.scanqa import ScanQAQuestion
 from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.evaluation.settings import Column, Kind
+from vidllm.io.json_files import read_json
 from vidllm.model import prompts
 from vidllm.rooms.official.corpora import tokens
 
