@@ -176,7 +176,7 @@ def test_cameras_json(tmp_path):
     processed, original = np.array(frame["intrinsics"]) @ ray, np.array(frame["intrinsics_original"]) @ ray
     np.testing.assert_allclose(data.processed_from_original @ original, processed)
     (tmp_path / "c.json").write_text("[]")
-    with pytest.raises(ValueError, match="cameras file"):
+    with pytest.raises(ValueError, match="expected a JSON object"):
         read_cameras(tmp_path / "c.json")
 
 

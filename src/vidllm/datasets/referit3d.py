@@ -76,7 +76,7 @@ def read_referit3d(path: str | Path) -> list[ReferIt3DUtterance]:
     path = check_regular_file(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restkey="")
             missing = {"scan_id", "target_id", "utterance", "stimulus_id"} - set(reader.fieldnames or ())
             if missing:
                 raise ValueError(f"{path}: expected a ReferIt3D table, columns {sorted(missing)} are missing")

@@ -181,7 +181,7 @@ def read_label_map(path: str | Path) -> dict[str, int]:
     table: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for index, row in enumerate(csv.DictReader(file, delimiter="\t")):
+            for index, row in enumerate(csv.DictReader(file, restkey="", delimiter="\t")):
                 entry = Entry(path, index, row)
                 table.setdefault(entry.text("raw_category"), entry.integer("nyu40id"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
