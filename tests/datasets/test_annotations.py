@@ -123,7 +123,7 @@ def test_sqa3d_refuses(tmp_path: Path) -> None:
         read_sqa3d(sqa3d_pair(tmp_path, position={"x": math.nan, "y": 0, "z": 0}))
     with pytest.raises(ValueError, match="'answers' to be a list of"):
         read_sqa3d(sqa3d_pair(tmp_path, answers=[]))
-    with pytest.raises(ValueError, match="expected 'scene_id' to be scene0050_00, as its question says"):
+    with pytest.raises(ValueError, match="expected 'scene_id' to be scene0050_00, as v1_balanced_questions"):
         read_sqa3d(sqa3d_pair(tmp_path, scene_id="scene0051_00"))
     with pytest.raises(ValueError, match="expected an object with 'questions'"):
         read_sqa3d(write(tmp_path / "x_questions_.json", []))

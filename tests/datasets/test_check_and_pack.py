@@ -101,6 +101,38 @@ def test_check_names_what_is_broken(root: Path, capsys: pytest.CaptureFixture[st
     assert check_root(root, quick=True).broken == report.broken[2:]
 
 
+def test_check_finds_what_pack_and_eval_would_refuse(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = root / "scans" / SCENES[1] / f"{SCENES[1]}.txt"
+    text = scene.read_text()
+    scene.write_text(text.replace("axisAlignment = 0.000000 -1", "axisAlignment = 0.000000 1"))
+    row = {"scene_id": SCENES[0], "object_id": "3", "object_name": "chair", "ann_id": "0", "description": "a chair."}
+    rows = [row, row, {**row, "object_id": "99"}]
+    (root / "scanrefer" / "ScanRefer_filtered_val.json").write_text(json.dumps(rows))
+    assert main(["data", "check", str(root)]) == 2
+    out = capsys.readouterr().out
+    assert f"{SCENES[1]}.txt: axisAlignment: expected a turn and a shift" in out and "got a mirroring" in out
+    assert f"scanrefer, val: the id {SCENES[0]}|3|0 occurs twice in the annotations" in out
+    assert f"{SCENES[0]} has no object 99 with a box" in out
+
+
+def test_check_reads_the_pictures_that_pack_would_read(root: Path) -> None:
+    sens = root / "scans" / SCENES[1] / f"{SCENES[1]}.sens"
+    content = bytearray(sens.read_bytes())
+    at = content.index(b"\xff\xd8\xff")
+    content[at : at + 40] = bytes(40)
+    sens.write_bytes(content)
+    report = check_root(root)
+    assert len(report.broken) == 1 and f"{SCENES[1]}.sens: frame 0, byte" in report.broken[0]
+    assert not check_root(root, quick=True).broken
+
+
+def test_reserved_tokens_in_annotations_are_named(root: Path) -> None:
+    path = root / "scanqa" / "deep" / "ScanQA_v1.0_val.json"
+    path.write_text(path.read_text().replace("here", "a <loc> b"))
+    with pytest.raises(ValueError, match=r"ScanQA_v1.0_val.json: entry 0 .*the reserved token <loc>"):
+        DataRoot(root).annotations("scanqa", "val")
+
+
 def test_check_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["broken"] == []

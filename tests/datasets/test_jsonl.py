@@ -70,6 +70,11 @@ FOUND = {"video": "hall.mp4", "expression": "the plant"}
         ({**ASKED, "answer": 2}, "'answer' must be text, got 2"),
         ({**ASKED, "question": ""}, "the question is empty"),
         ({**ASKED, "question": "what is at <coord>?"}, "reserved token <coord>"),
+        ({**ASKED, "answer": "a </s> b"}, "the answer contains the reserved token </s>; leave it out"),
+        ({"video": "hall.mp4", "captions": ["A hall.", "<Video>"]}, "the caption contains the reserved token <video>"),
+        ("[" * 100_000, "JSON nested too deeply"),
+        ('{"video": ' + "9" * 5000 + "}", "an integer of 5000 digits"),
+        ('{"video": "a", "question": "q", "answer": "\\ud800"}', "an unpaired surrogate"),
         ({**ASKED, "point": [0, 0, 0]}, "a line with 'question' has no use for 'point'"),
         (FOUND, r"an expression needs 'box' or 'boxes'; \[\] says"),
         ({**FOUND, "box": BOX, "boxes": [BOX]}, "got both"),
@@ -177,7 +182,7 @@ def test_the_report_counts_and_names_lines(folder, capsys):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"lost\.jsonl: cannot be read"):
+    with pytest.raises(ValueError, match=r"lost\.jsonl: does not exist"):
         check_jsonl(tmp_path / "lost.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "holds no line" in check_jsonl(tmp_path / "empty.jsonl").problems[0].text
@@ -186,3 +191,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes('{"video": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
         read_jsonl(tmp_path / "latin.jsonl")
+
+
+def test_one_bad_line_hides_no_other_remark(folder):
+    path = write(folder, ASKED, {**ASKED, "anwser": 1})
+    path.write_bytes(b"[" * 100_000 + b"\n\xff\n" + path.read_bytes())
+    report = check_jsonl(path, quick=True)
+    told = [(remark.line, remark.text) for remark in report.problems if remark.line < 5]
+    assert [line for line, _ in told][:2] == [1, 2] and len(report.examples) == 1
+    assert "nested too deeply" in told[0][1] and "not UTF-8" in told[1][1]
+    assert any("unknown field 'anwser'" in text for _, text in told)
+
+
+def test_check_notes_sentences_that_finetune_would_refuse(folder, capsys):
+    path = write(folder, ASKED, {**ASKED, "question": "\u00e9\u4e2d" * 500})
+    assert main(["data", "check", str(path)]) == 0
+    assert "line 2 of the data has" in capsys.readouterr().out

@@ -122,7 +122,7 @@ def test_test_scenes_have_no_alignment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scene0000_00.txt: axisAlignment: expected 16 finite numbers, got '1 0 0'"):
         _ = ScanNetScene(folder).axis_alignment
     text.unlink()
-    with pytest.raises(ValueError, match=r"scene0000_00.txt: cannot be read"):
+    with pytest.raises(ValueError, match=r"scene0000_00.txt: does not exist"):
         _ = ScanNetScene(folder).axis_alignment
 
 
@@ -149,10 +149,10 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"segs.json: 2 segments for the 16 vertices"):
         _ = ScanNetScene(folder).instances
     segments.write_text('{"segIndices": [1, ')
-    with pytest.raises(ValueError, match=r"segs.json: not JSON at line 1"):
+    with pytest.raises(ValueError, match=r"segs.json: not JSON at character 20"):
         _ = ScanNetScene(folder).instances
     mesh.unlink()
-    with pytest.raises(ValueError, match=r"_vh_clean_2.ply: the mesh cannot be read"):
+    with pytest.raises(ValueError, match=r"_vh_clean_2.ply: does not exist"):
         _ = ScanNetScene(folder).instances
 
 

@@ -48,7 +48,7 @@ def test_half_a_line_and_half_a_scene_are_made_again(tmp_path):
     [
         (lines(row("a"), row("z")), "unknown id z"),
         (lines(row("a"), row("a", "y")), "second, different prediction for a"),
-        ("{broken\n", "not a JSON value"),
+        ("{broken\n", "not JSON"),
         ('["a"]\n', "expected an object with a 'key'"),
     ],
 )

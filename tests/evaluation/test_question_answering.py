@@ -167,7 +167,16 @@ def test_values_by_item_are_written(files, tmp_path, stored, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), ('[{"a": 1},', "broken JSON at line 1"), ("[]", "the list is empty"), ("3", "a list of")],
+    [
+        (None, "does not exist"),
+        ('[{"a": 1},', "not JSON at character 11"),
+        ("[]", "the list is empty"),
+        ("3", "a list of"),
+        ("", "is empty"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" + "9" * 5000 + "]", "an integer of 5000 digits"),
+        ('{"question_id": "a", "answer": "b"}\n{"question_id": ', "line 2: not JSON"),
+    ],
 )
 def test_bad_files_are_one_line(files, content, message, capsys):
     path = Path(files[1])

@@ -56,6 +56,38 @@ def test_tokenizer_rules(text, tokens):
     assert tokenize([text]) == [tokens]
 
 
+@pytest.mark.parametrize("word", ("No", "art", "ca", "Fig", "figs", "nos", "op", "pp", "PROP"))
+def test_an_abbreviation_before_a_number_over_one_blank_or_line_break(word):
+    low = word.lower()
+    assert tokenize([f"{word}. 5"]) == [f"{low}. 5"]
+    assert tokenize([f"see {word}.", "5 x"]) == [f"see {low}.", "5 x"]
+    assert tokenize([f"see {word}.", " 5 x", f"{word}.  5"]) == [f"see {low}", "5 x", f"{low} 5"]
+    assert tokenize([f"{word}. x"]) == [f"{low} x"]
+
+
+def test_rouge_of_an_answer_whose_last_word_is_an_abbreviation_before_the_next_answers_number():
+    answers, references = tokenize(["the answer no.", "2 chairs"]), tokenize(["the answer no", "2 chairs"])
+    assert rouge_l([[text] for text in references], answers).per_item[0][0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("LA. AZ. la. az. x", "la. az. la az x"),
+        ("Mtg. MTG. Pty. PTY. PTY. Ltd. x", "mtg. mtg pty. pty pty. ltd. x"),
+        ("Mlle. Msgr. Profs. alex. x", "mlle. msgr. profs. alex. x"),
+        ("chair A.  The end", "chair a the end"),
+        ("\u00ad a", "a"),
+        ("is\u00adn't it", "is n't it"),
+        ("We'Re we'll", "we 're we ll"),
+        ("tv reps-ave., x", "tv reps-ave. x"),
+        ("<a@b.c> x", "<a@b.c> x"),
+    ],
+)
+def test_tokenizer_rules_found_by_comparison_with_the_original(text, tokens):
+    assert tokenize([text]) == [tokens]
+
+
 def test_an_initial_before_the_next_line_is_a_full_stop_where_a_sentence_begins():
     assert tokenize(["chair A.", "The end"]) == ["chair a", "the end"]
     assert tokenize(["chair A.", "the end"]) == ["chair a.", "the end"]

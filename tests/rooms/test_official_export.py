@@ -265,7 +265,7 @@ def test_splits_add_up_and_do_not_mix(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a split of train, val, test, received 'dev'"):
         export_rooms(tmp_path, [3], split="dev", **SMALL)
     (tmp_path / "scans" / "scene9003_00" / "scene9003_00.rooms.json").write_text("{")
-    with pytest.raises(ValueError, match=r"scene9003_00\.rooms\.json: no readable record"):
+    with pytest.raises(ValueError, match=r"scene9003_00\.rooms\.json: not JSON"):
         export_rooms(tmp_path, [3], **SMALL)
 
 

@@ -19,8 +19,9 @@ def check(options: argparse.Namespace) -> None:
         _check_own(options)
         return
     from vidllm.datasets.check import check_root
+    from vidllm.evaluation.refusals import refusals
 
-    report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"))
+    report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"), further=refusals)
     _print_report(report, options)
     if report.broken:
         raise ValueError(f"{options.root}: broken files: {len(report.broken)}, named above; fetch them again")
@@ -36,11 +37,30 @@ def _check_own(options: argparse.Namespace) -> None:
     from vidllm.datasets.jsonl_check import check_jsonl
 
     report = check_jsonl(options.root, quick=options.quick, tell=reading.progress("videos"))
+    if not options.quick:
+        _note_lengths(report)
     _print_report(report, options)
     if report.problems:
         raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; mend them")
     if options.strict and report.notes:
         raise ValueError(f"{options.root}: notes: {len(report.notes)}, named above by line")
+
+
+def _note_lengths(report: JsonlReport) -> None:
+    """Sentences too long for fine-tuning as it is unless told otherwise: the shipped model's tokens, its default."""
+    from transformers import AutoTokenizer
+
+    from vidllm.datasets.jsonl_check import Remark
+    from vidllm.scene import TINY
+    from vidllm.training.finetune import FinetuneConfig
+    from vidllm.training.own_texts import too_long
+    from vidllm.training.texts import TextMaker
+
+    wrong = {remark.line for remark in report.problems}
+    sound = [example for example in report.examples if example.line not in wrong]
+    maker = TextMaker(AutoTokenizer.from_pretrained(TINY))
+    for line, text in too_long(sound, maker, FinetuneConfig.max_text_tokens):
+        report.notes.append(Remark(line, f"{report.path}: {text}"))
 
 
 def _print_report(report: Report | JsonlReport, options: argparse.Namespace) -> None:

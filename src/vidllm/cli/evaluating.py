@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
+from vidllm.evaluation.field_names import usual_rows
 from vidllm.evaluation.protocol import Protocol
 from vidllm.evaluation.registry import protocols
+from vidllm.io import json_files as files
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import numbered_lines
 
 __all__ = ["evaluate", "read_json", "score_files"]
 
@@ -70,35 +71,34 @@ def score_files(task: str, predictions: str | Path, references: str | Path, prot
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
     """
     (entry,) = _chosen(task, protocol)
-    data = read_json(references), read_json(predictions)
-    return {"task": task, "protocol": entry.name, "scores": _told(entry.score, data, predictions, references)}
+    return {"task": task, "protocol": entry.name, "scores": _told(entry, entry.score, predictions, references)}
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, or of a file with one JSON value a line."""
+    """The content of a JSON file, or of a file with one JSON value a line, whatever the file is called.
+
+    Raises:
+        ValueError: it can be read as neither; the message names file and line.
+    """
+    first = next(numbered_lines(path), None)
+    if first is None:
+        raise ValueError(f"{path}: is empty; give a JSON file")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder; give a JSON file") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text; give a JSON file") from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        if str(path).endswith(".jsonl"):
-            return _lines(path, text)
-        raise ValueError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+        value = files.read_json(path)
+    except ValueError:
+        if str(path).endswith(".jsonl") or _is_object(first[1]):
+            return [value for _, value in files.read_json_lines(path)]
+        raise
+    row = isinstance(value, dict) and not all(isinstance(inner, list) for inner in value.values())
+    return [value] if row and str(path).endswith(".jsonl") else value
 
 
-def _lines(path: str | Path, text: str) -> list[Any]:
-    values = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: broken JSON at line {number}: {error.msg}") from None
-    return values
+def _is_object(line: bytes) -> bool:
+    """Whether a first line is a JSON object by itself: then the file has one a line."""
+    try:
+        return isinstance(files.parse_json(line, ""), dict)
+    except ValueError:
+        return False
 
 
 def _chosen(task: str, name: str) -> list[Protocol]:
@@ -118,19 +118,20 @@ def _with_items(task: str) -> str:
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _told(score: Any, data: tuple[Any, Any], predictions: str | Path, references: str | Path) -> dict[str, Any]:
-    """Score, and let a complaint name the files."""
+def _told(entry: Protocol, score: Any, predictions: str | Path, references: str | Path) -> dict[str, Any]:
+    """Read, score, and let a complaint name the files."""
+    truth, given = read_json(references), read_json(predictions)
     try:
-        return score(*data)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        found: dict[str, Any] = score(truth, usual_rows(entry.task, entry.name, truth, given))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
         raise ValueError(f"{text} (predictions {predictions}, references {references})") from error
 
 
 def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> None:
     assert entry.per_item is not None
-    data = read_json(options.references), read_json(options.predictions)
-    items = _told(entry.per_item, data, options.predictions, options.references)
+    items = _told(entry, entry.per_item, options.predictions, options.references)
     with atomic_path(out) as temporary:
         temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ A different count is information: rooms exported in the same layout have their o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from vidllm.datasets.layout import (
     AnnotationSet,
     DataRoot,
 )
+from vidllm.datasets.pack import PackSettings, pack_scene
 from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
 from vidllm.datasets.scannet_sens import SensFile
 
 SHOWN = 5
+PATCH = PackSettings().patch_size  # pictures as small as can be packed
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,23 @@ class Report:
         return lines
 
 
-def check_root(root: str | Path, *, quick: bool = False, tell: Callable[[int, int], None] | None = None) -> Report:
-    """Look at everything under a root.
+Further = Callable[[DataRoot, str, str, list[Any], bool], Iterable[str]]
+
+
+def check_root(
+    root: str | Path,
+    *,
+    quick: bool = False,
+    tell: Callable[[int, int], None] | None = None,
+    further: Further | None = None,
+) -> Report:
+    """Look at everything under a root, and pack every scene with small pictures that nobody keeps.
 
     Args:
         root: the folder.
         quick: only see whether the files of the scenes are there, and do not read them.
         tell: hears (scenes done, scenes in all).
+        further: more faults of (root, set, split, entries, whether scenes are read); evaluation has its own.
 
     Raises:
         ValueError: there is no such folder.
@@ -111,7 +123,9 @@ def check_root(root: str | Path, *, quick: bool = False, tell: Callable[[int, in
     _check_scenes(data, report, quick, tell)
     for one in SETS.values():
         for split, official in one.splits.items():
-            _check_set(data, report, one, split, official)
+            entries = _check_set(data, report, one, split, official)
+            if entries and further is not None:
+                _note_all(report, f"{one.title} {split}", further(data, one.name, split, entries, not quick))
     _check_rest(data, report)
     return report
 
@@ -164,16 +178,19 @@ def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -
         readers["segments"] = lambda: len(read_segments(scene.file("_vh_clean_2.0.010000.segs.json")))
         readers["objects"] = lambda: len(read_groups(scene.file(".aggregation.json")))
         places |= {"segments": "_vh_clean_2.0.010000.segs.json", "objects": ".aggregation.json"}
-    found = {}
+    found, complete = {}, True
     for kind, reader in readers.items():
         there = _has_frames(scene) if kind == "frames" else scene.file(places[kind]).exists()
         if not there:
             report.incomplete.setdefault(kind, []).append(scene.scene_id)
+            complete = False
         elif not quick:
             found[kind] = _guarded(report, reader)
     vertices, segments = found.get("mesh"), found.get("segments")
     if vertices is not None and segments is not None and vertices != segments:
         report.broken.append(f"{scene.folder}: {segments} segments for the {vertices} vertices of the mesh; fetch both")
+    elif complete and not quick:
+        _guarded(report, lambda: pack_scene(scene, PackSettings(shorter_side=PATCH)))
 
 
 def _has_frames(scene: ScanNetScene) -> bool:
@@ -195,21 +212,34 @@ def _check_frames(scene: ScanNetScene) -> int:
 # -- annotations and the rest
 
 
-def _check_set(data: DataRoot, report: Report, one: AnnotationSet, split: str, official: int | None) -> None:
+def _note_all(report: Report, what: str, messages: Iterable[str]) -> None:
+    """The first messages among the broken files, and how many more there are."""
+    told = [message for message in messages if message not in report.broken]
+    report.broken += told[:SHOWN]
+    if len(told) > SHOWN:
+        report.broken.append(f"{what}: {len(told) - SHOWN} more faults of these kinds")
+
+
+def _check_set(
+    data: DataRoot, report: Report, one: AnnotationSet, split: str, official: int | None
+) -> list[Any] | None:
+    """A row of the report; the entries, None where there are none."""
     what, path = f"{one.title} {split}", data.annotation_file(one.name, split)
     if path is None:
         if "all" in one.splits and (split != "all" or any(data.annotation_file(one.name, s) for s in one.splits)):
-            return  # ReferIt3D's tables come as one file or as one a split
+            return None  # ReferIt3D's tables come as one file or as one a split
         report.rows.append(Row(what, "missing", 0, official, "", f"{one.file(split)}: {one.source} ({one.terms})"))
-        return
+        return None
     entries = _guarded(report, lambda: data.annotations(one.name, split))
     if entries is None:
         report.rows.append(Row(what, "broken", 0, official, str(path), report.broken[-1]))
-        return
+        return None
     scenes = Counter(entry.scene_id for entry in entries)
     lacking = sorted(set(scenes) - set(data.scene_ids()))
     note = f"{len(lacking)} of its {len(scenes)} scenes are not there" if lacking else ""
     report.rows.append(_counted(what, len(entries), official, path, note))
+    found: list[Any] = entries
+    return found
 
 
 def _check_rest(data: DataRoot, report: Report) -> None:
@@ -230,5 +260,6 @@ def _guarded(report: Report, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (ValueError, OSError) as error:
-        report.broken.append(str(error))
+        if str(error) not in report.broken:
+            report.broken.append(str(error))
         return None

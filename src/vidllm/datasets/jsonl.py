@@ -10,9 +10,7 @@ is up ("world"); then a small file beside the video holds the first camera's pos
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidllm.datasets.records import Entry, read_json
+from vidllm.datasets.records import Entry
 from vidllm.geometry.boxes import transform_boxes
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
+from vidllm.io.json_files import numbered_lines, parse_json, read_json
 from vidllm.model.prompts import check_question
 
 SAYS = ("question", "expression", "caption", "captions")  # a line holds one of these
@@ -91,21 +90,7 @@ def read_jsonl(path: str | Path) -> list[Example]:
     return examples
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank with their numbers; ValueError when the file cannot be read as text."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line
-
-
-def parse_line(path: Path, number: int, text: str) -> Example:
+def parse_line(path: Path, number: int, text: str | bytes) -> Example:
     """One line; ValueError naming it, what is wrong and the remedy. The video itself is not looked at."""
     line = _object(path, number, text)
     task = _task(line)
@@ -176,11 +161,8 @@ def _first_camera_of(video: Path) -> np.ndarray:
 # -- one line
 
 
-def _object(path: Path, number: int, text: str) -> Line:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: line {number}: not JSON ({error.msg} at column {error.colno})") from error
+def _object(path: Path, number: int, text: str | bytes) -> Line:
+    values = parse_json(text, f"{path}: line {number}")
     if not isinstance(values, dict):
         raise ValueError(f"{path}: line {number}: expected an object {{...}}, got {values!r:.60}")
     return Line(path, number, values)
@@ -209,10 +191,15 @@ def _no_strangers(line: Line, task: str) -> None:
 
 
 def _sentence(line: Line, field: str) -> str:
+    return _checked(line, line.text(field), field)
+
+
+def _checked(line: Line, text: str, field: str) -> str:
+    """The text as a model may be asked or taught it; ValueError naming the line."""
     try:
-        return check_question(line.text(field), what=field)
+        return check_question(text, what=field)
     except ValueError as error:
-        raise error if line.name in str(error) else ValueError(f"{line.name}: {error}") from error
+        raise ValueError(f"{line.name}: {error}") from error
 
 
 def _answers(line: Line, task: str) -> tuple[str, ...]:
@@ -224,7 +211,7 @@ def _answers(line: Line, task: str) -> tuple[str, ...]:
     given = (line.text(one),) if one in line.values else line.texts(many)
     if not given or not all(text.strip() for text in given):
         raise line.error(one if one in line.values else many, "text that is not empty", line.values.get(many, ""))
-    return tuple(text.strip() for text in given)
+    return tuple(_checked(line, text, one) for text in given)
 
 
 def _video(line: Line) -> Path:

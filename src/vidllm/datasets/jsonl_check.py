@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vidllm.datasets.jsonl import Example, numbered_lines, parse_line, scene_places
+from vidllm.datasets.jsonl import Example, parse_line, scene_places
+from vidllm.io.json_files import numbered_lines
 from vidllm.video import load_frames
 
 LARGE_M = 50.0  # a box or a place beyond this is hardly in metres

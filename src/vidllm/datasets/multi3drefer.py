@@ -48,7 +48,7 @@ def _description(entry: Entry) -> Multi3DReferDescription:
         entry.text("object_name"),
         entry.integer("ann_id"),
         kind,
-        entry.text("description"),
+        entry.sentence("description"),
     )
 
 

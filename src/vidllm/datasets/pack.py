@@ -31,7 +31,9 @@ from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.frames import FrameSpec, frame_spec
 from vidllm.io.atomic import atomic_path, clear_leftovers_of
+from vidllm.io.json_files import parse_json, read_json_object
 from vidllm.io.locks import folder_lock
+from vidllm.model.prompts import check_text
 
 VERSION = 1
 _MOST_MM = 65_535
@@ -234,7 +236,8 @@ def records(path: str | Path) -> dict[str, Record]:
     """The records of a shard by scene; ValueError when it is none."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            found: dict[str, Record] = json.loads(file.metadata()["scenes"])
+            text = check_text(file.metadata()["scenes"], "text of its scenes")
+            found: dict[str, Record] = parse_json(text, "its scenes")
             return found
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable shard ({error}); delete it and pack again") from error
@@ -242,10 +245,9 @@ def records(path: str | Path) -> dict[str, Record]:
 
 def _read_index(path: Path) -> Record:
     try:
-        value: Record = json.loads(path.read_text(encoding="utf-8"))
-        return value if isinstance(value, dict) else {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable index ({error}); delete it, it is made again") from error
+        return read_json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or delete it: it is made again") from None
 
 
 class PackedScenes:

@@ -5,14 +5,17 @@ Ids are written as numbers in some files and as text in others ("34"); both beco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vidllm.io.json_files import read_json
+from vidllm.model.prompts import check_text
 
 T = TypeVar("T")
+MOST = 10**18  # whole numbers stay below it, so that they fit 64 bits
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Entry:
     @property
     def name(self) -> str:
         """How messages call this entry: its number and whatever ids it has."""
-        ids = [f"{key} {self.values[key]}" for key in _IDS if key in self.values]
+        ids = [" ".join(f"{key} {self.values[key]!s:.60}".split()) for key in _IDS if key in self.values]
         return f"{self.path}: entry {self.index}" + (f" ({', '.join(ids)})" if ids else "")
 
     def get(self, field: str) -> Any:
         """A field as it is."""
         if field not in self.values:
-            raise ValueError(f"{self.name}: field {field!r} is missing; it has {sorted(self.values)}")
+            raise ValueError(f"{self.name}: field {field!r} is missing; it has {sorted(map(str, self.values))}")
         return self.values[field]
 
     def text(self, field: str) -> str:
@@ -41,6 +44,21 @@ class Entry:
         if not isinstance(value, str):
             raise self.error(field, "text", value)
         return value
+
+    def sentence(self, field: str) -> str:
+        """A field that is text for a model to read or say: without reserved tokens, valid Unicode."""
+        return self.sayable(field, self.text(field))
+
+    def sentences(self, field: str) -> tuple[str, ...]:
+        """A list of such texts."""
+        return tuple(self.sayable(field, text) for text in self.texts(field))
+
+    def sayable(self, field: str, text: str) -> str:
+        """A text of `field`, checked likewise."""
+        try:
+            return check_text(text, f"text of {field!r}")
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def name_of(self, field: str) -> str:
         """A field that is text and not empty, such as a scene's name."""
@@ -79,13 +97,14 @@ class Entry:
         return value
 
     def _integer(self, field: str, value: Any) -> int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
             return int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST:
+            return value
         raise self.error(field, "a whole number", value)
 
 
+_WHOLE = re.compile(r"-?\d{1,18}")
 _IDS = ("scene_id", "scan_id", "question_id", "object_id", "ann_id", "assignmentid", "stimulus_id")
 
 

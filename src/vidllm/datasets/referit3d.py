@@ -9,13 +9,17 @@ from __future__ import annotations
 import ast
 import csv
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.records import Entry
+from vidllm.io.json_files import check_regular_file
 
-_STIMULUS = re.compile(r"(?P<scene>scene[0-9_]+)-(?P<label>.+?)-(?P<n>\d+)-(?P<target>\d+)(?P<rest>(?:-\d+)*)")
+_STIMULUS = re.compile(
+    r"(?P<scene>scene[0-9_]+)-(?P<label>.+?)-(?P<n>\d{1,18})-(?P<target>\d{1,18})(?P<rest>(?:-\d{1,18})*)"
+)
 _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 VIEW_WORDS = frozenset(
     ("front", "behind", "back", "right", "left", "facing", "leftmost", "rightmost", "looking", "across")
@@ -69,10 +73,10 @@ class ReferIt3DUtterance:
 
 def read_referit3d(path: str | Path) -> list[ReferIt3DUtterance]:
     """The utterances of an ``nr3d*.csv`` or ``sr3d*.csv``, in order; ValueError naming file, entry and field."""
-    path = Path(path)
+    path = check_regular_file(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restkey="")
             missing = {"scan_id", "target_id", "utterance", "stimulus_id"} - set(reader.fieldnames or ())
             if missing:
                 raise ValueError(f"{path}: expected a ReferIt3D table, columns {sorted(missing)} are missing")
@@ -87,7 +91,7 @@ def _utterance(entry: Entry) -> ReferIt3DUtterance:
     if context is None or int(context["target"]) != target or context["scene"] != entry.name_of("scan_id"):
         expected = f"scene-label-n-{target}-distractors of {entry.values.get('scan_id')}"
         raise entry.error("stimulus_id", expected, entry.values["stimulus_id"])
-    utterance = entry.text("utterance")
+    utterance = entry.sentence("utterance")
     distractors = tuple(int(word) for word in context["rest"].split("-")[1:])
     tokens = _items(entry, "tokens", str) if entry.values.get("tokens") else tuple(utterance.lower().split())
     return ReferIt3DUtterance(
@@ -111,8 +115,10 @@ def _utterance(entry: Entry) -> ReferIt3DUtterance:
 def _items(entry: Entry, field: str, kind: type) -> tuple[Any, ...]:
     """A list written as Python text, read as a literal: nothing is executed."""
     try:
-        values = ast.literal_eval(entry.text(field))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, about how the text is written
+            values = ast.literal_eval(entry.text(field))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         values = None
     if not isinstance(values, list | tuple) or not all(isinstance(v, kind) for v in values):
         raise entry.error(field, f"a list of {kind.__name__}", entry.values[field])

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vidllm.datasets.records import Entry, read_json
+from vidllm.datasets.records import Entry
 from vidllm.datasets.scanrefer import ScanReferDescription, make_description, read_scanrefer
+from vidllm.io.json_files import read_json
 
 Form = Literal["official", "spaced", "raw"]
 MAX_TOKENS = 30
@@ -72,7 +73,7 @@ def read_corpus(path: str | Path) -> dict[str, tuple[str, ...]]:
         entry = Entry(Path(path), index, {key: captions})
         if key.count("|") != 2 or not key.split("|")[1].isdecimal():
             raise entry.error(key, "named scene|object_id|object_name", captions)
-        corpus[key] = entry.texts(key)
+        corpus[key] = entry.sentences(key)
     return corpus
 
 

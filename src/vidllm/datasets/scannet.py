@@ -33,8 +33,10 @@ from vidllm.datasets.scannet_mesh import (
 )
 from vidllm.frames import uniform_indices
 from vidllm.io.cameras.matrices import half_centres
+from vidllm.io.json_files import check_regular_file
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
+_ROTATION_TOLERANCE = 1e-3  # the files give six decimals
 LABEL_MAP = "scannetv2-labels.combined.tsv"
 
 
@@ -173,7 +175,7 @@ class ScanNetScene:
         if not self.file(".txt").is_file() or not all(name in self.properties for name in names):
             return None
         fx, fy, mx, my = (self._numbers(name, 1)[0] for name in names)
-        return half_centres(np.array([[fx, 0, mx], [0, fy, my], [0, 0, 1]]))
+        return half_centres(np.array([[fx, 0, mx], [0, fy, my], [0, 0, 1]]), self.file(".txt"))
 
     def depth_on_colour(self, frame: int, size: tuple[int, int] | None = None) -> Float[np.ndarray, "H W"]:
         """Depth at every colour pixel, nearest, 0 where the depth picture does not reach.
@@ -193,7 +195,7 @@ class ScanNetScene:
         """The ``key = value`` lines of SCENE.txt; ValueError when it is missing."""
         path = self.file(".txt")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = check_regular_file(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot be read ({error}); fetch it with ScanNet's download script") from error
         pairs = (line.partition("=") for line in lines)
@@ -219,7 +221,14 @@ class ScanNetScene:
         """
         if "axisAlignment" not in self.properties:
             return np.eye(4)
-        return np.array(self._numbers("axisAlignment", 16)).reshape(4, 4)
+        matrix = np.array(self._numbers("axisAlignment", 16)).reshape(4, 4)
+        turn = matrix[:3, :3]
+        rigid = np.abs(turn @ turn.T - np.eye(3)).max() < _ROTATION_TOLERANCE and np.linalg.det(turn) > 0
+        if not rigid or tuple(matrix[3]) != (0, 0, 0, 1):
+            kind = "a mirroring" if np.linalg.det(turn) < 0 else "no rigid motion"
+            raise ValueError(f"{self.file('.txt')}: axisAlignment: expected a turn and a shift with the last row "
+                             f"0 0 0 1, got {kind}; fetch it again")  # fmt: skip
+        return matrix
 
     # -- mesh and objects
 

@@ -78,7 +78,7 @@ class SensFrames:
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
         """K of ``color`` or ``depth``."""
         header = self.file.header
-        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth)
+        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth, self.where)
 
 
 class _Numbers(Sequence[str]):
@@ -147,7 +147,7 @@ class FolderFrames:
         found: dict[str, np.ndarray | None] = {}
         for kind, places in names.items():
             path = next((self.where / place for place in places if (self.where / place).is_file()), None)
-            found[kind] = None if path is None else half_centres(read_matrix(path))
+            found[kind] = None if path is None else half_centres(read_matrix(path), path)
         return found
 
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:

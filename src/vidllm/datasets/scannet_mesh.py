@@ -8,6 +8,7 @@ of ScanRefer and of everything built on it.
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vidllm.datasets.proposals import box_of
-from vidllm.datasets.records import Entry, entries, read_json
+from vidllm.datasets.records import MOST, Entry, entries
+from vidllm.io.json_files import check_regular_file, read_json
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
@@ -24,6 +26,7 @@ _TYPES = {
 }  # fmt: skip
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER = 65_536
+_COUNT = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Instance:
 
 def read_mesh(path: str | Path) -> Mesh:
     """A binary PLY file of triangles; ValueError naming the file and what is wrong."""
-    path = Path(path)
+    path = check_regular_file(path)
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -71,17 +74,30 @@ def read_mesh(path: str | Path) -> Mesh:
     if [name for name, _, _ in elements[:2]] != ["vertex", "face"]:
         raise ValueError(f"{path}: expected the elements vertex and face, got {[name for name, _, _ in elements]}")
     (_, vertex_count, fields), (_, face_count, face_fields) = elements[:2]
-    vertex = np.dtype([(name, order + _TYPES[kind]) for name, kind in fields])
-    if not {"x", "y", "z"} <= set(vertex.names or ()):
-        raise ValueError(f"{path}: the vertices have no x, y, z but {vertex.names}")
+    vertex = _vertex_type(order, fields, path)
     table = _table(raw, vertex, vertex_count, start, path, "vertices")
     xyz = np.stack([table[axis].astype(np.float64) for axis in "xyz"], -1)
+    if not np.isfinite(xyz).all():
+        first = int((~np.isfinite(xyz).all(-1)).argmax())
+        raise ValueError(f"{path}: vertex {first} is {xyz[first].tolist()}, expected finite metres; fetch it again")
     has_colour = {"red", "green", "blue"} <= set(vertex.names or ())
-    colours = np.stack([table[c] for c in ("red", "green", "blue")], -1).astype(np.uint8) if has_colour else None
+    colours = np.stack([table[c] for c in ("red", "green", "blue")], -1) if has_colour else None
     return Mesh(xyz, colours, _faces(raw, order, face_fields, face_count, start + table.nbytes, path, vertex_count))
 
 
 Element = tuple[str, int, list[tuple[str, str]]]
+
+
+def _vertex_type(order: str, fields: list[tuple[str, str]], path: Path) -> np.dtype:
+    """The record of a vertex; ValueError for unknown types, names that come twice, no place, or colours of no byte."""
+    names, kinds = [name for name, _ in fields], dict(fields)
+    if not {"x", "y", "z"} <= set(names):
+        raise ValueError(f"{path}: the vertices have no x, y, z but {names}")
+    if len(kinds) < len(names) or not set(kinds.values()) <= set(_TYPES):
+        raise ValueError(f"{path}: expected vertices of named numbers of PLY's types, got {fields}; fetch it again")
+    if any(_TYPES[kinds.get(colour, "uchar")] != "u1" for colour in ("red", "green", "blue")):
+        raise ValueError(f"{path}: expected colours as uchar, got {kinds}; convert them")
+    return np.dtype([(name, order + _TYPES[kind]) for name, kind in fields])
 
 
 def _header(raw: bytes, path: Path) -> tuple[str, list[Element], int]:
@@ -94,8 +110,10 @@ def _header(raw: bytes, path: Path) -> tuple[str, list[Element], int]:
     for line in lines[1:]:
         words = line.split()
         if words[:1] == ["format"]:
-            order = _ORDERS.get(words[1], "")
+            order = _ORDERS.get(" ".join(words[1:2]), "")
         elif words[:1] == ["element"]:
+            if len(words) != 3 or not _COUNT.fullmatch(words[2]):
+                raise ValueError(f"{path}: expected an element's name and its number, got {line:.60}; fetch it again")
             elements.append((words[1], int(words[2]), []))
         elif words[:1] == ["property"] and elements:
             elements[-1][2].append((words[-1], " ".join(words[1:-1])))
@@ -117,7 +135,7 @@ def _faces(
     raw: bytes, order: str, fields: list[tuple[str, str]], count: int, start: int, path: Path, vertices: int
 ) -> np.ndarray:
     words = fields[0][1].split() if len(fields) == 1 else []
-    if len(words) != 3 or words[0] != "list":
+    if len(words) != 3 or words[0] != "list" or not all(_TYPES.get(kind, "f")[0] in "iu" for kind in words[1:]):
         raise ValueError(f"{path}: expected faces as one list of vertex numbers, got {fields}")
     triangle = np.dtype([("n", order + _TYPES[words[1]]), ("v", order + _TYPES[words[2]], 3)])
     table = _table(raw, triangle, count, start, path, "faces")
@@ -133,7 +151,7 @@ def read_segments(path: str | Path) -> Int[np.ndarray, " V"]:
     """The segment of each vertex (``segIndices``); ValueError naming the file when it holds none."""
     values = read_json(path)
     found = values.get("segIndices") if isinstance(values, dict) else None
-    if not isinstance(found, list) or not all(isinstance(v, int) for v in found):
+    if not isinstance(found, list) or not all(type(v) is int and abs(v) < MOST for v in found):
         raise ValueError(f"{path}: expected segIndices, one whole number a vertex; is it a .segs.json file?")
     return np.asarray(found, np.int64)
 
@@ -159,15 +177,17 @@ def read_groups(path: str | Path) -> list[tuple[int, str, tuple[int, ...]]]:
 
 def read_label_map(path: str | Path) -> dict[str, int]:
     """nyu40 class of each raw label of ``scannetv2-labels.combined.tsv``; ValueError naming file and line."""
-    path = Path(path)
+    path = check_regular_file(path)
     table: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for index, row in enumerate(csv.DictReader(file, delimiter="\t")):
+            for index, row in enumerate(csv.DictReader(file, restkey="", delimiter="\t")):
                 entry = Entry(path, index, row)
                 table.setdefault(entry.text("raw_category"), entry.integer("nyu40id"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a table ({error}); fetch it again") from error
+    if not table:
+        raise ValueError(f"{path}: expected the columns raw_category and nyu40id, got no row; fetch it again")
     return table
 
 

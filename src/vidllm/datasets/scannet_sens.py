@@ -21,8 +21,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vidllm.datasets.sens_writer import COLOUR_CODECS, DEPTH_CODECS, FRAME_HEAD, VERSION
+from vidllm.io.json_files import check_regular_file
 
 _MAX_NAME = 4096
+_MAX_SIDE = 65_535
+_SPARE = 65_536  # bytes a picture may take beyond twice those of its pixels
 _REMEDY = "the file is cut or damaged: fetch it again"
 
 
@@ -89,7 +92,7 @@ class SensFile:
     def index(self) -> SensIndex:
         """Offsets, sizes and poses of every frame; ValueError where the file ends too early."""
         with self._open() as file:
-            return _read_index(file, self.path, self._first, self.header.num_frames)
+            return _read_index(file, self.path, self._first, self.header)
 
     def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
         """World-from-camera of a frame, metres, OpenCV axes; may be infinite."""
@@ -106,12 +109,13 @@ class SensFile:
             raise ValueError(f"{where}: colour codec {header.colour_codec} is not one of raw, png, jpeg; re-export it")
         try:
             with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.size[::-1], header.colour_size, where)  # before it is decoded: it may be huge
                 pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except _SizeError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for damaged bytes
             place = int(self.index.offsets[frame])
             raise ValueError(f"{where}, byte {place}: unreadable {header.colour_codec} ({error}); {_REMEDY}") from error
-        if pixels.shape[:2] != header.colour_size:
-            raise ValueError(f"{where}: colour is {pixels.shape[:2]} (H, W), the header says {header.colour_size}")
         return pixels
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
@@ -120,7 +124,7 @@ class SensFile:
         data = self._bytes(frame, depth=True)
         if header.depth_codec == "zlib_ushort":
             try:
-                data = zlib.decompress(data)
+                data = zlib.decompressobj().decompress(data, 2 * math.prod(header.depth_size) + 1)
             except zlib.error as error:
                 place = int(self.index.offsets[frame] + self.index.sizes[frame, 0])
                 raise ValueError(f"{where}, byte {place}: unreadable zlib depth ({error}); {_REMEDY}") from error
@@ -132,6 +136,7 @@ class SensFile:
         return values.astype(np.float32) / np.float32(header.depth_shift)
 
     def _open(self) -> BinaryIO:
+        check_regular_file(self.path)
         try:
             return self.path.open("rb", buffering=0)
         except OSError as error:
@@ -148,6 +153,15 @@ class SensFile:
         with self._open() as file:
             file.seek(start)
             return _read(file, depth_bytes if depth else colour_bytes, self.path, f"frame {frame}")
+
+
+class _SizeError(ValueError):
+    """A picture of another size than the header says."""
+
+
+def _check_size(found: tuple[int, ...], stated: tuple[int, int], where: str) -> None:
+    if found != stated:
+        raise _SizeError(f"{where}: colour is {found} (H, W), the header says {stated}; {_REMEDY}")
 
 
 def _read(file: BinaryIO, count: int, path: Path, what: str) -> bytes:
@@ -172,8 +186,11 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[SensHeader, int]:
     name = _read(file, name_length, path, "header").decode("utf-8", "replace").rstrip("\0")
     matrices = np.frombuffer(_read(file, 256, path, "header"), "<f4").reshape(4, 4, 4).astype(np.float64)
     colour, depth, cw, ch, dw, dh, shift, count = struct.unpack("<2i4IfQ", _read(file, 36, path, "header"))
-    if min(cw, ch, dw, dh) < 1 or not (math.isfinite(shift) and shift > 0):
+    if min(cw, ch, dw, dh) < 1 or max(cw, ch, dw, dh) > _MAX_SIDE or not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"{path}: header: sizes {cw}x{ch}, {dw}x{dh} and depth shift {shift}; {_REMEDY}")
+    size = os.fstat(file.fileno()).st_size
+    if count * FRAME_HEAD.size > size:
+        raise ValueError(f"{path}: header: {count} frames in a file of {size} bytes; {_REMEDY}")
     codecs = COLOUR_CODECS.get(colour, str(colour)), DEPTH_CODECS.get(depth, str(depth))
     header = SensHeader(
         name, matrices[0], matrices[1], matrices[2], matrices[3], *codecs, (ch, cw), (dh, dw), shift, count
@@ -181,7 +198,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[SensHeader, int]:
     return header, file.tell()
 
 
-def _read_index(file: BinaryIO, path: Path, first: int, count: int) -> SensIndex:
+def _read_index(file: BinaryIO, path: Path, first: int, header: SensHeader) -> SensIndex:
+    count = header.num_frames
+    most = 6 * math.prod(header.colour_size) + _SPARE, 4 * math.prod(header.depth_size) + _SPARE
     end = os.fstat(file.fileno()).st_size
     heads, offsets, place = [], [], first
     for frame in range(count):
@@ -189,6 +208,9 @@ def _read_index(file: BinaryIO, path: Path, first: int, count: int) -> SensIndex
         head = FRAME_HEAD.unpack(_read(file, FRAME_HEAD.size, path, f"frame {frame} of {count}"))
         place += FRAME_HEAD.size
         needed = head[18] + head[19]
+        if head[18] > most[0] or head[19] > most[1]:
+            raise ValueError(f"{path}: frame {frame} of {count}: {head[18]} and {head[19]} bytes of colour and depth "
+                             f"at byte {place}, more than {most[0]} and {most[1]}; {_REMEDY}")  # fmt: skip
         if place + needed > end:
             raise ValueError(f"{path}: frame {frame} of {count}: needs {needed} bytes at byte {place}, "
                              f"the file ends at byte {end}; {_REMEDY}")  # fmt: skip

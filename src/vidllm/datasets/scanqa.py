@@ -35,11 +35,11 @@ def read_scanqa(path: str | Path) -> list[ScanQAQuestion]:
 
 
 def _question(entry: Entry) -> ScanQAQuestion:
-    answers = entry.texts("answers") if "answers" in entry.values else ()
+    answers = entry.sentences("answers") if "answers" in entry.values else ()
     if "answers" in entry.values and not answers:
         raise entry.error("answers", "at least one answer", [])
     ids = entry.integers("object_ids") if "object_ids" in entry.values else ()
     names = entry.texts("object_names") if "object_names" in entry.values else ()
     return ScanQAQuestion(
-        entry.name_of("scene_id"), entry.name_of("question_id"), entry.text("question"), answers, ids, names
+        entry.name_of("scene_id"), entry.name_of("question_id"), entry.sentence("question"), answers, ids, names
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidllm.datasets.records import Entry, read_list
+from vidllm.io.json_files import check_regular_file
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_scene_list(path: str | Path) -> list[str]:
     The files have no final newline. ValueError when the file cannot be read or is empty.
     """
     try:
-        scenes = Path(path).read_text(encoding="utf-8").split()
+        scenes = check_regular_file(path).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as a list of scenes ({error}); fetch it again") from error
     if not scenes:
@@ -60,6 +61,6 @@ def make_description(entry: Entry) -> ScanReferDescription:
         entry.integer("object_id"),
         entry.name_of("object_name"),
         entry.integer("ann_id"),
-        entry.text("description"),
-        entry.texts("token") if "token" in entry.values else tuple(entry.text("description").lower().split()),
+        entry.sentence("description"),
+        entry.sentences("token") if "token" in entry.values else tuple(entry.text("description").lower().split()),
     )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vidllm.datasets.records import Entry, entries, read_json
+from vidllm.datasets.records import Entry, entries
+from vidllm.io.json_files import read_json
 
 _QUATERNION_TOLERANCE = 1e-2
 
@@ -138,20 +139,21 @@ def _by_id(path: str | Path, field: str) -> dict[int, Entry]:
 def _question(asked: Entry, answered: Entry) -> SQA3DQuestion:
     scene = asked.name_of("scene_id")
     if answered.name_of("scene_id") != scene:
-        raise answered.error("scene_id", f"{scene}, as its question says", answered.values["scene_id"])
+        raise answered.error("scene_id", f"{scene}, as {asked.path.name} says", answered.values["scene_id"])
     given = answered.get("answers")
     answers: list[Any] = [a.get("answer") if isinstance(a, dict) else None for a in _listed(given)]
     if not answers or not all(isinstance(a, str) for a in answers):
         raise answered.error("answers", 'a list of {"answer": text}', given)
+    answers = [answered.sayable("answers", answer) for answer in answers]
     situation = Situation(
-        asked.text("situation"),
-        asked.texts("alternative_situation") if "alternative_situation" in asked.values else (),
+        asked.sentence("situation"),
+        asked.sentences("alternative_situation") if "alternative_situation" in asked.values else (),
         _numbers(answered, "position", ("x", "y", "z")),
         _unit(answered, _numbers(answered, "rotation", ("_x", "_y", "_z", "_w"))),
     )
     kinds = [str(answered.values.get(name, "N/A")) for name in ("question_type", "answer_type")]
     return SQA3DQuestion(
-        scene, asked.integer("question_id"), asked.text("question"), tuple(answers), situation, kinds[0], kinds[1]
+        scene, asked.integer("question_id"), asked.sentence("question"), tuple(answers), situation, kinds[0], kinds[1]
     )
 
 

@@ -7,7 +7,7 @@ stem and the 12 numbers of camera-to-world, metres, OpenCV axes), ``intrinsics.j
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from vidllm.evaluation.rooms import depth_figures, pose_figures
 from vidllm.frames import Frames, InputError
 from vidllm.geometry.cameras import invert_extrinsics
+from vidllm.io.json_files import read_json_object
 from vidllm.scene import VidLLM
 
 
@@ -50,7 +51,7 @@ def read_posed_clip(folder: Path) -> PosedClip:
     if not names:
         raise InputError(f"{folder}: no frame has a picture, a depth map and a pose of the same name")
     world_from_camera = torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)
-    units = float(json.loads((folder / "meta.json").read_text())["depth"]["scale_to_metres"])
+    units = _metres_per_unit(folder / "meta.json")
     return PosedClip(
         folder.name,
         tuple(picture[n] for n in names),
@@ -58,6 +59,14 @@ def read_posed_clip(folder: Path) -> PosedClip:
         invert_extrinsics(world_from_camera),
         units,
     )
+
+
+def _metres_per_unit(path: Path) -> float:
+    depth = read_json_object(path).get("depth")
+    units = depth.get("scale_to_metres") if isinstance(depth, dict) else None
+    if isinstance(units, bool) or not isinstance(units, int | float) or not (math.isfinite(units) and units > 0):
+        raise InputError(f"{path}: expected depth.scale_to_metres to be a number above zero, got {units!r:.60}")
+    return float(units)
 
 
 def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float) -> np.ndarray:

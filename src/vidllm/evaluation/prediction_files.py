@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.atomic import atomic_path, naming_errors
+from vidllm.io.json_files import parse_json, read_json_object
 
 Row = dict[str, Any]
 
@@ -98,10 +99,7 @@ def _lines(path: Path) -> list[tuple[str, Row]]:
     *whole, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(whole, 1):
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: not a JSON value ({error}); delete the line or the file") from None
+        row = parse_json(line, where)
         if not isinstance(row, dict) or not isinstance(row.get("key"), str):
             raise ValueError(f"{where}: expected an object with a 'key'; delete the line or the file")
         rows.append((where, row))
@@ -117,9 +115,9 @@ def claim(folder: Path, name: str, made_with: Row) -> None:
             part.write_text(text, encoding="utf-8")
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json_object(path)
     except ValueError as error:
-        raise ValueError(f"{path}: not readable ({error}); delete {folder} or choose another output") from None
+        raise ValueError(f"{error}, or delete {folder}, or choose another output") from None
     differ = sorted(key for key in {*before, *made_with} if before.get(key) != made_with.get(key))
     if differ:
         raise ValueError(

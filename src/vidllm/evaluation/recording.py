@@ -18,7 +18,8 @@ from torch import Tensor
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.evaluation.registration import aligned_corners, aligned_from_scene
+from vidllm.evaluation.annotated_boxes import object_boxes, object_corners
+from vidllm.evaluation.registration import aligned_from_scene
 from vidllm.evaluation.rooms import depth_on_frames
 from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
@@ -149,15 +150,11 @@ class SceneCase:
     @cached_property
     def objects(self) -> dict[int, np.ndarray]:
         """Centre and size (6,) of every annotated object in the aligned frame, by its id."""
-        return {i.object_id: np.array(i.box, np.float64) for i in self.source.instances if i.box is not None}
+        return object_boxes(self.source)
 
     def corners(self, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
         """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
-        if object_id not in self.objects:
-            raise ValueError(
-                f"{what}: {self.scene_id} has no object {object_id} with a box; are annotations and scans one release?"
-            )
-        return aligned_corners(self.objects[object_id])
+        return object_corners(self.objects, self.scene_id, object_id, what)
 
     def candidates(self, source: str) -> Candidates:
         """The boxes to choose from, ``mask3d``'s or ``gt``; ValueError when Mask3D's are asked for and not there."""

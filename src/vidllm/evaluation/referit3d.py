@@ -24,6 +24,7 @@ import numpy as np
 
 from vidllm.evaluation.box_entries import corners, described, field, listed
 from vidllm.evaluation.box_metrics import centre_size_corners, hull_iou
+from vidllm.evaluation.entries import warn_missing
 from vidllm.evaluation.protocol import Protocol
 
 __all__ = ["PROTOCOLS", "VIEW_WORDS", "Stimulus", "is_easy", "is_view_dependent", "parse_stimulus"]
@@ -96,7 +97,7 @@ def _tokens(value: Any, place: str) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise ValueError(f"{place}: tokens {value[:60]!r} are not a list of words") from None
     if not isinstance(value, list):
         raise ValueError(f"{place}: tokens must be a list of words, got {type(value).__name__}")
@@ -110,7 +111,7 @@ def _flag(value: Any) -> bool:
 def _whole(value: Any, place: str) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{place}: target_id {value!r} is not a whole number") from None
 
 
@@ -130,6 +131,8 @@ def _descriptions(references: Any) -> dict[str, _Description]:
             entry=entry,
             place=place,
         )
+    if not found:
+        raise ValueError("the references hold no description to score; give the file as distributed")
     return found
 
 
@@ -150,7 +153,7 @@ def _answers(
     if missing:
         raise ValueError(f"{len(missing)} descriptions have no prediction, the first is {missing[0]}; answer each")
     if not wanted:
-        raise ValueError("the references hold no description to score")
+        raise ValueError("the references hold no description that the authors score; give the file as distributed")
     return found
 
 
@@ -191,22 +194,28 @@ def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
     return {key: int(hit) for key, hit in _hits(references, predictions).items()}
 
 
-def _ious(references: Any, predictions: Any) -> dict[str, float]:
+def _ious(references: Any, predictions: Any) -> list[tuple[str, float]]:
+    """(id, IoU) of every prediction: the script counts each row, and nothing of a description without one."""
     descriptions = _descriptions(references)
-    answers = _answers(descriptions, predictions, list(descriptions))
-    ious = {}
-    for key, description in descriptions.items():
-        entry, place = answers[key]
+    ious = []
+    for index, entry in enumerate(listed(predictions, "predictions")):
+        place = described("prediction", index, entry, _ID)
+        key = _id(entry, None, place)
+        if key not in descriptions:
+            raise ValueError(f"{place} is for no description of the references; remove it")
         predicted = corners(field(entry, "bbox", place), place)
-        true = corners(field(description.entry, "bbox", description.place), description.place)
-        ious[key] = float(hull_iou(centre_size_corners(true), centre_size_corners(predicted)))
+        true = corners(field(descriptions[key].entry, "bbox", descriptions[key].place), descriptions[key].place)
+        ious.append((key, float(hull_iou(centre_size_corners(true), centre_size_corners(predicted)))))
+    if not ious:
+        raise ValueError("no predictions to score; give one entry for each description")
+    warn_missing(descriptions, dict(ious), "Video-3D-LLM's script")
     return ious
 
 
 def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
     """Fraction of boxes that reach each IoU, in every group that is not empty."""
-    ious = _ious(references, predictions)
-    values, masks = np.array(list(ious.values())), _groups(list(_descriptions(references).values()))
+    ious, descriptions = _ious(references, predictions), _descriptions(references)
+    values, masks = np.array([iou for _, iou in ious]), _groups([descriptions[key] for key, _ in ious])
     return {
         f"{name} acc@{k}iou": float(np.mean(values[mask] >= k))
         for name, mask in masks.items()

@@ -10,6 +10,7 @@ from typing import Any
 from vidllm.evaluation.registry import TASKS
 from vidllm.evaluation.table import lines_of
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import read_json
 
 Record = dict[str, Any]
 
@@ -35,7 +36,7 @@ def _read(path: Path) -> Record:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if isinstance(value, dict) and all(one["task"] in TASKS for one in value.values()):
             return value
     except (ValueError, TypeError, KeyError):

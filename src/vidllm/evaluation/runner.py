@@ -15,9 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vidllm.datasets.layout import DataRoot
+from vidllm.evaluation.annotated_boxes import box_reader
 from vidllm.evaluation.baselines import most_frequent_of
 from vidllm.evaluation.blind import BLIND, load_blind
 from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
@@ -28,7 +27,7 @@ from vidllm.evaluation.recording import SceneCase
 from vidllm.evaluation.registry import protocol
 from vidllm.evaluation.results import json_text, publish
 from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Column, Source, columns
-from vidllm.evaluation.tasks import Item, Task, task_named
+from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
 from vidllm.io.atomic import atomic_path
 from vidllm.scene import VidLLM
 
@@ -119,10 +118,7 @@ class Run:
             if scene not in named:
                 raise ValueError(f"--scenes: the {plan.task} annotations of {plan.split} name no scene {scene}")
         items = [item for item in items if not plan.scenes or item.scene_id in plan.scenes]
-        keys = [item.key for item in items]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"{plan.task}, {plan.split}: the id {twice} occurs twice in the annotations; mend them")
+        refuse_repeats(plan.task, plan.split, items)
         there = set(self.data.scene_ids())
         absent = sorted({item.scene_id for item in items} - there)
         if absent:
@@ -240,7 +236,7 @@ class Run:
             results["protocols"] = {}
             self._write_submissions(outputs)
         else:
-            references = self.task.references(self.items, self._box_of(), self.data)
+            references = self.task.references(self.items, box_reader(self.data), self.data)
             results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
         return publish(self.plan.out, results)
 
@@ -265,14 +261,3 @@ class Run:
             path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{column.name}.json"
             with atomic_path(path) as part:
                 part.write_text(json_text(self.task.submission(self.items, outputs[column], "official")) + "\n")
-
-    def _box_of(self) -> Callable[[str, int, str], np.ndarray]:
-        """Corners of annotated objects, each scan read once."""
-        held: dict[str, SceneCase] = {}
-
-        def box_of(scene: str, object_id: int, what: str) -> np.ndarray:
-            if scene not in held:
-                held[scene] = SceneCase(self.data, scene, self.model)
-            return held[scene].corners(object_id, what)
-
-        return box_of

@@ -43,6 +43,8 @@ def _boxes(entries: Sequence[Mapping[str, Any]], what: str) -> list[np.ndarray]:
 def _truth(references: Any) -> dict[Key, np.ndarray]:
     """Box of every annotation by id; the last one of a repeated id, as the official code reads them."""
     entries = listed(references, "references")
+    if not entries:
+        raise ValueError("the references hold no annotations; give the file as distributed")
     return dict(zip(_keys(entries, "annotation"), _boxes(entries, "annotation"), strict=True))
 
 

@@ -17,17 +17,17 @@ import numpy as np
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.multi3drefer import Multi3DReferDescription
-from vidllm.datasets.records import read_json
 from vidllm.datasets.referit3d import ReferIt3DUtterance
 from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
 from vidllm.datasets.scanqa import ScanQAQuestion
 from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.evaluation.settings import Column, Kind
+from vidllm.io.json_files import read_json
 from vidllm.model import prompts
 from vidllm.rooms.official.corpora import tokens
 
-__all__ = ["TASKS", "BoxOf", "Item", "Task", "task_named"]
+__all__ = ["TASKS", "BoxOf", "Item", "Task", "refuse_repeats", "task_named"]
 
 Row = dict[str, Any]
 BoxOf = Callable[[str, int, str], np.ndarray]
@@ -352,6 +352,15 @@ TASKS: dict[str, Task] = {
     for task in (ScanQA(), SQA3D(), Scan2Cap(), ScanRefer(), Multi3DRefer(), ReferIt3D("nr3d"), ReferIt3D("sr3d"))
 }
 """The benchmarks that a model is run on, by name."""
+
+
+def refuse_repeats(task: str, split: str, items: Sequence[Item]) -> None:
+    """ValueError naming the first id that two items have."""
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise ValueError(f"{task}, {split}: the id {item.key} occurs twice in the annotations; mend them")
+        seen.add(item.key)
 
 
 def task_named(name: str) -> Task:

@@ -45,9 +45,18 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of every line of a JSON lines file that is not blank; ValueError as for one file."""
+    for number, line in numbered_lines(path):
+        yield number, parse_json(line, f"{path}: line {number}")
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes) of every line that is not blank; ValueError when the file cannot be read.
+
+    For a reader that goes on behind a broken line; :func:`parse_json` makes a value of each.
+    """
     for number, line in enumerate(_read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
-            yield number, parse_json(line, f"{path}: line {number}")
+            yield number, line
 
 
 def parse_json(content: bytes | str, name: str) -> Any:

@@ -65,14 +65,23 @@ def check_question(text: object, max_chars: int = MAX_QUESTION_CHARS, what: str 
         raise ValueError(f"the {what} is empty; write a sentence")
     if len(kept) > max_chars:
         raise ValueError(f"the {what} has {len(kept)} characters, at most {max_chars} are allowed; shorten it")
-    reserved = [token for token in _RESERVED if token in kept.lower()]
+    return check_text(kept, what)
+
+
+def check_text(text: str, what: str) -> str:
+    """The text as it is; ValueError when it holds a reserved token or is not valid Unicode.
+
+    The one check of whatever a tokenizer reads from a user: questions, situations, expressions, answers, captions.
+    """
+    lowered = text.lower()
+    reserved = [token for token in _RESERVED if token in lowered]
     if reserved:
         raise ValueError(f"the {what} contains the reserved token {reserved[0]}; leave it out")
     try:
-        kept.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the {what} is not valid Unicode text ({error.reason}); pass UTF-8") from error
-    return kept
+    return text
 
 
 def format_coordinate(point: Sequence[float]) -> str:

@@ -22,6 +22,7 @@ from vidllm.model.prompts import (
     SPECIAL_TOKENS,
     USER,
     VISUAL_PREFIX,
+    check_text,
     fixed_texts,
 )
 
@@ -182,7 +183,8 @@ def prompt_offsets(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool 
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
-    """The ids that follow a prompt's ``ASSISTANT:``, with the end token last."""
+    """The ids that follow a prompt's ``ASSISTANT:``, with the end token last; ValueError for a reserved token in it."""
+    check_text(answer, "answer")
     turn = _plain(tokenizer, ASSISTANT)
     whole = _plain(tokenizer, f"{ASSISTANT} {answer.strip()}")
     tail = whole[len(turn) :] if whole[: len(turn)] == turn else _plain(tokenizer, f" {answer.strip()}")

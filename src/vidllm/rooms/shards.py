@@ -20,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import parse_json
+from vidllm.model.prompts import check_text
 from vidllm.rooms.types import Caption, Clip, Language, Question, Reference
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
@@ -116,7 +118,8 @@ class Shard:
     def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(str(path), framework="pt")
-            self.records: list[dict[str, Any]] = json.loads(self._file.metadata()["scenes"])
+            text = self._file.metadata()["scenes"]
+            self.records: list[dict[str, Any]] = parse_json(check_text(text, "text of its scenes"), "its scenes")
         except Exception as error:
             remedy = "delete it and render it again"
             raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error

@@ -62,6 +62,17 @@ class OwnTexts:
                 )
 
 
+def too_long(examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> list[tuple[int, str]]:
+    """(line, message) of every example that :class:`OwnTexts` refuses by itself."""
+    found = []
+    for example in examples:
+        try:
+            OwnTexts([example], maker, max_tokens)
+        except ValueError as error:
+            found.append((example.line, str(error)))
+    return found
+
+
 def _prompt(example: Example) -> str:
     if example.task == "question":
         return prompts.question_prompt(example.text, example.situation)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from vidllm.evaluation.text_metrics.ptb_rules import RULES
-from vidllm.evaluation.text_metrics.ptb_words import BEFORE_NUMBERS, ENDING, ENDING_CAPITAL, LEADING
+from vidllm.evaluation.text_metrics.ptb_words import BEFORE_NUMBERS, ENDING, LEADING
 
 __all__ = ["tokenize"]
 
@@ -18,7 +18,7 @@ _BREAKS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?=[,;:?!.]?(?:[ \n]|\Z))")
 _NOTHING = re.compile(r" +|[,;.](?=[ \n]|\Z)")
 _SPLIT_WORDS = frozenset(("cannot", "gonna", "gotta", "lemme", "gimme", "wanna"))
-_ABBREVIATIONS = frozenset(word.lower() for word in (*ENDING, *ENDING_CAPITAL, *LEADING, *BEFORE_NUMBERS))
+_ABBREVIATIONS = frozenset(re.sub(r"[][]", "", word).lower() for word in (*ENDING, *LEADING, *BEFORE_NUMBERS))
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ from functools import partial
 from vidllm.evaluation.text_metrics.ptb_words import (
     BEFORE_NUMBERS,
     ENDING,
-    ENDING_CAPITAL,
     FILE_TYPES,
     LEADING,
     OLD_WORDS,
@@ -49,7 +48,7 @@ _SIGN = rf"(?:{_LETTER}|\d)"
 _WORD = rf"{_LETTER}{_SIGN}*(?:[.!?]{_LETTER}{_SIGN}*)*"
 _APOSTROPHE = r"['\u0092\u2019]"
 _ANY_MARK = r"['`\u0091\u0092\u2018\u2019\u201b]"  # taken for an apostrophe inside a word
-_AUXILIARY = rf"{_APOSTROPHE}(?:[msdMSD]|re|ve|ll|RE|VE|LL)"
+_AUXILIARY = rf"{_APOSTROPHE}(?i:[msd]|re|ve|ll)"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+"
 _NUMBER = r"(?:\d*(?:[.:,\u00ad]\d+)+|\d+)"
 _ATTRIBUTE = r"""[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|"[^"\n]*"|[A-Za-z0-9_-]+))?"""
@@ -85,7 +84,8 @@ def _dropped(token: str) -> list[str]:
 
 
 def _text(token: str) -> list[str]:
-    return [token.replace("\u00ad", "").replace("&amp;", "&") or "-"]
+    kept = token.replace("\u00ad", "").replace("&amp;", "&")
+    return [kept] if kept else []  # nothing but soft hyphens is a hyphen, which is dropped
 
 
 def _unbroken(token: str) -> list[str]:
@@ -126,11 +126,18 @@ def _any_of(words: list[str]) -> str:
     return rf"(?:{'|'.join(re.escape(word) for word in sorted(words, key=len, reverse=True))})"
 
 
+def _abbreviation_of(words: list[str]) -> str:
+    """In any case of letters, except for capitals and letters in brackets."""
+    any_case = _any_of(words).replace(r"\[", "[").replace(r"\]", "]")
+    return "(?i:" + re.sub(r"[A-Z]|\[[a-z]\]", lambda exact: f"(?-i:{exact[0]})", any_case) + ")"
+
+
 _NO_LETTER = r"[^A-Za-z0-9]"
 _HYPHEN = r"[-_\u058a\u2010\u2011]"
 _PART = rf"(?:[dDoOlL]{_ANY_MARK}(?={_SIGN}{_SIGN}))?(?:{_PLAIN}|\d)+"
 _THING = rf"{_PART}(?:{_HYPHEN}{_PART})*"
-_ENDING_ABBREVIATION = rf"(?:(?i:{_any_of(ENDING)})|{_any_of(ENDING_CAPITAL)})\."
+_JOINED = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}\.|[A-Za-z0-9\u00ad]+))+"
+_ENDING_ABBREVIATION = rf"{_abbreviation_of(ENDING)}\."
 _SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _EMAIL_SIGN = r"[^ \t\n\"<>|(){}\u00a0]"
 _EMAIL_WORD = r"[^ \t\n\"<|(){}.\u00a0]+"
@@ -167,13 +174,14 @@ def _contractions() -> tuple[Rule, ...]:
     return (
         *(_rule(a + b, partial(_cut, at=len(a)), ignore_case=True) for a, b in split),
         _rule("'t", _text, "(?:is|was)", ignore_case=True),
-        _rule(r"[A-Za-z]*[A-MO-Za-mo-z](?=[nN])", _text, rf"[nN]{_ANY_MARK}[tT]"),
+        _rule(r"[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*(?=[nN])", _text, rf"[nN]{_ANY_MARK}[tT]"),
         _rule(rf"[nN]{_ANY_MARK}[tT]", _plain_apostrophe),
         _rule(_WORD, _text, _AUXILIARY),
-        _rule(_AUXILIARY, _plain_apostrophe, r"(?:[^A-Za-z]|\Z)"),
-        _rule(r"[\u0092\u2019](?:[msdMSD]|re|ve|ll|RE|VE|LL)", _plain_apostrophe),
+        _rule(_AUXILIARY, _plain_apostrophe, r"[^A-Za-z]"),
+        _rule(rf"{_APOSTROPHE}[msdMSD]\Z", _plain_apostrophe),  # 'll, 're and 've are none at the end of all texts
+        _rule(r"[\u0092\u2019](?:[msd]|re|ve|ll)", _plain_apostrophe, ignore_case=True),
         _rule(_apostrophes(OLD_WORDS), ignore_case=True),
-        _rule(rf"[\u0092\u2019]n|{_APOSTROPHE}n(?:{_APOSTROPHE}|(?=[ \t\n]|\Z))"),
+        _rule(rf"[\u0092\u2019][nN]|{_APOSTROPHE}n(?:{_APOSTROPHE}|(?=[ \t\n]|\Z))"),
         _rule(rf"[lLdDjJ]{_APOSTROPHE}|[yY]{_APOSTROPHE}(?={_PLAIN})|[A-HJ-XZn]{_ANY_MARK}{_PLAIN}{{2,}}"),
         _rule(rf"{_APOSTROPHE}[2-9]0s|{_APOSTROPHE}\d\d(?=[ \t\n])"),
         _rule(rf"{_PLAIN}+[aeiouyAEIOUY]{_ANY_MARK}[aeiouA-Z]{_PLAIN}*"),
@@ -191,7 +199,7 @@ def _names_and_numbers() -> tuple[Rule, ...]:
         _rule(rf"https?://{_URL_SIGN}+{_URL_END}"),
         _rule(rf"www\.(?:{_URL_END}+\.)+[a-zA-Z]{{2,4}}(?:/{_URL_SIGN}+{_URL_END})?"),
         _rule(rf"(?:[^ \t\n\"`'|!(){{}}$,-_]+\.)+(?:com|net|org|edu)(?:/(?:{_URL_SIGN}*{_URL_END})?)?"),
-        _rule(rf"(?:mailto:)?[a-zA-Z0-9]{_EMAIL_SIGN}*@(?:{_EMAIL_WORD}\.)*{_EMAIL_WORD}"),
+        _rule(rf"(?:<|&lt;)?(?:mailto:)?[a-zA-Z0-9]{_EMAIL_SIGN}*@(?:{_EMAIL_WORD}\.)*{_EMAIL_WORD}(?:>|&gt;)?"),
         _rule(r"@[A-Za-z_][A-Za-z0-9_]*|@+"),
         _rule(rf"#{_LETTER}+|#+"),
         _rule(rf"(?:\d{{1,4}}{between})?\d{{1,4}}(?:\\?/|\u2044)\d{{1,4}}", _unbroken),
@@ -206,12 +214,13 @@ def _names_and_numbers() -> tuple[Rule, ...]:
 
 
 def _abbreviations() -> tuple[Rule, ...]:
-    starter = rf"{_GAP}(?:{_any_of(STARTERS)}{_GAP}|{_TAG})"
+    starter = rf"{_GAP}+(?:{_any_of(STARTERS)}{_GAP}|{_TAG})"
     return (
         _rule(_ENDING_ABBREVIATION, _stopped, rf"{_GAP}(?:{_GAP}|[A-Z]|{_TAG})"),
         _rule(_ENDING_ABBREVIATION, _stopped),
-        _rule(rf"{_any_of(LEADING)}\.", ignore_case=True),
-        _rule(rf"{_any_of(BEFORE_NUMBERS)}\.", _text, rf"{_SPACE}*\d", ignore_case=True),
+        _rule(rf"{_abbreviation_of(LEADING)}\."),
+        _rule(r"pt[ey]\.", _text, " ltd", ignore_case=True),
+        _rule(rf"{_abbreviation_of(BEFORE_NUMBERS)}\.", _text, rf"{_GAP}?\d"),
         _rule(rf"{_INITIALS}\.", _stopped, starter),
         _rule(r"[A-Za-z](?=\.)", _text, rf"\.{starter}"),
         _rule(rf"(?:{_INITIALS}|[A-Za-z])\."),
@@ -225,7 +234,8 @@ def _words() -> tuple[Rule, ...]:
         _rule(rf"{_SIGN}+(?:\.{_SIGN}+)*\.{_any_of(FILE_TYPES)}", _text, r"[ \t\n.,?!;:]", ignore_case=True),
         _rule(_THING),
         _rule(rf"(?:{_WORD}|{_THING})\.", _text, "[,;:\u3001]"),
-        _rule(rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}\.|[A-Za-z0-9\u00ad]+))+"),
+        _rule(rf"{_JOINED}\.", _text, "[,;:\u3001]"),
+        _rule(_JOINED),
         _rule(rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}"),
     )
 

@@ -17,9 +17,17 @@ MAX_MATRIX_BYTES = 2**20
 BOTTOM_TOLERANCE = 1e-6
 
 
-def half_centres(matrix: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """K of a file, pixel centres at whole numbers, as K with pixel centres at +0.5."""
+def half_centres(matrix: np.ndarray, where: str | Path) -> Float[np.ndarray, "3 3"]:
+    """K of the file `where`, pixel centres at whole numbers, as K with pixel centres at +0.5.
+
+    Raises:
+        ValueError: not finite, a focal length that is not above zero, or a last row other than 0 0 1.
+    """
     intrinsics = np.array(matrix[:3, :3], np.float64)
+    finite = np.isfinite(intrinsics).all()
+    if not finite or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or tuple(intrinsics[2]) != (0, 0, 1):
+        shown = intrinsics.round(3).tolist()
+        raise ValueError(f"{where}: expected intrinsics fx 0 cx, 0 fy cy, 0 0 1 in pixels, got {shown}; fetch it again")
     intrinsics[:2, 2] += 0.5
     return intrinsics
 
@@ -58,7 +66,7 @@ def intrinsics_of_matrix(matrix: np.ndarray, where: str) -> Intrinsics:
         if not np.array_equal(matrix[:3, 3], np.zeros(3)):
             raise ValueError(f"{where}: the fourth column of intrinsics is {matrix[:3, 3].tolist()}, expected zeros; "
                              "is it a pose?")  # fmt: skip
-    return Intrinsics(half_centres(matrix), where=where)
+    return Intrinsics(half_centres(matrix, where), where=where)
 
 
 def read_intrinsics_text(path: Path) -> Intrinsics:

@@ -40,7 +40,7 @@ def read_yaml_intrinsics(path: Path) -> Intrinsics:
             raise refuse_lens(kind[:40], f"{path}: {name}")
     size = _size(content, path)
     tell_distortion(matrix, size, _distortion(content, path), str(path))
-    return Intrinsics(half_centres(matrix), size, str(path))
+    return Intrinsics(half_centres(matrix, path), size, str(path))
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.atomic import atomic_folder, atomic_path
+from vidllm.io.json_files import read_json_object
 from vidllm.rooms.official.corpora import corpora
 from vidllm.rooms.official.labels import label_map
 from vidllm.rooms.official.naming import SPLITS, scene_name
@@ -79,10 +80,9 @@ def _record_name(scene: str) -> str:
 def _read(folder: Path) -> Record:
     path = folder / _record_name(folder.name)
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no readable record of an exported room ({error}); delete its folder") from error
-    return record
+        return read_json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or delete this room's folder to export it again") from None
 
 
 def _check(folder: Path, settings: Record) -> None:
