@@ -56,7 +56,7 @@ class BlindRun(Trainable):
         settings.vocab_size = len(self.tokenizer)
         self.model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
         self.model.set_attn_implementation("eager")
-        self.model.to(self.device)  # type: ignore[arg-type]
+        self.model.to(self.device)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.texts, self.mean_box = _texts(data, maker, np.random.default_rng(config.seed))
