@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vidllm import video
-from vidllm.frames import InputError, frame_spec, joined, uniform_indices
+from vidllm.frames import Frames, frame_spec, joined, uniform_indices
+from vidllm.io import film as film_reader
 from vidllm.io.atomic import OutputError
+from vidllm.io.film_scan import Scan, open_film
+from vidllm.io.sources import InputError
 from vidllm.video import iter_frames, load_frames, write_video
 
 WIDTH, HEIGHT, BITS = 128, 96, 8
@@ -35,7 +37,7 @@ def number_of(image: torch.Tensor) -> int:
     return sum(int(row[c] > 0.5) << bit for bit, c in enumerate(centres.tolist()))
 
 
-def numbers(frames: video.Frames) -> list[int]:
+def numbers(frames: Frames) -> list[int]:
     return [number_of(image) for image in frames.images]
 
 
@@ -93,11 +95,11 @@ def test_frames_are_exactly_the_uniform_ones(tmp_path, suffix, wanted):
 def test_seeking_and_sequential_decoding_agree(tmp_path, suffix, monkeypatch):
     path = film(tmp_path / f"a{suffix}", list(range(120)), gop=15)
     calls = []
-    original = video._seek
-    monkeypatch.setattr(video, "_seek", lambda *a: (calls.append(a[2]), original(*a))[1])
+    original = film_reader._Cursor.seek
+    monkeypatch.setattr(film_reader._Cursor, "seek", lambda *a: (calls.append(a[1]), original(*a))[1])
     seeking = load(path, 5)
     assert len(calls) == 5
-    monkeypatch.setattr(video._Scan, "allows_seeking", lambda self: False)
+    monkeypatch.setattr(Scan, "allows_seeking", lambda self: False)
     sequential = load(path, 5)
     assert torch.equal(seeking.images, sequential.images)
     assert torch.equal(seeking.indices, sequential.indices)
@@ -108,9 +110,9 @@ def test_a_failed_seek_falls_back_to_decoding_from_the_start(tmp_path, monkeypat
     path = film(tmp_path / "a.mp4", list(range(60)))
 
     def broken(*_):
-        raise video._SeekFailedError
+        raise film_reader.SeekFailedError
 
-    monkeypatch.setattr(video, "_seek", broken)
+    monkeypatch.setattr(film_reader._Cursor, "seek", broken)
     assert numbers(load(path, 4)) == [0, 20, 39, 59]
 
 
@@ -156,9 +158,10 @@ def test_rotate_tag_of_older_files(tmp_path, degrees, turns):
         stream.metadata["rotate"] = degrees
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(5), format="rgb24")))
         container.mux(stream.encode(None))
-    container, stream = video._open(path)
+    container, stream = open_film(path)
     with container:
-        array, transposed = video._upright(next(container.decode(stream)), stream)
+        frame = next(container.decode(stream))
+        array, transposed = film_reader.upright(frame.to_ndarray(format="rgb24"), frame, stream)
     shown = np.rot90(picture(5), turns)
     assert array.shape == shown.shape and transposed == bool(turns % 2)
     assert np.abs(array.astype(int) - shown).mean() < 6
@@ -372,7 +375,7 @@ def one_by_one(source, num_frames=None):
 @pytest.mark.parametrize("seekable", [True, False])
 def test_frames_one_by_one_are_those_of_loading_all_at_once(tmp_path, monkeypatch, num_frames, seekable):
     if not seekable:
-        monkeypatch.setattr(video._Scan, "allows_seeking", lambda self: False)
+        monkeypatch.setattr(Scan, "allows_seeking", lambda self: False)
     path = film(tmp_path / "a.mp4", list(range(30)))
     ours, whole = one_by_one(path, num_frames), load(path, num_frames)
     assert torch.equal(ours.images, whole.images) and torch.equal(ours.timestamps_s, whole.timestamps_s)
@@ -381,16 +384,16 @@ def test_frames_one_by_one_are_those_of_loading_all_at_once(tmp_path, monkeypatc
 
 
 def test_a_film_that_cannot_be_sought_on_is_decoded_on_without_repeating(tmp_path, monkeypatch):
-    path, forward = film(tmp_path / "a.mp4", list(range(30))), video._forward
+    path, original = film(tmp_path / "a.mp4", list(range(30))), film_reader._Cursor.frame
     calls = []
 
-    def fails_later(frames, wanted):
-        calls.append(wanted)
+    def fails_later(cursor, number):
+        calls.append(number)
         if len(calls) == 5:
-            raise video._SeekFailedError
-        return forward(frames, wanted)
+            raise film_reader.SeekFailedError
+        return original(cursor, number)
 
-    monkeypatch.setattr(video, "_forward", fails_later)
+    monkeypatch.setattr(film_reader._Cursor, "frame", fails_later)
     assert one_by_one(path).indices.tolist() == list(range(30))
 
 
