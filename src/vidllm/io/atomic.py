@@ -24,6 +24,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OutputError: the disk is full, the folder is not writable, or nothing was written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: cannot write (a folder); give the name of a file")
     temporary = _temporary(path)
     try:
         with _named_errors(path):
@@ -41,14 +43,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; on leaving, rename it to `path`.
 
-    A folder that already holds files is kept: files of the same name are replaced, each in one step, others stay.
+    A folder that is there already is kept: files of the same name are replaced, each in one step, others stay. The
+    temporary folder then lies inside it, so that `.`, `..` and a mounted volume are written as any other.
     On any error the temporary folder is removed and `path` is untouched.
 
     Raises:
         OutputError: as `atomic_path`; also when `path` is a file.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = _temporary(path / "folder") if path.is_dir() else _temporary(path)
     try:
         with _named_errors(path, temporary):
             temporary.mkdir(parents=True)

@@ -4,8 +4,9 @@
    with gamma 1.2 the light of a display of 1000 cd/m2 (BT.2100 table 5).
 2. Light of 203 cd/m2 is the white of an SDR film (BT.2408).
 3. BT.2020 or P3 primaries to BT.709 by a matrix in linear light; colours outside are clipped.
-4. Highlights: below 0.9 of white nothing changes; above it the largest component m becomes
-   0.9 + 0.1 t / (1 + t) with t = (m - 0.9) / 0.1, and the other two keep their ratio to it.
+4. Highlights: below 0.96 of white nothing changes; above it the largest component m becomes
+   0.96 + 0.04 t / (1 + t) with t = (m - 0.96) / 0.04, and the other two keep their ratio to it, so that a lamp
+   keeps its colour.
 5. Light to SDR signal with a gamma of 2.3, between sRGB's 2.2 and BT.1886's 2.4: films are made for either, and
    the result is within 0.012 of both.
 """
@@ -22,8 +23,8 @@ PQ, HLG = 16, 18  # transfer characteristics, ITU-T H.273
 WHITE_CD_M2 = 203.0
 SDR_GAMMA = 2.3
 _HLG_PEAK_CD_M2, _HLG_GAMMA = 1000.0, 1.2
-_KNEE = 0.9
-_ROWS = 128  # rows at a time: an 8K frame in float32 would hold 400 MB more than once
+_KNEE = 0.96
+_ROWS = 8  # rows at a time, so that they stay in the processor's cache
 _LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _BT709_FROM = {
     9: np.array([[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]]),
@@ -44,20 +45,32 @@ def sdr_picture(frame: Any, transfer: int, primaries: int) -> UInt8[np.ndarray, 
 
 def tone_map(signal: Any, transfer: int, primaries: int = 9) -> UInt8[np.ndarray, "H W 3"]:
     """Map a PQ or HLG signal `(H, W, 3)`, uint16 over its full range, to an SDR picture, as the module describes."""
-    matrix = _BT709_FROM.get(primaries, _BT709_FROM[9]).T.astype(np.float32)
+    matrix = _BT709_FROM.get(primaries, _BT709_FROM[9]).astype(np.float32)
     curve, encode = _light_curve(transfer), _sdr_curve()
     out = np.empty(signal.shape, np.uint8)
     for start in range(0, len(signal), _ROWS):
-        light = curve[signal[start : start + _ROWS]]
-        if transfer == HLG:
-            light *= (light @ _LUMA_2020)[..., None] ** (_HLG_GAMMA - 1) * (_HLG_PEAK_CD_M2 / WHITE_CD_M2)
-        light = np.maximum(light @ matrix, 0)
-        largest = light.max(-1, keepdims=True)
-        excess = np.maximum(largest - _KNEE, 0) / (1 - _KNEE)
-        compressed = _KNEE + (1 - _KNEE) * excess / (1 + excess)
-        light *= np.where(excess > 0, compressed / np.maximum(largest, _KNEE), 1)
-        out[start : start + _ROWS] = encode[(np.sqrt(light) * 65535 + 0.5).astype(np.uint16)]
+        rows = np.ascontiguousarray(signal[start : start + _ROWS].reshape(-1, 3).T)
+        light = matrix @ _display_light(curve[rows], transfer)
+        light *= _compression(light.max(0))
+        np.clip(light, 0, 1, out=light)
+        codes = (np.sqrt(light, out=light) * 65535 + 0.5).astype(np.uint16)
+        out[start : start + _ROWS] = encode[codes].T.reshape(-1, *signal.shape[1:])
     return out
+
+
+def _display_light(light: Float[np.ndarray, "3 N"], transfer: int) -> Float[np.ndarray, "3 N"]:
+    """Light of a display in units of SDR white: HLG's scene light through the OOTF, PQ as it is."""
+    if transfer == HLG:
+        light *= (_LUMA_2020 @ light) ** np.float32(_HLG_GAMMA - 1) * np.float32(_HLG_PEAK_CD_M2 / WHITE_CD_M2)
+    return light
+
+
+def _compression(largest: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"] | float:
+    """The factor that brings each pixel's largest component below 1 (step 4 of the module)."""
+    if float(largest.max()) <= _KNEE:
+        return 1.0
+    excess = np.maximum(largest - _KNEE, 0) / (1 - _KNEE)
+    return np.where(excess > 0, (_KNEE + (1 - _KNEE) * excess / (1 + excess)) / np.maximum(largest, _KNEE), 1)
 
 
 @cache
