@@ -6,7 +6,7 @@ them by `vidllm.io.pictures`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from vidllm.frames import FrameCollector, Frames, Resize, frame_spec, uniform_indices
+from vidllm.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, uniform_indices
 from vidllm.io import film, pictures
 from vidllm.io.atomic import atomic_path
 from vidllm.io.film_scan import scan_film
@@ -85,7 +85,7 @@ def iter_frames(
 
 def _collector(source: Any, **options: Any) -> FrameCollector:
     """An empty collector under the source's name; wrong options are reported before any file is read."""
-    plan = partial(frame_spec, **options)
+    plan: Callable[..., FrameSpec] = partial(frame_spec, **options)
     plan((options["patch_size"], options["patch_size"]))
     if isinstance(source, str | Path):
         return FrameCollector(str(source), plan)
