@@ -6,7 +6,7 @@ them by `vidllm.io.pictures`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
 
 
 def load_frames(
-    source: str | Path | Image.Image | Sequence[Any] | np.ndarray | Tensor,
+    source: Any,
     num_frames: int | None = 32,
     *,
     shorter_side: int = 518,

@@ -36,7 +36,6 @@ IMAGE_SUFFIXES = frozenset(
 UNREAD_SUFFIXES = frozenset(_OTHERS) - IMAGE_SUFFIXES  # pictures that cannot be read from a folder here
 UNREAD_HEIF = frozenset(_HEIF) - IMAGE_SUFFIXES
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d\d+)?", re.ASCII)
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, MemoryError, EOFError)
 
 if register_heif_opener:
     register_heif_opener()
@@ -117,7 +116,7 @@ def open_image(path: Path) -> Image.Image:
             picture = to_rgb(image, str(path))
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
     if count > 1:
         warnings.warn(f"{path}: holds {count} pictures, of which the first is used; give this file alone as the source "
@@ -135,6 +134,7 @@ def check_picture(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
+    """What Pillow's readers raise at a damaged file (OSError, SyntaxError, TypeError, ...) as one line."""
     reason = "its header asks for more memory than there is" if isinstance(error, MemoryError) else error
     return InputError(f"{path}: not a readable picture ({reason}); convert it to PNG or JPEG")
 
@@ -142,18 +142,26 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
 def picture_count(image: Image.Image) -> int:
     """How many pictures of one size a file holds: animated WebP, PNG and AVIF, TIFF pages, MPO.
 
-    A file whose further pictures differ in size (a thumbnail, a gain map, a pyramid) holds one.
+    A photograph whose further pictures differ in size (a thumbnail, a gain map, a pyramid) holds one.
     """
     count = int(getattr(image, "n_frames", 1))
     if count > 1 and image.format in ("MPO", "TIFF"):
         size = image.size
-        for number in range(1, count):
-            image.seek(number)
-            if image.size != size:
-                count = 1
-                break
+        alike = all(_size_of(image, number) == size for number in range(1, count))
         image.seek(0)
+        return count if alike else 1
     return count
+
+
+def _size_of(image: Image.Image, number: int) -> tuple[int, int] | None:
+    """The size of one picture of several; None where an MPO's index points nowhere, as phones write it."""
+    try:
+        image.seek(number)
+    except (OSError, SyntaxError, ValueError):
+        if image.format == "MPO":
+            return None
+        raise
+    return image.size
 
 
 def pictures_in(path: Path) -> tuple[int, bool]:
@@ -163,7 +171,7 @@ def pictures_in(path: Path) -> tuple[int, bool]:
         with Image.open(path) as image:
             count = picture_count(image)
             return count, count > 1 and image.format == "PNG"
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
@@ -184,7 +192,7 @@ def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Imag
                 time_ms += float(image.info.get("duration", 0))
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
@@ -197,7 +205,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(Path(name), error) from error
 
 
