@@ -46,6 +46,9 @@ def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoSt
     if refused or not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
         container.close()
         raise InputError(f"{path}: holds no video track (format {container.format.name}); give a video file")
+    if stream.codec_context is None:
+        container.close()
+        raise InputError(f"{path}: its video codec is not known here; is it damaged? convert it to H.264")
     stream.thread_type = "AUTO"
     if careful and stream.codec_context.name in _EXPLODING:
         stream.codec_context.options = {"err_detect": "explode"}
