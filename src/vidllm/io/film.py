@@ -80,8 +80,9 @@ def _warn_of_scan(path: Path, scan: Scan) -> None:
         warnings.warn(f"{path}: damaged or cut video ({scan.cut or scan.damage}); using the frames that decode",
                       stacklevel=2)  # fmt: skip
     if scan.joins:
-        warnings.warn(f"{path}: its times start again {scan.joins} times (joined recordings?); each part is taken to "
-                      "follow the one before it by one frame", stacklevel=2)  # fmt: skip
+        often = "once" if scan.joins == 1 else f"{scan.joins} times"
+        warnings.warn(f"{path}: its times start again {often} (joined recordings?); each part is taken to follow the "
+                      "one before it by one frame", stacklevel=2)  # fmt: skip
 
 
 # ---- by seeking ---------------------------------------------------------------------------------------------------

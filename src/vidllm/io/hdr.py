@@ -40,7 +40,10 @@ def is_hdr(transfer: int) -> bool:
 
 def sdr_picture(frame: Any, transfer: int, primaries: int) -> UInt8[np.ndarray, "H W 3"]:
     """The SDR picture of a decoded PQ or HLG frame (`av.VideoFrame`); unknown primaries are taken for BT.2020."""
-    return tone_map(frame.to_ndarray(format="rgb48le"), transfer, primaries)
+    matrix = 9 if frame.colorspace in (2, 9, 10) else frame.colorspace  # unspecified counts as BT.2020
+    other = 5 if matrix == 1 else 1  # older PyAV heeds the one only beside another; RGB has none
+    signal = frame.to_ndarray(format="rgb48le", src_colorspace=matrix, dst_colorspace=other)
+    return tone_map(signal, transfer, primaries)
 
 
 def tone_map(signal: Any, transfer: int, primaries: int = 9) -> UInt8[np.ndarray, "H W 3"]:

@@ -30,9 +30,8 @@ except ImportError:
 _PLAIN = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo"}
 _HEIF = {".heic", ".heif", ".hif"}
 _OTHERS = _HEIF | {".avif", ".jp2", ".jxl", ".tga", ".gif", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"}
-IMAGE_SUFFIXES = frozenset(
-    _PLAIN | ({".avif"} if features.check("avif") else set()) | (_HEIF if register_heif_opener else set())
-)
+_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()  # Pillow 11.3 and later
+IMAGE_SUFFIXES = frozenset(_PLAIN | _AVIF | (_HEIF if register_heif_opener else set()))
 UNREAD_SUFFIXES = frozenset(_OTHERS) - IMAGE_SUFFIXES  # pictures that cannot be read from a folder here
 UNREAD_HEIF = frozenset(_HEIF) - IMAGE_SUFFIXES
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d\d+)?", re.ASCII)
