@@ -10,58 +10,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from films import HEIGHT, WIDTH, add_silence, film, number_of, numbers, picture
 from PIL import Image
 
-from vidllm import video
-from vidllm.frames import InputError, frame_spec, joined, uniform_indices
+from vidllm.frames import frame_spec, joined, uniform_indices
+from vidllm.io import film as film_reader
 from vidllm.io.atomic import OutputError
+from vidllm.io.film_scan import Scan, open_film
+from vidllm.io.sources import InputError
 from vidllm.video import iter_frames, load_frames, write_video
-
-WIDTH, HEIGHT, BITS = 128, 96, 8
-
-
-def picture(number: int) -> np.ndarray:
-    """A grey picture whose top half carries `number` in binary, bright bars for ones."""
-    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-    for bit in range(BITS):
-        image[: HEIGHT // 2, bit * 16 : bit * 16 + 16] = 230 if number >> bit & 1 else 20
-    return image
-
-
-def number_of(image: torch.Tensor) -> int:
-    """Read the bars of a processed frame `(3, H, W)`."""
-    row = image[:, image.shape[1] // 4].mean(0)
-    centres = ((torch.arange(BITS) + 0.5) / BITS * row.shape[0]).long()
-    return sum(int(row[c] > 0.5) << bit for bit, c in enumerate(centres.tolist()))
-
-
-def numbers(frames: video.Frames) -> list[int]:
-    return [number_of(image) for image in frames.images]
-
-
-def film(path: Path, ticks: list[int], *, gop: int = 12, audio: bool = False, **kw) -> Path:
-    """Write pictures 0, 1, ... at `ticks` thirtieths of a second, with B-frames and optionally sound."""
-    with av.open(str(path), "w", **kw) as container:
-        stream = container.add_stream("libx264" if path.suffix != ".avi" else "mpeg4", rate=30)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.options = {"g": str(gop), "preset": "ultrafast", "bf": "2"} if path.suffix != ".avi" else {"g": str(gop)}
-        if audio:
-            add_silence(container, seconds=ticks[-1] / 30)
-        for number, tick in enumerate(ticks):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
-            frame.pts, frame.time_base = tick, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def add_silence(container: av.container.OutputContainer, seconds: float) -> None:
-    stream = container.add_stream("aac", rate=16000, layout="mono")
-    for start in range(0, int(seconds * 16000) + 1024, 1024):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
@@ -93,11 +50,11 @@ def test_frames_are_exactly_the_uniform_ones(tmp_path, suffix, wanted):
 def test_seeking_and_sequential_decoding_agree(tmp_path, suffix, monkeypatch):
     path = film(tmp_path / f"a{suffix}", list(range(120)), gop=15)
     calls = []
-    original = video._seek
-    monkeypatch.setattr(video, "_seek", lambda *a: (calls.append(a[2]), original(*a))[1])
+    original = film_reader._Cursor.seek
+    monkeypatch.setattr(film_reader._Cursor, "seek", lambda *a: (calls.append(a[1]), original(*a))[1])
     seeking = load(path, 5)
     assert len(calls) == 5
-    monkeypatch.setattr(video._Scan, "allows_seeking", lambda self: False)
+    monkeypatch.setattr(Scan, "allows_seeking", lambda self: False)
     sequential = load(path, 5)
     assert torch.equal(seeking.images, sequential.images)
     assert torch.equal(seeking.indices, sequential.indices)
@@ -108,9 +65,9 @@ def test_a_failed_seek_falls_back_to_decoding_from_the_start(tmp_path, monkeypat
     path = film(tmp_path / "a.mp4", list(range(60)))
 
     def broken(*_):
-        raise video._SeekFailedError
+        raise film_reader.SeekFailedError
 
-    monkeypatch.setattr(video, "_seek", broken)
+    monkeypatch.setattr(film_reader._Cursor, "seek", broken)
     assert numbers(load(path, 4)) == [0, 20, 39, 59]
 
 
@@ -156,9 +113,10 @@ def test_rotate_tag_of_older_files(tmp_path, degrees, turns):
         stream.metadata["rotate"] = degrees
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(5), format="rgb24")))
         container.mux(stream.encode(None))
-    container, stream = video._open(path)
+    container, stream = open_film(path)
     with container:
-        array, transposed = video._upright(next(container.decode(stream)), stream)
+        frame = next(container.decode(stream))
+        array, transposed = film_reader.upright(frame.to_ndarray(format="rgb24"), frame, stream)
     shown = np.rot90(picture(5), turns)
     assert array.shape == shown.shape and transposed == bool(turns % 2)
     assert np.abs(array.astype(int) - shown).mean() < 6
@@ -372,7 +330,7 @@ def one_by_one(source, num_frames=None):
 @pytest.mark.parametrize("seekable", [True, False])
 def test_frames_one_by_one_are_those_of_loading_all_at_once(tmp_path, monkeypatch, num_frames, seekable):
     if not seekable:
-        monkeypatch.setattr(video._Scan, "allows_seeking", lambda self: False)
+        monkeypatch.setattr(Scan, "allows_seeking", lambda self: False)
     path = film(tmp_path / "a.mp4", list(range(30)))
     ours, whole = one_by_one(path, num_frames), load(path, num_frames)
     assert torch.equal(ours.images, whole.images) and torch.equal(ours.timestamps_s, whole.timestamps_s)
@@ -381,16 +339,16 @@ def test_frames_one_by_one_are_those_of_loading_all_at_once(tmp_path, monkeypatc
 
 
 def test_a_film_that_cannot_be_sought_on_is_decoded_on_without_repeating(tmp_path, monkeypatch):
-    path, forward = film(tmp_path / "a.mp4", list(range(30))), video._forward
+    path, original = film(tmp_path / "a.mp4", list(range(30))), film_reader._Cursor.frame
     calls = []
 
-    def fails_later(frames, wanted):
-        calls.append(wanted)
+    def fails_later(cursor, number):
+        calls.append(number)
         if len(calls) == 5:
-            raise video._SeekFailedError
-        return forward(frames, wanted)
+            raise film_reader.SeekFailedError
+        return original(cursor, number)
 
-    monkeypatch.setattr(video, "_forward", fails_later)
+    monkeypatch.setattr(film_reader._Cursor, "frame", fails_later)
     assert one_by_one(path).indices.tolist() == list(range(30))
 
 

@@ -9,28 +9,21 @@ can be drawn on, or measured in, the original ones.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from vidllm.io.frame_names import times_of
+from vidllm.io.sources import InputError
 
 Resize = Literal["shorter_side", "longer_side"]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_MAX_PIXELS = 64_000_000  # one processed frame above this is a strip picture that no encoder takes
-
-
-class InputError(ValueError):
-    """An input that cannot be read: one line naming the input, what is wrong with it, and the remedy."""
+MAX_PATCHES = 16_384  # one processed frame above this is a strip picture that no encoder takes
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def frame_spec(
 
     Raises:
         ValueError: unknown `resize`, a side below one patch, or a picture so long that one processed frame would
-            hold more than 64 million pixels.
+            hold more than `MAX_PATCHES` patches.
     """
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}")
@@ -146,9 +139,11 @@ def frame_spec(
         longest = shorter_side // patch_size * patch_size
         scale = longest / max(height, width)
         resized = size = (_whole_patches(height * scale, patch_size), _whole_patches(width * scale, patch_size))
-    if resized[0] * resized[1] > _MAX_PIXELS:
-        raise ValueError(f"a {original[1]}x{original[0]} picture would become {resized[1]}x{resized[0]} pixels; "
-                         "crop it, or use resize='longer_side'")  # fmt: skip
+    patches = (size[0] // patch_size) * (size[1] // patch_size)
+    if patches > MAX_PATCHES:
+        raise ValueError(f"a {original[1]}x{original[0]} picture would become {resized[1]}x{resized[0]} pixels, "
+                         f"{patches} patches a frame (at most {MAX_PATCHES}); crop it, "
+                         "or use resize='longer_side'")  # fmt: skip
     offset = ((resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2)
     return FrameSpec(original, resized, size, offset)
 
@@ -196,7 +191,7 @@ class FrameCollector:
             first = self.spec.original
             raise InputError(
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
-                f"{name} is {size[1]}x{size[0]}; resize them to one size"
+                f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the film where its size changes"
             )
         self.images.append(self.spec.apply(image))
         self.times.append(time_s)
@@ -234,103 +229,3 @@ def joined(parts: Sequence[Frames]) -> Frames:
         indices=torch.cat([part.indices for part in parts]),
         names=tuple(name for part in parts for name in part.names),
     )
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorting key that puts `frame_10` after `frame_9`."""
-    parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order. Raises `InputError` when there is none."""
-    files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
-    if not files:
-        raise InputError(f"{folder}: no picture in this folder; expected files ending in {sorted(IMAGE_SUFFIXES)}")
-    return sorted(files, key=lambda f: (natural_key(f.name), f.name))
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read one picture as RGB, upright (EXIF orientation applied). Raises `InputError` when it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image), str(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable picture ({error}); convert it to PNG or JPEG") from error
-
-
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert a PIL picture to 8-bit RGB; an alpha channel is dropped. Refuses 16-bit and float pictures."""
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
-    return image.convert("RGB")
-
-
-def array_to_image(frame: Any, name: str) -> Image.Image:
-    """Turn one `(H, W, 3)` or `(3, H, W)` array or tensor, uint8 or float in [0, 1], into an RGB picture.
-
-    Channels last is tried first, so a `(3, H, 3)` array counts as channels last.
-
-    Raises:
-        InputError: another shape or type, an empty picture, NaN, or values outside [0, 1].
-    """
-    array = frame.detach().cpu().float().numpy() if _is_float_tensor(frame) else np.asarray(frame)
-    if array.ndim != 3 or 3 not in (array.shape[-1], array.shape[0]) or array.size == 0:
-        raise InputError(f"{name}: expected a non-empty (H, W, 3) or (3, H, W) frame, got shape {array.shape}")
-    if array.shape[-1] != 3:
-        array = array.transpose(1, 2, 0)
-    if array.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(array))
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"{name}: expected uint8 or float pixels, got {array.dtype}; convert to uint8 in 0..255")
-    if not np.isfinite(array).all():
-        raise InputError(f"{name}: pixels hold NaN or infinity; clean the array first")
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        raise InputError(f"{name}: float pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255?")
-    return Image.fromarray(np.ascontiguousarray((array * 255).round().astype(np.uint8)))
-
-
-def _is_float_tensor(frame: Any) -> bool:
-    return isinstance(frame, Tensor) and frame.is_floating_point()
-
-
-def item_to_image(item: Any, name: str) -> Image.Image:
-    """Turn one item of a list source (a path, a PIL picture, an array or a tensor) into an RGB picture."""
-    if isinstance(item, str | Path):
-        return open_image(Path(item))
-    if isinstance(item, Image.Image):
-        return to_rgb(item, name)
-    return array_to_image(item, name)
-
-
-def collect_items(
-    items: Sequence[Any] | np.ndarray | Tensor, source: str, num_frames: int | None, plan: Callable[..., FrameSpec]
-) -> Frames:
-    """Sample `num_frames` of a sequence of paths, pictures or arrays evenly, and process those alone."""
-    collector, times = FrameCollector(source, plan), item_times(items)
-    for index in uniform_indices(len(items), num_frames).tolist():
-        add_item(collector, items[index], index, times)
-    return collector.frames()
-
-
-def item_times(items: Sequence[Any] | np.ndarray | Tensor) -> list[float] | None:
-    """Seconds that are the names of all items, which are files; None where they are not."""
-    if isinstance(items, np.ndarray | Tensor) or not all(isinstance(item, str | Path) for item in items):
-        return None
-    return times_of([Path(item).name for item in items])
-
-
-def add_item(collector: FrameCollector, item: Any, index: int, times: list[float] | None = None) -> None:
-    """Process a path, a picture or an array as frame `index` of a source whose clock is `times`, if any."""
-    is_file = isinstance(item, str | Path)
-    name = Path(item).name if is_file else f"frame_{index:06d}"
-    where = name if is_file else f"{collector.source}, frame {index}"
-    if times is not None:
-        collector.clock_start_s = times[0]
-    time_s = float(index) if times is None else times[index] - times[0]
-    collector.add(item_to_image(item, where), index, time_s, name)

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from vidllm.export.geometry import SceneData
-from vidllm.frames import Frames, InputError, joined
+from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
+from vidllm.io.sources import InputError
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Geometry
 from vidllm.model.scale_alignment import SceneScale

@@ -106,6 +106,8 @@ def test_scene_data_refuses_shapes_that_disagree():
 def test_file_stems_are_safe_and_unique():
     assert scene(names=("a/x.jpg", "b/y.jpg", "z", "w.png")).file_stems() == ["x", "y", "z", "w"]
     assert scene(names=("a/x.jpg", "b/x.jpg", "z", "w")).file_stems()[1] == "frame_000001"
+    for name in ("x\ny.png", "x y.png", "x\ty.png", "x\x00y", "x\u2028y", "x\xa0y.png", "caf\udce9.png", ".png"):
+        assert scene(names=(name, "y", "z", "w")).file_stems()[0] == "frame_000000"
 
 
 # ---- formats ------------------------------------------------------------------------------------------------------

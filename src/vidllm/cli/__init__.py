@@ -83,7 +83,8 @@ def _run(argv: list[str]) -> None:
 def explain(error: Exception) -> str:
     """One line for an error: its own message where it was written for the user."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+    no_room = isinstance(error, RuntimeError) and "allocate memory" in text  # torch's allocator on the CPU
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or no_room:
         return "out of memory; take fewer frames (--frames), a smaller model, or --dtype bfloat16"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"

@@ -96,10 +96,9 @@ def known_length(text: str) -> KnownLength:
 
 def source(path: str) -> None:
     """ValueError when there is no such file or folder, before a model is loaded for it."""
-    if not path.strip():
-        raise ValueError("the video's name is empty; give a video file or a folder of pictures")
-    if not Path(path).expanduser().exists():
-        raise ValueError(f"{path}: no such file or folder; check the path")
+    from vidllm.io.sources import check_source
+
+    check_source(path)
 
 
 def is_saved_scene(path: str) -> bool:

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from vidllm.evaluation.rooms import depth_figures, pose_figures
-from vidllm.frames import Frames, InputError
+from vidllm.frames import Frames
 from vidllm.geometry.cameras import invert_extrinsics
 from vidllm.io.json_files import read_json_object
+from vidllm.io.sources import InputError
 from vidllm.scene import VidLLM
 
 

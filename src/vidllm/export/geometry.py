@@ -111,9 +111,13 @@ class SceneData:
         return np.isfinite(self.depth_m) & (self.depth_m > 0)
 
     def file_stems(self) -> list[str]:
-        """A name without folder or suffix for each frame's files; frame numbers when the names are not unique."""
+        """A name without folder or suffix for each frame's files.
+
+        Frame numbers where the names are not unique, or one has white space, control characters or bytes that are no
+        UTF-8: in COLMAP's text files a name ends at its first blank.
+        """
         stems = [name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in self.names]
-        usable = len(set(stems)) == len(self) and all(stem and " " not in stem for stem in stems)
+        usable = len(set(stems)) == len(self) and all(stem.isprintable() and stem.split() == [stem] for stem in stems)
         return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
 
     def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:

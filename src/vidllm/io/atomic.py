@@ -41,6 +41,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OutputError: the disk is full, the folder is not writable, or nothing was written.
     """
     path = _absolute(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: cannot write (a folder); give the name of a file")
     temporary = temporary_beside(path)
     try:
         with naming_errors(path, temporary):

@@ -1,0 +1,249 @@
+"""Pictures in: files of every still format, folders of them in the order of their names, and files of several.
+
+Folders are sorted naturally (`frame_10` after `frame_9`); where every name is a decimal number, by its value
+(0.1, 0.15, 0.2, and -2 before -1). Nothing in a folder is passed over in silence that could be a frame: a picture of
+a kind that cannot be read here, a pipe or a broken link is an error that names it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, features
+from torch import Tensor
+
+from vidllm.io.sources import InputError
+
+try:  # HEIC is read where this package is installed
+    from pillow_heif import register_heif_opener
+except ImportError:
+    register_heif_opener = None
+
+_PLAIN = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo"}
+_HEIF = {".heic", ".heif", ".hif"}
+_OTHERS = _HEIF | {".avif", ".jp2", ".jxl", ".tga", ".gif", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"}
+_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()  # Pillow 11.3 and later
+IMAGE_SUFFIXES = frozenset(_PLAIN | _AVIF | (_HEIF if register_heif_opener else set()))
+UNREAD_SUFFIXES = frozenset(_OTHERS) - IMAGE_SUFFIXES  # pictures that cannot be read from a folder here
+UNREAD_HEIF = frozenset(_HEIF) - IMAGE_SUFFIXES
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d\d+)?", re.ASCII)
+
+if register_heif_opener:
+    register_heif_opener()
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorting key that puts `frame_10` after `frame_9`."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def natural_order(names: Sequence[str]) -> list[int]:
+    """Numbers of file names in the order of a film: by value where all are decimal numbers, else naturally.
+
+    A prefix that all names share (`rgb_0.1.png`) is left out. `1.9, 1.10, 1.11` are sections, not decimals: some
+    fraction ends in a nought though the fractions differ in length, which neither `str(float)` nor a fixed format
+    writes.
+    """
+    stems = [os.path.splitext(name)[0] for name in names]
+    shared = re.sub(r"[\d.]+$", "", _common_prefix(stems))
+    shared = "" if shared in ("-", "+") else shared
+    values = [stem[len(shared) :] for stem in stems]
+    if not values or not all(_NUMBER.fullmatch(value.lower()) for value in values) or _are_sections(values):
+        return sorted(range(len(names)), key=lambda i: (natural_key(names[i]), names[i]))
+    return sorted(range(len(names)), key=lambda i: (Decimal(values[i]), names[i]))
+
+
+def _common_prefix(words: Sequence[str]) -> str:
+    first, last = min(words, default=""), max(words, default="")
+    same = (a == b for a, b in zip(first, last, strict=False))
+    return first[: sum(itertools.takewhile(bool, same))]
+
+
+def _are_sections(values: Sequence[str]) -> bool:
+    fractions = [value.partition(".")[2] for value in values if "." in value and "e" not in value.lower()]
+    padded = any(len(fraction) > 1 and fraction.endswith("0") for fraction in fractions)
+    return padded and len({len(fraction) for fraction in fractions}) > 1
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder in order (`natural_order`); hidden files and files of other kinds are left out.
+
+    Raises:
+        InputError: there is none; one is no regular file (a pipe, a device, a broken link); or some are of a kind that
+            cannot be read here and have no readable twin of the same name (as `a.jpg` beside `a.dng`).
+    """
+    files = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    pictures = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and not f.is_dir()]
+    twins = {f.stem for f in pictures}
+    _refuse_unread(folder, sorted(f.name for f in files if f.suffix.lower() in UNREAD_SUFFIXES and f.stem not in twins))
+    if not pictures:
+        raise InputError(f"{folder}: no picture in this folder; expected files ending in {sorted(IMAGE_SUFFIXES)}")
+    for picture in pictures:
+        if not picture.is_file():
+            raise InputError(f"{picture}: not a file (a pipe, a device or a broken link); remove it from the folder")
+    return [pictures[i] for i in natural_order([f.name for f in pictures])]
+
+
+def _refuse_unread(folder: Path, names: list[str]) -> None:
+    if not names:
+        return
+    heif = any(Path(name).suffix.lower() in _HEIF for name in names)
+    remedy = "pip install pillow-heif, or convert" if heif else "convert"
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    raise InputError(f"{folder}: {len(names)} pictures of a kind that cannot be read ({shown}); {remedy} them to PNG "
+                     "or JPEG, or move them out of the folder")  # fmt: skip
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read one picture as RGB, upright (EXIF orientation applied); the first one of a file of several, with a warning.
+
+    Raises `InputError` when it cannot be read.
+    """
+    check_picture(path)
+    try:
+        with Image.open(path) as image:
+            count = picture_count(image)
+            picture = to_rgb(image, str(path))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if count > 1:
+        warnings.warn(f"{path}: holds {count} pictures, of which the first is used; give this file alone as the source "
+                      "for all of them", stacklevel=2)  # fmt: skip
+    return picture
+
+
+def check_picture(path: Path) -> None:
+    """`InputError` for a picture that is missing, or no regular file, or of a kind that needs another package."""
+    if not path.is_file():
+        kind = "not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {kind}; check the path")
+    if path.suffix.lower() in UNREAD_HEIF:
+        raise InputError(f"{path}: HEIC pictures need another package; pip install pillow-heif, or convert it to JPEG")
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    """What Pillow's readers raise at a damaged file (OSError, SyntaxError, TypeError, ...) as one line."""
+    reason = "its header asks for more memory than there is" if isinstance(error, MemoryError) else error
+    return InputError(f"{path}: not a readable picture ({reason}); convert it to PNG or JPEG")
+
+
+def picture_count(image: Image.Image) -> int:
+    """How many pictures of one size a file holds: animated WebP, PNG and AVIF, TIFF pages, MPO.
+
+    A photograph whose further pictures differ in size (a thumbnail, a gain map, a pyramid) holds one.
+    """
+    count = int(getattr(image, "n_frames", 1))
+    if count > 1 and image.format in ("MPO", "TIFF"):
+        size = image.size
+        alike = all(_size_of(image, number) == size for number in range(1, count))
+        image.seek(0)
+        return count if alike else 1
+    return count
+
+
+def _size_of(image: Image.Image, number: int) -> tuple[int, int] | None:
+    """The size of one picture of several; None where an MPO's index points nowhere, as phones write it."""
+    try:
+        image.seek(number)
+    except (OSError, SyntaxError, ValueError):
+        if image.format == "MPO":
+            return None
+        raise
+    return image.size
+
+
+def pictures_in(path: Path) -> tuple[int, bool]:
+    """(number of pictures, whether libav reads them as a film: an animated PNG). `InputError` if it cannot be read."""
+    check_picture(path)
+    try:
+        with Image.open(path) as image:
+            count = picture_count(image)
+            return count, count > 1 and image.format == "PNG"
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image, float]]:
+    """(number, RGB picture, time in seconds) of the wanted pictures of one file, ascending.
+
+    Without durations (TIFF, MPO) the time is the number, one second a picture, as for a folder.
+    """
+    chosen, time_ms = set(wanted), 0.0
+    try:
+        with Image.open(path) as image:
+            timed = image.format not in ("MPO", "TIFF")
+            for number in range(max(chosen) + 1):
+                image.seek(number)
+                image.load()
+                if number in chosen:
+                    yield number, to_rgb(image, str(path)), time_ms / 1000 if timed else float(number)
+                time_ms += float(image.info.get("duration", 0))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A PIL picture as 8-bit RGB, upright (its EXIF orientation applied); alpha is dropped. Refuses 16-bit and float.
+
+    The picture itself is left as it is.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:
+        raise _unreadable(Path(name), error) from error
+
+
+def array_to_image(frame: Any, name: str) -> Image.Image:
+    """Turn one `(H, W, 3)` or `(3, H, W)` array or tensor, uint8 or float in [0, 1], into an RGB picture.
+
+    Channels last is tried first, so a `(3, H, 3)` array counts as channels last.
+
+    Raises:
+        InputError: another shape or type, an empty picture, NaN, or values outside [0, 1].
+    """
+    array = frame.detach().cpu().float().numpy() if _is_float_tensor(frame) else np.asarray(frame)
+    if array.ndim != 3 or 3 not in (array.shape[-1], array.shape[0]) or array.size == 0:
+        raise InputError(f"{name}: expected a non-empty (H, W, 3) or (3, H, W) frame, got shape {array.shape}")
+    if array.shape[-1] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{name}: expected uint8 or float pixels, got {array.dtype}; convert to uint8 in 0..255")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: pixels hold NaN or infinity; clean the array first")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        raise InputError(f"{name}: float pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255?")
+    return Image.fromarray(np.ascontiguousarray((array * 255).round().astype(np.uint8)))
+
+
+def _is_float_tensor(frame: Any) -> bool:
+    return isinstance(frame, Tensor) and frame.is_floating_point()
+
+
+def item_to_image(item: Any, name: str) -> Image.Image:
+    """Turn one item of a list source (a path, a PIL picture, an array or a tensor) into an RGB picture."""
+    if isinstance(item, str | Path):
+        return open_image(Path(item))
+    if isinstance(item, Image.Image):
+        return to_rgb(item, name)
+    if not isinstance(item, np.ndarray | Tensor | list | tuple) and not hasattr(item, "__array__"):
+        raise InputError(f"{name}: expected a path, a PIL picture, an array or a tensor, got {type(item).__name__}; "
+                         "save a file object to disk and give its path")  # fmt: skip
+    return array_to_image(item, name)
