@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from vidllm.model.dtypes import describe_dtype
 from vidllm.training.checkpoints import list_checkpoints, read_checkpoint, save_checkpoint
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.progress import Clock, trim_log, write_log
@@ -51,6 +52,7 @@ def drive(build: Callable[[], Trainable], config: LoopConfig, log: Callable[[str
         (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
         trim_log(out / "log.jsonl", start)
     say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
+    say(describe_dtype(config.dtype, run.device))
     _steps(run, start, world, trackers, say)
     trackers.close()
     if is_sharded(run):

@@ -25,7 +25,7 @@ class LoopConfig:
     accumulation: int = 1  # micro-batches that each process adds up to a step
     gradient_checkpointing: bool = False  # less memory, a third more time
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole weights in each, or blocks sharded (FSDP2)
-    dtype: str = "bfloat16"  # autocast; "float32" switches it off
+    dtype: str = "auto"  # autocast; "float32" switches it off; "auto": bfloat16 where the hardware has it
     device: str = "auto"  # "auto": a GPU where there is one
     threads: int = 1  # on a CPU
     # bad steps: a loss or gradient that is not finite, or that jumps, is skipped

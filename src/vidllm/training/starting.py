@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from vidllm.model.auto import load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
@@ -21,6 +23,7 @@ from vidllm.training.texts import TextMaker, load_or_build_tokenizer
 from vidllm.training.twins import part_twins
 
 VOCABULARY = 1536
+FITTED_SCENES = 16  # whose pictures the final norm of a shortened encoder is fitted to
 AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
 #: The parts that read, say and ground; the others see.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
@@ -34,12 +37,17 @@ def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBa
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
-def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+def starting_model(
+    config: TrainConfig, texts: TextMaker, data: RoomsData | None = None
+) -> VidLLMForConditionalGeneration:
     """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
 
-    Raises ValueError when the tokens of either are not the run's.
+    Fresh ones begin with the encoder of ``encoder_from``; where that has more layers, the final norm is fitted to
+    pictures of ``data``. Raises ValueError when the tokens of either are not the run's.
     """
     model = _saved(config.init_from, config, texts) if config.init_from else _fresh(config, texts)
+    if config.encoder_from and not config.init_from:
+        _take_encoder(model, config.encoder_from, data)
     if config.language_from:
         if _is_whole_model(Path(config.language_from)):
             _take_language_half(model, _saved(config.language_from, config, texts))
@@ -84,6 +92,13 @@ def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForCondi
             f"and {told}); choose a new run folder"
         )
     return model
+
+
+def _take_encoder(model: VidLLMForConditionalGeneration, place: str, data: RoomsData | None) -> None:
+    layers = load_encoder(model.encoder, place)
+    if layers > model.config.encoder.depth and data is not None:
+        pictures = data.draw(np.random.default_rng(0), FITTED_SCENES, 2, window=False).images
+        fit_final_norm(model.encoder, pictures)
 
 
 def _is_whole_model(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from vidllm.model import transformer
+from vidllm.model.dtypes import resolve_dtype
 from vidllm.model.live_memory import LiveBytes
 
 
@@ -109,7 +110,7 @@ def measure_step(modules: list[nn.Module], step: Callable[[Walk], Tensor], dtype
     with _attention_of(device), _Counter(weights) as counter:
         handles = [p.register_post_accumulate_grad_hook(_forget) for p in trained]
         walk = Walk(counter)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=resolve_dtype(dtype, device)[0] != "float32"):
             loss = step(walk)
         walk.backward(loss)
         for handle in handles:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidllm.model.dtypes import resolve_dtype
 from vidllm.training.schedule import learning_rate
 from vidllm.training.spikes import RECENT
 from vidllm.training.trainable import Trainable
@@ -18,8 +19,9 @@ ALONE = World()
 
 
 def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
-    """Mixed precision of a configuration's ``dtype``; "float32" switches it off."""
-    return nullcontext() if dtype == "float32" else torch.autocast(device, dtype=getattr(torch, dtype))
+    """Mixed precision of a configuration's ``dtype``; float32, named or meant by "auto", switches it off."""
+    name, _ = resolve_dtype(dtype, device)
+    return nullcontext() if name == "float32" else torch.autocast(device, dtype=getattr(torch, name))
 
 
 def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, float]:
