@@ -146,6 +146,8 @@ def _add_rooms(verbs: Any) -> None:
     shards.add_argument("--frames", type=int, default=8)
     shards.add_argument("--shorter-side", type=int, default=112, metavar="N",
                         help="pixels, whole patches of 14 (default 112, tiny's; compact and paper: 518)")  # fmt: skip
+    shards.add_argument("--look", choices=("plain", "life"), default="plain",
+                        help="life: clutter, near and shaken cameras, a phone's pictures (default plain)")  # fmt: skip
     evaluate = _verb(kinds, "eval", "measure a model on unseen rooms, beside its baselines")
     _seeds(evaluate, "1000:1200")
     _model_options(evaluate)
