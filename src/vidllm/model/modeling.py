@@ -31,6 +31,7 @@ from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.model.camera_head import CameraHead
+from vidllm.model.compact_weights import ReadsCompactWeights
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
 from vidllm.model.dense_head import DenseHead, dense_taps, tap_widths
@@ -115,7 +116,7 @@ class VidLLMOutput(CausalLMOutputWithPast):
     loc_hidden: Tensor | None = None
 
 
-class VidLLMPreTrainedModel(PreTrainedModel):
+class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
@@ -178,7 +179,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         """Global-frame attention and the camera and gravity heads."""
         taps = self.config.dense_head.tap_layers
         flows, seen = features.flows, features.seen
-        rider = _riders(flows, seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
+        rider = flows.riders(seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
         attended = self.attention(flows.geometry, seen.grid, taps, rider)
         camera_tokens = attended.special[:, :, 0]
         read = dense_taps(self.config, seen, attended)
@@ -465,15 +466,6 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
     fresh = type(model)(config).state_dict()
     for name in missing:
         tensors[name].data.copy_(fresh[name])
-
-
-def _riders(flows: AdapterOutput, frames: int) -> Tensor | None:
-    """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
-    if flows.bridge is None:
-        return None
-    if flows.bridge.ndim == 4:
-        return flows.bridge
-    return flows.bridge[:, None].expand(-1, frames, -1, -1)
 
 
 def _in_metres(
