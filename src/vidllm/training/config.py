@@ -78,6 +78,7 @@ class TrainConfig(LoopConfig):
     place_weight: float = 0.3  # auxiliary: visual tokens, nouns and answers tell where things are (place_guide)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
+    export: Literal["half", "int8"] = "half"  # the final model's weights: float16, or compact_weights
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
 
     def write(self, path: Path) -> None:

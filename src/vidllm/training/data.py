@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class RoomsData:
     def __init__(self, folder: Path, patch_size: int, categories: dict[str, int], cache: int = 64) -> None:
         self.folder, self.patch_size, self.categories = Path(folder), patch_size, categories
         self._open: OrderedDict[Path, Shard] = OrderedDict()
-        self._cache = cache
+        self._cache, self._lock = cache, Lock()
         self.refresh()
 
     def refresh(self) -> None:
@@ -74,11 +75,12 @@ class RoomsData:
             raise ValueError(f"no shards of rooms in {self.folder}; render some: vidllm rooms shards -o {self.folder}")
 
     def _shard(self, path: Path) -> Shard:
-        if path not in self._open:
-            self._open[path] = Shard(path)
-            if len(self._open) > self._cache:
-                self._open.popitem(last=False)
-        return self._open[path]
+        with self._lock:  # batches may be drawn by several threads
+            if path not in self._open:
+                self._open[path] = Shard(path)
+                if len(self._open) > self._cache:
+                    self._open.popitem(last=False)
+            return self._open[path]
 
     def draw(
         self, rng: np.random.Generator, scenes: int, frames: int, *, window: bool, side: int | None = None

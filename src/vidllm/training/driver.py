@@ -65,19 +65,22 @@ def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Ca
     config, out = run.config, Path(run.config.out)
     clock = Clock(config, start)
     for step in range(start, config.steps):
-        figures = train_step(run, step, world)
+        figures = train_step(run, step, world, world.first(clock.spent()))
         clock.add(figures)
         done = step + 1
+        last = done == config.steps or world.first(clock.spent() >= 1)
         if "skipped_steps" in figures:
             say(f"step {done} skipped: {run.watch.reason}")
-        if done % config.log_every == 0 and world.rank == 0:
+        if (done % config.log_every == 0 or last) and world.rank == 0:
             line = clock.line(done, run.bad_steps)
             write_log(out / "log.jsonl", line)
             trackers.log(line, done)
             say(clock.text)
-        if world.first(clock.due(config.save_minutes) or done == config.steps):
+        if world.first(clock.due(config.save_minutes) or last):
             _save(run, done, world)
             run.refresh()
+        if last:
+            return
 
 
 def _save(run: Trainable, done: int, world: World) -> None:

@@ -78,6 +78,8 @@ class Run(Trainable):
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
             checkpoint_activations(model)
+        if config.compile_blocks:
+            _compile_blocks(model)
         optimizer = _optimizer(config, model, auxiliary)
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.posed_clips:
@@ -115,7 +117,8 @@ class Run(Trainable):
     def export(self, folder: Path) -> Path:
         """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
         state = self.model.state_dict() | self.averaged
-        model = write_model(self.model, state, self.texts.tokenizer, folder / "model")
+        compact = self.config.export == "int8"
+        model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
         save_file(self.auxiliary.state_dict(), folder / AUXILIARY_FILE)
         return model
 
@@ -146,6 +149,16 @@ def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration, frozen: bool)
         model.language_model.set_attn_implementation(packed_attention.NAME)
         if not frozen:
             model.encoder.backbone.set_attn_implementation("eager")
+
+
+def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
+    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
+    (the attention guide's) stay as they are.
+    """
+    blocks = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.camera_head.trunk]
+    blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
+    for block in blocks:
+        block.compile(dynamic=True)  # type: ignore[operator]
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> torch.optim.Optimizer:
