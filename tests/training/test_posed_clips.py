@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vidllm.datasets.posed_clips import read_clip
 from vidllm.geometry.cameras import project, unproject
-from vidllm.training.posed_clips import PosedClips, read_clip
+from vidllm.training.posed_clips import PosedClips
 
 K = [[40.0, 0, 23.5], [0, 40.0, 15.5], [0, 0, 1]]  # a picture of 48 x 32, its middle at integer centres
 
@@ -99,3 +100,23 @@ def test_depth_of_another_shape_is_refused(tmp_path):
     Image.fromarray(np.ones((30, 20), np.uint16)).save(clip / "depth" / "00000.png")
     with pytest.raises(ValueError, match="align depth to the pictures"):
         PosedClips(clip).draw(np.random.default_rng(0), 1, 1, 28)
+
+
+def test_the_other_layout_reads_as_the_same_clip(tmp_path):
+    clip = write_clip(tmp_path / "a")
+    before = read_clip(clip)
+    (clip / "cameras.json").unlink()
+    with pytest.raises(ValueError, match=r"neither cameras\.json nor poses_c2w\.txt"):
+        read_clip(clip)
+    (clip / "intrinsics.json").write_text(json.dumps({"fx": 40.0, "fy": 40.0, "cx": 23.5, "cy": 15.5}))
+    lines = ["# name r00 ..."]
+    for frame in before.frames:
+        back = torch.linalg.inv(frame.extrinsics)[:3].flatten().tolist()
+        lines.append(" ".join([frame.picture.stem, *map(str, back)]))
+    (clip / "poses_c2w.txt").write_text("\n".join(lines))
+    for one, other in zip(before.frames, read_clip(clip).frames, strict=True):
+        assert torch.allclose(one.extrinsics, other.extrinsics, atol=1e-5)
+        assert torch.allclose(one.intrinsics, other.intrinsics) and one.depth == other.depth
+    (clip / "poses_c2w.txt").write_text("00000 1 2 3")
+    with pytest.raises(ValueError, match=r"poses_c2w.txt: line 1: expected a name and 12 numbers"):
+        read_clip(clip)

@@ -2,7 +2,8 @@
 
 A matrix is kept as ``NAME`` (int8) and ``NAME.scale`` (float16, one a row: a row is all but the first dimension, or
 the last one of what is small in the first). Vectors and small tensors are kept in half precision. The files are
-safetensors, ``model.int8-00001-of-00003.safetensors``, in place of ``model.safetensors``; ``from_pretrained`` reads either.
+safetensors, ``model.int8-00001-of-00003.safetensors``, in place of ``model.safetensors``; ``from_pretrained`` reads
+either.
 """
 
 from __future__ import annotations
