@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from vidllm.model.auto import load_pretrained
@@ -107,11 +107,24 @@ def _is_whole_model(folder: Path) -> bool:
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
+    """The parts that read and speak; of a model with a narrower encoder they are widened (:func:`widened`)."""
     for name in LANGUAGE_HALF:
-        part, source = model.get_submodule(name), other.get_submodule(name)
-        if _shapes(part) != _shapes(source):
+        part, source = model.get_submodule(name).state_dict(), other.get_submodule(name).state_dict()
+        fitting = {key: widened(source[key], part[key].shape) for key in part if key in source}
+        if len(fitting) < len(part) or any(value is None for value in fitting.values()):
             raise ValueError(f"the {name} of the model in language_from has other sizes; train it with the same preset")
-        part.load_state_dict(source.state_dict())
+        model.get_submodule(name).load_state_dict(fitting)
+
+
+def widened(weight: Tensor, shape: torch.Size) -> Tensor | None:
+    """A weight for tokens that repeat the narrower ones n times; None where the shape is no multiple of its own.
+
+    Rows (outputs) are repeated, columns (inputs) too, over n: on repeated tokens a layer gives what it gave, repeated.
+    """
+    if weight.ndim != len(shape) or any(wide % own for wide, own in zip(shape, weight.shape, strict=True) if own):
+        return None
+    times = [wide // own if own else 1 for wide, own in zip(shape, weight.shape, strict=True)]
+    return weight.repeat(times) / (times[1] if len(times) > 1 else 1) if max(times, default=1) > 1 else weight
 
 
 def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
@@ -123,7 +136,3 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
             f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
         )
     part_twins(model.token_table())
-
-
-def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
-    return [tuple(value.shape) for value in module.state_dict().values()]
