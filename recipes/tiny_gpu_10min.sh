@@ -3,6 +3,7 @@
 #   recipes/tiny_gpu_10min.sh [OUT]     OUT: what comes back (default: out), in files below 16 MiB: weights and rest.tar
 # START    the model to go on from (default: the shipped one)     MINUTES  of training (default 7)
 # CLIPS    folder of posed clips to train on beside the rooms     WHEELS   folder of wheels that are installed first
+#          (what torch and transformers do not bring along: jaxtyping tyro docstring_parser typeguard)
 # FIRST    first seed of the rooms: another one each time         TEST     seeds that it is evaluated on
 # JOBS     processes that render, ROOMS each                      SCENES   windows of two frames a step
 # All of it in miniature on a CPU, in three minutes:
@@ -19,6 +20,15 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 export OMP_NUM_THREADS=1 PYTHONPATH="$here/src:${PYTHONPATH:-}"
 if [ -n "${WHEELS:-}" ]; then
   python -m pip install -q --no-index --no-deps --target "$work/site" "$WHEELS"/*.whl
+  export PYTHONPATH="$work/site:$PYTHONPATH"
+fi
+if ! python -c 'import av' 2> /dev/null; then # no video is read here: a stand-in, since the wheel is large
+  mkdir -p "$work/site/av/sidedata" "$work/site/av/video"
+  touch "$work/site/av/error.py" "$work/site/av/sidedata/__init__.py" "$work/site/av/video/__init__.py"
+  echo 'from av import error, sidedata, video' > "$work/site/av/__init__.py"
+  echo 'class InputContainer: ...' > "$work/site/av/container.py"
+  echo 'class Type: ...' > "$work/site/av/sidedata/sidedata.py"
+  echo 'class VideoStream: ...' > "$work/site/av/video/stream.py"
   export PYTHONPATH="$work/site:$PYTHONPATH"
 fi
 command -v vidllm > /dev/null || vidllm() { python -m vidllm "$@"; }

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers
 
 from vidllm.io.atomic import atomic_path
 
@@ -27,6 +28,11 @@ LEAST = 4096  # numbers of a tensor that is worth a scale a row
 LEVELS = 127
 _NUMBERED = re.compile(rf"{re.escape(STEM)}-(\d{{5}})-of-(\d{{5}})\.safetensors")
 MEBIBYTE = 2**20
+Renames = tuple[tuple[str, str], ...]
+_OLD_AND_NEW = (("attention.query", "q_proj"), ("attention.key", "k_proj"), ("attention.value", "v_proj"),
+                ("output.dense", "o_proj"))  # fmt: skip
+_TO_KEPT: Renames = tuple((rf"\.attention\.{re.escape(old)}\.", f".attention.{new}.") for old, new in _OLD_AND_NEW)
+_TO_OLD: Renames = tuple((rf"\.attention\.{new}\.", f".attention.{old}.") for old, new in _OLD_AND_NEW)
 
 
 def quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
@@ -66,7 +72,7 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
     if bad:
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
     kept: dict[str, Tensor] = {}
-    for name, value in state.items():
+    for name, value in renamed(state, _TO_KEPT).items():
         kept |= {k: v.contiguous() for k, v in quantised(name, value.detach().cpu()).items()}
     shards = _shards(kept, largest_mib)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +107,25 @@ def load_compact(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in _files(folder):
         found.update(_read(file))
-    return {
+    weights = {
         name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if not _is_scale(name, found)
     }
+    return renamed(weights, _TO_OLD) if _names_are_old() else weights
+
+
+def renamed(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
+    """Weights of the encoder's attention by transformers' other names for them, in the same order."""
+    found = {}
+    for name, value in weights.items():
+        for pattern, other in renames if name.startswith("encoder.") else ():
+            name = re.sub(pattern, other, name)
+        found[name] = value
+    return found
+
+
+def _names_are_old() -> bool:
+    """Whether the transformers that is installed has DINOv2's attention under its names of before 5.20."""
+    return hasattr(modeling_dinov2_with_registers, "Dinov2WithRegistersSelfAttention")
 
 
 class ReadsCompactWeights:
