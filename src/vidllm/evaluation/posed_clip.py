@@ -42,7 +42,7 @@ def measure_clip(
         raise ValueError(f"{clip.name}: measuring needs a pose and a depth map of each frame")
     if windows is None:
         return _measure(model, frames, clip.metres_per_unit, num_frames)
-    count = min(num_frames or model.image_processor.num_frames, len(frames))
+    count = min(num_frames or model.processor.image_processor.num_frames, len(frames))
     starts = sorted({round(s) for s in np.linspace(0, len(frames) - count, windows)})
     found = [_measure(model, frames[s : s + count], clip.metres_per_unit, count) for s in starts]
     return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}

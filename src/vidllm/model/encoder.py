@@ -34,7 +34,7 @@ class EncoderOutput:
     grid: tuple[int, int]
 
 
-class _PlainEmbeddings(Dinov2WithRegistersEmbeddings):  # type: ignore[misc]
+class _PlainEmbeddings(Dinov2WithRegistersEmbeddings):
     """Embeddings whose position table is resized without antialiasing, as that of DINOv2 without registers."""
 
     interpolate_pos_encoding = Dinov2Embeddings.interpolate_pos_encoding

@@ -116,7 +116,7 @@ class VidLLMOutput(CausalLMOutputWithPast):
     loc_hidden: Tensor | None = None
 
 
-class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):
+class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):  # type: ignore[misc]
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
@@ -141,7 +141,7 @@ class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):
             _align(self)
 
 
-class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
+class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts."""
 
     def __init__(self, config: VidLLMConfig) -> None:

@@ -147,7 +147,8 @@ def _auxiliary_terms(
         )
     last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
     pointed = auxiliary.point_loss(last, points, valid, config.bearing_weight)
-    terms, figures = {"patch_points": config.patch_point_weight * pointed}, {}
+    terms = {"patch_points": config.patch_point_weight * pointed}
+    figures: dict[str, float] = {}
     if batch.named:
         semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
         terms["semantic"] = config.semantic_weight * semantic

@@ -158,7 +158,7 @@ def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
     blocks = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.camera_head.trunk]
     blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
     for block in blocks:
-        block.compile(dynamic=True)  # type: ignore[operator]
+        block.compile(dynamic=True)
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> torch.optim.Optimizer:
