@@ -15,9 +15,9 @@ from vidllm.cli.reading import seeds
 from vidllm.evaluation.rooms import Figures, depth_figures, depth_on_frames, pose_figures
 from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.given_cameras import GivenCameras
-from vidllm.rooms.shards import SIZES, render_scene
-from vidllm.rooms.types import Clip
 from vidllm.scene import Scene
+from vidllm_rooms.shards import SIZES, render_scene
+from vidllm_rooms.types import Clip
 
 KNOWN = ("nothing", "intrinsics", "poses, unknown scale", "poses", "intrinsics and poses, unknown scale",
          "intrinsics and poses")  # fmt: skip

@@ -22,14 +22,14 @@ from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.rooms import Figures, depth_on_frames, score_grounding, score_questions
 from vidllm.frames import Frames
 from vidllm.model.modeling import Geometry, VisualPrefix
-from vidllm.rooms.shards import SIZES, render_scene, scene_record
-from vidllm.rooms.types import Clip, Language
 from vidllm.scene import Scene
 from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, patch_classes
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
+from vidllm_rooms.shards import SIZES, render_scene, scene_record
+from vidllm_rooms.types import Clip, Language
 
 COLUMNS = {"qa": "QA EM", "acc_25": "Acc@0.25", "acc_50": "Acc@0.5", "f1_25": "several F1@0.25",
            "none_right": "no such object"}  # fmt: skip

@@ -18,7 +18,7 @@ from vidllm.evaluation.rooms import depth_figures, depth_on_frames, pose_figures
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.arrays import read_npz
 from vidllm.io.json_files import read_json_object
-from vidllm.rooms.language import answer_matches
+from vidllm_rooms.language import answer_matches
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene

@@ -25,7 +25,7 @@ from vidllm.evaluation.trajectory import (
     pose_accuracy,
     relative_error,
 )
-from vidllm.rooms import build_room, render_clip
+from vidllm_rooms import build_room, render_clip
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:

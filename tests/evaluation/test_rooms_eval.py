@@ -10,10 +10,10 @@ import torch
 
 from vidllm.evaluation import rooms
 from vidllm.evaluation.rooms import Figures, depth_figures, evaluate, pose_figures, table
-from vidllm.rooms.shards import render_scene
 from vidllm.scene import Box, Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.video import load_frames
+from vidllm_rooms.shards import render_scene
 
 SEED = 11
 

@@ -14,7 +14,6 @@ from teacher_models import save_teachers
 
 from vidllm.model import configuration
 from vidllm.model.auto import load_pretrained
-from vidllm.rooms.shards import render_scene
 from vidllm.training.ablation import runs
 from vidllm.training.ablation.config import AblationConfig, ablation_joint, ablation_stage1
 from vidllm.training.ablation.measuring import measure_scale
@@ -23,6 +22,7 @@ from vidllm.training.ablation.runs import Job, ablate, joint_config, publish, ta
 from vidllm.training.ablation.shared import tokenizer_of, typical_unit
 from vidllm.training.ablation.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.training.config import tiny_test
+from vidllm_rooms.shards import render_scene
 
 
 def quiet(line: str) -> None:

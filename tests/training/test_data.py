@@ -10,14 +10,14 @@ from vidllm.geometry.boxes import points_in_box
 from vidllm.geometry.cameras import to_homogeneous, unproject
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
-from vidllm.rooms import shards
-from vidllm.rooms.shards import Shard, language_from_record, plan_shards, render_scene, write_shard
 from vidllm.training.data import COLOUR_INDEX, RoomsData, draw_texts, patch_classes, scene_boxes, scene_from_room
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
 from vidllm.training.run import CATEGORY_INDEX
 from vidllm.training.texts import TextMaker, corpus
+from vidllm_rooms import shards
+from vidllm_rooms.shards import Shard, language_from_record, plan_shards, render_scene, write_shard
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.rooms.shards import Shard
 from vidllm.training import run as run_module
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
@@ -30,6 +29,7 @@ from vidllm.training.spikes import KNOWN
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.texts import load_or_build_tokenizer
 from vidllm.training.world import World
+from vidllm_rooms.shards import Shard
 
 
 @pytest.fixture(scope="module")

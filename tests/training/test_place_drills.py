@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.rooms.language.ask_situated import SIDES, angles_off
-from vidllm.rooms.language.facts import observe
-from vidllm.rooms.shards import render_scene, scene_record
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.training.place_drills import place_drills
+from vidllm_rooms.language.ask_situated import SIDES, angles_off
+from vidllm_rooms.language.facts import observe
+from vidllm_rooms.shards import render_scene, scene_record
 
 TURNED = ("On which side of", "Relative to", "From the first view", "Which side of")  # what is asked of comes last
 

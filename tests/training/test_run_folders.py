@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from vidllm.evaluation.blind import load_blind
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped
-from vidllm.rooms.shards import write_shard
 from vidllm.training import blind, driver, lora
 from vidllm.training.blind import BlindConfig, train_blind
 from vidllm.training.config import TrainConfig
 from vidllm.training.finetune import FinetuneConfig, finetune
 from vidllm.training.resuming import MAY_CHANGE
 from vidllm.training.stage1 import Stage1Config
+from vidllm_rooms.shards import write_shard
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ def render(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.scannet import write_room
-    from vidllm.rooms.shards import render_scene
+    from vidllm_rooms.scannet import write_room
+    from vidllm_rooms.shards import render_scene
 
     tell = reading.Progress("rooms", len(span))
     for done, seed in enumerate(span, 1):
@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     root = reading.writable_folder(options.output)
-    from vidllm.rooms.official import export_rooms
+    from vidllm_rooms.official import export_rooms
 
     tell = reading.Progress("rooms", len(span))
     settings = {"frames": count, "height": height, "width": width}
@@ -44,7 +44,7 @@ def shards(options: argparse.Namespace) -> None:
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.shards import plan_shards, shard_path, write_shard
+    from vidllm_rooms.shards import plan_shards, shard_path, write_shard
 
     plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
     missing = [p for p in plan if not shard_path(folder, *p).exists()]

@@ -1,4 +1,4 @@
-"""Packed ScanNet scenes as the training shards that stage 1 and stage 2 read (:mod:`vidllm.rooms.shards`).
+"""Packed ScanNet scenes as the training shards that stage 1 and stage 2 read (:mod:`vidllm_rooms.shards`).
 
 What the rooms know and a scan does not is left empty: no patch has an instance, no object a colour. Sentences of one
 split become questions, situated questions, references and captions, under the numbers of their objects plus one (0 is
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vidllm.datasets.pack import PackedScenes, Record
 from vidllm.io.atomic import atomic_path
-from vidllm.rooms.types import Caption, Language, Question, Reference
+from vidllm_rooms.types import Caption, Language, Question, Reference
 
 MOST_ID = 255  # instances are bytes
 CAPTIONS = "scan2cap"

@@ -21,11 +21,11 @@ from vidllm.frames import Frames
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.geometry.rotations import rotation_angle_deg
-from vidllm.rooms.language import answer_matches
-from vidllm.rooms.shards import SIZES, render_scene
-from vidllm.rooms.types import Clip, Language
 from vidllm.scene import Box, Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
+from vidllm_rooms.language import answer_matches
+from vidllm_rooms.shards import SIZES, render_scene
+from vidllm_rooms.types import Clip, Language
 
 #: What the trivial baselines answer: a flat wall this far away, a camera that never turns.
 CONSTANT_DEPTH_M = 2.5

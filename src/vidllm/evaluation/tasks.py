@@ -25,7 +25,7 @@ from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.evaluation.settings import Column, Kind
 from vidllm.io.json_files import read_json
 from vidllm.model import prompts
-from vidllm.rooms.official.corpora import tokens
+from vidllm_rooms.official.corpora import tokens
 
 __all__ = ["TASKS", "BoxOf", "Item", "Task", "refuse_repeats", "task_named"]
 

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidllm.rooms.catalogue import CATALOGUE
-from vidllm.rooms.types import COLOURS
 from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.data import MATERIAL_INDEX
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.named_patches import NamedPatches
+from vidllm_rooms.catalogue import CATALOGUE
+from vidllm_rooms.types import COLOURS
 
 IGNORE = -1
 NEAR = 0.4  # normalised length below which directions are not told apart

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.configuration import preset
-from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
 from vidllm.training.joint import Losses
@@ -26,6 +25,7 @@ from vidllm.training.packing import IGNORE, Text
 from vidllm.training.run import PATCH_SIZE, training_device
 from vidllm.training.starting import VOCABULARY
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm_rooms.shards import Shard, language_from_record
 
 
 @dataclass(frozen=True)

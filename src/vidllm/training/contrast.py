@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from vidllm.geometry.precision import full_precision
-from vidllm.rooms.language.words import listing, with_article
-from vidllm.rooms.shards import language_from_record
 from vidllm.training.data import COLOUR_INDEX, Batch, RoomsData
 from vidllm.training.teachers import clip_pixels
+from vidllm_rooms.language.words import listing, with_article
+from vidllm_rooms.shards import language_from_record
 
 END = 1  # <s> ends a caption: CLIP reads its summary there (transformers takes an end token of id 2 for an old form)
 MOST_NAMED = 6  # things in a list

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.rooms.shards import Shard
-from vidllm.rooms.types import COLOURS
 from vidllm.training.texts import TextMaker
+from vidllm_rooms.shards import Shard
+from vidllm_rooms.types import COLOURS
 
 COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
 MATERIALS = (
@@ -64,7 +64,7 @@ class Batch:
 
 
 class RoomsData:
-    """Draws batches from a folder of shards (see :mod:`vidllm.rooms.shards`)."""
+    """Draws batches from a folder of shards (see :mod:`vidllm_rooms.shards`)."""
 
     def __init__(self, folder: Path, patch_size: int, categories: dict[str, int], cache: int = 64) -> None:
         self.folder, self.patch_size, self.categories = Path(folder), patch_size, categories

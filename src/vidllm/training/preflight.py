@@ -32,7 +32,6 @@ from vidllm.model.text import read_tokenizer
 from vidllm.model.weight_check import check_weights
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
-from vidllm.rooms.shards import Shard
 from vidllm.training.auxiliary import auxiliary_heads
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig
@@ -46,6 +45,7 @@ from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
 from vidllm.training.steps import ALONE, autocast, train_step
 from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
 from vidllm.training.trainable import Trainable
+from vidllm_rooms.shards import Shard
 
 AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
 FLOAT = 4  # bytes of a number in training

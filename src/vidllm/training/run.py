@@ -12,8 +12,6 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.rooms.catalogue import CATALOGUE
-from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.attention_guide import AttentionGuide
@@ -31,6 +29,8 @@ from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
+from vidllm_rooms.catalogue import CATALOGUE
+from vidllm_rooms.types import COLOURS
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
-from vidllm.rooms.shards import Shard
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.teachers import Teacher
+from vidllm_rooms.shards import Shard
 
 OPEN_FILES = 64
 

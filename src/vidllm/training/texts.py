@@ -24,11 +24,11 @@ from vidllm.model.text import (
     read_tokenizer,
     special_token_ids,
 )
-from vidllm.rooms.shards import Shard, language_from_record
-from vidllm.rooms.types import Caption, Question, Reference
 from vidllm.training.drills import drills
 from vidllm.training.packing import Text
 from vidllm.training.place_drills import place_drills
+from vidllm_rooms.shards import Shard, language_from_record
+from vidllm_rooms.types import Caption, Question, Reference
 
 TOKENIZER_SCENES = 400
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -1,0 +1,133 @@
+"""Pre-rendered training data: rooms with everything that is known of them, a few scenes a safetensors file.
+
+A shard holds, for S scenes of one frame size, ``rgb`` (S,F,H,W,3) uint8, ``depth_m`` (S,F,H,W) float16, ``instance``
+(S,F,H,W) uint8, ``extrinsics`` (S,F,4,4) camera-from-room and ``intrinsics`` (S,F,3,3) float32; its metadata holds a
+JSON list with each scene's seed, objects and language. Shards are written to a temporary name and moved into place:
+rendering can be stopped and started again, and finished shards are not rendered twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import parse_json
+from vidllm.model.prompts import check_text
+from vidllm_rooms.types import Caption, Clip, Language, Question, Reference
+
+#: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
+SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
+SIDE, PATCH = 112, 14
+
+
+def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
+    """The JSON part of a scene: objects (id, category, colour, box in the room frame, visible) and language."""
+    seen = set(clip.visible())
+    objects = [
+        {
+            "id": o.id,
+            "category": o.category,
+            "colour": o.colour,
+            "material": o.material,
+            "box": [*map(float, o.centre), *map(float, o.size), float(o.yaw)],
+            "visible": o.id in seen,
+        }
+        for o in clip.room.objects
+    ]
+    return {"seed": clip.room.seed, "objects": objects, "language": asdict(language)}
+
+
+def language_from_record(record: dict[str, Any]) -> Language:
+    """The language part of a scene record as dataclasses."""
+    said = record["language"]
+    return Language(
+        tuple(Question(q["kind"], q["question"], tuple(q["answers"]), q["situation"]) for q in said["questions"]),
+        tuple(Reference(r["kind"], r["expression"], tuple(r["targets"])) for r in said["references"]),
+        tuple(Caption(c["object_id"], tuple(c["texts"])) for c in said["captions"]),
+    )
+
+
+def render_scene(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
+    """One room, its clip and its language, all determined by the seed."""
+    from vidllm_rooms.language import make_language
+    from vidllm_rooms.layout import build_room
+    from vidllm_rooms.render import render_clip
+
+    clip = render_clip(build_room(seed), frames=frames, height=height, width=width)
+    return clip, make_language(clip, np.random.default_rng([seed, 7]))
+
+
+def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int) -> Path:
+    """Where the shard of these seeds lies."""
+    return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}.safetensors"
+
+
+def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, width: int) -> Path:
+    """Render the seeds and write their shard; returns at once when it exists."""
+    path = shard_path(folder, seeds, height, width)
+    if path.exists():
+        return path
+    clips, records = [], []
+    for seed in seeds:
+        clip, language = render_scene(seed, frames, height, width)
+        clips.append(clip)
+        records.append(scene_record(clip, language))
+    tensors = {
+        "rgb": torch.from_numpy(np.stack([c.rgb for c in clips])),
+        "depth_m": torch.from_numpy(np.stack([c.depth_m for c in clips])).half(),
+        "instance": torch.from_numpy(np.stack([c.instance for c in clips]).astype(np.uint8)),
+        "extrinsics": torch.from_numpy(np.stack([c.extrinsics for c in clips])).float(),
+        "intrinsics": torch.from_numpy(np.stack([c.intrinsics for c in clips])).float(),
+    }
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"scenes": json.dumps(records)})
+    return path
+
+
+def plan_shards(
+    first: int, last: int, per_shard: int = 16, shorter_side: int = SIDE
+) -> Iterator[tuple[range, int, int]]:
+    """(seeds, height, width) of the shards that cover seeds ``first`` to ``last - 1``.
+
+    ValueError for a ``shorter_side`` that is not a whole number of patches.
+    """
+    if shorter_side < PATCH or shorter_side % PATCH:
+        raise ValueError(f"the shorter side must be a multiple of {PATCH} pixels, received {shorter_side}")
+    for start in range(first, last, per_shard):
+        height, width = (_scaled(side, shorter_side) for side in SIZES[(start // per_shard) % len(SIZES)])
+        yield range(start, min(start + per_shard, last)), height, width
+
+
+def _scaled(side: int, shorter_side: int) -> int:
+    """A side of :data:`SIZES` at another shorter side, in whole patches (rounded down)."""
+    return side * shorter_side // SIDE // PATCH * PATCH
+
+
+class Shard:
+    """Reads scenes of one shard; tensors are sliced lazily."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(str(path), framework="pt")
+            text = self._file.metadata()["scenes"]
+            self.records: list[dict[str, Any]] = parse_json(check_text(text, "text of its scenes"), "its scenes")
+        except Exception as error:
+            remedy = "delete it and render it again"
+            raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error
+        self.path = path
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """The tensors of scene ``index``, without the leading S."""
+        return {name: self._file.get_slice(name)[index] for name in self._file.keys()}  # noqa: SIM118
