@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vidllm.datasets.language import Language
 from vidllm.demo import FOLDER
 from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vidllm.training.data import scene_boxes, scene_from_room
@@ -27,7 +28,7 @@ from vidllm_rooms.language.speaker import count_answers
 from vidllm_rooms.raycast import nearest
 from vidllm_rooms.render import primitives_of, render_linear
 from vidllm_rooms.shading import prepare
-from vidllm_rooms.types import Clip, Language, Room
+from vidllm_rooms.types import Clip, Room
 
 KEYS, STEPS, FPS = 8, 7, 10
 SIZE, PROCESSED = (224, 280), (112, 140)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import vidllm
+from vidllm.datasets.words import answer_matches
 from vidllm.demo import CLIP, load_truth, report
 from vidllm.evaluation.blind import BLIND, load_blind
 from vidllm.model.prompts import CHAT_TEMPLATE
 from vidllm.scene import TINY, VidLLM
-from vidllm_rooms.language import answer_matches
 
 ROOT = Path(__file__).parent.parent
 MB = 1e6

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vidllm.datasets.words import answer_matches
 from vidllm.evaluation.rooms import depth_figures, depth_on_frames, pose_figures
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.arrays import read_npz
 from vidllm.io.json_files import read_json_object
-from vidllm_rooms.language import answer_matches
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene

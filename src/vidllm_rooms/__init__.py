@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm_rooms.layout import build_room
 from vidllm_rooms.render import render_clip
-from vidllm_rooms.types import COLOURS, Caption, Clip, Language, Light, Primitive, Question, Reference, Room, RoomObject
+from vidllm_rooms.types import COLOURS, Clip, Light, Primitive, Room, RoomObject
 
 __all__ = [
     "COLOURS",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidllm.datasets.shards import LabelSpace
 from vidllm_rooms import furniture as f
 from vidllm_rooms import objects as o
 from vidllm_rooms.parts import RGB, Kit, Model
@@ -101,6 +102,10 @@ CATALOGUE: dict[str, Category] = dict(
         _entry("curtain", "hung", "fabric", o.curtain),
     )
 )
+
+
+#: The names that shards of rooms give to patches.
+LABELS = LabelSpace(tuple(sorted(CATALOGUE)), tuple(COLOURS), tuple(sorted(MATERIAL_TEXTURES)))
 
 
 @dataclass(frozen=True)

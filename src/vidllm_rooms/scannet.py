@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vidllm.datasets.language import Language
 from vidllm.export.depth_png import write_depth_png
 from vidllm.io.atomic import atomic_folder
 from vidllm.video import write_video
 from vidllm_rooms.shards import scene_record
-from vidllm_rooms.types import Clip, Language
+from vidllm_rooms.types import Clip
 
 JPEG_QUALITY = 95
 CONVENTIONS = {

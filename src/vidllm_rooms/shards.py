@@ -1,14 +1,7 @@
-"""Pre-rendered training data: rooms with everything that is known of them, a few scenes a safetensors file.
-
-A shard holds, for S scenes of one frame size, ``rgb`` (S,F,H,W,3) uint8, ``depth_m`` (S,F,H,W) float16, ``instance``
-(S,F,H,W) uint8, ``extrinsics`` (S,F,4,4) camera-from-room and ``intrinsics`` (S,F,3,3) float32; its metadata holds a
-JSON list with each scene's seed, objects and language. Shards are written to a temporary name and moved into place:
-rendering can be stopped and started again, and finished shards are not rendered twice.
-"""
+"""Rooms as training shards (:mod:`vidllm.datasets.shards`): one seed, one scene; finished shards are kept."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import parse_json
-from vidllm.model.prompts import check_text
-from vidllm_rooms.types import Caption, Clip, Language, Question, Reference
+from vidllm.datasets.language import Language
+from vidllm.datasets.shards import save_shard
+from vidllm_rooms.catalogue import LABELS
+from vidllm_rooms.types import Clip
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
@@ -44,16 +35,6 @@ def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
         for o in clip.room.objects
     ]
     return {"seed": clip.room.seed, "objects": objects, "language": asdict(language)}
-
-
-def language_from_record(record: dict[str, Any]) -> Language:
-    """The language part of a scene record as dataclasses."""
-    said = record["language"]
-    return Language(
-        tuple(Question(q["kind"], q["question"], tuple(q["answers"]), q["situation"]) for q in said["questions"]),
-        tuple(Reference(r["kind"], r["expression"], tuple(r["targets"])) for r in said["references"]),
-        tuple(Caption(c["object_id"], tuple(c["texts"])) for c in said["captions"]),
-    )
 
 
 def render_scene(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
@@ -88,8 +69,7 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
         "extrinsics": torch.from_numpy(np.stack([c.extrinsics for c in clips])).float(),
         "intrinsics": torch.from_numpy(np.stack([c.intrinsics for c in clips])).float(),
     }
-    with atomic_path(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"scenes": json.dumps(records)})
+    save_shard(path, tensors, records, LABELS)
     return path
 
 
@@ -110,24 +90,3 @@ def plan_shards(
 def _scaled(side: int, shorter_side: int) -> int:
     """A side of :data:`SIZES` at another shorter side, in whole patches (rounded down)."""
     return side * shorter_side // SIDE // PATCH * PATCH
-
-
-class Shard:
-    """Reads scenes of one shard; tensors are sliced lazily."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = safe_open(str(path), framework="pt")
-            text = self._file.metadata()["scenes"]
-            self.records: list[dict[str, Any]] = parse_json(check_text(text, "text of its scenes"), "its scenes")
-        except Exception as error:
-            remedy = "delete it and render it again"
-            raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error
-        self.path = path
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def tensors(self, index: int) -> dict[str, torch.Tensor]:
-        """The tensors of scene ``index``, without the leading S."""
-        return {name: self._file.get_slice(name)[index] for name in self._file.keys()}  # noqa: SIM118

@@ -112,39 +112,3 @@ class Clip:
             if ((flat == item.id).mean(1) >= min_fraction).any():
                 seen.append(item.id)
         return tuple(seen)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with acceptable answers (the first is the reference). ``situation`` is SQA3D's kind."""
-
-    kind: str
-    question: str
-    answers: tuple[str, ...]
-    situation: str | None = None
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A referring expression and the ids it means: one, none or several."""
-
-    kind: str
-    expression: str
-    targets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Caption:
-    """Reference captions of an object, or of the room when ``object_id`` is None."""
-
-    object_id: int | None
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Language:
-    """Everything that is said about one clip."""
-
-    questions: tuple[Question, ...]
-    references: tuple[Reference, ...]
-    captions: tuple[Caption, ...]

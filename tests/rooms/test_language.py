@@ -10,7 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vidllm_rooms.language import QUESTION_KINDS, REFERENCE_KINDS, answer_matches, make_language
+from vidllm.datasets.language import Language, Question
+from vidllm.datasets.words import NUMBER_WORDS, answer_matches, plural
+from vidllm_rooms.language import QUESTION_KINDS, REFERENCE_KINDS, make_language
 from vidllm_rooms.language.ask_situated import SIDE_WORDS, SITUATIONS
 from vidllm_rooms.language.balance import answer_counts
 from vidllm_rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
@@ -22,9 +24,8 @@ from vidllm_rooms.language.questions import ASK
 from vidllm_rooms.language.references import REQUESTS, REQUESTS_MANY
 from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.language.templates import TEMPLATES
-from vidllm_rooms.language.words import NUMBER_WORDS, plural
 from vidllm_rooms.layout import build_room
-from vidllm_rooms.types import COLOURS, Clip, Language, Question, Room, RoomObject
+from vidllm_rooms.types import COLOURS, Clip, Room, RoomObject
 
 SIZES = {
     "chair": (0.45, 0.45, 0.9),

@@ -14,10 +14,11 @@ import pytest
 
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
+from vidllm.datasets.words import tokens
 from vidllm_rooms import build_room, official
 from vidllm_rooms.language.ask_situated import SITUATIONS
 from vidllm_rooms.official import export_rooms, scene_name
-from vidllm_rooms.official.corpora import names_in, tokens
+from vidllm_rooms.official.corpora import names_in
 from vidllm_rooms.official.naming import moved
 from vidllm_rooms.official.scan import scan_room
 from vidllm_rooms.official.situations import SituationReader, _patterns, clearance_m, pose_in_scan

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from vidllm.datasets.words import plural, with_article
 from vidllm.training.drills import drills
-from vidllm_rooms.language.words import plural, with_article
 
 THINGS = [
     ("sofa", "red", "fabric"), ("chair", "blue", "wood"), ("chair", "red", "wood"), ("table lamp", "white", "metal"),

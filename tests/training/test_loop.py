@@ -15,6 +15,7 @@ from helpers import micro_config
 from micro_start import log_of, quiet, save_start, short_run
 from safetensors.torch import load_file
 
+from vidllm.datasets.shards import Shard
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
@@ -29,7 +30,6 @@ from vidllm.training.spikes import KNOWN
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.texts import load_or_build_tokenizer
 from vidllm.training.world import World
-from vidllm_rooms.shards import Shard
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidllm.datasets.language import Language
+from vidllm.datasets.words import answer_matches
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.blind import BlindAnswerer
 from vidllm.frames import Frames
@@ -23,9 +25,8 @@ from vidllm.geometry.cameras import relative_to_first
 from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm.scene import Box, Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
-from vidllm_rooms.language import answer_matches
 from vidllm_rooms.shards import SIZES, render_scene
-from vidllm_rooms.types import Clip, Language
+from vidllm_rooms.types import Clip
 
 #: What the trivial baselines answer: a flat wall this far away, a camera that never turns.
 CONSTANT_DEPTH_M = 2.5

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.training.attention_guide import AttentionGuide
-from vidllm.training.data import MATERIAL_INDEX
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.named_patches import NamedPatches
-from vidllm_rooms.catalogue import CATALOGUE
-from vidllm_rooms.types import COLOURS
 
 IGNORE = -1
 NEAR = 0.4  # normalised length below which directions are not told apart
@@ -75,8 +72,3 @@ class AuxiliaryHeads(nn.Module):
             right = (logits.detach().argmax(-1) == classes) & thing
             figures[f"patch_{name}"] = right.sum().item() / max(1, int(thing.sum()))
         return torch.stack(terms).sum(), figures
-
-
-def auxiliary_heads(width: int) -> AuxiliaryHeads:
-    """Heads for the rooms' categories, colours and materials."""
-    return AuxiliaryHeads(width, *(len(names) + 1 for names in (CATALOGUE, COLOURS, MATERIAL_INDEX)))

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.configuration import preset
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
@@ -25,7 +27,6 @@ from vidllm.training.packing import IGNORE, Text
 from vidllm.training.run import PATCH_SIZE, training_device
 from vidllm.training.starting import VOCABULARY
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
-from vidllm_rooms.shards import Shard, language_from_record
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class BlindRun(Trainable):
     def __init__(self, config: BlindConfig) -> None:
         self.config: BlindConfig = config
         self.device = training_device(config.device)
-        data = RoomsData(Path(config.data), PATCH_SIZE, {})
+        data = RoomsData(Path(config.data), PATCH_SIZE)
         maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
         self.tokenizer = maker.tokenizer
         settings = preset(config.preset).text_config

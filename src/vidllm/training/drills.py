@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import plural, with_article
 from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.templates import TEMPLATES
-from vidllm_rooms.language.words import plural, with_article
-from vidllm_rooms.types import Question
 
 ABSENT_SHARE = 0.4  # of the drills on counts and existence: kinds that are not there
 

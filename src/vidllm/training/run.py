@@ -15,9 +15,9 @@ from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.attention_guide import AttentionGuide
-from vidllm.training.auxiliary import AuxiliaryHeads, auxiliary_heads
+from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
-from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, Batch, RoomsData, draw_texts
+from vidllm.training.data import Batch, RoomsData, draw_texts
 from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
@@ -29,13 +29,10 @@ from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
-from vidllm_rooms.catalogue import CATALOGUE
-from vidllm_rooms.types import COLOURS
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
-CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
 
 @dataclass
@@ -57,18 +54,17 @@ class Run(Trainable):
         """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
         _check_sharding(config)
         torch.manual_seed(config.seed)
-        data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
+        data = RoomsData(Path(config.data), PATCH_SIZE)
         texts = TextMaker(run_tokenizer(config, data))
         device = training_device(config.device)
         model = starting_model(config, texts)
         model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
-        auxiliary = auxiliary_heads(model.config.encoder.hidden_size).to(device)
+        width, labels = model.config.encoder.hidden_size, data.labels
+        auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
-        auxiliary.names = names = NamedPatches(
-            model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1
-        ).to(device)
+        auxiliary.names = names = NamedPatches(width, *labels.sizes).to(device)
         if config.guide_weight > 0:
             last = model.config.attention.depth - 1
             auxiliary.guide = AttentionGuide(model.attention, sorted({min(i, last) for i in config.guide_layers}))
@@ -79,7 +75,7 @@ class Run(Trainable):
         optimizer = _optimizer(config, model, auxiliary)
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.word_weight > 0:
-            words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS), list(MATERIAL_INDEX))
+            words = Vocabulary(texts.tokenizer, labels.categories, labels.colours, labels.materials)
             run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
         return run
 
@@ -236,8 +232,7 @@ def _language(
     before, after = run.texts.prefix_ids
     guide = None
     if run.word_guide is not None:
-        counts = (len(CATALOGUE) + 1, len(COLOURS) + 1, len(MATERIAL_INDEX) + 1)
         shown = (batch.category, batch.colour, batch.material)
-        names = pooled_names(prefix.patch_index, shown, counts, prefix.patch_mask.shape[1])
+        names = pooled_names(prefix.patch_index, shown, run.data.labels.sizes, prefix.patch_mask.shape[1])
         guide = run.word_guide, names
     return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.teachers import Teacher
-from vidllm_rooms.shards import Shard
 
 OPEN_FILES = 64
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vidllm.datasets.language import Caption, Question, Reference, language_from_record
+from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model import prompts
 from vidllm.model.text import (
@@ -27,8 +29,6 @@ from vidllm.model.text import (
 from vidllm.training.drills import drills
 from vidllm.training.packing import Text
 from vidllm.training.place_drills import place_drills
-from vidllm_rooms.shards import Shard, language_from_record
-from vidllm_rooms.types import Caption, Question, Reference
 
 TOKENIZER_SCENES = 400
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from vidllm.datasets.words import plural
 from vidllm.model.grounding import points_in_boxes
 from vidllm.model.modeling import VisualPrefix
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
 from vidllm.training.place_guide import THINGS, text_places_loss
-from vidllm_rooms.language.words import plural
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}

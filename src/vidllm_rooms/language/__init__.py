@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from vidllm.datasets.language import Language
+from vidllm.datasets.words import answer_matches, normalise
 from vidllm_rooms.language.balance import most_frequent_baseline
 from vidllm_rooms.language.captions import make_captions
 from vidllm_rooms.language.facts import observe
 from vidllm_rooms.language.questions import QUESTION_KINDS, make_questions
 from vidllm_rooms.language.references import REFERENCE_KINDS, make_references
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.language.words import answer_matches, normalise
-from vidllm_rooms.types import Clip, Language
+from vidllm_rooms.types import Clip
 
 __all__ = [
     "QUESTION_KINDS",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from vidllm.datasets.language import Question
 from vidllm_rooms.language.ask_things import TRIES, carried
 from vidllm_rooms.language.describe import RELATION_WORDS, outdoes
 from vidllm_rooms.language.priors import load_share, present_share, support_share
 from vidllm_rooms.language.speaker import Option, Speaker, choice_answers, told_apart
-from vidllm_rooms.types import Question
 
 ABOUT_M = 1.5  # what is beyond this free space is not said to be beside something
 LIFTABLE = {"box", "ball", "plant", "vase", "basket"}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import capitalised, plural
 from vidllm_rooms.language.priors import SEATS, UNCOUNTED, present_share
 from vidllm_rooms.language.speaker import Option, Speaker, count_answers
-from vidllm_rooms.language.words import capitalised, plural
-from vidllm_rooms.types import Question
 
 SIDES = ("front", "right", "behind", "left")  # clockwise from above, 90 degrees apart
 CLEAR_DEGREES, POSSIBLE_DEGREES = 35.0, 55.0

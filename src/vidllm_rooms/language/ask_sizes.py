@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import metres
 from vidllm_rooms.language.describe import outdoes
 from vidllm_rooms.language.facts import CLEAR_RATIO
 from vidllm_rooms.language.frequencies import HEIGHTS, LENGTHS, REMOTENESS
 from vidllm_rooms.language.priors import greater_share, size_share
 from vidllm_rooms.language.speaker import Option, Speaker, choice_answers, half_metres, metre_answers, told_apart
-from vidllm_rooms.language.words import metres
-from vidllm_rooms.types import Question
 
 Pair = tuple[int, int]
 COMPARATIVES = {"taller": 1, "longer": 1, "shorter in height": -1, "less tall": -1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import plural, with_article
 from vidllm_rooms.language.describe import Description
 from vidllm_rooms.language.priors import (
     CATEGORIES,
@@ -13,8 +15,7 @@ from vidllm_rooms.language.priors import (
     present_share,
 )
 from vidllm_rooms.language.speaker import Option, Speaker, count_answers
-from vidllm_rooms.language.words import plural, with_article
-from vidllm_rooms.types import COLOURS, Question
+from vidllm_rooms.types import COLOURS
 
 TRIES = 6
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
-from vidllm_rooms.language.words import answer_matches
-from vidllm_rooms.types import Question
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import answer_matches
 
 LEADING_WORDS = 3
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from vidllm.datasets.language import Caption
+from vidllm.datasets.words import capitalised, counted, listing, metres, number_word, plural, with_article
 from vidllm_rooms.language.describe import RELATION_WORDS
 from vidllm_rooms.language.facts import Thing
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.language.words import capitalised, counted, listing, metres, number_word, plural, with_article
-from vidllm_rooms.types import Caption
 
 #: {a} "a red chair", {name} "chair", {color}, {mat} "wood", {place} "next to the table", {size} "about 1 meter tall".
 OBJECT_TEMPLATES: tuple[str, ...] = (

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from vidllm.datasets.words import plural
 from vidllm_rooms.language.facts import CLEAR_RATIO, Scene
 from vidllm_rooms.language.priors import material_share
-from vidllm_rooms.language.words import plural
 
 T = TypeVar("T")
 

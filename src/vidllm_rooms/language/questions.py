@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vidllm.datasets.language import Question
 from vidllm_rooms.language.ask_relations import (
     ask_category_at,
     ask_farthest,
@@ -38,7 +39,6 @@ from vidllm_rooms.language.ask_things import (
     ask_room_type,
 )
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.types import Question
 
 ASK: dict[str, Callable[[Speaker], Question | None]] = {
     "color": ask_color,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vidllm.datasets.language import Reference
+from vidllm.datasets.words import capitalised
 from vidllm_rooms.language.ask_things import known_names
 from vidllm_rooms.language.describe import Description, related_description
 from vidllm_rooms.language.priors import present_share
 from vidllm_rooms.language.speaker import Option, Speaker
-from vidllm_rooms.language.words import capitalised
-from vidllm_rooms.types import COLOURS, Reference
+from vidllm_rooms.types import COLOURS
 
 #: Requests around a noun phrase with its article; most expressions are the bare phrase.
 REQUESTS: tuple[str, ...] = (

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import NUMBER_WORDS, capitalised, metres, number_word
 from vidllm_rooms.language.describe import pick, related_description, simple_descriptions
 from vidllm_rooms.language.facts import Scene, Thing
 from vidllm_rooms.language.templates import ALSO_ACCEPTED, TEMPLATES
-from vidllm_rooms.language.words import NUMBER_WORDS, capitalised, metres, number_word
-from vidllm_rooms.types import Question
 
 T = TypeVar("T")
 #: (answer, weight, what to ask)

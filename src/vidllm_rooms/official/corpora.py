@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.datasets.language import Language, Question, Reference
+from vidllm.datasets.words import plural, tokens
 from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES
-from vidllm_rooms.language.words import plural
 from vidllm_rooms.official.scan import Scan
 from vidllm_rooms.official.situations import SituationReader, pose_in_scan
-from vidllm_rooms.types import Clip, Language, Question, Reference
+from vidllm_rooms.types import Clip
 
 Entry = dict[str, Any]
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-z]+(?:-[a-z]+)*|'[a-z]+|[^\sa-z\d]")
 _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
 
 
@@ -151,11 +151,6 @@ def _singular() -> dict[str, str]:
 def _names() -> re.Pattern[str]:
     longest_first = sorted(_singular(), key=len, reverse=True)
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
-
-
-def tokens(text: str) -> list[str]:
-    """Words, numbers and punctuation marks of a text in lower case, as ScanRefer's token lists are."""
-    return _TOKEN.findall(text.lower())
 
 
 def corners(low: np.ndarray, high: np.ndarray) -> list[list[float]]:

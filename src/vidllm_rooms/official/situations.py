@@ -18,11 +18,11 @@ from functools import cache
 
 import numpy as np
 
+from vidllm.datasets.words import capitalised
 from vidllm_rooms.language.ask_situated import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.facts import observe, viewer_axes
 from vidllm_rooms.language.priors import SEATS
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.language.words import capitalised
 from vidllm_rooms.types import Clip, Room, RoomObject
 
 

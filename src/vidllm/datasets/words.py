@@ -21,6 +21,7 @@ _SYNONYMS = {
     "none": "0",
 }
 _ARTICLES = {"a", "an", "the"}
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-z]+(?:-[a-z]+)*|'[a-z]+|[^\sa-z\d]")
 
 
 def plural(noun: str) -> str:
@@ -85,3 +86,8 @@ def answer_matches(prediction: str, answers: Sequence[str]) -> bool:
     """Whether the prediction equals one of the accepted answers after ``normalise``."""
     said = normalise(prediction)
     return any(said == normalise(answer) for answer in answers)
+
+
+def tokens(text: str) -> list[str]:
+    """Words, numbers and punctuation marks of a text in lower case, as ScanRefer's token lists are."""
+    return _TOKEN.findall(text.lower())
