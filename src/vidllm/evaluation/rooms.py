@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidllm.evaluation.baselines import MEAN_BOX
-from vidllm.evaluation.blind import BlindAnswerer
+from vidllm.evaluation.language_only import LanguageOnly
 from vidllm.frames import Frames
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.geometry.cameras import relative_to_first
@@ -100,7 +100,7 @@ def score_geometry(scene: Scene, clip: Clip, figures: Figures) -> None:
         figures.add(f"{prefix}translation_m", *travel.tolist())
 
 
-def score_questions(scene: Scene, language: Language, blind: BlindAnswerer | None, figures: Figures) -> None:
+def score_questions(scene: Scene, language: Language, blind: LanguageOnly | None, figures: Figures) -> None:
     """Exact match of each question by kind, and of the language-only model on the same question."""
     pairs = [(item.question, item.situation) for item in language.questions]
     guesses = blind.answers(pairs) if blind is not None else None
@@ -163,7 +163,7 @@ def box_f1(found: Sequence[Box], targets: Sequence[Sequence[float]], threshold: 
 def evaluate(
     model: VidLLM,
     seeds: Iterable[int],
-    blind: BlindAnswerer | None = None,
+    blind: LanguageOnly | None = None,
     progress: Callable[[int], None] | None = None,
     frames: int | None = None,
     render: Callable[[int, int, int, int], tuple[Clip, Language]] = render_scene,

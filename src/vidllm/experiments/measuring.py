@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from vidllm.evaluation.rooms import ROWS, Figures, score_geometry
+from vidllm.experiments.config import AblationConfig
+from vidllm.experiments.files import Record, read_json, write_json
+from vidllm.experiments.rows import Table
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.scene import TINY, Scene, VidLLM, load
-from vidllm.training.ablation.config import AblationConfig
-from vidllm.training.ablation.files import Record, read_json, write_json
-from vidllm.training.ablation.rows import Table
 
 Say = Callable[[str], None]
 
