@@ -20,7 +20,9 @@ import vidllm
 from vidllm.cli.reading import seeds
 from vidllm.datasets.language import Language
 from vidllm.evaluation.baselines import MEAN_BOX
-from vidllm.evaluation.rooms import Figures, depth_on_frames, score_grounding, score_questions
+from vidllm.evaluation.reconstruction_metrics import depth_on_frames
+from vidllm_rooms.evaluation import score_grounding, score_questions
+from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.frames import Frames
 from vidllm.model.modeling import Geometry, VisualPrefix
 from vidllm.scene import Scene
@@ -85,7 +87,7 @@ def main() -> None:
         clip, language = render_scene(seed, args.frames, *SIZES[seed % len(SIZES)])
         frames = model.processor.image_processor.read(clip.rgb, args.frames)
         for way, scene in ways(frames, clip, language, model):
-            figures = found.setdefault(way, Figures())
+            figures = found.setdefault(way, Metrics())
             score_questions(scene, language, None, figures)
             score_grounding(scene, clip, language, MEAN_BOX, figures)
         print(f"room {seed} of {args.seeds}", file=sys.stderr)

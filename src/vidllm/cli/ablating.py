@@ -25,8 +25,8 @@ def ablate(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(ABLATE_HELP)
         return
-    from vidllm.training.ablation.config import AblationConfig
-    from vidllm.training.ablation.rows import table_named
+    from vidllm.experiments.config import AblationConfig
+    from vidllm.experiments.rows import table_named
 
     table = table_named(argv[0])
     config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
@@ -35,8 +35,8 @@ def ablate(argv: list[str]) -> None:
         reading.note(f"vidllm: warning: {line}")
     rooms = reading.seeds(config.eval_seeds)
     out = reading.writable_folder(config.out)
-    from vidllm.training.ablation.runs import ablate as run
-    from vidllm.training.ablation.runs import publish
+    from vidllm.experiments.runs import ablate as run
+    from vidllm.experiments.runs import publish
 
     results = run(table, config, rooms, reading.note)
     command = f"vidllm ablate {shlex.join(argv)}"

@@ -81,9 +81,9 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
 
         return options_of(FinetuneConfig, prog, argv), finetune
     if stage == "blind":
-        from vidllm.training.blind import BlindConfig, train_blind
+        from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 
-        return options_of(BlindConfig, prog, argv), train_blind
+        return options_of(LanguageOnlyConfig, prog, argv), train_language_only
     from vidllm.training.teacher_runs import LanguageTeacherConfig, train_language_teacher
 
     return options_of(LanguageTeacherConfig, prog, argv), train_language_teacher

@@ -61,12 +61,12 @@ def eval(options: argparse.Namespace) -> None:
     """``vidllm rooms eval --seeds A:B``"""
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)
-    from vidllm.evaluation.blind import BLIND, load_blind
-    from vidllm.evaluation.rooms import evaluate, table
+    from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+    from vidllm_rooms.evaluation import evaluate, table
     from vidllm.scene import load
 
     model = load(options.model, options.device, options.dtype, refine=options.refine)
-    blind = load_blind(Path(options.blind) if options.blind else BLIND)
+    blind = load_language_only(Path(options.blind) if options.blind else LANGUAGE_ONLY)
     if blind is None and options.blind:
         raise ValueError(f"{options.blind}: no language-only baseline here (config.json is missing)")
     figures = evaluate(model, span, blind, reading.Progress("rooms", len(span)), count)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidllm.evaluation.rooms import depth_figures, pose_figures
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
 from vidllm.frames import Frames
 from vidllm.geometry.cameras import invert_extrinsics
 from vidllm.io.json_files import read_json_object
@@ -87,9 +87,9 @@ def measure_clip(model: VidLLM, clip: PosedClip, num_frames: int | None = None) 
     scene = model.reconstruct([str(p) for p in clip.pictures], num_frames)
     chosen = [int(i) for i in scene.frames.indices]
     true = np.stack([depth_at(scene.frames, i, clip.depths[i], clip.metres_per_unit) for i in chosen])
-    figures = depth_figures(scene.depth.numpy(), true)
-    angle, travel = pose_figures(scene.extrinsics, clip.extrinsics[chosen].float())
-    still, _ = pose_figures(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())
+    figures = depth_metrics(scene.depth.numpy(), true)
+    angle, travel = pose_errors(scene.extrinsics, clip.extrinsics[chosen].float())
+    still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())
     return {
         "frames": float(len(chosen)),
         **figures,

@@ -24,8 +24,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
-from vidllm.evaluation.blind import model_of_run
-from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import KINDS, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
 from vidllm.model.encoder import DinoEncoder

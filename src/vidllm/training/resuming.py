@@ -106,7 +106,7 @@ def _tokenizer_file(config: LoopConfig) -> Path:
 def _record(config: LoopConfig, processes: int) -> Record:
     places = {name: place for name in PLACES if (place := getattr(config, name, None))}
     return {
-        "kind": type(config).__name__,
+        "kind": getattr(config, "RECORDED_AS", type(config).__name__),
         "micro_batches": processes * config.accumulation,
         "data": _data_files(Path(config.data)),
         **{name: _checkpoint_files(str(place)) for name, place in places.items()},

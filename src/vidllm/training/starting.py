@@ -7,8 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from vidllm.evaluation.blind import model_of_run
-from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration

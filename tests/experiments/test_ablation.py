@@ -12,15 +12,15 @@ import torch
 from helpers import micro_config, micro_model, video
 from teacher_models import save_teachers
 
+from vidllm.experiments import runs
+from vidllm.experiments.config import AblationConfig, ablation_joint, ablation_stage1
+from vidllm.experiments.measuring import measure_scale
+from vidllm.experiments.rows import ADAPTER, MAIN, SCALE, STAGES, TABLES, Row, Table, table_named
+from vidllm.experiments.runs import Job, ablate, joint_config, publish, take_common, write_start
+from vidllm.experiments.shared import tokenizer_of, typical_unit
+from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.model import configuration
 from vidllm.model.auto import load_pretrained
-from vidllm.training.ablation import runs
-from vidllm.training.ablation.config import AblationConfig, ablation_joint, ablation_stage1
-from vidllm.training.ablation.measuring import measure_scale
-from vidllm.training.ablation.rows import ADAPTER, MAIN, SCALE, STAGES, TABLES, Row, Table, table_named
-from vidllm.training.ablation.runs import Job, ablate, joint_config, publish, take_common, write_start
-from vidllm.training.ablation.shared import tokenizer_of, typical_unit
-from vidllm.training.ablation.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.training.config import tiny_test
 from vidllm_rooms.shards import render_scene
 
@@ -166,7 +166,7 @@ def small_room(seed, frames, height, width):
 
 def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "remembered_room", small_room)
-    monkeypatch.setattr(runs, "load_blind", lambda folder: None)
+    monkeypatch.setattr(runs, "load_language_only", lambda folder: None)
     table = Table("two", "two rows", (MAIN.rows[0], replace(MAIN.rows[3], against=(0,))), "a source", MAIN.columns)
     train, taken = runs.train, []
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.experiments.files import PLAN, Record, read_json
+from vidllm.experiments.rows import Table
 from vidllm.export.line_chart import line_charts
 from vidllm.io.atomic import atomic_path
-from vidllm.training.ablation.files import PLAN, Record, read_json
-from vidllm.training.ablation.rows import Table
 from vidllm.training.plot import LOG_FILE, RunLog, panels, read_log
 
 #: our figure -> (heading, +1 where more is better, -1 where less is)

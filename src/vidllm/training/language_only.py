@@ -1,6 +1,6 @@
 """Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
 
-As the language-only baseline (:mod:`vidllm.evaluation.blind`) it shows what the words give away. As the start
+As the language-only baseline (:mod:`vidllm.evaluation.language_only`) it shows what the words give away. As the start
 (``TrainConfig.language_from``) it stands for the pretrained language model that every larger preset has: a small one
 that begins at nothing spends most of its joint training on learning to read.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,8 +31,10 @@ from vidllm.training.texts import TextMaker, load_or_build_tokenizer
 
 
 @dataclass(frozen=True)
-class BlindConfig(LoopConfig):
+class LanguageOnlyConfig(LoopConfig):
     """Language-only training: same language model, same questions, no scene."""
+
+    RECORDED_AS: ClassVar[str] = "BlindConfig"  # the kind that run folders tell, so that older ones resume
 
     out: str = "runs/blind"
     tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
@@ -44,11 +47,11 @@ class BlindConfig(LoopConfig):
     log_every: int = 50
 
 
-class BlindRun(Trainable):
+class LanguageOnlyRun(Trainable):
     """A causal language model and every sentence of the data."""
 
-    def __init__(self, config: BlindConfig) -> None:
-        self.config: BlindConfig = config
+    def __init__(self, config: LanguageOnlyConfig) -> None:
+        self.config: LanguageOnlyConfig = config
         self.device = training_device(config.device)
         data = RoomsData(Path(config.data), PATCH_SIZE)
         maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
@@ -85,9 +88,9 @@ class BlindRun(Trainable):
         return folder / "model"
 
 
-def train_blind(config: BlindConfig, log: Callable[[str], None] | None = None) -> Path:
+def train_language_only(config: LanguageOnlyConfig, log: Callable[[str], None] | None = None) -> Path:
     """Train (or resume) the baseline; returns the folder of its model."""
-    return drive(lambda: BlindRun(config), config, log)
+    return drive(lambda: LanguageOnlyRun(config), config, log)
 
 
 def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple[list[Text], list[float]]:

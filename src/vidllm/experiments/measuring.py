@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from vidllm.evaluation.rooms import ROWS, Figures, score_geometry
+from vidllm_rooms.evaluation import ROWS, score_geometry
+from vidllm.evaluation.scene_metrics import Metrics
+from vidllm.experiments.config import AblationConfig
+from vidllm.experiments.files import Record, read_json, write_json
+from vidllm.experiments.rows import Table
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load
-from vidllm.training.ablation.config import AblationConfig
-from vidllm.training.ablation.files import Record, read_json, write_json
-from vidllm.training.ablation.rows import Table
 from vidllm_rooms.shards import SIZES, render_scene
 
 Say = Callable[[str], None]
@@ -28,10 +29,10 @@ def remembered_room(seed: int, frames: int, height: int, width: int) -> Any:
     return render_scene(seed, frames, height, width)
 
 
-def summary(figures: Figures) -> Record:
-    """Means and medians of an evaluation, and those of its baselines, by the figures' names."""
+def summary(metrics: Metrics) -> Record:
+    """Means and medians of an evaluation, and those of its baselines, by the metrics' names."""
     how = {name: how for _, name, how, _ in ROWS}
-    told = {name: getattr(figures, how.get(name.removeprefix("baseline_"), "mean"))(name) for name in figures.values}
+    told = {name: getattr(metrics, how.get(name.removeprefix("baseline_"), "mean"))(name) for name in metrics.values}
     return {
         "values": {name: value for name, value in told.items() if not name.startswith("baseline_")},
         "baselines": {n.removeprefix("baseline_"): value for n, value in told.items() if n.startswith("baseline_")},
@@ -52,29 +53,29 @@ def measure_scale(table: Table, config: AblationConfig, rooms: range, say: Say) 
     if all(result is not None and result["evaluation"] == measured for result in found):
         say(f"{table.title}: done")
     else:
-        figures = [Figures() for _ in ways]
+        metrics = [Metrics() for _ in ways]
         for done, seed in enumerate(rooms, 1):
             scales = [replace(model.model.config.scale, **row.scale, seed=drawn) for row, drawn in ways]
-            _score_ways(model, seed, count, scales, figures)
+            _score_ways(model, seed, count, scales, metrics)
             if done % 4 == 0 or done == len(rooms):
                 say(f"{table.title}: {done} of {len(rooms)} rooms")
         found = [
             write_json(file, {"row": row.name, "seed": seed, "evaluation": measured, **summary(one)})
-            for file, (row, seed), one in zip(files, ways, figures, strict=True)
+            for file, (row, seed), one in zip(files, ways, metrics, strict=True)
         ]
     results = [result for result in found if result is not None]
     return [results[i : i + len(config.seeds)] for i in range(0, len(results), len(config.seeds))]
 
 
 @torch.inference_mode()
-def _score_ways(model: VidLLM, seed: int, count: int, scales: Sequence[ScaleConfig], figures: list[Figures]) -> None:
-    """Add a room's geometric figures, once for each way to estimate its scale."""
+def _score_ways(model: VidLLM, seed: int, count: int, scales: Sequence[ScaleConfig], metrics: list[Metrics]) -> None:
+    """Add a room's geometric metrics, once for each way to estimate its scale."""
     clip, _ = remembered_room(seed, count, *SIZES[seed % len(SIZES)])
     frames = model.processor.image_processor.read(clip.rgb, count)
     geometry, prefix = model.model.encode_scene(frames.images[None])
     if geometry.metric_depth_m is None:
         raise ValueError("this model has no metric depth model, so that there is no scale to estimate; give another")
-    for scale, one in zip(scales, figures, strict=True):
+    for scale, one in zip(scales, metrics, strict=True):
         measured = measured_anew(geometry, geometry.metric_depth_m, scale)
         scene = Scene(model.model, model.processor, frames, measured, prefix)
         score_geometry(scene, clip, one)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vidllm.evaluation.blind import model_of_run
 from vidllm.evaluation.results import plain
+from vidllm.experiments.config import AblationConfig
+from vidllm.experiments.files import Record, keep_plan, once, telling
+from vidllm.io.weight_files import model_of_run
 from vidllm.model.text import read_tokenizer
-from vidllm.training.ablation.config import AblationConfig
-from vidllm.training.ablation.files import Record, keep_plan, once, telling
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.loop import train

@@ -22,20 +22,20 @@ from pathlib import Path
 
 import torch
 
-from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
-from vidllm.evaluation.rooms import evaluate
+from vidllm_rooms.evaluation import evaluate
+from vidllm.experiments.config import AblationConfig
+from vidllm.experiments.files import RESULT, Record, keep_plan, once, read_json, telling, write_json
+from vidllm.experiments.measuring import measure_scale, remembered_room, summary
+from vidllm.experiments.rows import Row, Table
+from vidllm.experiments.shared import make_teachers, tokenizer_of, typical_unit
+from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.scene import load
-from vidllm.training.ablation.config import AblationConfig
-from vidllm.training.ablation.files import RESULT, Record, keep_plan, once, read_json, telling, write_json
-from vidllm.training.ablation.measuring import measure_scale, remembered_room, summary
-from vidllm.training.ablation.rows import Row, Table
-from vidllm.training.ablation.shared import make_teachers, tokenizer_of, typical_unit
-from vidllm.training.ablation.tables import as_record, draw_curves, report
 from vidllm.training.config import TrainConfig
 from vidllm.training.exporting import write_model
 from vidllm.training.loop import train
@@ -121,14 +121,14 @@ def run_job(job: Job, say: Say = to_stderr) -> Record:
                   "init_from": job.config.init_from, "language_from": job.config.language_from})  # fmt: skip
     keep_plan(job.folder, plan)
     done = once(job.folder, lambda: _train(job, joint, stage1, say))
-    blind = Path(job.config.blind) if job.config.blind else BLIND
+    blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
     _clear(job.folder)
     measured = {"rooms": [job.rooms.start, job.rooms.stop], "frames": job.config.eval_frames, "blind": blind.name}
     found = read_json(job.folder / RESULT)
     if found is not None and found["evaluation"] == measured:
         say(f"{job.label}: done")
         return found
-    figures = evaluate(load(job.folder / done["model"]), job.rooms, load_blind(blind),
+    figures = evaluate(load(job.folder / done["model"]), job.rooms, load_language_only(blind),
                        partial(_tell_rooms, job, say), job.config.eval_frames, remembered_room)  # fmt: skip
     result = {"row": job.row.name, "seed": job.seed, "training": plan, "evaluation": measured, **summary(figures),
               "parameters": done["parameters"], "seconds": done["seconds"]}  # fmt: skip

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vidllm.io.weight_files import model_of_run
 from vidllm.model import prompts
 from vidllm.model.auto import load_causal_lm
 from vidllm.model.text import decode_answers, encode_parts, read_tokenizer
 
-BLIND = Path(__file__).parent.parent / "weights" / "blind"
+LANGUAGE_ONLY = Path(__file__).parent.parent / "weights" / "blind"
 
 
-class BlindAnswerer:
+class LanguageOnly:
     """Answers questions from their words alone; ``mean_box`` is the training data's mean target box."""
 
     def __init__(
@@ -39,16 +40,10 @@ class BlindAnswerer:
         return decode_answers(self.tokenizer, out[:, padded["input_ids"].shape[1] :].tolist())
 
 
-def model_of_run(folder: str | Path) -> Path:
-    """``folder/model`` where a run of training (``vidllm train``) left its model there; otherwise the folder itself."""
-    made = Path(folder) / "model"
-    return made if (made / "config.json").is_file() else Path(folder)
-
-
-def load_blind(folder: Path = BLIND) -> BlindAnswerer | None:
+def load_language_only(folder: Path = LANGUAGE_ONLY) -> LanguageOnly | None:
     """The shipped baseline, or that of a folder: of the model or of the run that made it; None when it is absent."""
     folder = model_of_run(folder)
     if not (folder / "config.json").exists():
         return None
     model = load_causal_lm(folder)
-    return BlindAnswerer(model, read_tokenizer(folder), tuple(model.config.mean_box))
+    return LanguageOnly(model, read_tokenizer(folder), tuple(model.config.mean_box))
