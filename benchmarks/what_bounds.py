@@ -21,7 +21,6 @@ from vidllm.cli.reading import seeds
 from vidllm.datasets.language import Language
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
-from vidllm_rooms.evaluation import score_grounding, score_questions
 from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.frames import Frames
 from vidllm.model.modeling import Geometry, VisualPrefix
@@ -32,6 +31,7 @@ from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.run import PATCH_SIZE
 from vidllm_rooms.catalogue import LABELS
+from vidllm_rooms.evaluation import score_grounding, score_questions
 from vidllm_rooms.shards import SIZES, render_scene, scene_record
 from vidllm_rooms.types import Clip
 

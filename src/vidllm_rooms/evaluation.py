@@ -1,45 +1,27 @@
 """Measure a model on unseen rooms, from video alone: one table, each figure beside its baseline.
 
-Geometry: depth abs-rel and delta1 of the final metric depth (scale from our own alignment), scale error (how far the
-median ratio of predicted to true depth is from one), rotation and translation errors relative to the first frame.
+Geometry: :func:`vidllm.evaluation.scene_metrics.score_geometry`.
 Language: exact match by kind of question, and grounding with raw boxes (oriented IoU in the scene frame).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from vidllm.datasets.language import Language
 from vidllm.datasets.words import answer_matches
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.language_only import LanguageOnly
-from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
-from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M, Metrics, best_iou, box_f1
+from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1, score_geometry
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm_rooms.shards import SIZES, render_scene
 from vidllm_rooms.types import Clip
-
-
-def score_geometry(scene: Scene, clip: Clip, metrics: Metrics) -> None:
-    """Add a scene's geometric metrics and those of the trivial baselines."""
-    depth_m = depth_on_frames(clip.depth_m, scene.frames)
-    flat = np.full_like(depth_m, CONSTANT_DEPTH_M)
-    for prefix, predicted in (("", scene.depth.numpy()), ("baseline_", flat)):
-        errors = depth_metrics(predicted, depth_m)
-        for name in ("abs_rel", "delta1", "scale_error", "abs_rel_aligned"):
-            metrics.add(f"{prefix}{name}", errors[name])
-    true = torch.from_numpy(clip.extrinsics).float()
-    still = torch.eye(4).expand(len(true), 4, 4)
-    for prefix, poses in (("", scene.extrinsics), ("baseline_", still)):
-        angle, travel = pose_errors(poses, true)
-        metrics.add(f"{prefix}rotation_deg", *angle.tolist())
-        metrics.add(f"{prefix}translation_m", *travel.tolist())
 
 
 def score_questions(scene: Scene, language: Language, blind: LanguageOnly | None, metrics: Metrics) -> None:
@@ -80,6 +62,17 @@ def _boxed(item: Any) -> dict[str, Any]:
     return {"id": item.id, "box": [*item.centre, *item.size, item.yaw]}
 
 
+@lru_cache(maxsize=512)
+def remembered_room(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
+    """A room that several models are measured on, rendered once a process."""
+    return render_scene(seed, frames, height, width)
+
+
+def remembered_clip(seed: int, frames: int) -> Clip:
+    """The clip of such a room, of the size that it is measured at."""
+    return remembered_room(seed, frames, *SIZES[seed % len(SIZES)])[0]
+
+
 def evaluate(
     model: VidLLM,
     seeds: Iterable[int],
@@ -99,38 +92,9 @@ def evaluate(
         height, width = SIZES[seed % len(SIZES)]
         clip, language = render(seed, count, height, width)
         scene = model.reconstruct(clip.rgb)
-        score_geometry(scene, clip, metrics)
+        score_geometry(scene, clip.depth_m, clip.extrinsics, metrics)
         score_questions(scene, language, blind, metrics)
         score_grounding(scene, clip, language, mean_box, metrics)
         if progress is not None:
             progress(done + 1)
     return metrics
-
-
-ROWS: tuple[tuple[str, str, str, str], ...] = (
-    ("question answering EM", "qa", "mean", "language only"),
-    ("depth abs-rel", "abs_rel", "mean", "flat wall at 2.5 m"),
-    ("depth delta1", "delta1", "mean", "flat wall at 2.5 m"),
-    ("depth abs-rel, median aligned", "abs_rel_aligned", "mean", "flat wall at 2.5 m"),
-    ("scale error, median", "scale_error", "median", "flat wall at 2.5 m"),
-    ("rotation error, median (degrees)", "rotation_deg", "median", "camera never moves"),
-    ("translation error, median (m)", "translation_m", "median", "camera never moves"),
-    ("grounding Acc@0.25, raw boxes", "acc_25", "mean", "mean box"),
-    ("grounding Acc@0.5, raw boxes", "acc_50", "mean", "mean box"),
-    ("several objects F1@0.25", "f1_25", "mean", ""),
-    ("no such object, accuracy", "none_right", "mean", ""),
-)
-
-
-def table(metrics: Metrics) -> list[tuple[str, float, float | None, str]]:
-    """Rows of (what, ours, baseline or None, baseline's name), then exact match by kind of question."""
-    rows: list[tuple[str, float, float | None, str]] = []
-    for title, name, how, baseline in ROWS:
-        if name in metrics.values:
-            take = getattr(metrics, how)
-            other = take(f"baseline_{name}") if f"baseline_{name}" in metrics.values else None
-            rows.append((title, take(name), other, baseline))
-    for name in sorted(n for n in metrics.values if n.startswith("qa/")):
-        other = metrics.mean(f"baseline_{name}") if f"baseline_{name}" in metrics.values else None
-        rows.append((f"EM, {name[3:]} ({len(metrics.values[name])})", metrics.mean(name), other, "language only"))
-    return rows

@@ -62,8 +62,9 @@ def eval(options: argparse.Namespace) -> None:
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)
     from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
-    from vidllm_rooms.evaluation import evaluate, table
+    from vidllm.evaluation.scene_metrics import table
     from vidllm.scene import load
+    from vidllm_rooms.evaluation import evaluate
 
     model = load(options.model, options.device, options.dtype, refine=options.refine)
     blind = load_language_only(Path(options.blind) if options.blind else LANGUAGE_ONLY)

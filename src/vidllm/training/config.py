@@ -47,8 +47,8 @@ class TrainConfig(LoopConfig):
     questions: int = 22
     references: int = 8
     captions: int = 3
-    plain: int = 0  # plain questions a scene on top (drills)
-    places: int = 0  # and ones on places (place_drills)
+    plain: int = 0  # plain questions a scene on top: template questions
+    places: int = 0  # and ones on places of these
     max_text_tokens: int = 800
     reconstruction: Literal["ours", "vggt"] = "ours"  # the form of L_recon: losses/camera and dense, or losses/vggt
     # weights of the loss terms

@@ -164,12 +164,10 @@ def draw_texts(
     questions: int,
     references: int,
     captions: int,
-    plain: int = 0,
-    places: int = 0,
 ) -> list[list[Any]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
         boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions, plain, places))
+        texts.append(maker.scene(record, boxes, rng, questions, references, captions))
     return texts

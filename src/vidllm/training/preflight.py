@@ -43,6 +43,7 @@ from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, tra
 from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
 from vidllm.training.steps import ALONE, autocast, train_step
 from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
+from vidllm.training.texts import ExtraQuestions
 from vidllm.training.trainable import Trainable
 
 AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
@@ -152,7 +153,7 @@ class Report:
                        f"(real steps on {self.timing.device})"]  # fmt: skip
 
 
-def dry_run(config: AnyConfig, gpus: int = 1) -> Report:
+def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None) -> Report:
     """Look, count, time and return; nothing is trained and nothing written in the run's folder.
 
     ``gpus``: processes with a GPU each, for the memory. Raises ValueError for a number that makes no sense.
@@ -166,7 +167,7 @@ def dry_run(config: AnyConfig, gpus: int = 1) -> Report:
     if shares:
         memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
     untimed = _why_untimed(config, findings, gpus, sum(memory.values()))
-    timing = None if untimed else time_steps(config)
+    timing = None if untimed else time_steps(config, extra_questions)
     if timing is not None:
         memory["activations at their peak"] = timing.peak
     return Report(config, gpus, findings, counts, memory, timing, untimed)
@@ -411,14 +412,14 @@ def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
 # ---- real steps --------------------------------------------------------------------------------------------------
 
 
-def time_steps(config: AnyConfig) -> Timing:
+def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None) -> Timing:
     """Seconds of a real step of each kind, after one that warms up; the weights they make are lost."""
     torch.set_num_threads(config.threads)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(config.out) / "tokenizer"
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, Path(folder) / "tokenizer")
-        run = _build(replace(config, out=folder))
+        run = _build(replace(config, out=folder), extra_questions)
         train_step(run, 0)
         kinds: dict[str, list[int]] = {}
         for step in range(0, config.steps, max(1, config.steps // LOOKED_AT)):
@@ -430,9 +431,9 @@ def time_steps(config: AnyConfig) -> Timing:
         return Timing(run.device.type, seconds, shares, _peak(run, slowest))
 
 
-def _build(config: AnyConfig) -> Trainable:
+def _build(config: AnyConfig, extra_questions: ExtraQuestions | None) -> Trainable:
     if isinstance(config, TrainConfig):
-        return Run.build(config)
+        return Run.build(config, extra_questions)
     return Stage1Run.build(config) if isinstance(config, Stage1Config) else LanguageTeacherRun(config)
 
 

@@ -25,7 +25,7 @@ from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
-from vidllm.training.texts import TextMaker
+from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
 from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
@@ -50,12 +50,16 @@ class Run(Trainable):
     word_guide: WordGuide | None = None
 
     @classmethod
-    def build(cls, config: TrainConfig) -> Run:
-        """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
+    def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
+        """Fresh weights (or those of ``init_from``), optimiser and data of a configuration.
+
+        ``extra_questions`` are drawn from at ``plain`` and ``places`` of 0 as well, so that a run with the same seed
+        meets the same other texts.
+        """
         _check_sharding(config)
         torch.manual_seed(config.seed)
         data = RoomsData(Path(config.data), PATCH_SIZE)
-        texts = TextMaker(run_tokenizer(config, data))
+        texts = TextMaker(run_tokenizer(config, data), _questions_of_scene(config, extra_questions))
         device = training_device(config.device)
         model = starting_model(config, texts)
         model.to(device)  # type: ignore[arg-type]
@@ -120,6 +124,14 @@ def training_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
     return torch.device(name)
+
+
+def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
+    if extra is not None:
+        return lambda record, boxes, rng: extra(record, boxes, rng, config.plain, config.places)
+    if config.plain or config.places:
+        raise ValueError("plain and places ask template questions: give vidllm_rooms.template_questions to train()")
+    return None
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -225,8 +237,7 @@ def _language(
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
-    how_many = config.questions, config.references, config.captions, config.plain, config.places
-    texts = draw_texts(batch, run.texts, rng, *how_many)
+    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids

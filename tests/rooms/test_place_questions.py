@@ -1,4 +1,4 @@
-"""Drills on places agree with the rooms' own facts: relations, distances, directions from a situation."""
+"""Template questions on places agree with the rooms' own facts: relations, distances, directions from a situation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from vidllm.training.data import scene_boxes, scene_from_room
-from vidllm.training.place_drills import place_drills
 from vidllm_rooms.language.ask_situated import SIDES, angles_off
 from vidllm_rooms.language.facts import observe
+from vidllm_rooms.place_questions import place_questions
 from vidllm_rooms.shards import render_scene, scene_record
 
 TURNED = ("On which side of", "Relative to", "From the first view", "Which side of")  # what is asked of comes last
@@ -32,7 +32,7 @@ def _asked(scenes, kinds):
     """(scene, question, rows of the things it names, in order), the situation's first."""
     for scene, record, boxes in scenes:
         rows = {t.category.replace("_", " "): t.index for t in scene.things}
-        for q in place_drills(record, boxes, np.random.default_rng(0), 60):
+        for q in place_questions(record, boxes, np.random.default_rng(0), 60):
             said = f"{q.situation or ''} {q.question}".lower()
             longest_last = sorted(rows.items(), key=lambda r: len(r[0]))
             found = {said.find(f"the {name}"): row for name, row in longest_last}
@@ -88,6 +88,6 @@ def test_directions_from_a_situation(scenes):
 
 def test_seeds_repeat_and_no_more_than_asked(scenes):
     _, record, boxes = scenes[0]
-    first, again = (place_drills(record, boxes, np.random.default_rng(1), 5) for _ in range(2))
+    first, again = (place_questions(record, boxes, np.random.default_rng(1), 5) for _ in range(2))
     assert first == again and len(first) == 5
-    assert place_drills(record, boxes, np.random.default_rng(1), 0) == []
+    assert place_questions(record, boxes, np.random.default_rng(1), 0) == []

@@ -1,4 +1,4 @@
-"""Drills on places (ours): where a thing is, to the viewer, to another one and from a third, many times over.
+"""Template questions on places (ours): where a thing is, to the viewer, to another one and from a third.
 
 They ask, in the world's own phrasings, about things that their noun alone tells apart, where the answer is clear: left
 or right, what is nearer, how far, what lies on which side of someone who sits or stands somewhere. Boxes (centre, size,
@@ -16,15 +16,15 @@ import numpy as np
 
 from vidllm.datasets.language import Question
 from vidllm.datasets.words import metres
-from vidllm.training.drills import ask_plainly, plain
 from vidllm_rooms.language.ask_situated import SIDES, SITUATIONS
 from vidllm_rooms.language.priors import SEATS
 from vidllm_rooms.language.speaker import half_metres
 from vidllm_rooms.language.templates import TEMPLATES
+from vidllm_rooms.plain_questions import ask_plainly, plain
 
 APART_M, APART_DEGREES, BEFORE_M = 0.3, 6.0, 0.3  # what is clearly left of another thing, as the rooms' relation
 NEARER_RATIO, NEARER_M = 1.15, 0.15  # what is clearly nearer, as the rooms' superlative
-TURNED_SHARE = 0.2  # of the drills on left and right: phrasings that name the second thing first
+TURNED_SHARE = 0.2  # of the questions on left and right: phrasings that name the second thing first
 OFF_M, STRAIGHT_DEGREES = 1.2, 25.0  # of a situation: how far off what it faces is, how clear a side has to be
 AWAY_SHARE = 0.35  # of the situations: with one's back to the thing
 TRIES = 4  # draws of three things a question wanted
@@ -32,7 +32,7 @@ TRIES = 4  # draws of three things a question wanted
 Thing = tuple[str, Sequence[float]]  # the noun and the box
 
 
-def place_drills(
+def place_questions(
     record: dict[str, Any], boxes: Mapping[int, Sequence[float]], rng: np.random.Generator, count: int
 ) -> list[Question]:
     """``count`` questions about places in a shard's scene record (fewer where less is clear)."""

@@ -1,10 +1,10 @@
-"""Drills (ours): the plainest questions about a scene, many of them, so that reading attributes is learned first.
+"""Plain template questions (ours): the plainest ones about a scene, so that reading attributes is learned first.
 
 The world's own questions are balanced against guessing, so that hardly one in ten asks a thing's colour, and most of
 those by way of a relation. A small model that trains from nothing meets too few of them to learn the reading itself.
-Drills ask, in the same phrasings, about things that their noun alone tells apart: their colour, their material, and how
-many there are of a kind, counts of none included. They are for training alone; what is measured has none. Drills on
-places are in :mod:`vidllm.training.place_drills`.
+These ask, in the same phrasings, about things that their noun alone tells apart: their colour, their material, and how
+many there are of a kind, counts of none included. They are for training alone; what is measured has none. Those on
+places are in :mod:`vidllm_rooms.place_questions`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vidllm.datasets.words import plural, with_article
 from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.templates import TEMPLATES
 
-ABSENT_SHARE = 0.4  # of the drills on counts and existence: kinds that are not there
+ABSENT_SHARE = 0.4  # of the questions on counts and existence: kinds that are not there
 
 
-def drills(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Question]:
+def plain_questions(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Question]:
     """``count`` plain questions about a shard's scene record, in random order (fewer where less can be asked)."""
     seen = [item for item in record["objects"] if item["visible"]]
     numbers = Counter(item["category"] for item in seen)

@@ -1,4 +1,4 @@
-"""Drills are right about the scene they are asked of."""
+"""Plain template questions are right about the scene they are asked of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from vidllm.datasets.words import plural, with_article
-from vidllm.training.drills import drills
+from vidllm_rooms.plain_questions import plain_questions
 
 THINGS = [
     ("sofa", "red", "fabric"), ("chair", "blue", "wood"), ("chair", "red", "wood"), ("table lamp", "white", "metal"),
@@ -21,7 +21,7 @@ def _record(hidden: str = "") -> dict:
 
 
 def test_answers_are_the_scene_s():
-    asked = drills(_record(), np.random.default_rng(0), 99)
+    asked = plain_questions(_record(), np.random.default_rng(0), 99)
     kinds = Counter(q.kind for q in asked)
     assert kinds["color"] == kinds["material"] == 2  # the sofa and the lamp: "the chair" is not one
     for q in asked:
@@ -37,7 +37,7 @@ def test_answers_are_the_scene_s():
 
 
 def test_what_is_not_seen_is_not_asked_of_and_seeds_repeat():
-    asked = drills(_record(hidden="sofa"), np.random.default_rng(1), 99)
+    asked = plain_questions(_record(hidden="sofa"), np.random.default_rng(1), 99)
     assert asked and not any("sofa" in q.question.lower() for q in asked)
-    assert asked == drills(_record(hidden="sofa"), np.random.default_rng(1), 99)
-    assert len(drills(_record(), np.random.default_rng(1), 3)) == 3
+    assert asked == plain_questions(_record(hidden="sofa"), np.random.default_rng(1), 99)
+    assert len(plain_questions(_record(), np.random.default_rng(1), 3)) == 3
