@@ -28,8 +28,8 @@ from vidllm.scene import Scene
 from vidllm.training.data import patch_classes
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
-from vidllm.training.named_patches import NamedPatches
 from vidllm.training.run import PATCH_SIZE
+from vidllm.training.supervision.oracle_features import OracleFeatures
 from vidllm_rooms.catalogue import LABELS
 from vidllm_rooms.evaluation import score_grounding, score_questions
 from vidllm_rooms.shards import SIZES, render_scene, scene_record
@@ -51,7 +51,7 @@ def named(clip: Clip, language: Language, width: int) -> Tensor:
     """The named feature (1,F,P,C) of what lies at each patch's centre; the rooms' frames are read as they are."""
     instance = torch.from_numpy(clip.instance)[None]
     classes = patch_classes(instance, [scene_record(clip, language)], LABELS, PATCH_SIZE)
-    names = NamedPatches(width, *LABELS.sizes)
+    names = OracleFeatures(width, *LABELS.sizes)
     return names.features(*classes)
 
 

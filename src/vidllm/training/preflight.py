@@ -32,7 +32,6 @@ from vidllm.model.text import read_tokenizer
 from vidllm.model.weight_check import check_weights
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
-from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig
 from vidllm.training.lora import apply_lora
@@ -42,6 +41,7 @@ from vidllm.training.sharding import BLOCKS
 from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, trained_in_stage1
 from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
 from vidllm.training.steps import ALONE, autocast, train_step
+from vidllm.training.supervision.heads import AuxiliaryHeads
 from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
 from vidllm.training.texts import ExtraQuestions
 from vidllm.training.trainable import Trainable

@@ -14,21 +14,21 @@ from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
-from vidllm.training.attention_guide import AttentionGuide
-from vidllm.training.auxiliary import AuxiliaryHeads
+from vidllm.training.augment import augment
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, draw_texts
 from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
-from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
+from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.supervision.heads import AuxiliaryHeads
+from vidllm.training.supervision.oracle_features import OracleFeatures
+from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
-from vidllm.training.vary import vary
-from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
@@ -45,9 +45,9 @@ class Run(Trainable):
     optimizer: torch.optim.Optimizer
     data: RoomsData
     texts: TextMaker
-    names: NamedPatches
+    names: OracleFeatures
     device: torch.device
-    word_guide: WordGuide | None = None
+    word_guide: WordAttention | None = None
 
     @classmethod
     def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
@@ -68,10 +68,10 @@ class Run(Trainable):
         auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
-        auxiliary.names = names = NamedPatches(width, *labels.sizes).to(device)
+        auxiliary.names = names = OracleFeatures(width, *labels.sizes).to(device)
         if config.guide_weight > 0:
             last = model.config.attention.depth - 1
-            auxiliary.guide = AttentionGuide(model.attention, sorted({min(i, last) for i in config.guide_layers}))
+            auxiliary.guide = MatchingAttention(model.attention, sorted({min(i, last) for i in config.guide_layers}))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
@@ -80,7 +80,7 @@ class Run(Trainable):
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.word_weight > 0:
             words = Vocabulary(texts.tokenizer, labels.categories, labels.colours, labels.materials)
-            run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
+            run.word_guide = WordAttention(model.language_model, words, *texts.special_ids[1:])
         return run
 
     def modules(self) -> dict[str, nn.Module]:
@@ -195,7 +195,7 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
         return _language_alone(run, batch, step, rng, named=kind == "named")
     if kind == "window" and config.vary_share > 0:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        batch = replace(batch, images=vary(batch.images, config.vary_share, generator))
+        batch = replace(batch, images=augment(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":

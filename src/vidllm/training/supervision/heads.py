@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.losses.targets import masked_mean
-from vidllm.training.named_patches import NamedPatches
+from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.supervision.oracle_features import OracleFeatures
 
 IGNORE = -1
 NEAR = 0.4  # normalised length below which directions are not told apart
@@ -30,8 +30,8 @@ class AuxiliaryHeads(nn.Module):
         self.colour = nn.Linear(width, colours)
         self.material = nn.Linear(width, materials)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
-        self.names: NamedPatches | None = None  # set by the run
-        self.guide: AttentionGuide | None = None  # set by the run: it listens to the model's global attention
+        self.names: OracleFeatures | None = None  # set by the run
+        self.guide: MatchingAttention | None = None  # set by the run: it listens to the model's global attention
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
 
     def point_loss(

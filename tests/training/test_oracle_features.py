@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidllm.training.named_patches import SHELL_WEIGHT, NamedPatches, naming_loss
+from vidllm.training.supervision.oracle_features import SHELL_WEIGHT, OracleFeatures, naming_loss
 
 
 def test_the_vectors_are_the_same_for_every_run_and_tell_names_apart():
-    one, two = NamedPatches(64, 46, 13, 17), NamedPatches(64, 46, 13, 17)
+    one, two = OracleFeatures(64, 46, 13, 17), OracleFeatures(64, 46, 13, 17)
     category = torch.arange(46).view(1, 1, 46)
     zero = torch.zeros_like(category)
     features = one.features(category, zero, zero)
@@ -19,7 +19,7 @@ def test_the_vectors_are_the_same_for_every_run_and_tell_names_apart():
 
 
 def test_a_feature_is_the_sum_of_its_names():
-    names = NamedPatches(16, 4, 3, 2)
+    names = OracleFeatures(16, 4, 3, 2)
     index = torch.tensor([[[2]]]), torch.tensor([[[1]]]), torch.tensor([[[1]]])
     torch.testing.assert_close(
         names.features(*index)[0, 0, 0], names.tables[0][2] + names.tables[1][1] + names.tables[2][1]

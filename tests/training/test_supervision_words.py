@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vidllm.model.modeling import VisualPrefix
 from vidllm.model.text import build_tokenizer
 from vidllm.training.packing import Text, pack, packed_hidden
-from vidllm.training.place_guide import token_places_loss
-from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names, token_words_loss
+from vidllm.training.supervision.positions import token_positions_loss
+from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names, token_words_loss
 
 LOC, COORD = 1, 2
 SENTENCES = [
@@ -66,7 +66,7 @@ def _scene(ids: list[int]):
 def test_every_kind_of_word_means_its_patches(tokenizer, vocabulary):
     ids = tokenizer(" red table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
-    guide = WordGuide(_model(), vocabulary, LOC, COORD)
+    guide = WordAttention(_model(), vocabulary, LOC, COORD)
     wanted = {kind: targets.tolist() for kind, (_, _, targets) in guide._wanted(prefix, names, packed).items()}
     assert wanted == {
         "category": [[False, False, False, False]],  # no table is red
@@ -88,7 +88,7 @@ def test_the_answer_looks_at_the_first_thing_asked_of_after_the_situation(tokeni
     said = "i stand by the lamp . is the table by the red lamp ?"
     ids = tokenizer(said, add_special_tokens=False)["input_ids"]
     packed = pack([[Text([*ids, 7, 8], [False] * len(ids) + [True] * 2, "q", [])]], LOC, 100)
-    guide = WordGuide(_model(), vocabulary, LOC, COORD)
+    guide = WordAttention(_model(), vocabulary, LOC, COORD)
     wanted = guide._wanted(prefix, names, packed)
     rows, places, targets = wanted["answer"]
     assert (rows.tolist(), places.tolist(), targets.tolist()) == ([0], [len(ids) - 1], [[False, True, False, False]])
@@ -101,7 +101,7 @@ def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_mode
     ids = tokenizer(" red and a table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
     model = _model()
-    guide = WordGuide(model, vocabulary, LOC, COORD)
+    guide = WordAttention(model, vocabulary, LOC, COORD)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     figures = {}
     for _ in range(40):
@@ -139,7 +139,7 @@ def test_nouns_and_tokens_learn_to_tell_where_things_are(tokenizer, vocabulary):
     ids = tokenizer(" lamp or table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
     model = _model()
-    guide = WordGuide(model, vocabulary, LOC, COORD)
+    guide = WordAttention(model, vocabulary, LOC, COORD)
     tokens = torch.nn.Parameter(prefix.tokens.clone())
     optimizer = torch.optim.Adam([*model.parameters(), tokens], 1e-2)
     told = []
@@ -147,9 +147,9 @@ def test_nouns_and_tokens_learn_to_tell_where_things_are(tokenizer, vocabulary):
         prefix = replace(prefix, tokens=tokens)
         packed_hidden(model, tokens, prefix.mask, model.get_input_embeddings()(packed.input_ids), packed)
         looking, nouns, _ = guide.loss(prefix, names, packed, (0, 4))
-        told.append((nouns.item(), token_places_loss(prefix).item()))
+        told.append((nouns.item(), token_positions_loss(prefix).item()))
         optimizer.zero_grad()
-        (looking + nouns + token_places_loss(prefix)).backward()
+        (looking + nouns + token_positions_loss(prefix)).backward()
         optimizer.step()
     assert told[-1][0] < 0.3 * told[0][0]
     assert told[-1][1] < 0.3 * told[0][1]

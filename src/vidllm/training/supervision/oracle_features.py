@@ -22,7 +22,7 @@ SHARES = (0.7, 0.5, 0.4)  # standard deviation of the vectors of categories, col
 SHELL_WEIGHT = 0.15  # of a patch of the shell in the naming loss
 
 
-class NamedPatches:
+class OracleFeatures:
     """The fixed vectors: the same for all runs of one width and one set of names."""
 
     def __init__(self, width: int, categories: int, colours: int, materials: int) -> None:
@@ -30,7 +30,7 @@ class NamedPatches:
         counts = (categories, colours, materials)
         self.tables = [s * torch.randn(n, width, generator=generator) for n, s in zip(counts, SHARES, strict=True)]
 
-    def to(self, device: torch.device) -> NamedPatches:
+    def to(self, device: torch.device) -> OracleFeatures:
         """The same vectors on a device (in place)."""
         self.tables = [table.to(device) for table in self.tables]
         return self

@@ -21,7 +21,7 @@ from vidllm.model.transformer import Attention
 from vidllm.training.losses.correspondence import Matches
 
 
-class AttentionGuide:
+class MatchingAttention:
     """Listens to some global blocks of an attention stack and scores one head of each."""
 
     def __init__(self, attention: GlobalFrameAttention, layers: Sequence[int] = (1,), head: int = 0) -> None:
@@ -46,14 +46,14 @@ class AttentionGuide:
         for order, module in enumerate(self._modules):
             q, k, _ = module.heads(*self._heard[order])
             query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
-            logs = guided_logits(query, key, patches, other).log_softmax(-1)
+            logs = supervised_logits(query, key, patches, other).log_softmax(-1)
             each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
             terms.append((each * weight).sum() / weight.sum().clamp(min=1))
         self._heard.clear()
         return torch.stack(terms).mean()
 
 
-def guided_logits(
+def supervised_logits(
     query: Float[Tensor, "B F T D"], key: Float[Tensor, "B F T D"], patches: int, other: Int[Tensor, " F"]
 ) -> Float[Tensor, "B F P S"]:
     """Attention logits of each patch over its own frame's tokens, then its partner's (S = 2T)."""

@@ -29,7 +29,7 @@ from vidllm.model.modeling import VisualPrefix
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
 from vidllm.training.packing import IGNORE, PackedTexts
-from vidllm.training.place_guide import THINGS, text_places_loss
+from vidllm.training.supervision.positions import THINGS, text_positions_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
@@ -38,7 +38,7 @@ BOX_MARGIN_M = 0.1
 WORD_TEMPERATURE = 0.1
 MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
 
-TELLING = ("category", "answer")  # kinds whose tokens tell the place of what they look at (place_guide)
+TELLING = ("category", "answer")  # kinds whose tokens tell the place of what they look at (positions)
 
 #: rows (n,), places in the text (n,), the patches meant (n,T)
 Wanted = tuple[Tensor, Tensor, Tensor]
@@ -109,7 +109,7 @@ class Vocabulary:
         return found
 
 
-class WordGuide:
+class WordAttention:
     """Listens to some layers of a Llama-form language model and scores where its guided heads look."""
 
     def __init__(
@@ -141,7 +141,7 @@ class WordGuide:
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds; how far off the places
-        are that nouns tell (:mod:`vidllm.training.place_guide`); and the attention each kind puts where it should.
+        are that nouns tell (:mod:`~vidllm.training.supervision.positions`); and each kind's attention where it should be.
 
         ``start`` = places of the first 3D patch and of the first text token in the sequence that was heard.
         """
@@ -172,7 +172,7 @@ class WordGuide:
             if teller in self._behind:
                 heard = self._heard[self._behind[teller]][0]
                 told = meant & prefix.patch_mask[rows]
-                total = total + text_places_loss(
+                total = total + text_positions_loss(
                     heard, rows, places + start, told, prefix.patch_positions, int(thing or 0)
                 )
         return total
@@ -181,7 +181,7 @@ class WordGuide:
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
     ) -> dict[str, Wanted]:
         """What each kind's words mean. ``answer_1`` and on are of the other things that an answer is about (no patches
-        where it is about fewer): see :mod:`vidllm.training.place_guide`.
+        where it is about fewer): see :mod:`vidllm.training.supervision.positions`.
         """
         found = [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
         wanted = {"category": _things(found, names, packed), "colour": _colours(found, names, packed)}

@@ -17,7 +17,7 @@ VIGNETTE, NOISE = 0.5, 0.04  # at most: darkening of the corners, standard devia
 BLURRED, COARSE = 0.3, 0.2  # shares of the frames
 
 
-def vary(
+def augment(
     images: Float[Tensor, "B F 3 H W"], share: float, generator: torch.Generator
 ) -> Float[Tensor, "B F 3 H W"]:
     """``images`` in [0, 1] with a ``share`` of the scenes varied; random by a generator on the CPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidllm.training.place_guide import COSINE_A_METRE, directions, text_places_loss, told_places
+from vidllm.training.supervision.positions import COSINE_A_METRE, directions, read_positions, text_positions_loss
 
 
 def test_a_stream_made_of_its_place_tells_it():
@@ -16,7 +16,7 @@ def test_a_stream_made_of_its_place_tells_it():
     rest = rest - axes @ (axes.T @ rest)  # what it shows, beside where
     along = axes @ place * COSINE_A_METRE
     stream = 30 * (along + rest / rest.norm() * (1 - along.square().sum()).sqrt())
-    torch.testing.assert_close(told_places(stream), place, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(read_positions(stream), place, atol=1e-4, rtol=1e-4)
 
 
 def test_a_noun_s_place_is_the_middle_of_what_it_means():
@@ -28,6 +28,6 @@ def test_a_noun_s_place_is_the_middle_of_what_it_means():
     stream[0, 1] = across + rest * (1 - across.square().sum()).sqrt()
     rows, places = torch.tensor([0]), torch.tensor([1])
     two = torch.tensor([[True, True, False]])
-    assert text_places_loss(stream, rows, places, two, positions) == pytest.approx(0.0, abs=1e-4)
+    assert text_positions_loss(stream, rows, places, two, positions) == pytest.approx(0.0, abs=1e-4)
     for scattered in (torch.tensor([[True, True, True]]), torch.zeros(1, 3, dtype=torch.bool)):
-        assert text_places_loss(stream, rows, places, scattered, positions) == 0.0
+        assert text_positions_loss(stream, rows, places, scattered, positions) == 0.0

@@ -9,8 +9,8 @@ import pytest
 import torch
 from micro_start import save_start, short_run
 
+from vidllm.training.augment import augment
 from vidllm.training.run import Run
-from vidllm.training.vary import vary
 
 
 class Seen(Exception):
@@ -33,16 +33,16 @@ def _images() -> torch.Tensor:
 
 def test_seeds_repeat_and_the_share_is_kept():
     images = _images()
-    first, again, other = (vary(images, 0.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, again, other = (augment(images, 0.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     same = [torch.equal(a, b) for a, b in zip(first, images, strict=True)]
     assert 2 <= sum(same) <= 10
-    assert torch.equal(vary(images, 0.0, torch.Generator()), images)
+    assert torch.equal(augment(images, 0.0, torch.Generator()), images)
 
 
 def test_what_is_seen_stays_where_it_is():
     images = _images()
-    varied = vary(images, 1.0, torch.Generator().manual_seed(3))
+    varied = augment(images, 1.0, torch.Generator().manual_seed(3))
     assert varied.min() >= 0 and varied.max() <= 1
     for scene, other in zip(images, varied, strict=True):
         assert not torch.equal(scene, other)
@@ -54,7 +54,7 @@ def test_what_is_seen_stays_where_it_is():
 
 def test_a_scene_has_one_white_balance():
     grey = torch.full((6, 8, 3, 28, 28), 0.4)
-    shown = vary(grey, 1.0, torch.Generator().manual_seed(4)).mean((-1, -2))
+    shown = augment(grey, 1.0, torch.Generator().manual_seed(4)).mean((-1, -2))
     ratio = shown[..., 0] / shown[..., 2]
     assert (ratio.std(1) < 0.02).all() and ratio.mean(1).std() > 0.03
 

@@ -7,8 +7,8 @@ import torch
 
 from vidllm.model.configuration import AttentionConfig
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.training.attention_guide import AttentionGuide
 from vidllm.training.losses.correspondence import Matches
+from vidllm.training.supervision.attention import MatchingAttention
 
 
 def _stack() -> GlobalFrameAttention:
@@ -18,7 +18,7 @@ def _stack() -> GlobalFrameAttention:
 
 def test_loss_is_minus_log_attention_between_two_frames() -> None:
     stack = _stack()
-    guide = AttentionGuide(stack, layers=(1,), head=1)
+    guide = MatchingAttention(stack, layers=(1,), head=1)
     tokens = torch.randn(1, 2, 6, 32)
     stack(tokens, (2, 3), (1,))
     place = torch.stack([3.5 * torch.rand(1, 2, 6) - 0.5, 2 * torch.rand(1, 2, 6) - 0.5], -1)
@@ -40,7 +40,7 @@ def test_loss_is_minus_log_attention_between_two_frames() -> None:
 
 
 def test_guide_needs_a_forward_pass() -> None:
-    guide = AttentionGuide(_stack())
+    guide = MatchingAttention(_stack())
     empty = Matches(torch.zeros(1, 2, 6, 2), torch.zeros(1, 2, 6, dtype=torch.bool), (2, 3))
     with pytest.raises(ValueError, match="has not run"):
         guide.loss(empty, torch.tensor([1, 0]))

@@ -6,7 +6,7 @@ could read it (docs/log.md), and left and right were never learned. Losses keep 
 directions of the language model's width, three for a place:
 
 * of every visual token;
-* of every noun, behind the layer whose head looks at what the noun means (:mod:`vidllm.training.word_guide`);
+* of every noun, behind the layer whose head looks at what the noun means (:mod:`vidllm.training.supervision.words`);
 * at the last token before an answer, of the things that it is about, each along three directions of its own: the first,
   second and third thing asked of; of a situation, where one is (in the third's place) and what one faces.
 
@@ -40,19 +40,19 @@ def directions(width: int) -> Float[Tensor, "D 12"]:
     return torch.linalg.qr(torch.cat(drawn, 1)).Q
 
 
-def told_places(stream: Float[Tensor, "*batch D"], thing: int = 0) -> Float[Tensor, "*batch 3"]:
+def read_positions(stream: Float[Tensor, "*batch D"], thing: int = 0) -> Float[Tensor, "*batch 3"]:
     """The place of a thing, metres in the scene frame, that a stream tells along its three directions."""
     axes = directions(stream.shape[-1])[:, 3 * thing : 3 * thing + 3].to(stream.device)
     return F.normalize(stream.float(), dim=-1) @ axes / COSINE_A_METRE
 
 
-def token_places_loss(prefix: VisualPrefix) -> Tensor:
+def token_positions_loss(prefix: VisualPrefix) -> Tensor:
     """Mean distance (along the axes, metres) of the places that visual tokens tell from where their patches lie."""
-    told = told_places(prefix.tokens[:, -prefix.patch_mask.shape[1] :])
+    told = read_positions(prefix.tokens[:, -prefix.patch_mask.shape[1] :])
     return masked_mean(_error(told, prefix.patch_positions), prefix.patch_mask)
 
 
-def text_places_loss(
+def text_positions_loss(
     stream: Float[Tensor, "B S D"],
     rows: Int[Tensor, " n"],
     places: Int[Tensor, " n"],
@@ -69,7 +69,7 @@ def text_places_loss(
     centre = (own * meant[..., None]).sum(1) / count.clamp(min=1)
     spread = ((own - centre[:, None]).square().sum(-1) * meant).sum(-1) / count[:, 0].clamp(min=1)
     known = (count[:, 0] > 0) & (spread.sqrt() < ONE_PLACE_M)
-    return masked_mean(_error(told_places(stream[rows, places], thing), centre), known)
+    return masked_mean(_error(read_positions(stream[rows, places], thing), centre), known)
 
 
 def _error(told: Tensor, true: Tensor) -> Tensor:
