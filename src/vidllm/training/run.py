@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,9 @@ from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
-from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.supervision import Parts, Supervision, build, terms_of
 from vidllm.training.supervision.heads import AuxiliaryHeads
 from vidllm.training.supervision.oracle_features import OracleFeatures
-from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
 
@@ -42,12 +43,12 @@ class Run(Trainable):
     config: TrainConfig
     model: VidLLMForConditionalGeneration
     auxiliary: AuxiliaryHeads
+    supervision: list[Supervision[Any]]
     optimizer: torch.optim.Optimizer
     data: RoomsData
     texts: TextMaker
-    names: OracleFeatures
+    oracle: OracleFeatures
     device: torch.device
-    word_guide: WordAttention | None = None
 
     @classmethod
     def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
@@ -68,20 +69,14 @@ class Run(Trainable):
         auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
-        auxiliary.names = names = OracleFeatures(width, *labels.sizes).to(device)
-        if config.guide_weight > 0:
-            last = model.config.attention.depth - 1
-            auxiliary.guide = MatchingAttention(model.attention, sorted({min(i, last) for i in config.guide_layers}))
+        supervision = build(Parts(config, model, auxiliary, labels, texts))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
             checkpoint_activations(model)
         optimizer = _optimizer(config, model, auxiliary)
-        run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
-        if config.word_weight > 0:
-            words = Vocabulary(texts.tokenizer, labels.categories, labels.colours, labels.materials)
-            run.word_guide = WordAttention(model.language_model, words, *texts.special_ids[1:])
-        return run
+        oracle = OracleFeatures(width, *labels.sizes).to(device)
+        return cls(config, model.train(), auxiliary, supervision, optimizer, data, texts, oracle, device)
 
     def modules(self) -> dict[str, nn.Module]:
         """The model and the heads that only training has."""
@@ -197,7 +192,7 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = replace(batch, images=augment(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
-    losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
+    losses, features, cameras, targets = geometry_losses(run.model, run.supervision, batch, config, frames)
     if kind == "window":
         return losses
     if rng.random() < true_geometry_share(step, config):
@@ -214,7 +209,7 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
     geometry = true_geometry(targets, batch.up)
     if named:
-        tokens = run.names.features(batch.category, batch.colour, batch.material)
+        tokens = run.oracle.features(batch.category, batch.colour, batch.material)
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
@@ -241,9 +236,5 @@ def _language(
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids
-    guide = None
-    if run.word_guide is not None:
-        shown = (batch.category, batch.colour, batch.material)
-        names = pooled_names(prefix.patch_index, shown, run.data.labels.sizes, prefix.patch_mask.shape[1])
-        guide = run.word_guide, names
-    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)
+    supervision = partial(terms_of, run.supervision, batch=batch)
+    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, supervision)
