@@ -63,14 +63,14 @@ class RoomsData:
 
     @cached_property
     def labels(self) -> LabelSpace:
-        """The names that the shards give to patches."""
-        return Shard(self.paths[0]).labels
+        """The names that the shards give to patches; those of scans give none."""
+        return next((found for path in self.paths if (found := Shard(path).labels) != LabelSpace()), LabelSpace())
 
     def _shard(self, path: Path) -> Shard:
         if path not in self._open:
             self._open[path] = shard = Shard(path)
-            if shard.labels != self.labels:
-                raise ValueError(f"{path} names its objects otherwise than {self.paths[0]}: keep them in two folders")
+            if shard.labels not in (self.labels, LabelSpace()):
+                raise ValueError(f"{path} names its objects otherwise than other shards there: keep them in two folders")
             if len(self._open) > self._cache:
                 self._open.popitem(last=False)
         return self._open[path]
