@@ -25,7 +25,7 @@ from vidllm.training.losses.camera import camera_loss
 from vidllm.training.losses.dense import depth_loss, point_loss
 from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
-from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.losses.targets import GeometryTargets, masked_mean, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
 from vidllm.training.supervision import GeometryOutputs, LanguageOutputs, Supervision, terms_of
@@ -57,7 +57,7 @@ def geometry_losses(
     cameras = model.locate(features)
     terms = {
         "camera": config.camera_weight * _camera_term(cameras, targets, config),
-        "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
+        "gravity": config.gravity_weight * _gravity_term(cameras.up, batch.up),
         **_dense_terms(model, features, cameras, targets, config, frames),
     }
     extra, figures = terms_of(supervision, GeometryOutputs(model, features, cameras, targets), batch)
@@ -69,6 +69,11 @@ def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig
         return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
     weights = (config.translation_weight, config.rotation_weight, config.fov_weight)
     return camera_loss(cameras.pose_encodings, targets.pose, weights=weights)
+
+
+def _gravity_term(told: Tensor, up: Tensor) -> Tensor:
+    """Mean of 1 - cos over the scenes whose up is known (it is NaN elsewhere)."""
+    return masked_mean(1 - (told * up.nan_to_num(0.0)).sum(-1), up.isfinite().all(-1))
 
 
 def _dense_terms(

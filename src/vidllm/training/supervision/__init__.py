@@ -16,7 +16,7 @@ __all__ = ["SUPERVISIONS", "GeometryOutputs", "LanguageOutputs", "Parts", "Super
 
 #: In the order in which their terms are added up.
 SUPERVISIONS: tuple[type[Supervision[Any]], ...] = (
-    PatchLabels, PatchPoints, Naming, Correspondence, AttentionToMatches, Words,
+    PatchPoints, PatchLabels, Naming, Correspondence, AttentionToMatches, Words,
 )  # fmt: skip
 
 

@@ -22,7 +22,9 @@ class PatchLabels(Supervision[GeometryOutputs]):
     needs_labels = True
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``semantic``, and accuracies on objects."""
+        """``semantic``, and accuracies on objects; nothing for clips that name nothing."""
+        if not batch.named:
+            return {}, {}
         language = outputs.features.flows.language
         semantic, figures = self.heads.semantic_loss(language, batch.category, batch.colour, batch.material)
         return {"semantic": self.weight * semantic}, figures
@@ -66,7 +68,9 @@ class Naming(Supervision[GeometryOutputs]):
         self.oracle = OracleFeatures(width, *parts.labels.sizes).to(parts.model.device)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``naming``"""
+        """``naming``; nothing for clips that name nothing."""
+        if not batch.named:
+            return {}, {}
         named = self.oracle.features(batch.category, batch.colour, batch.material)
         loss = naming_loss(outputs.features.flows.language, named, batch.category)
         return {"naming": self.weight * loss}, {}
