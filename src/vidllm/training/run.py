@@ -132,7 +132,7 @@ def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> Sc
     if extra is not None:
         return lambda record, boxes, rng: extra(record, boxes, rng, config.plain, config.places)
     if config.plain or config.places:
-        raise ValueError("plain and places ask template questions: give vidllm_rooms.template_questions to train()")
+        raise ValueError("plain and places ask template questions: give train() vidllm_rooms.template_questions")
     return None
 
 
