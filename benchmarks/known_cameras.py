@@ -12,12 +12,13 @@ import torch
 
 import vidllm
 from vidllm.cli.reading import seeds
-from vidllm.evaluation.rooms import Figures, depth_figures, depth_on_frames, pose_figures
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
+from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.given_cameras import GivenCameras
-from vidllm.rooms.shards import SIZES, render_scene
-from vidllm.rooms.types import Clip
 from vidllm.scene import Scene
+from vidllm_rooms.shards import SIZES, render_scene
+from vidllm_rooms.types import Clip
 
 KNOWN = ("nothing", "intrinsics", "poses, unknown scale", "poses", "intrinsics and poses, unknown scale",
          "intrinsics and poses")  # fmt: skip
@@ -36,10 +37,10 @@ def given(clip: Clip, known: str) -> GivenCameras | None:
     return None if known == "nothing" else GivenCameras(intrinsics, poses, metric="unknown" not in known)
 
 
-def measure(scene: Scene, clip: Clip, figures: Figures) -> None:
+def measure(scene: Scene, clip: Clip, figures: Metrics) -> None:
     """Add a scene's errors; points are compared pixel by pixel in the first camera's frame."""
     true = depth_on_frames(clip.depth_m, scene.frames)
-    for name, value in depth_figures(scene.depth.numpy(), true).items():
+    for name, value in depth_metrics(scene.depth.numpy(), true).items():
         figures.add(name, value)
     extrinsics = relative_to_first(torch.from_numpy(clip.extrinsics)[None])[0].float()
     intrinsics = (scene.frames.affine @ torch.from_numpy(clip.intrinsics)).float()
@@ -47,7 +48,7 @@ def measure(scene: Scene, clip: Clip, figures: Figures) -> None:
         torch.from_numpy(true).float(), intrinsics, extrinsics
     )
     figures.add("points_m", float(apart.norm(dim=-1)[torch.from_numpy(true) > 0].median()))
-    angle, travel = pose_figures(scene.extrinsics, extrinsics)
+    angle, travel = pose_errors(scene.extrinsics, extrinsics)
     figures.add("rotation_deg", float(angle.median()))
     figures.add("translation_m", float(travel.median()))
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--refine", action="store_true", help="docs/refinement.md")
     args = parser.parse_args()
     model = vidllm.load(args.model, refine=args.refine or None)
-    found = {known: Figures() for known in KNOWN}
+    found = {known: Metrics() for known in KNOWN}
     for seed in seeds(args.seeds):
         clip, _ = render_scene(seed, args.frames, *SIZES[seed % len(SIZES)])
         for known, figures in found.items():

@@ -42,7 +42,7 @@ def render(folder: Path, seed: int, rendered: int) -> None:
     """Write a room's frames and truth as ``room.npz``."""
     import numpy as np
 
-    from vidllm.rooms.shards import render_scene
+    from vidllm_rooms.shards import render_scene
 
     clip, _ = render_scene(seed, rendered, 112, 140)
     np.savez(folder / "room.npz", rgb=clip.rgb, depth_m=clip.depth_m.astype(np.float16), extrinsics=clip.extrinsics)
@@ -91,9 +91,13 @@ def accuracy(scene: Any, folder: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from vidllm.evaluation.reconstruction import depth_figures
-    from vidllm.evaluation.rooms import depth_on_frames, pose_figures
-    from vidllm.evaluation.trajectory import absolute_error_m, relative_error
+    from vidllm.evaluation.reconstruction_metrics import (
+        absolute_error_m,
+        depth_metrics,
+        depth_on_frames,
+        pose_errors,
+        relative_error,
+    )
 
     with np.load(folder / "room.npz") as room:
         order = there_and_back(len(scene), len(room["extrinsics"]))
@@ -104,9 +108,9 @@ def accuracy(scene: Any, folder: Path) -> dict[str, float]:
     return {
         "ate_m": absolute_error_m(poses.numpy(), extrinsics),
         "ate_sim3_m": absolute_error_m(poses.numpy(), extrinsics, with_scale=True),
-        "rotation_deg": float(pose_figures(poses, torch.from_numpy(extrinsics).float())[0].median()),
+        "rotation_deg": float(pose_errors(poses, torch.from_numpy(extrinsics).float())[0].median()),
         "rpe_per_frame_deg": relative_error(poses.numpy(), extrinsics).rotation_deg,
-        **depth_figures(scene.depth.numpy()[list(kept)], depth_on_frames(one_each, scene.frames)),
+        **depth_metrics(scene.depth.numpy()[list(kept)], depth_on_frames(one_each, scene.frames)),
     }
 
 

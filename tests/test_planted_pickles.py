@@ -19,7 +19,7 @@ from small_model import noise_clip, save_small_model
 from vidllm.cli import main
 from vidllm.datasets.proposals import read_proposals
 from vidllm.demo import load_truth
-from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
 from vidllm.training.checkpoints import read_checkpoint
 from vidllm.training.sharded_checkpoints import is_whole
 from vidllm.video import write_video
@@ -168,7 +168,7 @@ def test_runs_shards_and_caches(model, mark, tmp_path, rooms_folder):
 
 def test_what_is_shipped(mark, tmp_path):
     truth = tmp_path / "demo"
-    blind = shutil.copytree(BLIND, tmp_path / "blind")
+    blind = shutil.copytree(LANGUAGE_ONLY, tmp_path / "blind")
     truth.mkdir()
     for content in forms(mark):
         (truth / "truth.json").write_text("{}")
@@ -178,8 +178,8 @@ def test_what_is_shipped(mark, tmp_path):
         for name in ("model.safetensors", "tokenizer.json", "config.json"):
             (blind / name).write_bytes(content)
             with pytest.raises(ValueError, match="blind"):
-                load_blind(blind)
-            shutil.copy(BLIND / name, blind / name)
+                load_language_only(blind)
+            shutil.copy(LANGUAGE_ONLY / name, blind / name)
 
 
 def test_the_plant_runs_where_nothing_guards(tmp_path):

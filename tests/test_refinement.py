@@ -11,11 +11,11 @@ from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
-from vidllm.evaluation.rooms import pose_figures
+from vidllm.evaluation.reconstruction_metrics import pose_errors
 from vidllm.given_cameras import GivenCameras
 from vidllm.model.known_scale import KnownScale
-from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.video import write_video
+from vidllm_rooms.shards import SIZES, render_scene
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_room_never_seen_gets_better_cameras():
     clip, _ = render_scene(1001, 8, *SIZES[1001 % len(SIZES)])
     model, truth = vidllm.load(), torch.from_numpy(clip.extrinsics).float()
     (turn, place), (turn_after, place_after) = (
-        (float(e.median()) for e in pose_figures(model.reconstruct(clip.rgb, refine=refine).extrinsics, truth))
+        (float(e.median()) for e in pose_errors(model.reconstruct(clip.rgb, refine=refine).extrinsics, truth))
         for refine in (False, True)
     )
     assert turn_after < 0.6 * turn and place_after < 0.9 * place

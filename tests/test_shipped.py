@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import vidllm
+from vidllm.datasets.words import answer_matches
 from vidllm.demo import CLIP, load_truth, report
-from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
 from vidllm.model.prompts import CHAT_TEMPLATE
-from vidllm.rooms.language import answer_matches
 from vidllm.scene import TINY, VidLLM
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def test_model_card_tells_how_it_was_made() -> None:
 
 
 def test_chat_templates_are_the_codes_own() -> None:
-    for folder in (TINY, BLIND):
+    for folder in (TINY, LANGUAGE_ONLY):
         assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == CHAT_TEMPLATE
 
 
@@ -58,7 +58,7 @@ def test_the_demo_measures_itself(model: VidLLM) -> None:
 
 
 def test_the_language_only_baseline_answers() -> None:
-    blind = load_blind(BLIND)
+    blind = load_language_only(LANGUAGE_ONLY)
     assert blind is not None
     said = blind.answers([("Is there a chair?", None), ("How many red chairs do you see?", None)])
     assert said[0] in ("yes", "no")

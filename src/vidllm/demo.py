@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vidllm.evaluation.rooms import depth_figures, depth_on_frames, pose_figures
+from vidllm.datasets.words import answer_matches
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
+from vidllm.evaluation.scene_metrics import box_rows
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.arrays import read_npz
 from vidllm.io.json_files import read_json_object
-from vidllm.rooms.language import answer_matches
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene
@@ -67,8 +68,8 @@ def geometry_errors(scene: Scene, truth: Truth) -> dict[str, Any]:
     """Depth abs-rel, scale error, median depth error (m), camera rotation (degrees) and translation (m) errors."""
     true = depth_on_frames(truth.depth_m, scene.frames)
     found = scene.depth.numpy()
-    figures = depth_figures(found, true)
-    angle, travel = pose_figures(scene.extrinsics, torch.from_numpy(truth.extrinsics).float())
+    figures = depth_metrics(found, true)
+    angle, travel = pose_errors(scene.extrinsics, torch.from_numpy(truth.extrinsics).float())
     return {
         "depth_abs_rel": figures["abs_rel"],
         "depth_error_m": float(np.median(np.abs(found - true)[true > 0])),
@@ -102,8 +103,7 @@ def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
 def _best_ious(found: list[Box], true: list[list[float]]) -> list[float]:
     if not found or not true:
         return [0.0] * len(true)
-    ours = torch.tensor([[*b.center, *b.size, b.yaw] for b in found])
-    return [float(v) for v in iou_oriented(ours, torch.tensor(true)).max(0).values]
+    return [float(v) for v in iou_oriented(box_rows(found), torch.tensor(true)).max(0).values]
 
 
 def found_boxes(scene: Scene, truth: Truth) -> list[Box]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.evaluation.baselines import blind_caption, most_frequent, nearest_to
-from vidllm.evaluation.blind import load_blind
+from vidllm.evaluation.baselines import language_only_caption, most_frequent, nearest_to
+from vidllm.evaluation.language_only import load_language_only
 from vidllm.model.box_selection import decode_choice
 
 
@@ -23,9 +23,9 @@ def test_the_nearest_box_is_by_its_centre():
 
 
 def test_the_language_only_model_describes_without_looking():
-    blind = load_blind()
+    blind = load_language_only()
     assert blind is not None
-    assert blind_caption(blind) == blind_caption(blind) != ""
+    assert language_only_caption(blind) == language_only_caption(blind) != ""
     questions = [("How many chairs are there?", None), ("What color is the bed?", None)]
     assert len(blind.answers(questions)) == 2
 

@@ -7,25 +7,23 @@ import math
 import numpy as np
 import pytest
 
-from vidllm.evaluation.reconstruction import (
+from vidllm.evaluation.reconstruction_metrics import (
     PosedDepth,
-    cloud_figures,
-    depth_figures,
-    point_figures,
-    reconstruction_figures,
-    thinned,
-    trajectory_figures,
-)
-from vidllm.evaluation.trajectory import (
     absolute_error_m,
     auc,
+    cloud_metrics,
+    depth_metrics,
     pair_angles_deg,
     pairs_apart,
     path_m,
+    point_metrics,
     pose_accuracy,
+    reconstruction_metrics,
     relative_error,
+    thinned,
+    trajectory_metrics,
 )
-from vidllm.rooms import build_room, render_clip
+from vidllm_rooms import build_room, render_clip
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -66,17 +64,17 @@ def moved_world(extrinsics: np.ndarray, scale: float = 1.0) -> np.ndarray:
 
 def test_depth_of_a_wrong_scale_is_wrong_in_metres_and_right_after_alignment() -> None:
     truth = np.random.default_rng(0).uniform(1, 5, (3, 8, 10))
-    figures = depth_figures(truth * 1.3, truth)
+    figures = depth_metrics(truth * 1.3, truth)
     assert figures["abs_rel"] == pytest.approx(0.3) and figures["scale_error"] == pytest.approx(0.3)
     assert figures["scale_ratio"] == pytest.approx(1.3) and figures["delta1"] == 0
     assert figures["abs_rel_aligned"] == pytest.approx(0, abs=1e-12) and figures["delta1_aligned"] == 1
-    small = depth_figures(truth * 0.9, truth)
+    small = depth_metrics(truth * 0.9, truth)
     assert small["scale_error"] == pytest.approx(0.1) and small["delta1"] == 1
 
 
 def test_delta1_counts_both_sides_and_excludes_the_limit() -> None:
     truth = np.ones((1, 1, 4))
-    figures = depth_figures(np.array([[[1.25, 0.79, 0.81, 1.24]]]), truth)
+    figures = depth_metrics(np.array([[[1.25, 0.79, 0.81, 1.24]]]), truth)
     assert figures["delta1"] == pytest.approx(0.5)
     assert figures["abs_rel"] == pytest.approx((0.25 + 0.21 + 0.19 + 0.24) / 4)
 
@@ -85,7 +83,7 @@ def test_pixels_without_true_depth_do_not_count() -> None:
     truth = np.full((2, 3, 4), 2.0)
     truth[0, 0], truth[1, 1] = 0.0, np.nan
     predicted = np.where(np.nan_to_num(truth) > 0, 2.2, np.nan)
-    assert depth_figures(predicted, truth)["abs_rel"] == pytest.approx(0.1)
+    assert depth_metrics(predicted, truth)["abs_rel"] == pytest.approx(0.1)
 
 
 def test_missing_depth_is_an_error_that_says_where() -> None:
@@ -94,11 +92,11 @@ def test_missing_depth_is_an_error_that_says_where() -> None:
         predicted = truth.copy()
         predicted[1, 2, 3] = bad
         with pytest.raises(ValueError, match=r"at 1 more pixels, the first at \(1, 2, 3\)"):
-            depth_figures(predicted, truth)
+            depth_metrics(predicted, truth)
     with pytest.raises(ValueError, match="expected a true depth somewhere"):
-        depth_figures(truth, np.zeros_like(truth))
+        depth_metrics(truth, np.zeros_like(truth))
     with pytest.raises(ValueError, match=r"shape \(2, 3, 4\), received \(2, 3, 5\)"):
-        depth_figures(np.ones((2, 3, 5)), truth)
+        depth_metrics(np.ones((2, 3, 5)), truth)
 
 
 # ---- trajectories --------------------------------------------------------------------------------------------------
@@ -106,7 +104,7 @@ def test_missing_depth_is_an_error_that_says_where() -> None:
 
 def test_the_choice_of_the_world_changes_nothing() -> None:
     truth = wander()
-    figures = trajectory_figures(moved_world(truth), truth, np.arange(8) / 3)
+    figures = trajectory_metrics(moved_world(truth), truth, np.arange(8) / 3)
     errors = {name: value for name, value in figures.items() if name.startswith(("ate", "rpe"))}
     assert len(errors) == 9 and max(errors.values()) < 1e-5
     assert all(figures[f"{name}_{most}"] == 1 for name in ("rra", "rta", "auc") for most in (5, 10, 30))
@@ -132,7 +130,7 @@ def test_ate_of_a_camera_that_is_told_to_stand_still() -> None:
     places = np.linalg.inv(truth)[:, :3, 3]
     spread = math.sqrt(((places - places.mean(0)) ** 2).sum(-1).mean())
     still = np.tile(wander(1), (8, 1, 1))
-    figures = trajectory_figures(still, truth)
+    figures = trajectory_metrics(still, truth)
     assert figures["ate_m"] == pytest.approx(spread) and figures["ate_sim3_m"] == pytest.approx(spread)
     steps = np.linalg.norm(np.diff(places, axis=0), axis=-1)
     assert figures["rpe_per_frame_m"] == pytest.approx(math.sqrt((steps**2).mean()))
@@ -148,7 +146,7 @@ def test_rpe_of_a_steady_drift() -> None:
     predicted = poses(np.arange(count)[:, None] * np.array([0.0, 0.0, 0.6]), angles)
     error = relative_error(predicted, truth)
     assert (error.translation_m, error.rotation_deg, error.pairs) == pytest.approx((0.1, 2.0, count - 1))
-    figures = trajectory_figures(predicted, truth, np.arange(count) * 0.25)
+    figures = trajectory_metrics(predicted, truth, np.arange(count) * 0.25)
     assert figures["rpe_per_metre_m"] == pytest.approx(0.2) and figures["rpe_per_metre_deg"] == pytest.approx(4.0)
     assert figures["rpe_per_second_m"] == pytest.approx(0.4) and figures["rpe_per_second_deg"] == pytest.approx(8.0)
     assert figures["rpe_sim3_per_frame_m"] == pytest.approx(0, abs=1e-9)
@@ -188,10 +186,10 @@ def test_auc_of_known_errors() -> None:
 
 def test_short_and_broken_trajectories() -> None:
     truth = wander(2)
-    figures = trajectory_figures(truth, truth)
+    figures = trajectory_metrics(truth, truth)
     assert math.isnan(figures["ate_m"]) and math.isnan(figures["rpe_sim3_per_frame_m"])
     assert figures["rpe_per_frame_m"] == pytest.approx(0, abs=1e-9) and figures["auc_5"] == 1
-    single = trajectory_figures(truth[:1], truth[:1])
+    single = trajectory_metrics(truth[:1], truth[:1])
     assert all(math.isnan(value) for value in single.values()) and set(single) == set(figures)
     with pytest.raises(ValueError, match="at least 3 frames, received 2"):
         absolute_error_m(truth, truth)
@@ -214,13 +212,13 @@ def grid(spacing: float, side: int = 40) -> np.ndarray:
 def test_planes_nearer_and_farther_than_the_threshold() -> None:
     plane = grid(0.03)
     for height, share in ((0.049, 1.0), (0.051, 0.0)):
-        figures = cloud_figures(plane + np.array([0, 0, height]), plane, 0.05)
+        figures = cloud_metrics(plane + np.array([0, 0, height]), plane, 0.05)
         assert figures == {"precision": share, "recall": share, "f_score": share}
 
 
 def test_half_a_plane_is_precise_and_incomplete() -> None:
     plane = grid(0.2)
-    figures = cloud_figures(plane[:800], plane, 0.05)
+    figures = cloud_metrics(plane[:800], plane, 0.05)
     assert figures["precision"] == 1 and figures["recall"] == 0.5
     assert figures["f_score"] == pytest.approx(2 * 0.5 / 1.5)
 
@@ -235,7 +233,7 @@ def test_thinning_takes_the_mean_of_each_cube() -> None:
 def test_empty_clouds_are_refused() -> None:
     for bad in (np.zeros((0, 3)), np.full((3, 3), np.nan)):
         with pytest.raises(ValueError, match="finite points in the predicted cloud"):
-            cloud_figures(bad, grid(0.1), 0.05)
+            cloud_metrics(bad, grid(0.1), 0.05)
 
 
 # ---- everything ----------------------------------------------------------------------------------------------------
@@ -248,7 +246,7 @@ def truth() -> PosedDepth:
 
 
 def test_a_perfect_reconstruction_in_another_world(truth: PosedDepth) -> None:
-    figures = reconstruction_figures(PosedDepth(truth.depth_m, moved_world(truth.extrinsics), truth.intrinsics), truth)
+    figures = reconstruction_metrics(PosedDepth(truth.depth_m, moved_world(truth.extrinsics), truth.intrinsics), truth)
     ones = {name for name, value in figures.items() if value == pytest.approx(1, abs=1e-6)}
     assert {"f_score", "f_score_aligned", "precision", "recall", "delta1", "scale_ratio", "auc_5", "rra_5"} <= ones
     zeros = {name for name, value in figures.items() if value == pytest.approx(0, abs=1e-5)}
@@ -258,7 +256,7 @@ def test_a_perfect_reconstruction_in_another_world(truth: PosedDepth) -> None:
 def test_a_reconstruction_of_the_wrong_size(truth: PosedDepth) -> None:
     """All lengths times 1.5: nothing is right in metres, everything is after alignment."""
     predicted = PosedDepth(truth.depth_m * 1.5, moved_world(truth.extrinsics, 1.5), truth.intrinsics)
-    figures = reconstruction_figures(predicted, truth)
+    figures = reconstruction_metrics(predicted, truth)
     assert figures["scale_ratio"] == pytest.approx(1.5, abs=1e-6) and figures["f_score"] < 0.3
     assert figures["ate_m"] > 0.05 and figures["rpe_per_frame_m"] > 0.01
     for name in ("abs_rel_aligned", "ate_sim3_m", "rpe_sim3_per_frame_m"):
@@ -273,7 +271,7 @@ def test_points_without_true_depth_do_not_count(truth: PosedDepth) -> None:
     depth[:, :10] = np.nan
     predicted = np.where(np.isnan(depth), 9.0, depth)
     holed = PosedDepth(depth, truth.extrinsics, truth.intrinsics)
-    figures = point_figures(PosedDepth(predicted, truth.extrinsics, truth.intrinsics), holed)
+    figures = point_metrics(PosedDepth(predicted, truth.extrinsics, truth.intrinsics), holed)
     assert figures["f_score"] == figures["f_score_aligned"] == 1
 
 
@@ -284,4 +282,4 @@ def test_shapes_that_do_not_belong_together(truth: PosedDepth) -> None:
         PosedDepth(truth.depth_m[0], truth.extrinsics, truth.intrinsics)
     fewer = PosedDepth(truth.depth_m[:3], truth.extrinsics[:3], truth.intrinsics[:3])
     with pytest.raises(ValueError, match="received 3 for 5"):
-        reconstruction_figures(fewer, truth)
+        reconstruction_metrics(fewer, truth)

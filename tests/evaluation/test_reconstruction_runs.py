@@ -10,7 +10,7 @@ import torch
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation import reconstruction_run
-from vidllm.evaluation.reconstruction import PosedDepth
+from vidllm.evaluation.reconstruction_metrics import PosedDepth
 from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction, every_nth, scene_figures
 from vidllm.evaluation.recording import SceneCase
 from vidllm.geometry.cameras import unproject

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.evaluation import rooms
-from vidllm.evaluation.rooms import Figures, depth_figures, evaluate, pose_figures, table
-from vidllm.rooms.shards import render_scene
+import vidllm_rooms.evaluation as rooms
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
+from vidllm.evaluation.scene_metrics import Metrics, box_f1, table
 from vidllm.scene import Box, Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.video import load_frames
+from vidllm_rooms.evaluation import evaluate
+from vidllm_rooms.shards import render_scene
 
 SEED = 11
 
@@ -98,10 +100,10 @@ def test_one_who_knows_nothing_scores_as_the_baselines():
 
 def test_depth_figures_by_hand():
     true = np.array([[[1.0, 2.0, 4.0, 0.0]]])  # the last pixel has no ground truth
-    told = depth_figures(true * 1.5, true)
+    told = depth_metrics(true * 1.5, true)
     assert told["abs_rel"] == pytest.approx(0.5) and told["scale_error"] == pytest.approx(0.5)
     assert told["abs_rel_aligned"] == pytest.approx(0.0) and told["delta1"] == 0.0
-    assert depth_figures(np.array([[[1.2, 2.0, 1.0, 9.0]]]), true)["delta1"] == pytest.approx(2 / 3)
+    assert depth_metrics(np.array([[[1.2, 2.0, 1.0, 9.0]]]), true)["delta1"] == pytest.approx(2 / 3)
 
 
 def test_poses_are_compared_relative_to_the_first_camera():
@@ -111,24 +113,24 @@ def test_poses_are_compared_relative_to_the_first_camera():
     true[2, 0, 3] = 2.0
     world = torch.eye(4)
     world[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
-    angle, travel = pose_figures(true @ world, true)  # another world, the same cameras
+    angle, travel = pose_errors(true @ world, true)  # another world, the same cameras
     assert float(angle.max()) < 1e-3 and float(travel.max()) < 1e-5
-    angle, travel = pose_figures(torch.eye(4).expand(3, 4, 4), true)
+    angle, travel = pose_errors(torch.eye(4).expand(3, 4, 4), true)
     assert angle.tolist() == pytest.approx([30, 0], abs=1e-3) and travel.tolist() == pytest.approx([0, 2])
 
 
 def test_f1_at_its_edges():
     here, there = [0.0] * 3 + [1.0] * 3 + [0.0], [5.0, 0.0, 0.0] + [1.0] * 3 + [0.3]
     both = [as_box(here), as_box(there)]
-    assert rooms.box_f1([], [], 0.25) == 1.0 and rooms.box_f1(both, [], 0.25) == rooms.box_f1([], [here], 0.25) == 0.0
-    assert rooms.box_f1(both, [here, there], 0.25) == 1.0
-    assert rooms.box_f1(both, [here], 0.25) == pytest.approx(2 / 3)
-    assert rooms.box_f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
-    assert rooms.box_f1([as_box(there)], [here], 0.25) == 0.0
+    assert box_f1([], [], 0.25) == 1.0 and box_f1(both, [], 0.25) == box_f1([], [here], 0.25) == 0.0
+    assert box_f1(both, [here, there], 0.25) == 1.0
+    assert box_f1(both, [here], 0.25) == pytest.approx(2 / 3)
+    assert box_f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
+    assert box_f1([as_box(there)], [here], 0.25) == 0.0
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-    figures = Figures()
+    figures = Metrics()
     assert table(figures) == [] and math.isnan(figures.mean("qa")) and math.isnan(figures.median("qa"))
     figures.add("qa", True, False)
     figures.add("baseline_qa", False, False)

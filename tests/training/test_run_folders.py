@@ -15,26 +15,26 @@ from helpers import micro_config
 from micro_start import log_of, quiet
 from safetensors.torch import load_file
 
-from vidllm.evaluation.blind import load_blind
+from vidllm.evaluation.language_only import load_language_only
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped
-from vidllm.rooms.shards import write_shard
-from vidllm.training import blind, driver, lora
-from vidllm.training.blind import BlindConfig, train_blind
+from vidllm.training import driver, language_only, lora
 from vidllm.training.config import TrainConfig
 from vidllm.training.finetune import FinetuneConfig, finetune
+from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 from vidllm.training.resuming import MAY_CHANGE
 from vidllm.training.stage1 import Stage1Config
+from vidllm_rooms.shards import write_shard
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(blind, "preset", lambda name: SimpleNamespace(text_config=micro_config().text_config))
+    monkeypatch.setattr(language_only, "preset", lambda name: SimpleNamespace(text_config=micro_config().text_config))
 
 
 @pytest.fixture
 def config(rooms_folder, tmp_path):
-    return BlindConfig(
+    return LanguageOnlyConfig(
         data=str(rooms_folder), out=str(tmp_path / "run"), tokenizer=str(tmp_path / "tokenizer"), steps=4, batch=4,
         save_minutes=0.0, log_every=1, dtype="float32", device="cpu", keep_checkpoints=9,
     )  # fmt: skip
@@ -51,7 +51,7 @@ def stopped_at(config, step, signum=signal.SIGTERM):
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped) as caught:
         patched.setattr(driver, "train_step", steps)
-        train_blind(config, quiet)
+        train_language_only(config, quiet)
     return caught.value.exit_code
 
 
@@ -63,16 +63,16 @@ def files_of(folder):
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_as_the_unbroken_one(config, tmp_path, signum, code):
     """No checkpoint but the signal's own; the files of both models are the same bytes, tokenizer_config among them."""
     config = replace(config, save_minutes=60.0)
-    whole = train_blind(replace(config, out=str(tmp_path / "whole")), quiet)
+    whole = train_language_only(replace(config, out=str(tmp_path / "whole")), quiet)
     assert stopped_at(config, 1, signum) == code
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000002.pt"]
     said: list[str] = []
-    made = train_blind(config, said.append)
+    made = train_language_only(config, said.append)
     assert "step 2 of 4" in said[0]
     assert files_of(made) == files_of(whole) and log_of(config.out) == log_of(tmp_path / "whole")
     assert "is_local" not in json.loads((made / "tokenizer_config.json").read_text())
     assert not [path for path in Path(config.out).rglob(".*")]
-    assert load_blind(Path(config.out)) is not None  # a run's folder stands for its model
+    assert load_language_only(Path(config.out)) is not None  # a run's folder stands for its model
 
 
 def test_other_settings_are_refused_by_name_and_bookkeeping_is_not(config):
@@ -84,13 +84,14 @@ def test_other_settings_are_refused_by_name_and_bookkeeping_is_not(config):
         ({"steps": 1}, "2 steps already, --steps asks for 1"),
     ):
         with pytest.raises(ValueError, match=words):
-            train_blind(replace(config, **changes), quiet)
-    train_blind(replace(config, steps=5, log_every=2, keep_checkpoints=1, threads=2), quiet)
+            train_language_only(replace(config, **changes), quiet)
+    train_language_only(replace(config, steps=5, log_every=2, keep_checkpoints=1, threads=2), quiet)
     assert log_of(config.out)[-1]["step"] == 4
 
 
 def test_every_setting_that_may_change_is_one_and_has_a_reason():
-    known = {field.name for kind in (BlindConfig, TrainConfig, Stage1Config, FinetuneConfig) for field in fields(kind)}
+    kinds = (LanguageOnlyConfig, TrainConfig, Stage1Config, FinetuneConfig)
+    known = {field.name for kind in kinds for field in fields(kind)}
     assert set(MAY_CHANGE) <= known and all(MAY_CHANGE.values())
     assert not {"learning_rate", "seed", "dtype", "preset", "batch"} & set(MAY_CHANGE)
 
@@ -100,7 +101,7 @@ def test_other_data_are_refused_by_name_a_moved_folder_and_new_shards_are_not(co
     other = tmp_path / "other"
     write_shard(other, [20000, 20001], 4, 56, 70)
     with pytest.raises(ValueError, match=r"rooms_000010000_002_56x70\.safetensors is missing now"):
-        train_blind(replace(config, data=str(other)), quiet)
+        train_language_only(replace(config, data=str(other)), quiet)
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in rooms_folder.iterdir():
@@ -109,11 +110,11 @@ def test_other_data_are_refused_by_name_a_moved_folder_and_new_shards_are_not(co
     whole = changed.read_bytes()
     changed.write_bytes(whole[:-8] + bytes(8))
     with pytest.raises(ValueError, match=f"{changed.name} is another file now"):
-        train_blind(replace(config, data=str(moved)), quiet)
+        train_language_only(replace(config, data=str(moved)), quiet)
     changed.write_bytes(whole)
     write_shard(moved, [20000, 20001], 4, 56, 70)
     said: list[str] = []
-    train_blind(replace(config, data=str(moved)), said.append)
+    train_language_only(replace(config, data=str(moved)), said.append)
     assert any("warning: --data: 1 files more" in line for line in said)
 
 
@@ -131,12 +132,12 @@ def test_damaged_checkpoints_are_named_and_the_older_is_taken(config, tmp_path):
     content[len(content) // 2] ^= 255  # one byte of a weight: torch itself reads it without a word
     newest.write_bytes(content)
     said: list[str] = []
-    train_blind(config, said.append)
+    train_language_only(config, said.append)
     assert "step 2 of 4" in said[0] and any(str(newest) in line and "damaged" in line for line in said)
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"step_0000004\.pt.*step_0000001\.pt: damaged.*train anew"):
-        train_blind(config, quiet)
+        train_language_only(config, quiet)
 
 
 def test_a_checkpoint_of_another_run_is_named(config, tmp_path):
@@ -144,7 +145,7 @@ def test_a_checkpoint_of_another_run_is_named(config, tmp_path):
     folder.mkdir(parents=True)
     torch.save({"step": 2, "weights": torch.ones(3)}, folder / "step_0000002.pt")
     with pytest.raises(ValueError, match=r"step_0000002\.pt: not a checkpoint of this run"):
-        train_blind(config, quiet)
+        train_language_only(config, quiet)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "empty"])
@@ -157,7 +158,7 @@ def test_a_half_written_tokenizer_is_made_again(config, tmp_path, damage, caplog
     else:
         text = (folder / "tokenizer.json").read_bytes()
         (folder / "tokenizer.json").write_bytes(text[: len(text) // 2] if damage == "cut" else b"")
-    made = train_blind(config, quiet)
+    made = train_language_only(config, quiet)
     assert files_of(folder) == before and f"{folder}: a half-written tokenizer" in caplog.text
     assert load_file(made / "model.safetensors")
 
@@ -168,12 +169,12 @@ def test_another_tokenizer_is_refused(config, tmp_path, rooms_folder):
 
     load_or_build_tokenizer(tmp_path / "short", sorted(rooms_folder.iterdir())[:1], 400)
     with pytest.raises(ValueError, match=r"not the tokenizer that the run in .* was begun with"):
-        train_blind(replace(config, tokenizer=str(tmp_path / "short")), quiet)
+        train_language_only(replace(config, tokenizer=str(tmp_path / "short")), quiet)
 
 
 def test_one_process_at_a_time(config):
     with folder_lock(config.out), pytest.raises(ValueError, match="another process works in this folder"):
-        train_blind(config, quiet)
+        train_language_only(config, quiet)
 
 
 def test_a_missing_extra_or_wrong_data_are_said_before_a_folder_is_made(tmp_path, monkeypatch, rooms_folder):
@@ -189,8 +190,8 @@ def test_a_missing_extra_or_wrong_data_are_said_before_a_folder_is_made(tmp_path
     monkeypatch.setattr("vidllm.training.world.find_spec", lambda name: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"several processes need accelerate.*vidllm\[train\]"):
-        train_blind(BlindConfig(data=str(rooms_folder), out=str(out)), quiet)
+        train_language_only(LanguageOnlyConfig(data=str(rooms_folder), out=str(out)), quiet)
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(ValueError, match="no shards of rooms in nowhere"):
-        train_blind(BlindConfig(data="nowhere", out=str(out)), quiet)
+        train_language_only(LanguageOnlyConfig(data="nowhere", out=str(out)), quiet)
     assert not out.exists()

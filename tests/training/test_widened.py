@@ -9,14 +9,14 @@ import torch
 from small_model import small_config
 
 from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.training.named_patches import BASE_WIDTH, NamedPatches
 from vidllm.training.starting import _take_language_half, widened
+from vidllm.training.supervision.oracle_features import BASE_WIDTH, OracleFeatures
 
 IDS = {"<video>": 3, "<loc>": 4, "<coord>": 5}
 
 
 def test_names_of_a_multiple_of_the_first_width_repeat():
-    narrow, wide, other = (NamedPatches(width, 5, 4, 3) for width in (BASE_WIDTH, 2 * BASE_WIDTH, 48))
+    narrow, wide, other = (OracleFeatures(width, 5, 4, 3) for width in (BASE_WIDTH, 2 * BASE_WIDTH, 48))
     classes = torch.tensor([[[1, 4]]]), torch.tensor([[[0, 3]]]), torch.tensor([[[2, 1]]])
     assert torch.equal(wide.features(*classes), narrow.features(*classes).repeat(1, 1, 1, 2))
     assert other.features(*classes).shape[-1] == 48

@@ -25,19 +25,25 @@ def ablate(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(ABLATE_HELP)
         return
-    from vidllm.training.ablation.config import AblationConfig
-    from vidllm.training.ablation.rows import table_named
+    from vidllm.experiments.config import AblationConfig
+    from vidllm.experiments.rows import table_named
 
     table = table_named(argv[0])
     config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
     known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
     for line in idle_options(config, AblationConfig(), known=known):
         reading.note(f"vidllm: warning: {line}")
-    rooms = reading.seeds(config.eval_seeds)
+    seeds = reading.seeds(config.eval_seeds)
     out = reading.writable_folder(config.out)
-    from vidllm.training.ablation.runs import ablate as run
-    from vidllm.training.ablation.runs import publish
+    from functools import partial
 
-    results = run(table, config, rooms, reading.note)
+    from vidllm.experiments.measuring import Rooms
+    from vidllm.experiments.runs import ablate as run
+    from vidllm.experiments.runs import publish
+    from vidllm_rooms.evaluation import evaluate, remembered_clip, remembered_room
+    from vidllm_rooms.template_questions import template_questions
+
+    rooms = Rooms(remembered_clip, partial(evaluate, render=remembered_room), template_questions)
+    results = run(table, config, seeds, rooms, reading.note)
     command = f"vidllm ablate {shlex.join(argv)}"
     print("\n".join(publish(table, config, results, Path(out), command)))

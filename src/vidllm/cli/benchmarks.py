@@ -54,6 +54,6 @@ def _baselines(given: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _blind(options: argparse.Namespace) -> dict[str, Any]:
-    from vidllm.evaluation.blind import model_of_run
+    from vidllm.io.weight_files import model_of_run
 
     return {"blind": model_of_run(options.blind)} if options.blind else {}

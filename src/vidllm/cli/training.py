@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
 
         return options_of(FinetuneConfig, prog, argv), finetune
     if stage == "blind":
-        from vidllm.training.blind import BlindConfig, train_blind
+        from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 
-        return options_of(BlindConfig, prog, argv), train_blind
+        return options_of(LanguageOnlyConfig, prog, argv), train_language_only
     from vidllm.training.teacher_runs import LanguageTeacherConfig, train_language_teacher
 
     return options_of(LanguageTeacherConfig, prog, argv), train_language_teacher
@@ -94,10 +95,11 @@ def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable
     from vidllm.training.config import TrainConfig
     from vidllm.training.loop import train as run
     from vidllm.training.teacher_runs import geometry_teacher
+    from vidllm_rooms.template_questions import template_questions
 
     config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
     preset(config.preset)
-    return config, run
+    return config, partial(run, extra_questions=template_questions)
 
 
 def usual(stage: str) -> Any:
@@ -120,8 +122,9 @@ def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None,
 
 def _dry_run(config: Any, options: argparse.Namespace) -> None:
     from vidllm.training.preflight import dry_run
+    from vidllm_rooms.template_questions import template_questions
 
-    report = dry_run(config, options.gpus)
+    report = dry_run(config, options.gpus, template_questions)
     if options.json:
         reading.print_json(report.to_json())
     else:

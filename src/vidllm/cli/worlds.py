@@ -15,8 +15,8 @@ def render(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.scannet import write_room
-    from vidllm.rooms.shards import render_scene
+    from vidllm_rooms.scannet import write_room
+    from vidllm_rooms.shards import render_scene
 
     tell = reading.Progress("rooms", len(span))
     for done, seed in enumerate(span, 1):
@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     root = reading.writable_folder(options.output)
-    from vidllm.rooms.official import export_rooms
+    from vidllm_rooms.official import export_rooms
 
     tell = reading.Progress("rooms", len(span))
     settings = {"frames": count, "height": height, "width": width}
@@ -44,7 +44,7 @@ def shards(options: argparse.Namespace) -> None:
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.shards import plan_shards, shard_path, write_shard
+    from vidllm_rooms.shards import plan_shards, shard_path, write_shard
 
     plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
     missing = [p for p in plan if not shard_path(folder, *p, options.look).exists()]
@@ -61,12 +61,13 @@ def eval(options: argparse.Namespace) -> None:
     """``vidllm rooms eval --seeds A:B``"""
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)
-    from vidllm.evaluation.blind import BLIND, load_blind
-    from vidllm.evaluation.rooms import evaluate, table
+    from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+    from vidllm.evaluation.scene_metrics import table
     from vidllm.scene import load
+    from vidllm_rooms.evaluation import evaluate
 
     model = load(options.model, options.device, options.dtype, refine=options.refine)
-    blind = load_blind(Path(options.blind) if options.blind else BLIND)
+    blind = load_language_only(Path(options.blind) if options.blind else LANGUAGE_ONLY)
     if blind is None and options.blind:
         raise ValueError(f"{options.blind}: no language-only baseline here (config.json is missing)")
     figures = evaluate(model, span, blind, reading.Progress("rooms", len(span)), count)

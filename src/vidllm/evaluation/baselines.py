@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.blind import BlindAnswerer
+from vidllm.evaluation.language_only import LanguageOnly
 from vidllm.evaluation.tasks import Item, Task
 from vidllm.model import prompts
 
@@ -34,12 +34,12 @@ def most_frequent_of(task: Task, data: DataRoot, items: Sequence[Item]) -> tuple
     return most_frequent(task.texts(entries)), "the references themselves"
 
 
-def blind_answers(blind: BlindAnswerer, task: Task, items: Sequence[Item]) -> list[str]:
+def language_only_answers(blind: LanguageOnly, task: Task, items: Sequence[Item]) -> list[str]:
     """The language-only model's answers, from the words of the questions alone."""
     return blind.answers([task.ask(item) for item in items]) if items else []
 
 
-def blind_caption(blind: BlindAnswerer) -> str:
+def language_only_caption(blind: LanguageOnly) -> str:
     """The language-only model's caption: to it every object is at the same unknown point."""
     return blind.replies([prompts.caption_prompt()], max_new_tokens=96)[0]
 

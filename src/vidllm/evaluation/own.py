@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vidllm.datasets.jsonl import Example, scene_places
 from vidllm.evaluation.answers import clean_answer, match_any
-from vidllm.evaluation.rooms import Figures, best_iou, box_f1
+from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.rouge import rouge_l
 from vidllm.scene import Scene, VidLLM
@@ -42,18 +42,18 @@ def score_examples(
     videos: dict[Path, list[Example]] = {}
     for example in examples:
         videos.setdefault(example.video, []).append(example)
-    figures, said = Figures(), dict[int, str]()
+    metrics, said = Metrics(), dict[int, str]()
     for done, (video, of_it) in enumerate(videos.items(), 1):
         scene = model.reconstruct(video, frames)
         said |= _answers(scene, [e for e in of_it if e.task == "question"])
         for example in of_it:
             if example.boxes is not None:
-                _score_boxes(scene, example, figures)
+                _score_boxes(scene, example, metrics)
             if example.task == "caption":
                 said[example.line] = scene.describe(scene_places(example)[1])
         if tell is not None:
             tell(done, len(videos))
-    return _rows(examples, said, figures)
+    return _rows(examples, said, metrics)
 
 
 def _answers(scene: Scene, questions: Sequence[Example]) -> dict[int, str]:
@@ -61,27 +61,27 @@ def _answers(scene: Scene, questions: Sequence[Example]) -> dict[int, str]:
     return {q.line: answer for q, answer in zip(questions, given, strict=True)}
 
 
-def _score_boxes(scene: Scene, example: Example, figures: Figures) -> None:
+def _score_boxes(scene: Scene, example: Example, metrics: Metrics) -> None:
     targets = scene_places(example)[0] or []
     found = scene.ground(example.text, several=len(targets) != 1)
     if len(targets) == 1:
         iou = best_iou(found[:1], targets[0])
-        figures.add("one box Acc@0.25", iou >= 0.25)
-        figures.add("one box Acc@0.5", iou >= 0.5)
+        metrics.add("one box Acc@0.25", iou >= 0.25)
+        metrics.add("one box Acc@0.5", iou >= 0.5)
     elif targets:
-        figures.add("several boxes F1@0.25", box_f1(found, targets, 0.25))
+        metrics.add("several boxes F1@0.25", box_f1(found, targets, 0.25))
     else:
-        figures.add("no such object, accuracy", not found)
+        metrics.add("no such object, accuracy", not found)
 
 
-def _rows(examples: Sequence[Example], said: dict[int, str], figures: Figures) -> list[Row]:
+def _rows(examples: Sequence[Example], said: dict[int, str], metrics: Metrics) -> list[Row]:
     questions = [example for example in examples if example.task == "question"]
     captions = [example for example in examples if example.task == "caption"]
     rows = [_question_row("questions, exact match", questions, said)] if questions else []
     kinds = list(dict.fromkeys(example.kind for example in questions))
     if len(kinds) > 1:
         rows += [_question_row(f"  {kind}", [q for q in questions if q.kind == kind], said) for kind in kinds]
-    rows += [Row(name, len(values), figures.mean(name)) for name, values in figures.values.items()]
+    rows += [Row(name, len(values), metrics.mean(name)) for name, values in metrics.values.items()]
     if captions:
         told = [tokenize(example.answers) for example in captions]
         scored = rouge_l(told, tokenize([said[example.line] for example in captions]))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vidllm.datasets.posed_clips import PosedClip, PosedFrame
-from vidllm.evaluation.rooms import depth_figures, pose_figures
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
 from vidllm.frames import Frames
 from vidllm.scene import VidLLM
 
@@ -58,9 +58,9 @@ def _measure(
         depth_at(scene.frames, int(i), frame.depth, metres_per_unit, frame.picture)
         for i, frame in zip(scene.frames.indices, chosen, strict=True) if frame.depth is not None
     ])  # fmt: skip
-    figures = depth_figures(scene.depth.numpy(), true)
-    angle, travel = pose_figures(scene.extrinsics, extrinsics)
-    still, _ = pose_figures(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
+    figures = depth_metrics(scene.depth.numpy(), true)
+    angle, travel = pose_errors(scene.extrinsics, extrinsics)
+    still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
     both = (true > 0) & (scene.depth.numpy() > 0)
     return {
         "frames": float(len(chosen)),

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.baselines import MEAN_BOX, blind_answers, blind_caption, nearest_to
-from vidllm.evaluation.blind import BlindAnswerer
+from vidllm.evaluation.baselines import MEAN_BOX, language_only_answers, language_only_caption, nearest_to
 from vidllm.evaluation.box_metrics import hull_iou
+from vidllm.evaluation.language_only import LanguageOnly
 from vidllm.evaluation.recording import Candidates, Placed, SceneCase
 from vidllm.evaluation.registration import aligned_corners, in_scene, moved_points, oriented_corners
 from vidllm.evaluation.settings import Column
@@ -33,14 +33,14 @@ MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS = 64, 96
 class Helpers:
     """What the baselines need: the language-only model and the most frequent text, where they are asked for."""
 
-    blind: BlindAnswerer | None = None
+    blind: LanguageOnly | None = None
     text: str = ""
 
     @cached_property
-    def blind_caption(self) -> str:
+    def language_only_caption(self) -> str:
         """What the language-only model says of every object."""
         assert self.blind is not None
-        return blind_caption(self.blind)
+        return language_only_caption(self.blind)
 
     @property
     def mean_box(self) -> tuple[float, ...]:
@@ -69,7 +69,7 @@ def _answers(task: Task, column: Column, case: SceneCase, items: Sequence[Item],
         return _placed(column, case).scene.ask_all([task.ask(item) for item in items], MAX_ANSWER_TOKENS)
     if column.system == "language-only":
         assert helpers.blind is not None
-        return blind_answers(helpers.blind, task, items)
+        return language_only_answers(helpers.blind, task, items)
     return [helpers.text] * len(items)
 
 
@@ -98,7 +98,7 @@ def _say(column: Column, case: SceneCase, centre: np.ndarray, helpers: Helpers) 
         point = moved_points(np.linalg.inv(placed.to_aligned), centre)
         return placed.scene.describe(point.tolist(), MAX_CAPTION_TOKENS)
     if column.system == "language-only":
-        return helpers.blind_caption
+        return helpers.language_only_caption
     return helpers.text
 
 

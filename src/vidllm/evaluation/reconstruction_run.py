@@ -19,17 +19,17 @@ from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.prediction_files import PredictionFile, Row, claim
 from vidllm.evaluation.processes import Processes
 from vidllm.evaluation.provenance import model_record
-from vidllm.evaluation.reconstruction import PosedDepth, depth_figures, point_figures, trajectory_figures
+from vidllm.evaluation.reconstruction_metrics import PosedDepth, depth_metrics, point_metrics, trajectory_metrics
 from vidllm.evaluation.recording import Recording, SceneCase
 from vidllm.evaluation.results import plain, publish
-from vidllm.evaluation.rooms import CONSTANT_DEPTH_M
+from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
 from vidllm.evaluation.settings import Column
 from vidllm.scene import VidLLM
 
 MOST_POINTS = 200_000
 WALL_FOV_DEG = 60.0  # horizontal field of view that the flat wall is seen with
 OURS, WALL = Column("vidllm", "raw"), Column("flat-wall", "no-video")
-_SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.evaluation.reconstruction)"
+_SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.evaluation.reconstruction_metrics)"
 _SCALE = "metres, degrees, shares 0..1; ..._aligned and sim3: after alignment"
 
 
@@ -55,9 +55,9 @@ def scene_figures(case: SceneCase) -> dict[Column, dict[str, float]]:
 def _figures(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
     step = max(1, math.ceil(math.sqrt(truth.depth_m.size / MOST_POINTS)))
     return {
-        **depth_figures(predicted.depth_m, truth.depth_m),
-        **trajectory_figures(predicted.extrinsics, truth.extrinsics),
-        **point_figures(every_nth(predicted, step), every_nth(truth, step)),
+        **depth_metrics(predicted.depth_m, truth.depth_m),
+        **trajectory_metrics(predicted.extrinsics, truth.extrinsics),
+        **point_metrics(every_nth(predicted, step), every_nth(truth, step)),
     }
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.evaluation.annotated_boxes import object_boxes, object_corners
+from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.registration import aligned_from_scene
-from vidllm.evaluation.rooms import depth_on_frames
 from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration

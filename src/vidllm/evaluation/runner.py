@@ -18,7 +18,7 @@ from typing import Any
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.annotated_boxes import box_reader
 from vidllm.evaluation.baselines import most_frequent_of
-from vidllm.evaluation.blind import BLIND, load_blind
+from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
 from vidllm.evaluation.prediction_files import PredictionFile, claim
 from vidllm.evaluation.processes import Processes
@@ -68,7 +68,7 @@ class Plan:
     settings: tuple[str, ...] | None = None
     proposals: Source | None = None
     baselines: tuple[str, ...] | None = None
-    blind: Path = BLIND
+    blind: Path = LANGUAGE_ONLY
 
 
 def evaluate(
@@ -164,7 +164,7 @@ class Run:
 
     @cached_property
     def _blind(self) -> Any:
-        return load_blind(self.plan.blind)
+        return load_language_only(self.plan.blind)
 
     @cached_property
     def helpers(self) -> Helpers:

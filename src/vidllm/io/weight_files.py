@@ -52,6 +52,12 @@ class Checkpoint:
         return settings_in(self.folder, name)
 
 
+def model_of_run(folder: str | Path) -> Path:
+    """``folder/model`` where a run of training (``vidllm train``) left its model there; otherwise the folder itself."""
+    made = Path(folder) / "model"
+    return made if (made / "config.json").is_file() else Path(folder)
+
+
 def settings_in(folder: str | Path, name: str = "config.json") -> dict[str, Any] | None:
     """A JSON object of a folder, None where there is no such file; ValueError where it cannot be read."""
     file = Path(folder) / name

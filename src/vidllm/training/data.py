@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -18,27 +19,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vidllm.datasets.shards import LabelSpace, Shard, shards_of
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.rooms.shards import Shard
-from vidllm.rooms.types import COLOURS
 from vidllm.training.framing import crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 from vidllm.training.texts import TextMaker
-
-COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
-MATERIALS = (
-    "canvas", "cardboard", "ceramic", "fabric", "glass", "leaf", "leather", "metal", "paper", "plastic", "rubber",
-    "stone", "velvet", "wicker", "wood", "wool",
-)
-MATERIAL_INDEX = {name: i + 1 for i, name in enumerate(MATERIALS)}
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """The shards of a folder by name; ValueError when there are none."""
-    paths = sorted(folder.glob("rooms_*.safetensors"))
-    if not paths:
-        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
-    return paths
 
 
 @dataclass
@@ -68,10 +53,10 @@ class Batch:
 
 
 class RoomsData:
-    """Draws batches from a folder of shards (see :mod:`vidllm.rooms.shards`)."""
+    """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int, categories: dict[str, int], cache: int = 64) -> None:
-        self.folder, self.patch_size, self.categories = Path(folder), patch_size, categories
+    def __init__(self, folder: Path, patch_size: int, cache: int = 64) -> None:
+        self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._cache, self._lock = cache, Lock()
         self.refresh()
@@ -80,10 +65,18 @@ class RoomsData:
         """Look for shards again (rendering may still be going on). ValueError when there are none."""
         self.paths = shards_of(self.folder)
 
+    @cached_property
+    def labels(self) -> LabelSpace:
+        """The names that the shards give to patches; those of scans give none."""
+        return next((found for path in self.paths if (found := Shard(path).labels) != LabelSpace()), LabelSpace())
+
     def _shard(self, path: Path) -> Shard:
+        labels = self.labels
         with self._lock:  # batches may be drawn by several threads
             if path not in self._open:
-                self._open[path] = Shard(path)
+                self._open[path] = shard = Shard(path)
+                if shard.labels not in (labels, LabelSpace()):
+                    raise ValueError(f"{path} names its objects otherwise than other shards there: give it a folder")
                 if len(self._open) > self._cache:
                     self._open.popitem(last=False)
             return self._open[path]
@@ -105,13 +98,14 @@ class RoomsData:
             parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
         batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
-        batch.places = places
+        batch.places, batch.named = places, shard.labels != LabelSpace()
         return batch
 
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
-        category, colour, material = patch_classes(stacked["instance"], records, self.categories, self.patch_size)
+        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
+        category, colour, material = patch_classes(instance, records, self.labels, self.patch_size)
         return Batch(
             _pictures(stacked["rgb"]),
             stacked["depth_m"].float(),
@@ -134,17 +128,18 @@ def at_side(part: dict[str, Tensor], side: int) -> dict[str, Tensor]:
     """A scene's tensors (rgb, depth_m, instance, extrinsics, intrinsics) at another shorter side."""
     height, width = part["depth_m"].shape[-2:]
     crop = crop_for_side(height, width, side)
+    instance = {"instance": crop_maps(part["instance"], crop)} if "instance" in part else {}
     return {
+        **instance,
         "rgb": crop_pictures(_pictures(part["rgb"]), crop).clamp(0, 1),
         "depth_m": crop_maps(part["depth_m"], crop),
-        "instance": crop_maps(part["instance"], crop),
         "extrinsics": part["extrinsics"],
         "intrinsics": crop_intrinsics(part["intrinsics"], (height, width), crop),
     }
 
 
 def patch_classes(
-    instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]], categories: dict[str, int], patch_size: int
+    instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]], labels: LabelSpace, patch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Category, colour and material (B,F,P) of the objects at the patch centres; ``records`` name the objects."""
     half, step = patch_size // 2, patch_size
@@ -152,9 +147,7 @@ def patch_classes(
     table = torch.zeros(3, len(records), 256, dtype=torch.long)
     for b, record in enumerate(records):
         for item in record["objects"]:
-            table[0, b, item["id"]] = categories.get(item["category"], 0)
-            table[1, b, item["id"]] = COLOUR_INDEX.get(item["colour"], 0)
-            table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
+            table[:, b, item["id"]] = torch.tensor(labels.classes(item))
     rows = torch.arange(len(records))[:, None, None]
     return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
 
@@ -202,12 +195,10 @@ def draw_texts(
     questions: int,
     references: int,
     captions: int,
-    plain: int = 0,
-    places: int = 0,
 ) -> list[list[Any]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
         boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions, plain, places))
+        texts.append(maker.scene(record, boxes, rng, questions, references, captions))
     return texts

@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import read_json_object
 from vidllm.training.checkpoints import list_checkpoints
@@ -111,7 +112,7 @@ def _tokenizer_file(config: LoopConfig) -> Path:
 def _record(config: LoopConfig, processes: int) -> Record:
     places = {name: place for name in PLACES if (place := getattr(config, name, None))}
     return {
-        "kind": type(config).__name__,
+        "kind": getattr(config, "RECORDED_AS", type(config).__name__),
         "micro_batches": processes * config.accumulation,
         "data": _data_files(Path(config.data)),
         **{name: _checkpoint_files(str(place)) for name, place in places.items()},
@@ -121,7 +122,7 @@ def _record(config: LoopConfig, processes: int) -> Record:
 def _data_files(place: Path) -> dict[str, str]:
     """The shards of a folder; a file of sentences with the videos that it names."""
     if not place.is_file():
-        return {path.name: fingerprint(path) for path in sorted(place.glob("rooms_*.safetensors"))}
+        return {path.name: fingerprint(path) for path in sorted(place.glob(PATTERN))}
     from vidllm.datasets.jsonl import read_jsonl
 
     try:

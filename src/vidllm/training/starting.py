@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vidllm.evaluation.blind import model_of_run
-from vidllm.io.weight_files import open_checkpoint, settings_in
+from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
-from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.lora import apply_lora
+from vidllm.training.supervision.heads import LABEL_HEADS, AuxiliaryHeads
 from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 from vidllm.training.twins import part_twins
 
@@ -60,11 +59,16 @@ def starting_model(
 
 
 def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
-    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it; others stay fresh."""
+    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it; others stay fresh, as do
+    those of another label space.
+    """
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
         known = auxiliary.state_dict()
-        found = {name: value for name, value in open_checkpoint(path).tensors() if name in known}
+        found = {
+            name: value for name, value in open_checkpoint(path).tensors()
+            if name in known and (value.shape == known[name].shape or name.split(".")[0] not in LABEL_HEADS)
+        }  # fmt: skip
         odd = next((name for name, value in found.items() if value.shape != known[name].shape), None)
         if odd is not None:
             raise ValueError(f"{path}: {odd} is {tuple(found[odd].shape)}, this run's {tuple(known[odd].shape)}; "

@@ -1,0 +1,244 @@
+"""``vidllm ablate``: every row of a table trained and measured on rooms, with equal data, steps, seeds and start.
+
+* Every row of a seed begins with the same weights wherever it has the same parts, and a row's joint training draws
+  the same batches as the others'.
+* Every row takes ``steps`` optimiser steps in all. The last ``language_steps`` train geometry and language jointly;
+  before them comes geometry alone. A row of two stages spends ``stage1_steps`` of those first steps on distillation.
+* Every row and seed is a folder below ``OUT/runs``: a killed ablation goes on where it was, what is finished is
+  neither trained nor measured again, and other settings than those a folder was made with are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.results import plain
+from vidllm.experiments.config import AblationConfig
+from vidllm.experiments.files import RESULT, Record, keep_plan, once, read_json, telling, write_json
+from vidllm.experiments.measuring import Rooms, measure_scale, summary
+from vidllm.experiments.rows import Row, Table
+from vidllm.experiments.shared import make_teachers, tokenizer_of, typical_unit
+from vidllm.experiments.tables import as_record, draw_curves, report
+from vidllm.io.atomic import atomic_path
+from vidllm.io.locks import folder_lock
+from vidllm.model.auto import load_pretrained
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.scene import load
+from vidllm.training.config import TrainConfig
+from vidllm.training.exporting import write_model
+from vidllm.training.loop import train
+from vidllm.training.plot import LOG_FILE
+from vidllm.training.stage1 import Stage1Config, train_stage1
+from vidllm.training.starting import VOCABULARY, starting_model
+from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+
+Say = Callable[[str], None]
+
+NEW = ("adapter", "metric_depth")  # what every row learns from nothing: the ablation is about it
+TRUE_GEOMETRY = 0.5  # of the joint steps: over them the share that is lifted with true geometry falls to nothing
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed, and what it needs to know of the others."""
+
+    config: AblationConfig
+    row: Row
+    seed: int
+    seeds: range
+    rooms: Rooms
+    teachers: tuple[str, str] | None
+    unit_m: float
+    label: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs and its result lie."""
+        return _folder(self.config, self.row, self.seed)
+
+
+def _folder(config: AblationConfig, row: Row, seed: int) -> Path:
+    return Path(config.out) / "runs" / row.key(config.preset) / f"seed_{seed}"
+
+
+def ablate(
+    table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say | None = None
+) -> list[list[Record]]:
+    """Train (or resume) and measure every row with every seed; one list a row of one result a seed.
+
+    Raises ValueError for settings that do not fit together, or that are not those of what lies in ``config.out``.
+    """
+    config.check()
+    with folder_lock(config.out):
+        return _ablate(table, config, seeds, rooms, say or to_stderr)
+
+
+def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say) -> list[list[Record]]:
+    if not table.trained:
+        return measure_scale(table, config, seeds, rooms.clip, say)
+    teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
+    tokenizer_of(config)
+    unit_m = typical_unit(config.data)
+    total = len(table.rows) * len(config.seeds)
+    jobs: list[Job] = []
+    for seed in config.seeds:  # all rows of a seed before the next: a table of fewer seeds is there early
+        for row in table.rows:
+            label = f"[{len(jobs) + 1}/{total}] {row.name}, seed {seed}"
+            jobs.append(Job(config, row.of(config.preset), seed, seeds, rooms, teachers, unit_m, label))
+    results = [run_job(job, say) for job in jobs] if config.jobs == 1 else _side_by_side(jobs, config.jobs)
+    return [results[i :: len(table.rows)] for i in range(len(table.rows))]
+
+
+def to_stderr(line: str) -> None:
+    """A line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _side_by_side(jobs: Sequence[Job], count: int) -> list[Record]:
+    folders = [job.folder for job in jobs]
+    first = [job for i, job in enumerate(jobs) if job.folder not in folders[:i]]  # two rows may be one model
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        made = dict(zip((job.folder for job in first), pool.map(run_job, first), strict=True))
+    return [made[folder] for folder in folders]
+
+
+# ---- one row with one seed ------------------------------------------------------------------------------------------
+
+
+def run_job(job: Job, say: Say = to_stderr) -> Record:
+    """Train the row (or go on, or see that it is done), measure it, and keep the result beside it."""
+    joint, stage1 = joint_config(job), stage1_config(job)
+    plan = plain({"joint": telling(joint), "stage1": stage1 and telling(stage1), "changes": job.row.changes,
+                  "init_from": job.config.init_from, "language_from": job.config.language_from})  # fmt: skip
+    keep_plan(job.folder, plan)
+    done = once(job.folder, lambda: _train(job, joint, stage1, say))
+    blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
+    _clear(job.folder)
+    measured = {"rooms": [job.seeds.start, job.seeds.stop], "frames": job.config.eval_frames, "blind": blind.name}
+    found = read_json(job.folder / RESULT)
+    if found is not None and found["evaluation"] == measured:
+        say(f"{job.label}: done")
+        return found
+    figures = job.rooms.evaluate(load(job.folder / done["model"]), job.seeds, load_language_only(blind),
+                       partial(_tell_rooms, job, say), job.config.eval_frames)  # fmt: skip
+    result = {"row": job.row.name, "seed": job.seed, "training": plan, "evaluation": measured, **summary(figures),
+              "parameters": done["parameters"], "seconds": done["seconds"]}  # fmt: skip
+    return write_json(job.folder / RESULT, result)
+
+
+def _tell_rooms(job: Job, say: Say, done: int) -> None:
+    if done % 16 == 0 or done == len(job.seeds):
+        say(f"{job.label} | measured in {done} of {len(job.seeds)} rooms")
+
+
+def joint_config(job: Job) -> TrainConfig:
+    """The joint training of a row: what a row of one stage takes in place of distillation is geometry alone."""
+    config = job.config
+    steps = config.steps - (config.stage1_steps if job.row.stage1 is not None else 0)
+    start = steps - config.language_steps
+    return replace(
+        config.joint, **job.row.changes, data=config.data, out=str(job.folder / "joint"), preset=config.preset,
+        seed=job.seed, steps=steps, language_start=start, init_from=str(job.folder / "start"), unit_m=job.unit_m,
+        true_geometry_until=start + round(TRUE_GEOMETRY * config.language_steps),
+    )  # fmt: skip
+
+
+def stage1_config(job: Job) -> Stage1Config | None:
+    """The distillation of a row, None without."""
+    if job.row.stage1 is None or job.teachers is None:
+        return None
+    config, (geometry, language) = job.config, job.teachers
+    return replace(
+        config.distil, **job.row.stage1, data=config.data, out=str(job.folder / "stage1"), preset=config.preset,
+        seed=job.seed, steps=config.stage1_steps, init_from=str(job.folder / "start"), teacher_geometry=geometry,
+        teacher_language=language,
+    )  # fmt: skip
+
+
+def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Say) -> Record:
+    """Both stages, each resumed where it was."""
+
+    def tell(stage: str, line: str) -> None:
+        say(f"{job.label} | {stage} | {line}")
+
+    if not (job.folder / "start" / "config.json").exists():
+        write_start(job)
+    if stage1 is not None:
+        joint = replace(joint, init_from=str(train_stage1(stage1, partial(tell, "stage 1"))))
+    model = train(joint, partial(tell, "joint"), job.rooms.extra_questions)
+    parameters = sum(p.numel() for p in load_pretrained(str(model))[0].parameters())
+    stages = {"stage1": stage1, "joint": joint}
+    seconds = {name: _seconds(Path(stage.out)) for name, stage in stages.items() if stage is not None}
+    return {"model": str(model.relative_to(job.folder)), "parameters": parameters, "seconds": seconds}
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a trained row needs no more: gigabytes over all rows."""
+    for name in ("start", "stage1/model", "stage1/checkpoints", "joint/checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _seconds(run: Path) -> float:
+    """Time of a run by its log, over all the times it was resumed."""
+    log = run / LOG_FILE
+    lines = log.read_text().splitlines() if log.exists() else []
+    told = [float(json.loads(line)["seconds"]) for line in lines]
+    return round(sum((a for a, b in zip(told, [*told[1:], 0.0], strict=False) if b < a), 0.0), 1)
+
+
+def write_start(job: Job) -> None:
+    """The model that a row begins with: fresh weights of the seed, the same as the other rows' wherever parts agree."""
+    config = job.config
+    texts = TextMaker(load_or_build_tokenizer(tokenizer_of(config), [], VOCABULARY))
+    whole = replace(config.joint, preset=config.preset, language_from=config.language_from, unit_m=job.unit_m)
+    models = []
+    for settings in (replace(whole, **job.row.changes), whole):
+        torch.manual_seed(job.seed)
+        models.append(starting_model(settings, texts))
+    model, full = models
+    take_common(model, full)
+    if config.init_from and not take_common(model, load_pretrained(config.init_from)[0], NEW):
+        raise ValueError(f"{config.init_from}: none of its weights fit the preset {config.preset}; give a model of it")
+    place = job.folder / "start"
+    write_model(model, model.state_dict(), texts.tokenizer, place, torch.float32)
+
+
+def take_common(
+    model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration, but: tuple[str, ...] = ()
+) -> int:
+    """Copy the other's weights of the same name and shape, except in the parts named; returns how many tensors."""
+    theirs, taken = other.state_dict(), 0
+    for name, value in model.state_dict().items():
+        if name.split(".")[0] not in but and name in theirs and theirs[name].shape == value.shape:
+            value.copy_(theirs[name])
+            taken += 1
+    return taken
+
+
+# ---- what is left behind --------------------------------------------------------------------------------------------
+
+
+def publish(
+    table: Table, config: AblationConfig, results: Sequence[Sequence[Record]], out: Path, command: str
+) -> list[str]:
+    """Write ``OUT/TABLE.json``, ``.md`` and, of trained rows, the curves as ``.png``; returns the table as text."""
+    write_json(out / f"{table.name}.json", as_record(table, results, command))
+    told = report(table, results, command, markdown=True)
+    if table.trained:
+        runs = [[_folder(config, row, seed) for seed in config.seeds] for row in table.rows]
+        if draw_curves(table, runs, out / f"{table.name}.png"):
+            told += ["", f"![Convergence of the joint training, a curve a row]({table.name}.png)"]
+    with atomic_path(out / f"{table.name}.md") as part:
+        part.write_text("\n".join(told) + "\n", encoding="utf-8")
+    return report(table, results, command)

@@ -1,0 +1,120 @@
+"""Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
+
+As the language-only baseline (:mod:`vidllm.evaluation.language_only`) it shows what the words give away. As the start
+(``TrainConfig.language_from``) it stands for the pretrained language model that every larger preset has: a small one
+that begins at nothing spends most of its joint training on learning to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import Shard
+from vidllm.io.atomic import atomic_folder
+from vidllm.model.configuration import preset
+from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
+from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
+from vidllm.training.joint import Losses
+from vidllm.training.packing import IGNORE, Text
+from vidllm.training.run import PATCH_SIZE, training_device
+from vidllm.training.starting import VOCABULARY
+from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+
+
+@dataclass(frozen=True)
+class LanguageOnlyConfig(LoopConfig):
+    """Language-only training: same language model, same questions, no scene."""
+
+    RECORDED_AS: ClassVar[str] = "BlindConfig"  # the kind that run folders tell, so that older ones resume
+
+    out: str = "runs/blind"
+    tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
+    preset: str = "tiny"
+    steps: int = 1500
+    batch: int = 128  # texts of a micro-batch
+    warmup_steps: int = 50
+    final_fraction: float = 0.0
+    beta2: float = 0.98
+    log_every: int = 50
+
+
+class LanguageOnlyRun(Trainable):
+    """A causal language model and every sentence of the data."""
+
+    def __init__(self, config: LanguageOnlyConfig) -> None:
+        self.config: LanguageOnlyConfig = config
+        self.device = training_device(config.device)
+        data = RoomsData(Path(config.data), PATCH_SIZE)
+        maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
+        self.tokenizer = maker.tokenizer
+        settings = preset(config.preset).text_config
+        settings.vocab_size = len(self.tokenizer)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
+        self.model.set_attn_implementation("eager")
+        self.model.to(self.device)
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.texts, self.mean_box = _texts(data, maker, np.random.default_rng(config.seed))
+        self.optimizer = adamw(config, self.modules())
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The language model."""
+        return {"model": self.model}
+
+    def draw(self, step: int, rng: np.random.Generator) -> list[Text]:
+        """Some of all texts."""
+        return [self.texts[int(i)] for i in rng.integers(len(self.texts), size=self.config.batch)]
+
+    def losses(self, batch: list[Text], step: int, rng: np.random.Generator) -> Losses:
+        """Cross-entropy of the answers."""
+        ids, labels, mask = (rows.to(self.device) for rows in _padded(batch))
+        return Losses({"text": self.model(input_ids=ids, attention_mask=mask, labels=labels).loss}, {})
+
+    def export(self, folder: Path) -> Path:
+        """``model``, as ``--blind`` and ``--language-from`` read it: in half precision, with its tokenizer."""
+        self.model.config.mean_box = self.mean_box
+        with atomic_folder(folder / "model") as part:
+            self.model.half().save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+        return folder / "model"
+
+
+def train_language_only(config: LanguageOnlyConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Train (or resume) the baseline; returns the folder of its model."""
+    return drive(lambda: LanguageOnlyRun(config), config, log)
+
+
+def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple[list[Text], list[float]]:
+    """Every question and caption of the data as a text, and the mean target box of its references."""
+    texts, boxes = [], []
+    for path in data.paths:
+        shard = Shard(path)
+        for index, record in enumerate(shard.records):
+            language = language_from_record(record)
+            texts += [maker.question(q) for q in language.questions]
+            placed = scene_boxes(record, scene_from_room(shard.tensors(index)["extrinsics"]))
+            texts += [maker.caption(c, placed, rng) for c in language.captions]
+            boxes += [placed[t] for r in language.references for t in r.targets]
+    return texts, np.mean(boxes, 0).tolist() if boxes else [0.0] * 7
+
+
+def _padded(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, labels and attention mask (B,L) of texts, padded at the end."""
+    longest = max(len(t.ids) for t in texts)
+    ids = torch.zeros(len(texts), longest, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORE)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        known = torch.tensor(text.ids)
+        ids[row, : len(known)], mask[row, : len(known)] = known, 1
+        labels[row, : len(known)] = torch.where(torch.tensor(text.scored), known, IGNORE)
+    return ids, labels, mask

@@ -1,0 +1,53 @@
+"""The interface of supervision: what is built, of which steps, and that weight 0 costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from micro_start import save_start, short_run
+
+from vidllm.training.run import Run
+from vidllm.training.supervision import SUPERVISIONS, Parts, build
+from vidllm_rooms.template_questions import template_questions
+
+WEIGHTS = {f"{kind.name}_weight": 0.0 for kind in SUPERVISIONS}
+
+
+@pytest.fixture(scope="module")
+def start(rooms_folder, tmp_path_factory):
+    return save_start(tmp_path_factory.mktemp("start"), rooms_folder)
+
+
+@pytest.fixture
+def config(rooms_folder, start, tmp_path):
+    return short_run(rooms_folder, start, tmp_path / "run")
+
+
+def test_each_is_switched_by_its_own_weight(config):
+    run = Run.build(config)
+    parts = Parts(config, run.model, run.auxiliary, run.data.labels, run.texts)
+    assert [type(each) for each in build(parts)] == list(SUPERVISIONS)
+    for kind in SUPERVISIONS:
+        without = build(replace(parts, config=replace(config, **{f"{kind.name}_weight": 0.0})))
+        assert [type(each) for each in without] == [other for other in SUPERVISIONS if other is not kind]
+    unnamed = build(replace(parts, labels=type(run.data.labels)()))
+    assert not any(each.needs_labels for each in unnamed) and unnamed
+
+
+def test_at_weight_0_no_term_is_left(config):
+    run = Run.build(replace(config, **WEIGHTS))
+    assert not run.supervision
+    rng = np.random.default_rng(0)
+    losses = run.losses((run.data.draw(rng, 1, 2, window=True), "window"), 0, rng)
+    assert not {"semantic", "patch_points", "naming", "correspondence", "guide"} & set(losses.terms)
+
+
+def test_template_questions_have_to_be_handed_in(config):
+    with pytest.raises(ValueError, match="template_questions"):
+        Run.build(replace(config, plain=2))
+    run = Run.build(replace(config, plain=2), template_questions)
+    batch = run.data.draw(np.random.default_rng(0), 1, 2, window=True)
+    asked = run.texts.extra_questions
+    assert asked is not None and len(asked(batch.records[0], {}, np.random.default_rng(0))) >= 2
