@@ -20,11 +20,11 @@ import torch.multiprocessing as mp
 import vidllm
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation import predicting, processes
-from vidllm.evaluation.registry import protocols
-from vidllm.evaluation.runner import Plan, Run, evaluate
-from vidllm.evaluation.settings import columns
-from vidllm.evaluation.table import lines_of, rows_of
+from vidllm.evaluation import harness, predicting
+from vidllm.evaluation.harness import Plan, Run, evaluate
+from vidllm.evaluation.protocols import protocols
+from vidllm.evaluation.results import lines_of, rows_of
+from vidllm.evaluation.settings import variants
 from vidllm.model import prompts
 
 SCENES = ("scene91000_00", "scene91001_00")
@@ -121,7 +121,7 @@ def test_two_processes_write_the_same_bytes(answered, exported, small_folder, tm
     other = mp.spawn(_second, (where, str(exported), str(small_folder), str(tmp_path)), nprocs=1, join=False)
     for name, value in {**where, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "_PATIENCE", timedelta(seconds=100))  # should the other process die
+    monkeypatch.setattr(harness, "_PATIENCE", timedelta(seconds=100))  # should the other process die
     told = []
     try:
         both = evaluate(
@@ -275,7 +275,7 @@ def test_answers_that_are_withheld_make_a_submission(exported, small, tmp_path):
 
 def test_columns_of_every_kind():
     def named(*given):
-        return [c.name for c in columns(*given)]
+        return [c.name for c in variants(*given)]
 
     assert named("answer", ("raw",), None, ("2d",)) == ["vidllm.raw", "2d.raw"]
     assert named("box", ("proposals", "oracle-geometry"), "gt", ("mean-box",)) == [

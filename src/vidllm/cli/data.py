@@ -19,7 +19,7 @@ def check(options: argparse.Namespace) -> None:
         _check_own(options)
         return
     from vidllm.datasets.check import check_root
-    from vidllm.evaluation.refusals import refusals
+    from vidllm.evaluation.tasks import refusals
 
     report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"), further=refusals)
     _print_report(report, options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidllm.datasets.jsonl import Example, scene_places
-from vidllm.evaluation.answers import clean_answer, match_any
+from vidllm.evaluation.protocols.answers import clean_answer, match_any
 from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.rouge import rouge_l

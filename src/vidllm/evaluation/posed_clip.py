@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
-from vidllm.frames import Frames
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.geometry.cameras import invert_extrinsics
 from vidllm.io.json_files import read_json_object
 from vidllm.io.sources import InputError
@@ -70,23 +69,12 @@ def _metres_per_unit(path: Path) -> float:
     return float(units)
 
 
-def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float) -> np.ndarray:
-    """A depth map (H,W) in metres at the processed resolution: the nearest original pixel of each; 0 where invalid."""
-    original = np.asarray(Image.open(path)).astype(np.float32) * metres_per_unit
-    height, width = frames.images.shape[-2:]
-    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    at = frames.to_original(torch.stack([u, v], -1).double()).numpy()
-    row = np.clip(np.floor(at[..., 1]).astype(int), 0, original.shape[0] - 1)
-    column = np.clip(np.floor(at[..., 0]).astype(int), 0, original.shape[1] - 1)
-    inside = (at[..., 0] >= 0) & (at[..., 0] < original.shape[1]) & (at[..., 1] >= 0) & (at[..., 1] < original.shape[0])
-    return np.where(inside, original[row, column], 0.0)
-
-
 def measure_clip(model: VidLLM, clip: PosedClip, num_frames: int | None = None) -> dict[str, float]:
     """Depth, scale and pose errors of a clip, from its pictures alone."""
     scene = model.reconstruct([str(p) for p in clip.pictures], num_frames)
     chosen = [int(i) for i in scene.frames.indices]
-    true = np.stack([depth_at(scene.frames, i, clip.depths[i], clip.metres_per_unit) for i in chosen])
+    maps = (np.asarray(Image.open(clip.depths[i])).astype(np.float32) * clip.metres_per_unit for i in chosen)
+    true = np.concatenate([depth_on_frames(one[None], scene.frames) for one in maps])
     figures = depth_metrics(scene.depth.numpy(), true)
     angle, travel = pose_errors(scene.extrinsics, clip.extrinsics[chosen].float())
     still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidllm.evaluation.baselines import MEAN_BOX
-from vidllm.evaluation.language_only import LanguageOnly
+from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M, Metrics, best_iou, box_f1
 from vidllm.geometry.boxes import iou_oriented

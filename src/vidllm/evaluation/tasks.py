@@ -1,7 +1,7 @@
 """The benchmarks as a model meets them: which items there are, and how outputs become the official files.
 
 Every task turns the dataset's own entries into items, items into the references of the protocols, and a model's
-outputs into their submission; scoring then goes through the very functions that score a file (``registry.py``).
+outputs into their submission; scoring then goes through the very functions that score a file (``protocols``).
 Outputs are rows with ``key`` and ``scene_id``, and ``answer``; or ``caption``, ``box`` (8 corners or None) and ``iou``;
 or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chosen among, ``object_ids``.
 """
@@ -9,7 +9,7 @@ or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chos
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,13 @@ from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
 from vidllm.datasets.scanqa import ScanQAQuestion
 from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.sqa3d import SQA3DQuestion
-from vidllm.evaluation.settings import Column, Kind
+from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.settings import Kind, Variant
 from vidllm.io.json_files import read_json
 from vidllm.model import prompts
 from vidllm.rooms.official.corpora import tokens
 
-__all__ = ["TASKS", "BoxOf", "Item", "Task", "refuse_repeats", "task_named"]
+__all__ = ["TASKS", "BoxOf", "Item", "Task", "refusals", "refuse_repeats", "task_named"]
 
 Row = dict[str, Any]
 BoxOf = Callable[[str, int, str], np.ndarray]
@@ -85,8 +86,8 @@ class Task(ABC):
         """Whether the split comes without its answers, so that there is nothing to score against."""
         return False
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
-        """Why a protocol cannot be applied to a column, None where it can."""
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
+        """Why a protocol cannot be applied to a variant, None where it can."""
         return None
 
 
@@ -166,7 +167,7 @@ class SQA3D(Task):
             for item in items
         ]  # fmt: skip
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         """The closed vocabulary needs its file."""
         if protocol == "official_closed" and data.find("answer_dict.json", "sqa3d") is None:
             return "answer_dict.json is not there"
@@ -330,9 +331,9 @@ class ReferIt3D(Task):
             return [{"id": item.key, "target_id": outputs[item.key]["object_ids"][0]} for item in items]
         return [{"id": item.key, "bbox": next(iter(outputs[item.key]["boxes"]), NOWHERE)} for item in items]
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         """The official protocol counts chosen objects, not boxes."""
-        if protocol == "official" and column.source != "gt":
+        if protocol == "official" and variant.source != "gt":
             return "it counts the annotated object that was chosen (setting proposals-gt)"
         return None
 
@@ -368,3 +369,34 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def refusals(data: DataRoot, name: str, split: str, entries: list[Any], deep: bool) -> Iterator[str]:
+    """One message for each fault of a set's split that ``vidllm eval --data`` would refuse.
+
+    Args:
+        data: the root.
+        name: the set.
+        split: its split.
+        entries: what its reader gave.
+        deep: also look up the objects that are named in the scenes that are there, which reads their meshes.
+    """
+    task = task_named(name)
+    items = task.items(entries)
+    try:
+        refuse_repeats(name, split, items)
+    except ValueError as error:
+        yield str(error)
+    if not deep or task.withheld(items):
+        return
+    there, box_of = set(data.scene_ids()), box_reader(data)
+    present = [item for item in items if item.scene_id in there]
+    groups = [present] if task.kind == "answer" else [[item] for item in present]
+    told: set[str] = set()
+    for group in groups:
+        try:
+            task.references(group, box_of, data)
+        except ValueError as error:
+            if str(error) not in told:
+                told.add(str(error))
+                yield str(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
 from vidllm.evaluation.rooms import evaluate
 from vidllm.experiments.config import AblationConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vidllm.evaluation.protocol import NOT_AVAILABLE
+from vidllm.evaluation.protocols import NOT_AVAILABLE
 from vidllm.evaluation.text_metrics.bleu import bleu
 from vidllm.evaluation.text_metrics.cider import cider
 from vidllm.evaluation.text_metrics.meteor import meteor

@@ -1,43 +1,134 @@
-"""Run a model on a benchmark and score it: predictions by column, then the protocols of ``registry.py``.
+"""Run a model over the scenes of a dataset: rows of each variant, shared by processes and resumed; then the scores.
 
-Every scene is read, reconstructed from its frames alone and asked in all columns (``settings.py``); each column's
-predictions are files (``prediction_files.py``), and the scores come from them through the functions that score
-anybody's file. Several processes (torchrun, accelerate) take the scenes in turn; the numbers do not depend on how many.
+Every scene is read, reconstructed from its frames alone and asked in all variants (``settings.py``); the predictions of
+each variant are a file (``prediction_files.py``), and the scores come from them through the functions that score any
+file. Several processes (torchrun, accelerate) take the scenes in turn; the numbers do not depend on how many.
 ``results.json`` (of all tasks in one folder, with ``table.txt`` beside it) holds no time and no path: running again
 gives the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch.distributed as dist
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.annotated_boxes import box_reader
-from vidllm.evaluation.baselines import most_frequent_of
-from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only, most_frequent_of
 from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
 from vidllm.evaluation.prediction_files import PredictionFile, claim
-from vidllm.evaluation.processes import Processes
-from vidllm.evaluation.provenance import files_record, folder_record, model_record, sha256_text
-from vidllm.evaluation.recording import SceneCase
-from vidllm.evaluation.registry import protocol
-from vidllm.evaluation.results import json_text, publish
-from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Column, Source, columns
+from vidllm.evaluation.protocols import protocol
+from vidllm.evaluation.recording import EvaluationScene
+from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.results import files_record, folder_record, json_text, model_record, publish, sha256_text
+from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Source, Variant, variants
 from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
 from vidllm.io.atomic import atomic_path
+from vidllm.io.locks import folder_lock
 from vidllm.scene import VidLLM
+from vidllm.training.world import World
 
 Record = dict[str, Any]
+T = TypeVar("T")
+_PATIENCE = timedelta(days=7)  # a process may be done long before the others
 _GIVEN_BOXES = ("nr3d", "sr3d")  # tasks that are a choice among the annotated objects
 _DECODING = {
     "answer": f"greedy, at most {MAX_ANSWER_TOKENS} new tokens",
     "caption": f"greedy, at most {MAX_CAPTION_TOKENS} new tokens",
     "box": "the grounding decoder's best boxes, nothing sampled",
 }
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Number of this process and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Join the processes that torchrun or accelerate started; one alone when they did not."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        world = World.from_environment()
+        return cls(world.rank, world.size)
+
+    def share(self, work: Sequence[T]) -> list[T]:
+        """What is this process's to do: every ``size``-th, from its own number on."""
+        return list(work[self.rank :: self.size])
+
+    @contextmanager
+    def alone(self, folder: Path, name: str) -> Iterator[None]:
+        """While the first process holds a lock of `folder`: ValueError where another command makes the same there."""
+        with folder_lock(folder, f".{name}.lock") if self.rank == 0 else nullcontext():
+            yield
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def own_device(device: str) -> str:
+    """``cuda`` as this process's own GPU; any other name as it is."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "cuda" and local is not None else device
+
+
+@dataclass(frozen=True)
+class Work:
+    """The rows to be made: those of every scene's keys, for each variant.
+
+    Attributes:
+        out: folder of predictions and results.
+        name: ``TASK.SPLIT``.
+        wanted: the keys of every scene, in the order of the annotations.
+        variants: one file of predictions each.
+        made_with: what the predictions depend on; another run with the same does not make them again.
+    """
+
+    out: Path
+    name: str
+    wanted: Mapping[str, Sequence[str]]
+    variants: tuple[Variant, ...]
+    made_with: Record
+
+    def rows(
+        self,
+        processes: Processes,
+        open_scene: Callable[[str], EvaluationScene],
+        predict: Callable[[EvaluationScene, Variant], list[Record]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[Variant, list[Record]] | None:
+        """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
+        folder = self.out / "predictions"
+        claim(folder, self.name, self.made_with)
+        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
+        done = {variant: file.done() for variant, file in files.items()}
+        for file in files.values():
+            file.mend()
+        mine = processes.share(list(self.wanted))
+        left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
+        progress = progress if processes.rank == 0 and left else None
+        if progress is not None:
+            progress(0, len(left))
+        for count, scene in enumerate(left, 1):
+            opened = open_scene(scene)
+            for variant, file in files.items():
+                if scene not in done[variant]:
+                    file.append(predict(opened, variant))
+            if progress is not None:
+                progress(count, len(left))
+        processes.wait()
+        return {variant: file.gather() for variant, file in files.items()} if processes.rank == 0 else None
 
 
 @dataclass(frozen=True)
@@ -48,7 +139,7 @@ class Plan:
         task: scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d or sr3d.
         root: of the data (``datasets.DataRoot``).
         out: folder of predictions and results.
-        protocols: names of ``registry.py``.
+        protocols: names of ``protocols``.
         split: of the annotations.
         scenes: these alone; all that the annotations name when empty.
         frames: shown of each scene (None: the model's own number).
@@ -89,14 +180,18 @@ def evaluate(
         ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
     """
     run = Run(plan, model, name)
-    with run.processes.alone(plan.out, f"{plan.task}.{plan.split}"):
-        run.predict(tell)
-        run.processes.wait()
-        return run.score() if run.processes.rank == 0 else None
+    with run.processes.alone(plan.out, run.work.name):
+        rows = run.work.rows(
+            run.processes,
+            lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
+            lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
+            tell,
+        )
+        return None if rows is None else run.score(rows)
 
 
 class Run:
-    """A plan with its data, items and columns at hand."""
+    """A plan with its data, items and variants at hand."""
 
     def __init__(self, plan: Plan, model: VidLLM, name: str | Path | None = None) -> None:
         self.plan, self.model, self.name = plan, model, name
@@ -106,7 +201,7 @@ class Run:
         self.data = DataRoot(plan.root)
         self.processes = Processes.from_environment()
         self.items = self._items()
-        self.columns = self._columns()
+        self.variants = self._variants()
 
     # ---- what is to be done -----------------------------------------------------------------------------------
 
@@ -136,7 +231,7 @@ class Run:
             found.setdefault(item.scene_id, []).append(item)
         return found
 
-    def _columns(self) -> tuple[Column, ...]:
+    def _variants(self) -> tuple[Variant, ...]:
         plan, kind = self.plan, self.task.kind
         source = plan.proposals
         if source is not None and source not in SOURCES:
@@ -148,17 +243,17 @@ class Run:
             one for one in SETTINGS if one != "proposals" or (kind != "answer" and source is not None)
         ]  # fmt: skip
         baselines = BASELINES_OF[kind] if plan.baselines is None else plan.baselines
-        found = columns(kind, settings, source, baselines)
-        return tuple(column for column in found if self._can(column))
+        found = variants(kind, settings, source, baselines)
+        return tuple(variant for variant in found if self._can(variant))
 
-    def _can(self, column: Column) -> bool:
+    def _can(self, variant: Variant) -> bool:
         """Whether a baseline's own data are there; ValueError where it was asked for by name and they are not."""
         wanted = self.plan.baselines is not None
-        if column.system == "language-only" and self._blind is None:
+        if variant.system == "language-only" and self._blind is None:
             if wanted:
                 raise ValueError(f"{self.plan.blind}: no language-only model here (config.json is missing)")
             return False
-        if column.system == "most-frequent" and self.task.withheld(self.items):
+        if variant.system == "most-frequent" and self.task.withheld(self.items):
             return self.data.annotation_file(self.task.name, "train") is not None
         return True
 
@@ -168,44 +263,21 @@ class Run:
 
     @cached_property
     def helpers(self) -> Helpers:
-        """The language-only model and the most frequent text, where a column needs them."""
+        """The language-only model and the most frequent text, where a variant needs them."""
         return Helpers(self._blind, self._most_frequent[0])
 
     @cached_property
     def _most_frequent(self) -> tuple[str, str]:
-        if not any(column.system == "most-frequent" for column in self.columns):
+        if not any(variant.system == "most-frequent" for variant in self.variants):
             return "", ""
         return most_frequent_of(self.task, self.data, self.items)
 
-    # ---- predictions ------------------------------------------------------------------------------------------
-
-    def files(self) -> dict[Column, PredictionFile]:
-        """The file of each column."""
-        plan = self.plan
+    @cached_property
+    def work(self) -> Work:
+        """The rows of every item in every variant."""
         wanted = {scene: [item.key for item in items] for scene, items in self.by_scene.items()}
-        folder, stem = plan.out / "predictions", f"{plan.task}.{plan.split}"
-        rank = self.processes.rank
-        return {c: PredictionFile(folder, f"{stem}.{c.name}", wanted, rank) for c in self.columns}
-
-    def predict(self, tell: Callable[[int, int], None] | None = None) -> None:
-        """Write the predictions of this process's scenes that are not there yet."""
-        claim(self.plan.out / "predictions", f"{self.plan.task}.{self.plan.split}", self.made_with)
-        files = self.files()
-        done = {column: file.done() for column, file in files.items()}
-        for file in files.values():
-            file.mend()
-        mine = self.processes.share(list(self.by_scene))
-        left = [scene for scene in mine if any(scene not in done[column] for column in self.columns)]
-        tell = tell if self.processes.rank == 0 and left else None
-        if tell is not None:
-            tell(0, len(left))
-        for count, scene in enumerate(left, 1):
-            case = SceneCase(self.data, scene, self.model, self.plan.frames)
-            for column in self.columns:
-                if scene not in done[column]:
-                    files[column].append(predict(self.task, column, case, self.by_scene[scene], self.helpers))
-            if tell is not None:
-                tell(count, len(left))
+        name = f"{self.plan.task}.{self.plan.split}"
+        return Work(self.plan.out, name, wanted, self.variants, self.made_with)
 
     @cached_property
     def made_with(self) -> Record:
@@ -227,11 +299,10 @@ class Run:
 
     # ---- scores -----------------------------------------------------------------------------------------------
 
-    def score(self) -> Record:
-        """Gather the predictions, score them under every protocol, write and return the results."""
-        rows = {column: file.gather() for column, file in self.files().items()}
-        outputs = {column: {row["key"]: row for row in found} for column, found in rows.items()}
-        results = {**self.made_with, "columns": [self._told(column) for column in self.columns]}
+    def score(self, rows: Mapping[Variant, list[Record]]) -> Record:
+        """Score the predictions under every protocol, write and return the results."""
+        outputs = {variant: {row["key"]: row for row in found} for variant, found in rows.items()}
+        results = {**self.made_with, "columns": [self._told(variant) for variant in self.variants]}
         if self.task.withheld(self.items):
             results["protocols"] = {}
             self._write_submissions(outputs)
@@ -240,24 +311,24 @@ class Run:
             results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
         return publish(self.plan.out, results)
 
-    def _told(self, column: Column) -> Record:
-        told = {"system": column.system, "setting": column.setting}
-        return told | ({"counted_over": self._most_frequent[1]} if column.system == "most-frequent" else {})
+    def _told(self, variant: Variant) -> Record:
+        told = {"system": variant.system, "setting": variant.setting}
+        return told | ({"counted_over": self._most_frequent[1]} if variant.system == "most-frequent" else {})
 
-    def _scored(self, name: str, references: Any, outputs: dict[Column, dict[str, Record]]) -> Record:
+    def _scored(self, name: str, references: Any, outputs: dict[Variant, dict[str, Record]]) -> Record:
         entry = protocol(self.plan.task, name)
         scores: Record = {}
-        for column in self.columns:
-            reason = self.task.why_not(name, column, self.data)
+        for variant in self.variants:
+            reason = self.task.why_not(name, variant, self.data)
             if reason is None:
-                scores[column.name] = entry.score(references, self.task.submission(self.items, outputs[column], name))
+                scores[variant.name] = entry.score(references, self.task.submission(self.items, outputs[variant], name))
             else:
-                scores[column.name] = {"not_available": reason}
+                scores[variant.name] = {"not_available": reason}
         return {"source": entry.source, "scale": entry.scale, "scores": scores}
 
-    def _write_submissions(self, outputs: dict[Column, dict[str, Record]]) -> None:
-        """The file for the benchmark's server, of every column, where the answers are not ours to have."""
-        for column in self.columns:
-            path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{column.name}.json"
+    def _write_submissions(self, outputs: dict[Variant, dict[str, Record]]) -> None:
+        """The file for the benchmark's server, of every variant, where the answers are not ours to have."""
+        for variant in self.variants:
+            path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
             with atomic_path(path) as part:
-                part.write_text(json_text(self.task.submission(self.items, outputs[column], "official")) + "\n")
+                part.write_text(json_text(self.task.submission(self.items, outputs[variant], "official")) + "\n")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidllm.evaluation.box_entries import field, identifier
+from vidllm.evaluation.protocols.records import field, identifier
 
 __all__ = ["LABEL_IDS", "OTHERS", "nyu40_id", "read_label_ids", "scanrefer_labels", "twenty_class_labels"]
 
