@@ -11,6 +11,7 @@ from typing import Any
 from vidllm.cli import reading
 from vidllm.evaluation.protocols import Protocol, protocols
 from vidllm.evaluation.protocols.field_names import usual_rows
+from vidllm.evaluation.results import flat
 from vidllm.io import json_files as files
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import numbered_lines
@@ -149,18 +150,7 @@ def _checksum(path: str | Path) -> str:
 
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
     print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
-    rows = _flat(scores)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
+    rows = flat(scores, with_text=True)
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
         print(f"  {name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
-
-
-def _flat(scores: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Nested scores as rows; lists of lines are left to the JSON."""
-    rows: list[tuple[str, Any]] = []
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name} / ")
-        elif not isinstance(value, list):
-            rows.append((f"{before}{name}", value))
-    return rows

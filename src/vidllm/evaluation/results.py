@@ -73,13 +73,14 @@ def plain(value: Any) -> Any:
 # ---- the table ----
 
 
-def flat(scores: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested scores as ``a / b``; lists and printed lines are left to the JSON."""
+def flat(scores: Mapping[str, Any], before: str = "", with_text: bool = False) -> dict[str, Any]:
+    """Nested scores as ``a / b``; lists, and lines of text unless wanted, are left to the JSON."""
     rows: dict[str, Any] = {}
+    shown = (int, float, str) if with_text else (int, float)
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            rows.update(flat(value, f"{before}{name} / "))
-        elif value is None or isinstance(value, int | float) or value == NOT_AVAILABLE:
+            rows.update(flat(value, f"{before}{name} / ", with_text))
+        elif value in (None, NOT_AVAILABLE) or isinstance(value, shown):
             rows[f"{before}{name}"] = value
     return rows
 

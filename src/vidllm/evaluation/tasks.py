@@ -61,6 +61,8 @@ class Task(ABC):
     """The template as the model gets it."""
     several = False
     """Whether an expression may mean none or several objects."""
+    words = ""
+    """The field of an entry with its question or expression."""
 
     @abstractmethod
     def items(self, entries: Sequence[Any]) -> list[Item]:
@@ -76,11 +78,15 @@ class Task(ABC):
 
     def ask(self, item: Item) -> tuple[str, str | None]:
         """(question or expression, situation or None); captions are asked for at a point instead."""
-        raise TypeError(f"{self.name} asks nothing in words")
+        if not self.words:
+            raise TypeError(f"{self.name} asks nothing in words")
+        return getattr(item.entry, self.words), None
 
     def texts(self, entries: Sequence[Any]) -> list[str]:
-        """The annotated texts of a split, for the most frequent one; grounding has none."""
-        raise TypeError(f"{self.name} has no texts to be said")
+        """The annotated texts of a split, for the most frequent one: every annotator's; grounding has none."""
+        if self.kind != "answer":
+            raise TypeError(f"{self.name} has no texts to be said")
+        return [answer for entry in entries for answer in entry.answers]
 
     def withheld(self, items: Sequence[Item]) -> bool:
         """Whether the split comes without its answers, so that there is nothing to score against."""
@@ -95,18 +101,11 @@ class ScanQA(Task):
     """Questions about a room."""
 
     name, kind, prompt = "scanqa", "answer", prompts.qa_prompt("{question}")
+    words = "question"
 
     def items(self, entries: Sequence[ScanQAQuestion]) -> list[Item]:
         """One a question."""
         return [Item(entry.question_id, entry.scene_id, entry) for entry in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The question alone."""
-        return item.entry.question, None
-
-    def texts(self, entries: Sequence[ScanQAQuestion]) -> list[str]:
-        """Every annotator's answer."""
-        return [answer for entry in entries for answer in entry.answers]
 
     def withheld(self, items: Sequence[Item]) -> bool:
         """The test files have no answers."""
@@ -143,10 +142,6 @@ class SQA3D(Task):
     def ask(self, item: Item) -> tuple[str, str | None]:
         """The question and where one stands."""
         return item.entry.question, item.entry.situation.text
-
-    def texts(self, entries: Sequence[SQA3DQuestion]) -> list[str]:
-        """The answers."""
-        return [answer for entry in entries for answer in entry.answers]
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Row:
         """The two files and the vocabulary (None where it is not there)."""
@@ -241,14 +236,11 @@ class ScanRefer(Task):
     """One object from a description."""
 
     name, kind, prompt = "scanrefer", "box", prompts.grounding_prompt("{expression}")
+    words = "description"
 
     def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
         """One a description."""
         return [Item(f"{e.scene_id}|{e.object_id}|{e.ann_id}", e.scene_id, e) for e in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The description."""
-        return item.entry.description, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The list of ``ScanRefer_filtered_*_gt_bbox.json``."""
@@ -269,14 +261,11 @@ class Multi3DRefer(Task):
     """None, one or several objects from a description."""
 
     name, kind, prompt, several = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), True
+    words = "description"
 
     def items(self, entries: Sequence[Multi3DReferDescription]) -> list[Item]:
         """One a description."""
         return [Item(f"{e.scene_id}|{e.ann_id}", e.scene_id, e) for e in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The description."""
-        return item.entry.description, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> dict[str, list[Row]]:
         """Entries by scene, as M3DRef-CLIP's generated ground truth has them."""
@@ -299,7 +288,7 @@ class Multi3DRefer(Task):
 class ReferIt3D(Task):
     """One of the annotated objects from an utterance (Nr3D, Sr3D); by box where none are given."""
 
-    kind, prompt = "box", prompts.grounding_prompt("{expression}")
+    kind, prompt, words = "box", prompts.grounding_prompt("{expression}"), "utterance"
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -307,10 +296,6 @@ class ReferIt3D(Task):
     def items(self, entries: Sequence[ReferIt3DUtterance]) -> list[Item]:
         """One an utterance: by its assignment, else its number in the file."""
         return [Item(e.assignment_id or str(number), e.scene_id, e) for number, e in enumerate(entries)]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The utterance."""
-        return item.entry.utterance, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The rows of the table, with the target's box."""

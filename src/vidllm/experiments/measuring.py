@@ -12,9 +12,8 @@ import torch
 
 from vidllm.evaluation.rooms import ROWS, score_geometry
 from vidllm.evaluation.scene_metrics import Metrics
-from vidllm.experiments.config import AblationConfig
-from vidllm.experiments.files import Record, read_json, write_json
-from vidllm.experiments.rows import Table
+from vidllm.experiments.rows import AblationConfig, Table
+from vidllm.experiments.shared import Record, read_json, write_json
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.rooms.shards import SIZES, render_scene
