@@ -17,7 +17,7 @@ import vidllm
 from vidllm.cli.reading import seeds
 from vidllm.evaluation.initialisation import start_of_distillation
 from vidllm.model.cascade import CascadeForConditionalGeneration
-from vidllm.rooms.shards import SIZES, render_scene
+from vidllm_rooms.shards import SIZES, render_scene
 
 
 def main() -> None:

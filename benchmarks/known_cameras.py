@@ -16,9 +16,9 @@ from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_fra
 from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.given_cameras import GivenCameras
-from vidllm.rooms.shards import SIZES, render_scene
-from vidllm.rooms.types import Clip
 from vidllm.scene import Scene
+from vidllm_rooms.shards import SIZES, render_scene
+from vidllm_rooms.types import Clip
 
 KNOWN = ("nothing", "intrinsics", "poses, unknown scale", "poses", "intrinsics and poses, unknown scale",
          "intrinsics and poses")  # fmt: skip

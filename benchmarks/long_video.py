@@ -42,7 +42,7 @@ def render(folder: Path, seed: int, rendered: int) -> None:
     """Write a room's frames and truth as ``room.npz``."""
     import numpy as np
 
-    from vidllm.rooms.shards import render_scene
+    from vidllm_rooms.shards import render_scene
 
     clip, _ = render_scene(seed, rendered, 112, 140)
     np.savez(folder / "room.npz", rgb=clip.rgb, depth_m=clip.depth_m.astype(np.float16), extrinsics=clip.extrinsics)

@@ -18,20 +18,22 @@ from torch import Tensor
 
 import vidllm
 from vidllm.cli.reading import seeds
+from vidllm.datasets.language import Language
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
-from vidllm.evaluation.rooms import score_grounding, score_questions
 from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.frames import Frames
 from vidllm.model.modeling import Geometry, VisualPrefix
-from vidllm.rooms.shards import SIZES, render_scene, scene_record
-from vidllm.rooms.types import Clip, Language
 from vidllm.scene import Scene
-from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, patch_classes
+from vidllm.training.data import patch_classes
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
-from vidllm.training.named_patches import NamedPatches
-from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
+from vidllm.training.run import PATCH_SIZE
+from vidllm.training.supervision.oracle_features import OracleFeatures
+from vidllm_rooms.catalogue import LABELS
+from vidllm_rooms.evaluation import score_grounding, score_questions
+from vidllm_rooms.shards import SIZES, render_scene, scene_record
+from vidllm_rooms.types import Clip
 
 COLUMNS = {"qa": "QA EM", "acc_25": "Acc@0.25", "acc_50": "Acc@0.5", "f1_25": "several F1@0.25",
            "none_right": "no such object"}  # fmt: skip
@@ -48,8 +50,8 @@ def truth(clip: Clip, frames: Frames) -> Geometry:
 def named(clip: Clip, language: Language, width: int) -> Tensor:
     """The named feature (1,F,P,C) of what lies at each patch's centre; the rooms' frames are read as they are."""
     instance = torch.from_numpy(clip.instance)[None]
-    classes = patch_classes(instance, [scene_record(clip, language)], CATEGORY_INDEX, PATCH_SIZE)
-    names = NamedPatches(width, len(CATEGORY_INDEX) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1)
+    classes = patch_classes(instance, [scene_record(clip, language)], LABELS, PATCH_SIZE)
+    names = OracleFeatures(width, *LABELS.sizes)
     return names.features(*classes)
 
 

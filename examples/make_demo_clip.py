@@ -14,20 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vidllm.datasets.language import Language
 from vidllm.demo import FOLDER
 from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
-from vidllm.rooms import build_room
-from vidllm.rooms.camera_path import CameraPath, draw_path
-from vidllm.rooms.imaging import draw_sensor, photograph
-from vidllm.rooms.language import make_language
-from vidllm.rooms.language.facts import Scene, observe
-from vidllm.rooms.language.speaker import count_answers
-from vidllm.rooms.raycast import nearest
-from vidllm.rooms.render import primitives_of, render_linear
-from vidllm.rooms.shading import prepare
-from vidllm.rooms.types import Clip, Language, Room
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.video import write_video
+from vidllm_rooms import build_room
+from vidllm_rooms.camera_path import CameraPath, draw_path
+from vidllm_rooms.imaging import draw_sensor, photograph
+from vidllm_rooms.language import make_language
+from vidllm_rooms.language.facts import Scene, observe
+from vidllm_rooms.language.speaker import count_answers
+from vidllm_rooms.raycast import nearest
+from vidllm_rooms.render import primitives_of, render_linear
+from vidllm_rooms.shading import prepare
+from vidllm_rooms.types import Clip, Room
 
 KEYS, STEPS, FPS = 8, 7, 10
 SIZE, PROCESSED = (224, 280), (112, 140)

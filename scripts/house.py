@@ -208,9 +208,9 @@ def walks() -> Iterator[tuple[str, Walk]]:
     import torch
 
     import vidllm
-    from vidllm.rooms.shards import write_shard
     from vidllm.training.config import tiny_test
     from vidllm.training.run import Run
+    from vidllm_rooms.shards import write_shard
 
     torch.set_num_threads(1)
     model = vidllm.load()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("vidllm", "beartype.beartype")  # before anything imports vidllm
+install_import_hook(["vidllm", "vidllm_rooms"], "beartype.beartype")  # before anything imports them
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -39,7 +39,7 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def rooms_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two shards of two rendered rooms each: 4 frames of 56x70 and of 70x56."""
-    from vidllm.rooms.shards import write_shard
+    from vidllm_rooms.shards import write_shard
 
     folder = tmp_path_factory.mktemp("shards")
     write_shard(folder, [10000, 10001], 4, 56, 70)

@@ -14,8 +14,8 @@ from vidllm.cli import main
 from vidllm.evaluation.reconstruction_metrics import pose_errors
 from vidllm.given_cameras import GivenCameras
 from vidllm.model.known_scale import KnownScale
-from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.video import write_video
+from vidllm_rooms.shards import SIZES, render_scene
 
 
 @pytest.fixture(scope="module")

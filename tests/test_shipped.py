@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import vidllm
+from vidllm.datasets.words import answer_matches
 from vidllm.demo import CLIP, load_truth, report
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.model.prompts import CHAT_TEMPLATE
-from vidllm.rooms.language import answer_matches
 from vidllm.scene import TINY, VidLLM
 
 ROOT = Path(__file__).parent.parent

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vidllm.datasets.words import answer_matches
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.evaluation.scene_metrics import box_rows
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.arrays import read_npz
 from vidllm.io.json_files import read_json_object
-from vidllm.rooms.language import answer_matches
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene

@@ -13,8 +13,8 @@ from scannet_files import write_scene
 from vidllm.cli import main
 from vidllm.datasets.pack import PackedScenes, PackSettings, pack
 from vidllm.datasets.pack_shards import language_of, training_record, write_training_shards
+from vidllm.datasets.shards import check_shards
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
-from vidllm.training.shard_check import check_shards
 
 SCENES = ["scene0000_00", "scene0001_00", "scene0002_00"]
 
@@ -51,7 +51,7 @@ def test_sentences_keep_their_objects(packed: Path) -> None:
 def test_training_reads_them(packed: Path, tmp_path: Path) -> None:
     assert write_training_shards(packed, tmp_path / "shards") == 2  # the third scene has no sentence
     check_shards(tmp_path / "shards")
-    data = RoomsData(tmp_path / "shards", 14, {"chair": 5})
+    data = RoomsData(tmp_path / "shards", 14)
     batch = data.draw(np.random.default_rng(0), 2, 2, window=False)
     scene = PackedScenes(packed).tensors(batch.records[0]["seed"])
     assert torch.equal(batch.images[0, 0], scene["rgb"][0].permute(2, 0, 1).float() / 255)

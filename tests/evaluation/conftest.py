@@ -8,8 +8,8 @@ import pytest
 from small_model import save_small_model
 
 import vidllm
-from vidllm.rooms.official import export_rooms
 from vidllm.scene import VidLLM
+from vidllm_rooms.official import export_rooms
 
 FRAMES = 3
 

@@ -23,7 +23,7 @@ from vidllm.evaluation.reconstruction_metrics import (
     thinned,
     trajectory_metrics,
 )
-from vidllm.rooms import build_room, render_clip
+from vidllm_rooms import build_room, render_clip
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:

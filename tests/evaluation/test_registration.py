@@ -17,7 +17,7 @@ from vidllm.evaluation.registration import (
 )
 from vidllm.geometry.boxes import box_corners
 from vidllm.geometry.cameras import unproject
-from vidllm.rooms.official.corpora import corners
+from vidllm_rooms.official.corpora import corners
 
 
 @pytest.fixture(scope="module")

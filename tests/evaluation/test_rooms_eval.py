@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.evaluation import rooms
+import vidllm_rooms.evaluation as rooms
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
-from vidllm.evaluation.rooms import evaluate, table
-from vidllm.evaluation.scene_metrics import Metrics
-from vidllm.rooms.shards import render_scene
+from vidllm.evaluation.scene_metrics import Metrics, box_f1, table
 from vidllm.scene import Box, Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.video import load_frames
+from vidllm_rooms.evaluation import evaluate
+from vidllm_rooms.shards import render_scene
 
 SEED = 11
 
@@ -122,11 +122,11 @@ def test_poses_are_compared_relative_to_the_first_camera():
 def test_f1_at_its_edges():
     here, there = [0.0] * 3 + [1.0] * 3 + [0.0], [5.0, 0.0, 0.0] + [1.0] * 3 + [0.3]
     both = [as_box(here), as_box(there)]
-    assert rooms.box_f1([], [], 0.25) == 1.0 and rooms.box_f1(both, [], 0.25) == rooms.box_f1([], [here], 0.25) == 0.0
-    assert rooms.box_f1(both, [here, there], 0.25) == 1.0
-    assert rooms.box_f1(both, [here], 0.25) == pytest.approx(2 / 3)
-    assert rooms.box_f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
-    assert rooms.box_f1([as_box(there)], [here], 0.25) == 0.0
+    assert box_f1([], [], 0.25) == 1.0 and box_f1(both, [], 0.25) == box_f1([], [here], 0.25) == 0.0
+    assert box_f1(both, [here, there], 0.25) == 1.0
+    assert box_f1(both, [here], 0.25) == pytest.approx(2 / 3)
+    assert box_f1([as_box(here)] * 2, [here], 0.25) == pytest.approx(2 / 3)  # a second box on it is wrong
+    assert box_f1([as_box(there)], [here], 0.25) == 0.0
 
 
 def test_the_table_leaves_out_what_was_not_measured():

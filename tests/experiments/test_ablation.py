@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from helpers import micro_config, micro_model, video
 from teacher_models import save_teachers
 
 from vidllm.experiments import runs
-from vidllm.experiments.measuring import measure_scale
+from vidllm.experiments.measuring import Rooms, measure_scale
 from vidllm.experiments.rows import (
     ADAPTER,
     MAIN,
@@ -32,12 +32,25 @@ from vidllm.experiments.shared import tokenizer_of, typical_unit
 from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.model import configuration
 from vidllm.model.auto import load_pretrained
-from vidllm.rooms.shards import render_scene
 from vidllm.training.config import tiny_test
+from vidllm_rooms.evaluation import evaluate, remembered_clip
+from vidllm_rooms.shards import render_scene
+from vidllm_rooms.template_questions import template_questions
 
 
 def quiet(line: str) -> None:
     pass
+
+
+@cache
+def small_room(seed, frames, height, width):
+    """A room with a few words, which an untrained model answers at length."""
+    clip, language = render_scene(0, frames, height, width)
+    one_of_each = {item.kind: item for item in language.references if item.kind != "several"}
+    return clip, replace(language, questions=language.questions[:1], references=tuple(one_of_each.values())[:2])
+
+
+SMALL = Rooms(remembered_clip, partial(evaluate, render=small_room), template_questions)
 
 
 @pytest.fixture
@@ -69,7 +82,7 @@ def config(rooms_folder, teachers, tmp_path, micro):
 
 
 def job_of(config, row, seed=0):
-    return Job(config, row, seed, range(1), (config.teacher_geometry, config.teacher_language), 2.5, "row")
+    return Job(config, row, seed, range(1), SMALL, (config.teacher_geometry, config.teacher_language), 2.5, "row")
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -112,7 +125,7 @@ def test_every_row_takes_equal_steps(config):
 )
 def test_wrong_settings_are_refused(config, wrong, said):
     with pytest.raises(ValueError, match=said):
-        ablate(MAIN, replace(config, **wrong), range(1), quiet)
+        ablate(MAIN, replace(config, **wrong), range(1), SMALL, quiet)
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -167,31 +180,22 @@ def test_the_missing_scale_is_the_datas_own(rooms_folder):
 # ---- a miniature ----------------------------------------------------------------------------------------------------
 
 
-@cache
-def small_room(seed, frames, height, width):
-    """A room with a few words, which an untrained model answers at length."""
-    clip, language = render_scene(0, frames, height, width)
-    one_of_each = {item.kind: item for item in language.references if item.kind != "several"}
-    return clip, replace(language, questions=language.questions[:1], references=tuple(one_of_each.values())[:2])
-
-
 def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "remembered_room", small_room)
     monkeypatch.setattr(runs, "load_language_only", lambda folder: None)
     table = Table("two", "two rows", (MAIN.rows[0], replace(MAIN.rows[3], against=(0,))), "a source", MAIN.columns)
     train, taken = runs.train, []
 
-    def killed(joint, log):
+    def killed(joint, log, extra_questions):
         taken.append(joint.out)
         if len(taken) == 3:
             raise KeyboardInterrupt
-        return train(joint, log)
+        return train(joint, log, extra_questions)
 
     monkeypatch.setattr(runs, "train", killed)
     with pytest.raises(KeyboardInterrupt):
-        ablate(table, config, range(1), quiet)
+        ablate(table, config, range(1), SMALL, quiet)
     said: list[str] = []
-    results = ablate(table, config, range(1), said.append)
+    results = ablate(table, config, range(1), SMALL, said.append)
     assert len(taken) == 5 and taken[2] == taken[3] and "[1/4] baseline, seed 0: done" in said
     assert [[one["seed"] for one in row] for row in results] == [[0, 1], [0, 1]]
     assert [one["row"] for row in results for one in row] == ["baseline"] * 2 + [table.rows[1].name] * 2
@@ -204,21 +208,22 @@ def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
     assert any(line.startswith("baseline ") for line in text) and (tmp_path / "out/two.png").stat().st_size > 1000
     assert json.loads((tmp_path / "out/two.json").read_text())["rows"][1]["results"][0] == full
     assert "`vidllm ablate two`" in (tmp_path / "out/two.md").read_text()
-    assert ablate(table, config, range(1), quiet) == results and len(taken) == 5
+    assert ablate(table, config, range(1), SMALL, quiet) == results and len(taken) == 5
     with pytest.raises(ValueError, match=r"steps 2 \(now 3\).*another --out"):
-        ablate(table, replace(config, steps=3), range(1), quiet)
-    again = ablate(Table("one", "one row", table.rows[:1]), replace(config, seeds=(0,)), range(1, 2), quiet)
+        ablate(table, replace(config, steps=3), range(1), SMALL, quiet)
+    again = ablate(Table("one", "one row", table.rows[:1]), replace(config, seeds=(0,)), range(1, 2), SMALL, quiet)
     assert len(taken) == 5 and again[0][0]["evaluation"]["rooms"] == [1, 2]
 
 
 def test_scale_estimators_share_one_reconstruction(config, teachers, tmp_path):
     config = replace(config, model=teachers[2], eval_frames=3)
-    results = measure_scale(SCALE, config, range(1), quiet)
+    results = measure_scale(SCALE, config, range(1), remembered_clip, quiet)
     assert [len(row) for row in results] == [2, 2, 2, 2]
     errors = [row[0]["values"]["scale_error"] for row in results]
     assert errors[0] == errors[1] != errors[2] == errors[3]  # three images: all of them vote
     said: list[str] = []
-    assert measure_scale(SCALE, config, range(1), said.append) == results and said == [f"{SCALE.title}: done"]
+    assert measure_scale(SCALE, config, range(1), remembered_clip, said.append) == results
+    assert said == [f"{SCALE.title}: done"]
     assert verdict(steps_of(SCALE, results)).startswith("The paper gives no numbers")
 
 

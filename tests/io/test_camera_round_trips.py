@@ -15,8 +15,8 @@ from vidllm.cli import main
 from vidllm.geometry.cameras import one_lens
 from vidllm.given_cameras import GivenCameras, read_cameras
 from vidllm.model.windows import WindowedReconstruction
-from vidllm.rooms.shards import render_scene
 from vidllm.video import load_frames, write_video
+from vidllm_rooms.shards import render_scene
 
 FORMATS = ("cameras", "tum", "colmap", "nerfstudio")
 PATHS = {"cameras": "cameras.json", "tum": "trajectory.txt", "colmap": "colmap", "nerfstudio": "nerfstudio"}

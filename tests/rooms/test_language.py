@@ -10,21 +10,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vidllm.rooms.language import QUESTION_KINDS, REFERENCE_KINDS, answer_matches, make_language
-from vidllm.rooms.language.ask_situated import SIDE_WORDS, SITUATIONS
-from vidllm.rooms.language.balance import answer_counts
-from vidllm.rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
-from vidllm.rooms.language.describe import RELATION_WORDS
-from vidllm.rooms.language.facts import observe
-from vidllm.rooms.language.frequencies import COUNTS
-from vidllm.rooms.language.priors import CATEGORIES
-from vidllm.rooms.language.questions import ASK
-from vidllm.rooms.language.references import REQUESTS, REQUESTS_MANY
-from vidllm.rooms.language.speaker import Speaker
-from vidllm.rooms.language.templates import TEMPLATES
-from vidllm.rooms.language.words import NUMBER_WORDS, plural
-from vidllm.rooms.layout import build_room
-from vidllm.rooms.types import COLOURS, Clip, Language, Question, Room, RoomObject
+from vidllm.datasets.language import Language, Question
+from vidllm.datasets.words import NUMBER_WORDS, answer_matches, plural
+from vidllm_rooms.language import QUESTION_KINDS, REFERENCE_KINDS, make_language
+from vidllm_rooms.language.ask_situated import SIDE_WORDS, SITUATIONS
+from vidllm_rooms.language.balance import answer_counts
+from vidllm_rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
+from vidllm_rooms.language.describe import RELATION_WORDS
+from vidllm_rooms.language.facts import observe
+from vidllm_rooms.language.frequencies import COUNTS
+from vidllm_rooms.language.priors import CATEGORIES
+from vidllm_rooms.language.questions import ASK
+from vidllm_rooms.language.references import REQUESTS, REQUESTS_MANY
+from vidllm_rooms.language.speaker import Speaker
+from vidllm_rooms.language.templates import TEMPLATES
+from vidllm_rooms.layout import build_room
+from vidllm_rooms.types import COLOURS, Clip, Room, RoomObject
 
 SIZES = {
     "chair": (0.45, 0.45, 0.9),

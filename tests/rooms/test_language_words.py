@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vidllm.rooms.language import answer_matches, most_frequent_baseline
-from vidllm.rooms.language.balance import answer_counts
-from vidllm.rooms.language.priors import CATEGORIES, count_share, greater_share, measure, size_share
-from vidllm.rooms.language.speaker import half_metres
-from vidllm.rooms.language.words import counted, listing, metres, normalise, plural, with_article
-from vidllm.rooms.types import Question
+from vidllm.datasets.language import Question
+from vidllm.datasets.words import answer_matches, counted, listing, metres, normalise, plural, with_article
+from vidllm_rooms.language import most_frequent_baseline
+from vidllm_rooms.language.balance import answer_counts
+from vidllm_rooms.language.priors import CATEGORIES, count_share, greater_share, measure, size_share
+from vidllm_rooms.language.speaker import half_metres
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from vidllm.rooms import COLOURS, Primitive, Room, RoomObject, build_room
-from vidllm.rooms.annotations import object_boxes
-from vidllm.rooms.camera_path import draw_path, free_distance
-from vidllm.rooms.catalogue import CATALOGUE, build_model
-from vidllm.rooms.footprints import Footprint, Outline, overlap
+from vidllm_rooms import COLOURS, Primitive, Room, RoomObject, build_room
+from vidllm_rooms.annotations import object_boxes
+from vidllm_rooms.camera_path import draw_path, free_distance
+from vidllm_rooms.catalogue import CATALOGUE, build_model
+from vidllm_rooms.footprints import Footprint, Outline, overlap
 
 SEEDS = range(40)
 

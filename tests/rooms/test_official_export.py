@@ -14,14 +14,15 @@ import pytest
 
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
-from vidllm.rooms import build_room, official
-from vidllm.rooms.language.ask_situated import SITUATIONS
-from vidllm.rooms.official import export_rooms, scene_name
-from vidllm.rooms.official.corpora import names_in, tokens
-from vidllm.rooms.official.naming import moved
-from vidllm.rooms.official.scan import scan_room
-from vidllm.rooms.official.situations import SituationReader, _patterns, clearance_m, pose_in_scan
-from vidllm.rooms.shards import render_scene
+from vidllm.datasets.words import tokens
+from vidllm_rooms import build_room, official
+from vidllm_rooms.language.ask_situated import SITUATIONS
+from vidllm_rooms.official import export_rooms, scene_name
+from vidllm_rooms.official.corpora import names_in
+from vidllm_rooms.official.naming import moved
+from vidllm_rooms.official.scan import scan_room
+from vidllm_rooms.official.situations import SituationReader, _patterns, clearance_m, pose_in_scan
+from vidllm_rooms.shards import render_scene
 
 SEEDS = (3, 1004)
 SMALL = {"frames": 3, "height": 56, "width": 72}
@@ -243,7 +244,7 @@ def test_a_failure_while_writing_leaves_no_scene(tmp_path: Path, monkeypatch: py
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vidllm.rooms.official.scan.write_mesh", fail)
+    monkeypatch.setattr("vidllm_rooms.official.scan.write_mesh", fail)
     with pytest.raises(OSError, match=r"scene9003_00.*No space left"):
         export_rooms(tmp_path, [3], **SMALL)
     assert list((tmp_path / "scans").iterdir()) == []

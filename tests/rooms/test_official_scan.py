@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.rooms import build_room, render_clip
-from vidllm.rooms.annotations import object_boxes, room_points
-from vidllm.rooms.official import export_rooms, scene_name, seed_of
-from vidllm.rooms.official.labels import COLUMNS, NYU40, nyu40_class
-from vidllm.rooms.official.mesh import tessellate
-from vidllm.rooms.official.naming import moved, scan_frames
-from vidllm.rooms.official.scan import scan_room, seen_objects
-from vidllm.rooms.types import Clip, Primitive
+from vidllm_rooms import build_room, render_clip
+from vidllm_rooms.annotations import object_boxes, room_points
+from vidllm_rooms.official import export_rooms, scene_name, seed_of
+from vidllm_rooms.official.labels import COLUMNS, NYU40, nyu40_class
+from vidllm_rooms.official.mesh import tessellate
+from vidllm_rooms.official.naming import moved, scan_frames
+from vidllm_rooms.official.scan import scan_room, seen_objects
+from vidllm_rooms.types import Clip, Primitive
 
 SEEDS = (3, 1004)
 FRAMES, HEIGHT, WIDTH = 3, 56, 72

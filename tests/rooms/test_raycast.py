@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.rooms import Primitive, build_room
-from vidllm.rooms.camera_path import draw_path
-from vidllm.rooms.raycast import PrimitiveTable, cast, nearest
-from vidllm.rooms.render import primitives_of
+from vidllm_rooms import Primitive, build_room
+from vidllm_rooms.camera_path import draw_path
+from vidllm_rooms.raycast import PrimitiveTable, cast, nearest
+from vidllm_rooms.render import primitives_of
 
 GREY = (0.5, 0.5, 0.5)
 HEIGHT, WIDTH, FOCAL = 33, 41, 30.0

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from vidllm.rooms import Clip, build_room, render_clip
-from vidllm.rooms.annotations import object_boxes, room_points
+from vidllm_rooms import Clip, build_room, render_clip
+from vidllm_rooms.annotations import object_boxes, room_points
 
 SEEDS = (0, 4, 12, 21)
 
@@ -82,7 +82,7 @@ def test_frames_agree_about_the_surfaces_they_share(seed: int) -> None:
 
 def test_visible_objects_show_their_colour() -> None:
     """The median pixel of a sofa, bed, wardrobe ... is nearest in hue to its named colour, mostly."""
-    from vidllm.rooms import COLOURS
+    from vidllm_rooms import COLOURS
 
     names = list(COLOURS)
     table = np.array([COLOURS[name] for name in names])

@@ -6,23 +6,25 @@ import numpy as np
 import pytest
 import torch
 
+from vidllm.datasets import shards as dataset_shards
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import Shard, rooms_labels
 from vidllm.geometry.boxes import points_in_box
 from vidllm.geometry.cameras import to_homogeneous, unproject
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
-from vidllm.rooms import shards
-from vidllm.rooms.shards import Shard, language_from_record, plan_shards, render_scene, write_shard
-from vidllm.training.data import COLOUR_INDEX, RoomsData, draw_texts, patch_classes, scene_boxes, scene_from_room
+from vidllm.training.data import RoomsData, draw_texts, patch_classes, scene_boxes, scene_from_room
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
-from vidllm.training.run import CATEGORY_INDEX
 from vidllm.training.texts import TextMaker, corpus
+from vidllm_rooms import shards
+from vidllm_rooms.shards import plan_shards, render_scene, write_shard
 
 
 @pytest.fixture(scope="module")
 def data(rooms_folder):
-    return RoomsData(rooms_folder, 14, CATEGORY_INDEX)
+    return RoomsData(rooms_folder, 14)
 
 
 def draw(data, seed, step, **kwargs):
@@ -51,7 +53,7 @@ def test_finished_shards_are_not_rendered_again(rooms_folder, monkeypatch, tmp_p
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(shards, "save_file", full)
+    monkeypatch.setattr(dataset_shards, "save_file", full)
     with pytest.raises(OSError, match="no space"):
         write_shard(tmp_path, [10000], 1, 14, 14)
     assert list(tmp_path.iterdir()) == []
@@ -64,7 +66,7 @@ def test_a_damaged_shard_is_named(rooms_folder, tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a readable shard"):
             Shard(tmp_path / name)
     with pytest.raises(ValueError, match=r"no shards of rooms in .*nowhere"):
-        RoomsData(tmp_path / "nowhere", 14, {})
+        RoomsData(tmp_path / "nowhere", 14)
 
 
 def test_shards_cover_their_seeds_once():
@@ -75,7 +77,7 @@ def test_shards_cover_their_seeds_once():
 
 def test_batches_are_a_function_of_seed_and_step(rooms_folder, data):
     for window in (True, False):
-        anew = RoomsData(rooms_folder, 14, CATEGORY_INDEX)
+        anew = RoomsData(rooms_folder, 14)
         first, again = (draw(d, 3, 7, window=window) for d in (data, anew))
         assert torch.equal(first.images, again.images) and first.records == again.records
     others = [draw(data, 3, step).images for step in range(8, 12)]
@@ -112,8 +114,8 @@ def test_windows_are_near_in_time_and_run_both_ways(data):
 def test_patch_classes_are_those_of_the_object_at_the_patch_centre(data):
     shard = Shard(data.paths[0])
     tensors, record = shard.tensors(0), shard.records[0]
-    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.categories, data.patch_size)
-    names = {o["id"]: (CATEGORY_INDEX[o["category"]], COLOUR_INDEX[o["colour"]]) for o in record["objects"]}
+    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.labels, data.patch_size)
+    names = {o["id"]: rooms_labels().classes(o)[:2] for o in record["objects"]}
     columns = tensors["instance"].shape[-1] // 14
     for patch in range(category.shape[-1]):
         row, column = divmod(patch, columns)

@@ -15,10 +15,10 @@ from helpers import micro_config
 from micro_start import log_of, quiet, save_start, short_run
 from safetensors.torch import load_file
 
+from vidllm.datasets.shards import Shard
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.rooms.shards import Shard
 from vidllm.training import run as run_module
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test

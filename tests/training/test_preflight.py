@@ -14,12 +14,12 @@ from teacher_models import save_teachers
 
 from vidllm.cli import main
 from vidllm.profiling import parts, total
-from vidllm.rooms.shards import plan_shards
 from vidllm.training import preflight
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.config import TrainConfig, tiny_test
 from vidllm.training.preflight import count_run, dry_run, model_settings
 from vidllm.training.run import Run
+from vidllm_rooms.shards import plan_shards
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from vidllm.evaluation.baselines import load_language_only
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped
-from vidllm.rooms.shards import write_shard
 from vidllm.training import driver, language_only, lora
 from vidllm.training.config import TrainConfig
 from vidllm.training.finetune import FinetuneConfig, finetune
 from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 from vidllm.training.resuming import MAY_CHANGE
 from vidllm.training.stage1 import Stage1Config
+from vidllm_rooms.shards import write_shard
 
 
 @pytest.fixture(autouse=True)

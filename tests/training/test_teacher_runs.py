@@ -12,6 +12,7 @@ import torch
 from teacher_models import save_teachers
 from transformers import CLIPModel
 
+from vidllm.datasets.shards import rooms_labels
 from vidllm.model.auto import load_pretrained
 from vidllm.training import teacher_runs
 from vidllm.training.config import tiny_test
@@ -19,7 +20,7 @@ from vidllm.training.contrast import END, contrastive_loss, draw_pairs, frame_te
 from vidllm.training.data import RoomsData
 from vidllm.training.driver import train_step
 from vidllm.training.loop import train
-from vidllm.training.run import CATEGORY_INDEX, Run
+from vidllm.training.run import Run
 from vidllm.training.starting import LANGUAGE_HALF
 from vidllm.training.teacher_runs import (
     LanguageTeacherConfig,
@@ -154,7 +155,7 @@ def test_the_phases_have_their_steps(config):
 
 
 def test_a_frames_text_names_what_it_shows(rooms_folder):
-    data = RoomsData(rooms_folder, 14, CATEGORY_INDEX)
+    data = RoomsData(rooms_folder, 14)
     said = set()
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -163,7 +164,7 @@ def test_a_frames_text_names_what_it_shows(rooms_folder):
             text = frame_text(batch, b, data.categories, rng)
             said.add(text)
             shown = {int(c) for c in batch.category[b, 0] if c > 0}
-            names = {name.replace("_", " ") for name, index in CATEGORY_INDEX.items() if index in shown}
+            names = {rooms_labels().categories[index - 1] for index in shown}
             assert not shown or any(name in text.lower() or name in text for name in names), (text, names)
             assert record["objects"]
     assert len(said) > 8

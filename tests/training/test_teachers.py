@@ -15,7 +15,6 @@ from transformers import CLIPConfig, CLIPModel
 from vidllm.pretrained.vggt import load_vggt
 from vidllm.training import teacher_cache
 from vidllm.training.data import RoomsData
-from vidllm.training.run import CATEGORY_INDEX
 from vidllm.training.teacher_cache import CachedTeacher, LiveTeacher
 from vidllm.training.teachers import (
     GeometryTeacher,
@@ -28,7 +27,7 @@ from vidllm.training.teachers import (
 
 @pytest.fixture
 def data(rooms_folder):
-    return RoomsData(rooms_folder, 14, CATEGORY_INDEX)
+    return RoomsData(rooms_folder, 14)
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def _warnings_as_lines() -> Iterator[None]:
     """Our own warnings as one line each; those of the libraries are kept back."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"vidllm\.")
+        warnings.filterwarnings("always", category=UserWarning, module=r"vidllm(_rooms)?\.")
         warnings.showwarning = _show_warning
         yield
 

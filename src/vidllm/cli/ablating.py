@@ -32,11 +32,17 @@ def ablate(argv: list[str]) -> None:
     known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
     for line in idle_options(config, AblationConfig(), known=known):
         reading.note(f"vidllm: warning: {line}")
-    rooms = reading.seeds(config.eval_seeds)
+    seeds = reading.seeds(config.eval_seeds)
     out = reading.writable_folder(config.out)
+    from functools import partial
+
+    from vidllm.experiments.measuring import Rooms
     from vidllm.experiments.runs import ablate as run
     from vidllm.experiments.runs import publish
+    from vidllm_rooms.evaluation import evaluate, remembered_clip, remembered_room
+    from vidllm_rooms.template_questions import template_questions
 
-    results = run(table, config, rooms, reading.note)
+    rooms = Rooms(remembered_clip, partial(evaluate, render=remembered_room), template_questions)
+    results = run(table, config, seeds, rooms, reading.note)
     command = f"vidllm ablate {shlex.join(argv)}"
     print("\n".join(publish(table, config, results, Path(out), command)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,11 @@ def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable
     from vidllm.training.config import TrainConfig
     from vidllm.training.loop import train as run
     from vidllm.training.teacher_runs import geometry_teacher
+    from vidllm_rooms.template_questions import template_questions
 
     config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
     preset(config.preset)
-    return config, run
+    return config, partial(run, extra_questions=template_questions)
 
 
 def usual(stage: str) -> Any:
@@ -120,8 +122,9 @@ def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None,
 
 def _dry_run(config: Any, options: argparse.Namespace) -> None:
     from vidllm.training.preflight import dry_run
+    from vidllm_rooms.template_questions import template_questions
 
-    report = dry_run(config, options.gpus)
+    report = dry_run(config, options.gpus, template_questions)
     if options.json:
         reading.print_json(report.to_json())
     else:

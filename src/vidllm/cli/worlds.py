@@ -15,8 +15,8 @@ def render(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.scannet import write_room
-    from vidllm.rooms.shards import render_scene
+    from vidllm_rooms.scannet import write_room
+    from vidllm_rooms.shards import render_scene
 
     tell = reading.Progress("rooms", len(span))
     for done, seed in enumerate(span, 1):
@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     root = reading.writable_folder(options.output)
-    from vidllm.rooms.official import export_rooms
+    from vidllm_rooms.official import export_rooms
 
     tell = reading.Progress("rooms", len(span))
     settings = {"frames": count, "height": height, "width": width}
@@ -44,7 +44,7 @@ def shards(options: argparse.Namespace) -> None:
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm.rooms.shards import plan_shards, shard_path, write_shard
+    from vidllm_rooms.shards import plan_shards, shard_path, write_shard
 
     plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
     missing = [p for p in plan if not shard_path(folder, *p).exists()]
@@ -62,8 +62,9 @@ def eval(options: argparse.Namespace) -> None:
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)
     from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
-    from vidllm.evaluation.rooms import evaluate, table
+    from vidllm.evaluation.scene_metrics import table
     from vidllm.scene import load
+    from vidllm_rooms.evaluation import evaluate
 
     model = load(options.model, options.device, options.dtype, refine=options.refine)
     blind = load_language_only(Path(options.blind) if options.blind else LANGUAGE_ONLY)

@@ -1,25 +1,23 @@
-"""Packed ScanNet scenes as the training shards that stage 1 and stage 2 read (:mod:`vidllm.rooms.shards`).
+"""Packed ScanNet scenes as the training shards that stage 1 and stage 2 read (:mod:`vidllm.datasets.shards`).
 
-What the rooms know and a scan does not is left empty: no patch has an instance, no object a colour. Sentences of one
+What the rooms know and a scan does not is left out: there are no instances, and no names of patches. Sentences of one
 split become questions, situated questions, references and captions, under the numbers of their objects plus one (0 is
 the shell).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm.datasets.pack import PackedScenes, Record
-from vidllm.io.atomic import atomic_path
-from vidllm.rooms.types import Caption, Language, Question, Reference
+from vidllm.datasets.shards import LabelSpace, save_shard
 
 MOST_ID = 255  # instances are bytes
 CAPTIONS = "scan2cap"
@@ -59,11 +57,7 @@ def _write(path: Path, scenes: list[tuple[dict[str, Tensor], Record]]) -> None:
         "extrinsics": torch.stack([t["extrinsics"].float() for t, _ in scenes]),
         "intrinsics": torch.stack([t["intrinsics"].float().expand(len(t["rgb"]), 3, 3) for t, _ in scenes]),
     }
-    tensors["instance"] = torch.zeros(tensors["depth_m"].shape, dtype=torch.uint8)
-    records = [record for _, record in scenes]
-    with atomic_path(path) as temporary:
-        whole = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(whole, temporary, metadata={"scenes": json.dumps(records)})
+    save_shard(path, tensors, [record for _, record in scenes], LabelSpace())
 
 
 def training_record(record: Record, split: str) -> Record:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.geometry.boxes import iou_oriented
-from vidllm.scene import Box
+from vidllm.scene import Box, Scene
 
 #: What the trivial baselines answer: a flat wall this far away, a camera that never turns.
 CONSTANT_DEPTH_M = 2.5
@@ -56,3 +57,53 @@ def box_f1(found: Sequence[Box], targets: Sequence[Sequence[float]], threshold: 
         iou[row], iou[:, column] = -1, -1
         hits += 1
     return 2 * hits / (len(found) + len(targets))
+
+
+def score_geometry(scene: Scene, depth_m: np.ndarray, extrinsics: np.ndarray, metrics: Metrics) -> None:
+    """Add a scene's geometric metrics and those of the trivial baselines.
+
+    Depth abs-rel and delta1 of the final metric depth (scale from our own alignment), scale error (how far the median
+    ratio of predicted to true depth is from one), rotation and translation errors relative to the first frame.
+    ``depth_m`` (F,H,W) is the truth at any resolution, ``extrinsics`` (F,4,4) are camera-from-world.
+    """
+    depth_m = depth_on_frames(depth_m, scene.frames)
+    flat = np.full_like(depth_m, CONSTANT_DEPTH_M)
+    for prefix, predicted in (("", scene.depth.numpy()), ("baseline_", flat)):
+        errors = depth_metrics(predicted, depth_m)
+        for name in ("abs_rel", "delta1", "scale_error", "abs_rel_aligned"):
+            metrics.add(f"{prefix}{name}", errors[name])
+    true = torch.from_numpy(extrinsics).float()
+    still = torch.eye(4).expand(len(true), 4, 4)
+    for prefix, poses in (("", scene.extrinsics), ("baseline_", still)):
+        angle, travel = pose_errors(poses, true)
+        metrics.add(f"{prefix}rotation_deg", *angle.tolist())
+        metrics.add(f"{prefix}translation_m", *travel.tolist())
+
+
+ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("question answering EM", "qa", "mean", "language only"),
+    ("depth abs-rel", "abs_rel", "mean", "flat wall at 2.5 m"),
+    ("depth delta1", "delta1", "mean", "flat wall at 2.5 m"),
+    ("depth abs-rel, median aligned", "abs_rel_aligned", "mean", "flat wall at 2.5 m"),
+    ("scale error, median", "scale_error", "median", "flat wall at 2.5 m"),
+    ("rotation error, median (degrees)", "rotation_deg", "median", "camera never moves"),
+    ("translation error, median (m)", "translation_m", "median", "camera never moves"),
+    ("grounding Acc@0.25, raw boxes", "acc_25", "mean", "mean box"),
+    ("grounding Acc@0.5, raw boxes", "acc_50", "mean", "mean box"),
+    ("several objects F1@0.25", "f1_25", "mean", ""),
+    ("no such object, accuracy", "none_right", "mean", ""),
+)
+
+
+def table(metrics: Metrics) -> list[tuple[str, float, float | None, str]]:
+    """Rows of (what, ours, baseline or None, baseline's name), then exact match by kind of question."""
+    rows: list[tuple[str, float, float | None, str]] = []
+    for title, name, how, baseline in ROWS:
+        if name in metrics.values:
+            take = getattr(metrics, how)
+            other = take(f"baseline_{name}") if f"baseline_{name}" in metrics.values else None
+            rows.append((title, take(name), other, baseline))
+    for name in sorted(n for n in metrics.values if n.startswith("qa/")):
+        other = metrics.mean(f"baseline_{name}") if f"baseline_{name}" in metrics.values else None
+        rows.append((f"EM, {name[3:]} ({len(metrics.values[name])})", metrics.mean(name), other, "language only"))
+    return rows

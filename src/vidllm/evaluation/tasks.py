@@ -22,11 +22,11 @@ from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
 from vidllm.datasets.scanqa import ScanQAQuestion
 from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.sqa3d import SQA3DQuestion
+from vidllm.datasets.words import tokens
 from vidllm.evaluation.registration import box_reader
 from vidllm.evaluation.settings import Kind, Variant
 from vidllm.io.json_files import read_json
 from vidllm.model import prompts
-from vidllm.rooms.official.corpora import tokens
 
 __all__ = ["TASKS", "BoxOf", "Item", "Task", "refusals", "refuse_repeats", "task_named"]
 

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidllm.evaluation.rooms import ROWS, score_geometry
-from vidllm.evaluation.scene_metrics import Metrics
+from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
 from vidllm.experiments.shared import Record, read_json, write_json
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
-from vidllm.rooms.shards import SIZES, render_scene
 from vidllm.scene import TINY, Scene, VidLLM, load
+from vidllm.training.texts import ExtraQuestions
 
 Say = Callable[[str], None]
 
 
-@lru_cache(maxsize=512)
-def remembered_room(seed: int, frames: int, height: int, width: int) -> Any:
-    """A room that all rows are measured on, rendered once a process."""
-    return render_scene(seed, frames, height, width)
+@dataclass(frozen=True)
+class Rooms:
+    """Scenes with ground truth that the caller hands in, as functions that other processes can be given by name.
+
+    Attributes:
+        clip: the clip (``rgb``, ``depth_m``, ``extrinsics``) of a seed, with so many frames.
+        evaluate: metrics of a model over seeds (``vidllm_rooms.evaluation.evaluate``).
+        extra_questions: see :data:`vidllm.training.texts.ExtraQuestions`.
+    """
+
+    clip: Callable[[int, int], Any]
+    evaluate: Callable[..., Metrics]
+    extra_questions: ExtraQuestions | None = None
 
 
 def summary(metrics: Metrics) -> Record:
@@ -38,14 +45,16 @@ def summary(metrics: Metrics) -> Record:
     }
 
 
-def measure_scale(table: Table, config: AblationConfig, rooms: range, say: Say) -> list[list[Record]]:
+def measure_scale(
+    table: Table, config: AblationConfig, seeds: range, clip: Callable[[int, int], Any], say: Say
+) -> list[list[Record]]:
     """Geometry of one model with each row's estimator; a seed draws which images vote.
 
     The relative reconstruction is computed once a room and scaled in every way.
     """
     place = Path(config.model) if config.model else TINY
     model, count = load(place), config.eval_frames or 24
-    measured = {"rooms": [rooms.start, rooms.stop], "frames": count, "model": str(config.model or "shipped")}
+    measured = {"rooms": [seeds.start, seeds.stop], "frames": count, "model": str(config.model or "shipped")}
     ways = [(row, seed) for row in table.rows for seed in config.seeds]
     files = [Path(config.out) / "scale" / row.key(config.preset) / f"seed_{seed}.json" for row, seed in ways]
     found = [read_json(file) for file in files]
@@ -53,11 +62,11 @@ def measure_scale(table: Table, config: AblationConfig, rooms: range, say: Say) 
         say(f"{table.title}: done")
     else:
         metrics = [Metrics() for _ in ways]
-        for done, seed in enumerate(rooms, 1):
+        for done, seed in enumerate(seeds, 1):
             scales = [replace(model.model.config.scale, **row.scale, seed=drawn) for row, drawn in ways]
-            _score_ways(model, seed, count, scales, metrics)
-            if done % 4 == 0 or done == len(rooms):
-                say(f"{table.title}: {done} of {len(rooms)} rooms")
+            _score_ways(model, clip(seed, count), scales, metrics)
+            if done % 4 == 0 or done == len(seeds):
+                say(f"{table.title}: {done} of {len(seeds)} rooms")
         found = [
             write_json(file, {"row": row.name, "seed": seed, "evaluation": measured, **summary(one)})
             for file, (row, seed), one in zip(files, ways, metrics, strict=True)
@@ -67,14 +76,13 @@ def measure_scale(table: Table, config: AblationConfig, rooms: range, say: Say) 
 
 
 @torch.inference_mode()
-def _score_ways(model: VidLLM, seed: int, count: int, scales: Sequence[ScaleConfig], metrics: list[Metrics]) -> None:
+def _score_ways(model: VidLLM, clip: Any, scales: Sequence[ScaleConfig], metrics: list[Metrics]) -> None:
     """Add a room's geometric metrics, once for each way to estimate its scale."""
-    clip, _ = remembered_room(seed, count, *SIZES[seed % len(SIZES)])
-    frames = model.processor.image_processor.read(clip.rgb, count)
+    frames = model.processor.image_processor.read(clip.rgb, len(clip.rgb))
     geometry, prefix = model.model.encode_scene(frames.images[None])
     if geometry.metric_depth_m is None:
         raise ValueError("this model has no metric depth model, so that there is no scale to estimate; give another")
     for scale, one in zip(scales, metrics, strict=True):
         measured = measured_anew(geometry, geometry.metric_depth_m, scale)
         scene = Scene(model.model, model.processor, frames, measured, prefix)
-        score_geometry(scene, clip, one)
+        score_geometry(scene, clip.depth_m, clip.extrinsics, one)

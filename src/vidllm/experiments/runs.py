@@ -24,8 +24,7 @@ import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
-from vidllm.evaluation.rooms import evaluate
-from vidllm.experiments.measuring import measure_scale, remembered_room, summary
+from vidllm.experiments.measuring import Rooms, measure_scale, summary
 from vidllm.experiments.rows import AblationConfig, Row, Table
 from vidllm.experiments.shared import (
     RESULT,
@@ -66,7 +65,8 @@ class Job:
     config: AblationConfig
     row: Row
     seed: int
-    rooms: range
+    seeds: range
+    rooms: Rooms
     teachers: tuple[str, str] | None
     unit_m: float
     label: str
@@ -81,19 +81,21 @@ def _folder(config: AblationConfig, row: Row, seed: int) -> Path:
     return Path(config.out) / "runs" / row.key(config.preset) / f"seed_{seed}"
 
 
-def ablate(table: Table, config: AblationConfig, rooms: range, say: Say | None = None) -> list[list[Record]]:
+def ablate(
+    table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say | None = None
+) -> list[list[Record]]:
     """Train (or resume) and measure every row with every seed; one list a row of one result a seed.
 
     Raises ValueError for settings that do not fit together, or that are not those of what lies in ``config.out``.
     """
     config.check()
     with folder_lock(config.out):
-        return _ablate(table, config, rooms, say or to_stderr)
+        return _ablate(table, config, seeds, rooms, say or to_stderr)
 
 
-def _ablate(table: Table, config: AblationConfig, rooms: range, say: Say) -> list[list[Record]]:
+def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say) -> list[list[Record]]:
     if not table.trained:
-        return measure_scale(table, config, rooms, say)
+        return measure_scale(table, config, seeds, rooms.clip, say)
     teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
     tokenizer_of(config)
     unit_m = typical_unit(config.data)
@@ -102,7 +104,7 @@ def _ablate(table: Table, config: AblationConfig, rooms: range, say: Say) -> lis
     for seed in config.seeds:  # all rows of a seed before the next: a table of fewer seeds is there early
         for row in table.rows:
             label = f"[{len(jobs) + 1}/{total}] {row.name}, seed {seed}"
-            jobs.append(Job(config, row.of(config.preset), seed, rooms, teachers, unit_m, label))
+            jobs.append(Job(config, row.of(config.preset), seed, seeds, rooms, teachers, unit_m, label))
     results = [run_job(job, say) for job in jobs] if config.jobs == 1 else _side_by_side(jobs, config.jobs)
     return [results[i :: len(table.rows)] for i in range(len(table.rows))]
 
@@ -132,21 +134,21 @@ def run_job(job: Job, say: Say = to_stderr) -> Record:
     done = once(job.folder, lambda: _train(job, joint, stage1, say))
     blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
     _clear(job.folder)
-    measured = {"rooms": [job.rooms.start, job.rooms.stop], "frames": job.config.eval_frames, "blind": blind.name}
+    measured = {"rooms": [job.seeds.start, job.seeds.stop], "frames": job.config.eval_frames, "blind": blind.name}
     found = read_json(job.folder / RESULT)
     if found is not None and found["evaluation"] == measured:
         say(f"{job.label}: done")
         return found
-    figures = evaluate(load(job.folder / done["model"]), job.rooms, load_language_only(blind),
-                       partial(_tell_rooms, job, say), job.config.eval_frames, remembered_room)  # fmt: skip
+    figures = job.rooms.evaluate(load(job.folder / done["model"]), job.seeds, load_language_only(blind),
+                       partial(_tell_rooms, job, say), job.config.eval_frames)  # fmt: skip
     result = {"row": job.row.name, "seed": job.seed, "training": plan, "evaluation": measured, **summary(figures),
               "parameters": done["parameters"], "seconds": done["seconds"]}  # fmt: skip
     return write_json(job.folder / RESULT, result)
 
 
 def _tell_rooms(job: Job, say: Say, done: int) -> None:
-    if done % 16 == 0 or done == len(job.rooms):
-        say(f"{job.label} | measured in {done} of {len(job.rooms)} rooms")
+    if done % 16 == 0 or done == len(job.seeds):
+        say(f"{job.label} | measured in {done} of {len(job.seeds)} rooms")
 
 
 def joint_config(job: Job) -> TrainConfig:
@@ -183,7 +185,7 @@ def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Say) 
         write_start(job)
     if stage1 is not None:
         joint = replace(joint, init_from=str(train_stage1(stage1, partial(tell, "stage 1"))))
-    model = train(joint, partial(tell, "joint"))
+    model = train(joint, partial(tell, "joint"), job.rooms.extra_questions)
     parameters = sum(p.numel() for p in load_pretrained(str(model))[0].parameters())
     stages = {"stage1": stage1, "joint": joint}
     seconds = {name: _seconds(Path(stage.out)) for name, stage in stages.items() if stage is not None}

@@ -26,7 +26,7 @@ from vidllm.training.data import RoomsData
 from vidllm.training.loop import train
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.losses.targets import normalise
-from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE
+from vidllm.training.run import PATCH_SIZE
 from vidllm.training.starting import VOCABULARY
 from vidllm.training.teacher_runs import LanguageTeacherConfig, geometry_teacher, train_language_teacher
 from vidllm.training.texts import keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
@@ -94,7 +94,7 @@ def tokenizer_of(config: AblationConfig) -> Path:
     folder, source = Path(config.out) / "tokenizer", config.init_from or config.language_from
     if source and saved_tokenizer(folder) is None:
         keep_tokenizer(read_tokenizer(model_of_run(source)), folder)
-    load_or_build_tokenizer(folder, RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX).paths, VOCABULARY)
+    load_or_build_tokenizer(folder, RoomsData(Path(config.data), PATCH_SIZE).paths, VOCABULARY)
     return folder
 
 
@@ -103,7 +103,7 @@ def typical_unit(data: str, scenes: int = 48, frames: int = 4) -> float:
 
     It stands for the scale where a row measures none (no metric depth, or no alignment).
     """
-    rooms, rng = RoomsData(Path(data), PATCH_SIZE, CATEGORY_INDEX), np.random.default_rng(0)
+    rooms, rng = RoomsData(Path(data), PATCH_SIZE), np.random.default_rng(0)
     found: list[float] = []
     while len(found) < scenes:
         batch = rooms.draw(rng, 4, frames, window=False)

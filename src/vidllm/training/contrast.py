@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import LabelSpace
+from vidllm.datasets.words import listing, with_article
 from vidllm.geometry.precision import full_precision
-from vidllm.rooms.language.words import listing, with_article
-from vidllm.rooms.shards import language_from_record
-from vidllm.training.data import COLOUR_INDEX, Batch, RoomsData
+from vidllm.training.data import Batch, RoomsData
 from vidllm.training.teachers import clip_pixels
 
 END = 1  # <s> ends a caption: CLIP reads its summary there (transformers takes an end token of id 2 for an old form)
@@ -60,18 +61,18 @@ def draw_pairs(
     for _ in range(shards):
         batch = data.draw(rng, scenes, 1, window=True)
         pixels.append(clip_pixels(batch.images[:, 0], side))
-        texts += [frame_text(batch, b, data.categories, rng) for b in range(scenes)]
+        texts += [frame_text(batch, b, data.labels, rng) for b in range(scenes)]
     ids, mask = _encode(tokenizer, texts, length)
     return FramePairs(torch.cat(pixels), ids, mask, texts)
 
 
-def frame_text(batch: Batch, scene: int, categories: dict[str, int], rng: np.random.Generator) -> str:
+def frame_text(batch: Batch, scene: int, labels: LabelSpace, rng: np.random.Generator) -> str:
     """What is said of the first frame of a scene of the batch: a list of what it shows, or a thing's caption."""
     record = batch.records[scene]
     pairs = zip(batch.category[scene, 0].tolist(), batch.colour[scene, 0].tolist(), strict=True)
     seen = Counter(look for look in pairs if look[0] > 0)
     things = record["objects"]
-    looks = {item["id"]: (categories.get(item["category"], 0), COLOUR_INDEX[item["colour"]]) for item in things}
+    looks = {item["id"]: labels.classes(item)[:2] for item in things}
     told = language_from_record(record).captions
     captions = [c for c in told if c.object_id is not None and looks[c.object_id] in seen]
     if captions and rng.random() >= LIST_SHARE:

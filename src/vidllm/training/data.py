@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vidllm.datasets.shards import LabelSpace, Shard, shards_of
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.rooms.shards import Shard
-from vidllm.rooms.types import COLOURS
 from vidllm.training.texts import TextMaker
-
-COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
-MATERIALS = (
-    "canvas", "cardboard", "ceramic", "fabric", "glass", "leaf", "leather", "metal", "paper", "plastic", "rubber",
-    "stone", "velvet", "wicker", "wood", "wool",
-)
-MATERIAL_INDEX = {name: i + 1 for i, name in enumerate(MATERIALS)}
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """The shards of a folder by name; ValueError when there are none."""
-    paths = sorted(folder.glob("rooms_*.safetensors"))
-    if not paths:
-        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
-    return paths
 
 
 @dataclass
@@ -64,10 +49,10 @@ class Batch:
 
 
 class RoomsData:
-    """Draws batches from a folder of shards (see :mod:`vidllm.rooms.shards`)."""
+    """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int, categories: dict[str, int], cache: int = 64) -> None:
-        self.folder, self.patch_size, self.categories = Path(folder), patch_size, categories
+    def __init__(self, folder: Path, patch_size: int, cache: int = 64) -> None:
+        self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._cache = cache
         self.refresh()
@@ -76,9 +61,16 @@ class RoomsData:
         """Look for shards again (rendering may still be going on). ValueError when there are none."""
         self.paths = shards_of(self.folder)
 
+    @cached_property
+    def labels(self) -> LabelSpace:
+        """The names that the shards give to patches."""
+        return Shard(self.paths[0]).labels
+
     def _shard(self, path: Path) -> Shard:
         if path not in self._open:
-            self._open[path] = Shard(path)
+            self._open[path] = shard = Shard(path)
+            if shard.labels != self.labels:
+                raise ValueError(f"{path} names its objects otherwise than {self.paths[0]}: keep them in two folders")
             if len(self._open) > self._cache:
                 self._open.popitem(last=False)
         return self._open[path]
@@ -100,7 +92,8 @@ class RoomsData:
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
-        category, colour, material = patch_classes(stacked["instance"], records, self.categories, self.patch_size)
+        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
+        category, colour, material = patch_classes(instance, records, self.labels, self.patch_size)
         return Batch(
             stacked["rgb"].permute(0, 1, 4, 2, 3).float() / 255,
             stacked["depth_m"].float(),
@@ -115,7 +108,7 @@ class RoomsData:
 
 
 def patch_classes(
-    instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]], categories: dict[str, int], patch_size: int
+    instance: UInt8[Tensor, "B F H W"], records: list[dict[str, Any]], labels: LabelSpace, patch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Category, colour and material (B,F,P) of the objects at the patch centres; ``records`` name the objects."""
     half, step = patch_size // 2, patch_size
@@ -123,9 +116,7 @@ def patch_classes(
     table = torch.zeros(3, len(records), 256, dtype=torch.long)
     for b, record in enumerate(records):
         for item in record["objects"]:
-            table[0, b, item["id"]] = categories.get(item["category"], 0)
-            table[1, b, item["id"]] = COLOUR_INDEX.get(item["colour"], 0)
-            table[2, b, item["id"]] = MATERIAL_INDEX.get(item["material"], 0)
+            table[:, b, item["id"]] = torch.tensor(labels.classes(item))
     rows = torch.arange(len(records))[:, None, None]
     return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
 
@@ -173,12 +164,10 @@ def draw_texts(
     questions: int,
     references: int,
     captions: int,
-    plain: int = 0,
-    places: int = 0,
 ) -> list[list[Any]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
         boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions, plain, places))
+        texts.append(maker.scene(record, boxes, rng, questions, references, captions))
     return texts

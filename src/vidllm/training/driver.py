@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vidllm.datasets.shards import check_shards, shards_of
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped, StopRequest
@@ -23,12 +24,10 @@ from vidllm.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from vidllm.training.data import shards_of
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.lora import check_peft
 from vidllm.training.progress import Clock, trim_log, write_log
 from vidllm.training.resuming import begin, check_tokenizer_of
-from vidllm.training.shard_check import check_shards
 from vidllm.training.sharded_checkpoints import is_whole, load_sharded, save_sharded
 from vidllm.training.sharding import gather_weights, is_sharded, shard_blocks
 from vidllm.training.steps import train_step

@@ -18,7 +18,6 @@ from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.model.modeling import Cameras, Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.patches_3d import back_project
 from vidllm.model.scale_alignment import SceneScale
-from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
 from vidllm.training.losses.camera import camera_loss
@@ -28,10 +27,11 @@ from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
 from vidllm.training.losses.targets import GeometryTargets, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
-from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
-from vidllm.training.place_guide import token_places_loss
-from vidllm.training.word_guide import PatchNames, WordGuide, token_words_loss
+from vidllm.training.supervision.heads import AuxiliaryHeads
+from vidllm.training.supervision.oracle_features import naming_loss
+from vidllm.training.supervision.positions import token_positions_loss
+from vidllm.training.supervision.words import PatchNames, WordAttention, token_words_loss
 
 
 @dataclass
@@ -185,7 +185,7 @@ def language_losses(
     packed: PackedTexts,
     prefix_ids: tuple[Tensor, Tensor],
     config: TrainConfig,
-    guide: tuple[WordGuide, PatchNames] | None = None,
+    guide: tuple[WordAttention, PatchNames] | None = None,
 ) -> Losses:
     """L_VL: cross-entropy of packed texts and the grounding losses of their ``<loc>`` tokens.
 
@@ -208,7 +208,7 @@ def language_losses(
         terms["words"] = config.word_weight * looking
         figures.update(where)
         resembling = token_words_loss(prefix, guide[1], model.token_table(), guide[0].words)
-        terms["places"] = config.place_weight * (token_places_loss(prefix) + telling)
+        terms["places"] = config.place_weight * (token_positions_loss(prefix) + telling)
         terms["resemble"] = config.resemble_weight * resembling
     if bool(packed.loc_mask.any()):
         index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.configuration import preset
-from vidllm.rooms.shards import Shard, language_from_record
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
 from vidllm.training.joint import Losses
@@ -52,7 +53,7 @@ class LanguageOnlyRun(Trainable):
     def __init__(self, config: LanguageOnlyConfig) -> None:
         self.config: LanguageOnlyConfig = config
         self.device = training_device(config.device)
-        data = RoomsData(Path(config.data), PATCH_SIZE, {})
+        data = RoomsData(Path(config.data), PATCH_SIZE)
         maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
         self.tokenizer = maker.tokenizer
         settings = preset(config.preset).text_config

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPModel, CLIPVisionModel
 
+from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import KINDS, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
@@ -31,19 +32,18 @@ from vidllm.model.text import read_tokenizer
 from vidllm.model.weight_check import check_weights
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
-from vidllm.rooms.shards import Shard
-from vidllm.training.auxiliary import auxiliary_heads
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig
 from vidllm.training.lora import apply_lora
 from vidllm.training.losses.distillation import Projections
 from vidllm.training.run import Run, training_device
-from vidllm.training.shard_check import check_shards
 from vidllm.training.sharding import BLOCKS
 from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, trained_in_stage1
 from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
 from vidllm.training.steps import ALONE, autocast, train_step
+from vidllm.training.supervision.heads import AuxiliaryHeads
 from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
+from vidllm.training.texts import ExtraQuestions
 from vidllm.training.trainable import Trainable
 
 AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
@@ -153,7 +153,7 @@ class Report:
                        f"(real steps on {self.timing.device})"]  # fmt: skip
 
 
-def dry_run(config: AnyConfig, gpus: int = 1) -> Report:
+def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None) -> Report:
     """Look, count, time and return; nothing is trained and nothing written in the run's folder.
 
     ``gpus``: processes with a GPU each, for the memory. Raises ValueError for a number that makes no sense.
@@ -167,7 +167,7 @@ def dry_run(config: AnyConfig, gpus: int = 1) -> Report:
     if shares:
         memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
     untimed = _why_untimed(config, findings, gpus, sum(memory.values()))
-    timing = None if untimed else time_steps(config)
+    timing = None if untimed else time_steps(config, extra_questions)
     if timing is not None:
         memory["activations at their peak"] = timing.peak
     return Report(config, gpus, findings, counts, memory, timing, untimed)
@@ -221,7 +221,7 @@ def _finding(what: str, tell: Callable[[], str]) -> Finding:
 def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
     """Scenes by (frames, height, width), from the shards' headers."""
     found: dict[tuple[int, int, int], int] = {}
-    for path in sorted(folder.glob("rooms_*.safetensors")):
+    for path in sorted(folder.glob(PATTERN)):
         with safe_open(str(path), framework="pt") as file:
             scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
         found[frames, height, width] = found.get((frames, height, width), 0) + scenes
@@ -231,9 +231,7 @@ def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
 def data_told(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
     folder = Path(config.data)
-    paths = sorted(folder.glob("rooms_*.safetensors"))
-    if not paths:
-        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
+    paths = shards_of(folder)
     check_shards(folder)
     sizes = shard_sizes(folder)
     patch = model_settings(config).encoder.patch_size
@@ -258,7 +256,7 @@ def _tokenizer_told(config: AnyConfig) -> str:
         if Path(config.init_from).is_dir() and not any(Path(config.init_from).glob("tokenizer*")):
             raise ValueError(f"{config.init_from}: no tokenizer beside the weights; write the model with its processor")
         return f"that of {config.init_from}"
-    first = next(iter(sorted(Path(config.data).glob("rooms_*.safetensors"))), None)
+    first = next(iter(sorted(Path(config.data).glob(PATTERN))), None)
     if first is None or not Shard(first).records[0].get("language"):
         raise ValueError(f"{config.data}: no language to train a tokenizer on; render shards, or give --init-from")
     return "will be trained on the data's words"
@@ -361,6 +359,14 @@ def count_run(config: AnyConfig) -> Counts:
     return Counts(_numbers([model], [True, False]), held, trained, kept, (first, second, third), largest)
 
 
+def _labels(config: TrainConfig) -> LabelSpace:
+    """Those of the data, or of rooms where no shard can be read: a finding says so."""
+    try:
+        return Shard(shards_of(Path(config.data))[0]).labels
+    except ValueError:
+        return rooms_labels()
+
+
 def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     """What lies on the device, and what is averaged."""
     with torch.device("meta"):
@@ -369,7 +375,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
                 apply_lora(model, config.lora_rank, config.lora_alpha)
             if config.freeze_encoder:
                 model.encoder.requires_grad_(False)
-            return [model, auxiliary_heads(model.config.encoder.hidden_size)], [model]
+            return [model, AuxiliaryHeads(model.config.encoder.hidden_size, *_labels(config).sizes)], [model]
         if isinstance(config, Stage1Config):
             trained_in_stage1(model, tune_encoder=config.tune_encoder)
             geometry, tower = teacher_settings(config)
@@ -406,14 +412,14 @@ def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
 # ---- real steps --------------------------------------------------------------------------------------------------
 
 
-def time_steps(config: AnyConfig) -> Timing:
+def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None) -> Timing:
     """Seconds of a real step of each kind, after one that warms up; the weights they make are lost."""
     torch.set_num_threads(config.threads)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(config.out) / "tokenizer"
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, Path(folder) / "tokenizer")
-        run = _build(replace(config, out=folder))
+        run = _build(replace(config, out=folder), extra_questions)
         train_step(run, 0)
         kinds: dict[str, list[int]] = {}
         for step in range(0, config.steps, max(1, config.steps // LOOKED_AT)):
@@ -425,9 +431,9 @@ def time_steps(config: AnyConfig) -> Timing:
         return Timing(run.device.type, seconds, shares, _peak(run, slowest))
 
 
-def _build(config: AnyConfig) -> Trainable:
+def _build(config: AnyConfig, extra_questions: ExtraQuestions | None) -> Trainable:
     if isinstance(config, TrainConfig):
-        return Run.build(config)
+        return Run.build(config, extra_questions)
     return Stage1Run.build(config) if isinstance(config, Stage1Config) else LanguageTeacherRun(config)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import read_json_object
 from vidllm.training.checkpoints import list_checkpoints
@@ -115,7 +116,7 @@ def _record(config: LoopConfig, processes: int) -> Record:
 def _data_files(place: Path) -> dict[str, str]:
     """The shards of a folder; a file of sentences with the videos that it names."""
     if not place.is_file():
-        return {path.name: fingerprint(path) for path in sorted(place.glob("rooms_*.safetensors"))}
+        return {path.name: fingerprint(path) for path in sorted(place.glob(PATTERN))}
     from vidllm.datasets.jsonl import read_jsonl
 
     try:

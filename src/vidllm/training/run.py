@@ -12,30 +12,27 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.rooms.catalogue import CATALOGUE
-from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
-from vidllm.training.attention_guide import AttentionGuide
-from vidllm.training.auxiliary import AuxiliaryHeads, auxiliary_heads
+from vidllm.training.augment import augment
 from vidllm.training.config import TrainConfig
-from vidllm.training.data import COLOUR_INDEX, MATERIAL_INDEX, Batch, RoomsData, draw_texts
+from vidllm.training.data import Batch, RoomsData, draw_texts
 from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
-from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
-from vidllm.training.texts import TextMaker
+from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.supervision.heads import AuxiliaryHeads
+from vidllm.training.supervision.oracle_features import OracleFeatures
+from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names
+from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
-from vidllm.training.vary import vary
-from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
-CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
 
 @dataclass
@@ -48,30 +45,33 @@ class Run(Trainable):
     optimizer: torch.optim.Optimizer
     data: RoomsData
     texts: TextMaker
-    names: NamedPatches
+    names: OracleFeatures
     device: torch.device
-    word_guide: WordGuide | None = None
+    word_guide: WordAttention | None = None
 
     @classmethod
-    def build(cls, config: TrainConfig) -> Run:
-        """Fresh weights (or those of ``init_from``), optimiser and data of a configuration."""
+    def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
+        """Fresh weights (or those of ``init_from``), optimiser and data of a configuration.
+
+        ``extra_questions`` are drawn from at ``plain`` and ``places`` of 0 as well, so that a run with the same seed
+        meets the same other texts.
+        """
         _check_sharding(config)
         torch.manual_seed(config.seed)
-        data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
-        texts = TextMaker(run_tokenizer(config, data))
+        data = RoomsData(Path(config.data), PATCH_SIZE)
+        texts = TextMaker(run_tokenizer(config, data), _questions_of_scene(config, extra_questions))
         device = training_device(config.device)
         model = starting_model(config, texts)
         model.to(device)  # type: ignore[arg-type]
         _plain_attention_on_cpu(model)
-        auxiliary = auxiliary_heads(model.config.encoder.hidden_size).to(device)
+        width, labels = model.config.encoder.hidden_size, data.labels
+        auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
-        auxiliary.names = names = NamedPatches(
-            model.config.encoder.hidden_size, len(CATALOGUE) + 1, len(COLOUR_INDEX) + 1, len(MATERIAL_INDEX) + 1
-        ).to(device)
+        auxiliary.names = names = OracleFeatures(width, *labels.sizes).to(device)
         if config.guide_weight > 0:
             last = model.config.attention.depth - 1
-            auxiliary.guide = AttentionGuide(model.attention, sorted({min(i, last) for i in config.guide_layers}))
+            auxiliary.guide = MatchingAttention(model.attention, sorted({min(i, last) for i in config.guide_layers}))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
@@ -79,8 +79,8 @@ class Run(Trainable):
         optimizer = _optimizer(config, model, auxiliary)
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.word_weight > 0:
-            words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS), list(MATERIAL_INDEX))
-            run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
+            words = Vocabulary(texts.tokenizer, labels.categories, labels.colours, labels.materials)
+            run.word_guide = WordAttention(model.language_model, words, *texts.special_ids[1:])
         return run
 
     def modules(self) -> dict[str, nn.Module]:
@@ -124,6 +124,14 @@ def training_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
     return torch.device(name)
+
+
+def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
+    if extra is not None:
+        return lambda record, boxes, rng: extra(record, boxes, rng, config.plain, config.places)
+    if config.plain or config.places:
+        raise ValueError("plain and places ask template questions: give vidllm_rooms.template_questions to train()")
+    return None
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -187,7 +195,7 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
         return _language_alone(run, batch, step, rng, named=kind == "named")
     if kind == "window" and config.vary_share > 0:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        batch = replace(batch, images=vary(batch.images, config.vary_share, generator))
+        batch = replace(batch, images=augment(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
     if kind == "window":
@@ -229,15 +237,13 @@ def _language(
     rng: np.random.Generator,
 ) -> Losses:
     config = run.config
-    how_many = config.questions, config.references, config.captions, config.plain, config.places
-    texts = draw_texts(batch, run.texts, rng, *how_many)
+    texts = draw_texts(batch, run.texts, rng, config.questions, config.references, config.captions)
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids
     guide = None
     if run.word_guide is not None:
-        counts = (len(CATALOGUE) + 1, len(COLOURS) + 1, len(MATERIAL_INDEX) + 1)
         shown = (batch.category, batch.colour, batch.material)
-        names = pooled_names(prefix.patch_index, shown, counts, prefix.patch_mask.shape[1])
+        names = pooled_names(prefix.patch_index, shown, run.data.labels.sizes, prefix.patch_mask.shape[1])
         guide = run.word_guide, names
     return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)

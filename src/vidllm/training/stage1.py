@@ -22,7 +22,7 @@ from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
 from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses
 from vidllm.training.losses.distillation import Projections, Streams, distillation_losses
-from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE, PLAN, training_device
+from vidllm.training.run import PATCH_SIZE, PLAN, training_device
 from vidllm.training.starting import run_tokenizer, starting_model
 from vidllm.training.teacher_cache import CachedTeacher, LiveTeacher
 from vidllm.training.teachers import Teacher, load_geometry_teacher, load_language_teacher
@@ -99,7 +99,7 @@ class Stage1Run(Trainable):
         for option, place in (("geometry", config.teacher_geometry), ("language", config.teacher_language)):
             if not place:
                 raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
-        data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
+        data = RoomsData(Path(config.data), PATCH_SIZE)
         start = as_train_config(config, config.preset, config.init_from)
         texts = TextMaker(run_tokenizer(start, data))
         geometry = load_geometry_teacher(config.teacher_geometry, config.geometry_source)

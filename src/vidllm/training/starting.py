@@ -11,10 +11,10 @@ from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.lora import apply_lora
+from vidllm.training.supervision.heads import AuxiliaryHeads
 from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 from vidllm.training.twins import part_twins
 

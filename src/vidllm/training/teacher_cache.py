@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
-from vidllm.rooms.shards import Shard
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.teachers import Teacher

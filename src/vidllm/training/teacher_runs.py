@@ -30,7 +30,7 @@ from vidllm.training.joint import Losses, language_losses, true_geometry
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
-from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE, PLAN, training_device
+from vidllm.training.run import PATCH_SIZE, PLAN, training_device
 from vidllm.training.stage1 import as_train_config
 from vidllm.training.starting import LANGUAGE_HALF, run_tokenizer, starting_model
 from vidllm.training.teachers import clip_tokens
@@ -83,7 +83,7 @@ class LanguageTeacherRun(Trainable):
     def __init__(self, config: LanguageTeacherConfig) -> None:
         self.config: LanguageTeacherConfig = config
         self.device = training_device(config.device)
-        self.data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
+        self.data = RoomsData(Path(config.data), PATCH_SIZE)
         start = as_train_config(config, config.preset, config.init_from)
         self.start = replace(start, word_weight=0.0)
         self.texts = TextMaker(run_tokenizer(start, self.data))

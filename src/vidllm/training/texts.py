@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vidllm.datasets.language import Caption, Question, Reference, language_from_record
+from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model import prompts
 from vidllm.model.text import (
@@ -24,21 +26,24 @@ from vidllm.model.text import (
     read_tokenizer,
     special_token_ids,
 )
-from vidllm.rooms.shards import Shard, language_from_record
-from vidllm.rooms.types import Caption, Question, Reference
-from vidllm.training.drills import drills
 from vidllm.training.packing import Text
-from vidllm.training.place_drills import place_drills
 
 TOKENIZER_SCENES = 400
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
+Boxes = Mapping[int, Sequence[float]]  # of a scene's objects, in the scene frame
+#: Questions on top of a scene's own, from its record.
+SceneQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator], list[Question]]
+#: The same with how many: ``TrainConfig.plain`` and ``places``.
+ExtraQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator, int, int], list[Question]]
+
+
 class TextMaker:
     """Turns a scene's questions, references and captions into token ids behind the visual prefix."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra_questions: SceneQuestions | None = None) -> None:
+        self.tokenizer, self.extra_questions = tokenizer, extra_questions
         ids, _ = encode_parts(tokenizer, prompts.VISUAL_PREFIX)
         video = special_token_ids(tokenizer)[prompts.VIDEO_TOKEN]
         at = ids.index(video)
@@ -98,16 +103,14 @@ class TextMaker:
         questions: int,
         references: int,
         captions: int,
-        plain: int = 0,
-        places: int = 0,
     ) -> list[Text]:
-        """A random choice of a scene's language as texts, ``plain`` and ``places`` drills, in random order."""
+        """A random choice of a scene's language as texts, with the extra questions, in random order."""
         language = language_from_record(record)
         made = [self.question(q) for q in _some(rng, language.questions, questions)]
         made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, references)]
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, captions)]
-        made += [self.question(q) for q in drills(record, rng, plain)]
-        made += [self.question(q) for q in place_drills(record, boxes, rng, places)]
+        if self.extra_questions is not None:
+            made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
         return [made[int(i)] for i in rng.permutation(len(made))]
 
 

@@ -1,0 +1,142 @@
+"""Training shards: a few scenes with all that is known of them in a safetensors file. Rooms and ScanNet share the form.
+
+A shard holds, for S scenes of one frame size, ``rgb`` (S,F,H,W,3) uint8, ``depth_m`` (S,F,H,W) float16, ``extrinsics``
+(S,F,4,4) camera-from-scene and ``intrinsics`` (S,F,3,3) float32, and, where objects are known pixel by pixel,
+``instance`` (S,F,H,W) uint8 (0 = background). Its metadata holds ``scenes``, a JSON list with each scene's seed (or
+name), objects and language, and ``labels``, the :class:`LabelSpace` of the objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import parse_json, read_json_object
+from vidllm.model.prompts import check_text
+
+PATTERN = "rooms_*.safetensors"
+TENSORS = {"rgb", "depth_m", "extrinsics", "intrinsics"}
+SHOWN = 5  # damaged shards named one by one
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Names of the classes of a patch, in order; class 0 is the background (or what has no such name)."""
+
+    categories: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+    materials: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """How many classes of category, colour and material there are, class 0 among them."""
+        return len(self.categories) + 1, len(self.colours) + 1, len(self.materials) + 1
+
+    def classes(self, item: dict[str, Any]) -> tuple[int, int, int]:
+        """Category, colour and material of an object's record."""
+        tables = (_numbered(names) for names in (self.categories, self.colours, self.materials))
+        category, colour, material = (
+            table.get(item[kind], 0) for table, kind in zip(tables, ("category", "colour", "material"), strict=True)
+        )
+        return category, colour, material
+
+
+@cache
+def _numbered(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: i + 1 for i, name in enumerate(names)}
+
+
+def label_space(values: dict[str, Any]) -> LabelSpace:
+    """A label space from plain values."""
+    return LabelSpace(*(tuple(values[kind]) for kind in ("categories", "colours", "materials")))
+
+
+@cache
+def rooms_labels() -> LabelSpace:
+    """The names of the procedural rooms: those of shards that were written before shards named theirs."""
+    return label_space(read_json_object(Path(__file__).with_name("rooms_labels.json")))
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The shards of a folder by name; ValueError when there are none."""
+    paths = sorted(folder.glob(PATTERN))
+    if not paths:
+        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
+    return paths
+
+
+def save_shard(
+    path: Path, tensors: dict[str, Tensor], records: Sequence[dict[str, Any]], labels: LabelSpace
+) -> None:
+    """Write a shard under a temporary name and move it into place."""
+    metadata = {"scenes": json.dumps(records), "labels": json.dumps(asdict(labels))}
+    with atomic_path(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+
+
+class Shard:
+    """Reads scenes of one shard; tensors are sliced lazily."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(str(path), framework="pt")
+            metadata = self._file.metadata()
+            text = check_text(metadata["scenes"], "text of its scenes")
+            self.records: list[dict[str, Any]] = parse_json(text, "its scenes")
+            named = metadata.get("labels")
+            self.labels = rooms_labels() if named is None else label_space(parse_json(named, "its labels"))
+        except Exception as error:
+            remedy = "delete it and render it again"
+            raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error
+        self.path = path
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """The tensors of scene ``index``, without the leading S."""
+        return {name: self._file.get_slice(name)[index] for name in self._file.keys()}  # noqa: SIM118
+
+
+def check_shards(folder: Path) -> None:
+    """ValueError naming the shards of a folder that are damaged; a place without shards is not looked at.
+
+    Only headers are read: a safetensors file says where its tensors end, so that its size tells whether it is whole.
+    """
+    faults = [(path, fault) for path in sorted(folder.glob(PATTERN)) if (fault := shard_fault(path))]
+    if not faults:
+        return
+    told = "; ".join(f"{path}: {fault}" for path, fault in faults[:SHOWN])
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    raise ValueError(f"damaged shard{'s' * (len(faults) > 1)} of rooms: {told}{more}; delete and render again")
+
+
+def shard_fault(path: Path) -> str | None:
+    """What is wrong with a shard's header or size; None when nothing is."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= size - 8:
+                return "not a safetensors file, or cut"
+            header = json.loads(file.read(length))
+        scenes = header.pop("__metadata__", {}).get("scenes")
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return f"its header cannot be read ({type(error).__name__})"
+    if end != size:
+        return f"{size} bytes where its header says {end}: cut or overwritten"
+    missing = sorted(TENSORS - set(header))
+    if missing or scenes is None:
+        return f"it lacks {', '.join(missing) or 'the record of its scenes'}"
+    return None

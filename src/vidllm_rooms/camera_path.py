@@ -1,0 +1,195 @@
+"""Hand-held camera paths: a walk through free floor with the gaze sweeping over the furnished part of the room.
+
+Candidates are drawn and scored by how many objects they show; all parts of a path keep 0.4 m from the
+walls and stay out of every object's box. Poses are OpenCV (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidllm_rooms.footprints import Outline
+from vidllm_rooms.types import Room, RoomObject
+
+WALL_CLEARANCE_M = 0.4
+OBJECT_CLEARANCE_M = 0.22
+CANDIDATES = 24
+_GRID_M = 0.09
+_TREMBLE_M = 0.012
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """extrinsics (F, 4, 4) camera-from-room, intrinsics (F, 3, 3) in pixels, fov_deg of the longer side."""
+
+    extrinsics: np.ndarray
+    intrinsics: np.ndarray
+    fov_deg: float
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """eyes (F, 3), yaw and pitch of the gaze (F,), in metres and radians."""
+
+    eyes: np.ndarray
+    yaw: np.ndarray
+    pitch: np.ndarray
+
+
+def free_distance(room: Room, points: np.ndarray) -> np.ndarray:
+    """How far points (N, 2) lie beyond the clearances of walls and tall objects, in metres; positive is free."""
+    free = Outline(room.polygon).clearance(points) - WALL_CLEARANCE_M
+    for item in room.objects:
+        if _in_the_way(item):
+            free = np.minimum(free, _outside(item, points) - OBJECT_CLEARANCE_M)
+    return free
+
+
+def _in_the_way(item: RoomObject) -> bool:
+    low, high = item.centre[2] - item.size[2] / 2, item.centre[2] + item.size[2] / 2
+    return low < 2.1 and high > 0.05 and item.category not in ("picture", "window", "clock", "mirror", "door")
+
+
+def _outside(item: RoomObject, points: np.ndarray) -> np.ndarray:
+    """Distance in plan of points (N, 2) from the object's box, 0 inside."""
+    c, s = math.cos(item.yaw), math.sin(item.yaw)
+    offset = points - np.array(item.centre[:2])
+    local = np.stack([c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0]], -1)
+    return np.asarray(np.linalg.norm(np.maximum(np.abs(local) - np.array(item.size[:2]) / 2, 0), axis=-1))
+
+
+@dataclass(frozen=True)
+class _FreeMap:
+    """``free_distance`` on a grid. Distances change by at most 1 m a metre, so half a cell's diagonal makes it safe."""
+
+    low: np.ndarray
+    field: np.ndarray  # (X, Y) metres
+
+    @staticmethod
+    def of(room: Room) -> _FreeMap:
+        low, high = np.array(room.polygon).min(0), np.array(room.polygon).max(0)
+        axes = [np.arange(low[i], high[i] + _GRID_M, _GRID_M) for i in range(2)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        free = free_distance(room, points.reshape(-1, 2)).reshape(points.shape[:2])
+        return _FreeMap(low, free - 0.75 * _GRID_M - _TREMBLE_M)
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """A lower bound of the free distance at points (..., 2); -1 outside the grid."""
+        cell = np.rint((points - self.low) / _GRID_M).astype(int)
+        inside = ((cell >= 0) & (cell < self.field.shape)).all(-1)
+        i, j = np.where(inside[..., None], cell, 0).reshape(-1, 2).T
+        return np.where(inside, self.field[i, j].reshape(inside.shape), -1.0)
+
+    def stands(self) -> np.ndarray:
+        """Free grid points (N, 2)."""
+        return np.asarray(self.low + np.argwhere(self.field > 0) * _GRID_M)
+
+
+def draw_intrinsics(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[np.ndarray, float]:
+    """((F, 3, 3) intrinsics with the principal point in the middle, field of view in degrees of the longer side)."""
+    fov = float(rng.uniform(40, 100)) if rng.random() < 0.4 else float(rng.uniform(55, 85))
+    focal = max(height, width) / 2 / math.tan(math.radians(fov) / 2)
+    k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+    return np.repeat(k[None], frames, 0), fov
+
+
+def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, width: int) -> CameraPath:
+    """The best of several candidate walks. Raises ValueError when the room has no free floor at all."""
+    intrinsics, fov = draw_intrinsics(rng, frames, height, width)
+    half_x = math.atan(width / 2 / intrinsics[0, 0, 0])
+    half_y = math.atan(height / 2 / intrinsics[0, 0, 0])
+    free = _FreeMap.of(room)
+    stands = free.stands()
+    if not len(stands):
+        raise ValueError(f"room {room.seed} has no free floor for a camera; expected some, remove furniture")
+    centres = np.array([item.centre for item in room.objects])
+    best, best_score = None, -math.inf
+    for _ in range(CANDIDATES):
+        walk = _candidate(free, rng, stands, centres, frames, half_x)
+        score = _score(room, free, walk, centres, half_x, half_y) + float(rng.gumbel(0, 0.35))
+        if score > best_score:
+            best, best_score = walk, score
+    assert best is not None
+    return CameraPath(_poses(best, rng), intrinsics, fov)
+
+
+def _candidate(
+    free: _FreeMap, rng: np.random.Generator, stands: np.ndarray, centres: np.ndarray, frames: int, half_x: float
+) -> _Walk:
+    """A bent line of free floor, gaze sweeping about the direction of the furniture."""
+    start = stands[int(rng.integers(len(stands)))]
+    steps = _smooth_steps(rng, frames)
+    line = _free_line(free, rng, start, stands, steps)
+    eye = float(rng.uniform(1.25, 1.75)) + 0.03 * np.sin(np.linspace(0, float(rng.uniform(2, 9)), frames))
+    middle = line[frames // 2]
+    towards = np.median(centres[:, :2], 0) * 0.6 + centres[int(rng.integers(len(centres))), :2] * 0.4 - middle
+    gaze = math.atan2(towards[1], towards[0]) + float(rng.normal(0, 0.2))
+    sweep = math.radians(float(rng.uniform(20, 120))) * float(rng.choice([-1, 1]))
+    limit = 0.42 * 2 * half_x * max(frames - 1, 1)
+    sweep = float(np.clip(sweep, -limit, limit))
+    yaw = gaze + sweep * (_smooth_steps(rng, frames) - 0.5)
+    pitch = -float(rng.uniform(0.08, 0.45)) + 0.08 * np.sin(np.linspace(0, 3, frames) + float(rng.uniform(0, 6)))
+    return _Walk(np.column_stack([line, eye]), yaw, pitch)
+
+
+def _smooth_steps(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Monotone 0..1 of uneven pace."""
+    pace = rng.uniform(0.7, 1.3, max(frames - 1, 1))
+    steps = np.concatenate([[0.0], np.cumsum(pace)])[:frames]
+    return np.asarray(steps / max(steps[-1], 1e-9))
+
+
+def _free_line(
+    free: _FreeMap, rng: np.random.Generator, start: np.ndarray, stands: np.ndarray, steps: np.ndarray
+) -> np.ndarray:
+    """Points (F, 2) of a quadratic curve that stays free, as long as can be up to a drawn 0.3 to 3 m."""
+    goal = stands[int(rng.integers(len(stands)))]
+    distance = float(np.linalg.norm(goal - start))
+    reach = min(float(rng.uniform(0.3, 3.0)), max(distance, 0.3))
+    direction = (goal - start) / max(distance, 1e-6)
+    bend = np.array([-direction[1], direction[0]]) * float(rng.normal(0, 0.15))
+    while reach > 0.02:
+        t = steps[:, None]
+        line = start + reach * (direction * t + bend * 4 * t * (1 - t))
+        dense = np.stack([np.interp(np.linspace(0, 1, 24), steps, line[:, i]) for i in range(2)], -1)
+        if (free.at(dense) > 0).all():
+            return np.asarray(line)
+        reach *= 0.6
+    return np.repeat(start[None], len(steps), 0)
+
+
+def _score(room: Room, free: _FreeMap, walk: _Walk, centres: np.ndarray, half_x: float, half_y: float) -> float:
+    """Seen objects (larger and nearer ones more), plus some liking of parallax; looking at a near wall costs."""
+    offset = centres[None] - walk.eyes[:, None]
+    flat = np.linalg.norm(offset[..., :2], axis=-1)
+    turn = np.angle(np.exp(1j * (np.arctan2(offset[..., 1], offset[..., 0]) - walk.yaw[:, None])))
+    tilt = np.arctan2(offset[..., 2], flat) - walk.pitch[:, None]
+    seen = ((np.abs(turn) < half_x * 0.85) & (np.abs(tilt) < half_y * 0.85) & (flat > 0.8)).mean(0)
+    size = np.array([max(item.size) for item in room.objects])
+    worth = np.clip(size / 0.6, 0.4, 1.2)
+    moved = float(np.linalg.norm(walk.eyes[-1] - walk.eyes[0]))
+    gaze = np.stack([np.cos(walk.yaw), np.sin(walk.yaw)], -1)
+    blocked = sum((free.at(walk.eyes[:, :2] + reach * gaze) < -0.1).mean() for reach in (0.5, 1.0, 1.5))
+    return float((worth * np.minimum(seen * 2, 1)).sum() + 1.2 * min(moved, 1.5) - 3.0 * (moved < 0.3) - 1.6 * blocked)
+
+
+def _poses(walk: _Walk, rng: np.random.Generator) -> np.ndarray:
+    """Extrinsics (F, 4, 4) with hand shake: tremor of the gaze, a slow roll and a tremble of millimetres."""
+    frames = len(walk.yaw)
+    phase = np.linspace(0, float(rng.uniform(1, 4)), frames) + float(rng.uniform(0, 6.28))
+    roll = math.radians(float(rng.uniform(0, 5))) * np.sin(phase) + np.radians(rng.normal(0, 0.7, frames))
+    yaw = walk.yaw + np.radians(rng.normal(0, 0.6, frames))
+    pitch = walk.pitch + np.radians(rng.normal(0, 0.6, frames))
+    eyes = walk.eyes + np.clip(rng.normal(0, 0.004, (frames, 3)), -0.5 * _TREMBLE_M, 0.5 * _TREMBLE_M)
+    forward = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], -1)
+    right = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros(frames)], -1)
+    down = np.cross(forward, right)
+    c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
+    rotation = np.stack([c * right + s * down, c * down - s * right, forward], 1)
+    extrinsics = np.tile(np.eye(4), (frames, 1, 1))
+    extrinsics[:, :3, :3] = rotation
+    extrinsics[:, :3, 3] = -np.einsum("fij,fj->fi", rotation, eyes)
+    return extrinsics

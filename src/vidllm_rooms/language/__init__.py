@@ -1,0 +1,50 @@
+"""Language about a rendered room: questions with answers, referring expressions and captions, checked on the scene.
+
+Only what is visible in the clip is spoken of. Directions ("left of", "in front of", "closer to the camera") are
+those of the first camera made upright; situated questions have their own. Distances are between centres.
+What a guesser could know without looking is weighed down, see ``priors`` and ``balance``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vidllm.datasets.language import Language
+from vidllm.datasets.words import answer_matches, normalise
+from vidllm_rooms.language.balance import most_frequent_baseline
+from vidllm_rooms.language.captions import make_captions
+from vidllm_rooms.language.facts import observe
+from vidllm_rooms.language.questions import QUESTION_KINDS, make_questions
+from vidllm_rooms.language.references import REFERENCE_KINDS, make_references
+from vidllm_rooms.language.speaker import Speaker
+from vidllm_rooms.types import Clip
+
+__all__ = [
+    "QUESTION_KINDS",
+    "REFERENCE_KINDS",
+    "answer_matches",
+    "make_language",
+    "most_frequent_baseline",
+    "normalise",
+]
+
+
+def make_language(
+    clip: Clip,
+    rng: np.random.Generator,
+    *,
+    questions: int = 24,
+    references: int = 8,
+    object_captions: int = 4,
+) -> Language:
+    """Everything that is said about a clip: up to that many of each, and a caption of the room besides.
+
+    The same clip and generator state give the same language. A clip without visible objects has only what can
+    be said of an empty room.
+    """
+    speaker = Speaker(observe(clip), rng)
+    return Language(
+        questions=make_questions(speaker, questions),
+        references=make_references(speaker, references),
+        captions=make_captions(speaker, object_captions),
+    )

@@ -1,0 +1,310 @@
+"""Furnishing a room by its type: openings, large pieces in groups, things on them, things on the walls.
+
+``build_room(seed)`` is deterministic: one numpy generator draws everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from vidllm_rooms.catalogue import build_model, draw_colour
+from vidllm_rooms.footprints import Footprint, Outline
+from vidllm_rooms.placing import Placed, Placer
+from vidllm_rooms.shell import build_shell, draw_outline
+from vidllm_rooms.types import Light, Room
+
+ROOM_TYPES = ("living room", "bedroom", "office", "dining room", "kitchen", "hallway")
+MAX_OBJECTS = 20
+_DESKTOP = ("monitor", "laptop", "book", "cup", "table lamp", "bottle", "flower", "box")
+_TABLETOP = ("vase", "cup", "bowl", "bottle", "book", "flower", "laptop")
+_SIDETOP = ("table lamp", "vase", "book", "flower", "bowl", "tv", "bottle", "cup")
+#: What may stand on each carrying category.
+_CARRIES: dict[str, tuple[str, ...]] = {
+    "desk": _DESKTOP,
+    "table": _TABLETOP,
+    "coffee table": ("cup", "bowl", "book", "vase", "laptop", "flower"),
+    "nightstand": ("table lamp", "book", "cup", "flower"),
+    "dresser": _SIDETOP,
+    "cabinet": _SIDETOP,
+    "bookshelf": ("book", "book", "vase", "bottle", "bowl"),
+    "sofa": ("pillow",),
+    "armchair": ("pillow",),
+    "bed": ("pillow", "book", "laptop"),
+    "bench": ("pillow", "book"),
+    "stool": ("cup", "book", "flower"),
+    "stove": ("bowl", "bottle"),
+    "washing machine": ("basket", "bottle"),
+}
+_LOOSE = ("plant", "ball", "box", "trash can", "basket", "suitcase", "stool", "floor lamp", "chair", "armchair")
+_EXTRA: dict[str, tuple[str, ...]] = {
+    "living room": ("bookshelf", "armchair", "cabinet", "floor lamp", "plant", "dresser", "radiator"),
+    "bedroom": ("wardrobe", "dresser", "desk", "bench", "chair", "floor lamp", "bookshelf"),
+    "office": ("bookshelf", "cabinet", "office chair", "plant", "trash can", "sofa", "radiator"),
+    "dining room": ("cabinet", "dresser", "plant", "bench", "radiator", "refrigerator"),
+    "kitchen": ("cabinet", "dresser", "stool", "trash can", "washing machine", "radiator"),
+    "hallway": ("wardrobe", "bench", "cabinet", "suitcase", "bookshelf", "washing machine", "dresser"),
+}
+
+
+def build_room(seed: int) -> Room:
+    """A furnished room of 8 to 20 objects. The same seed gives the same room."""
+    rng = np.random.default_rng(seed)
+    while True:
+        room = _attempt(seed, rng)
+        if len(room.objects) >= 8:
+            return room
+
+
+def _attempt(seed: int, rng: np.random.Generator) -> Room:
+    shape, polygon = draw_outline(rng)
+    outline, height = Outline(polygon), float(rng.uniform(2.35, 3.1))
+    shell, materials = build_shell(rng, outline, height)
+    room_type = str(rng.choice(ROOM_TYPES, p=(0.27, 0.23, 0.18, 0.14, 0.10, 0.08)))
+    placer = Placer(rng, outline, height)
+    target = int(rng.integers(10, 19))
+    _openings(placer)
+    _GROUPS[room_type](placer)
+    _fill(placer, room_type, target)
+    return Room(
+        seed=seed,
+        shape=shape,
+        room_type=room_type,
+        polygon=polygon,
+        height=height,
+        shell=shell,
+        objects=tuple(p.item for p in placer.placed),
+        lights=_lights(placer),
+        materials=materials,
+    )
+
+
+def _openings(placer: Placer) -> None:
+    """A door with free space before it, and up to two windows, one of them perhaps with a curtain."""
+    rng = placer.rng
+    if door := placer.at_wall(build_model("door", rng), off=0.0):
+        placer.keep_free.append(_before(door, 0.75))
+    for _ in range(int(rng.integers(0, 3))):
+        piece = build_model("window", rng)
+        sill = min(float(rng.uniform(0.75, 0.95)), placer.height - piece.model.size[2] - 0.15)
+        window = placer.at_wall(piece, z=sill, off=0.0)
+        if window and rng.random() < 0.5:
+            _curtain(placer, window)
+
+
+def _before(placed: Placed, depth: float) -> Footprint:
+    """The strip of floor in front of a piece, ``depth`` metres deep."""
+    box = placed.footprint
+    (_, _), (bx, by) = box.axes()
+    off = box.half_y + depth / 2
+    return Footprint(box.x - bx * off, box.y - by * off, box.half_x, depth / 2, box.yaw, 0.02, 2.0)
+
+
+def _curtain(placer: Placer, window: Placed) -> None:
+    piece = build_model("curtain", placer.rng)
+    width, depth, height = piece.model.size
+    side = 1 if placer.rng.random() < 0.5 else -1
+    x = side * (window.piece.model.size[0] / 2 + width / 2 + 0.04)
+    c, s = math.cos(window.item.yaw), math.sin(window.item.yaw)
+    y = window.piece.model.size[1] / 2 - depth / 2 - 0.014
+    at_x, at_y = window.item.centre[0] + c * x - s * y, window.item.centre[1] + s * x + c * y
+    z = min(0.12, placer.height - height - 0.05)
+    box = Footprint(at_x, at_y, width / 2, depth / 2, window.item.yaw, z, z + height)
+    if placer.free(box):
+        placer.put(piece, box)
+
+
+def _living_room(placer: Placer) -> None:
+    """Sofa, rug and coffee table in a line; television opposite or anywhere."""
+    rng = placer.rng
+    sofa = placer.at_wall(build_model("sofa", rng))
+    if sofa:
+        front = -sofa.piece.model.size[1] / 2
+        if rng.random() < 0.5:
+            rug = build_model("rug", rng)
+            placer.relative(rug, sofa, 0.0, front - 0.08 - rug.model.size[1] / 2)
+        table = build_model("coffee table", rng)
+        placer.relative(table, sofa, float(rng.normal(0, 0.1)), front - 0.38 - table.model.size[1] / 2)
+    _carrier(placer, "cabinet", "tv")
+    if rng.random() < 0.7:
+        placer.in_open(build_model("armchair", rng))
+
+
+def _bedroom(placer: Placer) -> None:
+    """A bed with pillows and one or two nightstands."""
+    rng = placer.rng
+    bed = placer.at_wall(build_model("bed", rng), tries=48)
+    if bed:
+        width, length, _ = bed.piece.model.size
+        for side in (-1, 1):
+            stand = build_model("nightstand", rng)
+            x, y = side * (width / 2 + stand.model.size[0] / 2 + 0.06), length / 2 - stand.model.size[1] / 2
+            placed = placer.relative(stand, bed, x, y) if rng.random() < 0.8 else None
+            if placed and rng.random() < 0.7:
+                _load(placer, placed, "table lamp")
+        for _ in range(1 if width < 1.3 else 2):
+            _load(placer, bed, "pillow")
+        if rng.random() < 0.35:
+            placer.in_open(build_model("rug", rng))
+    placer.at_wall(build_model("wardrobe", rng))
+
+
+def _office(placer: Placer) -> None:
+    """One or two desks, each with a screen and a chair."""
+    rng = placer.rng
+    for _ in range(int(rng.integers(1, 3))):
+        desk = _carrier(placer, "desk", "monitor" if rng.random() < 0.65 else "laptop")
+        if desk:
+            chair = build_model("office chair" if rng.random() < 0.7 else "chair", rng)
+            y = -desk.piece.model.size[1] / 2 - chair.model.size[1] / 2 - float(rng.uniform(0.06, 0.3))
+            placer.relative(chair, desk, float(rng.normal(0, 0.12)), y, math.pi + float(rng.normal(0, 0.3)))
+    placer.at_wall(build_model("bookshelf", rng))
+
+
+def _dining_room(placer: Placer) -> None:
+    """A table in the open with two to six chairs around it."""
+    rng = placer.rng
+    table = placer.in_open(build_model("table", rng), tries=60, margin=0.5)
+    if table is None:
+        return
+    width, depth, _ = table.piece.model.size
+    shared = draw_colour(rng) if rng.random() < 0.25 else None
+    places = [(0.0, -1), (0.0, 1)] if width < 1.35 else [(-0.25, -1), (0.25, -1), (-0.25, 1), (0.25, 1)]
+    for along, side in places:
+        chair = build_model("chair", rng, colour=shared)
+        y = side * (depth / 2 + chair.model.size[1] / 2 + float(rng.uniform(0.04, 0.2)))
+        turn = (math.pi if side < 0 else 0.0) + float(rng.normal(0, 0.12))
+        placer.relative(chair, table, along * width, y, turn)
+    for side in (-1, 1):
+        if rng.random() < 0.4:
+            chair = build_model("chair", rng, colour=shared)
+            x = side * (width / 2 + chair.model.size[1] / 2 + 0.1)
+            placer.relative(chair, table, x, 0.0, -side * math.pi / 2)
+    _load(placer, table, None)
+
+
+def _kitchen(placer: Placer) -> None:
+    """Fridge, stove and cabinets at the walls, perhaps a small table."""
+    rng = placer.rng
+    for name in ("refrigerator", "stove", "dresser"):
+        placer.at_wall(build_model(name, rng))
+    if rng.random() < 0.6:
+        _dining_room(placer)
+
+
+def _hallway(placer: Placer) -> None:
+    """A place to sit, a mirror and something to store coats."""
+    rng = placer.rng
+    for name in ("bench", "wardrobe", "dresser"):
+        if rng.random() < 0.75:
+            placer.at_wall(build_model(name, rng))
+    _hang(placer, "mirror")
+
+
+_GROUPS: dict[str, Callable[[Placer], None]] = {
+    "living room": _living_room,
+    "bedroom": _bedroom,
+    "office": _office,
+    "dining room": _dining_room,
+    "kitchen": _kitchen,
+    "hallway": _hallway,
+}
+
+
+def _carrier(placer: Placer, name: str, load: str) -> Placed | None:
+    """A piece at a wall with something in the middle of it."""
+    base = placer.at_wall(build_model(name, placer.rng))
+    if base:
+        _load(placer, base, load)
+    return base
+
+
+def _load(placer: Placer, base: Placed, name: str | None) -> Placed | None:
+    """Puts a thing of this (or a fitting) category on a piece."""
+    rng = placer.rng
+    supports = list(base.piece.model.supports)
+    if not supports:
+        return None
+    name = name or str(rng.choice(_CARRIES[base.item.category]))
+    support = supports[int(rng.integers(len(supports)))]
+    if base.item.category == "bed":
+        support = supports[0 if name == "pillow" else 1]
+    standing = support.kind == "shelf" or rng.random() < 0.2
+    variant = (1 if standing else 0) if name == "book" else None
+    screen = name in ("tv", "monitor", "laptop")
+    turn = 0.0 if support.kind in ("shelf", "seat", "bed") or screen else float(rng.normal(0, 0.35))
+    return placer.onto(build_model(name, rng, variant=variant), base, support, turn)
+
+
+def _hang(placer: Placer, name: str) -> Placed | None:
+    """A picture, mirror or clock on a wall, its middle near eye height."""
+    piece = build_model(name, placer.rng)
+    z = float(placer.rng.uniform(1.45, 1.75)) - piece.model.size[2] / 2
+    return placer.at_wall(piece, z=z, off=0.001)
+
+
+def _fill(placer: Placer, room_type: str, target: int) -> None:
+    """Adds furniture, loads, wall pieces and loose things until the room holds ``target`` objects."""
+    rng = placer.rng
+    if rng.random() < 0.35:
+        _hang_lamp(placer)
+    for _ in range(60):
+        if len(placer.placed) >= min(target, MAX_OBJECTS):
+            return
+        draw = rng.random()
+        if draw < 0.22:
+            name = str(rng.choice(_EXTRA[room_type]))
+            place = placer.in_open if name in _LOOSE or name == "office chair" else placer.at_wall
+            place(build_model(name, rng))
+        elif draw < 0.68:
+            bases = [p for p in placer.placed if p.item.category in _CARRIES]
+            if bases:
+                _load(placer, bases[int(rng.integers(len(bases)))], None)
+        elif draw < 0.82:
+            _hang(placer, str(rng.choice(["picture", "picture", "picture", "mirror", "clock"])))
+        else:
+            placer.in_open(build_model(str(rng.choice(_LOOSE)), rng))
+
+
+def _hang_lamp(placer: Placer) -> None:
+    piece = build_model("ceiling lamp", placer.rng)
+    width, depth, height = piece.model.size
+    x, y = _middle(placer)
+    z = placer.height - height - 1e-3
+    box = Footprint(x, y, width / 2, depth / 2, 0.0, z, z + height)
+    if placer.outline.holds(box, 0.2) and all(p.footprint.z1 < z for p in placer.placed):
+        placer.put(piece, box)
+
+
+def _middle(placer: Placer) -> tuple[float, float]:
+    """The point farthest from the walls, of a random sample."""
+    low, high = placer.outline.array.min(0), placer.outline.array.max(0)
+    points = placer.rng.uniform(low, high, (64, 2))
+    x, y = points[int(placer.outline.clearance(points).argmax())].tolist()
+    return x, y
+
+
+def _lights(placer: Placer) -> tuple[Light, ...]:
+    """A main light under the ceiling, one inside each of two windows at most, sometimes a second lamp."""
+    rng = placer.rng
+    lamps = [p.footprint for p in placer.placed if p.item.category == "ceiling lamp"]
+    x, y = (lamps[0].x, lamps[0].y) if lamps else _middle(placer)
+    z = min([box.z0 for box in lamps] + [placer.height]) - 0.12
+    power = float(rng.uniform(0.7, 1.1))
+    lights = [Light((x, y, z), _tone(rng, power))]
+    for window in [p for p in placer.placed if p.item.category == "window"][:2]:
+        wx, wy = window.item.centre[:2]
+        bx, by = window.footprint.axes()[1]
+        power = float(rng.uniform(0.35, 0.7))
+        lights.append(Light((wx - 0.5 * bx, wy - 0.5 * by, window.item.centre[2]), (0.92 * power, power, 1.1 * power)))
+    if len(lights) == 1 and rng.random() < 0.6:
+        x, y = _middle(placer)
+        lights.append(Light((x, y, placer.height - 0.15), _tone(rng, float(rng.uniform(0.3, 0.6)))))
+    return tuple(lights)
+
+
+def _tone(rng: np.random.Generator, power: float) -> tuple[float, float, float]:
+    warm = float(rng.uniform(-0.06, 0.12))
+    return power * (1 + warm), power, power * (1 - 1.2 * warm)

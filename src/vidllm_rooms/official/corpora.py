@@ -1,0 +1,164 @@
+"""What is said about a room, in the entries of ScanQA, SQA3D, ScanRefer, Scan2Cap and Multi3DRefer.
+
+Questions without a situation go to ScanQA, those with one to SQA3D; references that mean one thing to ScanRefer, all of
+them to Multi3DRefer; captions of things to Scan2Cap, whose corpus has ScanRefer's form. Boxes are axis-aligned hulls
+of the mesh's vertices in the aligned frame.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from vidllm.datasets.language import Language, Question, Reference
+from vidllm.datasets.words import plural, tokens
+from vidllm_rooms.catalogue import CATALOGUE
+from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES
+from vidllm_rooms.official.scan import Scan
+from vidllm_rooms.official.situations import SituationReader, pose_in_scan
+from vidllm_rooms.types import Clip
+
+Entry = dict[str, Any]
+_MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
+
+
+def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str, list[Entry]]:
+    """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer, scan2cap, multi3drefer.
+
+    Those of scanrefer and scan2cap carry ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
+    """
+    plain = [item for item in language.questions if item.situation is None]
+    situated = [item for item in language.questions if item.situation is not None]
+    if len(situated) > _MOST_QUESTIONS:
+        raise ValueError(f"expected at most {_MOST_QUESTIONS} situated questions a room, received {len(situated)}")
+    questions, annotations = _sqa3d(clip, scan, situated)
+    ids = scan.object_id_of()
+    single = [(ids[item.targets[0]], item.expression) for item in language.references if len(item.targets) == 1]
+    captions = [(ids[c.object_id], text) for c in language.captions if c.object_id is not None for text in c.texts]
+    return {
+        "scanqa": list(_scanqa(scan, plain, split)),
+        "sqa3d_questions": questions,
+        "sqa3d_annotations": annotations,
+        "scanrefer": list(_described(scan, single)),
+        "scan2cap": list(_described(scan, captions)),
+        "multi3drefer": [_multi(scan, item, number) for number, item in enumerate(language.references)],
+    }
+
+
+def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry]:
+    scene = scan.name.partition("_")[0]
+    for number, item in enumerate(questions):
+        meant = _instances_named(scan, names_in(item.question))
+        yield {
+            "scene_id": scan.name,
+            "question_id": f"{split}-{scene}-{number}",
+            "question": item.question,
+            "answers": list(item.answers),
+            "object_ids": meant,
+            "object_names": [scan.instances[index].label for index in meant],
+        }
+
+
+def _sqa3d(clip: Clip, scan: Scan, questions: list[Question]) -> tuple[list[Entry], list[Entry]]:
+    reader = SituationReader(clip) if questions else None
+    asked, answered = [], []
+    for number, item in enumerate(questions):
+        assert reader is not None and item.situation is not None
+        question_id = int(f"22{clip.room.seed:07d}{number:03d}")
+        asked.append({
+            "scene_id": scan.name, "situation": item.situation, "alternative_situation": [],
+            "question": item.question, "question_id": question_id,
+        })  # fmt: skip
+        answered.append({
+            "scene_id": scan.name, "question_type": "N/A", "answer_type": "other", "question_id": question_id,
+            "answers": [{"answer": _in_words(item.answers), "answer_confidence": "yes", "answer_id": 1}],
+            **pose_in_scan(reader.stand(item.situation), scan.frames.scan_from_room, scan.middle()),
+        })  # fmt: skip
+    return asked, answered
+
+
+def _in_words(answers: Sequence[str]) -> str:
+    """SQA3D writes numbers as words, and its own scorer counts on it."""
+    return next((answer for answer in answers if not answer.isdigit()), answers[0])
+
+
+def _described(scan: Scan, described: list[tuple[int, str]]) -> Iterator[Entry]:
+    """ScanRefer's entries; ``ann_id`` counts the descriptions of each object."""
+    count: Counter[int] = Counter()
+    for object_id, text in described:
+        yield {
+            "scene_id": scan.name,
+            "object_id": str(object_id),
+            "object_name": _underscored(scan.instances[object_id].label),
+            "ann_id": str(count[object_id]),
+            "description": text.lower(),
+            "token": tokens(text),
+            "bbox": corners(*scan.box(object_id)),
+        }
+        count[object_id] += 1
+
+
+def _multi(scan: Scan, item: Reference, number: int) -> Entry:
+    ids = scan.object_id_of()
+    meant = [ids[target] for target in item.targets]
+    name = scan.instances[meant[0]].label if len(meant) == 1 else (names_in(item.expression) or ["object"])[0]
+    return {
+        "scene_id": scan.name,
+        "object_ids": meant,
+        "object_name": _underscored(name),
+        "ann_id": number,
+        "eval_type": _eval_type(scan, meant, name),
+        "description": " ".join(tokens(item.expression)),
+        "aabb_bound": [[corner.tolist() for corner in scan.box(index)] for index in meant],
+    }
+
+
+def _eval_type(scan: Scan, meant: list[int], name: str) -> str:
+    """One of zt (none meant), st (one) and mt (several); the first two with (w_d) or without others so named."""
+    if len(meant) > 1:
+        return "mt"
+    others = set(_instances_named(scan, [name])) - set(meant)
+    return f"{'st' if meant else 'zt'}_{'w_d' if others else 'wo_d'}"
+
+
+def _instances_named(scan: Scan, names: list[str]) -> list[int]:
+    """Object ids of the things that one of the names covers, "lamp" all kinds of lamp."""
+    return [
+        item.object_id
+        for item in scan.instances
+        if item.room_id and (item.label in names or set(names) & set(WIDER_NAMES.get(item.label, ())))
+    ]
+
+
+def names_in(text: str) -> list[str]:
+    """The categories that a text names, in the singular, each once, in the order of the text."""
+    found = [match[0].lower() for match in _names().finditer(text)]
+    return list(dict.fromkeys(_singular()[word] for word in found))
+
+
+@cache
+def _singular() -> dict[str, str]:
+    names = (*CATALOGUE, *GENERIC_NAMES)
+    return {**{plural(name): name for name in names}, **{name: name for name in names}}
+
+
+@cache
+def _names() -> re.Pattern[str]:
+    longest_first = sorted(_singular(), key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+
+
+def corners(low: np.ndarray, high: np.ndarray) -> list[list[float]]:
+    """The eight corners of an axis-aligned box in the order of ScanRefer's evaluator: the upper four first."""
+    (x0, y0, z0), (x1, y1, z1) = low.tolist(), high.tolist()
+    ring = ((x1, y1), (x1, y0), (x0, y0), (x0, y1))
+    return [[x, y, z] for z in (z1, z0) for x, y in ring]
+
+
+def _underscored(name: str) -> str:
+    return name.replace(" ", "_")

@@ -1,0 +1,163 @@
+"""Export rooms: one scene at a time, each whole or not at all, then the lists and JSON files over all of them.
+
+    scans/SCENE/...                                      see ``rooms.official.scan``; SCENE.rooms.json: its entries
+    scannetv2-labels.combined.tsv, scannetv2_SPLIT.txt   label map and lists of scenes
+    scanqa/ScanQA_v1.0_SPLIT.json                        test is test_w_obj, with its answers
+    sqa3d/v1_balanced_{questions,sqa_annotations}_SPLIT_scannetv2.json, sqa3d/answer_dict.json
+    scanrefer/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}       references with one target
+    scan2cap/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}        captions of things, in ScanRefer's form
+    multi3drefer/multi3drefer_SPLIT.json, multi3drefer/ground_truth_SPLIT/SCENE.json   all references
+
+A finished scene is not rendered again. The files over all scenes are made from the entries of every scene that lies
+there, so that further calls with other seeds or splits add to what is there. The same seeds give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from vidllm.io.atomic import atomic_folder, atomic_path
+from vidllm.io.json_files import read_json_object
+from vidllm_rooms.official.corpora import corpora
+from vidllm_rooms.official.labels import label_map
+from vidllm_rooms.official.naming import SPLITS, scene_name
+from vidllm_rooms.official.scan import scan_room, write_scan
+from vidllm_rooms.shards import render_scene
+
+VERSION = 1
+Record = dict[str, Any]
+
+
+def export_rooms(
+    root: Path,
+    seeds: Iterable[int],
+    *,
+    split: str = "val",
+    frames: int = 24,
+    height: int = 240,
+    width: int = 320,
+    tell: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Export the rooms of ``seeds`` to ``root``; returns their folders. ``tell`` hears how many are done.
+
+    Raises ValueError for an unknown split, or where a scene of another split, size or number of frames is in the way;
+    OutputError when something cannot be written.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"expected a split of {', '.join(SPLITS)}, received {split!r}")
+    folders = []
+    for done, seed in enumerate(seeds, 1):
+        settings = {"version": VERSION, "seed": seed, "split": split, "frames": frames, "size": [height, width]}
+        folders.append(_export_scene(root, settings))
+        if tell is not None:
+            tell(done)
+    write_corpora(root)
+    return folders
+
+
+def _export_scene(root: Path, settings: Record) -> Path:
+    name = scene_name(settings["seed"])
+    folder = root / "scans" / name
+    if folder.exists():
+        _check(folder, settings)
+        return folder
+    clip, language = render_scene(settings["seed"], settings["frames"], *settings["size"])
+    scan = scan_room(clip)
+    record = {**settings, "scene_id": name, **corpora(clip, language, scan, settings["split"])}
+    with atomic_folder(folder) as part:
+        write_scan(part, clip, scan)
+        (part / _record_name(name)).write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def _record_name(scene: str) -> str:
+    return f"{scene}.rooms.json"
+
+
+def _read(folder: Path) -> Record:
+    path = folder / _record_name(folder.name)
+    try:
+        return read_json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or delete this room's folder to export it again") from None
+
+
+def _check(folder: Path, settings: Record) -> None:
+    record = _read(folder)
+    for key, wanted in settings.items():
+        if record.get(key) != wanted:
+            raise ValueError(
+                f"{folder}: exported with {key} {record.get(key)}, expected {wanted}; delete it or choose another root"
+            )
+
+
+def write_corpora(root: Path) -> None:
+    """Write the label map, the lists and the JSON files of every exported scene under ``root/scans``."""
+    records = [_read(path) for path in root.glob("scans/scene9*")]
+    records.sort(key=lambda record: int(record["seed"]))
+    _write(root / "scannetv2-labels.combined.tsv", label_map())
+    for split in SPLITS:
+        mine = [record for record in records if record["split"] == split]
+        _write(root / f"scannetv2_{split}.txt", "\n".join(record["scene_id"] for record in mine))
+        if mine:
+            _write_split(root, split, mine)
+    _write_json(root / "sqa3d" / "answer_dict.json", _answer_dict(records))
+
+
+def _write_split(root: Path, split: str, records: list[Record]) -> None:
+    name = "test_w_obj" if split == "test" else split
+    _write_json(root / "scanqa" / f"ScanQA_v1.0_{name}.json", _all(records, "scanqa"))
+    for kind, file in (("questions", "questions"), ("annotations", "sqa_annotations")):
+        whole = {**_sqa3d_head(kind), kind: _all(records, f"sqa3d_{kind}")}
+        _write_json(root / "sqa3d" / f"v1_balanced_{file}_{split}_scannetv2.json", whole)
+    for corpus in ("scanrefer", "scan2cap"):
+        entries = _all(records, corpus)
+        stem = root / corpus / f"ScanRefer_filtered_{split}"
+        _write_json(stem.with_name(f"{stem.name}.json"), [_without(entry, "bbox") for entry in entries])
+        _write_json(stem.with_name(f"{stem.name}_gt_bbox.json"), entries)
+        _write(stem.with_name(f"{stem.name}.txt"), "\n".join(dict.fromkeys(entry["scene_id"] for entry in entries)))
+    multi = root / "multi3drefer"
+    entries = _all(records, "multi3drefer")
+    _write_json(multi / f"multi3drefer_{split}.json", [_without(entry, "aabb_bound") for entry in entries])
+    for record in records:
+        _write_json(multi / f"ground_truth_{split}" / f"{record['scene_id']}.json", record["multi3drefer"])
+
+
+def _sqa3d_head(kind: str) -> Record:
+    head: Record = {
+        "info": {"description": "Procedural rooms in the form of SQA3D v1.0.", "version": "1.0"},
+        "license": {},
+        "data_type": "rooms",
+        "data_subtype": "v1",
+    }
+    return {**head, "task_type": "Situated question answering"} if kind == "questions" else head
+
+
+def _answer_dict(records: list[Record]) -> list[dict[str, Any]]:
+    """[class by answer, answer by class] over all splits, in the order of the alphabet."""
+    found = {answer["answer"] for entry in _all(records, "sqa3d_annotations") for answer in entry["answers"]}
+    answers = sorted(found)
+    return [
+        {answer: number for number, answer in enumerate(answers)},
+        {str(number): answer for number, answer in enumerate(answers)},
+    ]
+
+
+def _all(records: list[Record], key: str) -> list[Record]:
+    return [entry for record in records for entry in record[key]]
+
+
+def _without(entry: Record, key: str) -> Record:
+    return {name: value for name, value in entry.items() if name != key}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

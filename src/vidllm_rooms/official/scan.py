@@ -1,0 +1,184 @@
+"""One room as a scan of ScanNet: recording, mesh, segments, instances and the alignment.
+
+    SCENE.sens                            colour and depth, world-from-camera in the scan frame
+    SCENE.txt                             axisAlignment, sizes and intrinsics
+    SCENE_vh_clean_2.ply                  the mesh, in the scan frame
+    SCENE_vh_clean_2.0.010000.segs.json   for each vertex its segment
+    SCENE.aggregation.json                instances: objectId (from 0), label and segments
+    SCENE_vh_clean.aggregation.json       the same
+
+As of a scan, there is in it what the camera has seen: things without a single pixel in any frame are left out.
+Instances are the things in the order of the room, then floor, walls and ceiling; skirting boards belong to none.
+
+Cameras. ScanNet's pixel centres lie at whole numbers, ours at +0.5: its cx is ours - 0.5, and so is cy. Depth has half
+the colour's width and height: every second pixel of every second row, so that fx, fy, cx and cy in ScanNet's
+convention are exactly half those of colour. Depth is in millimetres.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidllm.datasets.sens_writer import whole_centres, write_sens
+from vidllm_rooms.official.mesh import Mesh, build_mesh, segment_numbers, write_mesh
+from vidllm_rooms.official.naming import ScanFrames, moved, scan_frames, scene_name
+from vidllm_rooms.types import Clip, Primitive, Room, RoomObject
+
+SHELL_ORDER = ("floor", "wall", "ceiling")
+_SCENE_TYPES = {
+    "living room": "Living room / Lounge",
+    "bedroom": "Bedroom / Hotel",
+    "office": "Office",
+    "dining room": "Dining Room",
+    "kitchen": "Kitchen",
+    "hallway": "Hallway",
+}
+_SEGMENTER = {
+    "kThresh": "0.0100000000", "segMinVerts": "20", "minPoints": "750", "maxPoints": "30000",
+    "thinThresh": "0.05000", "flatThresh": "0.001", "minLength": "0.02", "maxLength": "1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated thing: ``object_id`` from 0, its label and segments; ``room_id`` is 0 for floor, walls, ceiling."""
+
+    object_id: int
+    label: str
+    segments: tuple[int, ...]
+    room_id: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A room as it is scanned: scene name, frames, mesh in the scan frame, and instances."""
+
+    name: str
+    frames: ScanFrames
+    mesh: Mesh
+    instances: tuple[Instance, ...]
+
+    def box(self, object_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high) corners (3,) of an instance's vertices in the aligned frame, metres."""
+        points = moved(self.frames.aligned_from_scan, self.mesh.points(self.instances[object_id].segments))
+        return points.min(0), points.max(0)
+
+    def middle(self) -> np.ndarray:
+        """Middle (3,) of the mesh's bounding box in the scan frame: the origin of SQA3D's positions."""
+        return np.asarray((self.mesh.vertices.min(0).astype(np.float64) + self.mesh.vertices.max(0)) / 2)
+
+    def object_id_of(self) -> dict[int, int]:
+        """Object ids by the ids of the room's things."""
+        return {item.room_id: item.object_id for item in self.instances if item.room_id}
+
+
+def scan_room(clip: Clip) -> Scan:
+    """The scan of what a clip has seen of its room."""
+    seen = seen_objects(clip)
+    primitives = [*(part for item in seen for part in item.parts), *clip.room.shell]
+    frames = scan_frames(clip.room)
+    mesh = build_mesh(primitives, frames.scan_from_room)
+    numbers = iter(segment_numbers(mesh))
+    groups = [(item.category, tuple(next(numbers) for _ in item.parts), item.id) for item in seen]
+    shell = [(shell_label(part, clip.room), next(numbers)) for part in clip.room.shell]
+    groups += [(label, (number,), 0) for label in SHELL_ORDER for name, number in shell if name == label]
+    instances = tuple(Instance(index, *group) for index, group in enumerate(groups))
+    return Scan(scene_name(clip.room.seed), frames, mesh, instances)
+
+
+def seen_objects(clip: Clip) -> list[RoomObject]:
+    """The things with at least one pixel in some frame, in the room's order."""
+    ids = set(np.unique(clip.instance).tolist())
+    return [item for item in clip.room.objects if item.id in ids]
+
+
+def shell_label(part: Primitive, room: Room) -> str | None:
+    """What a part of the shell is: "floor", "wall", "ceiling", or None for a skirting board."""
+    if part.centre[2] < 0:
+        return "floor"
+    if part.centre[2] > room.height:
+        return "ceiling"
+    return "wall" if part.size[2] > 0.9 * room.height else None
+
+
+def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
+    """Write the files of a scan into an existing folder."""
+    stem = folder / scan.name
+    color, depth = cameras(clip)
+    write_sens(f"{stem}.sens", _recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
+    Path(f"{stem}.txt").write_text(_meta(clip, scan), encoding="utf-8")
+    write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
+    _write_json(Path(f"{stem}_vh_clean_2.0.010000.segs.json"), _segments(scan))
+    for name in (".aggregation.json", "_vh_clean.aggregation.json"):
+        _write_json(Path(f"{stem}{name}"), _aggregation(scan))
+
+
+def cameras(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """(colour, depth) intrinsics as 4x4 in ScanNet's convention: pixel centres at whole numbers."""
+    color = whole_centres(clip.intrinsics[0])
+    depth = color.copy()
+    depth[:2, :3] /= 2
+    return color, depth
+
+
+def _recorded(clip: Clip, scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    for rgb, depth_m, extrinsics in zip(clip.rgb, clip.depth_m, clip.extrinsics, strict=True):
+        millimetres = np.rint(depth_m[::2, ::2].astype(np.float64) * 1000).clip(0, 65535).astype(np.uint16)
+        yield rgb, millimetres, scan.frames.scan_from_room @ np.linalg.inv(extrinsics.astype(np.float64))
+
+
+def _meta(clip: Clip, scan: Scan) -> str:
+    count, height, width = clip.depth_m.shape
+    color, depth = cameras(clip)
+    low_height, low_width = clip.depth_m[0, ::2, ::2].shape
+    numbers = {
+        "axisAlignment": _row(scan.frames.aligned_from_scan),
+        "colorHeight": height,
+        "colorToDepthExtrinsics": _row(np.eye(4)),
+        "colorWidth": width,
+        "depthHeight": low_height,
+        "depthWidth": low_width,
+        **{f"f{axis}_{name}": f"{k[i, i]:.6f}" for i, axis in enumerate("xy") for name, k in _named(color, depth)},
+        **{f"m{axis}_{name}": f"{k[i, 2]:.6f}" for i, axis in enumerate("xy") for name, k in _named(color, depth)},
+        "numColorFrames": count,
+        "numDepthFrames": count,
+        "numIMUmeasurements": 0,
+        "sceneType": _SCENE_TYPES.get(clip.room.room_type, "Misc."),
+    }
+    return "".join(f"{key} = {value}\n" for key, value in numbers.items())
+
+
+def _named(color: np.ndarray, depth: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
+    return ("color", color), ("depth", depth)
+
+
+def _row(matrix: np.ndarray) -> str:
+    return " ".join(f"{value:.6f}" for value in matrix.ravel())
+
+
+def _segments(scan: Scan) -> dict[str, Any]:
+    return {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
+
+
+def _aggregation(scan: Scan) -> dict[str, Any]:
+    groups = [
+        {"id": item.object_id, "objectId": item.object_id, "segments": list(item.segments), "label": item.label}
+        for item in scan.instances
+    ]
+    segments_file = f"scannet.{scan.name}_vh_clean_2.0.010000.segs.json"
+    return {
+        "sceneId": f"scannet.{scan.name}",
+        "appId": "Aggregator.v2",
+        "segGroups": groups,
+        "segmentsFile": segments_file,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,142 @@
+"""Placing pieces in a room without letting two of them touch: at walls, in the open, beside and on each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vidllm_rooms.catalogue import Piece
+from vidllm_rooms.footprints import Footprint, Outline, contains, overlap
+from vidllm_rooms.parts import Support
+from vidllm_rooms.types import Primitive, RoomObject
+
+GAP_M = 0.02
+SKIRTING_M = 0.014
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A placed piece: its object, footprint and the piece it was made from."""
+
+    item: RoomObject
+    piece: Piece
+    footprint: Footprint
+
+
+@dataclass
+class Placer:
+    """Keeps what stands where. Ids count from 1 in the order of placing."""
+
+    rng: np.random.Generator
+    outline: Outline
+    height: float
+    placed: list[Placed] = field(default_factory=list)
+    keep_free: list[Footprint] = field(default_factory=list)
+
+    def free(self, box: Footprint, *, margin: float = GAP_M, ignore: frozenset[int] = frozenset()) -> bool:
+        """Whether a box is inside the room and touches neither things nor the space kept free."""
+        grown = box.grown(margin)
+        if any(overlap(grown, other) for other in self.keep_free):
+            return False
+        if any(p.item.id not in ignore and overlap(grown, p.footprint) for p in self.placed):
+            return False
+        return box.z1 <= self.height - 0.01 and self.outline.holds(box)
+
+    def put(self, piece: Piece, box: Footprint, on: int | None = None) -> Placed:
+        """Records a piece at this box; the box must have been found free."""
+        number = len(self.placed) + 1
+        c, s = math.cos(box.yaw), math.sin(box.yaw)
+        parts = tuple(_moved(part, box, c, s, number) for part in piece.model.parts)
+        centre = (box.x, box.y, box.z0 + piece.model.size[2] / 2)
+        item = RoomObject(
+            number, piece.category, piece.colour, piece.material, centre, piece.model.size, box.yaw, on, parts
+        )
+        self.placed.append(Placed(item, piece, box))
+        return self.placed[-1]
+
+    def on_floor(self, piece: Piece, x: float, y: float, yaw: float, margin: float = GAP_M) -> Placed | None:
+        """Stands a piece on the floor, or on a rug that carries it wholly; None when it does not fit."""
+        box = box_of(piece, x, y, yaw, 0.0)
+        for rug in (p for p in self.placed if p.item.category == "rug"):
+            if not overlap(box.grown(0.01), rug.footprint):
+                continue
+            inset = 0.03 if rug.piece.model.parts[0].kind == "box" else rug.footprint.half_x * 0.3
+            if not contains(rug.footprint, box, inset):
+                return None
+            box = replace(box, z0=rug.footprint.z1, z1=rug.footprint.z1 + box.z1 - box.z0)
+            ok = self.free(box, margin=margin, ignore=frozenset({rug.item.id}))
+            return self.put(piece, box, rug.item.id) if ok else None
+        return self.put(piece, box) if self.free(box, margin=margin) else None
+
+    def at_wall(self, piece: Piece, z: float = 0.0, off: float | None = None, tries: int = 24) -> Placed | None:
+        """Puts a piece with its back to a random wall, ``off`` metres from it, its bottom at height z."""
+        walls = self.outline.walls
+        lengths = np.array([wall.length for wall in walls])
+        width, depth, _ = piece.model.size
+        off = SKIRTING_M if off is None else off
+        for _ in range(tries):
+            wall = walls[int(self.rng.choice(len(walls), p=lengths / lengths.sum()))]
+            if wall.length < width + 0.1:
+                continue
+            along = float(self.rng.uniform(width / 2 + 0.03, wall.length - width / 2 - 0.03))
+            x, y = wall.point(along, off + depth / 2)
+            box = box_of(piece, x, y, wall.facing, z)
+            if z == 0.0 and (found := self.on_floor(piece, x, y, wall.facing)):
+                return found
+            if z > 0.0 and self.free(box):
+                return self.put(piece, box)
+        return None
+
+    def in_open(self, piece: Piece, tries: int = 24, margin: float = 0.12) -> Placed | None:
+        """Stands a piece somewhere on the floor, at a right angle to the room or nearly so."""
+        low, high = self.outline.array.min(0), self.outline.array.max(0)
+        for _ in range(tries):
+            x, y = self.rng.uniform(low + 0.3, high - 0.3).tolist()
+            yaw = float(self.rng.integers(4)) * math.pi / 2 + float(self.rng.normal(0, 0.15))
+            if found := self.on_floor(piece, x, y, _wrapped(yaw), margin):
+                return found
+        return None
+
+    def relative(self, piece: Piece, base: Placed, x: float, y: float, turn: float = 0.0) -> Placed | None:
+        """Stands a piece at (x, y) in the base's own frame, turned by ``turn`` against it."""
+        c, s = math.cos(base.item.yaw), math.sin(base.item.yaw)
+        bx, by, _ = base.item.centre
+        return self.on_floor(piece, bx + c * x - s * y, by + s * x + c * y, _wrapped(base.item.yaw + turn))
+
+    def onto(self, piece: Piece, base: Placed, support: Support, turn: float = 0.0, tries: int = 8) -> Placed | None:
+        """Puts a small piece on a support of the base; None when there is no room left."""
+        width, depth, height = piece.model.size
+        half_x = (abs(math.cos(turn)) * width + abs(math.sin(turn)) * depth) / 2 + 0.005
+        half_y = (abs(math.sin(turn)) * width + abs(math.cos(turn)) * depth) / 2 + 0.005
+        spare_x, spare_y = support.x1 - support.x0 - 2 * half_x, support.y1 - support.y0 - 2 * half_y
+        if spare_x < 0 or spare_y < 0 or height > support.clearance:
+            return None
+        c, s = math.cos(base.item.yaw), math.sin(base.item.yaw)
+        z = base.footprint.z0 + support.z
+        for _ in range(tries):
+            x = support.x0 + half_x + spare_x * float(self.rng.random())
+            y = support.y0 + half_y + spare_y * float(self.rng.random())
+            at = base.footprint.x + c * x - s * y, base.footprint.y + s * x + c * y
+            box = box_of(piece, *at, _wrapped(base.item.yaw + turn), z)
+            if self.free(box, margin=0.008, ignore=frozenset({base.item.id})):
+                return self.put(piece, box, base.item.id)
+        return None
+
+
+def box_of(piece: Piece, x: float, y: float, yaw: float, z: float) -> Footprint:
+    """The footprint of a piece whose bottom centre is at (x, y, z)."""
+    width, depth, height = piece.model.size
+    return Footprint(x, y, width / 2, depth / 2, yaw, z, z + height)
+
+
+def _moved(part: Primitive, box: Footprint, c: float, s: float, owner: int) -> Primitive:
+    x, y, z = part.centre
+    centre = (box.x + c * x - s * y, box.y + s * x + c * y, box.z0 + z)
+    return replace(part, centre=centre, yaw=_wrapped(part.yaw + box.yaw), owner=owner)
+
+
+def _wrapped(angle: float) -> float:
+    """The angle in -pi..pi."""
+    return math.atan2(math.sin(angle), math.cos(angle))

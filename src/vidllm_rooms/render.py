@@ -1,0 +1,105 @@
+"""From a room to a clip: path, rays, light and sensor, with exact ground truth. One code for CPU and GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidllm_rooms.camera_path import CameraPath, draw_path
+from vidllm_rooms.imaging import draw_sensor, photograph
+from vidllm_rooms.raycast import Hits, PrimitiveTable, cast, nearest, surface
+from vidllm_rooms.shading import Lighting, prepare, shade
+from vidllm_rooms.types import Clip, Room
+
+#: Rays cast at once: bounds the memory of the candidate lists (about 300 bytes a ray).
+_PIXELS = 400_000
+
+
+def primitives_of(room: Room, device: str | torch.device = "cpu") -> PrimitiveTable:
+    """All primitives of a room, shell and objects."""
+    return PrimitiveTable.build([*room.shell, *(part for item in room.objects for part in item.parts)], device)
+
+
+def render_clip(
+    room: Room,
+    *,
+    frames: int = 8,
+    height: int = 112,
+    width: int = 140,
+    seed: int | None = None,
+    device: str = "cpu",
+    supersample: int = 1,
+) -> Clip:
+    """Renders a hand-held clip of ``frames`` images of height x width.
+
+    Path, field of view and sensor are drawn from ``seed`` (the room's own when None). ``supersample`` n
+    averages n x n colour samples a pixel; depth and ids are always those of the pixel's centre.
+    Raises ValueError for sizes below 1.
+    """
+    if min(frames, height, width, supersample) < 1:
+        raise ValueError(f"expected sizes of at least 1, received {(frames, height, width, supersample)}; enlarge them")
+    rng = np.random.default_rng([room.seed if seed is None else seed, 1])
+    path = draw_path(room, rng, frames, height, width)
+    sensor = draw_sensor(rng, frames)
+    table = primitives_of(room, device)
+    lighting = prepare(room, table, ambient=float(rng.uniform(0.24, 0.48)))
+    linear, depth, instance = render_linear(table, lighting, path, height, width, supersample)
+    rgb = photograph(linear, sensor, rng)
+    return Clip(
+        room=room,
+        rgb=(rgb * 255 + 0.5).to(torch.uint8).cpu().numpy(),
+        depth_m=depth.cpu().numpy(),
+        instance=instance.to(torch.uint8).cpu().numpy(),
+        extrinsics=path.extrinsics,
+        intrinsics=path.intrinsics,
+    )
+
+
+def render_linear(
+    table: PrimitiveTable, lighting: Lighting, path: CameraPath, height: int, width: int, supersample: int = 1
+) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
+    """(linear colour, z-depth in metres, object id) of every frame of a path."""
+    device = table.centre.device
+    extrinsics = torch.as_tensor(path.extrinsics, device=device)
+    intrinsics = torch.as_tensor(path.intrinsics, device=device)
+    chunk = max(1, _PIXELS // (height * width * supersample**2))
+    spans = [slice(start, start + chunk) for start in range(0, len(extrinsics), chunk)]
+    parts = [_render_frames(table, lighting, extrinsics[s], intrinsics[s], height, width, supersample) for s in spans]
+    colours, depths, owners = zip(*parts, strict=True)
+    return torch.cat(colours), torch.cat(depths), torch.cat(owners)
+
+
+def _render_frames(
+    table: PrimitiveTable,
+    lighting: Lighting,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    height: int,
+    width: int,
+    supersample: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rays of all frames at once; light one frame at a time on a CPU, whose caches are small."""
+    depth, winner = nearest(table, extrinsics, intrinsics, height, width)
+    group = len(depth) if depth.is_cuda else 1
+    colours = []
+    for span in (slice(start, start + group) for start in range(0, len(depth), group)):
+        hits = surface(table, extrinsics[span], intrinsics[span], depth[span], winner[span])
+        colours.append(_colour(table, lighting, hits, extrinsics[span], intrinsics[span], supersample))
+    return torch.cat(colours), depth, torch.where(winner >= 0, table.owner[winner.clamp_min(0)], 0)
+
+
+def _colour(
+    table: PrimitiveTable, lighting: Lighting, hits: Hits, extrinsics: Tensor, intrinsics: Tensor, supersample: int
+) -> Float[Tensor, "F H W 3"]:
+    """Colour of the given hits, or the mean of n x n samples a pixel."""
+    frames, height, width = hits.depth_m.shape
+    focal = float(intrinsics[0, 0, 0])
+    if supersample == 1:
+        return shade(table, lighting, hits, 1 / focal)
+    n = supersample
+    finer = intrinsics.clone()
+    finer[:, :2] *= n
+    fine = shade(table, lighting, cast(table, extrinsics, finer, height * n, width * n), 1 / (focal * n))
+    return fine.view(frames, height, n, width, n, 3).mean((2, 4))

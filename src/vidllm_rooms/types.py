@@ -1,0 +1,114 @@
+"""What a room is made of: the data that layout, ray-caster and language pass to each other.
+
+Room frame: z up, metres, floor at z = 0, right-handed. Boxes are (centre, size, yaw about z).
+Cameras are OpenCV (x right, y down, z forward); extrinsics are camera-from-room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+#: The twelve colour names of the world and their reference sRGB values (0..1).
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.78, 0.12, 0.12),
+    "orange": (0.93, 0.51, 0.10),
+    "yellow": (0.93, 0.83, 0.16),
+    "green": (0.16, 0.56, 0.20),
+    "teal": (0.10, 0.58, 0.60),
+    "blue": (0.13, 0.27, 0.76),
+    "purple": (0.48, 0.17, 0.62),
+    "pink": (0.94, 0.52, 0.70),
+    "brown": (0.42, 0.25, 0.13),
+    "black": (0.07, 0.07, 0.08),
+    "gray": (0.50, 0.50, 0.51),
+    "white": (0.93, 0.93, 0.92),
+}
+
+Kind = Literal["box", "cylinder", "ellipsoid"]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One convex solid: a box, an upright cylinder or an ellipsoid inscribed in (centre, size, yaw)."""
+
+    kind: Kind
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]
+    yaw: float
+    rgb: tuple[float, float, float]
+    texture: str = "plain"  # a name in textures.py
+    owner: int = 0  # object id; 0 is the shell (floor, walls, ceiling)
+
+
+@dataclass(frozen=True)
+class RoomObject:
+    """A thing with a name: piece of furniture, small object, door, window, picture or lamp."""
+
+    id: int  # >= 1, equals the value in instance masks
+    category: str
+    colour: str  # a key of COLOURS: the dominant colour
+    material: str
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]  # full extents along the object's own x, y, z
+    yaw: float  # radians about z, room frame
+    on: int | None  # id of the supporting object, None for the floor, wall or ceiling
+    parts: tuple[Primitive, ...]
+
+
+@dataclass(frozen=True)
+class Light:
+    """A point light in the room frame."""
+
+    position: tuple[float, float, float]
+    rgb: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Room:
+    """A furnished room. ``polygon`` is the counter-clockwise footprint (N, 2) in metres."""
+
+    seed: int
+    shape: str  # "rectangle", "L", ...
+    room_type: str  # "bedroom", "office", ...
+    polygon: tuple[tuple[float, float], ...]
+    height: float
+    shell: tuple[Primitive, ...]
+    objects: tuple[RoomObject, ...]
+    lights: tuple[Light, ...]
+    materials: dict[str, str] = field(default_factory=dict)  # "floor" -> "wood", "wall" -> colour name ...
+
+    def object(self, object_id: int) -> RoomObject:
+        """The object with this id; KeyError when there is none."""
+        for item in self.objects:
+            if item.id == object_id:
+                return item
+        raise KeyError(object_id)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A rendered camera path with exact ground truth.
+
+    rgb (F,H,W,3) uint8; depth_m (F,H,W) float32 z-depth along the optical axis;
+    instance (F,H,W) uint8/int16 object ids, 0 = shell; extrinsics (F,4,4) camera-from-room float64;
+    intrinsics (F,3,3) float64 in pixels with pixel centres at +0.5 (cx = W/2).
+    """
+
+    room: Room
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    instance: np.ndarray
+    extrinsics: np.ndarray
+    intrinsics: np.ndarray
+
+    def visible(self, min_fraction: float = 0.003) -> tuple[int, ...]:
+        """Ids of objects that fill at least ``min_fraction`` of some frame, in id order."""
+        flat = self.instance.reshape(len(self.instance), -1)
+        seen = []
+        for item in self.room.objects:
+            if ((flat == item.id).mean(1) >= min_fraction).any():
+                seen.append(item.id)
+        return tuple(seen)
