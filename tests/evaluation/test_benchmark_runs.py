@@ -99,11 +99,11 @@ def test_again_and_after_a_kill_the_bytes_are_the_same(answered, exported, small
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(whole[: len(whole) * 3 // 4])
     told = []
-    evaluate(plan("scanqa", exported, tmp_path / "out"), small, tell=lambda done, total: told.append((done, total)))
+    evaluate(plan("scanqa", exported, tmp_path / "out"), small, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
     assert files(tmp_path / "out") == files(out)
     assert (tmp_path / "out/results.json").read_bytes() == (out / "results.json").read_bytes()
-    evaluate(plan("scanqa", exported, tmp_path / "out"), small, tell=lambda *_: pytest.fail("nothing is left to do"))
+    evaluate(plan("scanqa", exported, tmp_path / "out"), small, progress=lambda *_: pytest.fail("no scene is left"))
 
 
 def _second(_: int, where: dict[str, str], root: str, model: str, out: str) -> None:
@@ -125,7 +125,7 @@ def test_two_processes_write_the_same_bytes(answered, exported, small_folder, tm
     told = []
     try:
         both = evaluate(
-            plan("scanqa", exported, tmp_path), vidllm.load(small_folder), tell=lambda done, _: told.append(done)
+            plan("scanqa", exported, tmp_path), vidllm.load(small_folder), progress=lambda done, _: told.append(done)
         )
     finally:
         if dist.is_initialized():

@@ -166,7 +166,7 @@ def evaluate(
     plan: Plan,
     model: VidLLM,
     name: str | Path | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Record | None:
     """Predict, gather and score; returns what is written to ``OUT/results.json``, None in all processes but the first.
 
@@ -174,7 +174,7 @@ def evaluate(
         plan: what to run.
         model: the model, loaded.
         name: its folder or hub id, for the checksums (None: the shipped one).
-        tell: hears (scenes done, scenes) of the first process's share, from (0, scenes) on.
+        progress: hears (scenes done, scenes) of the first process's share, from (0, scenes) on.
 
     Raises:
         ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
@@ -185,7 +185,7 @@ def evaluate(
             run.processes,
             lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
             lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
-            tell,
+            progress,
         )
         return None if rows is None else run.score(rows)
 

@@ -75,12 +75,11 @@ def measure_clip(model: VidLLM, clip: PosedClip, num_frames: int | None = None) 
     chosen = [int(i) for i in scene.frames.indices]
     maps = (np.asarray(Image.open(clip.depths[i])).astype(np.float32) * clip.metres_per_unit for i in chosen)
     true = np.concatenate([depth_on_frames(one[None], scene.frames) for one in maps])
-    figures = depth_metrics(scene.depth.numpy(), true)
     angle, travel = pose_errors(scene.extrinsics, clip.extrinsics[chosen].float())
     still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())
     return {
         "frames": float(len(chosen)),
-        **figures,
+        **depth_metrics(scene.depth.numpy(), true),
         "rotation_deg": float(angle.median()),
         "rotation_deg_if_still": float(still.median()),
         "translation_m": float(travel.median()),

@@ -81,7 +81,7 @@ def evaluate_reconstruction(
     plan: ReconstructionPlan,
     model: VidLLM,
     name: str | Path | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Row | None:
     """Measure every scene; returns mean and median of each metric, as ``results.json`` has them (None but in rank 0).
 
@@ -93,7 +93,7 @@ def evaluate_reconstruction(
     made_with = _made_with(plan, scenes, model, name)
     work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, (OURS, WALL), made_with)
     with processes.alone(plan.out, work.name):
-        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, tell)
+        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, progress)
         if rows is None:
             return None
         how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}

@@ -149,10 +149,7 @@ def _cvpr21_items(references: Any, predictions: Any) -> dict[str, Any]:
     return {
         f"{scene}|{thing}|{things[scene, thing].name}": {
             "candidate": captions.get((scene, thing), _PLACEHOLDER),
-            "bleu": list(found.bleu.per_item[i]),
-            "cider": found.cider.per_item[i][0],
-            "rouge_l": found.rouge_l.per_item[i][0],
-            "meteor": NOT_AVAILABLE if found.meteor is None else found.meteor.per_item[i][0],
+            **found.item(i),
         }
         for i, (scene, thing) in enumerate(things)
     }

@@ -110,17 +110,13 @@ def _official_scores(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
     found = _official(references, predictions)
-    meteor = found.captions.meteor
     return {
         key: {
             "pred_ptb": found.predictions[i],
             "refs_ptb": found.references[i],
             "em1": found.exact[i],
             "em10": found.exact_at_10[i],
-            "bleu": list(found.captions.bleu.per_item[i]),
-            "meteor": NOT_AVAILABLE if meteor is None else meteor.per_item[i][0],
-            "rouge_l": found.captions.rouge_l.per_item[i][0],
-            "cider": found.captions.cider.per_item[i][0],
+            **found.captions.item(i),
         }
         for i, key in enumerate(found.keys)
     }
@@ -162,15 +158,7 @@ def _leo_scores(references: Any, predictions: Any) -> dict[str, Any]:
     pairs = [match_in_order(p, r) for p, r in zip(data.predictions, data.references, strict=True)]
     exact, refined = (sum(flags) / len(pairs) for flags in zip(*pairs, strict=True))
     found = caption_scores(data.references, data.predictions)
-    return {
-        "target_metric": refined,
-        "em": exact,
-        "em_refined": refined,
-        "cider": found.cider.total[0],
-        "bleu": found.bleu.total[3],
-        "meteor": found.meteor_total(),
-        "rouge": found.rouge_l.total[0],
-    }
+    return {"target_metric": refined, "em": exact, "em_refined": refined, **found.leo()}
 
 
 def _leo_items(references: Any, predictions: Any) -> dict[str, Any]:

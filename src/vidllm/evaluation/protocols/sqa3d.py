@@ -219,14 +219,7 @@ def _leo_scores(references: Any, predictions: Any) -> dict[str, Any]:
     data = _leo(references, predictions)
     found = caption_scores([[text] for text in data.references], data.predictions)
     flags = data.scores(("em_overall", "em_refined_overall"), "em_type", "em_refined_type")
-    return {
-        "target_metric": flags["em_refined_overall"],
-        **flags,
-        "cider_overall": found.cider.total[0],
-        "bleu_overall": found.bleu.total[3],
-        "meteor_overall": found.meteor_total(),
-        "rouge_overall": found.rouge_l.total[0],
-    }
+    return {"target_metric": flags["em_refined_overall"], **flags, **found.leo("_overall")}
 
 
 def _leo_items(references: Any, predictions: Any) -> dict[str, Any]:
