@@ -13,7 +13,7 @@ import torch
 from vidllm.datasets.language import Language
 from vidllm.datasets.shards import save_shard
 from vidllm_rooms.catalogue import LABELS
-from vidllm_rooms.types import Clip
+from vidllm_rooms.types import Clip, Look
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
@@ -37,29 +37,34 @@ def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
     return {"seed": clip.room.seed, "objects": objects, "language": asdict(language)}
 
 
-def render_scene(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
-    """One room, its clip and its language, all determined by the seed."""
+def render_scene(
+    seed: int, frames: int, height: int, width: int, look: Look = "plain"
+) -> tuple[Clip, Language]:
+    """One room, its clip and its language, all determined by the seed and the look."""
     from vidllm_rooms.language import make_language
     from vidllm_rooms.layout import build_room
     from vidllm_rooms.render import render_clip
 
-    clip = render_clip(build_room(seed), frames=frames, height=height, width=width)
+    clip = render_clip(build_room(seed, look), frames=frames, height=height, width=width, look=look)
     return clip, make_language(clip, np.random.default_rng([seed, 7]))
 
 
-def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int) -> Path:
-    """Where the shard of these seeds lies."""
-    return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}.safetensors"
+def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int, look: Look = "plain") -> Path:
+    """Where the shard of these seeds lies; its name tells a look that is not plain."""
+    looks = "" if look == "plain" else f"_{look}"
+    return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}{looks}.safetensors"
 
 
-def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, width: int) -> Path:
-    """Render the seeds and write their shard; returns at once when it exists."""
-    path = shard_path(folder, seeds, height, width)
+def write_shard(
+    folder: Path, seeds: Sequence[int], frames: int, height: int, width: int, look: Look = "plain"
+) -> Path:
+    """Render the seeds and write their shard; returns at once when it exists. The look is in the metadata too."""
+    path = shard_path(folder, seeds, height, width, look)
     if path.exists():
         return path
     clips, records = [], []
     for seed in seeds:
-        clip, language = render_scene(seed, frames, height, width)
+        clip, language = render_scene(seed, frames, height, width, look)
         clips.append(clip)
         records.append(scene_record(clip, language))
     tensors = {
@@ -69,7 +74,7 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
         "extrinsics": torch.from_numpy(np.stack([c.extrinsics for c in clips])).float(),
         "intrinsics": torch.from_numpy(np.stack([c.intrinsics for c in clips])).float(),
     }
-    save_shard(path, tensors, records, LABELS)
+    save_shard(path, tensors, records, LABELS, {"look": look})
     return path
 
 

@@ -69,7 +69,7 @@ def test_each_language_term_reaches_the_adapter_alone(config, term):
 def test_the_reconstruction_losses_reach_the_adapter_and_no_word(config):
     run = Run.build(config)
     batch, _ = batch_of_step(run, 0, np.random.default_rng(1))
-    losses, *_ = geometry_losses(run.model, None, batch, run.config, torch.tensor([0]))
+    losses, *_ = geometry_losses(run.model, (), batch, run.config, torch.tensor([0]))
     losses.total().backward()
     assert with_gradient(run) == {"encoder", "adapter", *GEOMETRY}
 
@@ -77,8 +77,8 @@ def test_the_reconstruction_losses_reach_the_adapter_and_no_word(config):
 def test_vggts_form_of_the_losses_trains_the_same_parts(config):
     run = Run.build(replace(config, reconstruction="vggt"))
     batch, _ = batch_of_step(run, 0, np.random.default_rng(1))
-    losses, *_ = geometry_losses(run.model, None, batch, run.config, torch.tensor([0, 1]))
-    ours, *_ = geometry_losses(run.model, None, batch, config, torch.tensor([0, 1]))
+    losses, *_ = geometry_losses(run.model, (), batch, run.config, torch.tensor([0, 1]))
+    ours, *_ = geometry_losses(run.model, (), batch, config, torch.tensor([0, 1]))
     assert set(losses.terms) == set(ours.terms)
     for name in ("camera", "depth", "points"):
         assert float(losses.terms[name].detach()) != pytest.approx(float(ours.terms[name].detach()), rel=1e-3), name

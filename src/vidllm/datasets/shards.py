@@ -9,7 +9,7 @@ name), objects and language, and ``labels``, the :class:`LabelSpace` of the obje
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -76,10 +76,14 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def save_shard(
-    path: Path, tensors: dict[str, Tensor], records: Sequence[dict[str, Any]], labels: LabelSpace
+    path: Path,
+    tensors: dict[str, Tensor],
+    records: Sequence[dict[str, Any]],
+    labels: LabelSpace,
+    more: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a shard under a temporary name and move it into place."""
-    metadata = {"scenes": json.dumps(records), "labels": json.dumps(asdict(labels))}
+    """Write a shard under a temporary name and move it into place; ``more`` goes into its metadata."""
+    metadata = {"scenes": json.dumps(records), "labels": json.dumps(asdict(labels)), **(more or {})}
     with atomic_path(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
 

@@ -7,7 +7,9 @@ metric depth model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +18,18 @@ from torch.nn import functional as F
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.model.modeling import Cameras, Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.model.patches_3d import back_project
 from vidllm.model.scale_alignment import SceneScale
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
 from vidllm.training.losses.camera import camera_loss
-from vidllm.training.losses.correspondence import correspondence_loss, correspondences
 from vidllm.training.losses.dense import depth_loss, point_loss
 from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
-from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.losses.targets import GeometryTargets, masked_mean, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
-from vidllm.training.supervision.heads import AuxiliaryHeads
-from vidllm.training.supervision.oracle_features import naming_loss
-from vidllm.training.supervision.positions import token_positions_loss
-from vidllm.training.supervision.words import PatchNames, WordAttention, token_words_loss
+from vidllm.training.supervision import GeometryOutputs, LanguageOutputs, Supervision, terms_of
+from vidllm.training.supervision.base import Terms
 
 
 @dataclass
@@ -48,26 +46,22 @@ class Losses:
 
 def geometry_losses(
     model: VidLLMForConditionalGeneration,
-    auxiliary: AuxiliaryHeads | None,
+    supervision: Sequence[Supervision[Any]],
     batch: Batch,
     config: TrainConfig,
     frames: Tensor,
 ) -> tuple[Losses, Features, Cameras, GeometryTargets]:
-    """L_recon + L_MD + gravity (+ auxiliaries) of a batch; dense heads are supervised on ``frames``."""
+    """L_recon + L_MD + gravity (+ supervision) of a batch; dense heads are supervised on ``frames``."""
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
     features = model.see(batch.images)
     cameras = model.locate(features)
     terms = {
         "camera": config.camera_weight * _camera_term(cameras, targets, config),
-        "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
+        "gravity": config.gravity_weight * _gravity_term(cameras.up, batch.up),
         **_dense_terms(model, features, cameras, targets, config, frames),
     }
-    figures = _pose_figures(cameras, targets)
-    if auxiliary is not None:
-        extra, more = _auxiliary_terms(auxiliary, model, features, cameras, batch, targets, config)
-        terms.update(extra)
-        figures.update(more)
-    return Losses(terms, figures), features, cameras, targets
+    extra, figures = terms_of(supervision, GeometryOutputs(model, features, cameras, targets), batch)
+    return Losses(terms | extra, _pose_figures(cameras, targets) | figures), features, cameras, targets
 
 
 def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig) -> Tensor:
@@ -75,6 +69,11 @@ def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig
         return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
     weights = (config.translation_weight, config.rotation_weight, config.fov_weight)
     return camera_loss(cameras.pose_encodings, targets.pose, weights=weights)
+
+
+def _gravity_term(told: Tensor, up: Tensor) -> Tensor:
+    """Mean of 1 - cos over the scenes whose up is known (it is NaN elsewhere)."""
+    return masked_mean(1 - (told * up.nan_to_num(0.0)).sum(-1), up.isfinite().all(-1))
 
 
 def _dense_terms(
@@ -126,49 +125,6 @@ def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float
     }
 
 
-def _auxiliary_terms(
-    auxiliary: AuxiliaryHeads,
-    model: VidLLMForConditionalGeneration,
-    features: Features,
-    cameras: Cameras,
-    batch: Batch,
-    targets: GeometryTargets,
-    config: TrainConfig,
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    flows, grid = features.flows, features.seen.grid
-    with torch.no_grad():
-        points, valid = back_project(
-            targets.depth, targets.intrinsics, _scaled(targets), grid, model.config.encoder.patch_size
-        )
-    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
-    last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
-    terms = {
-        "semantic": config.semantic_weight * semantic,
-        "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid, config.bearing_weight),
-    }
-    if auxiliary.names is not None:
-        named = auxiliary.names.features(batch.category, batch.colour, batch.material)
-        terms["naming"] = config.naming_weight * naming_loss(flows.language, named, batch.category)
-    count = batch.images.shape[1]
-    if count > 1:
-        other = torch.arange(count, device=batch.images.device).roll(-1)
-        with torch.no_grad():
-            matches = correspondences(
-                targets.depth_m, targets.extrinsics, targets.intrinsics, grid, model.config.encoder.patch_size, other
-            )
-        match = correspondence_loss(auxiliary.match(flows.geometry.float()), matches.index, matches.valid, other)
-        terms["correspondence"] = config.correspondence_weight * match
-        if auxiliary.guide is not None:
-            terms["guide"] = config.guide_weight * auxiliary.guide.loss(matches, other)
-    return terms, figures
-
-
-def _scaled(targets: GeometryTargets) -> Tensor:
-    """Extrinsics (B,F,3,4) at the targets' normalised scale."""
-    s = targets.scale[:, None, None, None]
-    return torch.cat([targets.extrinsics[..., :3], targets.extrinsics[..., 3:] / s], -1)
-
-
 def true_geometry(targets: GeometryTargets, up: Tensor) -> Geometry:
     """Ground truth in place of the reconstruction (early language training, oracle evaluation)."""
     ones = torch.ones_like(targets.scale)
@@ -185,11 +141,11 @@ def language_losses(
     packed: PackedTexts,
     prefix_ids: tuple[Tensor, Tensor],
     config: TrainConfig,
-    guide: tuple[WordAttention, PatchNames] | None = None,
+    supervision: Callable[[LanguageOutputs], Terms] | None = None,
 ) -> Losses:
     """L_VL: cross-entropy of packed texts and the grounding losses of their ``<loc>`` tokens.
 
-    ``prefix_ids`` are the prompt's token ids before and after the scene; ``guide`` tells what the 3D patches show.
+    ``prefix_ids`` are the prompt's token ids before and after the scene; ``supervision`` gives further terms.
     """
     batch = len(packed.input_ids)
     before, after = (model.embed_text(ids.expand(batch, -1)) for ids in prefix_ids)
@@ -202,14 +158,11 @@ def language_losses(
     cross_entropy, right = packed_cross_entropy(model.get_output_embeddings(), hidden, packed)
     terms = {"text": config.text_weight * cross_entropy}
     figures = {"token_acc": float(right), "prefix": float(prefix.mask.sum(1).float().mean())}
-    if guide is not None and config.word_weight > 0:
+    if supervision is not None:
         start = tokens.shape[1] - after.shape[1] - prefix.patch_mask.shape[1], tokens.shape[1]
-        looking, telling, where = guide[0].loss(prefix, guide[1], packed, start)
-        terms["words"] = config.word_weight * looking
-        figures.update(where)
-        resembling = token_words_loss(prefix, guide[1], model.token_table(), guide[0].words)
-        terms["places"] = config.place_weight * (token_positions_loss(prefix) + telling)
-        terms["resemble"] = config.resemble_weight * resembling
+        more, told = supervision(LanguageOutputs(model, prefix, packed, start))
+        terms.update(more)
+        figures.update(told)
     if bool(packed.loc_mask.any()):
         index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])
         output = model.ground(prefix, hidden.gather(1, index))

@@ -34,9 +34,10 @@ from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig
+from vidllm.training.data import RoomsData
 from vidllm.training.lora import apply_lora
 from vidllm.training.losses.distillation import Projections
-from vidllm.training.run import Run, training_device
+from vidllm.training.run import PATCH_SIZE, Run, training_device
 from vidllm.training.sharding import BLOCKS
 from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, trained_in_stage1
 from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
@@ -362,7 +363,7 @@ def count_run(config: AnyConfig) -> Counts:
 def _labels(config: TrainConfig) -> LabelSpace:
     """Those of the data, or of rooms where no shard can be read: a finding says so."""
     try:
-        return Shard(shards_of(Path(config.data))[0]).labels
+        return RoomsData(Path(config.data), PATCH_SIZE).labels
     except ValueError:
         return rooms_labels()
 

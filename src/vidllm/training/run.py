@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +23,19 @@ from vidllm.training.exporting import write_model
 from vidllm.training.joint import Losses, geometry_losses, language_losses, true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
+from vidllm.training.posed_clips import PosedClips
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
-from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.supervision import Parts, Supervision, build, terms_of
 from vidllm.training.supervision.heads import AuxiliaryHeads
 from vidllm.training.supervision.oracle_features import OracleFeatures
-from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
 
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
+GEOMETRY = ("window", "posed")  # kinds of steps without language
 
 
 @dataclass
@@ -42,12 +45,13 @@ class Run(Trainable):
     config: TrainConfig
     model: VidLLMForConditionalGeneration
     auxiliary: AuxiliaryHeads
+    supervision: list[Supervision[Any]]
     optimizer: torch.optim.Optimizer
     data: RoomsData
     texts: TextMaker
-    names: OracleFeatures
+    oracle: OracleFeatures
     device: torch.device
-    word_guide: WordAttention | None = None
+    posed: PosedClips | None = None
 
     @classmethod
     def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
@@ -61,27 +65,24 @@ class Run(Trainable):
         data = RoomsData(Path(config.data), PATCH_SIZE)
         texts = TextMaker(run_tokenizer(config, data), _questions_of_scene(config, extra_questions))
         device = training_device(config.device)
-        model = starting_model(config, texts)
+        model = starting_model(config, texts, data)
         model.to(device)  # type: ignore[arg-type]
-        _plain_attention_on_cpu(model)
+        _plain_attention_on_cpu(model, config.freeze_encoder)
         width, labels = model.config.encoder.hidden_size, data.labels
         auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
-        auxiliary.names = names = OracleFeatures(width, *labels.sizes).to(device)
-        if config.guide_weight > 0:
-            last = model.config.attention.depth - 1
-            auxiliary.guide = MatchingAttention(model.attention, sorted({min(i, last) for i in config.guide_layers}))
+        supervision = build(Parts(config, model, auxiliary, labels, texts))
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
             checkpoint_activations(model)
+        if config.compile_blocks:
+            _compile_blocks(model)
         optimizer = _optimizer(config, model, auxiliary)
-        run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
-        if config.word_weight > 0:
-            words = Vocabulary(texts.tokenizer, labels.categories, labels.colours, labels.materials)
-            run.word_guide = WordAttention(model.language_model, words, *texts.special_ids[1:])
-        return run
+        oracle = OracleFeatures(width, *labels.sizes).to(device)
+        posed = PosedClips(Path(config.posed_clips)) if config.posed_clips else None
+        return cls(config, model.train(), auxiliary, supervision, optimizer, data, texts, oracle, device, posed)
 
     def modules(self) -> dict[str, nn.Module]:
         """The model and the heads that only training has."""
@@ -100,7 +101,7 @@ class Run(Trainable):
         return batch_of_step(self, step, rng)
 
     def kind(self, batch: tuple[Batch, str]) -> str:
-        """``window``, ``clip``, ``language`` or ``named``."""
+        """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
         return batch[1]
 
     def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
@@ -111,7 +112,8 @@ class Run(Trainable):
     def export(self, folder: Path) -> Path:
         """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
         state = self.model.state_dict() | self.averaged
-        model = write_model(self.model, state, self.texts.tokenizer, folder / "model")
+        compact = self.config.export == "int8"
+        model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
         with atomic_path(folder / AUXILIARY_FILE) as temporary:
             save_file(self.auxiliary.state_dict(), temporary)
         return model
@@ -142,11 +144,25 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
-    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass."""
+def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration, frozen: bool) -> None:
+    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass.
+
+    A ``frozen`` encoder has none.
+    """
     if model.device.type == "cpu":
         model.language_model.set_attn_implementation(packed_attention.NAME)
-        model.encoder.backbone.set_attn_implementation("eager")
+        if not frozen:
+            model.encoder.backbone.set_attn_implementation("eager")
+
+
+def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
+    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
+    (the attention guide's) stay as they are.
+    """
+    blocks = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.camera_head.trunk]
+    blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> torch.optim.Optimizer:
@@ -166,7 +182,8 @@ def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> t
 
 
 def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-    """The step's batch and its kind: ``window`` (geometry), ``clip`` (geometry and language), ``language`` (alone) or
+    """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real
+    clips), ``clip`` (geometry and language), ``language`` (alone) or
     ``named`` (language alone, on the patches' names).
 
     The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
@@ -182,7 +199,10 @@ def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch,
     spread = plan.random() < config.spread_share
     frames = int(plan.choice(config.clip_frames if spread else config.window_frames))
     scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
-    return run.data.draw(rng, scenes, frames, window=not spread), "window"
+    side = int(plan.choice(config.sides)) if config.sides else None
+    if run.posed is not None and plan.random() < config.posed_share:
+        return run.posed.draw(rng, scenes, frames, side or run.model.config.shorter_side), "posed"
+    return run.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
 
 
 def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
@@ -193,12 +213,12 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     batch = batch.to(run.model.device)
     if kind in ("language", "named"):
         return _language_alone(run, batch, step, rng, named=kind == "named")
-    if kind == "window" and config.vary_share > 0:
+    if kind in GEOMETRY and config.vary_share > 0:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = replace(batch, images=augment(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
-    losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
-    if kind == "window":
+    losses, features, cameras, targets = geometry_losses(run.model, run.supervision, batch, config, frames)
+    if kind in GEOMETRY:
         return losses
     if rng.random() < true_geometry_share(step, config):
         geometry = true_geometry(targets, batch.up)
@@ -214,7 +234,7 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
     geometry = true_geometry(targets, batch.up)
     if named:
-        tokens = run.names.features(batch.category, batch.colour, batch.material)
+        tokens = run.oracle.features(batch.category, batch.colour, batch.material)
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
@@ -241,9 +261,5 @@ def _language(
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids
-    guide = None
-    if run.word_guide is not None:
-        shown = (batch.category, batch.colour, batch.material)
-        names = pooled_names(prefix.patch_index, shown, run.data.labels.sizes, prefix.patch_mask.shape[1])
-        guide = run.word_guide, names
-    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, guide)
+    supervision = partial(terms_of, run.supervision, batch=batch)
+    return language_losses(run.model, prefix, packed, (before.to(device), after.to(device)), config, supervision)

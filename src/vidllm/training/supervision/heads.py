@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.training.losses.targets import masked_mean
-from vidllm.training.supervision.attention import MatchingAttention
-from vidllm.training.supervision.oracle_features import OracleFeatures
 
 IGNORE = -1
+LABEL_HEADS = ("category", "colour", "material")
 NEAR = 0.4  # normalised length below which directions are not told apart
 
 
@@ -30,8 +29,6 @@ class AuxiliaryHeads(nn.Module):
         self.colour = nn.Linear(width, colours)
         self.material = nn.Linear(width, materials)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
-        self.names: OracleFeatures | None = None  # set by the run
-        self.guide: MatchingAttention | None = None  # set by the run: it listens to the model's global attention
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
 
     def point_loss(

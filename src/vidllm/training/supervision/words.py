@@ -141,7 +141,7 @@ class WordAttention:
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds; how far off the places
-        are that nouns tell (:mod:`~vidllm.training.supervision.positions`); and each kind's attention where it should be.
+        are that nouns tell (:mod:`~vidllm.training.supervision.positions`); and each kind's attention on its targets.
 
         ``start`` = places of the first 3D patch and of the first text token in the sequence that was heard.
         """
