@@ -10,8 +10,7 @@ from vidllm.cli import main
 from vidllm.cli.effects import TRAINING, VERBS, check_options, idle_options
 from vidllm.cli.parser import build_parser
 from vidllm.cli.training import configuration, usual
-from vidllm.experiments.config import AblationConfig
-from vidllm.experiments.rows import table_named
+from vidllm.experiments.rows import AblationConfig, table_named
 
 EVAL = ("eval", "scanqa")
 RUN = (*EVAL, "--data", "ROOT", "-o", "OUT")

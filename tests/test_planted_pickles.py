@@ -19,7 +19,7 @@ from small_model import noise_clip, save_small_model
 from vidllm.cli import main
 from vidllm.datasets.proposals import read_proposals
 from vidllm.demo import load_truth
-from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.training.checkpoints import read_checkpoint
 from vidllm.training.sharded_checkpoints import is_whole
 from vidllm.video import write_video

@@ -10,7 +10,7 @@ import pytest
 import vidllm
 from vidllm.datasets.words import answer_matches
 from vidllm.demo import CLIP, load_truth, report
-from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.model.prompts import CHAT_TEMPLATE
 from vidllm.scene import TINY, VidLLM
 

@@ -13,8 +13,8 @@ from lmms_eval.api.model import lmms
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.predicting import Helpers, predict
-from vidllm.evaluation.recording import SceneCase
-from vidllm.evaluation.settings import Column
+from vidllm.evaluation.recording import EvaluationScene
+from vidllm.evaluation.settings import Variant
 from vidllm.evaluation.tasks import Item, task_named
 from vidllm.scene import Scene, load
 
@@ -34,9 +34,9 @@ class VidLLMForLmmsEval(lmms):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.vidllm = load(pretrained, device, dtype)
-        self.column = Column("vidllm", setting)
+        self.column = Variant("vidllm", setting)
         self.frames = None if frames is None else int(frames)
-        self._cases: dict[tuple[str, str], SceneCase] = {}
+        self._cases: dict[tuple[str, str], EvaluationScene] = {}
         self._items: dict[tuple[str, str, str], dict[str, Item]] = {}
         self._scene: tuple[Any, Scene] | None = None
 
@@ -57,7 +57,7 @@ class VidLLMForLmmsEval(lmms):  # type: ignore[misc]
         task, where = task_named(doc["benchmark"]), (doc["root"], doc["scene_id"])
         if where not in self._cases:
             self._cases.clear()
-            self._cases[where] = SceneCase(DataRoot(doc["root"]), doc["scene_id"], self.vidllm, self.frames)
+            self._cases[where] = EvaluationScene(DataRoot(doc["root"]), doc["scene_id"], self.vidllm, self.frames)
         source = doc["root"], doc["benchmark"], doc["split"]
         if source not in self._items:
             entries = DataRoot(doc["root"]).annotations(task.name, doc["split"])

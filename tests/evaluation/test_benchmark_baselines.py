@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.evaluation.baselines import language_only_caption, most_frequent, nearest_to
-from vidllm.evaluation.language_only import load_language_only
+from vidllm.evaluation.baselines import language_only_caption, load_language_only, most_frequent, nearest_to
 from vidllm.model.box_selection import decode_choice
 
 

@@ -20,11 +20,11 @@ import torch.multiprocessing as mp
 import vidllm
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation import predicting, processes
-from vidllm.evaluation.registry import protocols
-from vidllm.evaluation.runner import Plan, Run, evaluate
-from vidllm.evaluation.settings import columns
-from vidllm.evaluation.table import lines_of, rows_of
+from vidllm.evaluation import harness, predicting
+from vidllm.evaluation.harness import Plan, Run, evaluate
+from vidllm.evaluation.protocols import protocols
+from vidllm.evaluation.results import lines_of, rows_of
+from vidllm.evaluation.settings import variants
 from vidllm.model import prompts
 
 SCENES = ("scene91000_00", "scene91001_00")
@@ -99,11 +99,11 @@ def test_again_and_after_a_kill_the_bytes_are_the_same(answered, exported, small
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(whole[: len(whole) * 3 // 4])
     told = []
-    evaluate(plan("scanqa", exported, tmp_path / "out"), small, tell=lambda done, total: told.append((done, total)))
+    evaluate(plan("scanqa", exported, tmp_path / "out"), small, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
     assert files(tmp_path / "out") == files(out)
     assert (tmp_path / "out/results.json").read_bytes() == (out / "results.json").read_bytes()
-    evaluate(plan("scanqa", exported, tmp_path / "out"), small, tell=lambda *_: pytest.fail("nothing is left to do"))
+    evaluate(plan("scanqa", exported, tmp_path / "out"), small, progress=lambda *_: pytest.fail("no scene is left"))
 
 
 def _second(_: int, where: dict[str, str], root: str, model: str, out: str) -> None:
@@ -121,11 +121,11 @@ def test_two_processes_write_the_same_bytes(answered, exported, small_folder, tm
     other = mp.spawn(_second, (where, str(exported), str(small_folder), str(tmp_path)), nprocs=1, join=False)
     for name, value in {**where, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "_PATIENCE", timedelta(seconds=100))  # should the other process die
+    monkeypatch.setattr(harness, "_PATIENCE", timedelta(seconds=100))  # should the other process die
     told = []
     try:
         both = evaluate(
-            plan("scanqa", exported, tmp_path), vidllm.load(small_folder), tell=lambda done, _: told.append(done)
+            plan("scanqa", exported, tmp_path), vidllm.load(small_folder), progress=lambda done, _: told.append(done)
         )
     finally:
         if dist.is_initialized():
@@ -145,7 +145,7 @@ def test_situations_are_told_and_the_vocabulary_is_used(exported, small, tmp_pat
     assert results["prompt"]["template"] == prompts.situated_prompt("{situation}", "{question}")
     llm = results["protocols"]["official_llm"]["scores"]["most-frequent.no-video"]
     assert llm["full"]["total"] == results["items"]
-    assert llm["plus_20_oracle_duplicates"]["correct"] > 0  # items are known by scene, pose and words
+    assert llm["full"]["correct"] > 0  # items are known by scene, pose and words
 
 
 def write_proposals(exported, root):
@@ -275,7 +275,7 @@ def test_answers_that_are_withheld_make_a_submission(exported, small, tmp_path):
 
 def test_columns_of_every_kind():
     def named(*given):
-        return [c.name for c in columns(*given)]
+        return [c.name for c in variants(*given)]
 
     assert named("answer", ("raw",), None, ("2d",)) == ["vidllm.raw", "2d.raw"]
     assert named("box", ("proposals", "oracle-geometry"), "gt", ("mean-box",)) == [

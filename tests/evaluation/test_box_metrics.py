@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidllm.evaluation.box_metrics import (
+from vidllm.evaluation.protocols.box_metrics import (
     EPSILON_FLOAT32,
     assign,
     benchmark_generalized_iou,

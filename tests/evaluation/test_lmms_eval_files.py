@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vidllm.evaluation.registry import protocol
-from vidllm.evaluation.runner import Plan, evaluate
+from vidllm.evaluation.harness import Plan, evaluate
+from vidllm.evaluation.protocols import protocol
 
 HERE = Path(__file__).parents[2] / "integrations" / "lmms_eval"
 TASKS = ("scanqa", "sqa3d", "scan2cap", "scanrefer")

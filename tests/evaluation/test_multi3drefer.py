@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluation_data import differences, load
 
-from vidllm.evaluation.multi3drefer import PROTOCOLS, select_boxes
+from vidllm.evaluation.protocols.multi3drefer import PROTOCOLS, select_boxes
 
 
 @pytest.fixture(scope="module")

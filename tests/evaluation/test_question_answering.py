@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vidllm.cli import main
-from vidllm.evaluation.answers import clean_answer, match_any, match_any_nonempty, match_in_order
-from vidllm.evaluation.protocol import NOT_AVAILABLE
-from vidllm.evaluation.registry import protocol, protocols
+from vidllm.evaluation.protocols import NOT_AVAILABLE, protocol, protocols
+from vidllm.evaluation.protocols.answers import clean_answer, match_any, match_any_nonempty, match_in_order
 from vidllm.evaluation.text_metrics import suite
 
 _QUESTION = {"question_id": "q0", "question": "What is red?", "answers": ["chair", "a chair"]}
@@ -63,8 +64,10 @@ _SQA3D = ["official_closed", "official_llm", "leo", "llava3d", "video3dllm", "ch
 )
 def test_scores_agree_with_the_published_evaluator(stored, task, name):
     data = stored[task]
-    entry = protocol(task, name)
-    _assert_agrees(entry.score(data["references"], data["predictions"]), data["scores"][name])
+    entry, wanted = protocol(task, name), data["scores"][name]
+    if name == "official_llm":
+        wanted = {"full": wanted["full"]}
+    _assert_agrees(entry.score(data["references"], data["predictions"]), wanted)
     if name in data["per_item"]:
         assert entry.per_item is not None
         _assert_agrees(entry.per_item(data["references"], data["predictions"]), data["per_item"][name])
@@ -77,6 +80,20 @@ def test_every_stored_protocol_is_there(stored):
         protocols("scanqb")
     with pytest.raises(ValueError, match="known: official"):
         protocol("scanqa", "offical")
+
+
+def test_the_free_form_program_counts_distinct_predicted_items_and_any_hit(stored):
+    data, score = stored["sqa3d"], protocol("sqa3d", "official_llm").score
+    rows, wanted = data["predictions"], data["scores"]["official_llm"]
+    answers = {a["question_id"]: a["answers"][0]["answer"] for a in data["references"]["annotations"]["annotations"]}
+    unknown = [rows[0] | {"scene_id": f"unknown scene {i}"} for i in range(2)]
+    oracle = [row | {"answer": answers[row["question_id"]]} for row in rows[:20]]
+    for predictions, name in (
+        (rows[:-25], "without_last_25_predictions"),
+        (rows + unknown, "plus_2_unknown_items"),
+        (rows + oracle, "plus_20_oracle_duplicates"),
+    ):
+        _assert_agrees(score(data["references"], predictions)["full"], wanted[name], name)
 
 
 def test_scoring_leaves_the_files_as_they_are(stored):
@@ -155,6 +172,13 @@ def test_the_table_names_protocol_source_and_checksums(files, capsys):
     printed = capsys.readouterr().out
     assert printed.count("sha256 ") == 2 and printed.count("scale: ") == len(_SQA3D)
     assert "SilongYong/SQA3D MCAN/train_sqa.py" in printed and NOT_AVAILABLE in printed
+
+
+def test_scoring_files_imports_no_torch(files):
+    run = f"main({['eval', 'sqa3d', *files]!r})"
+    code = f"import sys; from vidllm.cli import main; {run}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0) and "sha256" in done.stdout
 
 
 def test_values_by_item_are_written(files, tmp_path, stored, capsys):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation import reconstruction_run
+from vidllm.evaluation import reconstruction
+from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, every_nth, scene_metrics
 from vidllm.evaluation.reconstruction_metrics import PosedDepth
-from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction, every_nth, scene_figures
-from vidllm.evaluation.recording import SceneCase
+from vidllm.evaluation.recording import EvaluationScene
 from vidllm.geometry.cameras import unproject
 
 
@@ -28,10 +28,9 @@ def test_every_nth_pixel_keeps_its_point(step):
 
 
 def test_the_truth_in_place_of_the_prediction_is_perfect(exported, small):
-    case = SceneCase(DataRoot(exported), "scene91000_00", small, 3)
+    case = EvaluationScene(DataRoot(exported), "scene91000_00", small, 3)
     case._placed["ours", True] = case.placed("oracle-geometry")
-    figures = scene_figures(case)
-    ours, wall = figures[reconstruction_run.OURS], figures[reconstruction_run.WALL]
+    ours, wall = (scene_metrics(case, variant) for variant in (reconstruction.OURS, reconstruction.WALL))
     assert ours["abs_rel"] < 1e-5 and ours["ate_m"] < 1e-4 and ours["f_score"] > 0.999
     assert wall["abs_rel"] > 0.05 and wall["f_score"] < 0.9 and wall["rta_30"] == 0
 

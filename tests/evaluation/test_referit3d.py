@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vidllm.evaluation.referit3d import PROTOCOLS, is_easy, is_view_dependent, parse_stimulus
+from vidllm.evaluation.protocols.referit3d import PROTOCOLS, is_easy, is_view_dependent, parse_stimulus
 
 
 def corners(low: float, high: float) -> list[list[float]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.recording import Recording, SceneCase
+from vidllm.evaluation.recording import EvaluationScene, Recording
 from vidllm.evaluation.registration import (
     aligned_corners,
     aligned_from_scene,
@@ -22,7 +22,7 @@ from vidllm_rooms.official.corpora import corners
 
 @pytest.fixture(scope="module")
 def case(exported, small):
-    return SceneCase(DataRoot(exported), "scene91000_00", small, 3)
+    return EvaluationScene(DataRoot(exported), "scene91000_00", small, 3)
 
 
 def test_corners_are_ordered_as_scanrefer_has_them():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from evaluation_data import differences, load
 
-from vidllm.evaluation.scan2cap import PROTOCOLS
+from vidllm.evaluation.protocols.scan2cap import PROTOCOLS
 
 DETECTORS = ("cvpr21", "benchmark", "ll3da")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from evaluation_data import differences, load
 
-from vidllm.evaluation.scannet_labels import nyu40_id, read_label_ids, scanrefer_labels, twenty_class_labels
-from vidllm.evaluation.scanrefer import PROTOCOLS
+from vidllm.evaluation.protocols.scannet_labels import nyu40_id, read_label_ids, scanrefer_labels, twenty_class_labels
+from vidllm.evaluation.protocols.scanrefer import PROTOCOLS
 
 
 @pytest.fixture(scope="module")

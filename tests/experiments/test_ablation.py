@@ -13,9 +13,20 @@ from helpers import micro_config, micro_model, video
 from teacher_models import save_teachers
 
 from vidllm.experiments import runs
-from vidllm.experiments.config import AblationConfig, ablation_joint, ablation_stage1
 from vidllm.experiments.measuring import Rooms, measure_scale
-from vidllm.experiments.rows import ADAPTER, MAIN, SCALE, STAGES, TABLES, Row, Table, table_named
+from vidllm.experiments.rows import (
+    ADAPTER,
+    MAIN,
+    SCALE,
+    STAGES,
+    TABLES,
+    AblationConfig,
+    Row,
+    Table,
+    ablation_joint,
+    ablation_stage1,
+    table_named,
+)
 from vidllm.experiments.runs import Job, ablate, joint_config, publish, take_common, write_start
 from vidllm.experiments.shared import tokenizer_of, typical_unit
 from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict

@@ -15,7 +15,7 @@ from helpers import micro_config
 from micro_start import log_of, quiet
 from safetensors.torch import load_file
 
-from vidllm.evaluation.language_only import load_language_only
+from vidllm.evaluation.baselines import load_language_only
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped
 from vidllm.training import driver, language_only, lora

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.layout import DataRoot
+from vidllm.evaluation.protocols import protocol
 from vidllm.evaluation.registration import aligned_corners
-from vidllm.evaluation.registry import protocol
 from vidllm.evaluation.tasks import NOWHERE, Item, Task, task_named
 
 FRAMES = 32  # that a model gets as pictures

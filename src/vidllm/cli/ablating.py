@@ -25,8 +25,7 @@ def ablate(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(ABLATE_HELP)
         return
-    from vidllm.experiments.config import AblationConfig
-    from vidllm.experiments.rows import table_named
+    from vidllm.experiments.rows import AblationConfig, table_named
 
     table = table_named(argv[0])
     config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])

@@ -22,18 +22,18 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
     from vidllm.training.world import check_processes
 
     check_processes()
-    from vidllm.evaluation.processes import own_device
-    from vidllm.evaluation.table import lines_of
+    from vidllm.evaluation.harness import own_device
+    from vidllm.evaluation.results import lines_of
     from vidllm.scene import load
 
     model = load(options.model, own_device(options.device), options.dtype, refine=options.refine)
     if options.task == "reconstruction":
-        from vidllm.evaluation.reconstruction_run import ReconstructionPlan, evaluate_reconstruction
+        from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction
 
         where = ReconstructionPlan(Path(options.data), out, options.split, scenes, frames)
         results = evaluate_reconstruction(where, model, options.model, reading.progress("scenes"))
     else:
-        from vidllm.evaluation.runner import Plan, evaluate
+        from vidllm.evaluation.harness import Plan, evaluate
 
         plan = Plan(
             options.task, Path(options.data), out, tuple(protocols), options.split, scenes, frames,

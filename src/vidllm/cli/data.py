@@ -19,7 +19,7 @@ def check(options: argparse.Namespace) -> None:
         _check_own(options)
         return
     from vidllm.datasets.check import check_root
-    from vidllm.evaluation.refusals import refusals
+    from vidllm.evaluation.tasks import refusals
 
     report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"), further=refusals)
     _print_report(report, options)
@@ -74,7 +74,7 @@ def score(options: argparse.Namespace) -> None:
     """``vidllm data score FILE.jsonl``"""
     count = reading.frames(options.frames)
     from vidllm.datasets.jsonl import read_jsonl
-    from vidllm.evaluation.own import score_examples
+    from vidllm.evaluation.custom_data import score_examples
     from vidllm.scene import load
 
     examples = read_jsonl(options.file)

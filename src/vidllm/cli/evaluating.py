@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vidllm.cli import reading
-from vidllm.evaluation.field_names import usual_rows
-from vidllm.evaluation.protocol import Protocol
-from vidllm.evaluation.registry import protocols
+from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.evaluation.protocols.field_names import usual_rows
+from vidllm.evaluation.results import flat
 from vidllm.io import json_files as files
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import numbered_lines
@@ -34,10 +35,13 @@ def evaluate(options: argparse.Namespace) -> None:
     out = reading.writable(options.per_item) if options.per_item else None
     if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
         raise ValueError(f"--per-item: give one protocol that has values by item; {_with_items(options.task)}")
-    results = [score_files(options.task, options.predictions, options.references, entry.name) for entry in chosen]
+    given = _Files(options.predictions, options.references)
+    results = [given.result(options.task, entry) for entry in chosen]
     tell_missing_meteor(options.task, [entry.name for entry in chosen])
     if out is not None:
-        _write_items(out, chosen[0], options)
+        items = given.told(chosen[0], chosen[0].per_item)
+        with atomic_path(out) as temporary:
+            temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
     if options.json:
         reading.print_json(results[0] if options.protocol != _ALL else results)
         return
@@ -72,7 +76,27 @@ def score_files(task: str, predictions: str | Path, references: str | Path, prot
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
     """
     (entry,) = _chosen(task, protocol)
-    return {"task": task, "protocol": entry.name, "scores": _told(entry, entry.score, predictions, references)}
+    return _Files(predictions, references).result(task, entry)
+
+
+class _Files:
+    """A file of predictions and one of references, each read once for all protocols."""
+
+    def __init__(self, predictions: str | Path, references: str | Path) -> None:
+        self.names = f"(predictions {predictions}, references {references})"
+        self.references, self.predictions = read_json(references), read_json(predictions)
+
+    def result(self, task: str, entry: Protocol) -> dict[str, Any]:
+        """Task, protocol and scores."""
+        return {"task": task, "protocol": entry.name, "scores": self.told(entry, entry.score)}
+
+    def told(self, entry: Protocol, score: Any) -> Any:
+        """Score, and let a complaint name the files."""
+        try:
+            return score(self.references, usual_rows(entry.task, entry.name, self.references, self.predictions))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
+            raise ValueError(f"{text} {self.names}") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -119,44 +143,14 @@ def _with_items(task: str) -> str:
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _told(entry: Protocol, score: Any, predictions: str | Path, references: str | Path) -> dict[str, Any]:
-    """Read, score, and let a complaint name the files."""
-    truth, given = read_json(references), read_json(predictions)
-    try:
-        found: dict[str, Any] = score(truth, usual_rows(entry.task, entry.name, truth, given))
-        return found
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
-        raise ValueError(f"{text} (predictions {predictions}, references {references})") from error
-
-
-def _write_items(out: Path, entry: Protocol, options: argparse.Namespace) -> None:
-    assert entry.per_item is not None
-    items = _told(entry, entry.per_item, options.predictions, options.references)
-    with atomic_path(out) as temporary:
-        temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
-
-
 def _checksum(path: str | Path) -> str:
-    from vidllm.evaluation.provenance import sha256_file
-
-    return sha256_file(Path(path))[:12]
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
     print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
-    rows = _flat(scores)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
+    rows = flat(scores, with_text=True)
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
         print(f"  {name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
-
-
-def _flat(scores: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Nested scores as rows; lists of lines are left to the JSON."""
-    rows: list[tuple[str, Any]] = []
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name} / ")
-        elif not isinstance(value, list):
-            rows.append((f"{before}{name}", value))
-    return rows

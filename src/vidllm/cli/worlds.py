@@ -61,7 +61,7 @@ def eval(options: argparse.Namespace) -> None:
     """``vidllm rooms eval --seeds A:B``"""
     span = reading.seeds(options.seeds)
     count = reading.frames(options.frames)
-    from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+    from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
     from vidllm.evaluation.scene_metrics import table
     from vidllm.scene import load
     from vidllm_rooms.evaluation import evaluate

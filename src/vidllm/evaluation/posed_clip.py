@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vidllm.datasets.posed_clips import PosedClip, PosedFrame
-from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
-from vidllm.frames import Frames
+from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.scene import VidLLM
-
-
-def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float, picture: Path) -> np.ndarray:
-    """A depth map (H,W) in metres at the processed resolution: the nearest original pixel of each; 0 where invalid."""
-    original = np.asarray(Image.open(path)).astype(np.float32) * metres_per_unit
-    with Image.open(picture) as shown:
-        shrink = original.shape[1] / shown.width
-    height, width = frames.images.shape[-2:]
-    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    at = frames.to_original(torch.stack([u, v], -1).double()).numpy() * shrink
-    row = np.clip(np.floor(at[..., 1]).astype(int), 0, original.shape[0] - 1)
-    column = np.clip(np.floor(at[..., 0]).astype(int), 0, original.shape[1] - 1)
-    inside = (at[..., 0] >= 0) & (at[..., 0] < original.shape[1]) & (at[..., 1] >= 0) & (at[..., 1] < original.shape[0])
-    return np.where(inside, original[row, column], 0.0)
 
 
 def measure_clip(
@@ -45,7 +29,7 @@ def measure_clip(
     count = min(num_frames or model.processor.image_processor.num_frames, len(frames))
     starts = sorted({round(s) for s in np.linspace(0, len(frames) - count, windows)})
     found = [_measure(model, frames[s : s + count], clip.metres_per_unit, count) for s in starts]
-    return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
+    return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
 
 
 def _measure(
@@ -54,18 +38,16 @@ def _measure(
     scene = model.reconstruct([str(frame.picture) for frame in frames], num_frames)
     chosen = [frames[int(i)] for i in scene.frames.indices]
     extrinsics = torch.stack([frame.extrinsics for frame in chosen if frame.extrinsics is not None])
-    true = np.stack([
-        depth_at(scene.frames, int(i), frame.depth, metres_per_unit, frame.picture)
-        for i, frame in zip(scene.frames.indices, chosen, strict=True) if frame.depth is not None
-    ])  # fmt: skip
-    figures = depth_metrics(scene.depth.numpy(), true)
+    maps = (np.asarray(Image.open(f.depth)).astype(np.float32) * metres_per_unit for f in chosen if f.depth is not None)
+    true = np.concatenate([depth_on_frames(one[None], scene.frames) for one in maps])
+    predicted = scene.depth.numpy()
     angle, travel = pose_errors(scene.extrinsics, extrinsics)
     still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
-    both = (true > 0) & (scene.depth.numpy() > 0)
+    both = (true > 0) & (predicted > 0)
     return {
         "frames": float(len(chosen)),
-        **figures,
-        "metres": float(np.median(scene.depth.numpy()[both]) / np.median(true[both])),
+        **depth_metrics(predicted, true),
+        "metres": float(np.median(predicted[both]) / np.median(true[both])),
         "rotation_deg": float(angle.median()),
         "rotation_deg_if_still": float(still.median()),
         "translation_m": float(travel.median()),

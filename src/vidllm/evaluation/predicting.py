@@ -1,4 +1,4 @@
-"""One scene, one column: the outputs of a system in a setting for all items of the scene. Greedy, and nothing tuned.
+"""One scene, one variant: the outputs of a system in a setting for all items of the scene. Greedy, and nothing tuned.
 
 Captions are asked for at a point, the ``<coord>`` prompt. In ``raw`` and ``oracle-geometry`` that is the centre of
 the annotated object, told through the registration, and the caption's box is the one that the model itself finds for
@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.baselines import MEAN_BOX, language_only_answers, language_only_caption, nearest_to
-from vidllm.evaluation.box_metrics import hull_iou
-from vidllm.evaluation.language_only import LanguageOnly
-from vidllm.evaluation.recording import Candidates, Placed, SceneCase
+from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly, language_only_caption, nearest_to
+from vidllm.evaluation.protocols.box_metrics import hull_iou
+from vidllm.evaluation.recording import Candidates, EvaluationScene, Placed
 from vidllm.evaluation.registration import aligned_corners, in_scene, moved_points, oriented_corners
-from vidllm.evaluation.settings import Column
+from vidllm.evaluation.settings import Variant
 from vidllm.evaluation.tasks import Item, Task
 from vidllm.model.prompts import MAX_QUESTION_CHARS
 from vidllm.scene import Box
@@ -48,70 +47,70 @@ class Helpers:
         return MEAN_BOX if self.blind is None else self.blind.mean_box
 
 
-def predict(task: Task, column: Column, case: SceneCase, items: Sequence[Item], helpers: Helpers) -> list[Row]:
+def predict(task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers) -> list[Row]:
     """One row an item, in their order (see ``tasks.py`` for the fields)."""
     if task.kind == "answer":
-        answers = _answers(task, column, case, items, helpers)
+        answers = _answers(task, variant, case, items, helpers)
         found: list[Row] = [{"answer": answer} for answer in answers]
     elif task.kind == "caption":
-        found = [_caption(column, case, item, helpers) for item in items]
+        found = [_caption(variant, case, item, helpers) for item in items]
     else:
-        found = [_boxes(task, column, case, item, helpers) for item in items]
+        found = [_boxes(task, variant, case, item, helpers) for item in items]
     return [{"key": i.key, "scene_id": i.scene_id, **row} for i, row in zip(items, found, strict=True)]
 
 
-def _placed(column: Column, case: SceneCase) -> Placed:
-    return case.placed(column.setting, positions=column.system != "2d")
+def _placed(variant: Variant, case: EvaluationScene) -> Placed:
+    return case.placed(variant.setting, positions=variant.system != "2d")
 
 
-def _answers(task: Task, column: Column, case: SceneCase, items: Sequence[Item], helpers: Helpers) -> list[str]:
-    if column.sees:
-        return _placed(column, case).scene.ask_all([task.ask(item) for item in items], MAX_ANSWER_TOKENS)
-    if column.system == "language-only":
+def _answers(task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers) -> list[str]:
+    if variant.sees:
+        return _placed(variant, case).scene.ask_all([task.ask(item) for item in items], MAX_ANSWER_TOKENS)
+    if variant.system == "language-only":
         assert helpers.blind is not None
-        return language_only_answers(helpers.blind, task, items)
+        return helpers.blind.answers([task.ask(item) for item in items]) if items else []
     return [helpers.text] * len(items)
 
 
 # --- captions ---
 
 
-def _caption(column: Column, case: SceneCase, item: Item, helpers: Helpers) -> Row:
+def _caption(variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
     true = case.corners(item.object_id, item.key)
     corners, centre = None, (true.min(0) + true.max(0)) / 2
-    if column.source is not None:
-        boxes = case.candidates(column.source).boxes
+    if variant.source is not None:
+        boxes = case.candidates(variant.source).boxes
         if not len(boxes):
             return {"caption": "", "box": None, "iou": 0.0}
         ious = np.array([float(hull_iou(aligned_corners(box), true)) for box in boxes])
         best = int(ious.argmax())
         corners, centre = aligned_corners(boxes[best]), boxes[best][:3]
-    text = _say(column, case, centre, helpers)
+    text = _say(variant, case, centre, helpers)
     if corners is None:
-        corners = _box_of_words(column, case, text, helpers)
+        corners = _box_of_words(variant, case, text, helpers)
     return {"caption": text, "box": corners.tolist(), "iou": float(hull_iou(corners, true))}
 
 
-def _say(column: Column, case: SceneCase, centre: np.ndarray, helpers: Helpers) -> str:
-    if column.sees:
-        placed = _placed(column, case)
+def _say(variant: Variant, case: EvaluationScene, centre: np.ndarray, helpers: Helpers) -> str:
+    if variant.sees:
+        placed = _placed(variant, case)
         point = moved_points(np.linalg.inv(placed.to_aligned), centre)
         return placed.scene.describe(point.tolist(), MAX_CAPTION_TOKENS)
-    if column.system == "language-only":
+    if variant.system == "language-only":
         return helpers.language_only_caption
     return helpers.text
 
 
-def _box_of_words(column: Column, case: SceneCase, text: str, helpers: Helpers) -> np.ndarray:
+def _box_of_words(variant: Variant, case: EvaluationScene, text: str, helpers: Helpers) -> np.ndarray:
     """The box that the model finds for its own caption; the mean box for who sees nothing (or says nothing)."""
-    if column.sees and text.strip():
-        placed = _placed(column, case)
+    if variant.sees and text.strip():
+        placed = _placed(variant, case)
         found = placed.scene.ground(text.strip()[:MAX_QUESTION_CHARS], several=False)
         return _corners(found[0], placed)
     return _mean_corners(case, helpers)
 
 
-def _mean_corners(case: SceneCase, helpers: Helpers) -> np.ndarray:
+def _mean_corners(case: EvaluationScene, helpers: Helpers) -> np.ndarray:
     return oriented_corners(helpers.mean_box, case.recording.aligned_from_level())
 
 
@@ -122,23 +121,23 @@ def _corners(box: Box, placed: Placed) -> np.ndarray:
 # --- boxes ---
 
 
-def _boxes(task: Task, column: Column, case: SceneCase, item: Item, helpers: Helpers) -> Row:
-    if column.source is not None:
-        return _chosen(task, column, case, item, helpers)
-    if not column.sees:
+def _boxes(task: Task, variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
+    if variant.source is not None:
+        return _chosen(task, variant, case, item, helpers)
+    if not variant.sees:
         return {"boxes": [_mean_corners(case, helpers).tolist()], "scores": [1.0]}
-    placed = _placed(column, case)
+    placed = _placed(variant, case)
     found = placed.scene.ground(task.ask(item)[0], several=task.several)
     return {"boxes": [_corners(box, placed).tolist() for box in found], "scores": [box.score for box in found]}
 
 
-def _chosen(task: Task, column: Column, case: SceneCase, item: Item, helpers: Helpers) -> Row:
-    assert column.source is not None
-    given = case.candidates(column.source)
+def _chosen(task: Task, variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
+    assert variant.source is not None
+    given = case.candidates(variant.source)
     if not len(given.boxes):
         return {"boxes": [], "scores": [], "object_ids": []}
-    if column.sees:
-        placed = _placed(column, case)
+    if variant.sees:
+        placed = _placed(variant, case)
         boxes = [in_scene(box, placed.to_aligned) for box in given.boxes]
         picked = placed.scene.choose(task.ask(item)[0], boxes, several=task.several)
     else:

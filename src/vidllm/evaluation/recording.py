@@ -18,9 +18,8 @@ from torch import Tensor
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.evaluation.annotated_boxes import object_boxes, object_corners
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
-from vidllm.evaluation.registration import aligned_from_scene
+from vidllm.evaluation.registration import aligned_from_scene, object_boxes, object_corners
 from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
@@ -100,7 +99,7 @@ class Candidates:
     object_ids: tuple[int, ...] | None = None
 
 
-class SceneCase:
+class EvaluationScene:
     """Everything a benchmark may ask about one scene, made when it is asked for; encoded once for all columns."""
 
     def __init__(self, data: DataRoot, scene_id: str, model: VidLLM, count: int | None = None) -> None:

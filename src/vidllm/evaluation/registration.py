@@ -10,10 +10,13 @@ gravity out of the boxes, and it is not determined for a camera that only turns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+
+from vidllm.datasets.layout import DataRoot
+from vidllm.datasets.scannet import ScanNetScene
 
 #: The upper face, then the lower one, as ScanRefer's evaluators order a box's corners; times half the size.
 _SIGNS = np.array([(x, y, z) for z in (1, -1) for x, y in ((1, 1), (1, -1), (-1, -1), (-1, 1))], np.float64)
@@ -57,3 +60,32 @@ def in_scene(box: Sequence[float] | np.ndarray, to_aligned: Transform) -> list[f
     back = np.linalg.inv(to_aligned)
     centre = moved_points(back, np.asarray(box[:3], np.float64))
     return [*centre.tolist(), *(float(side) for side in box[3:6]), math.atan2(back[1, 0], back[0, 0])]
+
+
+# ---- the boxes of a scan's annotated objects, by their ids ----
+
+
+def object_boxes(scene: ScanNetScene) -> dict[int, np.ndarray]:
+    """Centre and size (6,) of every annotated object in the aligned frame, by its id."""
+    return {i.object_id: np.array(i.box, np.float64) for i in scene.instances if i.box is not None}
+
+
+def object_corners(boxes: Mapping[int, np.ndarray], scene: str, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
+    """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
+    if object_id not in boxes:
+        raise ValueError(
+            f"{what}: {scene} has no object {object_id} with a box; are annotations and scans one release?"
+        )
+    return aligned_corners(boxes[object_id])
+
+
+def box_reader(data: DataRoot) -> Callable[[str, int, str], np.ndarray]:
+    """Corners of annotated objects by (scene, object id, entry's name), each scan read once."""
+    held: dict[str, dict[int, np.ndarray]] = {}
+
+    def box_of(scene: str, object_id: int, what: str) -> np.ndarray:
+        if scene not in held:
+            held[scene] = object_boxes(data.scene(scene))
+        return object_corners(held[scene], scene, object_id, what)
+
+    return box_of

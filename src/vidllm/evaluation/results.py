@@ -1,18 +1,30 @@
-"""Results as files: one ``results.json`` for all tasks of an output folder, and the same as a table."""
+"""Results as files: one ``results.json`` for all tasks of a folder, the same as a table, and checksums of the inputs.
+
+In a table protocols stand below each other and systems in their settings beside each other, never mixed. Checksums of
+annotation files, prompts and models are those of ``sha256sum``.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidllm.evaluation.registry import TASKS
-from vidllm.evaluation.table import lines_of
+from vidllm.evaluation.protocols import NOT_AVAILABLE, TASKS
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import read_json
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vidllm.scene import VidLLM
+
 Record = dict[str, Any]
+_NONE = "-"
+_MODEL_FILES = ("config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")
 
 
 def publish(out: Path, results: Record) -> Record:
@@ -56,3 +68,123 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---- the table ----
+
+
+def flat(scores: Mapping[str, Any], before: str = "", with_text: bool = False) -> dict[str, Any]:
+    """Nested scores as ``a / b``; lists, and lines of text unless wanted, are left to the JSON."""
+    rows: dict[str, Any] = {}
+    shown = (int, float, str) if with_text else (int, float)
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            rows.update(flat(value, f"{before}{name} / ", with_text))
+        elif value in (None, NOT_AVAILABLE) or isinstance(value, shown):
+            rows[f"{before}{name}"] = value
+    return rows
+
+
+def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a metric: task, split, protocol, metric and a value for each column (None where there is none)."""
+    names = [f"{c['system']}.{c['setting']}" for c in results["columns"]]
+    rows = []
+    for protocol, entry in results["protocols"].items():
+        by_column = {name: flat(entry["scores"].get(name, {})) for name in names}
+        metrics = dict.fromkeys(metric for found in by_column.values() for metric in found)
+        for metric in metrics:
+            row = {"task": results["task"], "split": results["split"], "protocol": protocol, "metric": metric}
+            rows.append({**row, **{name: by_column[name].get(metric) for name in names}})
+    return rows
+
+
+def lines_of(results: Mapping[str, Any]) -> list[str]:
+    """The table as text, with the checksums that the numbers rest on above it."""
+    heads = [(c["system"], c["setting"]) for c in results["columns"]]
+    rows, lines = rows_of(results), _header(results)
+    width = max([len(row["metric"]) for row in rows] + [6])
+    wide = [max(len(system), len(setting), 9) for system, setting in heads]
+    for protocol, entry in results["protocols"].items():
+        lines += ["", f"protocol {protocol}: follows {entry['source']}; {entry['scale']}"]
+        for level in (0, 1):
+            told = "  ".join(f"{head[level]:>{w}}" for head, w in zip(heads, wide, strict=True))
+            lines.append(f"  {('', 'metric')[level]:<{width}}  {told}")
+        for row in (r for r in rows if r["protocol"] == protocol):
+            cells = (row[f"{system}.{setting}"] for system, setting in heads)
+            told = "  ".join(f"{_cell(value):>{w}}" for value, w in zip(cells, wide, strict=True))
+            lines.append(f"  {row['metric']:<{width}}  {told}")
+        lines += _reasons(entry["scores"])
+    return lines
+
+
+def _header(results: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{results['task']}, {results['split']}: {results['items']} items in {len(results['scenes'])} scenes, "
+        f"{results['frames']} frames each; {results['decoding']}",
+        f"model {results['model']['name']} (sha256 {results['model']['sha256'][:12]})",
+    ]
+    if "prompt" in results:
+        lines.append(f"prompt {results['prompt']['template']!r} (sha256 {results['prompt']['sha256'][:12]})")
+    lines += [f"annotations {name} (sha256 {digest[:12]})" for name, digest in results["annotations"].items()]
+    counted = [column["counted_over"] for column in results["columns"] if "counted_over" in column]
+    return lines + [f"most frequent text: counted over {place}" for place in counted[:1]]
+
+
+def _reasons(scores: Mapping[str, Any]) -> list[str]:
+    told = {name: entry["not_available"] for name, entry in scores.items() if "not_available" in entry}
+    return [f"  {name}: n/a, {reason}" for name, reason in told.items()]
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return _NONE
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+# ---- checksums ----
+
+
+def sha256_text(text: str) -> str:
+    """Of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_record(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """Checksums by path below ``root``."""
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(paths)}
+
+
+def model_record(model: str | Path | None, loaded: VidLLM) -> dict[str, Any]:
+    """A model's name, checksums (of its configuration, tokenizer and weights, or of what was loaded) and use."""
+    from vidllm.scene import TINY
+
+    folder = TINY if model is None else Path(model)
+    name = "tiny (shipped)" if model is None else folder.name
+    parameter = next(loaded.model.parameters())
+    use = {"dtype": str(parameter.dtype).removeprefix("torch."), "device": parameter.device.type,
+           "refine": loaded.model.config.refine}  # fmt: skip
+    if not folder.is_dir():
+        return {"name": str(model), "files": {}, "sha256": _loaded(loaded.model), **use}
+    return {"name": name, **folder_record(folder), **use}
+
+
+def folder_record(folder: Path) -> dict[str, Any]:
+    """Checksums of the files of a saved model, and one over them all."""
+    paths = [folder / name for name in _MODEL_FILES if (folder / name).is_file()]
+    files = files_record([*paths, *folder.glob("*.safetensors")], folder)
+    return {"files": files, "sha256": sha256_text("".join(f"{digest}  {name}\n" for name, digest in files.items()))}
+
+
+def _loaded(network: nn.Module) -> str:
+    """Of the weights in memory, for a model that came from a hub."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()

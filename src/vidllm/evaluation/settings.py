@@ -35,7 +35,7 @@ BASELINES_OF: dict[Kind, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Column:
+class Variant:
     """A system in a setting; ``name`` is also that of its file of predictions."""
 
     system: str
@@ -57,8 +57,10 @@ class Column:
         return self.system in ("vidllm", "2d")
 
 
-def columns(kind: Kind, settings: Sequence[str], source: Source | None, baselines: Sequence[str]) -> tuple[Column, ...]:
-    """The columns of a task: our model in every setting, then each of the baselines, which ``BASELINES_OF`` lists.
+def variants(
+    kind: Kind, settings: Sequence[str], source: Source | None, baselines: Sequence[str]
+) -> tuple[Variant, ...]:
+    """The variants of a task: our model in every setting, then each of the baselines, which ``BASELINES_OF`` lists.
 
     Baselines stand in every setting but ``oracle-geometry``. ``source`` is None where no proposals are there.
 
@@ -79,10 +81,10 @@ def columns(kind: Kind, settings: Sequence[str], source: Source | None, baseline
         if name not in BASELINES_OF[kind]:
             raise ValueError(f"no baseline {name!r} of this task; known: {', '.join(BASELINES_OF[kind])}")
     named = [f"proposals-{source}" if name == "proposals" else name for name in dict.fromkeys(settings)]
-    found = [Column("vidllm", setting) for setting in named]
+    found = [Variant("vidllm", setting) for setting in named]
     for name in (b for b in BASELINES_OF[kind] if b in baselines):
         if kind == "answer" and name != "2d":
-            found.append(Column(name, NO_VIDEO))
+            found.append(Variant(name, NO_VIDEO))
         else:
-            found += [Column(name, setting) for setting in named if setting != "oracle-geometry"]
+            found += [Variant(name, setting) for setting in named if setting != "oracle-geometry"]
     return tuple(found)

@@ -1,7 +1,7 @@
 """The benchmarks as a model meets them: which items there are, and how outputs become the official files.
 
 Every task turns the dataset's own entries into items, items into the references of the protocols, and a model's
-outputs into their submission; scoring then goes through the very functions that score a file (``registry.py``).
+outputs into their submission; scoring then goes through the very functions that score a file (``protocols``).
 Outputs are rows with ``key`` and ``scene_id``, and ``answer``; or ``caption``, ``box`` (8 corners or None) and ``iou``;
 or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chosen among, ``object_ids``.
 """
@@ -9,7 +9,7 @@ or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chos
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,12 @@ from vidllm.datasets.scanqa import ScanQAQuestion
 from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.datasets.words import tokens
-from vidllm.evaluation.settings import Column, Kind
+from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.settings import Kind, Variant
 from vidllm.io.json_files import read_json
 from vidllm.model import prompts
 
-__all__ = ["TASKS", "BoxOf", "Item", "Task", "refuse_repeats", "task_named"]
+__all__ = ["TASKS", "BoxOf", "Item", "Task", "refusals", "refuse_repeats", "task_named"]
 
 Row = dict[str, Any]
 BoxOf = Callable[[str, int, str], np.ndarray]
@@ -60,6 +61,8 @@ class Task(ABC):
     """The template as the model gets it."""
     several = False
     """Whether an expression may mean none or several objects."""
+    words = ""
+    """The field of an entry with its question or expression."""
 
     @abstractmethod
     def items(self, entries: Sequence[Any]) -> list[Item]:
@@ -75,18 +78,22 @@ class Task(ABC):
 
     def ask(self, item: Item) -> tuple[str, str | None]:
         """(question or expression, situation or None); captions are asked for at a point instead."""
-        raise TypeError(f"{self.name} asks nothing in words")
+        if not self.words:
+            raise TypeError(f"{self.name} asks nothing in words")
+        return getattr(item.entry, self.words), None
 
     def texts(self, entries: Sequence[Any]) -> list[str]:
-        """The annotated texts of a split, for the most frequent one; grounding has none."""
-        raise TypeError(f"{self.name} has no texts to be said")
+        """The annotated texts of a split, for the most frequent one: every annotator's; grounding has none."""
+        if self.kind != "answer":
+            raise TypeError(f"{self.name} has no texts to be said")
+        return [answer for entry in entries for answer in entry.answers]
 
     def withheld(self, items: Sequence[Item]) -> bool:
         """Whether the split comes without its answers, so that there is nothing to score against."""
         return False
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
-        """Why a protocol cannot be applied to a column, None where it can."""
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
+        """Why a protocol cannot be applied to a variant, None where it can."""
         return None
 
 
@@ -94,18 +101,11 @@ class ScanQA(Task):
     """Questions about a room."""
 
     name, kind, prompt = "scanqa", "answer", prompts.qa_prompt("{question}")
+    words = "question"
 
     def items(self, entries: Sequence[ScanQAQuestion]) -> list[Item]:
         """One a question."""
         return [Item(entry.question_id, entry.scene_id, entry) for entry in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The question alone."""
-        return item.entry.question, None
-
-    def texts(self, entries: Sequence[ScanQAQuestion]) -> list[str]:
-        """Every annotator's answer."""
-        return [answer for entry in entries for answer in entry.answers]
 
     def withheld(self, items: Sequence[Item]) -> bool:
         """The test files have no answers."""
@@ -143,10 +143,6 @@ class SQA3D(Task):
         """The question and where one stands."""
         return item.entry.question, item.entry.situation.text
 
-    def texts(self, entries: Sequence[SQA3DQuestion]) -> list[str]:
-        """The answers."""
-        return [answer for entry in entries for answer in entry.answers]
-
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Row:
         """The two files and the vocabulary (None where it is not there)."""
         vocabulary = data.find("answer_dict.json", "sqa3d")
@@ -166,7 +162,7 @@ class SQA3D(Task):
             for item in items
         ]  # fmt: skip
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         """The closed vocabulary needs its file."""
         if protocol == "official_closed" and data.find("answer_dict.json", "sqa3d") is None:
             return "answer_dict.json is not there"
@@ -240,14 +236,11 @@ class ScanRefer(Task):
     """One object from a description."""
 
     name, kind, prompt = "scanrefer", "box", prompts.grounding_prompt("{expression}")
+    words = "description"
 
     def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
         """One a description."""
         return [Item(f"{e.scene_id}|{e.object_id}|{e.ann_id}", e.scene_id, e) for e in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The description."""
-        return item.entry.description, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The list of ``ScanRefer_filtered_*_gt_bbox.json``."""
@@ -268,14 +261,11 @@ class Multi3DRefer(Task):
     """None, one or several objects from a description."""
 
     name, kind, prompt, several = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), True
+    words = "description"
 
     def items(self, entries: Sequence[Multi3DReferDescription]) -> list[Item]:
         """One a description."""
         return [Item(f"{e.scene_id}|{e.ann_id}", e.scene_id, e) for e in entries]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The description."""
-        return item.entry.description, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> dict[str, list[Row]]:
         """Entries by scene, as M3DRef-CLIP's generated ground truth has them."""
@@ -298,7 +288,7 @@ class Multi3DRefer(Task):
 class ReferIt3D(Task):
     """One of the annotated objects from an utterance (Nr3D, Sr3D); by box where none are given."""
 
-    kind, prompt = "box", prompts.grounding_prompt("{expression}")
+    kind, prompt, words = "box", prompts.grounding_prompt("{expression}"), "utterance"
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -306,10 +296,6 @@ class ReferIt3D(Task):
     def items(self, entries: Sequence[ReferIt3DUtterance]) -> list[Item]:
         """One an utterance: by its assignment, else its number in the file."""
         return [Item(e.assignment_id or str(number), e.scene_id, e) for number, e in enumerate(entries)]
-
-    def ask(self, item: Item) -> tuple[str, str | None]:
-        """The utterance."""
-        return item.entry.utterance, None
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The rows of the table, with the target's box."""
@@ -330,9 +316,9 @@ class ReferIt3D(Task):
             return [{"id": item.key, "target_id": outputs[item.key]["object_ids"][0]} for item in items]
         return [{"id": item.key, "bbox": next(iter(outputs[item.key]["boxes"]), NOWHERE)} for item in items]
 
-    def why_not(self, protocol: str, column: Column, data: DataRoot) -> str | None:
+    def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         """The official protocol counts chosen objects, not boxes."""
-        if protocol == "official" and column.source != "gt":
+        if protocol == "official" and variant.source != "gt":
             return "it counts the annotated object that was chosen (setting proposals-gt)"
         return None
 
@@ -368,3 +354,34 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def refusals(data: DataRoot, name: str, split: str, entries: list[Any], deep: bool) -> Iterator[str]:
+    """One message for each fault of a set's split that ``vidllm eval --data`` would refuse.
+
+    Args:
+        data: the root.
+        name: the set.
+        split: its split.
+        entries: what its reader gave.
+        deep: also look up the objects that are named in the scenes that are there, which reads their meshes.
+    """
+    task = task_named(name)
+    items = task.items(entries)
+    try:
+        refuse_repeats(name, split, items)
+    except ValueError as error:
+        yield str(error)
+    if not deep or task.withheld(items):
+        return
+    there, box_of = set(data.scene_ids()), box_reader(data)
+    present = [item for item in items if item.scene_id in there]
+    groups = [present] if task.kind == "answer" else [[item] for item in present]
+    told: set[str] = set()
+    for group in groups:
+        try:
+            task.references(group, box_of, data)
+        except ValueError as error:
+            if str(error) not in told:
+                told.add(str(error))
+                yield str(error)

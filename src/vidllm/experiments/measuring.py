@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
-from vidllm.experiments.config import AblationConfig
-from vidllm.experiments.files import Record, read_json, write_json
-from vidllm.experiments.rows import Table
+from vidllm.experiments.rows import AblationConfig, Table
+from vidllm.experiments.shared import Record, read_json, write_json
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load

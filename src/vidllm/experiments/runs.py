@@ -22,13 +22,22 @@ from pathlib import Path
 
 import torch
 
-from vidllm.evaluation.language_only import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
-from vidllm.experiments.config import AblationConfig
-from vidllm.experiments.files import RESULT, Record, keep_plan, once, read_json, telling, write_json
 from vidllm.experiments.measuring import Rooms, measure_scale, summary
-from vidllm.experiments.rows import Row, Table
-from vidllm.experiments.shared import make_teachers, tokenizer_of, typical_unit
+from vidllm.experiments.rows import AblationConfig, Row, Table
+from vidllm.experiments.shared import (
+    RESULT,
+    Record,
+    keep_plan,
+    make_teachers,
+    once,
+    read_json,
+    telling,
+    tokenizer_of,
+    typical_unit,
+    write_json,
+)
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock

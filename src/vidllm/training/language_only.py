@@ -1,6 +1,6 @@
 """Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
 
-As the language-only baseline (:mod:`vidllm.evaluation.language_only`) it shows what the words give away. As the start
+As the language-only baseline (:mod:`vidllm.evaluation.baselines`) it shows what the words give away. As the start
 (``TrainConfig.language_from``) it stands for the pretrained language model that every larger preset has: a small one
 that begins at nothing spends most of its joint training on learning to read.
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from vidllm.evaluation.protocol import NOT_AVAILABLE
+from vidllm.evaluation.protocols import NOT_AVAILABLE
 from vidllm.evaluation.text_metrics.bleu import bleu
 from vidllm.evaluation.text_metrics.cider import cider
 from vidllm.evaluation.text_metrics.meteor import meteor
@@ -33,6 +34,21 @@ class CaptionScores:
         values: list[float | str] = [value * factor for value in self.bleu.total]
         values += [self.meteor_total(factor), self.rouge_l.total[0] * factor, self.cider.total[0] * factor]
         return dict(zip(names, values, strict=True))
+
+    def leo(self, ending: str = "") -> dict[str, float | str]:
+        """The four numbers that LEO's evaluators give: CIDEr, BLEU-4, METEOR and ROUGE-L."""
+        names = (f"{name}{ending}" for name in ("cider", "bleu", "meteor", "rouge"))
+        values = (self.cider.total[0], self.bleu.total[3], self.meteor_total(), self.rouge_l.total[0])
+        return dict(zip(names, values, strict=True))
+
+    def item(self, index: int) -> dict[str, Any]:
+        """The values of one item."""
+        return {
+            "bleu": list(self.bleu.per_item[index]),
+            "meteor": NOT_AVAILABLE if self.meteor is None else self.meteor.per_item[index][0],
+            "rouge_l": self.rouge_l.per_item[index][0],
+            "cider": self.cider.per_item[index][0],
+        }
 
 
 def caption_scores(

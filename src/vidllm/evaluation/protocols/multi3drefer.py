@@ -10,14 +10,15 @@ References: ``{scene: [{ann_id, eval_type, aabb_bound: [[lower, upper], ...]}]}`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.box_entries import bounds, corners, field, listed
-from vidllm.evaluation.box_metrics import EPSILON_FLOAT32, centre_size_corners, hull_iou, matched_ious
-from vidllm.evaluation.protocol import Protocol
+from vidllm.evaluation.protocols import Protocol
+from vidllm.evaluation.protocols.box_metrics import EPSILON_FLOAT32, centre_size_corners, hull_iou, matched_ious
+from vidllm.evaluation.protocols.records import bounds, by_scene, corners, field
 
 __all__ = ["PROTOCOLS", "select_boxes"]
 
@@ -28,25 +29,31 @@ Key = tuple[str, int]
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _queries(scenes: Any, what: str) -> list[tuple[Key, Mapping[str, Any], str]]:
+@dataclass(frozen=True)
+class _Answer:
+    """A predicted query: its type, its true boxes (m, 2, 3), the predicted corners (n, 8, 3), its name in messages."""
+
+    key: Key
+    kind: str
+    true: np.ndarray
+    predicted: np.ndarray
+    place: str
+
+
+def _queries(scenes: Any, what: str) -> Iterator[tuple[Key, Mapping[str, Any], str]]:
     """((scene, ann_id), entry, its name in messages) of every entry of a file keyed by scene."""
-    if not isinstance(scenes, Mapping):
-        raise ValueError(f"{what} must map each scene to its queries, got {type(scenes).__name__}")
-    found = []
-    for scene, entries in scenes.items():
-        for index, entry in enumerate(listed(entries, f"{what} of {scene}")):
-            number = field(entry, "ann_id", f"{what} of {scene}, entry {index}")
-            try:
-                key = (str(scene), int(number))
-            except (TypeError, ValueError):
-                raise ValueError(f"{what} of {scene}: ann_id {number!r} is not a whole number") from None
-            found.append((key, entry, f"{what} of {scene}, ann_id {number}"))
-    return found
+    for scene, index, entry in by_scene(scenes, what):
+        number = field(entry, "ann_id", f"{what} of {scene}, entry {index}")
+        try:
+            key = (scene, int(number))
+        except (TypeError, ValueError):
+            raise ValueError(f"{what} of {scene}: ann_id {number!r} is not a whole number") from None
+        yield key, entry, f"{what} of {scene}, ann_id {number}"
 
 
-def _truth(references: Any) -> dict[Key, tuple[str, np.ndarray]]:
-    """(type, lower and upper corners (n, 2, 3)) of every query."""
-    truth = {}
+def _read(references: Any, predictions: Any) -> tuple[dict[Key, str], list[_Answer]]:
+    """The type of every query of the references, and every prediction; unknown queries are an error."""
+    truth: dict[Key, tuple[str, np.ndarray]] = {}
     for key, entry, place in _queries(references, "references"):
         kind = field(entry, "eval_type", place)
         if kind not in TYPES:
@@ -56,26 +63,21 @@ def _truth(references: Any) -> dict[Key, tuple[str, np.ndarray]]:
             raise ValueError(f"{place} is of type {kind} but has no boxes; give its aabb_bound")
     if not truth:
         raise ValueError("the references hold no queries; give the annotations of at least one scene")
-    return truth
-
-
-def _answers(references: Any, predictions: Any) -> list[tuple[Key, np.ndarray, str]]:
-    """(query, predicted corners (n, 8, 3), name in messages) of every prediction; unknown queries are an error."""
-    truth = _truth(references)
-    found = []
+    answers = []
     for key, entry, place in _queries(predictions, "predictions"):
         if key not in truth:
             raise ValueError(f"{place} is for no query of the references; remove it or give its annotation")
-        boxes = [corners(box, place) for box in field(entry, "aabb", place)]
-        found.append((key, np.array(boxes).reshape(-1, 8, 3), place))
-    return found
+        boxes = np.array([corners(box, place) for box in field(entry, "aabb", place)]).reshape(-1, 8, 3)
+        answers.append(_Answer(key, *truth[key], boxes, place))
+    return {key: kind for key, (kind, _) in truth.items()}, answers
 
 
-def _f1(predicted: np.ndarray, true: np.ndarray, overlaps: Overlaps, place: str) -> tuple[float, ...]:
+def _f1(answer: _Answer, overlaps: Overlaps) -> tuple[float, ...]:
     """F1 at both thresholds of a query that has boxes on both sides."""
+    predicted, true = answer.predicted, answer.true
     values = overlaps(predicted, true)
     if np.isnan(values).any():
-        raise ValueError(f"{place}: a box holds NaN, so nothing can be matched; remove the box")
+        raise ValueError(f"{answer.place}: a box holds NaN, so nothing can be matched; remove the box")
     ious = matched_ious(values)
     return tuple(2 * int((ious >= np.float32(k)).sum()) / (len(predicted) + len(true)) for k in _THRESHOLDS)
 
@@ -91,18 +93,14 @@ def _overlaps_centre_size(predicted: np.ndarray, true: np.ndarray) -> np.ndarray
 # --- the dataset's own evaluator ---
 
 
-def _official_values(references: Any, predictions: Any) -> dict[Key, tuple[float, ...]]:
+def _official_values(answers: list[_Answer]) -> dict[Key, tuple[float, ...]]:
     """F1 of every predicted query, in the order of the file; the last prediction of a repeated query."""
-    truth = _truth(references)
     values: dict[Key, tuple[float, ...]] = {}
-    for key, predicted, place in _answers(references, predictions):
-        kind, true = truth[key]
-        if kind.startswith("zt"):
-            values[key] = (float(len(predicted) == 0),) * 2
-        elif len(predicted) == 0:
-            values[key] = (0.0, 0.0)
+    for answer in answers:
+        if answer.kind.startswith("zt"):
+            values[answer.key] = (float(len(answer.predicted) == 0),) * 2
         else:
-            values[key] = _f1(predicted, true, _overlaps_float32, place)
+            values[answer.key] = _f1(answer, _overlaps_float32) if len(answer.predicted) else (0.0, 0.0)
     return values
 
 
@@ -111,9 +109,9 @@ def _official(references: Any, predictions: Any) -> dict[str, Any]:
 
     The published code counts missing ones in the overall score as well and leaves their part of the types undefined.
     """
-    truth, values = _truth(references), _official_values(references, predictions)
-    kinds = np.array([kind for kind, _ in truth.values()])
-    table = np.array([values.get(key, (0.0, 0.0)) for key in truth], dtype=np.float32)
+    queries, answers = _read(references, predictions)
+    values, kinds = _official_values(answers), np.array(list(queries.values()))
+    table = np.array([values.get(key, (0.0, 0.0)) for key in queries], dtype=np.float32)
     scores: dict[str, Any] = {}
     for column, k in enumerate(_THRESHOLDS):
         scores[f"F1@{k}"] = {
@@ -124,35 +122,32 @@ def _official(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
     """[F1@0.25, F1@0.5] of every predicted query."""
-    values = _official_values(references, predictions)
+    values = _official_values(_read(references, predictions)[1])
     return {f"{scene}|{number}": list(pair) for (scene, number), pair in values.items()}
 
 
 # --- Video-3D-LLM ---
 
 
-def _video3dllm_values(references: Any, predictions: Any) -> list[tuple[Key, tuple[float, ...]]]:
+def _video3dllm_values(answers: list[_Answer]) -> list[tuple[float, ...]]:
     """F1 of every prediction, repeated queries as often as they occur; what counts is the boxes, not the type."""
-    truth = _truth(references)
-    values: list[tuple[Key, tuple[float, ...]]] = []
-    for key, predicted, place in _answers(references, predictions):
-        true = truth[key][1]
-        if len(predicted) == 0 or len(true) == 0:
-            values.append((key, (float(len(predicted) == len(true)),) * 2))
-        else:
-            values.append((key, _f1(predicted, true, _overlaps_centre_size, place)))
-    return values
+    return [
+        _f1(a, _overlaps_centre_size)
+        if len(a.predicted) and len(a.true)
+        else (float(len(a.predicted) == len(a.true)),) * 2
+        for a in answers
+    ]
 
 
 def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
     """Mean F1 over the predictions made; a type without any has no entry."""
-    truth, values = _truth(references), _video3dllm_values(references, predictions)
-    if not values:
+    _, answers = _read(references, predictions)
+    if not answers:
         raise ValueError("no predictions to score; give one entry for each query")
     groups: dict[str, list[tuple[float, ...]]] = {"all": []}
-    for key, pair in values:
+    for answer, pair in zip(answers, _video3dllm_values(answers), strict=True):
         groups["all"].append(pair)
-        groups.setdefault(truth[key][0], []).append(pair)
+        groups.setdefault(answer.kind, []).append(pair)
     return {
         name: {f"F1@{k}": float(np.mean([pair[i] for pair in pairs])) for i, k in enumerate(_THRESHOLDS)}
         | {"n": len(pairs)}
@@ -162,8 +157,9 @@ def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _video3dllm_items(references: Any, predictions: Any) -> dict[str, Any]:
     """[F1@0.25, F1@0.5] of every predicted query, the last one of a repeated query."""
-    values = _video3dllm_values(references, predictions)
-    return {f"{scene}|{number}": list(pair) for (scene, number), pair in values}
+    _, answers = _read(references, predictions)
+    pairs = zip(answers, _video3dllm_values(answers), strict=True)
+    return {f"{answer.key[0]}|{answer.key[1]}": list(pair) for answer, pair in pairs}
 
 
 def select_boxes(scores: np.ndarray, threshold: float = 0.4, temperature: float = 0.07) -> list[int]:
@@ -185,21 +181,12 @@ def select_boxes(scores: np.ndarray, threshold: float = 0.4, temperature: float 
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "official": Protocol(
-        task="multi3drefer",
-        name="official",
-        source="3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
-        scale="fractions",
-        score=_official,
-        per_item=_official_items,
-    ),
-    "video3dllm": Protocol(
-        task="multi3drefer",
-        name="video3dllm",
-        source="LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py",
-        scale="fractions",
-        score=_video3dllm,
-        per_item=_video3dllm_items,
-    ),
-}
+    entry.name: entry
+    for entry in (
+        Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
+                 "fractions", _official, _official_items),
+        Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
+                 _video3dllm, _video3dllm_items),
+    )
+}  # fmt: skip
 """Multi3DRefer's evaluators by name."""

@@ -11,9 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidllm.evaluation.answers import clean_answer, match_any, match_any_nonempty, match_in_order
-from vidllm.evaluation.entries import field, listed, refuse_missing, refuse_unknown, warn_missing
-from vidllm.evaluation.protocol import NOT_AVAILABLE, Protocol
+from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol
+from vidllm.evaluation.protocols.answers import (
+    clean_answer,
+    match_any,
+    match_any_nonempty,
+    match_in_order,
+    uncapitalized,
+)
+from vidllm.evaluation.protocols.records import field, listed, refuse_missing, refuse_unknown, warn_missing
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.suite import CaptionScores, caption_scores
 
@@ -44,15 +50,15 @@ def _read(references: Any, predictions: Any) -> _Answers:
     answers: dict[str, list[str]] = {}
     questions: dict[str, str] = {}
     for index, entry in enumerate(listed(references, "references")):
-        key = str(field(entry, "question_id", (str, int), f"reference {index}"))
+        key = str(field(entry, "question_id", f"reference {index}", (str, int)))
         if key in answers:
             raise ValueError(f"reference {index}: the id {key} occurs twice; ids must be unique")
-        answers[key] = _strings(field(entry, "answers", list, f"reference {key}"), f"reference {key}: 'answers'")
+        answers[key] = _strings(field(entry, "answers", f"reference {key}", list), f"reference {key}: 'answers'")
         questions[key] = str(entry.get("question", ""))
     rows = []
     for index, entry in enumerate(listed(predictions, "predictions")):
-        key = str(field(entry, "question_id", (str, int), f"prediction {index}"))
-        top = field(entry, "answer_top10", list, f"prediction {key}")
+        key = str(field(entry, "question_id", f"prediction {index}", (str, int)))
+        top = field(entry, "answer_top10", f"prediction {key}", list)
         rows.append((key, _strings(top, f"prediction {key}: 'answer_top10'")))
     return _Answers(answers, questions, rows)
 
@@ -104,17 +110,13 @@ def _official_scores(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
     found = _official(references, predictions)
-    meteor = found.captions.meteor
     return {
         key: {
             "pred_ptb": found.predictions[i],
             "refs_ptb": found.references[i],
             "em1": found.exact[i],
             "em10": found.exact_at_10[i],
-            "bleu": list(found.captions.bleu.per_item[i]),
-            "meteor": NOT_AVAILABLE if meteor is None else meteor.per_item[i][0],
-            "rouge_l": found.captions.rouge_l.per_item[i][0],
-            "cider": found.captions.cider.per_item[i][0],
+            **found.captions.item(i),
         }
         for i, key in enumerate(found.keys)
     }
@@ -156,15 +158,7 @@ def _leo_scores(references: Any, predictions: Any) -> dict[str, Any]:
     pairs = [match_in_order(p, r) for p, r in zip(data.predictions, data.references, strict=True)]
     exact, refined = (sum(flags) / len(pairs) for flags in zip(*pairs, strict=True))
     found = caption_scores(data.references, data.predictions)
-    return {
-        "target_metric": refined,
-        "em": exact,
-        "em_refined": refined,
-        "cider": found.cider.total[0],
-        "bleu": found.bleu.total[3],
-        "meteor": found.meteor_total(),
-        "rouge": found.rouge_l.total[0],
-    }
+    return {"target_metric": refined, "em": exact, "em_refined": refined, **found.leo()}
 
 
 def _leo_items(references: Any, predictions: Any) -> dict[str, Any]:
@@ -195,14 +189,6 @@ def _chatscene_scores(references: Any, predictions: Any) -> dict[str, Any]:
     groups = [[text.replace("\n", " ").strip() for text in data.answers[key]] for key in keys]
     pairs = [match_any_nonempty(text, data.answers[key]) for text, key in zip(texts, keys, strict=True)]
     return _bracketed(pairs, caption_scores(_tokenized(groups), tokenize(texts)))
-
-
-def uncapitalized(text: str) -> str:
-    """Without one final period and with a small first letter, if longer than one character."""
-    if len(text) < 2:
-        return text
-    text = text.removesuffix(".")
-    return text[0].lower() + text[1:]
 
 
 def _bracketed(pairs: list[tuple[int, int]], found: CaptionScores) -> dict[str, Any]:

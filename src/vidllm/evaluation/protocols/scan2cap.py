@@ -10,16 +10,16 @@ pred_response}]``; an entry may give ``box`` (8 corners) in place of ``iou``. Re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.box_entries import corners, described, field, finite, identifier, listed
-from vidllm.evaluation.box_metrics import assign, benchmark_generalized_iou, hull, hull_iou
-from vidllm.evaluation.protocol import NOT_AVAILABLE, Protocol
+from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol
+from vidllm.evaluation.protocols.box_metrics import assign, benchmark_generalized_iou, hull, hull_iou
+from vidllm.evaluation.protocols.records import by_scene, corners, described, field, finite, identifier, listed
 from vidllm.evaluation.text_metrics.cider import cider
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.scores import Scores
@@ -64,8 +64,6 @@ def _things(references: Any) -> dict[Key, _Thing]:
             things[scene, thing] = _Thing(name, corners(field(entry, "bbox", place), place))
         things[scene, thing].tokens.append([str(token) for token in field(entry, "token", place)])
         things[scene, thing].descriptions.append(str(field(entry, "description", place)))
-    if not things:
-        raise ValueError("the references hold no annotations; give the file as distributed")
     return things
 
 
@@ -82,17 +80,16 @@ def _scored(corpus: Texts, captions: Mapping[Key, str], paraphrases: bool = True
 # --- detectors: several proposals for a scene ---
 
 
+_Proposals = Mapping[str, list[_Proposal]]
+
+
 def _proposals(predictions: Any, with_objectness: bool = True) -> dict[str, list[_Proposal]]:
     """Proposals of each scene; one is an object where ``obj_prob[1]`` is the larger of the two."""
-    if not isinstance(predictions, Mapping):
-        raise ValueError(f"predictions must map each scene to its proposals, got {type(predictions).__name__}")
     found: dict[str, list[_Proposal]] = {}
-    for scene, entries in predictions.items():
-        rows = found.setdefault(str(scene), [])
-        for index, entry in enumerate(listed(entries, f"predictions of {scene}")):
-            place = f"predictions of {scene}, proposal {index}"
-            box = corners(field(entry, "box", place), place)
-            rows.append(_Proposal(str(field(entry, "caption", place)), box, not with_objectness or _sure(entry, place)))
+    for scene, index, entry in by_scene(predictions, "predictions"):
+        place = f"predictions of {scene}, proposal {index}"
+        caption, box = str(field(entry, "caption", place)), corners(field(entry, "box", place), place)
+        found.setdefault(scene, []).append(_Proposal(caption, box, not with_objectness or _sure(entry, place)))
     return found
 
 
@@ -103,7 +100,7 @@ def _sure(entry: Mapping[str, Any], place: str) -> bool:
     return bool(odds[1] > odds[0])
 
 
-def _by_scene(things: Mapping[Key, _Thing]) -> dict[str, list[Key]]:
+def _keys_by_scene(things: Mapping[Key, _Thing]) -> dict[str, list[Key]]:
     scenes: dict[str, list[Key]] = {}
     for key in things:
         scenes.setdefault(key[0], []).append(key)
@@ -117,14 +114,13 @@ def _decoded(caption: str) -> str:
     return " ".join(["sos", *(words[: words.index("eos")] if "eos" in words else words), "eos"])
 
 
-def _nearest_captions(things: Mapping[Key, _Thing], predictions: Any, threshold: float) -> dict[Key, str]:
+def _nearest_captions(things: Mapping[Key, _Thing], proposals: _Proposals, threshold: float) -> dict[Key, str]:
     """Caption of every object: each proposal goes to the object of nearest centre if their IoU is above ``threshold``.
 
     The last of several proposals stays, not the best.
     """
     captions: dict[Key, str] = {}
-    proposals = _proposals(predictions)
-    for scene, keys in _by_scene(things).items():
+    for scene, keys in _keys_by_scene(things).items():
         boxes = np.array([things[key].box for key in keys])
         centres = hull(boxes).mean(axis=1)
         for proposal in proposals.get(scene, []):
@@ -136,10 +132,9 @@ def _nearest_captions(things: Mapping[Key, _Thing], predictions: Any, threshold:
 
 def _cvpr21(references: Any, predictions: Any) -> dict[str, Any]:
     """Corpus scores over all annotated objects at both thresholds."""
-    things = _things(references)
-    scores = {}
+    things, proposals, scores = _things(references), _proposals(predictions), {}
     for k in _THRESHOLDS:
-        captions = _nearest_captions(things, predictions, k)
+        captions = _nearest_captions(things, proposals, k)
         empty = sum(captions.get(key, _PLACEHOLDER) == _PLACEHOLDER for key in things)
         counts = {"n_objects": len(things), "n_placeholder": empty}
         scores[f"@{k}IoU"] = _scored(_corpus(things), captions).totals(_ALL) | counts
@@ -149,26 +144,22 @@ def _cvpr21(references: Any, predictions: Any) -> dict[str, Any]:
 def _cvpr21_items(references: Any, predictions: Any) -> dict[str, Any]:
     """Caption and sentence scores of every object at IoU 0.5."""
     things = _things(references)
-    captions = _nearest_captions(things, predictions, 0.5)
+    captions = _nearest_captions(things, _proposals(predictions), 0.5)
     found = _scored(_corpus(things), captions)
     return {
         f"{scene}|{thing}|{things[scene, thing].name}": {
             "candidate": captions.get((scene, thing), _PLACEHOLDER),
-            "bleu": list(found.bleu.per_item[i]),
-            "cider": found.cider.per_item[i][0],
-            "rouge_l": found.rouge_l.per_item[i][0],
-            "meteor": NOT_AVAILABLE if found.meteor is None else found.meteor.per_item[i][0],
+            **found.item(i),
         }
         for i, (scene, thing) in enumerate(things)
     }
 
 
-def _best_captions(things: Mapping[Key, _Thing], predictions: Any, threshold: float) -> dict[Key, str]:
+def _best_captions(things: Mapping[Key, _Thing], proposals: _Proposals, threshold: float) -> dict[Key, str]:
     """Caption of every object: each proposal goes to the object of largest IoU, above ``threshold``; the best stays."""
     captions: dict[Key, str] = {}
     best: dict[Key, float] = {}
-    proposals = _proposals(predictions)
-    for scene, keys in _by_scene(things).items():
+    for scene, keys in _keys_by_scene(things).items():
         boxes = np.array([things[key].box for key in keys])
         for proposal in proposals.get(scene, []):
             ious = hull_iou(proposal.box, boxes)
@@ -185,9 +176,9 @@ def _ll3da(references: Any, predictions: Any) -> dict[str, Any]:
     """
     things = {key: thing for key, thing in _things(references).items() if not thing.name.endswith("unknown")}
     names = {"BLEU-4": "BLEU-4", "CIDEr": "CiDEr", "ROUGE_L": "Rouge", "METEOR": "METEOR"}
-    scores = {}
+    proposals, scores = _proposals(predictions), {}
     for k in _THRESHOLDS:
-        captions = _best_captions(things, predictions, k)
+        captions = _best_captions(things, proposals, k)
         totals = _scored(_corpus(things), captions, paraphrases=False).totals(_ALL)
         scores[f"@{k}IoU"] = {f"{short}@{k}": totals[name] for name, short in names.items()}
     return scores
@@ -198,6 +189,8 @@ def _ll3da(references: Any, predictions: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Match:
+    """The caption of an object and the IoU of its box."""
+
     caption: str
     iou: float
 
@@ -211,7 +204,7 @@ def _matches(references: Any, predictions: Any) -> tuple[dict[Key, _Thing], dict
     things, proposals = _things(references), _proposals(predictions, with_objectness=False)
     matches: dict[Key, _Match] = {}
     count = 0
-    for scene, keys in _by_scene(things).items():
+    for scene, keys in _keys_by_scene(things).items():
         found = proposals.get(scene, [])
         if not found:
             raise ValueError(f"no predictions for scene {scene}; the benchmark needs at least one box in every scene")
@@ -274,15 +267,9 @@ def _benchmark_items(references: Any, predictions: Any) -> dict[str, Any]:
 # --- language models: one proposal for each object ---
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    iou: float
-
-
-def _answers(things: Mapping[Key, _Thing], predictions: Any) -> dict[Key, _Answer]:
+def _answers(things: Mapping[Key, _Thing], predictions: Any) -> dict[Key, _Match]:
     """The last answer of each object, in the order of their first; an unknown object is an error."""
-    answers: dict[Key, _Answer] = {}
+    answers: dict[Key, _Match] = {}
     for index, entry in enumerate(listed(predictions, "predictions")):
         place = described("prediction", index, entry, ("scene_id", "object_id"))
         scene, thing = identifier(entry, ("scene_id", "object_id"), place)
@@ -291,11 +278,9 @@ def _answers(things: Mapping[Key, _Thing], predictions: Any) -> dict[Key, _Answe
         if "iou" in entry:
             iou = _number(entry["iou"], place)
         else:
-            box = corners(field(entry, "box", f"{place} has no 'iou' and"), place)
+            box = corners(field(entry, "box", f"{place} without 'iou'"), place)
             iou = float(hull_iou(box, things[scene, thing].box))
-        answers[scene, thing] = _Answer(str(field(entry, "pred_response", place)), iou)
-    if not answers:
-        raise ValueError("no predictions to score; give one entry for each object")
+        answers[scene, thing] = _Match(str(field(entry, "pred_response", place)), iou)
     return answers
 
 
@@ -312,7 +297,7 @@ def _leo(references: Any, predictions: Any) -> dict[str, Any]:
     kept = {key: corpus[key] for key in answers}
     scores = {}
     for k in _THRESHOLDS:
-        texts = {key: f"sos {a.text} eos".replace(". ", " . ") for key, a in answers.items() if a.iou >= k}
+        texts = {key: f"sos {a.caption} eos".replace(". ", " . ") for key, a in answers.items() if a.iou >= k}
         totals = _scored(kept, texts).totals(_ALL)
         scores[f"@{k}IoU"] = {name: totals[name] for name in ("CIDEr", "BLEU-4", "METEOR", "ROUGE_L")}
     return scores
@@ -327,7 +312,7 @@ def _without_tokeniser(references: Any, predictions: Any, threshold: float) -> t
     things = _things(references)
     answers = _answers(things, predictions)
     corpus = [[_spaced(text) for text in things[key].descriptions] for key in answers]
-    return corpus, [_spaced(answer.text if answer.iou >= threshold else "") for answer in answers.values()]
+    return corpus, [_spaced(answer.caption if answer.iou >= threshold else "") for answer in answers.values()]
 
 
 def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
@@ -358,30 +343,26 @@ def _chatscene(references: Any, predictions: Any) -> dict[str, Any]:
     names = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
     scores: dict[str, Any] = {}
     for k in _THRESHOLDS:
-        texts = {key: f"sos {a.text} eos".replace("\n", " ") for key, a in answers.items() if a.iou >= k}
+        texts = {key: f"sos {a.caption} eos".replace("\n", " ") for key, a in answers.items() if a.iou >= k}
         captions = dict(zip(texts, tokenize(list(texts.values())), strict=True))
         scores |= _scored(corpus, captions).totals([f"[scan2cap] {name}@{k:.2f}" for name in names])
     return scores
-
-
-def _protocol(
-    name: str, source: str, scale: str, score: Callable[[Any, Any], dict[str, Any]], per_item: Any = None
-) -> Protocol:
-    return Protocol(task="scan2cap", name=name, source=source, scale=scale, score=score, per_item=per_item)
 
 
 _FRACTIONS = "fractions (CIDEr with its factor 10 only)"
 PROTOCOLS: dict[str, Protocol] = {
     entry.name: entry
     for entry in (
-        _protocol("cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _cvpr21, _cvpr21_items),
-        _protocol("benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS, _benchmark, _benchmark_items),
-        _protocol("ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _ll3da),
-        _protocol("leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS, _leo),
-        _protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _video3dllm),
-        _protocol("3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _video3dllm),
-        _protocol("vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _vgllm),
-        _protocol("chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _chatscene),
+        Protocol("scan2cap", "cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _cvpr21, _cvpr21_items),
+        Protocol(
+            "scan2cap", "benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS, _benchmark, _benchmark_items
+        ),
+        Protocol("scan2cap", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _ll3da),
+        Protocol("scan2cap", "leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS, _leo),
+        Protocol("scan2cap", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _video3dllm),
+        Protocol("scan2cap", "3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _video3dllm),
+        Protocol("scan2cap", "vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _vgllm),
+        Protocol("scan2cap", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _chatscene),
     )
 }
 """Scan2Cap's evaluators by name."""

@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.box_entries import corners, described, field, listed
-from vidllm.evaluation.box_metrics import centre_size_corners, hull_iou
-from vidllm.evaluation.entries import warn_missing
-from vidllm.evaluation.protocol import Protocol
+from vidllm.evaluation.protocols import Protocol
+from vidllm.evaluation.protocols.box_metrics import centre_size_corners, hull_iou
+from vidllm.evaluation.protocols.records import corners, described, field, listed, warn_missing
 
 __all__ = ["PROTOCOLS", "VIEW_WORDS", "Stimulus", "is_easy", "is_view_dependent", "parse_stimulus"]
 
@@ -123,38 +122,31 @@ def _descriptions(references: Any) -> dict[str, _Description]:
         if key in found:
             raise ValueError(f"{place} repeats the id {key}; ids must differ")
         found[key] = _Description(
-            target_id=_whole(field(entry, "target_id", place), place),
-            tokens=tokens,
-            easy=is_easy(field(entry, "stimulus_id", place)),
-            view_dependent=is_view_dependent(tokens),
-            names_class=_flag(entry.get("mentions_target_class", True)),
-            entry=entry,
-            place=place,
-        )
-    if not found:
-        raise ValueError("the references hold no description to score; give the file as distributed")
+            _whole(field(entry, "target_id", place), place), tokens, is_easy(field(entry, "stimulus_id", place)),
+            is_view_dependent(tokens), _flag(entry.get("mentions_target_class", True)), entry, place,
+        )  # fmt: skip
     return found
 
 
-def _answers(
-    descriptions: Mapping[str, _Description], predictions: Any, wanted: list[str]
-) -> dict[str, tuple[Mapping[str, Any], str]]:
-    """(entry, its name in messages) by id; every wanted description needs exactly one."""
-    found: dict[str, tuple[Mapping[str, Any], str]] = {}
+@dataclass(frozen=True)
+class _Answer:
+    """A prediction: the description that it is for, its fields and its name in messages."""
+
+    key: str
+    fields: Mapping[str, Any]
+    place: str
+
+
+def _read(references: Any, predictions: Any) -> tuple[dict[str, _Description], list[_Answer]]:
+    """Every description by id, and every prediction; one for an unknown description is an error."""
+    descriptions, answers = _descriptions(references), []
     for index, entry in enumerate(listed(predictions, "predictions")):
         place = described("prediction", index, entry, _ID)
         key = _id(entry, None, place)
         if key not in descriptions:
             raise ValueError(f"{place} is for no description of the references; remove it")
-        if key in found:
-            raise ValueError(f"{place} answers {key} a second time; keep one answer")
-        found[key] = (entry, place)
-    missing = [key for key in wanted if key not in found]
-    if missing:
-        raise ValueError(f"{len(missing)} descriptions have no prediction, the first is {missing[0]}; answer each")
-    if not wanted:
-        raise ValueError("the references hold no description that the authors score; give the file as distributed")
-    return found
+        answers.append(_Answer(key, entry, place))
+    return descriptions, answers
 
 
 def _groups(chosen: list[_Description]) -> dict[str, np.ndarray]:
@@ -165,22 +157,27 @@ def _groups(chosen: list[_Description]) -> dict[str, np.ndarray]:
     return {"all": everyone, "easy": easy, "hard": ~easy, "v-dep": dependent, "v-indep": ~dependent}
 
 
-def _scored_by_authors(description: _Description) -> bool:
-    return description.names_class and len(description.tokens) <= _MAX_TOKENS
-
-
-def _hits(references: Any, predictions: Any) -> dict[str, bool]:
-    """Whether the right instance was chosen, for every scored description."""
-    descriptions = _descriptions(references)
-    wanted = [key for key, description in descriptions.items() if _scored_by_authors(description)]
-    answers = _answers(descriptions, predictions, wanted)
-    chosen = {key: _whole(field(answers[key][0], "target_id", answers[key][1]), answers[key][1]) for key in wanted}
+def _hits(descriptions: Mapping[str, _Description], answers: list[_Answer]) -> dict[str, bool]:
+    """Whether the right instance was chosen, for every description that the authors score; each needs one answer."""
+    found: dict[str, _Answer] = {}
+    for answer in answers:
+        if answer.key in found:
+            raise ValueError(f"{answer.place} answers {answer.key} a second time; keep one answer")
+        found[answer.key] = answer
+    wanted = [key for key, d in descriptions.items() if d.names_class and len(d.tokens) <= _MAX_TOKENS]
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise ValueError(f"{len(missing)} descriptions have no prediction, the first is {missing[0]}; answer each")
+    if not wanted:
+        raise ValueError("the references hold no description that the authors score; give the file as distributed")
+    chosen = {key: _whole(field(found[key].fields, "target_id", found[key].place), found[key].place) for key in wanted}
     return {key: target == descriptions[key].target_id for key, target in chosen.items()}
 
 
 def _official(references: Any, predictions: Any) -> dict[str, Any]:
     """Percent of right choices in every group (None for an empty one), and how many descriptions were scored."""
-    descriptions, hits = _descriptions(references), _hits(references, predictions)
+    descriptions, answers = _read(references, predictions)
+    hits = _hits(descriptions, answers)
     right = np.array(list(hits.values()))
     masks = _groups([descriptions[key] for key in hits])
     scores: dict[str, Any] = {
@@ -191,30 +188,25 @@ def _official(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
     """1 for a right choice, else 0, of every scored description."""
-    return {key: int(hit) for key, hit in _hits(references, predictions).items()}
+    return {key: int(hit) for key, hit in _hits(*_read(references, predictions)).items()}
 
 
-def _ious(references: Any, predictions: Any) -> list[tuple[str, float]]:
+def _ious(descriptions: Mapping[str, _Description], answers: list[_Answer]) -> list[tuple[str, float]]:
     """(id, IoU) of every prediction: the script counts each row, and nothing of a description without one."""
-    descriptions = _descriptions(references)
     ious = []
-    for index, entry in enumerate(listed(predictions, "predictions")):
-        place = described("prediction", index, entry, _ID)
-        key = _id(entry, None, place)
-        if key not in descriptions:
-            raise ValueError(f"{place} is for no description of the references; remove it")
-        predicted = corners(field(entry, "bbox", place), place)
-        true = corners(field(descriptions[key].entry, "bbox", descriptions[key].place), descriptions[key].place)
-        ious.append((key, float(hull_iou(centre_size_corners(true), centre_size_corners(predicted)))))
-    if not ious:
-        raise ValueError("no predictions to score; give one entry for each description")
+    for answer in answers:
+        truth = descriptions[answer.key]
+        predicted = corners(field(answer.fields, "bbox", answer.place), answer.place)
+        true = corners(field(truth.entry, "bbox", truth.place), truth.place)
+        ious.append((answer.key, float(hull_iou(centre_size_corners(true), centre_size_corners(predicted)))))
     warn_missing(descriptions, dict(ious), "Video-3D-LLM's script")
     return ious
 
 
 def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
     """Fraction of boxes that reach each IoU, in every group that is not empty."""
-    ious, descriptions = _ious(references, predictions), _descriptions(references)
+    descriptions, answers = _read(references, predictions)
+    ious = _ious(descriptions, answers)
     values, masks = np.array([iou for _, iou in ious]), _groups([descriptions[key] for key, _ in ious])
     return {
         f"{name} acc@{k}iou": float(np.mean(values[mask] >= k))
@@ -226,25 +218,16 @@ def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
 
 def _video3dllm_items(references: Any, predictions: Any) -> dict[str, Any]:
     """IoU of every description; NaN for a box with NaN, which is a miss."""
-    return dict(_ious(references, predictions))
+    return dict(_ious(*_read(references, predictions)))
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "official": Protocol(
-        task="referit3d",
-        name="official",
-        source="referit3d/referit3d referit3d/analysis/deepnet_predictions.py",
-        scale="percent",
-        score=_official,
-        per_item=_official_items,
-    ),
-    "video3dllm": Protocol(
-        task="referit3d",
-        name="video3dllm",
-        source="zd11024/Video-3D-LLM llava/eval/eval_nr3d.py",
-        scale="fractions",
-        score=_video3dllm,
-        per_item=_video3dllm_items,
-    ),
-}
+    entry.name: entry
+    for entry in (
+        Protocol("referit3d", "official", "referit3d/referit3d referit3d/analysis/deepnet_predictions.py", "percent",
+                 _official, _official_items),
+        Protocol("referit3d", "video3dllm", "zd11024/Video-3D-LLM llava/eval/eval_nr3d.py", "fractions",
+                 _video3dllm, _video3dllm_items),
+    )
+}  # fmt: skip
 """The evaluators of Nr3D and Sr3D by name; both data sets are scored alike."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidllm.datasets.jsonl import Example, scene_places
-from vidllm.evaluation.answers import clean_answer, match_any
+from vidllm.evaluation.protocols.answers import clean_answer, match_any
 from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.rouge import rouge_l
@@ -33,11 +33,11 @@ def score_examples(
     model: VidLLM,
     examples: Sequence[Example],
     frames: int | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """Reconstruct every video from its frames alone, ask everything that is told of it, and score.
 
-    ``tell`` hears (videos done, videos in all). ValueError for a video that cannot be read.
+    ``progress`` hears (videos done, videos in all). ValueError for a video that cannot be read.
     """
     videos: dict[Path, list[Example]] = {}
     for example in examples:
@@ -51,8 +51,8 @@ def score_examples(
                 _score_boxes(scene, example, metrics)
             if example.task == "caption":
                 said[example.line] = scene.describe(scene_places(example)[1])
-        if tell is not None:
-            tell(done, len(videos))
+        if progress is not None:
+            progress(done, len(videos))
     return _rows(examples, said, metrics)
 
 

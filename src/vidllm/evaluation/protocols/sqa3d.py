@@ -11,10 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidllm.evaluation.answers import clean_answer, match_any, match_any_nonempty, match_in_order
-from vidllm.evaluation.entries import field, listed, refuse_missing, refuse_unknown, warn_missing
-from vidllm.evaluation.protocol import Protocol
-from vidllm.evaluation.scanqa import uncapitalized
+from vidllm.evaluation.protocols import Protocol
+from vidllm.evaluation.protocols.answers import (
+    clean_answer,
+    match_any,
+    match_any_nonempty,
+    match_in_order,
+    uncapitalized,
+)
+from vidllm.evaluation.protocols.records import field, listed, refuse_missing, refuse_unknown, warn_missing
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.evaluation.text_metrics.suite import caption_scores
 
@@ -46,7 +51,7 @@ def _questions(references: Any) -> dict[str, _Question]:
     annotations = {str(entry.get("question_id")): entry for entry in reversed(_inner(references, "annotations"))}
     joined: dict[str, _Question] = {}
     for index, entry in enumerate(questions):
-        key = str(field(entry, "question_id", (str, int), f"question {index}"))
+        key = str(field(entry, "question_id", f"question {index}", (str, int)))
         if key not in annotations:
             raise ValueError(f"question {key} has no annotation; give the annotations of the same split")
         if key in joined:
@@ -62,12 +67,12 @@ def _inner(references: dict[str, Any], name: str) -> list[_Row]:
 
 
 def _join(question: _Row, annotation: _Row, what: str) -> _Question:
-    answers = field(annotation, "answers", list, what)
+    answers = field(annotation, "answers", what, list)
     if not answers or not isinstance(answers[0], dict):
         raise ValueError(f"{what}: the annotation has no answer")
-    text = field(question, "question", str, what)
+    text = field(question, "question", what, str)
     pose = _pose(question, annotation.get("rotation"), annotation.get("position"))
-    return _Question(text, field(answers[0], "answer", str, what), pose)
+    return _Question(text, field(answers[0], "answer", what, str), pose)
 
 
 def _pose(entry: _Row, rotation: Any, position: Any) -> str:
@@ -77,14 +82,14 @@ def _pose(entry: _Row, rotation: Any, position: Any) -> str:
 def _rows(predictions: Any) -> list[_Row]:
     rows = listed(predictions, "predictions")
     for index, entry in enumerate(rows):
-        field(entry, "answer", str, f"prediction {entry.get('question_id', index)}")
+        field(entry, "answer", f"prediction {entry.get('question_id', index)}", str)
     return rows
 
 
 def _by_id(predictions: Any) -> list[tuple[str, str]]:
     """(id, answer) of every row."""
     return [
-        (str(field(row, "question_id", (str, int), f"prediction {index}")), row["answer"])
+        (str(field(row, "question_id", f"prediction {index}", (str, int))), row["answer"])
         for index, row in enumerate(_rows(predictions))
     ]
 
@@ -112,10 +117,6 @@ def _first_word_type(question: str) -> int:
     return _PREFIXES.index(words[0]) if words and words[0] in _PREFIXES else len(_PREFIXES)
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
 # The official free-form program -----------------------------------------------------------------------------------
 
 
@@ -128,65 +129,40 @@ def _loosely_equal(prediction: str, answer: str) -> bool:
     )
 
 
-def _free_form(questions: Sequence[_Question], rows: Sequence[_Row]) -> dict[str, Any]:
+def _official_llm_scores(references: Any, predictions: Any) -> dict[str, Any]:
     """Any hit counts for an item; the denominator is the number of distinct predicted items."""
-    answers = {question.pose: question.answer for question in questions}
+    answers = {question.pose: question.answer for question in _questions(references).values()}
     correct: dict[str, bool] = {}
-    for row in rows:
+    for row in _rows(predictions):
         pose = _pose(row, row.get("agent_rot"), row.get("agent_pos"))
         hit = pose in answers and _loosely_equal(clean_answer(row["answer"]), answers[pose])
         correct[pose] = correct.get(pose, False) or hit
     hits, total = sum(correct.values()), len(correct)
-    share = _ratio(hits, total)
-    return {"correct": hits, "total": total, "acc": share, "printed": f"Acc: {hits}/{total} = {share:.4f}"}
-
-
-def _oracle(references: Any, rows: Sequence[_Row], count: int) -> list[_Row]:
-    """The first ``count`` predictions again, with the annotated answers."""
-    answers = {question.pose: question.answer for question in _questions(references).values()}
-    poses = [_pose(row, row.get("agent_rot"), row.get("agent_pos")) for row in rows[:count]]
-    return [row | {"answer": answers.get(pose, row["answer"])} for row, pose in zip(rows[:count], poses, strict=True)]
-
-
-def _official_llm_scores(references: Any, predictions: Any) -> dict[str, Any]:
-    """The accuracy, and what it becomes when items are missing, unknown or answered twice."""
-    questions, rows = list(_questions(references).values()), _rows(predictions)
-    unknown = [rows[0] | {"scene_id": f"unknown scene {i}"} for i in range(2)]
-    return {
-        "full": _free_form(questions, rows),
-        "without_last_25_predictions": _free_form(questions, rows[:-25]),
-        "plus_2_unknown_items": _free_form(questions, rows + unknown),
-        "plus_20_oracle_duplicates": _free_form(questions, rows + _oracle(references, rows, 20)),
-    }
+    share = hits / total
+    return {"full": {"correct": hits, "total": total, "acc": share, "printed": f"Acc: {hits}/{total} = {share:.4f}"}}
 
 
 # The official closed-vocabulary program ---------------------------------------------------------------------------
 
 
-def _vocabulary(references: Any) -> dict[str, Any]:
-    content = references.get("answer_dict")
-    classes = content[0] if isinstance(content, list) and content else content
-    if not isinstance(classes, dict):
-        raise ValueError("references['answer_dict']: expected the content of answer_dict.json, a list of two objects")
-    return classes
-
-
 def _closed(questions: dict[str, _Question], answers: dict[str, str], classes: dict[str, Any]) -> dict[str, float]:
-    """Percent of questions whose answer is in the vocabulary and equal to the annotated one."""
-    hits, counts = [0] * len(_CLOSED_TYPES), [0] * len(_CLOSED_TYPES)
+    """Percent of questions whose answer is in the vocabulary and equal to the annotated one; NaN of no question."""
+    hits: dict[str, list[bool]] = {name: [] for name in ("overall", *_CLOSED_TYPES)}
     for key, question in questions.items():
-        kind = _first_word_type(question.text)
-        counts[kind] += 1
         known = question.answer in classes and answers[key] in classes
-        hits[kind] += known and classes[question.answer] == classes[answers[key]]
-    scores = {"overall": 100.0 * _ratio(sum(hits), sum(counts))}
-    return scores | {name: 100.0 * _ratio(hits[i], counts[i]) for i, name in enumerate(_CLOSED_TYPES)}
+        hit = known and classes[question.answer] == classes[answers[key]]
+        hits["overall"].append(hit)
+        hits[_CLOSED_TYPES[_first_word_type(question.text)]].append(hit)
+    return {name: 100.0 * (sum(group) / len(group)) if group else math.nan for name, group in hits.items()}
 
 
 def _official_closed_scores(references: Any, predictions: Any) -> dict[str, Any]:
     questions = _questions(references)
     answers = _complete(questions, predictions, "the official program")
-    classes = _vocabulary(references)
+    content = references.get("answer_dict")
+    classes = content[0] if isinstance(content, list) and content else content
+    if not isinstance(classes, dict):
+        raise ValueError("references['answer_dict']: expected the content of answer_dict.json, a list of two objects")
     cleaned = {key: clean_answer(answer) for key, answer in answers.items()}
     return {
         "raw_prediction_string": _closed(questions, answers, classes),
@@ -195,11 +171,9 @@ def _official_closed_scores(references: Any, predictions: Any) -> dict[str, Any]
 
 
 def _official_closed_items(references: Any, predictions: Any) -> dict[str, Any]:
-    _complete(_questions(references), predictions, "the official program")
-    return {
-        key: {"official_type": _CLOSED_TYPES[_first_word_type(question.text)]}
-        for key, question in _questions(references).items()
-    }
+    questions = _questions(references)
+    _complete(questions, predictions, "the official program")
+    return {key: {"official_type": _CLOSED_TYPES[_first_word_type(q.text)]} for key, q in questions.items()}
 
 
 # The peers --------------------------------------------------------------------------------------------------------
@@ -245,14 +219,7 @@ def _leo_scores(references: Any, predictions: Any) -> dict[str, Any]:
     data = _leo(references, predictions)
     found = caption_scores([[text] for text in data.references], data.predictions)
     flags = data.scores(("em_overall", "em_refined_overall"), "em_type", "em_refined_type")
-    return {
-        "target_metric": flags["em_refined_overall"],
-        **flags,
-        "cider_overall": found.cider.total[0],
-        "bleu_overall": found.bleu.total[3],
-        "meteor_overall": found.meteor_total(),
-        "rouge_overall": found.rouge_l.total[0],
-    }
+    return {"target_metric": flags["em_refined_overall"], **flags, **found.leo("_overall")}
 
 
 def _leo_items(references: Any, predictions: Any) -> dict[str, Any]:

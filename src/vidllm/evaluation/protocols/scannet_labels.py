@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidllm.evaluation.box_entries import field, identifier
+from vidllm.evaluation.protocols.records import field, identifier
 
 __all__ = ["LABEL_IDS", "OTHERS", "nyu40_id", "read_label_ids", "scanrefer_labels", "twenty_class_labels"]
 
@@ -65,42 +65,35 @@ def nyu40_id(object_name: str, label_ids: Mapping[str, int] = LABEL_IDS) -> int:
     return number if number in _NAMES else OTHERS
 
 
-def _eighteen_class(object_name: str, label_ids: Mapping[str, int]) -> int:
-    number = nyu40_id(object_name, label_ids)
-    return OTHERS if number in _STRUCTURE else number
+def _counted(
+    annotations: Sequence[Mapping[str, Any]], label_ids: Mapping[str, int], merged: tuple[int, ...] = ()
+) -> tuple[list[tuple[str, int]], Counter[tuple[str, int]]]:
+    """(scene, class) of every annotation, and how many annotated objects share each.
 
-
-def _counts(classes: Sequence[tuple[str, str, int]]) -> Counter[tuple[str, int]]:
-    """Annotated objects of each class in each scene; an object counts once, by its first entry."""
-    first: dict[tuple[str, str], int] = {}
-    for scene, thing, number in classes:
-        first.setdefault((scene, thing), number)
-    return Counter((scene, number) for (scene, _), number in first.items())
-
-
-def _classes(annotations: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> list[tuple[str, str, int]]:
-    keys = [identifier(a, ("scene_id", "object_id"), f"annotation {i}") for i, a in enumerate(annotations)]
-    return [(scene, thing, number) for (scene, thing), number in zip(keys, numbers, strict=True)]
-
-
-def _names(annotations: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [str(field(entry, "object_name", f"annotation {index}")) for index, entry in enumerate(annotations)]
+    An object counts once, by its first entry; the ``merged`` classes are "others".
+    """
+    classes: list[tuple[str, int]] = []
+    first: dict[tuple[str, ...], tuple[str, int]] = {}
+    for index, entry in enumerate(annotations):
+        place = f"annotation {index}"
+        scene, thing = identifier(entry, ("scene_id", "object_id"), place)
+        number = nyu40_id(str(field(entry, "object_name", place)), label_ids)
+        classes.append((scene, OTHERS if number in merged else number))
+        first.setdefault((scene, thing), classes[-1])
+    return classes, Counter(first.values())
 
 
 def scanrefer_labels(
     annotations: Sequence[Mapping[str, Any]], label_ids: Mapping[str, int] = LABEL_IDS
 ) -> list[tuple[int, int]]:
     """ScanRefer's (unique_multiple, others) of every annotation: 0 unique or 1 multiple; 1 for the class "others"."""
-    numbers = [_eighteen_class(name, label_ids) for name in _names(annotations)]
-    classes = _classes(annotations, numbers)
-    counts = _counts(classes)
-    return [(int(counts[scene, number] != 1), int(number == OTHERS)) for scene, _, number in classes]
+    classes, counts = _counted(annotations, label_ids, _STRUCTURE)
+    return [(int(counts[one] != 1), int(one[1] == OTHERS)) for one in classes]
 
 
 def twenty_class_labels(
     annotations: Sequence[Mapping[str, Any]], label_ids: Mapping[str, int] = LABEL_IDS
 ) -> list[str]:
     """M3DRef-CLIP's and Video-3D-LLM's ``eval_type`` of every annotation: "unique" or "multiple"."""
-    classes = _classes(annotations, [nyu40_id(name, label_ids) for name in _names(annotations)])
-    counts = _counts(classes)
-    return ["unique" if counts[scene, number] == 1 else "multiple" for scene, _, number in classes]
+    classes, counts = _counted(annotations, label_ids)
+    return ["unique" if counts[one] == 1 else "multiple" for one in classes]

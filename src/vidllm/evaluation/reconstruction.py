@@ -1,4 +1,4 @@
-"""``vidllm eval reconstruction``: the figures of ``reconstruction.py`` over the scenes of a ScanNet-like root.
+"""``vidllm eval reconstruction``: the metrics of ``reconstruction_metrics.py`` over the scenes of a ScanNet-like root.
 
 Depth and cameras are compared at full resolution. For the point clouds every n-th pixel of every n-th row is taken of
 both, n being the smallest that leaves ``MOST_POINTS`` a scene: thinner than the clouds' own voxels would be at a
@@ -8,7 +8,7 @@ distance, and the same for prediction and truth. The baseline is a flat wall bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.prediction_files import PredictionFile, Row, claim
-from vidllm.evaluation.processes import Processes
-from vidllm.evaluation.provenance import model_record
+from vidllm.evaluation.harness import Processes, Work
+from vidllm.evaluation.prediction_files import Row
 from vidllm.evaluation.reconstruction_metrics import PosedDepth, depth_metrics, point_metrics, trajectory_metrics
-from vidllm.evaluation.recording import Recording, SceneCase
-from vidllm.evaluation.results import plain, publish
+from vidllm.evaluation.recording import EvaluationScene, Recording
+from vidllm.evaluation.results import model_record, plain, publish
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
-from vidllm.evaluation.settings import Column
+from vidllm.evaluation.settings import Variant
 from vidllm.scene import VidLLM
 
 MOST_POINTS = 200_000
 WALL_FOV_DEG = 60.0  # horizontal field of view that the flat wall is seen with
-OURS, WALL = Column("vidllm", "raw"), Column("flat-wall", "no-video")
+OURS, WALL = Variant("vidllm", "raw"), Variant("flat-wall", "no-video")
 _SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.evaluation.reconstruction_metrics)"
 _SCALE = "metres, degrees, shares 0..1; ..._aligned and sim3: after alignment"
 
@@ -44,21 +43,22 @@ class ReconstructionPlan:
     frames: int | None = None
 
 
-def scene_figures(case: SceneCase) -> dict[Column, dict[str, float]]:
-    """Figures of one scene for the model and for the baseline."""
-    recording, scene = case.recording, case.placed("raw").scene
+def scene_metrics(case: EvaluationScene, variant: Variant) -> dict[str, float]:
+    """Metrics of one scene, of the model or of the baseline."""
+    recording = case.recording
     truth = PosedDepth(recording.depth_m, recording.extrinsics, recording.intrinsics)
-    ours = PosedDepth(scene.depth.numpy(), scene.extrinsics.double().numpy(), scene.intrinsics.double().numpy())
-    return {OURS: _figures(ours, truth), WALL: _figures(_flat_wall(recording), truth)}
-
-
-def _figures(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
+    predicted = _flat_wall(recording) if variant == WALL else _reconstructed(case)
     step = max(1, math.ceil(math.sqrt(truth.depth_m.size / MOST_POINTS)))
     return {
         **depth_metrics(predicted.depth_m, truth.depth_m),
         **trajectory_metrics(predicted.extrinsics, truth.extrinsics),
         **point_metrics(every_nth(predicted, step), every_nth(truth, step)),
     }
+
+
+def _reconstructed(case: EvaluationScene) -> PosedDepth:
+    scene = case.placed("raw").scene
+    return PosedDepth(scene.depth.numpy(), scene.extrinsics.double().numpy(), scene.intrinsics.double().numpy())
 
 
 def every_nth(item: PosedDepth, step: int) -> PosedDepth:
@@ -81,62 +81,32 @@ def evaluate_reconstruction(
     plan: ReconstructionPlan,
     model: VidLLM,
     name: str | Path | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Row | None:
-    """Measure every scene; returns mean and median of each figure, as ``results.json`` has them (None but in rank 0).
+    """Measure every scene; returns mean and median of each metric, as ``results.json`` has them (None but in rank 0).
 
     Raises:
         ValueError: scenes are missing or broken; the message names them.
     """
     data, processes = DataRoot(plan.root), Processes.from_environment()
-    with processes.alone(plan.out, f"reconstruction.{plan.split}"):
-        return _evaluate(plan, model, name, tell, data, processes)
-
-
-def _evaluate(
-    plan: ReconstructionPlan,
-    model: VidLLM,
-    name: str | Path | None,
-    tell: Callable[[int, int], None] | None,
-    data: DataRoot,
-    processes: Processes,
-) -> Row | None:
     scenes = _scenes(plan, data)
     made_with = _made_with(plan, scenes, model, name)
-    folder, stem = plan.out / "predictions", f"reconstruction.{plan.split}"
-    claim(folder, stem, made_with)
-    wanted = {scene: [scene] for scene in scenes}
-    files = {c: PredictionFile(folder, f"{stem}.{c.name}", wanted, processes.rank) for c in (OURS, WALL)}
-    done = set.intersection(*(file.done() for file in files.values()))
-    left = [scene for scene in processes.share(scenes) if scene not in done]
-    cases = (SceneCase(data, scene, model, plan.frames) for scene in left)
-    _measure(cases, files, len(left), tell if processes.rank == 0 and left else None)
-    processes.wait()
-    if processes.rank != 0:
-        return None
-    rows = {column.name: file.gather() for column, file in files.items()}
-    return publish(plan.out, {**made_with, "protocols": {
-        how: {"source": _SOURCE, "scale": _SCALE, "scores": {c: _over_scenes(found, take) for c, found in rows.items()}}
-        for how, take in (("mean", np.mean), ("median", np.median))
-    }})  # fmt: skip
+    work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, (OURS, WALL), made_with)
+    with processes.alone(plan.out, work.name):
+        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, progress)
+        if rows is None:
+            return None
+        how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}
+        return publish(plan.out, {**made_with, "protocols": {
+            name: {"source": _SOURCE, "scale": _SCALE, "scores": {
+                v.name: _over_scenes(found, take) for v, found in rows.items()
+            }} for name, take in how.items()
+        }})  # fmt: skip
 
 
-def _measure(
-    cases: Iterable[SceneCase],
-    files: Mapping[Column, PredictionFile],
-    total: int,
-    tell: Callable[[int, int], None] | None,
-) -> None:
-    """Append the figures of every scene."""
-    for file in files.values():
-        file.mend()
-    if tell is not None:
-        tell(0, total)
-    for count, case in enumerate(cases, 1):
-        for column, figures in scene_figures(case).items():
-            files[column].append([{"key": case.scene_id, "scene_id": case.scene_id, "figures": plain(figures)}])
-        if tell is not None:
-            tell(count, total)
+def _rows(scene: EvaluationScene, variant: Variant) -> list[Row]:
+    metrics = plain(scene_metrics(scene, variant))
+    return [{"key": scene.scene_id, "scene_id": scene.scene_id, "figures": metrics}]
 
 
 def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
@@ -163,11 +133,9 @@ def _made_with(plan: ReconstructionPlan, scenes: list[str], model: VidLLM, name:
 
 
 def _over_scenes(rows: list[Row], take: Callable[[list[float]], Any]) -> dict[str, float | None]:
-    """Each figure over the scenes that have it."""
-    names = dict.fromkeys(name for row in rows for name in row["figures"])
-    return {name: _taken([row["figures"] for row in rows], name, take) for name in names}
-
-
-def _taken(figures: list[Mapping[str, Any]], name: str, take: Callable[[list[float]], Any]) -> float | None:
-    values = [one[name] for one in figures if one.get(name) is not None]
-    return float(take(values)) if values else None
+    """Each metric over the scenes that have it."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row["figures"].items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    return {name: float(take(found)) if found else None for name, found in values.items()}

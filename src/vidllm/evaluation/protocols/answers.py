@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["clean_answer", "match_any", "match_any_nonempty", "match_in_order"]
+__all__ = ["clean_answer", "match_any", "match_any_nonempty", "match_in_order", "uncapitalized"]
 
 _SPELLING = {
     "letf": "left",
@@ -84,3 +84,11 @@ def match_any(prediction: str, references: Sequence[str]) -> tuple[int, int]:
 def match_any_nonempty(prediction: str, references: Sequence[str]) -> tuple[int, int]:
     """As :func:`match_any`, but an empty prediction is wrong (Chat-Scene)."""
     return match_any(prediction, references) if prediction else (0, 0)
+
+
+def uncapitalized(text: str) -> str:
+    """Without one final period and with a small first letter, if longer than one character."""
+    if len(text) < 2:
+        return text
+    text = text.removesuffix(".")
+    return text[0].lower() + text[1:]

@@ -1,0 +1,334 @@
+"""Run a model over the scenes of a dataset: rows of each variant, shared by processes and resumed; then the scores.
+
+Every scene is read, reconstructed from its frames alone and asked in all variants (``settings.py``); the predictions of
+each variant are a file (``prediction_files.py``), and the scores come from them through the functions that score any
+file. Several processes (torchrun, accelerate) take the scenes in turn; the numbers do not depend on how many.
+``results.json`` (of all tasks in one folder, with ``table.txt`` beside it) holds no time and no path: running again
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from vidllm.datasets.layout import DataRoot
+from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only, most_frequent_of
+from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
+from vidllm.evaluation.prediction_files import PredictionFile, claim
+from vidllm.evaluation.protocols import protocol
+from vidllm.evaluation.recording import EvaluationScene
+from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.results import files_record, folder_record, json_text, model_record, publish, sha256_text
+from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Source, Variant, variants
+from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
+from vidllm.io.atomic import atomic_path
+from vidllm.io.locks import folder_lock
+from vidllm.scene import VidLLM
+from vidllm.training.world import World
+
+Record = dict[str, Any]
+T = TypeVar("T")
+_PATIENCE = timedelta(days=7)  # a process may be done long before the others
+_GIVEN_BOXES = ("nr3d", "sr3d")  # tasks that are a choice among the annotated objects
+_DECODING = {
+    "answer": f"greedy, at most {MAX_ANSWER_TOKENS} new tokens",
+    "caption": f"greedy, at most {MAX_CAPTION_TOKENS} new tokens",
+    "box": "the grounding decoder's best boxes, nothing sampled",
+}
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Number of this process and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Join the processes that torchrun or accelerate started; one alone when they did not."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        world = World.from_environment()
+        return cls(world.rank, world.size)
+
+    def share(self, work: Sequence[T]) -> list[T]:
+        """What is this process's to do: every ``size``-th, from its own number on."""
+        return list(work[self.rank :: self.size])
+
+    @contextmanager
+    def alone(self, folder: Path, name: str) -> Iterator[None]:
+        """While the first process holds a lock of `folder`: ValueError where another command makes the same there."""
+        with folder_lock(folder, f".{name}.lock") if self.rank == 0 else nullcontext():
+            yield
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def own_device(device: str) -> str:
+    """``cuda`` as this process's own GPU; any other name as it is."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "cuda" and local is not None else device
+
+
+@dataclass(frozen=True)
+class Work:
+    """The rows to be made: those of every scene's keys, for each variant.
+
+    Attributes:
+        out: folder of predictions and results.
+        name: ``TASK.SPLIT``.
+        wanted: the keys of every scene, in the order of the annotations.
+        variants: one file of predictions each.
+        made_with: what the predictions depend on; another run with the same does not make them again.
+    """
+
+    out: Path
+    name: str
+    wanted: Mapping[str, Sequence[str]]
+    variants: tuple[Variant, ...]
+    made_with: Record
+
+    def rows(
+        self,
+        processes: Processes,
+        open_scene: Callable[[str], EvaluationScene],
+        predict: Callable[[EvaluationScene, Variant], list[Record]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[Variant, list[Record]] | None:
+        """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
+        folder = self.out / "predictions"
+        claim(folder, self.name, self.made_with)
+        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
+        done = {variant: file.done() for variant, file in files.items()}
+        for file in files.values():
+            file.mend()
+        mine = processes.share(list(self.wanted))
+        left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
+        progress = progress if processes.rank == 0 and left else None
+        if progress is not None:
+            progress(0, len(left))
+        for count, scene in enumerate(left, 1):
+            opened = open_scene(scene)
+            for variant, file in files.items():
+                if scene not in done[variant]:
+                    file.append(predict(opened, variant))
+            if progress is not None:
+                progress(count, len(left))
+        processes.wait()
+        return {variant: file.gather() for variant, file in files.items()} if processes.rank == 0 else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. None leaves the choice to the task and to what is there.
+
+    Attributes:
+        task: scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d or sr3d.
+        root: of the data (``datasets.DataRoot``).
+        out: folder of predictions and results.
+        protocols: names of ``protocols``.
+        split: of the annotations.
+        scenes: these alone; all that the annotations name when empty.
+        frames: shown of each scene (None: the model's own number).
+        settings: of ``settings.py`` (None: all that can be had).
+        proposals: whose boxes are given.
+        baselines: of ``settings.py`` (None: all that can be had).
+        blind: folder of the language-only model.
+    """
+
+    task: str
+    root: Path
+    out: Path
+    protocols: tuple[str, ...]
+    split: str = "val"
+    scenes: tuple[str, ...] = ()
+    frames: int | None = None
+    settings: tuple[str, ...] | None = None
+    proposals: Source | None = None
+    baselines: tuple[str, ...] | None = None
+    blind: Path = LANGUAGE_ONLY
+
+
+def evaluate(
+    plan: Plan,
+    model: VidLLM,
+    name: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Record | None:
+    """Predict, gather and score; returns what is written to ``OUT/results.json``, None in all processes but the first.
+
+    Args:
+        plan: what to run.
+        model: the model, loaded.
+        name: its folder or hub id, for the checksums (None: the shipped one).
+        progress: hears (scenes done, scenes) of the first process's share, from (0, scenes) on.
+
+    Raises:
+        ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
+    """
+    run = Run(plan, model, name)
+    with run.processes.alone(plan.out, run.work.name):
+        rows = run.work.rows(
+            run.processes,
+            lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
+            lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
+            progress,
+        )
+        return None if rows is None else run.score(rows)
+
+
+class Run:
+    """A plan with its data, items and variants at hand."""
+
+    def __init__(self, plan: Plan, model: VidLLM, name: str | Path | None = None) -> None:
+        self.plan, self.model, self.name = plan, model, name
+        self.task: Task = task_named(plan.task)
+        for one in plan.protocols:
+            protocol(plan.task, one)
+        self.data = DataRoot(plan.root)
+        self.processes = Processes.from_environment()
+        self.items = self._items()
+        self.variants = self._variants()
+
+    # ---- what is to be done -----------------------------------------------------------------------------------
+
+    def _items(self) -> list[Item]:
+        plan = self.plan
+        items = self.task.items(self.data.annotations(plan.task, plan.split))
+        named = {item.scene_id for item in items}
+        for scene in plan.scenes:
+            if scene not in named:
+                raise ValueError(f"--scenes: the {plan.task} annotations of {plan.split} name no scene {scene}")
+        items = [item for item in items if not plan.scenes or item.scene_id in plan.scenes]
+        refuse_repeats(plan.task, plan.split, items)
+        there = set(self.data.scene_ids())
+        absent = sorted({item.scene_id for item in items} - there)
+        if absent:
+            raise ValueError(
+                f"{plan.root}: {len(absent)} scenes of the {plan.task} annotations are not there, the first is "
+                f"{absent[0]}; fetch them, or name those to be used with --scenes"
+            )
+        return items
+
+    @cached_property
+    def by_scene(self) -> dict[str, list[Item]]:
+        """The items of each scene, in the order of the annotations."""
+        found: dict[str, list[Item]] = {}
+        for item in self.items:
+            found.setdefault(item.scene_id, []).append(item)
+        return found
+
+    def _variants(self) -> tuple[Variant, ...]:
+        plan, kind = self.plan, self.task.kind
+        source = plan.proposals
+        if source is not None and source not in SOURCES:
+            raise ValueError(f"--proposals: expected one of {', '.join(SOURCES)}, got {source!r}")
+        if source is None and kind != "answer":
+            mask3d = all(self.data.find(f"{scene}.mask.npz") is not None for scene in self.by_scene)
+            source = "gt" if plan.task in _GIVEN_BOXES else "mask3d" if mask3d else None
+        settings: Sequence[str] = plan.settings if plan.settings is not None else [
+            one for one in SETTINGS if one != "proposals" or (kind != "answer" and source is not None)
+        ]  # fmt: skip
+        baselines = BASELINES_OF[kind] if plan.baselines is None else plan.baselines
+        found = variants(kind, settings, source, baselines)
+        return tuple(variant for variant in found if self._can(variant))
+
+    def _can(self, variant: Variant) -> bool:
+        """Whether a baseline's own data are there; ValueError where it was asked for by name and they are not."""
+        wanted = self.plan.baselines is not None
+        if variant.system == "language-only" and self._blind is None:
+            if wanted:
+                raise ValueError(f"{self.plan.blind}: no language-only model here (config.json is missing)")
+            return False
+        if variant.system == "most-frequent" and self.task.withheld(self.items):
+            return self.data.annotation_file(self.task.name, "train") is not None
+        return True
+
+    @cached_property
+    def _blind(self) -> Any:
+        return load_language_only(self.plan.blind)
+
+    @cached_property
+    def helpers(self) -> Helpers:
+        """The language-only model and the most frequent text, where a variant needs them."""
+        return Helpers(self._blind, self._most_frequent[0])
+
+    @cached_property
+    def _most_frequent(self) -> tuple[str, str]:
+        if not any(variant.system == "most-frequent" for variant in self.variants):
+            return "", ""
+        return most_frequent_of(self.task, self.data, self.items)
+
+    @cached_property
+    def work(self) -> Work:
+        """The rows of every item in every variant."""
+        wanted = {scene: [item.key for item in items] for scene, items in self.by_scene.items()}
+        name = f"{self.plan.task}.{self.plan.split}"
+        return Work(self.plan.out, name, wanted, self.variants, self.made_with)
+
+    @cached_property
+    def made_with(self) -> Record:
+        """What the predictions depend on; another run with the same does not make them again."""
+        frames = self.plan.frames
+        files = self.data.annotation_files(self.plan.task, self.plan.split)
+        record: Record = {
+            "task": self.plan.task, "split": self.plan.split, "scenes": list(self.by_scene),
+            "items": len(self.items),
+            "frames": self.model.processor.image_processor.num_frames if frames is None else frames,
+            "annotations": files_record(files, self.plan.root),
+            "prompt": {"template": self.task.prompt, "sha256": sha256_text(self.task.prompt)},
+            "decoding": _DECODING[self.task.kind],
+            "model": model_record(self.name, self.model),
+        }  # fmt: skip
+        if self._blind is not None:
+            record["language-only"] = folder_record(self.plan.blind)["sha256"]
+        return record
+
+    # ---- scores -----------------------------------------------------------------------------------------------
+
+    def score(self, rows: Mapping[Variant, list[Record]]) -> Record:
+        """Score the predictions under every protocol, write and return the results."""
+        outputs = {variant: {row["key"]: row for row in found} for variant, found in rows.items()}
+        results = {**self.made_with, "columns": [self._told(variant) for variant in self.variants]}
+        if self.task.withheld(self.items):
+            results["protocols"] = {}
+            self._write_submissions(outputs)
+        else:
+            references = self.task.references(self.items, box_reader(self.data), self.data)
+            results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
+        return publish(self.plan.out, results)
+
+    def _told(self, variant: Variant) -> Record:
+        told = {"system": variant.system, "setting": variant.setting}
+        return told | ({"counted_over": self._most_frequent[1]} if variant.system == "most-frequent" else {})
+
+    def _scored(self, name: str, references: Any, outputs: dict[Variant, dict[str, Record]]) -> Record:
+        entry = protocol(self.plan.task, name)
+        scores: Record = {}
+        for variant in self.variants:
+            reason = self.task.why_not(name, variant, self.data)
+            if reason is None:
+                scores[variant.name] = entry.score(references, self.task.submission(self.items, outputs[variant], name))
+            else:
+                scores[variant.name] = {"not_available": reason}
+        return {"source": entry.source, "scale": entry.scale, "scores": scores}
+
+    def _write_submissions(self, outputs: dict[Variant, dict[str, Record]]) -> None:
+        """The file for the benchmark's server, of every variant, where the answers are not ours to have."""
+        for variant in self.variants:
+            path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
+            with atomic_path(path) as part:
+                part.write_text(json_text(self.task.submission(self.items, outputs[variant], "official")) + "\n")
