@@ -72,9 +72,9 @@ def test_known_cameras_stay(model, rendered):
 def test_metres_are_those_of_the_metric_depth_model_for_the_new_focal_length(model, rendered):
     images = model.reconstruct(rendered.rgb).frames.images[None]
     with torch.inference_mode():
-        features = model.model.see(images)
+        features = model.model.encode(images)
         geometry = model.model.reconstruct(features, images, refined=True)
-        metric, _ = model.model.measure(features, geometry.intrinsics)
+        metric, _ = model.model.predict_metric_depth(features, geometry.intrinsics)
     torch.testing.assert_close(geometry.metric_depth_m, metric)
     ratio = (metric / geometry.depth_m).flatten(2).median(-1).values
     assert abs(float(ratio.median()) - 1) < 0.1

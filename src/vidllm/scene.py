@@ -132,9 +132,9 @@ class VidLLM:
         self, frames: Iterable[Frames], size: int, overlap: int, known: KnownScale | None,
         progress: Callable[[int], None] | None, cameras: GivenCameras | None, refine: bool | None,
     ) -> Scene:  # fmt: skip
-        from vidllm.streaming import Growth
+        from vidllm.streaming import StreamingReconstructor
 
-        growth = Growth(self, size, overlap, known, cameras=cameras, refine=refine)
+        growth = StreamingReconstructor(self, size, overlap, known, cameras=cameras, refine=refine)
         for done in growth.run(frames):
             if progress is not None:
                 progress(done)
@@ -158,20 +158,20 @@ class VidLLM:
         they go to temporary files): cameras, questions and boxes need none. ``known``, ``cameras`` and ``refine`` (each
         window by itself) as for :meth:`reconstruct`.
         """
-        from vidllm.streaming import Growth
+        from vidllm.streaming import StreamingReconstructor
 
         _check_known(known, cameras)
         config = self.model.config
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
-        growth = Growth(self, size, shared, known, keep_maps, cameras, refine)
+        growth = StreamingReconstructor(self, size, shared, known, keep_maps, cameras, refine)
         return (growth.scene for _ in growth.run(self.processor.image_processor.stream(source, num_frames)))
 
     @torch.inference_mode()
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
         """A scene whose geometry is given (for instance the ground truth's, for oracle evaluation)."""
         parameter = next(self.model.parameters())
-        features = self.model.see(frames.images[None].to(parameter.device, parameter.dtype))
-        return Scene(self.model, self.processor, frames, geometry, self.model.lift(features, geometry))
+        features = self.model.encode(frames.images[None].to(parameter.device, parameter.dtype))
+        return Scene(self.model, self.processor, frames, geometry, self.model.build_visual_tokens(features, geometry))
 
 
 class Scene:

@@ -203,7 +203,7 @@ class LongScene(Scene):
 
 
 @dataclass
-class Growth:
+class StreamingReconstructor:
     """A video on its way through the model: ``run`` it, and take the ``scene`` whenever a window is done."""
 
     owner: VidLLM

@@ -227,11 +227,11 @@ def test_permuting_the_later_frames_permutes_the_geometry(model):
 )
 def test_every_ablation_runs(adapter, parts):
     model = micro_model(adapter=adapter, **parts)
-    features = model.see(video())
+    features = model.encode(video())
     geometry = model.reconstruct_features(features)
-    prefix = model.lift(features, geometry)
+    prefix = model.build_visual_tokens(features, geometry)
     riders = 0
-    if model.config.adapter.language_rider and features.flows.bridge is not None:
+    if model.config.adapter.language_rider and features.streams.bridge is not None:
         riders = 9 if model.config.adapter.bridge_per_frame else 3
     assert prefix.tokens.shape[1] == riders + prefix.patches.shape[1]
     assert bool(model(input_ids=IDS, pixel_values=video()).logits.isfinite().all())
@@ -239,21 +239,21 @@ def test_every_ablation_runs(adapter, parts):
     if model.metric_depth is None:
         assert geometry.scale.scale.tolist() == [1.0]
         with pytest.raises(ValueError, match="no metric depth"):
-            model.measure(features, geometry.intrinsics)
+            model.predict_metric_depth(features, geometry.intrinsics)
     if model.point_head is None:
         with pytest.raises(ValueError, match="no point head"):
-            model.relative_points(model.locate(features), features.image_size)
+            model.relative_points(model.predict_cameras(features), features.image_size)
     else:
-        assert model.relative_points(model.locate(features), features.image_size)[0].shape == (1, 3, 28, 42, 3)
+        assert model.relative_points(model.predict_cameras(features), features.image_size)[0].shape == (1, 3, 28, 42, 3)
 
 
 def test_without_positions_the_patches_do_not_depend_on_the_geometry():
     model = micro_model(patches=PatchesConfig(max_patches=64, voxel_size_m=1e-4, positions=False))
-    features = model.see(video())
+    features = model.encode(video())
     geometry = model.reconstruct_features(features)
-    first = model.lift(features, geometry)
+    first = model.build_visual_tokens(features, geometry)
     geometry.depth_m = geometry.depth_m * 2
-    second = model.lift(features, geometry)
+    second = model.build_visual_tokens(features, geometry)
     close(second.patches.sum(1), first.patches.sum(1), 1e-4)
     assert not torch.allclose(second.patch_positions, first.patch_positions)
 
@@ -271,15 +271,15 @@ def test_one_frame_portrait_and_small_pictures(model, frames, height, width):
 
 
 def test_the_scale_multiplies_depth_and_translation_alike(model):
-    features = model.see(video())
-    cameras = model.locate(features)
-    geometry = model.assemble(features, cameras)
+    features = model.encode(video())
+    cameras = model.predict_cameras(features)
+    geometry = model.metric_geometry(features, cameras)
     relative, _ = model.relative_depth(cameras, features.image_size)
     scale = geometry.scale.scale
     close(geometry.depth_m, relative * scale[:, None, None, None])
     model_without = micro_model()
     model_without.metric_depth = None
-    unscaled = model_without.assemble(features, cameras)
+    unscaled = model_without.metric_geometry(features, cameras)
     close(geometry.extrinsics[..., 3], unscaled.extrinsics[..., 3] * scale[:, None, None])
     close(geometry.extrinsics[..., :3], unscaled.extrinsics[..., :3])
 

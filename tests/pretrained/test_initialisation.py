@@ -62,8 +62,8 @@ def test_both_reconstruct_as_vggt(
     constructor = json.loads((places["vggt"] / "config.json").read_text())
     vggt = load_vggt(places["vggt"] / "model.safetensors", constructor)(images)
     for model in (cascade, vid_llm):
-        features = model.see(images)
-        cameras = model.locate(features)
+        features = model.encode(images)
+        cameras = model.predict_cameras(features)
         depth, confidence = model.relative_depth(cameras, features.image_size)
         torch.testing.assert_close(cameras.pose_encodings[-1], vggt["pose_enc"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(depth, vggt["depth"][..., 0], atol=1e-5, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
 ):
     """Given one depth a patch, our rays through patch centres are LLaVA-3D's through corners of a shifted camera."""
     images = torch.rand(1, 3, 3, SIDE, SIDE)
-    features = cascade.see(images)
+    features = cascade.encode(images)
     geometry = cascade.in_metres(cascade.reconstruct_features(features), images, KnownScale(factor=2.0))
     tiles = torch.rand(1, 3, SIDE // PATCH, SIDE // PATCH) * 3 + 1
     depth = tiles.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
@@ -84,9 +84,9 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
     shifted = geometry.intrinsics.clone()
     shifted[..., :2, 2] += PATCH / 2 - llava_3d.PIXEL_OFFSET
     ours = vid_llm.lift_tokens(
-        features.flows.language, None, (SIDE // PATCH,) * 2, replace(geometry, intrinsics=shifted)
+        features.streams.language, None, (SIDE // PATCH,) * 2, replace(geometry, intrinsics=shifted)
     )
-    theirs = cascade.lift(features, geometry)
+    theirs = cascade.build_visual_tokens(features, geometry)
     torch.testing.assert_close(ours.patch_positions, theirs.patch_positions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.tokens, theirs.tokens, atol=1e-5, rtol=1e-5)
     ids = torch.tensor([[1, vid_llm.config.video_token_id, 7, 8, vid_llm.config.coord_token_id, 9]])
@@ -98,9 +98,9 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
 
 @torch.no_grad()
 def test_the_adapter_passes_both_streams_through(vid_llm: VidLLMForConditionalGeneration, images: Tensor):
-    features = vid_llm.see(images)
-    assert torch.equal(features.flows.geometry, features.seen.tokens)
-    assert torch.equal(features.flows.language, features.seen.tokens)
+    features = vid_llm.encode(images)
+    assert torch.equal(features.streams.geometry, features.encoder.tokens)
+    assert torch.equal(features.streams.language, features.encoder.tokens)
     assert not vid_llm.config.adapter.geometry_rider and not vid_llm.config.adapter.language_rider
 
 
@@ -160,7 +160,7 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
     """From pictures to next-token logits; LLaVA-3D's room frame and patch corners stand in for ours."""
     images, known = torch.rand(1, 3, 3, SIDE, SIDE), KnownScale(factor=2.0)
     theirs, prefix = cascade.encode_scene(images, known)
-    features = vid_llm.see(images)
+    features = vid_llm.encode(images)
     geometry = vid_llm.in_metres(vid_llm.reconstruct_features(features), images, known)
     for name in ("extrinsics", "intrinsics", "depth_m", "confidence"):
         torch.testing.assert_close(getattr(geometry, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
@@ -172,14 +172,16 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
         scene_from_world=theirs.scene_from_world,
     )  # fmt: skip
     clip = cascade.clip_features(llava_3d.clip_images(images, cascade.clip_side))
-    swapped = replace(features, flows=replace(features.flows, language=clip))
-    ours = vid_llm.lift(swapped, geometry)
+    swapped = replace(features, streams=replace(features.streams, language=clip))
+    ours = vid_llm.build_visual_tokens(swapped, geometry)
     torch.testing.assert_close(ours.tokens, prefix.tokens, atol=1e-5, rtol=1e-5)
     ids = torch.tensor([[1, vid_llm.config.video_token_id, 6, 7, 8, 9, 10, 11]])
     said = [model.language_model(inputs_embeds=model.prepare(ids, prefix=p).embeddings).logits
             for model, p in ((vid_llm, ours), (cascade, prefix))]  # fmt: skip
     torch.testing.assert_close(*said, atol=1e-5, rtol=1e-5)
-    own = vid_llm.lift(features, geometry)  # what distillation has to close: the encoder's tokens in place of CLIP's
+    own = vid_llm.build_visual_tokens(
+        features, geometry
+    )  # what distillation has to close: the encoder's tokens in place of CLIP's
     read = vid_llm.language_model(inputs_embeds=vid_llm.prepare(ids, prefix=own).embeddings).logits
     assert float((read[:, -1] - said[1][:, -1]).abs().max()) > 1e-3
 

@@ -123,7 +123,7 @@ class SceneCase:
     @cached_property
     @torch.inference_mode()
     def _features(self) -> Features:
-        return self.model.model.see(self._images)
+        return self.model.model.encode(self._images)
 
     @cached_property
     @torch.inference_mode()
@@ -142,7 +142,7 @@ class SceneCase:
         network, recording = self.model.model, self.recording
         geometry = recording.geometry(next(network.parameters()).device) if true else self._reconstructed
         with position_embedding(network, positions):
-            prefix = network.lift(self._features, geometry)
+            prefix = network.build_visual_tokens(self._features, geometry)
         scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
         level = scene.scene_from_world.double().numpy()
         return Placed(scene, aligned_from_scene(recording.aligned_from_camera[0], level))

@@ -26,8 +26,8 @@ from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
 from vidllm.model.cross_task_adapter import AdapterOutput
-from vidllm.model.dense_head import DenseHead
 from vidllm.model.depth_estimator import DepthEstimator
+from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
@@ -128,7 +128,7 @@ class MetricEstimator(nn.Module):
         seen = self.encoder(resized.to(images.dtype).unflatten(0, images.shape[:2]))
         k = intrinsics.float()
         focal = (k[..., 0, 0] * columns / size[1] * k[..., 1, 1] * rows / size[0]).sqrt()
-        found = self.depth(seen.taps, seen.grid, (rows, columns), focal).depth_m
+        found = self.depth(seen.intermediate_features, seen.grid, (rows, columns), focal).depth_m
         return F.interpolate(found.float(), size, mode="bilinear", align_corners=False)
 
 
@@ -144,9 +144,9 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         self.encoder = DinoEncoder(config.encoder)
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
-        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
         points = config.dense_head.point_head
-        self.point_head = DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
+        self.point_head = DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
         self.metric_depth = None
         self.metric: MetricEstimator | DepthEstimator | None = None
         if config.metric_encoder is not None:
@@ -165,16 +165,16 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
 
     # ---- geometry: VGGT, then metres --------------------------------------------------------------------------
 
-    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+    def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
         """VGGT's encoder and CLIP, each on the same frames; nothing flows between them."""
         seen = self.encoder(pixel_values)
         language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
-        flows = AdapterOutput(seen.tokens, language, None)
-        return Features(seen, flows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        streams = AdapterOutput(seen.tokens, language, None)
+        return Features(seen, streams, (pixel_values.shape[-2], pixel_values.shape[-1]))
 
-    def locate(self, features: Features) -> Cameras:
+    def predict_cameras(self, features: Features) -> Cameras:
         """VGGT's cameras; up is the mean of the images' up directions."""
-        attended = self.attention(features.flows.geometry, features.seen.grid, self.config.dense_head.tap_layers)
+        attended = self.attention(features.streams.geometry, features.encoder.grid, self.config.dense_head.tap_layers)
         poses = self.camera_head(attended.special[:, :, 0])
         extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
         first = extrinsics[:, :1, :3, :3]
@@ -183,7 +183,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
 
     def reconstruct_features(self, features: Features) -> Geometry:
         """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""
-        geometry = self.assemble(features, self.locate(features))
+        geometry = self.metric_geometry(features, self.predict_cameras(features))
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
         scenes = points.flatten(1, 3)
         if features.known is not None and features.known.up is not None:
@@ -225,14 +225,14 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         states = self.clip(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
         return states[self.config.vision_layer][:, 1:].unflatten(0, pixels.shape[:2])
 
-    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
+    def build_visual_tokens(self, features: Features, geometry: Geometry) -> VisualPrefix:
         """LLaVA-3D's 3D patches of a metric geometry, in the room's frame."""
         with torch.no_grad():
             depth, k = llava_3d.clip_depth(geometry.depth_m, geometry.intrinsics, self.clip_side)
             k[..., :2, 2] -= llava_3d.PIXEL_OFFSET
             pose = geometry.scene_from_world.float()[:, None] @ invert_extrinsics(geometry.extrinsics.float())
             points = llava_3d.patch_points(depth, k, pose, self.clip_patch)
-        return self.lift_points(features.flows.language, points)
+        return self.lift_points(features.streams.language, points)
 
     def lift_points(self, tokens: Float[Tensor, "B F P C"], points: Float[Tensor, "B F h w 3"]) -> VisualPrefix:
         """CLIP features at points in metres: position embedding, voxel means, projector. Every patch counts."""
@@ -242,7 +242,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         pooled = voxel_pool(
             placed, positions, positions.isfinite().all(-1), patches.voxel_size_m, patches.max_patches
         )
-        return self.present(pooled, None)
+        return self.project_tokens(pooled, None)
 
     def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""

@@ -23,12 +23,12 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 class EncoderOutput:
     """What the encoder gives for B scenes of F frames.
 
-    ``tokens``: final-norm patch tokens, row by row. ``taps``: raw patch tokens after each block of
+    ``tokens``: final-norm patch tokens, row by row. ``intermediate_features``: raw patch tokens after each block of
     ``config.tap_layers``, in that order. ``grid``: patches down and across, P = h * w.
     """
 
     tokens: Float[Tensor, "B F P C"]
-    taps: list[Float[Tensor, "B F P C"]]
+    intermediate_features: list[Float[Tensor, "B F P C"]]
     grid: tuple[int, int]
 
 

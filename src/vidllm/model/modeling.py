@@ -33,7 +33,7 @@ from vidllm.geometry.precision import full_precision
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
-from vidllm.model.dense_head import DenseHead
+from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder, EncoderOutput
 from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
@@ -53,10 +53,10 @@ ALIGNMENT = 64  # bytes; where torch's own allocations begin
 
 @dataclass
 class Features:
-    """The shared encoder's tokens and the adapter's two flows; what is ``known`` of the cameras goes with them."""
+    """The shared encoder's tokens and the adapter's two streams; what is ``known`` of the cameras goes with them."""
 
     seen: EncoderOutput
-    flows: AdapterOutput
+    streams: AdapterOutput
     image_size: tuple[int, int]
     known: KnownCameras | None = None
 
@@ -141,9 +141,9 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
         self.gravity_head = GravityHead(2 * width)
-        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
         self.point_head = (
-            DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if config.dense_head.point_head else None
+            DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if config.dense_head.point_head else None
         )
         self.metric_depth = (
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
@@ -158,17 +158,17 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
 
     # ---- the figure, box by box -------------------------------------------------------------------------------
 
-    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+    def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
         """Shared encoder and Cross-Task Adapter (Eqs 1-2)."""
         seen = self.encoder(pixel_values)
         return Features(seen, self.adapter(seen.tokens), (pixel_values.shape[-2], pixel_values.shape[-1]))
 
-    def locate(self, features: Features) -> Cameras:
+    def predict_cameras(self, features: Features) -> Cameras:
         """Global-frame attention and the camera and gravity heads."""
         taps = self.config.dense_head.tap_layers
-        flows, seen = features.flows, features.seen
-        rider = _riders(flows, seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
-        attended = self.attention(flows.geometry, seen.grid, taps, rider)
+        streams, seen = features.streams, features.encoder
+        rider = _riders(streams, seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
+        attended = self.attention(streams.geometry, seen.grid, taps, rider)
         camera_tokens = attended.special[:, :, 0]
         return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]))
 
@@ -188,24 +188,27 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return self.point_head(self._taps(cameras, frames), image_size)
 
     def _taps(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
-        taps = [cameras.attended.taps[i] for i in self.config.dense_head.tap_layers]
+        taps = [cameras.attended.intermediate_features[i] for i in self.config.dense_head.tap_layers]
         return taps if frames is None else [t[:, frames] for t in taps]
 
-    def measure(self, features: Features, intrinsics: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def predict_metric_depth(
+        self, features: Features, intrinsics: Tensor, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Metric Depth Model: depth in metres (B,F,H,W) and its log standard deviation."""
         if self.metric_depth is None:
             raise ValueError("this model has no metric depth model (config.metric_depth.enabled is False)")
-        taps = features.seen.taps if frames is None else [t[:, frames] for t in features.seen.taps]
+        taps = features.encoder.intermediate_features
+        taps = taps if frames is None else [t[:, frames] for t in taps]
         kept = intrinsics if frames is None else intrinsics[:, frames]
         focal = (kept[..., 0, 0] * kept[..., 1, 1]).sqrt().detach()
-        output = self.metric_depth(taps, features.seen.grid, features.image_size, focal)
+        output = self.metric_depth(taps, features.encoder.grid, features.image_size, focal)
         return output.depth_m, output.log_std
 
     def reconstruct_features(self, features: Features) -> Geometry:
         """Cameras, depth and scale of a scene: the whole geometric branch, in metres."""
-        return self.assemble(features, self.locate(features))
+        return self.metric_geometry(features, self.predict_cameras(features))
 
-    def assemble(self, features: Features, cameras: Cameras) -> Geometry:
+    def metric_geometry(self, features: Features, cameras: Cameras) -> Geometry:
         """Relative geometry and metric depth into metres (docs/method.md, section 6)."""
         extrinsics, intrinsics = decode_pose(cameras.pose_encodings[-1].float(), features.image_size)
         depth, confidence = self.relative_depth(cameras, features.image_size)
@@ -215,7 +218,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             intrinsics, up = fitted.intrinsics, up if features.known.up is None else features.known.up.to(up)
         metric, scale = None, unit_scale(depth, self.config.scale.unit_m)
         if self.metric_depth is not None:
-            metric, _ = self.measure(features, intrinsics)
+            metric, _ = self.predict_metric_depth(features, intrinsics)
         if metric is not None and self.config.scale.estimator != "none":
             scale = align_scale(depth.float(), metric.float(), confidence.float(), self.config.scale)
         if fitted is not None:
@@ -225,14 +228,14 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             return replace(geometry, depth_m=metric)
         return geometry
 
-    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
+    def build_visual_tokens(self, features: Features, geometry: Geometry) -> VisualPrefix:
         """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens ride in front. Geometry is detached here."""
-        return self.lift_tokens(features.flows.language, features.flows.bridge, features.seen.grid, geometry)
+        return self.lift_tokens(features.streams.language, features.streams.bridge, features.encoder.grid, geometry)
 
     def lift_tokens(
         self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, grid: tuple[int, int], geometry: Geometry
     ) -> VisualPrefix:
-        """:meth:`lift` of any semantic tokens; without a ``bridge`` nothing rides in front."""
+        """:meth:`build_visual_tokens` of any semantic tokens; without a ``bridge`` nothing rides in front."""
         return self.pool_patches(tokens, bridge, *self.patch_positions(geometry, grid))
 
     def pool_patches(
@@ -245,9 +248,9 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
             tokens.flatten(1, 2), positions.flatten(1, 2), valid.flatten(1, 2),
             self.config.patches.voxel_size_m, self.config.patches.max_patches,
         )
-        return self.present(pooled, bridge)
+        return self.project_tokens(pooled, bridge)
 
-    def present(self, pooled: PooledPatches, bridge: Tensor | None) -> VisualPrefix:
+    def project_tokens(self, pooled: PooledPatches, bridge: Tensor | None) -> VisualPrefix:
         """Pooled patches as the language model reads them, projected; bridge tokens ride in front."""
         prefix, mask = self.projector(pooled.features), pooled.mask
         if self.config.adapter.language_rider and bridge is not None:
@@ -272,9 +275,9 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         cameras: KnownCameras | None = None, refined: bool | None = None,
     ) -> tuple[Geometry, VisualPrefix]:  # fmt: skip
         """Everything before the first question; a ``known`` scale and ``cameras`` go before what is measured."""
-        features = replace(self.see(pixel_values), known=cameras)
+        features = replace(self.encode(pixel_values), known=cameras)
         geometry = self.reconstruct(features, pixel_values, known, refined)
-        return geometry, self.lift(features, geometry)
+        return geometry, self.build_visual_tokens(features, geometry)
 
     def reconstruct(
         self, features: Features, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
@@ -462,13 +465,13 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
         tensors[name].data.copy_(fresh[name])
 
 
-def _riders(flows: AdapterOutput, frames: int) -> Tensor | None:
+def _riders(streams: AdapterOutput, frames: int) -> Tensor | None:
     """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
-    if flows.bridge is None:
+    if streams.bridge is None:
         return None
-    if flows.bridge.ndim == 4:
-        return flows.bridge
-    return flows.bridge[:, None].expand(-1, frames, -1, -1)
+    if streams.bridge.ndim == 4:
+        return streams.bridge
+    return streams.bridge[:, None].expand(-1, frames, -1, -1)
 
 
 def _in_metres(

@@ -20,7 +20,7 @@ from vidllm.model.patches_3d import PooledPatches, voxel_pool
 Embedding = Callable[[Tensor], Tensor]
 
 
-class PatchMap:
+class VoxelMap:
     """Pooled patches of one scene: features (N,C), positions (N,3) in metres of the scene frame, counts (N).
 
     ``embedding`` takes positions to what was added to the features for them; None where nothing was.

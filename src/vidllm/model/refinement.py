@@ -44,5 +44,5 @@ def refine(
     measured = geometry.metric_depth_m is not None and model.config.scale.estimator != "none"
     if not measured or (known is not None and known.gives_metres):
         return adjusted
-    metric, _ = model.measure(features, adjusted.intrinsics)
+    metric, _ = model.predict_metric_depth(features, adjusted.intrinsics)
     return measured_anew(adjusted, metric, model.config.scale)

@@ -18,16 +18,16 @@ from torch import Tensor
 from vidllm.geometry.alignment import weighted_median
 from vidllm.geometry.cameras import invert_extrinsics
 from vidllm.geometry.precision import full_precision
-from vidllm.geometry.sim3 import Joint, Sim3, Views, join, mean_direction, nudge
+from vidllm.geometry.sim3 import Registration, Sim3, Views, mean_direction, nudge, register
 from vidllm.model.configuration import WindowsConfig
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.model.patch_map import PatchMap
+from vidllm.model.patch_map import VoxelMap
 from vidllm.model.scale_alignment import SceneScale
 
 MIN_OVERLAP = 2  # shared frames; with one, a wrong camera or depth could not be told from a right one
-PULL = 0.1  # share of a window's difference from the others' metres and up direction that is taken out at its joint
+PULL = 0.1  # share of a window's difference from the others' metres and up direction that its registration takes out
 MOST_OFF = 0.2  # logarithm of the scale; a window that is further off pulls no harder
 Item = TypeVar("Item")
 
@@ -64,13 +64,13 @@ def windows_of(frames: Iterable[Item], size: int, overlap: int) -> Iterator[tupl
 class Chain:
     """Windows joined one to the next in the world of the first: its first camera, and its metres.
 
-    ``joints`` tells how well each window after the first fitted; ``factor`` is what the first window's metres are to be
-    multiplied by, ``up`` (3) the direction against gravity; both over all windows so far.
+    ``registrations`` tells how well each window after the first fitted; ``factor`` takes the first window's metres to
+    those of all windows so far, ``up`` (3) is the direction against gravity over all of them.
     """
 
     def __init__(self) -> None:
         self.first: Geometry | None = None
-        self.joints: list[Joint] = []
+        self.registrations: list[Registration] = []
         self._views: Views | None = None
         self._factors: list[Tensor] = []
         self._spreads: list[Tensor] = []
@@ -96,12 +96,12 @@ class Chain:
         return placed
 
     def _place(self, views: Views, shared: int, up: Tensor, votes: bool) -> Sim3:
-        """By the joint; then a little towards what all windows say of metres and of up, so that neither drifts away."""
+        """Registered, then moved a little towards all windows' metres and up direction, so that neither drifts away."""
         if self._views is None:
             return Sim3.identity()
         before = self._views[len(self._views) - shared :]
-        self.joints.append(join(before, views[:shared]))
-        place = self.joints[-1].transform
+        self.registrations.append(register(before, views[:shared]))
+        place = self.registrations[-1].transform
         off = -torch.log(place.scale * self.factor) if votes and self._factors else torch.zeros_like(place.scale)
         scale = (PULL * off.clamp(-MOST_OFF, MOST_OFF)).exp()
         about = invert_extrinsics(before.extrinsics.double().cpu())[:, :3, 3].mean(0)
@@ -158,7 +158,7 @@ class Snapshot:
     """All windows so far. ``factor`` takes the lengths of :class:`NewFrames` to metres; the other lengths are metres.
 
     extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
-    pair of windows are apart at their joint, over their depth (median).
+    pair of windows are apart where they are registered, over their depth (median).
     """
 
     extrinsics: Tensor
@@ -187,7 +187,7 @@ class WindowedReconstruction:
         self.model, self.known, self.refined = model, known, refined
         self.chain = Chain()
         moves = model.position_embedding if model.config.patches.positions else None
-        self.patches = PatchMap(model.config.patches, moves)
+        self.patches = VoxelMap(model.config.patches, moves)
         self.frames = 0
         self._extrinsics: list[Tensor] = []
         self._intrinsics: list[Tensor] = []
@@ -199,7 +199,7 @@ class WindowedReconstruction:
         self, pixel_values: Float[Tensor, "1 F 3 H W"], shared: int, cameras: KnownCameras | None = None
     ) -> NewFrames:
         """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
-        features = replace(self.model.see(pixel_values), known=self._with_lens(cameras))
+        features = replace(self.model.encode(pixel_values), known=self._with_lens(cameras))
         known, votes = self._known_here(shared, pixel_values.shape[1])
         geometry = self.model.reconstruct(features, pixel_values, known, self.refined)
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
@@ -238,9 +238,9 @@ class WindowedReconstruction:
         if self.frames and not torch.equal(place, self._place):
             self.patches.move(place @ torch.linalg.inv(self._place))
         self._place = place
-        flows = replace(features.flows, language=features.flows.language[:, shared:])
-        self.patches.add(self.model.lift(replace(features, flows=flows), self._metric(new)))
-        self._bridge = self._mean_bridge(features.flows.bridge)
+        streams = replace(features.streams, language=features.streams.language[:, shared:])
+        self.patches.add(self.model.build_visual_tokens(replace(features, streams=streams), self._metric(new)))
+        self._bridge = self._mean_bridge(features.streams.bridge)
 
     def _metric(self, geometry: Geometry) -> Geometry:
         """A placed geometry in metres and in the scene frame as they are now."""
@@ -260,7 +260,7 @@ class WindowedReconstruction:
         """Mean bridge tokens over the windows, each counting as one."""
         if bridge is None or self._bridge is None or bridge.shape != self._bridge.shape:
             return bridge if self._bridge is None else self._bridge
-        return self._bridge + (bridge - self._bridge) / (len(self.chain.joints) + 1)
+        return self._bridge + (bridge - self._bridge) / (len(self.chain.registrations) + 1)
 
     @torch.inference_mode()
     def snapshot(self) -> Snapshot:
@@ -271,8 +271,8 @@ class WindowedReconstruction:
         extrinsics[..., 3] *= self.chain.factor
         return Snapshot(
             extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
-            self._scene_from_world(), self.model.present(self.patches.pooled, self._bridge),
-            tuple(joint.residual for joint in self.chain.joints),
+            self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
+            tuple(r.residual for r in self.chain.registrations),
         )
 
 

@@ -130,8 +130,8 @@ class FinetuneRun(Trainable):
         return language_losses(self.model, prefix, batch.packed, (before, after), self.start)
 
     def _lift(self, scene: SeenScene) -> VisualPrefix:
-        flows = self.model.adapter(scene.tokens)
-        return self.model.pool_patches(flows.language, flows.bridge, scene.positions, scene.valid)
+        streams = self.model.adapter(scene.tokens)
+        return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
         """``model``, as ``vidllm.load`` reads it; with LoRA also ``adapter``, its matrices alone in peft's format."""

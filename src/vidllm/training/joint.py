@@ -55,8 +55,8 @@ def geometry_losses(
 ) -> tuple[Losses, Features, Cameras, GeometryTargets]:
     """L_recon + L_MD + gravity (+ auxiliaries) of a batch; dense heads are supervised on ``frames``."""
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
-    features = model.see(batch.images)
-    cameras = model.locate(features)
+    features = model.encode(batch.images)
+    cameras = model.predict_cameras(features)
     terms = {
         "camera": config.camera_weight * _camera_term(cameras, targets, config),
         "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
@@ -92,7 +92,7 @@ def _dense_terms(
         points = *model.relative_points(cameras, size, frames), targets.points[:, frames], valid
         terms["points"] = config.point_weight * _point_term(*points, config)
     if model.metric_depth is not None and config.metric_weight > 0:
-        metric, _ = model.measure(features, targets.intrinsics, frames)
+        metric, _ = model.predict_metric_depth(features, targets.intrinsics, frames)
         terms["metric"] = config.metric_weight * metric_depth_loss(metric, targets.depth_m[:, frames], valid)
     return terms
 
@@ -135,20 +135,20 @@ def _auxiliary_terms(
     targets: GeometryTargets,
     config: TrainConfig,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    flows, grid = features.flows, features.seen.grid
+    streams, grid = features.streams, features.encoder.grid
     with torch.no_grad():
         points, valid = back_project(
             targets.depth, targets.intrinsics, _scaled(targets), grid, model.config.encoder.patch_size
         )
-    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
-    last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
+    semantic, figures = auxiliary.semantic_loss(streams.language, batch.category, batch.colour, batch.material)
+    last = cameras.attended.intermediate_features[max(model.config.dense_head.tap_layers)]
     terms = {
         "semantic": config.semantic_weight * semantic,
         "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid, config.bearing_weight),
     }
     if auxiliary.names is not None:
         named = auxiliary.names.features(batch.category, batch.colour, batch.material)
-        terms["naming"] = config.naming_weight * naming_loss(flows.language, named, batch.category)
+        terms["naming"] = config.naming_weight * naming_loss(streams.language, named, batch.category)
     count = batch.images.shape[1]
     if count > 1:
         other = torch.arange(count, device=batch.images.device).roll(-1)
@@ -156,7 +156,7 @@ def _auxiliary_terms(
             matches = correspondences(
                 targets.depth_m, targets.extrinsics, targets.intrinsics, grid, model.config.encoder.patch_size, other
             )
-        match = correspondence_loss(auxiliary.match(flows.geometry.float()), matches.index, matches.valid, other)
+        match = correspondence_loss(auxiliary.match(streams.geometry.float()), matches.index, matches.valid, other)
         terms["correspondence"] = config.correspondence_weight * match
         if auxiliary.guide is not None:
             terms["guide"] = config.guide_weight * auxiliary.guide.loss(matches, other)

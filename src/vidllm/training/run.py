@@ -196,8 +196,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
         geometry = true_geometry(targets, batch.up)
     else:
         with torch.no_grad():
-            geometry = run.model.assemble(features, cameras)
-    said = _language(run, batch, run.model.lift(features, geometry), rng)
+            geometry = run.model.metric_geometry(features, cameras)
+    said = _language(run, batch, run.model.build_visual_tokens(features, geometry), rng)
     return Losses(losses.terms | said.terms, losses.figures | said.figures)
 
 
@@ -210,10 +210,10 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
     with torch.no_grad():
-        features = run.model.see(batch.images)
+        features = run.model.encode(batch.images)
         if _coin(run.config, step, rng) >= true_geometry_share(step, run.config):
             geometry = run.model.reconstruct_features(features)
-    return _language(run, batch, run.model.lift(features, geometry), rng)
+    return _language(run, batch, run.model.build_visual_tokens(features, geometry), rng)
 
 
 def _coin(config: TrainConfig, step: int, rng: np.random.Generator) -> float:

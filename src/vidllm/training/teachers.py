@@ -107,17 +107,17 @@ class GeometryTeacher(Teacher):
 
     def _tokens(self, images: Tensor) -> Tensor:
         if isinstance(self.model, VidLLMForConditionalGeneration):
-            features = self.model.see(images)
+            features = self.model.encode(images)
             if self.source == "encoder":
-                return features.flows.geometry
-            taps = self.model.locate(features).attended.taps
-            return taps[max(taps)]
+                return features.streams.geometry
+            layers = self.model.predict_cameras(features).attended.intermediate_features
+            return layers[max(layers)]
         assert isinstance(self.model, VGGTReconstruction)
         seen = self.model.encoder(images)
         if self.source == "encoder":
             return seen.tokens
         last = self.model.parts.attention.depth - 1
-        return self.model.attention(seen.tokens, seen.grid, [last]).taps[last]
+        return self.model.attention(seen.tokens, seen.grid, [last]).intermediate_features[last]
 
     def _settings(self) -> str:
         return self.source
