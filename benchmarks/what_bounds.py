@@ -21,7 +21,7 @@ from vidllm.cli.reading import seeds
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.rooms import Figures, depth_on_frames, score_grounding, score_questions
 from vidllm.frames import Frames
-from vidllm.model.modeling import Geometry, VisualPrefix
+from vidllm.model.outputs import Geometry, VisualPrefix
 from vidllm.rooms.shards import SIZES, render_scene, scene_record
 from vidllm.rooms.types import Clip, Language
 from vidllm.scene import Scene
@@ -55,7 +55,7 @@ def ways(frames: Frames, clip: Clip, language: Language, model: vidllm.VidLLM) -
     """The scene as it is read from the video, and with more and more of it true; what sees runs once."""
     net = model.model
     features = net.encode(frames.images[None])
-    seen, true = net.reconstruct_features(features), truth(clip, frames)
+    seen, true = net.metric_geometry(features, net.predict_cameras(features)), truth(clip, frames)
     cameras = replace(seen, extrinsics=true.extrinsics, up=true.up, scene_from_world=true.scene_from_world)
     depth = replace(seen, depth_m=true.depth_m, confidence=true.confidence, intrinsics=true.intrinsics)
 
@@ -67,7 +67,8 @@ def ways(frames: Frames, clip: Clip, language: Language, model: vidllm.VidLLM) -
     yield "true poses", known(cameras)
     yield "true depth and intrinsics", known(depth)
     yield "true poses, depth and intrinsics", known(true)
-    yield "and true names of all patches", known(true, net.lift_tokens(names, None, features.encoder.grid, true))
+    shown = net.pool_patches(names, None, *net.patch_positions(true, features.encoder.grid))
+    yield "and true names of all patches", known(true, shown)
 
 
 @torch.inference_mode()

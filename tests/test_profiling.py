@@ -112,7 +112,7 @@ def test_every_part_costs_what_torch_counts():
     adapter, _ = counted(lambda: model.adapter(seen.tokens))
     whole = model.encode(pixels)
     attention, cameras = counted(lambda: model.predict_cameras(whole))
-    depth, _ = counted(lambda: model.relative_depth(cameras, whole.image_size))
+    depth, _ = counted(lambda: model.predict_depth(cameras, whole.image_size))
     metric, _ = counted(lambda: model.predict_metric_depth(whole, known))
     assert encoder == told["encoder"] and adapter == told["cross-task adapter"]
     assert attention == told["frame attention"] + told["global attention"] + told["camera and gravity heads"]
@@ -123,7 +123,8 @@ def test_the_language_model_and_the_lift():
     model = micro_model()
     config, extent = model.config, Extent(3, 28, 42)
     images = video()
-    geometry, prefix = model.encode_scene(images)
+    found = model.encode_scene(images)
+    geometry, prefix = found.geometry, found.prefix
     seen = prefix.tokens.shape[1]
     told = {row.name: row.flops for row in costs(config, extent, seen)}
     features = model.encode(images)
@@ -199,7 +200,7 @@ def test_shapes_alone_need_what_a_real_run_needs():
         pixels = torch.rand(1, 2, 3, 56, 70, device=next(model.parameters()).device, dtype=torch.bfloat16)
         with kernels, LiveBytes([*model.parameters(), *model.buffers(), pixels]) as bytes_:
             features = model.encode(pixels)
-            model.relative_depth(model.predict_cameras(features), features.image_size)
+            model.predict_depth(model.predict_cameras(features), features.image_size)
         found.append(bytes_.peak)
     assert found[0] == pytest.approx(found[1], rel=0.02)
 

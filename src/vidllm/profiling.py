@@ -169,7 +169,7 @@ def costs(config: VidLLMConfig, extent: Extent, visual: int | None = None) -> li
     vision, features = count_flops(lambda: model.encode(pixels))
     attended, cameras = count_flops(lambda: model.predict_cameras(features))
     within, across = (_inside(attended, rf"\w+\.{kind}_blocks\.\d+") for kind in ("frame", "global"))
-    depth, _ = count_flops(lambda: model.relative_depth(cameras, features.image_size))
+    depth, _ = count_flops(lambda: model.predict_depth(cameras, features.image_size))
     metric: dict[str, int] = {"Global": 0}
     if model.metric_depth is not None:
         k = torch.empty(1, extent.frames, 3, 3, device="meta")
@@ -358,7 +358,7 @@ def vision_memory(config: VidLLMConfig, extent: Extent, dtype: torch.dtype = tor
         note("encoder and adapter")
         cameras = model.predict_cameras(features)
         note("global-frame attention, cameras")
-        kept = [model.relative_depth(cameras, features.image_size)]
+        kept = [model.predict_depth(cameras, features.image_size)]
         note("depth head")
         if model.metric_depth is not None:
             intrinsics = torch.empty(1, extent.frames, 3, 3, device="meta")

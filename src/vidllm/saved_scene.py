@@ -27,9 +27,9 @@ from vidllm.frames import Frames
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import check_regular_file, read_json_object
-from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.quantisation import Int4Linear, Int8Linear
-from vidllm.model.scale_alignment import SceneScale
 from vidllm.model.windows import Snapshot
 from vidllm.scene import TINY, Scene, VidLLM, load
 from vidllm.streaming import LongScene, Record

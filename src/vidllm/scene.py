@@ -30,9 +30,9 @@ from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.decoding import CachedPrefix
 from vidllm.model.known_scale import KnownLength, KnownScale
-from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.scale_alignment import SceneScale
 from vidllm.model.windows import window_sizes
 
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ class VidLLM:
         if known is not None and known.length is not None:
             known = KnownScale(length=processed_length(known.length, frames))
         given = known_of(cameras, frames)
-        geometry, prefix = self.model.encode_scene(images, known, given, refine)
+        found = self.model.encode_scene(images, known, given, refine)
+        geometry = found.geometry
         if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
             raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
                              "--dtype float32")  # fmt: skip
-        return Scene(self.model, self.processor, frames, geometry, prefix)
+        return Scene(self.model, self.processor, frames, geometry, found.prefix)
 
     def _in_windows(
         self, frames: Iterable[Frames], size: int, overlap: int, known: KnownScale | None,

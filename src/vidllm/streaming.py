@@ -27,8 +27,7 @@ from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.io.sources import InputError
 from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import Geometry
-from vidllm.model.scale_alignment import SceneScale
+from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.windows import NewFrames, Snapshot, WindowedReconstruction, windows_of
 from vidllm.scene import Scene, VidLLM, processed_length
 

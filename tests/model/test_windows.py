@@ -17,10 +17,9 @@ from vidllm.geometry.sim3 import Sim3
 from vidllm.model import windows
 from vidllm.model.configuration import PatchesConfig, WindowsConfig
 from vidllm.model.known_scale import KnownLength, KnownScale
-from vidllm.model.modeling import Geometry, VisualPrefix
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.patch_map import VoxelMap
 from vidllm.model.patches_3d import PositionEmbedding, voxel_pool
-from vidllm.model.scale_alignment import SceneScale
 from vidllm.model.windows import Chain, WindowedReconstruction, window_sizes, windows_of
 
 # ---- which frames ---------------------------------------------------------------------------------------------------
@@ -199,7 +198,8 @@ def test_a_single_window_is_the_whole_to_the_last_bit(model, known):
     windows = WindowedReconstruction(model, known)
     new, found = windows.add(images, 0), windows.snapshot()
     with torch.inference_mode():
-        geometry, prefix = model.encode_scene(images, known)
+        found = model.encode_scene(images, known)
+        geometry, prefix = found.geometry, found.prefix
     assert torch.equal(found.extrinsics, geometry.extrinsics[0]) and torch.equal(new.depth, geometry.depth_m[0])
     assert torch.equal(found.intrinsics, geometry.intrinsics[0]) and torch.equal(new.confidence, geometry.confidence[0])
     assert torch.equal(found.scene_from_world, geometry.scene_from_world[0]) and found.factor == 1

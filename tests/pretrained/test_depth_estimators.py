@@ -101,10 +101,10 @@ def test_an_estimators_metres_become_the_cascades(places: dict[str, Path], tmp_p
     found = model.metric(images, k)
     assert found.shape == (1, 2, 42, 56) and bool((found >= 0).all())
     torch.testing.assert_close(found[:, 1:], model.metric(images[:, 1:], k[:, 1:]))  # frame by frame
-    geometry, _ = model.encode_scene(images)
+    geometry = model.encode_scene(images).geometry
     assert geometry.metric_depth_m is not None
     torch.testing.assert_close(geometry.metric_depth_m, model.metric(images, geometry.intrinsics))
-    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0))[0].scale.scale, torch.ones(1))
+    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0)).geometry.scale.scale, torch.ones(1))
 
 
 @torch.no_grad()

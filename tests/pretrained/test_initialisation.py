@@ -64,7 +64,7 @@ def test_both_reconstruct_as_vggt(
     for model in (cascade, vid_llm):
         features = model.encode(images)
         cameras = model.predict_cameras(features)
-        depth, confidence = model.relative_depth(cameras, features.image_size)
+        depth, confidence = model.predict_depth(cameras, features.image_size)
         torch.testing.assert_close(cameras.pose_encodings[-1], vggt["pose_enc"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(depth, vggt["depth"][..., 0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(confidence, vggt["depth_conf"], atol=1e-5, rtol=1e-5)
@@ -77,15 +77,14 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
     """Given one depth a patch, our rays through patch centres are LLaVA-3D's through corners of a shifted camera."""
     images = torch.rand(1, 3, 3, SIDE, SIDE)
     features = cascade.encode(images)
-    geometry = cascade.in_metres(cascade.reconstruct_features(features), images, KnownScale(factor=2.0))
+    geometry = cascade.encode_scene(images, KnownScale(factor=2.0), features=features).geometry
     tiles = torch.rand(1, 3, SIDE // PATCH, SIDE // PATCH) * 3 + 1
     depth = tiles.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
     geometry = replace(geometry, depth_m=depth)
     shifted = geometry.intrinsics.clone()
     shifted[..., :2, 2] += PATCH / 2 - llava_3d.PIXEL_OFFSET
-    ours = vid_llm.lift_tokens(
-        features.streams.language, None, (SIDE // PATCH,) * 2, replace(geometry, intrinsics=shifted)
-    )
+    centres = vid_llm.patch_positions(replace(geometry, intrinsics=shifted), (SIDE // PATCH,) * 2)
+    ours = vid_llm.pool_patches(features.streams.language, None, *centres)
     theirs = cascade.build_visual_tokens(features, geometry)
     torch.testing.assert_close(ours.patch_positions, theirs.patch_positions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.tokens, theirs.tokens, atol=1e-5, rtol=1e-5)
@@ -131,11 +130,11 @@ def test_a_vid_llms_metric_depth_gives_the_cascade_metres(places: dict[str, Path
         "metric depth model"
     }
     model, _ = load_pretrained(tmp_path / "m")
-    geometry, _ = model.encode_scene(images)
+    geometry = model.encode_scene(images).geometry
     assert bool(geometry.scale.valid.all()) and geometry.metric_depth_m is not None
     ratio = (geometry.metric_depth_m / geometry.depth_m).log().flatten().median().exp()
     assert 0.5 < float(ratio) < 2.0
-    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0))[0].scale.scale, torch.ones(1))
+    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0)).geometry.scale.scale, torch.ones(1))
 
 
 # ---- the whole, before any training -------------------------------------------------------------------------------
@@ -159,9 +158,10 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
 ):
     """From pictures to next-token logits; LLaVA-3D's room frame and patch corners stand in for ours."""
     images, known = torch.rand(1, 3, 3, SIDE, SIDE), KnownScale(factor=2.0)
-    theirs, prefix = cascade.encode_scene(images, known)
+    found = cascade.encode_scene(images, known)
+    theirs, prefix = found.geometry, found.prefix
     features = vid_llm.encode(images)
-    geometry = vid_llm.in_metres(vid_llm.reconstruct_features(features), images, known)
+    geometry = vid_llm.encode_scene(images, known, features=features).geometry
     for name in ("extrinsics", "intrinsics", "depth_m", "confidence"):
         torch.testing.assert_close(getattr(geometry, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
     corners = geometry.depth_m[..., ::PATCH, ::PATCH]

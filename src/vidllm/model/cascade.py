@@ -25,23 +25,17 @@ from vidllm.model import llava_3d
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
-from vidllm.model.cross_task_adapter import AdapterOutput
 from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.model.grounding import GroundingDecoder, GroundingOutput
-from vidllm.model.known_scale import KnownScale, known_scale
+from vidllm.model.grounding import GroundingDecoder
+from vidllm.model.known_cameras import KnownCameras
+from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.modeling import (
-    Cameras,
-    Features,
-    Geometry,
-    VidLLMForConditionalGeneration,
-    VidLLMPreTrainedModel,
-    VisualPrefix,
-)
-from vidllm.model.patches_3d import PositionEmbedding, Projector, voxel_pool
+from vidllm.model.modeling import VidLLMForConditionalGeneration, VidLLMPreTrainedModel
+from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
+from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.scale_alignment import measured_anew, rescaled
 
 
@@ -169,8 +163,9 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         """VGGT's encoder and CLIP, each on the same frames; nothing flows between them."""
         seen = self.encoder(pixel_values)
         language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
-        streams = AdapterOutput(seen.tokens, language, None)
-        return Features(seen, streams, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        return Features(
+            seen, AdapterOutput(seen.tokens, language, None), (pixel_values.shape[-2], pixel_values.shape[-1])
+        )
 
     def predict_cameras(self, features: Features) -> Cameras:
         """VGGT's cameras; up is the mean of the images' up directions."""
@@ -181,12 +176,12 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
         return Cameras(attended, poses, up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1)))
 
-    def reconstruct_features(self, features: Features) -> Geometry:
+    def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
         """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""
-        geometry = self.metric_geometry(features, self.predict_cameras(features))
+        geometry = super().metric_geometry(features, cameras, known)
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
         scenes = points.flatten(1, 3)
-        if features.known is not None and features.known.up is not None:
+        if known is not None and known.up is not None:
             ups = list(geometry.up.float())
         else:
             upright = up_from_cameras(geometry.extrinsics)
@@ -212,7 +207,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
                 "this model has no metric depth model and cannot know metres; give a scale, the camera's height or a "
                 "known length (--scale, --camera-height, --known-length), or import it with a metric depth model"
             )
-        return rescaled(geometry, known_scale(known, geometry))
+        return rescaled(geometry, known.scene_scale(geometry))
 
     def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
         """The room's frame as the first window found it."""
@@ -225,24 +220,14 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         states = self.clip(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
         return states[self.config.vision_layer][:, 1:].unflatten(0, pixels.shape[:2])
 
-    def build_visual_tokens(self, features: Features, geometry: Geometry) -> VisualPrefix:
-        """LLaVA-3D's 3D patches of a metric geometry, in the room's frame."""
+    def patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where LLaVA-3D sees CLIP's patches (B,F,P,3), in the room's frame, metres; every patch counts."""
         with torch.no_grad():
             depth, k = llava_3d.clip_depth(geometry.depth_m, geometry.intrinsics, self.clip_side)
             k[..., :2, 2] -= llava_3d.PIXEL_OFFSET
             pose = geometry.scene_from_world.float()[:, None] @ invert_extrinsics(geometry.extrinsics.float())
-            points = llava_3d.patch_points(depth, k, pose, self.clip_patch)
-        return self.lift_points(features.streams.language, points)
-
-    def lift_points(self, tokens: Float[Tensor, "B F P C"], points: Float[Tensor, "B F h w 3"]) -> VisualPrefix:
-        """CLIP features at points in metres: position embedding, voxel means, projector. Every patch counts."""
-        positions = points.flatten(2, 3)
-        placed = (tokens + self.position_embedding(positions.to(tokens.dtype))).flatten(1, 2)
-        positions, patches = positions.flatten(1, 2), self.config.patches
-        pooled = voxel_pool(
-            placed, positions, positions.isfinite().all(-1), patches.voxel_size_m, patches.max_patches
-        )
-        return self.project_tokens(pooled, None)
+            positions = llava_3d.patch_points(depth, k, pose, self.clip_patch).flatten(2, 3)
+        return positions, positions.isfinite().all(-1)
 
     def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""

@@ -15,7 +15,8 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vidllm.model.generation import run_language_model
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
 from vidllm.model.prompts import VISUAL_PREFIX
 
 _APPENDED = (DynamicLayer, DynamicSlidingWindowLayer)  # their tensors are replaced as they grow, never written into

@@ -8,7 +8,6 @@ apart. Only the layers that somebody reads are kept: memory stays flat in the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,18 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidllm.model.configuration import AttentionConfig
+from vidllm.model.outputs import GlobalFrameOutput
 from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions, init_linear
-
-
-@dataclass
-class GlobalFrameOutput:
-    """Tapped layers' patch tokens by layer index, and the last layer's camera (index 0) and register tokens.
-
-    Width 2C: the output of the frame block beside that of the global block.
-    """
-
-    intermediate_features: dict[int, Float[Tensor, "B F P D"]]
-    special: Float[Tensor, "B F S D"]
 
 
 class GlobalFrameAttention(nn.Module):

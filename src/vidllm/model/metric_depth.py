@@ -9,7 +9,6 @@ length the bins see the scene as a camera of that focal length would, so that ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,14 +17,7 @@ from torch import Tensor, nn
 from vidllm.model.configuration import MetricDepthConfig
 from vidllm.model.dpt_head import DPTDecoder
 from vidllm.model.metric_bins import MetricBins, resize
-
-
-@dataclass(frozen=True)
-class MetricDepthOutput:
-    """``depth_m`` (B, F, H, W) metres along the optical axis, ``log_std`` the standard deviation of its logarithm."""
-
-    depth_m: Tensor
-    log_std: Tensor
+from vidllm.model.outputs import MetricDepthOutput
 
 
 class MetricDepthModel(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
 from vidllm.model.configuration import PatchesConfig
-from vidllm.model.modeling import VisualPrefix
-from vidllm.model.patches_3d import PooledPatches, voxel_pool
+from vidllm.model.outputs import PooledPatches, VisualPrefix
+from vidllm.model.patches_3d import voxel_pool
 
 Embedding = Callable[[Tensor], Tensor]
 

@@ -22,9 +22,9 @@ from vidllm.geometry.sim3 import Registration, Sim3, Views, mean_direction, nudg
 from vidllm.model.configuration import WindowsConfig
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Features, Geometry, SceneScale, VisualPrefix
 from vidllm.model.patch_map import VoxelMap
-from vidllm.model.scale_alignment import SceneScale
 
 MIN_OVERLAP = 2  # shared frames; with one, a wrong camera or depth could not be told from a right one
 PULL = 0.1  # share of a window's difference from the others' metres and up direction that its registration takes out
@@ -199,9 +199,9 @@ class WindowedReconstruction:
         self, pixel_values: Float[Tensor, "1 F 3 H W"], shared: int, cameras: KnownCameras | None = None
     ) -> NewFrames:
         """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
-        features = replace(self.model.encode(pixel_values), known=self._with_lens(cameras))
         known, votes = self._known_here(shared, pixel_values.shape[1])
-        geometry = self.model.reconstruct(features, pixel_values, known, self.refined)
+        found = self.model.encode_scene(pixel_values, known, self._with_lens(cameras), self.refined)
+        features, geometry = found.features, found.geometry
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
         self._remember(features, _part(placed, slice(shared, None)), shared)
         new = NewFrames(*(

@@ -20,7 +20,8 @@ from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
 from vidllm.model.auto import load_pretrained
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
 from vidllm.scene import TINY
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
-from vidllm.model.modeling import Cameras, Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Cameras, Features, Geometry, SceneScale, VisualPrefix
 from vidllm.model.patches_3d import back_project
-from vidllm.model.scale_alignment import SceneScale
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
@@ -86,10 +86,10 @@ def _dense_terms(
     frames: Tensor,
 ) -> dict[str, Tensor]:
     size, valid = features.image_size, targets.valid[:, frames]
-    depth = *model.relative_depth(cameras, size, frames), targets.depth[:, frames], valid
+    depth = *model.predict_depth(cameras, size, frames), targets.depth[:, frames], valid
     terms = {"depth": config.depth_weight * _depth_term(*depth, config)}
     if model.point_head is not None and config.point_weight > 0:
-        points = *model.relative_points(cameras, size, frames), targets.points[:, frames], valid
+        points = *model.predict_points(cameras, size, frames), targets.points[:, frames], valid
         terms["points"] = config.point_weight * _point_term(*points, config)
     if model.metric_depth is not None and config.metric_weight > 0:
         metric, _ = model.predict_metric_depth(features, targets.intrinsics, frames)

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vidllm.io.atomic import atomic_path
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
 from vidllm.rooms.types import COLOURS
 from vidllm.training import packed_attention
@@ -208,11 +209,12 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
     if named:
         tokens = run.names.features(batch.category, batch.colour, batch.material)
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
-        return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
+        positions, valid = run.model.patch_positions(geometry, (rows, columns))
+        return _language(run, batch, run.model.pool_patches(tokens, None, positions, valid), rng)
     with torch.no_grad():
         features = run.model.encode(batch.images)
         if _coin(run.config, step, rng) >= true_geometry_share(step, run.config):
-            geometry = run.model.reconstruct_features(features)
+            geometry = run.model.metric_geometry(features, run.model.predict_cameras(features))
     return _language(run, batch, run.model.build_visual_tokens(features, geometry), rng)
 
 

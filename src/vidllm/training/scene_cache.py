@@ -102,7 +102,7 @@ class SceneCache:
         parameter = next(self.model.encoder.parameters())
         images = self.reader.read(video, self.frames).images[None].to(parameter.device, parameter.dtype)
         features = self.model.encode(images)
-        geometry = self.model.reconstruct_features(features)
+        geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
         positions, valid = self.model.patch_positions(geometry, features.encoder.grid)
         tokens = features.encoder.tokens
         half = tokens.half()

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from vidllm.model.grounding import points_in_boxes
-from vidllm.model.modeling import VisualPrefix
+from vidllm.model.outputs import VisualPrefix
 from vidllm.rooms.language.words import plural
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean

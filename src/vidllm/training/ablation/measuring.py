@@ -71,7 +71,8 @@ def _score_ways(model: VidLLM, seed: int, count: int, scales: Sequence[ScaleConf
     """Add a room's geometric figures, once for each way to estimate its scale."""
     clip, _ = remembered_room(seed, count, *SIZES[seed % len(SIZES)])
     frames = model.processor.image_processor.read(clip.rgb, count)
-    geometry, prefix = model.model.encode_scene(frames.images[None])
+    seen = model.model.encode_scene(frames.images[None])
+    geometry, prefix = seen.geometry, seen.prefix
     if geometry.metric_depth_m is None:
         raise ValueError("this model has no metric depth model, so that there is no scale to estimate; give another")
     for scale, one in zip(scales, figures, strict=True):
