@@ -28,7 +28,7 @@ from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import CachedPrefix
+from vidllm.model.generation import CachedPrefix
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix

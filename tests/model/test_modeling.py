@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMu
 
 from vidllm.model.auto import register
 from vidllm.model.configuration import DenseHeadConfig, MetricDepthConfig, PatchesConfig, VidLLMConfig
+from vidllm.model.generation import splice
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.splice import splice
 from vidllm.model.text import build_tokenizer
 
 GEOMETRY = ("attention", "camera_head", "depth_head", "point_head", "gravity_head", "metric_depth")

@@ -34,7 +34,7 @@ from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
 from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
-from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
+from vidllm.model.generation import SplicedInputs, VidLLMOutput, holds_tokens, one_cache, run_language_model, splice
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder
@@ -53,7 +53,6 @@ from vidllm.model.outputs import (
 from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
 from vidllm.model.refinement import adjusted
 from vidllm.model.scale_alignment import align_scale, measured_anew, rescaled, unit_scale
-from vidllm.model.splice import SplicedInputs, splice
 from vidllm.model.text import encode_parts
 
 ALIGNMENT = 64  # bytes; where torch's own allocations begin
