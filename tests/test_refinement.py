@@ -57,7 +57,7 @@ def test_the_configuration_is_saved_with_the_model(folder, tmp_path):
     model = vidllm.load(folder, refine=True)
     model.model.save_pretrained(tmp_path)
     model.processor.save_pretrained(tmp_path)
-    assert vidllm.load(tmp_path).model.config.refine and not vidllm.load(tmp_path, refine=False).model.config.refine
+    assert vidllm.load(tmp_path).refine and not vidllm.load(tmp_path, refine=False).refine
 
 
 def test_known_cameras_stay(model, rendered):

@@ -126,7 +126,9 @@ class SceneCase:
     @cached_property
     @torch.inference_mode()
     def _reconstructed(self) -> Geometry:
-        return self.model.model.encode_scene(self._images, features=self._features).geometry
+        return self.model.model.encode_scene(
+            self._images, refine=self.model.refine, features=self._features
+        ).geometry
 
     def placed(self, setting: str, positions: bool = True) -> Placed:
         """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``.

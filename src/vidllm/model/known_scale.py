@@ -6,8 +6,10 @@ Each replaces the measured scale of section 3.2.2; the relative geometry stays a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,6 +28,16 @@ class KnownLength:
     start: tuple[float, float]
     end: tuple[float, float]
     metres: float
+
+    def mapped(self, affine: Any) -> KnownLength:
+        """The same length with its pixels mapped (3,3): from the original pictures to the processed frames."""
+        matrix = np.asarray(affine, dtype=np.float64)
+
+        def moved(uv: tuple[float, float]) -> tuple[float, float]:
+            u, v, w = (float(x) for x in matrix @ np.array([*uv, 1.0]))
+            return u / w, v / w
+
+        return replace(self, start=moved(self.start), end=moved(self.end))
 
 
 @dataclass(frozen=True)
