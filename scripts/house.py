@@ -25,7 +25,8 @@ FLOORS = (
     ("vidllm.geometry", "vidllm.io"),
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
-    ("vidllm.scene", "vidllm.long_video", "vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
+    ("vidllm.scene", "vidllm.reconstruction", "vidllm.scene_file", "vidllm.saved_scene", "vidllm.long_video",
+     "vidllm.export", "vidllm.profiling", "vidllm.quantisation"),  # fmt: skip
     ("vidllm.datasets",),
     ("vidllm.training",),
     ("vidllm.evaluation", "vidllm.demo"),

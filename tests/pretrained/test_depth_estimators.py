@@ -18,10 +18,10 @@ from transformers import (
     ZoeDepthConfig,
 )
 
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
+from vidllm.baselines.depth_estimator import METRIC, DepthEstimator, DepthInput
 from vidllm.cli import main
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
-from vidllm.model.depth_estimator import METRIC, DepthEstimator, DepthInput
 from vidllm.model.known_scale import KnownScale
 from vidllm.pretrained import Ingredients, import_model
 

@@ -13,10 +13,10 @@ from published_files import write_llava_3d, write_vggt
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vidllm.baselines import llava_3d
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.evaluation.initialisation import start_of_distillation
-from vidllm.model import llava_3d
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.pretrained import Ingredients, import_model, load_vggt

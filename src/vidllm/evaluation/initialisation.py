@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.model.cascade import CascadeForConditionalGeneration
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.training.losses.distillation import Streams, distillation_losses, resample_grid
 from vidllm.training.teachers import clip_tokens

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.io.weight_files import open_checkpoint, settings_in
 from vidllm.model.auto import load_pretrained, load_with_report
-from vidllm.model.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.weight_check import check_finite
 from vidllm.pretrained.clip import CLIP_L_336

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
 
+from vidllm.baselines import llava_3d
+from vidllm.baselines.depth_estimator import DepthEstimator
 from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
-from vidllm.model import llava_3d
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
-from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
@@ -44,7 +44,7 @@ class CascadeConfig(VidLLMConfig):
 
     vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a Vid-LLM's metric depth
     model, None without one; metric_side: its images' shorter side in pixels. metric_model: the configuration of a depth
-    estimator of transformers in its place, and metric_input what pictures it wants (``model.depth_estimator``).
+    estimator of transformers in its place, and metric_input what pictures it wants (``baselines.depth_estimator``).
     camera_height_m: of videos about which nothing else is known.
     """
 
