@@ -25,8 +25,8 @@ FLOORS = (
     ("vidllm.geometry", "vidllm.io"),
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
-    ("vidllm.scene", "vidllm.reconstruction", "vidllm.scene_file", "vidllm.saved_scene", "vidllm.long_video",
-     "vidllm.export", "vidllm.profiling", "vidllm.quantisation"),  # fmt: skip
+    ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
+    ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene", "vidllm.saved_scene"),
     ("vidllm.datasets",),
     ("vidllm.training",),
     ("vidllm.evaluation", "vidllm.demo"),

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vidllm.io.atomic import atomic_path
+from vidllm.model.configuration import EncoderConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.outputs import VisualPrefix
 from vidllm.rooms.catalogue import CATALOGUE
@@ -33,7 +34,7 @@ from vidllm.training.trainable import Trainable
 from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 
-PATCH_SIZE = 14
+PATCH_SIZE = EncoderConfig.patch_size  # that of every preset
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
 CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
@@ -208,7 +209,8 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
     geometry = true_geometry(targets, batch.up)
     if named:
         tokens = run.names.features(batch.category, batch.colour, batch.material)
-        rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
+        patch = run.model.config.encoder.patch_size
+        rows, columns = (side // patch for side in batch.images.shape[-2:])
         positions, valid = run.model.patch_positions(geometry, (rows, columns))
         return _language(run, batch, run.model.pool_patches(tokens, None, positions, valid), rng)
     with torch.no_grad():
