@@ -25,44 +25,43 @@ def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, dev
     shipped model or a folder. A model that is loaded here has the dtypes of the scene's. ValueError, naming the file,
     where the folder holds no saved scene or a damaged one; ValueError for another model than the scene came from.
     """
-    saved = SavedScene.read(folder)
+    saved = SceneFile.read(folder)
     if not isinstance(model, VidLLM):
         place = saved.place() if model is None else model
         model = load(place, device, saved.origin["dtype"], saved.origin["language_dtype"])
-    return saved.scene(model)
+    return restored(saved, model)
 
 
-class SavedScene(SceneFile):
-    """A saved scene that waits for its model."""
+def restored(file: SceneFile, owner: VidLLM) -> Scene:
+    """The scene, its tensors on the model's device; ValueError where it came from another model."""
+    ours = origin_of(owner.model)
+    if ours["fingerprint"] != file.origin["fingerprint"]:
+        raise ValueError(f"{file.folder}: the scene came from {in_words(file.origin)}, and this model is another: "
+                         f"{in_words(ours)}; give that one, in the same dtypes")  # fmt: skip
+    try:
+        return _long(file, owner) if file.values["kind"] == "long scene" else _whole(file, owner)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file.folder / VALUES}: does not describe a scene ({type(error).__name__}: "
+                         f"{error}); save the scene again") from error  # fmt: skip
 
-    def scene(self, owner: VidLLM) -> Scene:
-        """The scene, its tensors on the model's device; ValueError where it came from another model."""
-        ours = origin_of(owner.model)
-        if ours["fingerprint"] != self.origin["fingerprint"]:
-            raise ValueError(f"{self.folder}: the scene came from {in_words(self.origin)}, and this model is another: "
-                             f"{in_words(ours)}; give that one, in the same dtypes")  # fmt: skip
-        try:
-            return self._long(owner) if self.values["kind"] == "long scene" else self._whole(owner)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{self.folder / VALUES}: does not describe a scene ({type(error).__name__}: "
-                             f"{error}); save the scene again") from error  # fmt: skip
 
-    def _whole(self, owner: VidLLM) -> Scene:
-        device = next(owner.model.parameters()).device
-        geometry, prefix = self.build(Geometry, "geometry", device), self.build(VisualPrefix, "prefix", device)
-        return Scene(owner.model, owner.processor, self.build(Frames, "frames"), geometry, prefix)
+def _whole(file: SceneFile, owner: VidLLM) -> Scene:
+    device = next(owner.model.parameters()).device
+    geometry, prefix = file.build(Geometry, "geometry", device), file.build(VisualPrefix, "prefix", device)
+    return Scene(owner.model, owner.processor, file.build(Frames, "frames"), geometry, prefix)
 
-    def _long(self, owner: VidLLM) -> LongScene:
-        device = next(owner.model.parameters()).device
-        snapshot = replace(
-            self.build(Snapshot, "snapshot"),
-            scale=self.build(SceneScale, "snapshot.scale", device),
-            prefix=self.build(VisualPrefix, "snapshot.prefix", device),
-        )
-        record = Record(
-            SavedMaps(self.tensors) if "maps.depth" in self.tensors else None,
-            self.build(Frames, "first"), self.tensors["times"].tolist(), self.tensors["indices"].tolist(),
-            list(from_texts(self.values["values"]["names"])), [self.tensors["depths"].clone()],
-            PictureMotion(self.tensors["views"].tolist()),
-        )  # fmt: skip
-        return LongScene(owner.model, owner.processor, snapshot, record)
+
+def _long(file: SceneFile, owner: VidLLM) -> LongScene:
+    device = next(owner.model.parameters()).device
+    snapshot = replace(
+        file.build(Snapshot, "snapshot"),
+        scale=file.build(SceneScale, "snapshot.scale", device),
+        prefix=file.build(VisualPrefix, "snapshot.prefix", device),
+    )
+    record = Record(
+        SavedMaps(file.tensors) if "maps.depth" in file.tensors else None,
+        file.build(Frames, "first"), file.tensors["times"].tolist(), file.tensors["indices"].tolist(),
+        list(from_texts(file.values["values"]["names"])), [file.tensors["depths"].clone()],
+        PictureMotion(file.tensors["views"].tolist()),
+    )  # fmt: skip
+    return LongScene(owner.model, owner.processor, snapshot, record)

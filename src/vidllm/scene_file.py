@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -187,7 +187,7 @@ class SceneFile:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def read(cls, folder: str | Path) -> Self:
+    def read(cls, folder: str | Path) -> SceneFile:
         """Read and check; ValueError of one line that names the file."""
         folder = Path(folder).expanduser()
         if not is_saved_scene(folder):

@@ -179,9 +179,7 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
     said = [model.language_model(inputs_embeds=model.prepare(ids, prefix=p).embeddings).logits
             for model, p in ((vid_llm, ours), (cascade, prefix))]  # fmt: skip
     torch.testing.assert_close(*said, atol=1e-5, rtol=1e-5)
-    own = vid_llm.build_visual_tokens(
-        features, geometry
-    )  # what distillation has to close: the encoder's tokens in place of CLIP's
+    own = vid_llm.build_visual_tokens(features, geometry)  # distillation has to bring the encoder's tokens to CLIP's
     read = vid_llm.language_model(inputs_embeds=vid_llm.prepare(ids, prefix=own).embeddings).logits
     assert float((read[:, -1] - said[1][:, -1]).abs().max()) > 1e-3
 
