@@ -26,7 +26,7 @@ from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
-from vidllm.model.dpt_head import DPTHead
+from vidllm.model.dpt_head import DPTHead, dense_features
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
@@ -174,7 +174,8 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
         first = extrinsics[:, :1, :3, :3]
         rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
-        return Cameras(attended, poses, up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1)))
+        up = up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1))
+        return Cameras(attended, poses, up, dense_features(self.config, features.encoder, attended))
 
     def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
         """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""

@@ -30,9 +30,10 @@ from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.model.camera_head import CameraHead
+from vidllm.model.compact_weights import ReadsCompactWeights
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
-from vidllm.model.dpt_head import DPTHead
+from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.generation import SplicedInputs, VidLLMOutput, holds_tokens, one_cache, run_language_model, splice
 from vidllm.model.global_frame_attention import GlobalFrameAttention
@@ -58,7 +59,7 @@ from vidllm.model.text import encode_parts
 ALIGNMENT = 64  # bytes; where torch's own allocations begin
 
 
-class VidLLMPreTrainedModel(PreTrainedModel):
+class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):  # type: ignore[misc]
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
@@ -83,7 +84,7 @@ class VidLLMPreTrainedModel(PreTrainedModel):
             _align(self)
 
 
-class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
+class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts."""
 
     def __init__(self, config: VidLLMConfig) -> None:
@@ -94,9 +95,10 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
         self.gravity_head = GravityHead(2 * width)
-        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
+        widths = layer_widths(config)
+        self.depth_head = DPTHead(config.dense_head, widths, 2, "exp", patch)
         self.point_head = (
-            DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if config.dense_head.point_head else None
+            DPTHead(config.dense_head, widths, 4, "inv_log", patch) if config.dense_head.point_head else None
         )
         self.metric_depth = (
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
@@ -149,7 +151,8 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         bridge = streams.frame_bridge() if config.adapter.geometry_rider else None
         attended = self.attention(streams.geometry, features.encoder.grid, config.dense_head.tap_layers, bridge)
         camera_tokens = attended.special[:, :, 0]
-        return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]))
+        read = dense_features(config, features.encoder, attended)
+        return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]), read)
 
     def predict_depth(
         self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
@@ -167,7 +170,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return self.point_head(self._dense_features(cameras, frames), image_size)
 
     def _dense_features(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
-        layers = [cameras.attended.intermediate_features[i] for i in self.config.dense_head.tap_layers]
+        layers = cameras.dense_features
         return layers if frames is None else [tokens[:, frames] for tokens in layers]
 
     def predict_metric_depth(

@@ -62,11 +62,15 @@ class GlobalFrameOutput:
 
 @dataclass
 class Cameras:
-    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera."""
+    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera.
+
+    ``dense_features``: the four layers (B,F,P,D) that the dense heads read.
+    """
 
     attended: GlobalFrameOutput
     pose_encodings: list[Tensor]
     up: Tensor
+    dense_features: list[Tensor]
 
 
 @dataclass(frozen=True)
