@@ -17,7 +17,7 @@ from vidllm.geometry.sim3 import Sim3
 from vidllm.long_video.reconstruction import WindowedReconstruction
 from vidllm.long_video.voxel_map import VoxelMap
 from vidllm.long_video.windows import Chain, window_sizes, windows_of
-from vidllm.model import windows
+from vidllm.long_video import windows
 from vidllm.model.configuration import PatchesConfig, WindowsConfig
 from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
