@@ -14,9 +14,9 @@ import argparse
 import torch
 
 import vidllm
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.cli.reading import seeds
 from vidllm.evaluation.initialisation import start_of_distillation
-from vidllm.model.cascade import CascadeForConditionalGeneration
 from vidllm_rooms.shards import SIZES, render_scene
 
 

@@ -17,7 +17,8 @@ from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForCo
 
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.generation import run_language_model
-from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry
 from vidllm.model.quantisation import place
 from vidllm.model.scale_alignment import align_scale
 from vidllm.profiling import QUESTION_TOKENS
@@ -142,16 +143,16 @@ def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock)
         images = images[..., : s.size[0], : s.size[1]]
     size = (int(images.shape[-2]), int(images.shape[-1]))
     clock.found |= {"frames": images.shape[1], "height": size[0], "width": size[1]}
-    features = clock("encoder and adapter", lambda: model.see(images))
-    cameras = clock("global-frame attention", lambda: model.locate(features))
-    depth, confidence = clock("depth head", lambda: model.relative_depth(cameras, size))
-    geometry = model.assemble(features, cameras)
+    features = clock("encoder and adapter", lambda: model.encode(images))
+    cameras = clock("global-frame attention", lambda: model.predict_cameras(features))
+    depth, confidence = clock("depth head", lambda: model.predict_depth(cameras, size))
+    geometry = model.metric_geometry(features, cameras)
     if model.metric_depth is not None:
-        metric, _ = clock("metric depth", lambda: model.measure(features, geometry.intrinsics))
+        metric, _ = clock("metric depth", lambda: model.predict_metric_depth(features, geometry.intrinsics))
         votes = depth.float(), metric.float(), confidence.float()
         clock("scale", lambda: align_scale(*votes, config.scale))
     del cameras
-    prefix = clock("lift", lambda: model.lift(features, spread(geometry)))
+    prefix = clock("lift", lambda: model.build_visual_tokens(features, spread(geometry)))
     return prefix.tokens
 
 

@@ -23,7 +23,7 @@ from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.frames import Frames
-from vidllm.model.modeling import Geometry, VisualPrefix
+from vidllm.model.outputs import Geometry, VisualPrefix
 from vidllm.scene import Scene
 from vidllm.training.data import patch_classes
 from vidllm.training.joint import true_geometry
@@ -58,20 +58,21 @@ def named(clip: Clip, language: Language, width: int) -> Tensor:
 def ways(frames: Frames, clip: Clip, language: Language, model: vidllm.VidLLM) -> Iterator[tuple[str, Scene]]:
     """The scene as it is read from the video, and with more and more of it true; what sees runs once."""
     net = model.model
-    features = net.see(frames.images[None])
-    seen, true = net.reconstruct_features(features), truth(clip, frames)
+    features = net.encode(frames.images[None])
+    seen, true = net.metric_geometry(features, net.predict_cameras(features)), truth(clip, frames)
     cameras = replace(seen, extrinsics=true.extrinsics, up=true.up, scene_from_world=true.scene_from_world)
     depth = replace(seen, depth_m=true.depth_m, confidence=true.confidence, intrinsics=true.intrinsics)
 
     def known(geometry: Geometry, prefix: VisualPrefix | None = None) -> Scene:
-        return Scene(net, model.processor, frames, geometry, prefix or net.lift(features, geometry))
+        return Scene(net, model.processor, frames, geometry, prefix or net.build_visual_tokens(features, geometry))
 
-    names = named(clip, language, features.flows.language.shape[-1])
+    names = named(clip, language, features.streams.language.shape[-1])
     yield "video alone", known(seen)
     yield "true poses", known(cameras)
     yield "true depth and intrinsics", known(depth)
     yield "true poses, depth and intrinsics", known(true)
-    yield "and true names of all patches", known(true, net.lift_tokens(names, None, features.seen.grid, true))
+    shown = net.pool_patches(names, None, *net.patch_positions(true, features.encoder.grid))
+    yield "and true names of all patches", known(true, shown)
 
 
 @torch.inference_mode()

@@ -12,8 +12,10 @@ from small_model import save_small_model
 
 import vidllm
 from vidllm.cli import main
+from vidllm.frames import Frames
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
+from vidllm.io.cameras.matching import rows_of
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.scale_alignment import unit_scale
@@ -38,6 +40,10 @@ def rendered():
 @pytest.fixture(scope="module")
 def room(rendered):
     return rendered[0]
+
+
+def matched(cameras: PerFrame, frames: Frames) -> np.ndarray:
+    return cameras.matrices[rows_of(cameras, frames)]
 
 
 def frames_of(source, count=4):
@@ -178,9 +184,9 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
     write_video(film, clip(9, 56, 70), fps=10)
     frames, world_from_camera = frames_of(film, 3), poses(9)
     by_time = PerFrame(world_from_camera, times_s=[0.1 * n + 0.004 for n in range(9)])
-    np.testing.assert_array_equal(by_time.of(frames), world_from_camera[[0, 4, 8]])
+    np.testing.assert_array_equal(matched(by_time, frames), world_from_camera[[0, 4, 8]])
     with pytest.warns(UserWarning, match="taken as those of all frames"):
-        by_number = PerFrame(world_from_camera, numbers=list(range(9))).of(frames)
+        by_number = matched(PerFrame(world_from_camera, numbers=list(range(9))), frames)
     np.testing.assert_array_equal(by_number, world_from_camera[[0, 4, 8]])
     tum = tmp_path / "poses.txt"
     tum.write_text("# t x y z\n" + "\n".join(f"{n} {n * 0.1} 0 0 0 0 0 1" for n in range(9)))
@@ -189,7 +195,7 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
     assert known.extrinsics is not None
     assert known.extrinsics[0, :, 0, 3].tolist() == pytest.approx([0, -0.4, -0.8])
     with pytest.raises(ValueError, match=r"none of its 2 cameras is that of frame_000004 \(at 0.4 s\)"):
-        PerFrame(world_from_camera[:2], times_s=[0.0, 0.1]).of(frames)
+        matched(PerFrame(world_from_camera[:2], times_s=[0.0, 0.1]), frames)
 
 
 # ---- what does not fit ------------------------------------------------------------------------------------------

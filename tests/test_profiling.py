@@ -110,10 +110,10 @@ def test_every_part_costs_what_torch_counts():
     pixels, known = torch.rand(1, 2, 3, extent.height, extent.width), torch.eye(3).expand(1, 2, 3, 3)
     encoder, seen = counted(lambda: model.encoder(pixels))
     adapter, _ = counted(lambda: model.adapter(seen.tokens))
-    whole = model.see(pixels)
-    attention, cameras = counted(lambda: model.locate(whole))
-    depth, _ = counted(lambda: model.relative_depth(cameras, whole.image_size))
-    metric, _ = counted(lambda: model.measure(whole, known))
+    whole = model.encode(pixels)
+    attention, cameras = counted(lambda: model.predict_cameras(whole))
+    depth, _ = counted(lambda: model.predict_depth(cameras, whole.image_size))
+    metric, _ = counted(lambda: model.predict_metric_depth(whole, known))
     assert encoder == told["encoder"] and adapter == told["cross-task adapter"]
     assert attention == told["frame attention"] + told["global attention"] + told["camera and gravity heads"]
     assert depth == told["depth head"] and metric == told["metric depth model"]
@@ -123,11 +123,14 @@ def test_the_language_model_and_the_lift():
     model = micro_model()
     config, extent = model.config, Extent(3, 28, 42)
     images = video()
-    geometry, prefix = model.encode_scene(images)
+    found = model.encode_scene(images)
+    geometry, prefix = found.geometry, found.prefix
     seen = prefix.tokens.shape[1]
     told = {row.name: row.flops for row in costs(config, extent, seen)}
-    features = model.see(images)
-    assert counted(lambda: model.lift(features, geometry))[0] == told["lift and projector"] + rotation(extent)
+    features = model.encode(images)
+    assert counted(lambda: model.build_visual_tokens(features, geometry))[0] == told["lift and projector"] + rotation(
+        extent
+    )
     lm = model.language_model
     first, out = counted(lambda: run_language_model(lm, inputs_embeds=prefix.tokens, use_cache=True, logits_to_keep=1))
     assert first == told["language model: scene"]
@@ -196,8 +199,8 @@ def test_shapes_alone_need_what_a_real_run_needs():
         model = network.eval().bfloat16()
         pixels = torch.rand(1, 2, 3, 56, 70, device=next(model.parameters()).device, dtype=torch.bfloat16)
         with kernels, LiveBytes([*model.parameters(), *model.buffers(), pixels]) as bytes_:
-            features = model.see(pixels)
-            model.relative_depth(model.locate(features), features.image_size)
+            features = model.encode(pixels)
+            model.predict_depth(model.predict_cameras(features), features.image_size)
         found.append(bytes_.peak)
     assert found[0] == pytest.approx(found[1], rel=0.02)
 

@@ -54,10 +54,11 @@ def test_off_unless_asked_for_or_configured(folder, model, rendered):
 
 
 def test_the_configuration_is_saved_with_the_model(folder, tmp_path):
-    model = vidllm.load(folder, refine=True)
+    model = vidllm.load(folder)
+    model.model.config.refine = True
     model.model.save_pretrained(tmp_path)
     model.processor.save_pretrained(tmp_path)
-    assert vidllm.load(tmp_path).model.config.refine and not vidllm.load(tmp_path, refine=False).model.config.refine
+    assert vidllm.load(tmp_path).refine and not vidllm.load(tmp_path, refine=False).refine
 
 
 def test_known_cameras_stay(model, rendered):
@@ -72,9 +73,9 @@ def test_known_cameras_stay(model, rendered):
 def test_metres_are_those_of_the_metric_depth_model_for_the_new_focal_length(model, rendered):
     images = model.reconstruct(rendered.rgb).frames.images[None]
     with torch.inference_mode():
-        features = model.model.see(images)
-        geometry = model.model.reconstruct(features, images, refined=True)
-        metric, _ = model.model.measure(features, geometry.intrinsics)
+        features = model.model.encode(images)
+        geometry = model.model.encode_scene(images, refine=True, features=features).geometry
+        metric, _ = model.model.predict_metric_depth(features, geometry.intrinsics)
     torch.testing.assert_close(geometry.metric_depth_m, metric)
     ratio = (metric / geometry.depth_m).flatten(2).median(-1).values
     assert abs(float(ratio.median()) - 1) < 0.1

@@ -11,9 +11,9 @@ from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
+from vidllm.long_video.streaming import LongScene
 from vidllm.model import prompts
-from vidllm.saved_scene import TENSORS, VALUES, fingerprint, is_saved_scene
-from vidllm.streaming import LongScene
+from vidllm.scene_file import TENSORS, VALUES, fingerprint, is_saved_scene
 from vidllm.video import write_video
 
 QUESTION = "How many chairs are there?"
@@ -159,7 +159,7 @@ def test_a_model_that_is_not_here_is_told(saved):
 
 def rewrite(folder, **changes):
     """Change values of a saved scene, with the right checksum."""
-    from vidllm.saved_scene import _checksum
+    from vidllm.scene_file import _checksum
 
     values = json.loads((folder / VALUES).read_text()) | changes
     (folder / VALUES).write_text(json.dumps({**values, "checksum": _checksum(values)}))
@@ -227,7 +227,7 @@ def test_a_failed_saving_leaves_the_earlier_one(whole, saved, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vidllm.saved_scene.save_file", full)
+    monkeypatch.setattr("vidllm.scene_file.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         whole.save(saved, ["scene"])
     assert contents(saved) == before and [p.name for p in saved.parent.iterdir()] == ["saved"]

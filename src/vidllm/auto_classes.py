@@ -35,15 +35,15 @@ def _real(placeholder: type) -> Any:
 
 
 def _placeholder(module: str, name: str, **known: str) -> Placeholder:
-    return Placeholder(name, (), {"__module__": f"vidllm.model.{module}", **known})
+    return Placeholder(name, (), {"__module__": f"vidllm.{module}", **known})
 
 
 _CONFIGS = (
-    _placeholder("configuration", "VidLLMConfig", model_type="vidllm"),
-    _placeholder("cascade", "CascadeConfig", model_type="vidllm_cascade"),
+    _placeholder("model.configuration", "VidLLMConfig", model_type="vidllm"),
+    _placeholder("baselines.cascade", "CascadeConfig", model_type="vidllm_cascade"),
 )
-_PROCESSOR = _placeholder("processing", "VidLLMProcessor")
-_FRAME_PROCESSOR = _placeholder("processing", "VidLLMVideoFrameProcessor")
+_PROCESSOR = _placeholder("model.processing", "VidLLMProcessor")
+_FRAME_PROCESSOR = _placeholder("model.processing", "VidLLMVideoFrameProcessor")
 
 
 def _add_configs(registry: ModuleType) -> None:

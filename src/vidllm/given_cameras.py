@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from vidllm.frames import Frames
 from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
+from vidllm.io.cameras.matching import rows_of
 from vidllm.io.cameras.matrices import check_bottom_row
 from vidllm.model.known_cameras import KnownCameras
 
@@ -126,7 +127,7 @@ class GivenCameras:
         )
 
     def _placed(self, given: PerFrame, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 4 4"]:
-        rows = given.rows(frames, begin)
+        rows = rows_of(given, frames, begin)
         if given.matrices.ndim != 3 or given.matrices.shape[1:] not in ((3, 4), (4, 4)):
             raise ValueError(f"{given.where}: expected poses (F, 4, 4), received {given.matrices.shape}")
         places = [given.place(row) for row in rows]
@@ -142,7 +143,7 @@ class GivenCameras:
         affine = np.asarray(frames.affine, np.float64)
         if isinstance(given, PerFrame) or (isinstance(given, np.ndarray) and given.ndim == 3):
             each = _per_frame(given)
-            rows = each.rows(frames, begin)
+            rows = rows_of(each, frames, begin)
             found = [(_scaled(scale, each.matrices[row]), each.place(row)) for row in rows]
         else:
             assert given is not None

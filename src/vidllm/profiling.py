@@ -166,14 +166,14 @@ def costs(config: VidLLMConfig, extent: Extent, visual: int | None = None) -> li
     model, text = build_on_meta(config).eval().requires_grad_(False), config.text_config
     seen = visual_tokens(config, extent) if visual is None else visual
     pixels = torch.empty(1, extent.frames, 3, extent.height, extent.width, device="meta")
-    vision, features = count_flops(lambda: model.see(pixels))
-    attended, cameras = count_flops(lambda: model.locate(features))
+    vision, features = count_flops(lambda: model.encode(pixels))
+    attended, cameras = count_flops(lambda: model.predict_cameras(features))
     within, across = (_inside(attended, rf"\w+\.{kind}_blocks\.\d+") for kind in ("frame", "global"))
-    depth, _ = count_flops(lambda: model.relative_depth(cameras, features.image_size))
+    depth, _ = count_flops(lambda: model.predict_depth(cameras, features.image_size))
     metric: dict[str, int] = {"Global": 0}
     if model.metric_depth is not None:
         k = torch.empty(1, extent.frames, 3, 3, device="meta")
-        metric, _ = count_flops(lambda: model.measure(features, k))
+        metric, _ = count_flops(lambda: model.predict_metric_depth(features, k))
     lifted, _ = count_flops(lambda: _lift(model, extent, seen))
     boxes, _ = count_flops(lambda: _ground(model, seen))
     lm, weights = count(model.language_model), linear_weights(model.language_model)
@@ -354,15 +354,15 @@ def vision_memory(config: VidLLMConfig, extent: Extent, dtype: torch.dtype = tor
             bytes_.restart()
 
         bytes_.count(pixels.untyped_storage())
-        features = model.see(pixels)
+        features = model.encode(pixels)
         note("encoder and adapter")
-        cameras = model.locate(features)
+        cameras = model.predict_cameras(features)
         note("global-frame attention, cameras")
-        kept = [model.relative_depth(cameras, features.image_size)]
+        kept = [model.predict_depth(cameras, features.image_size)]
         note("depth head")
         if model.metric_depth is not None:
             intrinsics = torch.empty(1, extent.frames, 3, 3, device="meta")
-            kept.append(model.measure(features, intrinsics))
+            kept.append(model.predict_metric_depth(features, intrinsics))
             note("metric depth model")
     return rows
 

@@ -2,202 +2,20 @@
 
     scene.save("kitchen")                    # or: vidllm reconstruct kitchen.mp4 -o kitchen --format scene
     scene = vidllm.load_scene("kitchen")     # the same answers, boxes and exports
-
-``vidllm_scene.safetensors`` holds the tensors, ``vidllm_scene.json`` everything else, with the checksums of both and
-the fingerprint of the model: another model would read the scene's tokens as nonsense, so it is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from vidllm.frames import Frames
 from vidllm.geometry.picture_motion import PictureMotion
-from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file, read_json_object
-from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.model.quantisation import Int4Linear, Int8Linear
-from vidllm.model.scale_alignment import SceneScale
-from vidllm.model.windows import Snapshot
-from vidllm.scene import TINY, Scene, VidLLM, load
-from vidllm.streaming import LongScene, Record
-
-VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
-FORM, VERSION = "vidllm scene", 1
-SHIPPED = "shipped"  # the place of the model inside the package
-_NESTED: dict[str, type[Any]] = {"scale": SceneScale, "prefix": VisualPrefix}
-_TEXT = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-         "hidden_act", "rms_norm_eps", "sliding_window")  # fmt: skip
-_ROPE = ("rope_type", "rope_theta", "factor")
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_SAMPLES = 256  # elements of each weight that a fingerprint holds one by one
-_T = TypeVar("_T")
-
-
-# ---- the model a scene came from --------------------------------------------------------------------------------
-
-
-def fingerprint(model: VidLLMForConditionalGeneration) -> str:
-    """32 hexadecimal digits of a model's configuration and weights; another dtype or quantisation has another one.
-
-    Of each weight count the sum of its bits, over all elements, and the bits of ``_SAMPLES`` elements.
-    """
-    digest = hashlib.sha256(json.dumps(_settings(model.config), sort_keys=True).encode())
-    for name, weight in sorted(_weights(model).items()):
-        bits = weight.detach().reshape(-1).view(_BITS[weight.element_size()])
-        told = f"{name} {weight.dtype} {list(weight.shape)} {int(bits.sum(dtype=torch.int64))}"
-        digest.update(told.encode())
-        digest.update(bits[:: max(1, len(bits) // _SAMPLES)].cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """What a configuration says of the model, without defaults, so that new settings do not make it another one."""
-    parts = {name: part for name, part in vars(config).items() if is_dataclass(part)}
-    parts = {n: p for n, p in parts.items() if n != "windows" and not isinstance(p, PretrainedConfig)}
-    told: dict[str, Any] = {name: _changed(part) for name, part in parts.items()}
-    rope = getattr(config.text_config, "rope_parameters", None) or {}
-    told["text"] = {name: getattr(config.text_config, name, None) for name in _TEXT}
-    told["rope"] = {name: rope.get(name) for name in _ROPE}
-    told["tokens"] = [config.video_token_id, config.loc_token_id, config.coord_token_id]
-    return {**told, "model_type": config.model_type}
-
-
-def _changed(part: Any) -> dict[str, Any]:
-    values = {field: getattr(part, field.name) for field in fields(part)}
-    return {f.name: value for f, value in values.items() if f.default is MISSING or value != f.default}
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, with the weights that wait in the host's memory."""
-    found: dict[str, Tensor] = model.state_dict()
-    if any(weight.is_meta for weight in found.values()):
-        from accelerate.utils.modeling import get_state_dict_offloaded_model
-
-        found = get_state_dict_offloaded_model(model)
-    return found
-
-
-def _origin(model: VidLLMForConditionalGeneration) -> dict[str, Any]:
-    """The model as a saved scene names it: place, fingerprint, dtypes."""
-    place = str(model.config._name_or_path or "")
-    if place and Path(place).is_dir():
-        place = SHIPPED if Path(place).resolve() == TINY.resolve() else str(Path(place).resolve())
-    kinds = {type(module) for module in model.language_model.modules()}
-    language = "int8" if Int8Linear in kinds else "int4" if Int4Linear in kinds else None
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return {"place": place, "fingerprint": fingerprint(model), "dtype": dtype, "language_dtype": language}
-
-
-def _told(origin: dict[str, Any]) -> str:
-    """A model in words."""
-    place = "the shipped model" if origin["place"] == SHIPPED else origin["place"] or "a model without a folder"
-    language = "" if origin["language_dtype"] is None else f", language {origin['language_dtype']}"
-    return f"{place} ({origin['dtype']}{language}, {origin['fingerprint'][:8]})"
-
-
-# ---- writing ------------------------------------------------------------------------------------------------------
-
-
-def write_scene(folder: Path, scene: Scene) -> list[Path]:
-    """Write a scene to a folder, which is made when missing; returns the two paths. OutputError where that fails."""
-    values, tensors = _pack_long(scene) if isinstance(scene, LongScene) else _pack(scene)
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_path(folder / TENSORS) as part:
-        save_file(own, part)
-        digest = _sha256(part)
-    values = {"format": FORM, "version": VERSION, "model": _origin(scene._model), "tensors": digest, **values}
-    values["checksum"] = _checksum(values)
-    with atomic_path(folder / VALUES) as part:
-        part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    return [folder / VALUES, folder / TENSORS]
-
-
-def _pack(scene: Scene) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    values, tensors = _flat(scene._frames, "frames")
-    tensors["frames.images"] = _as_bytes(scene._frames.images)
-    for name, part in (("geometry", scene._geometry), ("prefix", scene._prefix)):
-        more_values, more_tensors = _flat(part, name)
-        values, tensors = values | more_values, tensors | more_tensors
-    return {"kind": "scene", "values": values}, tensors
-
-
-def _pack_long(scene: LongScene) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    values, tensors = _flat(scene._snapshot, "snapshot")
-    more_values, more_tensors = _flat(scene._source, "first")
-    tensors |= more_tensors | {
-        "first.images": _as_bytes(scene._source.images),
-        "times": torch.tensor(scene._times, dtype=torch.float64),
-        "indices": torch.tensor(scene._indices, dtype=torch.int64),
-        "views": torch.tensor(scene._views),
-        "depths": scene._depths,
-    }
-    if scene._record.maps is not None:
-        for name in ("rgb", "depth", "confidence"):
-            tensors[f"maps.{name}"] = torch.from_numpy(np.array(scene._record.map(name, len(scene))))
-    return {"kind": "long scene", "values": values | more_values | {"names": _texts(scene._names)}}, tensors
-
-
-def _flat(part: Any, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A dataclass as JSON values and tensors, named by the way to them."""
-    values: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    for field in fields(part):
-        key, value = f"{name}.{field.name}", getattr(part, field.name)
-        if isinstance(value, Tensor):
-            tensors[key] = value
-        elif is_dataclass(value):
-            more_values, more_tensors = _flat(value, key)
-            values, tensors = values | more_values, tensors | more_tensors
-        else:
-            values[key] = _texts(value) if isinstance(value, tuple) else _texts([value])[0]
-    return values, tensors
-
-
-def _texts(values: Iterable[Any]) -> list[Any]:
-    """Values for JSON; a text that is not valid Unicode (a file's name may be so) as its bytes."""
-    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if _is_broken(v) else v for v in values]
-
-
-def _is_broken(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    """Pictures in 8 bits where that loses nothing."""
-    rounded = (images * 255).round().to(torch.uint8)
-    return rounded if torch.equal(rounded.to(images.dtype) / 255, images) else images
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    kept = {name: value for name, value in values.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-# ---- reading ------------------------------------------------------------------------------------------------------
-
-
-def is_saved_scene(place: str | Path) -> bool:
-    """Whether a folder holds a saved scene, whole or damaged."""
-    folder = Path(place).expanduser()
-    return any((folder / name).exists() for name in (VALUES, TENSORS))
+from vidllm.long_video.reconstruction import Snapshot
+from vidllm.long_video.streaming import LongScene, Record
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
+from vidllm.scene import Scene, VidLLM, load
+from vidllm.scene_file import VALUES, SavedMaps, SceneFile, from_texts, in_words, origin_of
 
 
 def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, device: str = "cpu") -> Scene:
@@ -207,124 +25,43 @@ def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, dev
     shipped model or a folder. A model that is loaded here has the dtypes of the scene's. ValueError, naming the file,
     where the folder holds no saved scene or a damaged one; ValueError for another model than the scene came from.
     """
-    saved = SavedScene.read(folder)
+    saved = SceneFile.read(folder)
     if not isinstance(model, VidLLM):
         place = saved.place() if model is None else model
         model = load(place, device, saved.origin["dtype"], saved.origin["language_dtype"])
-    return saved.scene(model)
+    return restored(saved, model)
 
 
-@dataclass(frozen=True)
-class SavedScene:
-    """A saved scene as it was read from ``folder``, before a model is there for it."""
-
-    folder: Path
-    values: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, folder: str | Path) -> SavedScene:
-        """Read and check; ValueError of one line that names the file."""
-        folder = Path(folder).expanduser()
-        if not is_saved_scene(folder):
-            raise ValueError(f"{folder}: holds no saved scene ({VALUES} is missing); "
-                             "scene.save(folder) and vidllm reconstruct --format scene write one")  # fmt: skip
-        values = read_json_object(folder / VALUES)
-        if values.get("format") != FORM:
-            raise ValueError(f"{folder / VALUES}: is no saved scene of vidllm; give the folder of one")
-        if values.get("version") != VERSION:
-            raise ValueError(f"{folder / VALUES}: has version {values.get('version')!r}, this vidllm reads {VERSION}; "
-                             "save the scene again, or use the vidllm that wrote it")  # fmt: skip
-        if values.get("checksum") != _checksum(values):
-            raise ValueError(f"{folder / VALUES}: damaged, it is not what was written; save the scene again")
-        return cls(folder, values, _read_tensors(folder / TENSORS, values["tensors"]))
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """The model that the scene came from: place, fingerprint, dtype, language_dtype."""
-        origin: dict[str, Any] = self.values["model"]
-        return origin
-
-    def place(self) -> Path | None:
-        """Where the scene's model lies, None for the shipped one; ValueError where it is not on this machine."""
-        place = self.origin["place"]
-        if place == SHIPPED:
-            return None
-        if not place or not Path(place).is_dir():
-            raise ValueError(f"{self.folder / VALUES}: the scene's model is not here: {_told(self.origin)}; "
-                             "say where it is (model=, --model)")  # fmt: skip
-        return Path(place)
-
-    def scene(self, owner: VidLLM) -> Scene:
-        """The scene, its tensors on the model's device; ValueError where it came from another model."""
-        ours = _origin(owner.model)
-        if ours["fingerprint"] != self.origin["fingerprint"]:
-            raise ValueError(f"{self.folder}: the scene came from {_told(self.origin)}, and this model is another: "
-                             f"{_told(ours)}; give that one, in the same dtypes")  # fmt: skip
-        try:
-            return self._long(owner) if self.values["kind"] == "long scene" else self._whole(owner)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{self.folder / VALUES}: does not describe a scene ({type(error).__name__}: "
-                             f"{error}); save the scene again") from error  # fmt: skip
-
-    def _whole(self, owner: VidLLM) -> Scene:
-        device = next(owner.model.parameters()).device
-        geometry, prefix = self._build(Geometry, "geometry", device), self._build(VisualPrefix, "prefix", device)
-        return Scene(owner.model, owner.processor, self._build(Frames, "frames"), geometry, prefix)
-
-    def _long(self, owner: VidLLM) -> LongScene:
-        device = next(owner.model.parameters()).device
-        snapshot = replace(
-            self._build(Snapshot, "snapshot"),
-            scale=self._build(SceneScale, "snapshot.scale", device),
-            prefix=self._build(VisualPrefix, "snapshot.prefix", device),
-        )
-        record = Record(
-            SavedMaps(self.tensors) if "maps.depth" in self.tensors else None,
-            self._build(Frames, "first"), self.tensors["times"].tolist(), self.tensors["indices"].tolist(),
-            list(_from_texts(self.values["values"]["names"])), [self.tensors["depths"].clone()],
-            PictureMotion(self.tensors["views"].tolist()),
-        )  # fmt: skip
-        return LongScene(owner, snapshot, record)
-
-    def _build(self, kind: type[_T], name: str, device: torch.device | str = "cpu") -> _T:
-        """A dataclass from its values and tensors; tensors are copied to where torch would lay them."""
-        found: dict[str, Any] = {}
-        for field in fields(kind):  # type: ignore[arg-type]
-            key = f"{name}.{field.name}"
-            if key in self.tensors:
-                tensor = self.tensors[key].clone().to(device)
-                found[field.name] = tensor / 255 if field.name == "images" and tensor.dtype == torch.uint8 else tensor
-            elif field.name in _NESTED:
-                found[field.name] = self._build(_NESTED[field.name], key, device)
-            else:
-                value = self.values["values"][key]
-                found[field.name] = _from_texts(value) if isinstance(value, list) else _from_texts([value])[0]
-        return kind(**found)
-
-
-@dataclass(frozen=True)
-class SavedMaps:
-    """Maps of a long scene in its file: memory is used by what is looked at."""
-
-    tensors: dict[str, Tensor]
-
-    def read(self, name: str, frames: int) -> np.ndarray:
-        """The first ``frames`` frames."""
-        return self.tensors[f"maps.{name}"].numpy()[:frames]
-
-
-def _from_texts(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(
-        bytes.fromhex(v["bytes"]).decode("utf-8", "surrogatepass") if isinstance(v, dict) else v for v in values
-    )
-
-
-def _read_tensors(file: Path, digest: str) -> dict[str, Tensor]:
-    if _sha256(check_regular_file(file)) != digest:
-        raise ValueError(f"{file}: damaged, or not the one that {VALUES} was written with; save the scene again")
+def restored(file: SceneFile, owner: VidLLM) -> Scene:
+    """The scene, its tensors on the model's device; ValueError where it came from another model."""
+    ours = origin_of(owner.model)
+    if ours["fingerprint"] != file.origin["fingerprint"]:
+        raise ValueError(f"{file.folder}: the scene came from {in_words(file.origin)}, and this model is another: "
+                         f"{in_words(ours)}; give that one, in the same dtypes")  # fmt: skip
     try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: truncated or not safetensors ({error}); save the scene again") from error
+        return _long(file, owner) if file.values["kind"] == "long scene" else _whole(file, owner)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file.folder / VALUES}: does not describe a scene ({type(error).__name__}: "
+                         f"{error}); save the scene again") from error  # fmt: skip
+
+
+def _whole(file: SceneFile, owner: VidLLM) -> Scene:
+    device = next(owner.model.parameters()).device
+    geometry, prefix = file.build(Geometry, "geometry", device), file.build(VisualPrefix, "prefix", device)
+    return Scene(owner.model, owner.processor, file.build(Frames, "frames"), geometry, prefix)
+
+
+def _long(file: SceneFile, owner: VidLLM) -> LongScene:
+    device = next(owner.model.parameters()).device
+    snapshot = replace(
+        file.build(Snapshot, "snapshot"),
+        scale=file.build(SceneScale, "snapshot.scale", device),
+        prefix=file.build(VisualPrefix, "snapshot.prefix", device),
+    )
+    record = Record(
+        SavedMaps(file.tensors) if "maps.depth" in file.tensors else None,
+        file.build(Frames, "first"), file.tensors["times"].tolist(), file.tensors["indices"].tolist(),
+        list(from_texts(file.values["values"]["names"])), [file.tensors["depths"].clone()],
+        PictureMotion(file.tensors["views"].tolist()),
+    )  # fmt: skip
+    return LongScene(owner.model, owner.processor, snapshot, record)

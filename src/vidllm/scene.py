@@ -10,73 +10,38 @@ Lengths are metres; see :class:`Scene` for the frames.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
-from vidllm.geometry.cameras import to_homogeneous
-from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
-from vidllm.model import prompts
-from vidllm.model.box_selection import decode_boxes, decode_choice
-from vidllm.model.decoding import CachedPrefix
-from vidllm.model.known_scale import KnownLength, KnownScale
-from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.long_video.windows import window_sizes
+from vidllm.model.configuration import TINY
+from vidllm.model.known_scale import KnownScale
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.scale_alignment import SceneScale
-from vidllm.model.windows import window_sizes
+from vidllm.reconstruction import Box, Scale, Scene
 
 if TYPE_CHECKING:
-    from vidllm.streaming import LongScene
+    from vidllm.long_video.streaming import LongScene, StreamingReconstructor
 
-TINY = Path(__file__).parent / "weights" / "tiny"
-MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
-
-SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.saved_scene)
-DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
-
-
-@dataclass(frozen=True)
-class Box:
-    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1]."""
-
-    center: tuple[float, float, float]
-    size: tuple[float, float, float]
-    yaw: float
-    score: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"center": list(self.center), "size": list(self.size), "yaw": self.yaw, "score": self.score}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
-
-    The spread is nan where it is not known: a scale that was given, or pictures that show one view.
-    """
-
-    value: float
-    spread: float
-    warnings: tuple[str, ...]
+__all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load"]
 
 
 class VidLLM:
     """A model with its processor: ``reconstruct`` turns a video into a :class:`Scene`."""
 
-    def __init__(self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor) -> None:
+    def __init__(
+        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, refine: bool | None = None
+    ) -> None:
+        """``refine``: what a reconstruction does that is not told; None: ``config.refine``."""
         self.model, self.processor = model.eval(), processor
+        self.refine = bool(model.config.refine) if refine is None else refine
 
     def reconstruct(
         self,
@@ -95,7 +60,7 @@ class VidLLM:
         ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
         are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known ones,
         in place of predicted ones (docs/known_cameras.md). ``refine``: cameras, focal length and depth are moved until
-        the frames agree (docs/refinement.md); None: ``config.refine``, which is off.
+        the frames agree (docs/refinement.md); None: as this model was loaded, by default not.
 
         More frames than ``window`` (when None, than ``config.windows.whole_up_to``) go in windows that share
         ``overlap`` frames; ``progress`` hears the number of frames done after each. See docs/long_video.md.
@@ -112,7 +77,11 @@ class VidLLM:
         begun = list(islice(frames, most + 1))
         if 0 < len(begun) <= most:
             return self._whole(joined(begun), known, cameras, refine)
-        return self._in_windows(chain(begun, frames), size, shared, known, progress, cameras, refine)
+        growing = self._growing(size, shared, known, True, cameras, refine)
+        for done in growing.run(chain(begun, frames)):
+            if progress is not None:
+                progress(done)
+        return growing.scene
 
     @torch.inference_mode()
     def _whole(
@@ -121,25 +90,14 @@ class VidLLM:
         parameter = next(self.model.parameters())
         images = frames.images[None].to(parameter.device, parameter.dtype)
         if known is not None and known.length is not None:
-            known = KnownScale(length=processed_length(known.length, frames))
+            known = KnownScale(length=known.length.mapped(frames.affine))
         given = known_of(cameras, frames)
-        geometry, prefix = self.model.encode_scene(images, known, given, refine)
+        found = self.model.encode_scene(images, known, given, self.refine if refine is None else refine)
+        geometry = found.geometry
         if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
             raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
                              "--dtype float32")  # fmt: skip
-        return Scene(self.model, self.processor, frames, geometry, prefix)
-
-    def _in_windows(
-        self, frames: Iterable[Frames], size: int, overlap: int, known: KnownScale | None,
-        progress: Callable[[int], None] | None, cameras: GivenCameras | None, refine: bool | None,
-    ) -> Scene:  # fmt: skip
-        from vidllm.streaming import Growth
-
-        growth = Growth(self, size, overlap, known, cameras=cameras, refine=refine)
-        for done in growth.run(frames):
-            if progress is not None:
-                progress(done)
-        return growth.scene
+        return Scene(self.model, self.processor, frames, geometry, found.prefix)
 
     def stream(
         self,
@@ -159,272 +117,27 @@ class VidLLM:
         they go to temporary files): cameras, questions and boxes need none. ``known``, ``cameras`` and ``refine`` (each
         window by itself) as for :meth:`reconstruct`.
         """
-        from vidllm.streaming import Growth
-
         _check_known(known, cameras)
         config = self.model.config
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
-        growth = Growth(self, size, shared, known, keep_maps, cameras, refine)
-        return (growth.scene for _ in growth.run(self.processor.image_processor.stream(source, num_frames)))
+        growing = self._growing(size, shared, known, keep_maps, cameras, refine)
+        return (growing.scene for _ in growing.run(self.processor.image_processor.stream(source, num_frames)))
+
+    def _growing(
+        self, size: int, overlap: int, known: KnownScale | None, keep_maps: bool, cameras: GivenCameras | None,
+        refine: bool | None,
+    ) -> StreamingReconstructor:  # fmt: skip
+        from vidllm.long_video.streaming import StreamingReconstructor
+
+        refine = self.refine if refine is None else refine
+        return StreamingReconstructor((self.model, self.processor), size, overlap, known, keep_maps, cameras, refine)
 
     @torch.inference_mode()
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
         """A scene whose geometry is given (for instance the ground truth's, for oracle evaluation)."""
         parameter = next(self.model.parameters())
-        features = self.model.see(frames.images[None].to(parameter.device, parameter.dtype))
-        return Scene(self.model, self.processor, frames, geometry, self.model.lift(features, geometry))
-
-
-class Scene:
-    """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
-    level scene frame (z up, origin at the first camera, x where it looks).
-
-    Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
-    changes nothing for the next one.
-    """
-
-    def __init__(
-        self,
-        model: VidLLMForConditionalGeneration,
-        processor: VidLLMProcessor,
-        frames: Frames,
-        geometry: Geometry,
-        prefix: VisualPrefix,
-    ) -> None:
-        self._model, self._processor = model, processor
-        self._frames, self._geometry, self._prefix = frames, geometry, prefix
-
-    def __len__(self) -> int:
-        return self._geometry.extrinsics.shape[1]
-
-    def __getstate__(self) -> NoReturn:
-        """TypeError: see :meth:`save`."""
-        raise TypeError("a scene holds a whole model and is not pickled; keep it with scene.save(folder) and "
-                        "vidllm.load_scene(folder)")  # fmt: skip
-
-    # ---- geometry ---------------------------------------------------------------------------------------------
-
-    @property
-    def frames(self) -> Frames:
-        """The processed frames, with the map that leads back to the original pictures."""
-        return self._frames
-
-    @property
-    def geometry(self) -> Geometry:
-        """The reconstruction as the model gives it (a batch of one)."""
-        return self._geometry
-
-    @property
-    def depth(self) -> Tensor:
-        """Depth along the optical axis (F,H,W), metres, at the processed resolution."""
-        return self.geometry.depth_m[0].float().cpu()
-
-    @property
-    def extrinsics(self) -> Tensor:
-        """Camera-from-world (F,4,4), metres; the first is the identity."""
-        return to_homogeneous(self.geometry.extrinsics[0].float().cpu())
-
-    @property
-    def intrinsics(self) -> Tensor:
-        """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
-        return self.geometry.intrinsics[0].float().cpu()
-
-    @property
-    def scene_from_world(self) -> Tensor:
-        """The level scene frame from the first camera's frame (4,4)."""
-        return self.geometry.scene_from_world[0].float().cpu()
-
-    @property
-    def points(self) -> Tensor:
-        """Coloured points' positions (N,3) in the scene frame, metres (colours: ``scene.data.points()[1]``)."""
-        return torch.from_numpy(self.data.points()[0])
-
-    @cached_property
-    def scale(self) -> Scale:
-        """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
-        found = self._measured
-        spread, still = self._spread(), max(self._views, default=0) == 0
-        doubts = []
-        if not bool(found.valid[0]):
-            doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
-        elif spread > self._model.config.scale.warn_spread:
-            doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
-        elif math.isnan(spread) and bool(found.per_image.isfinite().any()):
-            doubts.append("a single view tells the metric scale: how far images agree about it is not known")
-        if still or self._parallax() < MIN_PARALLAX:
-            doubts.append("the camera hardly moves: depth and scale rest on single images")
-        return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
-
-    @property
-    def _measured(self) -> SceneScale:
-        return self.geometry.scale
-
-    def _spread(self) -> float:
-        """The images' relative spread about the scale; nan unless two views vote, each of which counts once."""
-        views, votes = torch.tensor(self._views), self._votes()
-        told, seen = votes.isfinite(), views.unique()
-        if len(seen) < 2 or int(told.sum()) == 1:
-            return math.nan
-        if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
-            return float(self._measured.spread[0])
-        each = torch.stack([votes[views == view].nanmedian() for view in seen])
-        return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
-
-    def _votes(self) -> Tensor:
-        """Each image's factor over the scale (F,), nan where it has none."""
-        return (self._measured.per_image[0] / self._measured.scale[0]).float().cpu()
-
-    @cached_property
-    def _views(self) -> list[int]:
-        """Which view each frame shows (:class:`PictureMotion`)."""
-        motion = PictureMotion()
-        motion.add(self._frames.images)
-        return motion.views
-
-    def _doubts(self) -> list[str]:
-        """What else makes the reconstruction doubtful."""
-        return []
-
-    def _parallax(self) -> float:
-        return float(self.extrinsics[:, :3, 3].norm(dim=-1).max()) / max(self._median_depth(), 1e-6)
-
-    def _median_depth(self) -> float:
-        return float(self.depth.median())
-
-    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(H, W) of the processed frames and of the original ones."""
-        height, width = self.frames.images.shape[-2:]
-        return (height, width), self.frames.original_size
-
-    @cached_property
-    def data(self) -> SceneData:
-        """The reconstruction as plain arrays: what the exporters read."""
-        rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        return self._as_data(
-            rgb.numpy(), self.frames, self.frames.timestamps_s, self.frames.names,
-            self.geometry.confidence[0].float().cpu().numpy(),
-        )
-
-    def _as_data(
-        self, rgb: np.ndarray, source: Frames, times_s: Any, names: Sequence[str], confidence: np.ndarray
-    ) -> SceneData:
-        return SceneData(
-            rgb=rgb,
-            depth_m=self.depth.numpy(),
-            extrinsics=self.extrinsics.numpy().astype(np.float64),
-            intrinsics=self.intrinsics.numpy().astype(np.float64),
-            scene_from_world=self.scene_from_world.numpy().astype(np.float64),
-            timestamps_s=np.asarray(times_s, dtype=np.float64) + (source.clock_start_s or 0.0),
-            processed_from_original=np.asarray(source.affine, dtype=np.float64),
-            original_size=source.original_size,
-            confidence=confidence,
-            names=names,
-            has_clock=source.clock_start_s is not None,
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
-        centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
-        processed, original = self._sizes()
-        return {
-            "frames": len(self),
-            "scale": self.scale.value,
-            "scale_spread": self.scale.spread,
-            "warnings": list(self.scale.warnings),
-            "median_depth": self._median_depth(),
-            "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
-            "processed_size": list(processed),
-            "original_size": list(original),
-            "units": "m",
-            "frame": "scene",
-        }
-
-    # ---- language ---------------------------------------------------------------------------------------------
-
-    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
-        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
-        return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
-
-    def ask_all(
-        self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
-    ) -> list[str]:
-        """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
-        said = self._reader.answers(asked, max_new_tokens, batch_size)
-        return self._processor.decode_answers(said)
-
-    def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
-        """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
-        if at is None:
-            return self._answer(prompts.room_prompt(), None, max_new_tokens)
-        if len(at) != 3 or not all(math.isfinite(float(v)) for v in at):
-            raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
-        return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
-
-    @torch.inference_mode()
-    def ground(self, expression: str, several: bool = True) -> list[Box]:
-        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._reader.read(prompt)
-        output = self._model.ground(self._prefix, hidden[:, -1:])
-        most = self._model.config.grounding.max_boxes
-        found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
-        return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
-
-    @torch.inference_mode()
-    def choose(
-        self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
-    ) -> list[tuple[int, float]]:
-        """Which of given boxes an expression means: their numbers with scores in [0, 1], best first.
-
-        ``candidates`` are (centre, size, yaw) in the scene frame. ``several`` allows none or more than one, else it is
-        the best. ValueError when there are none to choose from.
-        """
-        if not len(candidates):
-            raise ValueError("expected at least one candidate box, received none")
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._reader.read(prompt)
-        seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
-        logits, none_logit = self._model.grounding.choose_proposal(
-            seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
-        )
-        return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
-
-    def logits(self, prompt: str) -> Tensor:
-        """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
-        return self._reader.read(prompt)[1][0, -1].float()
-
-    def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
-        said = self._reader.answer(prompt, coordinates, max_new_tokens)
-        return self._processor.decode_answers([said])[0]
-
-    @cached_property
-    def _reader(self) -> CachedPrefix:
-        """The language model behind this scene's visual prefix."""
-        return CachedPrefix(self._model, self._processor.tokenizer, self._prefix)
-
-    # ---- files ------------------------------------------------------------------------------------------------
-
-    def save(
-        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
-    ) -> list[Path]:
-        """Write the reconstruction, all of it or nothing; returns the paths.
-
-        Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
-        Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
-        """
-        from vidllm.export import EXPORTERS, atomic_folder, export_scene
-        from vidllm.saved_scene import write_scene
-
-        unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
-        if unknown:
-            raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
-        folder, exports = Path(folder), [name for name in formats if name != SAVED]
-        with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
-            if SAVED in formats:
-                paths += write_scene(part, self)
-        return [folder / path.relative_to(part) for path in paths]
+        features = self.model.encode(frames.images[None].to(parameter.device, parameter.dtype))
+        return Scene(self.model, self.processor, frames, geometry, self.model.build_visual_tokens(features, geometry))
 
 
 def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None:
@@ -432,22 +145,6 @@ def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None
     if known is not None and cameras is not None and cameras.gives_metres:
         raise ValueError("poses in metres already give the scale; leave scale, camera height and known length out, "
                          "or say that the poses' scale is unknown")  # fmt: skip
-
-
-def processed_length(known: KnownLength, frames: Frames) -> KnownLength:
-    """A length between pixels of the original pictures as one between pixels of the processed frames."""
-    to_processed = np.asarray(frames.affine, dtype=np.float64)
-
-    def moved(uv: tuple[float, float]) -> tuple[float, float]:
-        u, v, w = (float(x) for x in to_processed @ np.array([*uv, 1.0]))
-        return u / w, v / w
-
-    return replace(known, start=moved(known.start), end=moved(known.end))
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
 
 
 def load(
@@ -476,9 +173,7 @@ def load(
     logging.getLogger(__name__).info(describe_dtype(dtype, where))
     network, processor = load_pretrained(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
     place(network, where, language_dtype, offload)
-    if refine is not None:
-        network.config.refine = refine
-    return VidLLM(network, processor)
+    return VidLLM(network, processor, refine)
 
 
 def _device(name: str) -> torch.device:

@@ -136,13 +136,13 @@ def test_without_metric_depth_lengths_are_a_constant_times_relative_depth():
     assert take_common(bare, full) == len(bare.state_dict())
     images = video()
     with torch.no_grad():
-        ours, theirs = bare.encode_scene(images)[0], full.encode_scene(images)[0]
+        ours, theirs = bare.encode_scene(images).geometry, full.encode_scene(images).geometry
     relative = theirs.depth_m / theirs.scale.scale[:, None, None, None]
     torch.testing.assert_close(ours.depth_m, 2.5 * relative, rtol=1e-4, atol=1e-5)
     assert ours.metric_depth_m is None and not ours.scale.valid.any()
     full.config.scale.estimator, full.config.scale.unit_m = "none", 2.5
     with torch.no_grad():
-        unaligned = full.encode_scene(images)[0]
+        unaligned = full.encode_scene(images).geometry
     assert torch.equal(unaligned.depth_m, theirs.metric_depth_m)
     torch.testing.assert_close(unaligned.extrinsics, ours.extrinsics, rtol=1e-4, atol=1e-5)
 

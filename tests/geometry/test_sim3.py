@@ -7,7 +7,7 @@ import torch
 
 from vidllm.geometry.cameras import project, unproject
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
-from vidllm.geometry.sim3 import Sim3, Views, join, mean_direction, mean_rotation
+from vidllm.geometry.sim3 import Sim3, Views, mean_direction, mean_rotation, register
 
 F, H, W = 4, 20, 26
 
@@ -59,7 +59,7 @@ def test_moved_cameras_see_moved_points_at_the_same_pixels():
 def test_a_joint_is_exact_without_noise_at_any_scale():
     for scale in (0.01, 1.0, 300.0):
         world, place = views(), similarity(scale)
-        found = join(world, seen_from(place, world))
+        found = register(world, seen_from(place, world))
         assert max(errors(found.transform, place)) < 1e-9 * max(1, scale) and found.residual < 1e-8
 
 
@@ -69,7 +69,7 @@ def test_noise_averages_out_and_wrong_depth_is_left_out(wrong, bounds):
     later = seen_from(place, world)
     depth = later.depth * (1 + 0.02 * rand(F, H, W))
     depth = torch.where(torch.rand(F, H, W) < wrong, 2.5 * depth, depth)
-    found = join(world, Views(depth, later.confidence, later.intrinsics, later.extrinsics))
+    found = register(world, Views(depth, later.confidence, later.intrinsics, later.extrinsics))
     assert all(e < b for e, b in zip(errors(found.transform, place), bounds, strict=True))
     assert 0.005 < found.residual < 0.03  # the median, which the wrong pixels do not reach
 
@@ -79,7 +79,7 @@ def test_one_frame_with_a_wrong_camera_is_outvoted():
     later = seen_from(place, world)
     pose = later.extrinsics.clone()
     pose[1, :, 3] += 0.4
-    found = join(world, Views(later.depth, later.confidence, later.intrinsics, pose))
+    found = register(world, Views(later.depth, later.confidence, later.intrinsics, pose))
     assert max(errors(found.transform, place)) < 1e-3
 
 
@@ -89,7 +89,7 @@ def test_unknown_and_unsure_pixels_do_not_count():
     depth, confidence = later.depth.clone(), later.confidence.clone()
     depth[:, :4], depth[:, 4:6], depth[:, 6:8] = float("nan"), 0.0, -1.0
     depth[:, 8:10], confidence[:, 8:10] = 50.0, 0.1
-    found = join(world, Views(depth, confidence, later.intrinsics, later.extrinsics))
+    found = register(world, Views(depth, confidence, later.intrinsics, later.extrinsics))
     assert max(errors(found.transform, place)) < 1e-8
 
 
@@ -99,15 +99,15 @@ def test_large_maps_are_thinned_on_a_grid_that_keeps_the_rays():
     pose = torch.eye(4, dtype=torch.float64)[:3].repeat(2, 1, 1)
     pose[1, 0, 3] = -0.3
     world, place = Views(depth, torch.ones_like(depth), intrinsics, pose), similarity()
-    assert max(errors(join(world, seen_from(place, world)).transform, place)) < 1e-8
+    assert max(errors(register(world, seen_from(place, world)).transform, place)) < 1e-8
 
 
 def test_what_cannot_be_joined_is_refused():
     world = views()
     with pytest.raises(ValueError, match="same shared frames"):
-        join(world, world[:2])
+        register(world, world[:2])
     with pytest.raises(ValueError, match="no pixel of known depth"):
-        join(world, Views(0 * world.depth, world.confidence, world.intrinsics, world.extrinsics))
+        register(world, Views(0 * world.depth, world.confidence, world.intrinsics, world.extrinsics))
 
 
 def test_the_median_direction_ignores_a_minority_and_keeps_a_single_one():

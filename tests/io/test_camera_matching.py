@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidllm.frames import Frames
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
+from vidllm.io.cameras.matching import rows_of
 from vidllm.io.frame_names import number_of, stem, times_of
 from vidllm.video import iter_frames, load_frames, write_video
 
 SIZE = (56, 70)
 MATRICES = np.arange(9.0)[:, None, None] * np.ones((9, 4, 4))
+
+
+def matched(cameras: PerFrame, frames: Frames) -> np.ndarray:
+    return cameras.matrices[rows_of(cameras, frames)]
 
 
 def pictures(folder, names):
@@ -36,7 +42,7 @@ def film(tmp_path_factory):
 
 
 def rows(given, frames):
-    return given.of(frames)[:, 0, 0].astype(int).tolist()
+    return matched(given, frames)[:, 0, 0].astype(int).tolist()
 
 
 # ---- names that are times ---------------------------------------------------------------------------------------
@@ -85,7 +91,7 @@ def test_pictures_without_a_clock_match_no_time(tmp_path):
     frames = frames_of(pictures(tmp_path / "rgb", ["a.png", "b.png", "c.png"]))
     assert frames.clock_start_s is None and frames.timestamps_s.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match=r"is that of a\.png \(no time\)"):
-        PerFrame(MATRICES, times_s=[n / 4 for n in range(9)]).of(frames)
+        matched(PerFrame(MATRICES, times_s=[n / 4 for n in range(9)]), frames)
     (tmp_path / "tum.txt").write_text("\n".join(f"{n} 0 0 0 0 0 0 1" for n in range(9)))
     with pytest.raises(ValueError, match=r"it holds times from 0 to 8 s"):
         read_cameras(poses=tmp_path / "tum.txt").for_frames(frames)
@@ -140,7 +146,7 @@ def test_names_of_another_film_are_told_by_their_times(film):
     times = [0.04 * n for n in range(9)]
     other = PerFrame(MATRICES, names, times, where="other.json", places=[f"f{n}" for n in range(9)])
     with pytest.raises(ValueError, match=r"other.json: f4: frame_000004 at 0.16 s, but in .* it is at 0.4 s"):
-        other.of(frames)
+        matched(other, frames)
 
 
 def test_numbers_that_are_seconds_as_well_are_refused(tmp_path):
@@ -149,7 +155,7 @@ def test_numbers_that_are_seconds_as_well_are_refused(tmp_path):
     frames = frames_of(film, 3)  # 0, 4 and 8, at 0, 2 and 4 s
     given = PerFrame(MATRICES, times_s=[float(n) for n in range(9)], numbers=list(range(9)))
     with pytest.raises(ValueError, match="both as seconds and as frame numbers"):
-        given.of(frames)
+        matched(given, frames)
 
 
 def test_arrays_go_by_the_used_frames_also_in_windows(film):
@@ -157,9 +163,9 @@ def test_arrays_go_by_the_used_frames_also_in_windows(film):
     poses = np.tile(np.eye(4), (4, 1, 1))
     poses[:, 0, 3] = np.arange(4)
     given = GivenCameras(poses=poses)
-    assert PerFrame(MATRICES[:4]).rows(frames_of(film, 2), begin=2) == [2, 3]
+    assert rows_of(PerFrame(MATRICES[:4]), frames_of(film, 2), begin=2) == [2, 3]
     with pytest.raises(ValueError, match="4 cameras for 5 frames"):
-        PerFrame(MATRICES[:4]).rows(frames_of(film, 2), begin=3)
+        rows_of(PerFrame(MATRICES[:4]), frames_of(film, 2), begin=3)
     with pytest.raises(ValueError, match="4 cameras for 3 frames"):
         given.check_count(3)
     known = given.for_frames(frames)

@@ -50,7 +50,7 @@ def test_a_model_loads_from_compact_weights_and_sees_nearly_the_same(saved):
     )
     images = torch.rand(1, 2, 3, 56, 70)
     with torch.no_grad():
-        depths = [model.reconstruct_features(model.see(images)).depth_m for model in (usual, compact)]
+        depths = [model.encode_scene(images).geometry.depth_m for model in (usual, compact)]
     assert float((depths[1] / depths[0] - 1).abs().mean()) < 0.05
     assert compact.dtype == torch.float32 and compact.generation_config is not None
     again = load_pretrained(saved[1], dtype=torch.bfloat16)[0]

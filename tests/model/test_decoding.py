@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from vidllm.model.decoding import greedy_after_prefix
-from vidllm.model.generation import run_language_model
+from vidllm.model.generation import greedy_after_prefix, run_language_model
 
 EOS = 2
 

@@ -21,8 +21,8 @@ def test_shapes_and_taps(encoder: DinoEncoder):
     out = encoder(torch.rand(2, 3, 3, 28, 70))
     assert out.grid == (2, 5)
     assert out.tokens.shape == (2, 3, 10, 32)
-    assert [tap.shape for tap in out.taps] == [(2, 3, 10, 32)] * 2
-    torch.testing.assert_close(encoder.backbone.layernorm(out.taps[1]), out.tokens)
+    assert [tap.shape for tap in out.intermediate_features] == [(2, 3, 10, 32)] * 2
+    torch.testing.assert_close(encoder.backbone.layernorm(out.intermediate_features[1]), out.tokens)
 
 
 def test_equals_the_whole_backbone(encoder: DinoEncoder):

@@ -82,7 +82,7 @@ def test_a_scene_that_is_encoded_already_is_a_prefix(shipped, scene, wanted):
 def best_by_search(shipped, prompt, beams, steps):
     """Beam search written out: no cache, the whole sequence read anew for each step of each beam."""
     batch, stop = shipped.processor(text=prompt, videos=CLIP), shipped.processor.tokenizer.eos_token_id
-    prefix = shipped.model.encode_scene(batch["pixel_values"])[1]
+    prefix = shipped.model.encode_scene(batch["pixel_values"]).prefix
     alive, ended = [(0.0, [])], []
     for _ in range(steps):
         grown = []

@@ -24,8 +24,8 @@ def attention() -> GlobalFrameAttention:
 
 def test_only_tapped_layers_are_kept(attention: GlobalFrameAttention):
     out = attention(torch.randn(2, 4, 6, 16), GRID, [2, 0])
-    assert list(out.taps) == [2, 0]
-    assert out.taps[0].shape == (2, 4, 6, 32)
+    assert list(out.intermediate_features) == [2, 0]
+    assert out.intermediate_features[0].shape == (2, 4, 6, 32)
     assert out.special.shape == (2, 4, 3, 32)
 
 
@@ -37,21 +37,23 @@ def test_special_is_the_last_layer_whatever_is_tapped(attention: GlobalFrameAtte
 def test_permuting_later_frames_permutes_outputs(attention: GlobalFrameAttention):
     tokens, order = torch.randn(1, 5, 6, 16), [0, 3, 1, 4, 2]
     out, permuted = attention(tokens, GRID, [2]), attention(tokens[:, order], GRID, [2])
-    torch.testing.assert_close(permuted.taps[2], out.taps[2][:, order], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        permuted.intermediate_features[2], out.intermediate_features[2][:, order], atol=1e-5, rtol=1e-4
+    )
     torch.testing.assert_close(permuted.special, out.special[:, order], atol=1e-5, rtol=1e-4)
 
 
 def test_the_first_frame_is_special(attention: GlobalFrameAttention):
     tokens, order = torch.randn(1, 3, 6, 16), [1, 0, 2]
     out, permuted = attention(tokens, GRID, [2]), attention(tokens[:, order], GRID, [2])
-    assert (permuted.taps[2] - out.taps[2][:, order]).abs().max() > 1e-2
+    assert (permuted.intermediate_features[2] - out.intermediate_features[2][:, order]).abs().max() > 1e-2
 
 
 def test_frames_hear_each_other_and_scenes_do_not(attention: GlobalFrameAttention):
     tokens = torch.randn(2, 3, 6, 16)
     other = tokens.clone()
     other[0, 2] = torch.randn(6, 16)
-    a, b = attention(tokens, GRID, [2]).taps[2], attention(other, GRID, [2]).taps[2]
+    a, b = attention(tokens, GRID, [2]).intermediate_features[2], attention(other, GRID, [2]).intermediate_features[2]
     assert (a[0, 0] - b[0, 0]).abs().max() > 1e-4
     torch.testing.assert_close(a[1], b[1])
 
@@ -60,8 +62,9 @@ def test_extra_tokens_are_heard_and_not_returned(attention: GlobalFrameAttention
     tokens = torch.randn(1, 2, 6, 16)
     plain = attention(tokens, GRID, [2])
     ridden = attention(tokens, GRID, [2], torch.randn(1, 2, 4, 16))
-    assert ridden.taps[2].shape == plain.taps[2].shape and ridden.special.shape == plain.special.shape
-    assert (ridden.taps[2] - plain.taps[2]).abs().max() > 1e-3
+    a, b = ridden.intermediate_features[2], plain.intermediate_features[2]
+    assert a.shape == b.shape and ridden.special.shape == plain.special.shape
+    assert (a - b).abs().max() > 1e-3
 
 
 def test_patch_positions_matter_and_can_be_switched_off():
@@ -69,7 +72,8 @@ def test_patch_positions_matter_and_can_be_switched_off():
         config = AttentionConfig(depth=2, num_heads=2, rope_frequency=frequency, layer_scale_init=1.0)
         module = GlobalFrameAttention(config, 16).eval()
         tokens, order = torch.randn(1, 2, 6, 16), [5, 4, 3, 2, 1, 0]
-        change = module(tokens[:, :, order], GRID, [1]).taps[1] - module(tokens, GRID, [1]).taps[1][:, :, order]
+        permuted, plain = (module(x, GRID, [1]).intermediate_features[1] for x in (tokens[:, :, order], tokens))
+        change = permuted - plain[:, :, order]
         assert (change.abs().max() > 1e-3) == differs
 
 
@@ -78,7 +82,7 @@ def test_checkpointing_gives_the_same_gradients(attention: GlobalFrameAttention)
     gradients = []
     for attention.gradient_checkpointing in (False, True):
         attention.train().zero_grad()
-        attention(tokens, GRID, [0, 2]).taps[2].square().mean().backward()
+        attention(tokens, GRID, [0, 2]).intermediate_features[2].square().mean().backward()
         gradients.append(attention.frame_blocks[0].attn.qkv.weight.grad.clone())
     torch.testing.assert_close(*gradients)
 
@@ -89,4 +93,4 @@ def test_bfloat16_and_bad_arguments(attention: GlobalFrameAttention):
     with pytest.raises(ValueError, match=r"outside 0\.\.2"):
         attention(torch.randn(1, 2, 6, 16), GRID, [3])
     out = attention.bfloat16()(torch.randn(1, 2, 6, 16).bfloat16(), GRID, [2])
-    assert out.taps[2].dtype == torch.bfloat16 and torch.isfinite(out.taps[2]).all()
+    assert out.intermediate_features[2].dtype == torch.bfloat16 and torch.isfinite(out.intermediate_features[2]).all()

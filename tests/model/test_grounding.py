@@ -12,12 +12,12 @@ from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import (
     MASKED,
     GroundingDecoder,
-    GroundingOutput,
     boxes_from_raw,
     farthest_points,
     nearest_patches,
     points_in_boxes,
 )
+from vidllm.model.outputs import GroundingOutput
 
 CONFIG = GroundingConfig(32, num_queries=20, num_layers=2, num_heads=4, neighbours=(4, 8))
 FEATURE, LOC = 12, 16

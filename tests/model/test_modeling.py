@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMu
 
 from vidllm.model.auto import register
 from vidllm.model.configuration import DenseHeadConfig, MetricDepthConfig, PatchesConfig, VidLLMConfig
+from vidllm.model.generation import splice
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.splice import splice
 from vidllm.model.text import build_tokenizer
 
 GEOMETRY = ("attention", "camera_head", "depth_head", "point_head", "gravity_head", "metric_depth")
@@ -96,7 +96,7 @@ def test_greedy_generation_is_the_argmax_of_forward(model):
     for token in said[0].tolist():
         assert token == int(logits(model, ids, images)[0, -1].argmax())
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
-    prefix = model.encode_scene(images)[1]
+    prefix = model.encode_scene(images).prefix
     again = model.generate(input_ids=IDS[:, :6], prefix=prefix, max_new_tokens=6, do_sample=False)
     assert torch.equal(again, said)
 
@@ -138,9 +138,10 @@ def test_a_batch_of_one_equals_a_batch_of_many(model):
 def test_bfloat16_stays_near_float32(model):
     images = video()
     with torch.no_grad():
-        full = model.encode_scene(images)[0]
+        full = model.encode_scene(images).geometry
         half_model = micro_model().to(torch.bfloat16)
-        half, prefix = half_model.encode_scene(images.bfloat16())
+        found = half_model.encode_scene(images.bfloat16())
+        half, prefix = found.geometry, found.prefix
         out = half_model(input_ids=IDS, pixel_values=images.bfloat16())
     assert prefix.tokens.dtype is torch.bfloat16 and bool(out.logits.isfinite().all())
     close(half.extrinsics, full.extrinsics, 0.05)
@@ -161,7 +162,7 @@ def test_written_out_attention_equals_the_fused_kernel(model):
 def test_gradient_checkpointing_changes_nothing():
     def gradients(model):
         model.train()
-        geometry, _ = model.encode_scene(video())
+        geometry = model.encode_scene(video()).geometry
         loss = model(input_ids=IDS, pixel_values=video(), labels=IDS).loss + geometry.depth_m.mean()
         loss.backward()
         return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -182,7 +183,8 @@ def test_gradient_checkpointing_changes_nothing():
 
 def test_the_language_loss_never_reaches_the_geometry():
     model = micro_model()
-    geometry, prefix = model.encode_scene(video())
+    found = model.encode_scene(video())
+    geometry, prefix = found.geometry, found.prefix
     assert geometry.depth_m.requires_grad
     hidden = model.prepare(IDS, prefix=prefix)
     out = model.language_model(inputs_embeds=hidden.embeddings, labels=torch.full_like(hidden.token_ids, 7))
@@ -203,7 +205,7 @@ def test_the_language_loss_never_reaches_the_geometry():
 def test_permuting_the_later_frames_permutes_the_geometry(model):
     images, order = video(frames=4), torch.tensor([0, 3, 1, 2])
     with torch.no_grad():
-        straight, turned = (model.encode_scene(x)[0] for x in (images, images[:, order]))
+        straight, turned = (model.encode_scene(x).geometry for x in (images, images[:, order]))
     close(turned.extrinsics, straight.extrinsics[:, order])
     close(turned.depth_m, straight.depth_m[:, order], 1e-4)
     close(turned.intrinsics, straight.intrinsics[:, order])
@@ -227,11 +229,11 @@ def test_permuting_the_later_frames_permutes_the_geometry(model):
 )
 def test_every_ablation_runs(adapter, parts):
     model = micro_model(adapter=adapter, **parts)
-    features = model.see(video())
-    geometry = model.reconstruct_features(features)
-    prefix = model.lift(features, geometry)
+    features = model.encode(video())
+    geometry = model.metric_geometry(features, model.predict_cameras(features))
+    prefix = model.build_visual_tokens(features, geometry)
     riders = 0
-    if model.config.adapter.language_rider and features.flows.bridge is not None:
+    if model.config.adapter.language_rider and features.streams.bridge is not None:
         riders = 9 if model.config.adapter.bridge_per_frame else 3
     assert prefix.tokens.shape[1] == riders + prefix.patches.shape[1]
     assert bool(model(input_ids=IDS, pixel_values=video()).logits.isfinite().all())
@@ -239,21 +241,21 @@ def test_every_ablation_runs(adapter, parts):
     if model.metric_depth is None:
         assert geometry.scale.scale.tolist() == [1.0]
         with pytest.raises(ValueError, match="no metric depth"):
-            model.measure(features, geometry.intrinsics)
+            model.predict_metric_depth(features, geometry.intrinsics)
     if model.point_head is None:
         with pytest.raises(ValueError, match="no point head"):
-            model.relative_points(model.locate(features), features.image_size)
+            model.predict_points(model.predict_cameras(features), features.image_size)
     else:
-        assert model.relative_points(model.locate(features), features.image_size)[0].shape == (1, 3, 28, 42, 3)
+        assert model.predict_points(model.predict_cameras(features), features.image_size)[0].shape == (1, 3, 28, 42, 3)
 
 
 def test_without_positions_the_patches_do_not_depend_on_the_geometry():
     model = micro_model(patches=PatchesConfig(max_patches=64, voxel_size_m=1e-4, positions=False))
-    features = model.see(video())
-    geometry = model.reconstruct_features(features)
-    first = model.lift(features, geometry)
+    features = model.encode(video())
+    geometry = model.metric_geometry(features, model.predict_cameras(features))
+    first = model.build_visual_tokens(features, geometry)
     geometry.depth_m = geometry.depth_m * 2
-    second = model.lift(features, geometry)
+    second = model.build_visual_tokens(features, geometry)
     close(second.patches.sum(1), first.patches.sum(1), 1e-4)
     assert not torch.allclose(second.patch_positions, first.patch_positions)
 
@@ -261,7 +263,8 @@ def test_without_positions_the_patches_do_not_depend_on_the_geometry():
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 28, 28), (2, 56, 28), (1, 14, 42)])
 def test_one_frame_portrait_and_small_pictures(model, frames, height, width):
     with torch.no_grad():
-        geometry, prefix = model.encode_scene(video(frames, height, width))
+        found = model.encode_scene(video(frames, height, width))
+        geometry, prefix = found.geometry, found.prefix
     assert geometry.depth_m.shape == geometry.confidence.shape == (1, frames, height, width)
     assert geometry.extrinsics.shape == (1, frames, 3, 4) and geometry.intrinsics.shape == (1, frames, 3, 3)
     close(geometry.extrinsics[0, 0], torch.eye(4)[:3])
@@ -271,15 +274,15 @@ def test_one_frame_portrait_and_small_pictures(model, frames, height, width):
 
 
 def test_the_scale_multiplies_depth_and_translation_alike(model):
-    features = model.see(video())
-    cameras = model.locate(features)
-    geometry = model.assemble(features, cameras)
-    relative, _ = model.relative_depth(cameras, features.image_size)
+    features = model.encode(video())
+    cameras = model.predict_cameras(features)
+    geometry = model.metric_geometry(features, cameras)
+    relative, _ = model.predict_depth(cameras, features.image_size)
     scale = geometry.scale.scale
     close(geometry.depth_m, relative * scale[:, None, None, None])
     model_without = micro_model()
     model_without.metric_depth = None
-    unscaled = model_without.assemble(features, cameras)
+    unscaled = model_without.metric_geometry(features, cameras)
     close(geometry.extrinsics[..., 3], unscaled.extrinsics[..., 3] * scale[:, None, None])
     close(geometry.extrinsics[..., :3], unscaled.extrinsics[..., :3])
 
@@ -290,7 +293,7 @@ def test_the_patch_size_is_the_encoders():
     config.encoder.image_size = 14
     model = scatter(VidLLMForConditionalGeneration(config)).eval()
     with torch.no_grad():
-        assert model.encode_scene(video(2, 21, 14))[0].depth_m.shape == (1, 2, 21, 14)
+        assert model.encode_scene(video(2, 21, 14)).geometry.depth_m.shape == (1, 2, 21, 14)
 
 
 # ---- points and places in the text ----------------------------------------------------------------------------------

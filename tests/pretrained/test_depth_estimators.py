@@ -18,10 +18,10 @@ from transformers import (
     ZoeDepthConfig,
 )
 
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
+from vidllm.baselines.depth_estimator import METRIC, DepthEstimator, DepthInput
 from vidllm.cli import main
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
-from vidllm.model.depth_estimator import METRIC, DepthEstimator, DepthInput
 from vidllm.model.known_scale import KnownScale
 from vidllm.pretrained import Ingredients, import_model
 
@@ -101,10 +101,10 @@ def test_an_estimators_metres_become_the_cascades(places: dict[str, Path], tmp_p
     found = model.metric(images, k)
     assert found.shape == (1, 2, 42, 56) and bool((found >= 0).all())
     torch.testing.assert_close(found[:, 1:], model.metric(images[:, 1:], k[:, 1:]))  # frame by frame
-    geometry, _ = model.encode_scene(images)
+    geometry = model.encode_scene(images).geometry
     assert geometry.metric_depth_m is not None
     torch.testing.assert_close(geometry.metric_depth_m, model.metric(images, geometry.intrinsics))
-    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0))[0].scale.scale, torch.ones(1))
+    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0)).geometry.scale.scale, torch.ones(1))
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def test_the_first_layers_give_what_transformers_own_model_gives(published):
     images = torch.rand(1, 2, 3, 42, 56)  # fewer patches than the table has, of another shape
     with torch.no_grad():
         hidden = model(normalise(images[0]), output_hidden_states=True).hidden_states
-        taps = ours(images).taps
+        taps = ours(images).intermediate_features
     for tap, layer in zip(taps, (0, 2), strict=True):
         assert torch.allclose(tap[0], hidden[layer + 1][:, 1:], atol=1e-5)
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.cli import main
 from vidllm.io import weight_files
 from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
 from vidllm.model.encoder import normalise
 from vidllm.pretrained import Ingredients, import_model, load_vggt
 from vidllm.pretrained.writing import ShardWriter

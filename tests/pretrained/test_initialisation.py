@@ -13,10 +13,10 @@ from published_files import write_llava_3d, write_vggt
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vidllm.baselines import llava_3d
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.evaluation.initialisation import start_of_distillation
-from vidllm.model import llava_3d
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.pretrained import Ingredients, import_model, load_vggt
@@ -62,9 +62,9 @@ def test_both_reconstruct_as_vggt(
     constructor = json.loads((places["vggt"] / "config.json").read_text())
     vggt = load_vggt(places["vggt"] / "model.safetensors", constructor)(images)
     for model in (cascade, vid_llm):
-        features = model.see(images)
-        cameras = model.locate(features)
-        depth, confidence = model.relative_depth(cameras, features.image_size)
+        features = model.encode(images)
+        cameras = model.predict_cameras(features)
+        depth, confidence = model.predict_depth(cameras, features.image_size)
         torch.testing.assert_close(cameras.pose_encodings[-1], vggt["pose_enc"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(depth, vggt["depth"][..., 0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(confidence, vggt["depth_conf"], atol=1e-5, rtol=1e-5)
@@ -76,17 +76,16 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
 ):
     """Given one depth a patch, our rays through patch centres are LLaVA-3D's through corners of a shifted camera."""
     images = torch.rand(1, 3, 3, SIDE, SIDE)
-    features = cascade.see(images)
-    geometry = cascade.in_metres(cascade.reconstruct_features(features), images, KnownScale(factor=2.0))
+    features = cascade.encode(images)
+    geometry = cascade.encode_scene(images, KnownScale(factor=2.0), features=features).geometry
     tiles = torch.rand(1, 3, SIDE // PATCH, SIDE // PATCH) * 3 + 1
     depth = tiles.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
     geometry = replace(geometry, depth_m=depth)
     shifted = geometry.intrinsics.clone()
     shifted[..., :2, 2] += PATCH / 2 - llava_3d.PIXEL_OFFSET
-    ours = vid_llm.lift_tokens(
-        features.flows.language, None, (SIDE // PATCH,) * 2, replace(geometry, intrinsics=shifted)
-    )
-    theirs = cascade.lift(features, geometry)
+    centres = vid_llm.patch_positions(replace(geometry, intrinsics=shifted), (SIDE // PATCH,) * 2)
+    ours = vid_llm.pool_patches(features.streams.language, None, *centres)
+    theirs = cascade.build_visual_tokens(features, geometry)
     torch.testing.assert_close(ours.patch_positions, theirs.patch_positions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.tokens, theirs.tokens, atol=1e-5, rtol=1e-5)
     ids = torch.tensor([[1, vid_llm.config.video_token_id, 7, 8, vid_llm.config.coord_token_id, 9]])
@@ -98,9 +97,9 @@ def test_the_whole_is_the_cascade_on_clips_tokens(
 
 @torch.no_grad()
 def test_the_adapter_passes_both_streams_through(vid_llm: VidLLMForConditionalGeneration, images: Tensor):
-    features = vid_llm.see(images)
-    assert torch.equal(features.flows.geometry, features.seen.tokens)
-    assert torch.equal(features.flows.language, features.seen.tokens)
+    features = vid_llm.encode(images)
+    assert torch.equal(features.streams.geometry, features.encoder.tokens)
+    assert torch.equal(features.streams.language, features.encoder.tokens)
     assert not vid_llm.config.adapter.geometry_rider and not vid_llm.config.adapter.language_rider
 
 
@@ -131,11 +130,11 @@ def test_a_vid_llms_metric_depth_gives_the_cascade_metres(places: dict[str, Path
         "metric depth model"
     }
     model, _ = load_pretrained(tmp_path / "m")
-    geometry, _ = model.encode_scene(images)
+    geometry = model.encode_scene(images).geometry
     assert bool(geometry.scale.valid.all()) and geometry.metric_depth_m is not None
     ratio = (geometry.metric_depth_m / geometry.depth_m).log().flatten().median().exp()
     assert 0.5 < float(ratio) < 2.0
-    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0))[0].scale.scale, torch.ones(1))
+    assert torch.equal(model.encode_scene(images, KnownScale(factor=1.0)).geometry.scale.scale, torch.ones(1))
 
 
 # ---- the whole, before any training -------------------------------------------------------------------------------
@@ -159,9 +158,10 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
 ):
     """From pictures to next-token logits; LLaVA-3D's room frame and patch corners stand in for ours."""
     images, known = torch.rand(1, 3, 3, SIDE, SIDE), KnownScale(factor=2.0)
-    theirs, prefix = cascade.encode_scene(images, known)
-    features = vid_llm.see(images)
-    geometry = vid_llm.in_metres(vid_llm.reconstruct_features(features), images, known)
+    found = cascade.encode_scene(images, known)
+    theirs, prefix = found.geometry, found.prefix
+    features = vid_llm.encode(images)
+    geometry = vid_llm.encode_scene(images, known, features=features).geometry
     for name in ("extrinsics", "intrinsics", "depth_m", "confidence"):
         torch.testing.assert_close(getattr(geometry, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
     corners = geometry.depth_m[..., ::PATCH, ::PATCH]
@@ -172,14 +172,14 @@ def test_the_whole_reconstructs_and_answers_as_the_cascade_when_its_language_str
         scene_from_world=theirs.scene_from_world,
     )  # fmt: skip
     clip = cascade.clip_features(llava_3d.clip_images(images, cascade.clip_side))
-    swapped = replace(features, flows=replace(features.flows, language=clip))
-    ours = vid_llm.lift(swapped, geometry)
+    swapped = replace(features, streams=replace(features.streams, language=clip))
+    ours = vid_llm.build_visual_tokens(swapped, geometry)
     torch.testing.assert_close(ours.tokens, prefix.tokens, atol=1e-5, rtol=1e-5)
     ids = torch.tensor([[1, vid_llm.config.video_token_id, 6, 7, 8, 9, 10, 11]])
     said = [model.language_model(inputs_embeds=model.prepare(ids, prefix=p).embeddings).logits
             for model, p in ((vid_llm, ours), (cascade, prefix))]  # fmt: skip
     torch.testing.assert_close(*said, atol=1e-5, rtol=1e-5)
-    own = vid_llm.lift(features, geometry)  # what distillation has to close: the encoder's tokens in place of CLIP's
+    own = vid_llm.build_visual_tokens(features, geometry)  # distillation has to bring the encoder's tokens to CLIP's
     read = vid_llm.language_model(inputs_embeds=vid_llm.prepare(ids, prefix=own).embeddings).logits
     assert float((read[:, -1] - said[1][:, -1]).abs().max()) > 1e-3
 

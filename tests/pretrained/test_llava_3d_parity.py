@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vidllm.model import llava_3d
+from vidllm.baselines import llava_3d
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.model.auto import load_pretrained
-from vidllm.model.cascade import CascadeForConditionalGeneration
-from vidllm.model.modeling import VisualPrefix
+from vidllm.model.outputs import VisualPrefix
 from vidllm.model.patches_3d import voxel_pool
 from vidllm.model.text import add_special_tokens_for
 from vidllm.pretrained import Ingredients, import_model
@@ -57,7 +57,8 @@ def features(model: CascadeForConditionalGeneration, inputs: dict[str, Tensor]) 
 @pytest.fixture(scope="module")
 def prefix(model: CascadeForConditionalGeneration, features: Tensor, points: Tensor) -> VisualPrefix:
     with torch.no_grad():
-        return model.lift_points(features, points)
+        positions = points.flatten(2, 3)
+        return model.pool_patches(features, None, positions, positions.isfinite().all(-1))
 
 
 def test_clip_features(features: Tensor, reference: dict[str, Tensor]):

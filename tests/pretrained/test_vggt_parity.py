@@ -67,7 +67,7 @@ def test_intermediate_tokens(model: VGGTReconstruction, images: Tensor, referenc
     seen = model.encoder(images)
     assert_parity(seen.tokens[0], reference["vit_x_norm_patchtokens"], "VGGT encoder")
     attended = model.attention(seen.tokens, seen.grid, [0, 1, 3])
-    for layer, tokens in attended.taps.items():
+    for layer, tokens in attended.intermediate_features.items():
         assert_parity(tokens, reference[f"aggregated_tokens.{layer}"][:, :, 5:], f"VGGT attention, pair {layer}")
     assert_parity(attended.special, reference["aggregated_tokens.3"][:, :, :5], "VGGT camera and register tokens")
     for iteration, pose in enumerate(model.camera_head(attended.special[:, :, 0])):

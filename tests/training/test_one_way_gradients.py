@@ -34,8 +34,10 @@ def language_of(run: Run) -> Losses:
     rng = np.random.default_rng(1)
     batch, kind = batch_of_step(run, 0, rng)
     assert kind == "clip"
-    features = run.model.see(batch.images)
-    prefix = run.model.lift(features, run.model.assemble(features, run.model.locate(features)))
+    features = run.model.encode(batch.images)
+    prefix = run.model.build_visual_tokens(
+        features, run.model.metric_geometry(features, run.model.predict_cameras(features))
+    )
     texts = draw_texts(batch, run.texts, rng, 4, 4, 2)
     packed = pack(texts, run.model.config.loc_token_id, 400)
     assert bool(packed.loc_mask.any())

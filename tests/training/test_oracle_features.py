@@ -1,4 +1,4 @@
-"""Fixed vectors of what patches show, and the loss that draws the semantic flow to them."""
+"""Fixed vectors of what patches show, and the loss that draws the semantic stream to them."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import COORD, LOC, micro_model
 
+from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.packing import (
-    IGNORE,
     Text,
     pack,
     packed_cross_entropy,
@@ -74,7 +74,18 @@ def test_who_sees_whom():
 def test_what_is_packed():
     packed = pack(SCENES, LOC, 64)
     assert packed.input_ids.tolist()[1] == [20, 21, 2, 22, LOC, 0, 0, 0, 0, 0]
-    assert packed.labels[0].tolist() == [IGNORE, IGNORE, 9, IGNORE, IGNORE, IGNORE, 12, 2, IGNORE, IGNORE]
+    assert packed.labels[0].tolist() == [
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        9,
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        12,
+        2,
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+    ]
     assert packed.segment[1].tolist() == [1, 1, 1, 2, 2, 0, 0, 0, 0, 0]
     assert packed.position[0].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 1]
     assert packed.coordinates.tolist() == [[[1, 2, 3]], [[0, 0, 0]]]

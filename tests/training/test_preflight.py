@@ -102,7 +102,7 @@ def test_a_frozen_encoder_has_no_backward_pass_where_activations_are_computed_an
     model = micro_model().train()
     model.encoder.requires_grad_(False)
     checkpoint_activations(model)
-    assert not model.see(torch.rand(1, 2, 3, 28, 28)).seen.tokens.requires_grad
+    assert not model.encode(torch.rand(1, 2, 3, 28, 28)).encoder.tokens.requires_grad
     assert model.encoder.gradient_checkpointing
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vidllm.model.modeling import VisualPrefix
+from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import build_tokenizer
 from vidllm.training.packing import Text, pack, packed_hidden
 from vidllm.training.supervision.positions import token_positions_loss

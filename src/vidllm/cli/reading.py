@@ -105,9 +105,9 @@ def is_saved_scene(path: str) -> bool:
     """Whether a folder in place of a video holds a saved scene, whole or damaged (what ``--format scene`` writes)."""
     if not Path(path).expanduser().is_dir():
         return False
-    from vidllm import saved_scene
+    from vidllm import scene_file
 
-    return saved_scene.is_saved_scene(path)
+    return scene_file.is_saved_scene(path)
 
 
 def formats(text: str, known: tuple[str, ...]) -> list[str]:

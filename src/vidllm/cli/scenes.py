@@ -149,14 +149,15 @@ def _scene(options: argparse.Namespace) -> Scene:
 
 def _saved(options: argparse.Namespace) -> Scene:
     """A saved scene; ValueError for options that can change nothing in it."""
-    from vidllm.saved_scene import SavedScene
+    from vidllm.saved_scene import restored
+    from vidllm.scene_file import SceneFile
 
     given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]
     if given:
         raise ValueError(f"{options.video} is a saved scene, {', '.join(given)} would change nothing in it; "
                          "give the video to reconstruct it anew")  # fmt: skip
-    saved = SavedScene.read(options.video)
-    return saved.scene(_model(options, saved.place() if options.model is None else None))
+    saved = SceneFile.read(options.video)
+    return restored(saved, _model(options, saved.place() if options.model is None else None))
 
 
 def _tell_doubts(scene: Scene) -> None:

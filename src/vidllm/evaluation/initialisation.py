@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.model.cascade import CascadeForConditionalGeneration
+from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.training.losses.distillation import Streams, distillation_losses, resample_grid
 from vidllm.training.teachers import clip_tokens
@@ -27,10 +27,10 @@ def start_of_distillation(
     Images in [0, 1]. ValueError where the two models' widths differ: then projections stand between them, which are
     random before training.
     """
-    features, taught = start.see(images), cascade.encoder(images)
+    features, taught = start.encode(images), cascade.encoder(images)
     clip = clip_tokens(cascade.clip, images.flatten(0, 1), cascade.config.vision_layer)
     side = cascade.clip_side // cascade.clip_patch
-    clip = resample_grid(clip.unflatten(0, images.shape[:2]), (side, side), features.seen.grid)
-    student = Streams(features.flows.geometry, features.flows.language)
+    clip = resample_grid(clip.unflatten(0, images.shape[:2]), (side, side), features.encoder.grid)
+    student = Streams(features.streams.geometry, features.streams.language)
     losses = distillation_losses(student, Streams(taught.tokens, clip))
     return {name: float(value) for name, value in losses.items()}

@@ -6,8 +6,6 @@ outside the ``oracle-geometry`` and ``proposals`` settings; ``raw`` uses the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +20,7 @@ from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.registration import aligned_from_scene, object_boxes, object_corners
 from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
-from vidllm.model.modeling import Features, Geometry, VidLLMForConditionalGeneration
+from vidllm.model.outputs import Features, Geometry
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
@@ -122,15 +120,20 @@ class EvaluationScene:
     @cached_property
     @torch.inference_mode()
     def _features(self) -> Features:
-        return self.model.model.see(self._images)
+        return self.model.model.encode(self._images)
 
     @cached_property
     @torch.inference_mode()
     def _reconstructed(self) -> Geometry:
-        return self.model.model.reconstruct(self._features, self._images)
+        return self.model.model.encode_scene(
+            self._images, refine=self.model.refine, features=self._features
+        ).geometry
 
     def placed(self, setting: str, positions: bool = True) -> Placed:
-        """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``."""
+        """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``.
+
+        2D: the language model reads the same pooled patches and is not told where they are.
+        """
         key = ("true" if setting == "oracle-geometry" else "ours", positions)
         if key not in self._placed:
             self._placed[key] = self._place(key[0] == "true", positions)
@@ -140,8 +143,7 @@ class EvaluationScene:
     def _place(self, true: bool, positions: bool) -> Placed:
         network, recording = self.model.model, self.recording
         geometry = recording.geometry(next(network.parameters()).device) if true else self._reconstructed
-        with position_embedding(network, positions):
-            prefix = network.lift(self._features, geometry)
+        prefix = network.build_visual_tokens(self._features, geometry, embed_positions=positions)
         scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
         level = scene.scene_from_world.double().numpy()
         return Placed(scene, aligned_from_scene(recording.aligned_from_camera[0], level))
@@ -169,18 +171,3 @@ class EvaluationScene:
             raise ValueError(f"{self.data.root}: no {self.scene_id}.mask.npz; fetch the proposals, or --proposals gt")
         boxes = found.boxes(self.source.aligned_vertices())
         return Candidates(boxes[np.isfinite(boxes).all(1)])
-
-
-@contextmanager
-def position_embedding(network: VidLLMForConditionalGeneration, on: bool) -> Iterator[None]:
-    """The 3D position embedding of the patches on or off inside (never on where the model was made without it).
-
-    Off is the 2D baseline: the language model reads the same pooled patches and is not told where they are.
-    """
-    patches = network.config.patches
-    before = patches.positions
-    patches.positions = before and on
-    try:
-        yield
-    finally:
-        patches.positions = before

@@ -168,7 +168,7 @@ def model_record(model: str | Path | None, loaded: VidLLM) -> dict[str, Any]:
     name = "tiny (shipped)" if model is None else folder.name
     parameter = next(loaded.model.parameters())
     use = {"dtype": str(parameter.dtype).removeprefix("torch."), "device": parameter.device.type,
-           "refine": loaded.model.config.refine}  # fmt: skip
+           "refine": loaded.refine}  # fmt: skip
     if not folder.is_dir():
         return {"name": str(model), "files": {}, "sha256": _loaded(loaded.model), **use}
     return {"name": name, **folder_record(folder), **use}

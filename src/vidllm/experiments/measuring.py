@@ -79,7 +79,8 @@ def measure_scale(
 def _score_ways(model: VidLLM, clip: Any, scales: Sequence[ScaleConfig], metrics: list[Metrics]) -> None:
     """Add a room's geometric metrics, once for each way to estimate its scale."""
     frames = model.processor.image_processor.read(clip.rgb, len(clip.rgb))
-    geometry, prefix = model.model.encode_scene(frames.images[None])
+    seen = model.model.encode_scene(frames.images[None])
+    geometry, prefix = seen.geometry, seen.prefix
     if geometry.metric_depth_m is None:
         raise ValueError("this model has no metric depth model, so that there is no scale to estimate; give another")
     for scale, one in zip(scales, metrics, strict=True):

@@ -79,14 +79,14 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Joint:
+class Registration:
     """How a later window lies in an earlier one, and the median distance of their points over the points' depth."""
 
     transform: Sim3
     residual: float
 
 
-def join(earlier: Views, later: Views) -> Joint:
+def register(earlier: Views, later: Views) -> Registration:
     """The robust similarity from the later window's world into the earlier one's, from the same frames in both.
 
     Starts at the cameras' mean relative rotation and the median ratio of depths. ValueError where the two have no
@@ -113,7 +113,7 @@ def fit_similarity(
     reach: Float[Tensor, " n"],
     start: Sim3,
     rounds: int = ROUNDS,
-) -> Joint:
+) -> Registration:
     """Similarity from source to target by least squares, re-weighted.
 
     An error counts relative to ``reach`` (a point's depth: errors grow with it) and has the weight ``1 / (1 + (r /
@@ -125,7 +125,7 @@ def fit_similarity(
         residual = weighted_median(error, weights).clamp(min=_FLOOR)
         kept = weights / reach.square() / (1 + (error / residual).square())
         found = Sim3(*umeyama(source, target, weights=kept))
-    return Joint(found, float(residual))
+    return Registration(found, float(residual))
 
 
 def nudge(

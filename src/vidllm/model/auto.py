@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from vidllm.io.hub import fetch, may_be_hub_id
 from vidllm.io.json_files import read_json_object
 from vidllm.io.tensors import code_refused, reason_without_advice
 from vidllm.io.weight_files import open_checkpoint, settings_in, weights_of_model
-from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
@@ -34,17 +34,25 @@ from vidllm.model.weight_check import check_finite, check_weights
 #: What would make transformers read other weights than those of the folder: fields of config.json, or files beside it.
 _UNREAD = ("transformers_weights", "adapter_config", "quantization_config", "auto_map")
 
-#: The kinds of model a folder may hold, by the ``model_type`` of their configuration.
-KINDS: dict[str, tuple[type[VidLLMConfig], type[VidLLMForConditionalGeneration]]] = {
-    VidLLMConfig.model_type: (VidLLMConfig, VidLLMForConditionalGeneration),
-    CascadeConfig.model_type: (CascadeConfig, CascadeForConditionalGeneration),
+#: The kinds of model a folder may hold, by ``model_type``: a module with its configuration class and its model class.
+_KINDS = {
+    "vidllm": ("vidllm.model.modeling", "VidLLMConfig", "VidLLMForConditionalGeneration"),
+    "vidllm_cascade": ("vidllm.baselines.cascade", "CascadeConfig", "CascadeForConditionalGeneration"),
 }
+
+
+def kind_of(model_type: str) -> tuple[type[VidLLMConfig], type[VidLLMForConditionalGeneration]]:
+    """Configuration and model class of a ``model_type``."""
+    module, config, model = _KINDS[model_type]
+    home = import_module(module)
+    return getattr(home, config), getattr(home, model)
 
 
 def register() -> None:
     """Make the Auto classes know vidllm's checkpoints by their ``model_type``; calling it again changes nothing."""
-    for kind, (config, model) in KINDS.items():
-        AutoConfig.register(kind, config, exist_ok=True)
+    for model_type in _KINDS:
+        config, model = kind_of(model_type)
+        AutoConfig.register(model_type, config, exist_ok=True)
         AutoImageProcessor.register(config, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
         AutoProcessor.register(config, VidLLMProcessor, exist_ok=True)
         for auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
@@ -65,7 +73,7 @@ def load_pretrained(
     register()
     folder = _find(model)
     config = load_config(folder)
-    kind = KINDS[config.model_type][1]
+    kind = kind_of(config.model_type)[1]
     check_weights(weights_of_model(folder), config, kind)
     network: Any = _load_network(folder, config, kind, dtype)
     check_finite(network, str(folder))
@@ -77,8 +85,8 @@ def load_config(model: str | Path) -> VidLLMConfig:
     folder = _find(model)
     file = folder / "config.json"
     given = read_json_object(file)
-    if given.get("model_type") not in KINDS:
-        expected = " or ".join(map(repr, KINDS))
+    if given.get("model_type") not in _KINDS:
+        expected = " or ".join(map(repr, _KINDS))
         raise ValueError(f"{folder}: holds a model of type {given.get('model_type')!r}, expected {expected}")
     if given.get("text_config") is None:
         raise ValueError(f"{file}: no text_config, the language model's configuration; fetch it again")
@@ -86,7 +94,7 @@ def load_config(model: str | Path) -> VidLLMConfig:
         if name in given or (folder / f"{name}.json").exists():
             raise ValueError(f"{folder}: {name} is not supported here; give the plain folder of a saved model")
     try:
-        return KINDS[given["model_type"]][0].from_dict(given)
+        return kind_of(given["model_type"])[0].from_dict(given)
     except Exception as error:  # transformers and huggingface_hub have errors of their own
         raise ValueError(f"{file}: not a vidllm configuration ({_first_line(error)}); fetch it again") from error
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.boxes import iou_oriented
-from vidllm.model.grounding import GroundingOutput
+from vidllm.model.outputs import GroundingOutput
 
 CANDIDATES = 48  # most probable queries looked at
 NEGLIGIBLE = 1e-2  # of the best query's probability

@@ -7,11 +7,14 @@ the reasons). The presets `tiny`, `tiny-dinov2`, `compact` and `paper` are the s
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig, PretrainedConfig
 
 from vidllm.model.config_fields import check_loops, check_value, read_fields
+
+TINY = Path(__file__).parents[1] / "weights" / "tiny"  # the shipped checkpoint
 
 AdapterVariant = Literal["none", "concat_self_attention", "cross_attention", "bridge"]
 

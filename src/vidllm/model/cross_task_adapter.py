@@ -10,36 +10,16 @@ The cost of the bridge is linear in the number of patches: streams meet only thr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidllm.model.configuration import AdapterConfig
+from vidllm.model.outputs import AdapterOutput
 from vidllm.model.transformer import attend
 
 VARIANTS = ("none", "concat_self_attention", "cross_attention", "bridge")
-
-
-@dataclass(frozen=True)
-class AdapterOutput:
-    """The two streams and the bridge.
-
-    ``geometry`` and ``language`` are (B, F, P, C); ``bridge`` is (B, K, C) for one bridge a scene, (B, F, K, C) for
-    one a frame, None for variants without a bridge.
-    """
-
-    geometry: Tensor
-    language: Tensor
-    bridge: Tensor | None
-
-    def riders(self, frames: int) -> Tensor | None:
-        """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
-        if self.bridge is None or self.bridge.ndim == 4:
-            return self.bridge
-        return self.bridge[:, None].expand(-1, frames, -1, -1)
 
 
 class MultiHeadAttention(nn.Module):

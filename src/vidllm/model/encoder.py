@@ -6,8 +6,6 @@ intermediate tokens are kept in memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -16,22 +14,10 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
 from vidllm.model.configuration import EncoderConfig
+from vidllm.model.outputs import EncoderOutput
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass
-class EncoderOutput:
-    """What the encoder gives for B scenes of F frames.
-
-    ``tokens``: final-norm patch tokens, row by row. ``taps``: raw patch tokens after each block of
-    ``config.tap_layers``, in that order. ``grid``: patches down and across, P = h * w.
-    """
-
-    tokens: Float[Tensor, "B F P C"]
-    taps: list[Float[Tensor, "B F P C"]]
-    grid: tuple[int, int]
 
 
 class _PlainEmbeddings(Dinov2WithRegistersEmbeddings):

@@ -1,4 +1,4 @@
-"""Driving the language model: the one place where the name of its key-value cache is known.
+"""Driving the language model, the only place that does: splicing a scene into a prompt, the cached prefix, decoding.
 
 transformers 5.24 renamed the cache from ``past_key_values`` to ``cache``, in ``forward``, in ``generate`` and in what
 they return; 5.40 removes the older name. Everything of ours says ``cache``, and :func:`run_language_model` passes it
@@ -7,19 +7,38 @@ under the name that the language model's own signature has.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache as memoised
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs
+
+from vidllm.model.outputs import VisualPrefix
+from vidllm.model.prompts import VISUAL_PREFIX
+from vidllm.model.text import IGNORE_INDEX
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
 #: The name under which outputs of the installed transformers carry the cache.
 OUTPUT_CACHE = next(name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
+_APPENDED = (DynamicLayer, DynamicSlidingWindowLayer)  # their tensors are replaced as they grow, never written into
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+# ---- running it ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -54,6 +73,13 @@ def run_language_model(language_model: nn.Module, *, cache: Cache | None = None,
     if unknown:
         raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
     return language_model(**{_cache_name(kind): cache}, **inputs)
+
+
+def run_backbone(language_model: nn.Module, **inputs: Any) -> Float[Tensor, "B S D"]:
+    """Last hidden states of a whole sequence, without a cache and without the head: a packed pass of training."""
+    backbone: Any = language_model.base_model
+    states: Tensor = backbone(use_cache=False, **inputs).last_hidden_state
+    return states
 
 
 def cache_of(output: Any) -> Cache | None:
@@ -94,3 +120,242 @@ def _arguments(kind: Any) -> frozenset[str]:
     """What a model's ``forward`` may be given: what it names, and what all of transformers' models understand."""
     named = inspect.signature(kind.forward).parameters.values()
     return frozenset(p.name for p in named if p.kind is not p.VAR_KEYWORD) | TransformersKwargs.__optional_keys__
+
+
+# ---- the scene in the prompt --------------------------------------------------------------------------------------
+
+
+@dataclass
+class SplicedInputs:
+    """One sequence of embeddings (B,S,D), its mask, positions, labels and token ids (-1 at visual tokens)."""
+
+    embeddings: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor | None
+    token_ids: Tensor
+
+
+def splice(
+    input_ids: Int[Tensor, "B L"],
+    embeddings: Float[Tensor, "B L D"],
+    attention_mask: Int[Tensor, "B L"],
+    labels: Int[Tensor, "B L"] | None,
+    visual: tuple[Tensor, Tensor] | None,
+    video_token_id: int,
+) -> SplicedInputs:
+    """Rows of text with their scene. ``visual`` = tokens (B,T,D) and mask (B,T); padding goes to the left.
+
+    Raises ValueError when a row has no ``<video>`` but a scene is given, has several, or has one without a scene.
+    """
+    rows = []
+    for b in range(len(input_ids)):
+        keep = attention_mask[b].bool()
+        ids, text = input_ids[b][keep], embeddings[b][keep]
+        marks = labels[b][keep] if labels is not None else torch.full_like(ids, IGNORE_INDEX)
+        rows.append(_join(ids, text, marks, None if visual is None else visual[0][b][visual[1][b]], video_token_id))
+    return _pad_rows(rows, with_labels=labels is not None)
+
+
+def _join(
+    ids: Tensor, text: Tensor, labels: Tensor, scene: Tensor | None, video_token_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    places = (ids == video_token_id).nonzero()[:, 0].tolist()
+    if scene is None:
+        if places:
+            raise ValueError("the text has a <video> token but no video was given; pass pixel_values or a prefix")
+        return text, labels, ids
+    if len(places) != 1:
+        raise ValueError(f"expected exactly one <video> token a row, received {len(places)}")
+    at = places[0]
+    blank = torch.full((len(scene),), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
+    return (
+        torch.cat([text[:at], scene, text[at + 1 :]]),
+        torch.cat([labels[:at], blank, labels[at + 1 :]]),
+        torch.cat([ids[:at], torch.full_like(blank, -1), ids[at + 1 :]]),
+    )
+
+
+def _pad_rows(rows: list[tuple[Tensor, Tensor, Tensor]], *, with_labels: bool) -> SplicedInputs:
+    longest = max(len(text) for text, _, _ in rows)
+    size = (len(rows), longest)
+    first = rows[0][0]
+    mask = torch.zeros(size, dtype=torch.long, device=first.device)
+    labels = torch.full(size, IGNORE_INDEX, dtype=torch.long, device=first.device)
+    ids = torch.full(size, -1, dtype=torch.long, device=first.device)
+    parts = []
+    for b, (text, marks, tokens) in enumerate(rows):
+        pad = longest - len(text)
+        mask[b, pad:], labels[b, pad:], ids[b, pad:] = 1, marks, tokens
+        parts.append(F.pad(text, (0, 0, pad, 0)))
+    embeddings = torch.stack(parts)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return SplicedInputs(embeddings, mask, positions, labels if with_labels else None, ids)
+
+
+# ---- decoding behind a cached prefix ------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class SceneReader(Protocol):
+    """A model that reads scenes: what decoding behind a cached prefix needs of it."""
+
+    language_model: Any
+    config: Any
+
+    @property
+    def name_or_path(self) -> str | None:
+        """How an error calls the model."""
+
+    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+        """A prompt as (prefix ids, suffix ids)."""
+
+    def embed_text(self, input_ids: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """Token embeddings."""
+
+    def prepare(self, input_ids: Tensor, *, prefix: VisualPrefix | None = None) -> SplicedInputs:
+        """A prompt with its scene as embeddings."""
+
+
+class CachedPrefix:
+    """The language model behind a visual prefix that it reads once, and what prompts (strings, whole) say after it.
+
+    Threads that ask the same model wait for each other. The cached prefix never changes: every prompt reads a branch
+    of it, so that one that fails or is interrupted leaves nothing behind.
+    """
+
+    def __init__(
+        self, model: SceneReader, tokenizer: PreTrainedTokenizerBase, prefix: VisualPrefix
+    ) -> None:
+        self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
+        with _LOCKS_LOCK:
+            self._lock = _LOCKS.setdefault(model, threading.RLock())
+
+    def read(self, prompt: str) -> tuple[Float[Tensor, "1 L D"], Float[Tensor, "1 L V"]]:
+        """Last hidden states and logits of the prompt's tokens behind the prefix."""
+        with self._lock:
+            return self._read(self._suffix(prompt))
+
+    @torch.inference_mode()
+    def answer(self, prompt: str, coordinates: Float[Tensor, "1 N 3"] | None, max_new_tokens: int) -> list[int]:
+        """New tokens, without the end token; ``coordinates`` are those of the prompt's ``<coord>`` tokens."""
+        with self._lock:
+            ids = self._suffix(prompt)
+            return greedy_after_prefix(
+                self.model.language_model, self._cache, ids.tolist(), self.tokenizer.eos_token_id, max_new_tokens,
+                self.model.name_or_path, self._embed(ids, coordinates),
+            )[0]
+
+    def _embed(self, ids: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        return self.model.embed_text(ids, None if coordinates is None else coordinates.to(ids.device))
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> list[list[int]]:
+        """:meth:`answer` of many prompts without coordinates, decoded side by side."""
+        said: list[list[int]] = []
+        with self._lock:
+            suffixes = [self._suffix(prompt)[0].tolist() for prompt in prompts]
+            for first in range(0, len(suffixes), batch_size):
+                said += greedy_after_prefix(
+                    self.model.language_model, self._cache, suffixes[first : first + batch_size],
+                    self.tokenizer.eos_token_id, max_new_tokens, self.model.name_or_path,
+                )
+        return said
+
+    def _suffix(self, prompt: str) -> Int[Tensor, "1 L"]:
+        _, suffix = self.model.encode_parts(self.tokenizer, prompt)
+        return torch.tensor([suffix], device=self.prefix.tokens.device)
+
+    @cached_property
+    @torch.inference_mode()
+    def _cache(self) -> DynamicCache:
+        """Keys and values of the visual prefix."""
+        ids, _ = self.model.encode_parts(self.tokenizer, VISUAL_PREFIX)
+        tokens = torch.tensor([ids], device=self.prefix.tokens.device)
+        whole = self.model.prepare(tokens, prefix=self.prefix)
+        cache = DynamicCache(config=self.model.config.text_config)
+        run_language_model(
+            self.model.language_model, inputs_embeds=whole.embeddings, cache=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache
+
+    @torch.inference_mode()
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        out = run_language_model(
+            self.model.language_model, inputs_embeds=self._embed(ids), cache=branched(self._cache), use_cache=True,
+            output_hidden_states=True,
+        )  # fmt: skip
+        check_logits(out.logits[:, -1], self.model.name_or_path)
+        return out.hidden_states[-1], out.logits
+
+
+def branched(cache: DynamicCache) -> DynamicCache:
+    """A cache that begins with what ``cache`` holds and grows alone: whatever becomes of it, ``cache`` stays as it is.
+
+    Keys and values of attention are shared, not copied; layers of other kinds are copied.
+    """
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) if type(layer) in _APPENDED else copy.deepcopy(layer) for layer in cache.layers]
+    return own
+
+
+@torch.inference_mode()
+def greedy_after_prefix(
+    language_model: nn.Module,
+    cache: DynamicCache,
+    suffixes: Sequence[Sequence[int]],
+    eos_token_id: int,
+    max_new_tokens: int,
+    name: str | None = None,
+    first: Float[Tensor, "N L D"] | None = None,
+) -> list[list[int]]:
+    """New tokens (without the end token) of each suffix; ``cache`` holds the prefix of one row and is left as it was.
+
+    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row. ``name`` is
+    how an error calls the model (:func:`check_logits`); ``first``: embeddings of the suffixes, where not the table's.
+    """
+    rows, length = len(suffixes), cache.get_seq_length()
+    device = next(language_model.parameters()).device
+    ids, alive = _pad_left(suffixes, device)
+    own, mask, positions = branched(cache), None, None
+    if rows > 1:
+        own.batch_repeat_interleave(rows)
+        mask = torch.cat([alive.new_ones(rows, length), alive], 1)
+        positions = (mask.cumsum(1) - 1)[:, length:]
+    embed = language_model.get_input_embeddings()  # type: ignore[operator]
+    answers: list[list[int]] = [[] for _ in range(rows)]
+    running = [True] * rows
+    for _ in range(max_new_tokens):
+        out = run_language_model(
+            language_model, inputs_embeds=embed(ids) if first is None else first, attention_mask=mask,
+            position_ids=positions, cache=own, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        check_logits(out.logits[:, -1], name)
+        tokens = out.logits[:, -1].argmax(-1)
+        for row, token in enumerate(tokens.tolist()):
+            running[row] = running[row] and token != eos_token_id
+            if running[row]:
+                answers[row].append(token)
+        if not any(running):
+            break
+        ids, first = tokens[:, None], None
+        if mask is not None and positions is not None:
+            mask, positions = torch.cat([mask, mask.new_ones(rows, 1)], 1), positions[:, -1:] + 1
+    return answers
+
+
+def check_logits(logits: Tensor, name: str | None) -> None:
+    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    # NaN and infinity go before every number: the largest shows them all
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
+                         "other weights, or --dtype float32")  # fmt: skip
+
+
+def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
+    alive = torch.zeros_like(ids)
+    for n, row in enumerate(rows):
+        ids[n, longest - len(row) :] = torch.tensor(row, device=device)
+        alive[n, longest - len(row) :] = 1
+    return ids, alive

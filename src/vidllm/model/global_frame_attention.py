@@ -8,7 +8,6 @@ apart. Only the layers that somebody reads are kept: memory stays flat in the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,18 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidllm.model.configuration import AttentionConfig
+from vidllm.model.outputs import GlobalFrameOutput
 from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions, init_linear
-
-
-@dataclass
-class GlobalFrameOutput:
-    """Tapped layers' patch tokens by layer index, and the last layer's camera (index 0) and register tokens.
-
-    Width 2C: the output of the frame block beside that of the global block.
-    """
-
-    taps: dict[int, Float[Tensor, "B F P D"]]
-    special: Float[Tensor, "B F S D"]
 
 
 class GlobalFrameAttention(nn.Module):
@@ -57,15 +46,15 @@ class GlobalFrameAttention(nn.Module):
         self,
         tokens: Float[Tensor, "B F P C"],
         grid: tuple[int, int],
-        taps: Sequence[int],
+        layers: Sequence[int],
         extra: Float[Tensor, "B F E C"] | None = None,
     ) -> GlobalFrameOutput:
-        """Run all layers; keep those in ``taps`` (0-based).
+        """Run all layers; keep those in ``layers`` (0-based).
 
         ``grid`` = patches down and across. ``extra`` tokens (the adapter's bridge tokens) join each frame's special
         tokens: [camera, registers, extra, patches].
         """
-        self._check(tokens, grid, taps)
+        self._check(tokens, grid, layers)
         frames, special = tokens.shape[1], 1 + self.config.num_register_tokens
         x = self._sequence(tokens, extra)
         before = x.shape[2] - tokens.shape[2]
@@ -75,16 +64,16 @@ class GlobalFrameAttention(nn.Module):
         for index, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
             frame_out = self._run(frame_block, x.flatten(0, 1), within).view(x.shape)
             x = self._run(global_block, frame_out.flatten(1, 2), across).view(x.shape)
-            if index in taps:
+            if index in layers:
                 kept[index] = torch.cat((frame_out[:, :, before:], x[:, :, before:]), dim=-1)
             if index == self.config.depth - 1:
                 last = torch.cat((frame_out[:, :, :special], x[:, :, :special]), dim=-1)
-        return GlobalFrameOutput({index: kept[index] for index in taps}, last)
+        return GlobalFrameOutput({index: kept[index] for index in layers}, last)
 
-    def _check(self, tokens: Tensor, grid: tuple[int, int], taps: Sequence[int]) -> None:
+    def _check(self, tokens: Tensor, grid: tuple[int, int], layers: Sequence[int]) -> None:
         if grid[0] * grid[1] != tokens.shape[2]:
             raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
-        outside = [index for index in taps if not 0 <= index < self.config.depth]
+        outside = [index for index in layers if not 0 <= index < self.config.depth]
         if outside:
             raise ValueError(f"tapped layers {outside} are outside 0..{self.config.depth - 1}")
 

@@ -19,27 +19,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vidllm.model.configuration import GroundingConfig
+from vidllm.model.outputs import GroundingOutput
 from vidllm.model.patches_3d import PositionEmbedding
 
 MASKED = -1e4  # a logit that no softmax sees; finite, so that gradients stay finite where everything is masked
 SIZE_M = (0.02, 15.0)  # side lengths a box can have
 SIZE_AT_START_M = 0.6
-
-
-@dataclass(frozen=True)
-class GroundingOutput:
-    """Boxes and scores of E expressions in B scenes; Q queries, L layers, metres in the scene frame.
-
-    ``boxes`` (L, B, E, Q, 7) after each layer: centre, size, yaw about z in (-pi/2, pi/2]; ``logits`` (B, E, Q)
-    similarity over temperature; ``none_logit`` (B, E) "no such object"; ``query_positions`` (B, Q, 3);
-    ``query_mask`` (B, Q) false for padding, whose logits are -1e4.
-    """
-
-    boxes: Tensor
-    logits: Tensor
-    none_logit: Tensor
-    query_positions: Tensor
-    query_mask: Tensor
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vidllm.geometry.alignment import weighted_median
 from vidllm.geometry.cameras import invert_extrinsics, one_lens, relative_to_first, to_homogeneous
 from vidllm.geometry.photometric import find_units
-from vidllm.model.scale_alignment import SceneScale
+from vidllm.model.outputs import SceneScale
 
 
 @dataclass(frozen=True)

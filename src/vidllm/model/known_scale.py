@@ -6,19 +6,18 @@ Each replaces the measured scale of section 3.2.2; the relative geometry stays a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.cameras import unproject
 from vidllm.geometry.floor import floor_height
-from vidllm.model.scale_alignment import SceneScale, unit_scale
-
-if TYPE_CHECKING:
-    from vidllm.model.modeling import Geometry
+from vidllm.model.outputs import Geometry, SceneScale
+from vidllm.model.scale_alignment import unit_scale
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,16 @@ class KnownLength:
     start: tuple[float, float]
     end: tuple[float, float]
     metres: float
+
+    def mapped(self, affine: Any) -> KnownLength:
+        """The same length with its pixels mapped (3,3): from the original pictures to the processed frames."""
+        matrix = np.asarray(affine, dtype=np.float64)
+
+        def moved(uv: tuple[float, float]) -> tuple[float, float]:
+            u, v, w = (float(x) for x in matrix @ np.array([*uv, 1.0]))
+            return u / w, v / w
+
+        return replace(self, start=moved(self.start), end=moved(self.end))
 
 
 @dataclass(frozen=True)
@@ -71,14 +80,13 @@ class KnownScale:
         assert self.camera_height_m is not None
         return self.camera_height_m / heights
 
-
-def known_scale(known: KnownScale, geometry: Geometry) -> SceneScale:
-    """What the user knows as metres a unit of the relative reconstruction: no votes, no spread."""
-    already = geometry.scale.scale.float()
-    ratio = known.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
-    factor = ratio if known.factor is not None else ratio * already
-    nothing = unit_scale(geometry.depth_m)
-    return SceneScale(factor, nothing.per_image, nothing.spread, torch.ones_like(nothing.valid))
+    def scene_scale(self, geometry: Geometry) -> SceneScale:
+        """What is known as metres a unit of the relative reconstruction: no votes, no spread."""
+        already = geometry.scale.scale.float()
+        ratio = self.metres_per_unit(geometry.depth_m, geometry.intrinsics, geometry.extrinsics, geometry.up)
+        nothing = unit_scale(geometry.depth_m)
+        factor = ratio if self.factor is not None else ratio * already
+        return SceneScale(factor, nothing.per_image, nothing.spread, torch.ones_like(nothing.valid))
 
 
 def _height(points: Tensor, extrinsics: Tensor, up: Tensor) -> Tensor:

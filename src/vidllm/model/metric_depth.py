@@ -9,27 +9,19 @@ length the bins see the scene as a camera of that focal length would, so that ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidllm.model.configuration import MetricDepthConfig
-from vidllm.model.dense_head import DPTDecoder
+from vidllm.model.dpt_head import DPTDecoder
 from vidllm.model.metric_bins import MetricBins, resize
-
-
-@dataclass(frozen=True)
-class MetricDepthOutput:
-    """``depth_m`` (B, F, H, W) metres along the optical axis, ``log_std`` the standard deviation of its logarithm."""
-
-    depth_m: Tensor
-    log_std: Tensor
+from vidllm.model.outputs import MetricDepthOutput
 
 
 class MetricDepthModel(nn.Module):
-    """Encoder taps to metric depth. The bins' mathematics is in float32 under autocast and in half precision too."""
+    """Encoder features to metric depth. The bins are computed in float32, under autocast and in half precision too."""
 
     frames_chunk_size = 4  # frames at a time when no gradient is needed: bounds the memory of the bin maps
 
@@ -42,7 +34,7 @@ class MetricDepthModel(nn.Module):
 
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "B F P C"]],
+        features: Sequence[Float[Tensor, "B F P C"]],
         grid: tuple[int, int],
         image_size: tuple[int, int],
         focal: Float[Tensor, "B F"] | None = None,
@@ -50,7 +42,7 @@ class MetricDepthModel(nn.Module):
         """Depth of every pixel.
 
         Args:
-            taps: patch tokens of four encoder layers, shallow to deep.
+            features: patch tokens of four encoder layers, shallow to deep.
             grid: patch rows and columns.
             image_size: (H, W) in pixels; depth is computed at 8/14 of it and resized.
             focal: focal length in pixels; needed with ``config.canonical_focal``, unused without.
@@ -63,15 +55,17 @@ class MetricDepthModel(nn.Module):
             raise ValueError(
                 f"grid {grid} x patch {self.patch_size} is not the image size {image_size}: resize to multiples of it"
             )
-        flat = [tap.flatten(0, 1) for tap in taps]
+        flat = [feature.flatten(0, 1) for feature in features]
         frames = len(flat[0])
         step = frames if torch.is_grad_enabled() else self.frames_chunk_size
         parts = [self._decode([t[i : i + step] for t in flat], grid, image_size) for i in range(0, frames, step)]
-        depth, log_std = (torch.cat(maps).unflatten(0, taps[0].shape[:2]) for maps in zip(*parts, strict=True))
+        depth, log_std = (torch.cat(maps).unflatten(0, features[0].shape[:2]) for maps in zip(*parts, strict=True))
         return MetricDepthOutput(depth * self._focal_ratio(focal, image_size), log_std)
 
-    def _decode(self, taps: list[Tensor], grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        depth, log_std = self.bins(self.decoder(taps, grid))
+    def _decode(
+        self, features: list[Tensor], grid: tuple[int, int], image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        depth, log_std = self.bins(self.decoder(features, grid))
         both = resize(torch.stack([depth, log_std], dim=1), image_size)
         return both[:, 0], both[:, 1]
 

@@ -12,11 +12,10 @@ detached before Eq 3. The adapter and the encoder get gradients from both sides.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -33,81 +32,31 @@ from vidllm.geometry.precision import full_precision
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.compact_weights import ReadsCompactWeights
 from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
-from vidllm.model.dense_head import DenseHead, dense_taps, tap_widths
-from vidllm.model.encoder import DinoEncoder, EncoderOutput
-from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
-from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
+from vidllm.model.cross_task_adapter import CrossTaskAdapter
+from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
+from vidllm.model.encoder import DinoEncoder
+from vidllm.model.generation import SplicedInputs, VidLLMOutput, holds_tokens, one_cache, run_language_model, splice
+from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.gravity_head import GravityHead
-from vidllm.model.grounding import GroundingDecoder, GroundingOutput
+from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale, known_scale
+from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.patches_3d import PooledPatches, PositionEmbedding, Projector, back_project, voxel_pool
-from vidllm.model.refinement import refine
-from vidllm.model.scale_alignment import SceneScale, align_scale, rescaled, unit_scale
-from vidllm.model.splice import SplicedInputs, splice
+from vidllm.model.outputs import (
+    Cameras,
+    Features,
+    Geometry,
+    GroundingOutput,
+    PooledPatches,
+    SceneOutput,
+    VisualPrefix,
+)
+from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.refinement import adjusted
+from vidllm.model.scale_alignment import align_scale, measured_anew, rescaled, unit_scale
 from vidllm.model.text import encode_parts
 
 ALIGNMENT = 64  # bytes; where torch's own allocations begin
-
-
-@dataclass
-class Features:
-    """The shared encoder's tokens and the adapter's two flows; what is ``known`` of the cameras goes with them."""
-
-    seen: EncoderOutput
-    flows: AdapterOutput
-    image_size: tuple[int, int]
-    known: KnownCameras | None = None
-
-
-@dataclass
-class Cameras:
-    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera.
-
-    ``dense_taps``: the four layers (B,F,P,D) that the dense heads read.
-    """
-
-    attended: GlobalFrameOutput
-    pose_encodings: list[Tensor]
-    up: Tensor
-    dense_taps: list[Tensor]
-
-
-@dataclass
-class Geometry:
-    """The reconstruction in metres. World = first camera's frame; scene = level frame (docs/method.md, section 0).
-
-    extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
-    (B,F,H,W); scene_from_world (B,4,4).
-    """
-
-    extrinsics: Tensor
-    intrinsics: Tensor
-    depth_m: Tensor
-    confidence: Tensor
-    metric_depth_m: Tensor | None
-    scale: SceneScale
-    up: Tensor
-    scene_from_world: Tensor
-
-
-@dataclass
-class VisualPrefix:
-    """What the language model reads of a scene: bridge tokens, then pooled 3D patches.
-
-    tokens (B,T,D) and mask (B,T); patches (B,N,C) pooled features before the projector with their scene positions
-    (B,N,3) in metres and mask (B,N), which the grounding decoder reads; patch_index (B,F*P) tells which of the N each
-    image patch was pooled into (-1: none).
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    patches: Tensor
-    patch_positions: Tensor
-    patch_mask: Tensor
-    patch_index: Tensor
 
 
 class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):  # type: ignore[misc]
@@ -146,10 +95,10 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
         self.gravity_head = GravityHead(2 * width)
-        widths = tap_widths(config)
-        self.depth_head = DenseHead(config.dense_head, widths, 2, "exp", patch)
+        widths = layer_widths(config)
+        self.depth_head = DPTHead(config.dense_head, widths, 2, "exp", patch)
         self.point_head = (
-            DenseHead(config.dense_head, widths, 4, "inv_log", patch) if config.dense_head.point_head else None
+            DPTHead(config.dense_head, widths, 4, "inv_log", patch) if config.dense_head.point_head else None
         )
         self.metric_depth = (
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
@@ -162,108 +111,139 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
         self._built_on_meta = self.grounding.none.is_meta
         self.post_init()
 
-    # ---- the figure, box by box -------------------------------------------------------------------------------
+    # ---- Figure 2 ---------------------------------------------------------------------------------------------
 
-    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
-        """Shared encoder and Cross-Task Adapter (Eqs 1-2)."""
-        seen = self.encoder(pixel_values)
-        return Features(seen, self.adapter(seen.tokens), (pixel_values.shape[-2], pixel_values.shape[-1]))
+    def encode_scene(
+        self,
+        pixel_values: Float[Tensor, "B F 3 H W"],
+        known: KnownScale | None = None,
+        cameras: KnownCameras | None = None,
+        refine: bool | None = None,
+        features: Features | None = None,
+    ) -> SceneOutput:
+        """Figure 2 from left to right, up to what the language model reads: everything before the first question.
 
-    def locate(self, features: Features) -> Cameras:
+        Training takes the same steps (``training/joint.py``, ``training/run.py``). ``known`` scale and ``cameras``
+        replace what is predicted; ``refine``: bundle adjustment, None: as configured; ``features``: encoded already.
+        """
+        # Shared encoder. Cross-task adapter: geometric and semantic stream (Eq 1), bridge tokens between them (Eq 2).
+        features = self.encode(pixel_values) if features is None else features
+        # Geometry: global-frame attention over all frames, then the camera head and the gravity head.
+        predicted = self.predict_cameras(features)
+        # Depth head; metric depth model on the encoder's features; one factor aligns the first to the second.
+        geometry = self.metric_geometry(features, predicted, cameras)
+        # For use, not for training: refined cameras and depth; the scale that a user knows.
+        if self.config.refine if refine is None else refine:
+            geometry = self.refined(features, adjusted(geometry, pixel_values, cameras), cameras)
+        geometry = self.in_metres(geometry, pixel_values, known)
+        # 3D patches: back-projection (Eq 3), position embedding (Eq 4), means over voxels; projector.
+        prefix = self.build_visual_tokens(features, geometry)
+        return SceneOutput(features, geometry, prefix)
+
+    def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+        """Shared encoder and cross-task adapter (Eqs 1-2)."""
+        encoded = self.encoder(pixel_values)
+        return Features(encoded, self.adapter(encoded.tokens), (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    def predict_cameras(self, features: Features) -> Cameras:
         """Global-frame attention and the camera and gravity heads."""
-        taps = self.config.dense_head.tap_layers
-        flows, seen = features.flows, features.seen
-        rider = flows.riders(seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
-        attended = self.attention(flows.geometry, seen.grid, taps, rider)
+        streams, config = features.streams, self.config
+        bridge = streams.frame_bridge() if config.adapter.geometry_rider else None
+        attended = self.attention(streams.geometry, features.encoder.grid, config.dense_head.tap_layers, bridge)
         camera_tokens = attended.special[:, :, 0]
-        read = dense_taps(self.config, seen, attended)
+        read = dense_features(config, features.encoder, attended)
         return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]), read)
 
-    def relative_depth(
+    def predict_depth(
         self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Dense head: relative depth (B,F,H,W) and its confidence; ``frames`` picks some of the frames."""
-        depth, confidence = self.depth_head(self._taps(cameras, frames), image_size)
+        """Depth head: relative depth (B,F,H,W) and its confidence; ``frames`` picks some of the frames."""
+        depth, confidence = self.depth_head(self._dense_features(cameras, frames), image_size)
         return depth[..., 0], confidence
 
-    def relative_points(
+    def predict_points(
         self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Point head: points (B,F,H,W,3) in the first camera's frame at relative scale, and their confidence."""
         if self.point_head is None:
             raise ValueError("this model has no point head (config.dense_head.point_head is False)")
-        return self.point_head(self._taps(cameras, frames), image_size)
+        return self.point_head(self._dense_features(cameras, frames), image_size)
 
-    def _taps(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
-        return cameras.dense_taps if frames is None else [t[:, frames] for t in cameras.dense_taps]
+    def _dense_features(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
+        layers = cameras.dense_features
+        return layers if frames is None else [tokens[:, frames] for tokens in layers]
 
-    def measure(self, features: Features, intrinsics: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def predict_metric_depth(
+        self, features: Features, intrinsics: Tensor, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Metric Depth Model: depth in metres (B,F,H,W) and its log standard deviation."""
         if self.metric_depth is None:
             raise ValueError("this model has no metric depth model (config.metric_depth.enabled is False)")
-        taps = features.seen.taps if frames is None else [t[:, frames] for t in features.seen.taps]
-        kept = intrinsics if frames is None else intrinsics[:, frames]
+        layers, kept = features.encoder.intermediate_features, intrinsics
+        if frames is not None:
+            layers, kept = [tokens[:, frames] for tokens in layers], intrinsics[:, frames]
         focal = (kept[..., 0, 0] * kept[..., 1, 1]).sqrt().detach()
-        output = self.metric_depth(taps, features.seen.grid, features.image_size, focal)
+        output = self.metric_depth(layers, features.encoder.grid, features.image_size, focal)
         return output.depth_m, output.log_std
 
-    def reconstruct_features(self, features: Features) -> Geometry:
-        """Cameras, depth and scale of a scene: the whole geometric branch, in metres."""
-        return self.assemble(features, self.locate(features))
-
-    def assemble(self, features: Features, cameras: Cameras) -> Geometry:
+    def metric_geometry(
+        self, features: Features, cameras: Cameras, known: KnownCameras | None = None
+    ) -> Geometry:
         """Relative geometry and metric depth into metres (docs/method.md, section 6)."""
+        config = self.config.scale
         extrinsics, intrinsics = decode_pose(cameras.pose_encodings[-1].float(), features.image_size)
-        depth, confidence = self.relative_depth(cameras, features.image_size)
+        depth, confidence = self.predict_depth(cameras, features.image_size)
         fitted, up = None, cameras.up
-        if features.known is not None:
-            fitted = features.known.fit(extrinsics, intrinsics, depth)
-            intrinsics, up = fitted.intrinsics, up if features.known.up is None else features.known.up.to(up)
-        metric, scale = None, unit_scale(depth, self.config.scale.unit_m)
+        if known is not None:
+            fitted = known.fit(extrinsics, intrinsics, depth)
+            intrinsics, up = fitted.intrinsics, up if known.up is None else known.up.to(up)
+        metric, scale = None, unit_scale(depth, config.unit_m)
         if self.metric_depth is not None:
-            metric, _ = self.measure(features, intrinsics)
-        if metric is not None and self.config.scale.estimator != "none":
-            scale = align_scale(depth.float(), metric.float(), confidence.float(), self.config.scale)
+            metric, _ = self.predict_metric_depth(features, intrinsics)
+        if metric is not None and config.estimator != "none":
+            scale = align_scale(depth.float(), metric.float(), confidence.float(), config)
         if fitted is not None:
             extrinsics, scale = fitted.place(scale)
-        geometry = _in_metres(extrinsics, intrinsics, depth, confidence, metric, scale, up)
-        if metric is not None and self.config.scale.estimator == "none":
-            return replace(geometry, depth_m=metric)
-        return geometry
+        first = relative_to_first(extrinsics)  # the predicted first pose is only nearly the identity
+        s = scale.scale.to(first.dtype)[:, None, None]
+        metric_pose = torch.cat([first[..., :3, :3], first[..., :3, 3:] * s[..., None]], -1)
+        aligned = metric is None or config.estimator != "none"
+        depth_m = depth * s[..., None].to(depth.dtype) if aligned else metric
+        assert depth_m is not None
+        level = scene_from_world(up.float())
+        return Geometry(metric_pose, intrinsics, depth_m, confidence, metric, scale, up, level)
 
-    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
-        """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens ride in front. Geometry is detached here."""
-        return self.lift_tokens(features.flows.language, features.flows.bridge, features.seen.grid, geometry)
+    def refined(self, features: Features, geometry: Geometry, known: KnownCameras | None) -> Geometry:
+        """An adjusted geometry with its metres measured anew: metric depth is proportional to the focal length."""
+        if geometry.metric_depth_m is None or self.config.scale.estimator == "none":
+            return geometry
+        if known is not None and known.gives_metres:
+            return geometry
+        metric, _ = self.predict_metric_depth(features, geometry.intrinsics)
+        return measured_anew(geometry, metric, self.config.scale)
 
-    def lift_tokens(
-        self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, grid: tuple[int, int], geometry: Geometry
+    def in_metres(
+        self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
+    ) -> Geometry:
+        """The geometry at the scale that is known, else as it is: it was measured already."""
+        return geometry if known is None else rescaled(geometry, known.scene_scale(geometry))
+
+    def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
+        """Scene from world of a video in windows: ``up`` over all of them, ``first`` the first window's geometry."""
+        return scene_from_world(up.float())
+
+    def build_visual_tokens(
+        self, features: Features, geometry: Geometry, embed_positions: bool = True
     ) -> VisualPrefix:
-        """:meth:`lift` of any semantic tokens; without a ``bridge`` nothing rides in front."""
-        return self.pool_patches(tokens, bridge, *self.patch_positions(geometry, grid))
+        """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens in front. Geometry is detached here.
 
-    def pool_patches(
-        self, tokens: Float[Tensor, "B F P C"], bridge: Tensor | None, positions: Tensor, valid: Tensor
-    ) -> VisualPrefix:
-        """The visual prefix of tokens that lie at ``positions`` (B,F,P,3), metres, where ``valid`` (B,F,P)."""
-        if self.config.patches.positions:
-            tokens = tokens + self.position_embedding(positions.to(tokens.dtype))
-        pooled = voxel_pool(
-            tokens.flatten(1, 2), positions.flatten(1, 2), valid.flatten(1, 2),
-            self.config.patches.voxel_size_m, self.config.patches.max_patches,
-        )
-        return self.present(pooled, bridge)
-
-    def present(self, pooled: PooledPatches, bridge: Tensor | None) -> VisualPrefix:
-        """Pooled patches as the language model reads them, projected; bridge tokens ride in front."""
-        prefix, mask = self.projector(pooled.features), pooled.mask
-        if self.config.adapter.language_rider and bridge is not None:
-            rider = self.projector(bridge.flatten(1, -2))
-            prefix = torch.cat([rider, prefix], 1)
-            mask = torch.cat([mask.new_ones(rider.shape[:2]), mask], 1)
-        return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
+        Without ``embed_positions`` the language model is not told where the patches are (the 2D baseline).
+        """
+        streams, (positions, valid) = features.streams, self.patch_positions(geometry, features.encoder.grid)
+        return self.pool_patches(streams.language, streams.bridge, positions, valid, embed_positions)
 
     def patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Patch centres in the scene frame (B,F,P,3), metres, without gradient, and which of them are valid."""
+        """Eq 3: patch centres in the scene frame (B,F,P,3), metres, without gradient, and which of them are valid."""
         with torch.no_grad(), full_precision():
             world, valid = back_project(
                 geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float(), grid,
@@ -273,34 +253,30 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
             scene = torch.einsum("bij,bfpj->bfpi", level[:, :3, :3], world) + level[:, None, None, :3, 3]
         return scene, valid
 
-    def encode_scene(
-        self, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
-        cameras: KnownCameras | None = None, refined: bool | None = None,
-    ) -> tuple[Geometry, VisualPrefix]:  # fmt: skip
-        """Everything before the first question; a ``known`` scale and ``cameras`` go before what is measured."""
-        features = replace(self.see(pixel_values), known=cameras)
-        geometry = self.reconstruct(features, pixel_values, known, refined)
-        return geometry, self.lift(features, geometry)
+    def pool_patches(
+        self,
+        tokens: Float[Tensor, "B F P C"],
+        bridge: Tensor | None,
+        positions: Float[Tensor, "B F P 3"],
+        valid: Bool[Tensor, "B F P"],
+        embed_positions: bool = True,
+    ) -> VisualPrefix:
+        """Eq 4: semantic tokens with the embedding of their positions; means over voxels; projected."""
+        if embed_positions and self.config.patches.positions:
+            tokens = tokens + self.position_embedding(positions.to(tokens.dtype))
+        pooled = voxel_pool(
+            tokens.flatten(1, 2), positions.flatten(1, 2), valid.flatten(1, 2),
+            self.config.patches.voxel_size_m, self.config.patches.max_patches,
+        )
+        return self.project_tokens(pooled, bridge)
 
-    def reconstruct(
-        self, features: Features, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None,
-        refined: bool | None = None,
-    ) -> Geometry:  # fmt: skip
-        """The geometry for use, not for training: ``refined`` (None: as configured), and at the scale that is known."""
-        geometry = self.reconstruct_features(features)
-        if self.config.refine if refined is None else refined:
-            geometry = refine(self, features, geometry, pixel_values)
-        return self.in_metres(geometry, pixel_values, known)
-
-    def in_metres(
-        self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
-    ) -> Geometry:
-        """The geometry at the scale that is known, else as it is: it was measured already."""
-        return geometry if known is None else rescaled(geometry, known_scale(known, geometry))
-
-    def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
-        """Scene from world of a video in windows: ``up`` over all of them, ``first`` the first window's geometry."""
-        return scene_from_world(up.float())
+    def project_tokens(self, pooled: PooledPatches, bridge: Tensor | None) -> VisualPrefix:
+        """Pooled patches in the language model's width; bridge tokens, if any, in front."""
+        prefix, mask = self.projector(pooled.features), pooled.mask
+        if self.config.adapter.language_rider and bridge is not None:
+            front = self.projector(bridge.flatten(1, -2))
+            prefix, mask = torch.cat([front, prefix], 1), torch.cat([mask.new_ones(front.shape[:2]), mask], 1)
+        return VisualPrefix(prefix, mask, pooled.features, pooled.positions, pooled.mask, pooled.inverse)
 
     # ---- language -----------------------------------------------------------------------------------------------
 
@@ -340,7 +316,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
         """Text and scene as one left-padded sequence of embeddings: ``<video>`` becomes the visual prefix."""
         self._check_table()
         if prefix is None and pixel_values is not None:
-            prefix = self.encode_scene(pixel_values)[1]
+            prefix = self.encode_scene(pixel_values).prefix
         embeddings = self.embed_text(input_ids, coordinates)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         visual = None if prefix is None else (prefix.tokens.to(embeddings.dtype), prefix.mask)
@@ -466,22 +442,3 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
     fresh = type(model)(config).state_dict()
     for name in missing:
         tensors[name].data.copy_(fresh[name])
-
-
-def _in_metres(
-    extrinsics: Tensor,
-    intrinsics: Tensor,
-    depth: Tensor,
-    confidence: Tensor,
-    metric: Tensor | None,
-    scale: SceneScale,
-    up: Tensor,
-) -> Geometry:
-    """Scale depth and translations; the first camera's own pose is taken as the world (it is only nearly so)."""
-    first = relative_to_first(extrinsics)
-    s = scale.scale.to(first.dtype)[:, None, None]
-    metric_pose = torch.cat([first[..., :3, :3], first[..., :3, 3:] * s[..., None]], -1)
-    return Geometry(
-        metric_pose, intrinsics, depth * s[..., None].to(depth.dtype), confidence, metric, scale, up,
-        scene_from_world(up.float()),
-    )

@@ -7,33 +7,17 @@ over the cap the voxel grows until the scene fits, the same way every time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vidllm.geometry.precision import full_precision
+from vidllm.model.outputs import PooledPatches
 
 #: Root mean square of a visual token behind the norm: that of a small language model's stream behind its first layer.
 #: Tokens of the size of words (0.1) are overwritten there: what they show is hardly left in the layers that read it.
 TOKEN_SIZE = 10.0
 VOXEL_GROWTH = 1.1  # factor a step when a scene has more voxels than the cap
-
-
-@dataclass(frozen=True)
-class PooledPatches:
-    """Voxel means of a batch of scenes, padded to the longest (at least one place).
-
-    ``features`` (B, T, C), ``positions`` (B, T, 3) mean positions in metres, ``mask`` (B, T) true where a patch is,
-    ``inverse`` (B, N) the pooled index of every input patch (-1 where invalid), ``voxel_size`` (B,) metres used.
-    """
-
-    features: Tensor
-    positions: Tensor
-    mask: Tensor
-    inverse: Tensor
-    voxel_size: Tensor
 
 
 class PositionEmbedding(nn.Module):

@@ -8,8 +8,7 @@ prediction to train through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,28 +16,11 @@ from torch import Tensor
 
 from vidllm.geometry.alignment import huber_log_scale, wls_scale
 from vidllm.model.configuration import ScaleConfig
-
-if TYPE_CHECKING:
-    from vidllm.model.modeling import Geometry
+from vidllm.model.outputs import Geometry, SceneScale
 
 MIN_RELATIVE_DEPTH = 1e-3
 CONFIDENCE_TO_STD = 0.2  # relative depth's standard deviation is about 0.2 / confidence (optimum of c e - 0.2 log c)
 STD_FLOOR = 0.05  # relative error that even the best pixel is assumed to have
-
-
-@dataclass(frozen=True)
-class SceneScale:
-    """Metres per unit of relative depth, and how well the images agree.
-
-    ``scale`` (B,); ``per_image`` (B, F), nan where an image was not sampled or had no valid pixel; ``spread`` (B,)
-    median absolute deviation of the images' factors relative to the scale (0.1 = 10%, nan below two votes);
-    ``valid`` (B,) whether any image voted (the scale is 1 otherwise).
-    """
-
-    scale: Tensor
-    per_image: Tensor
-    spread: Tensor
-    valid: Tensor
 
 
 def unit_scale(depth: Float[Tensor, "B F H W"], unit_m: float = 1.0) -> SceneScale:

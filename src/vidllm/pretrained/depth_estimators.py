@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
+from vidllm.baselines.depth_estimator import depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint
 from vidllm.model.auto import load_with_report
-from vidllm.model.depth_estimator import depth_input, metric_config
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.licences import Licence
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.io.atomic import atomic_folder
-from vidllm.model.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor

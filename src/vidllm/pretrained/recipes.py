@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from vidllm.baselines.cascade import CascadeConfig
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.auto import load_config
-from vidllm.model.cascade import CascadeConfig
 from vidllm.model.configuration import PRESETS, DenseHeadConfig, EncoderConfig, VidLLMConfig, preset
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config

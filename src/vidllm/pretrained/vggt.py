@@ -20,7 +20,7 @@ from vidllm.geometry.cameras import decode_pose
 from vidllm.io.weight_files import Checkpoint
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseHeadConfig, EncoderConfig
-from vidllm.model.dense_head import DenseHead
+from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.pretrained import licences
@@ -115,8 +115,8 @@ class VGGTReconstruction(nn.Module):
         self.encoder = DinoEncoder(parts.encoder)
         self.attention = GlobalFrameAttention(parts.attention, width)
         self.camera_head = CameraHead(parts.camera, 2 * width, parts.camera_activations)
-        self.depth_head = DenseHead(parts.depth[0], 2 * width, 2, **parts.depth[1])
-        self.point_head = None if parts.points is None else DenseHead(parts.points[0], 2 * width, 4, **parts.points[1])
+        self.depth_head = DPTHead(parts.depth[0], 2 * width, 2, **parts.depth[1])
+        self.point_head = None if parts.points is None else DPTHead(parts.points[0], 2 * width, 4, **parts.points[1])
 
     def forward(self, images: Float[Tensor, "... 3 H W"]) -> dict[str, Tensor]:
         """Cameras, depth and points of (B, F, 3, H, W) or (F, 3, H, W) images in [0, 1].
@@ -134,11 +134,13 @@ class VGGTReconstruction(nn.Module):
         attended = self.attention(seen.tokens, seen.grid, self._taps())
         pose = self.camera_head(attended.special[:, :, 0])[-1]
         extrinsics, intrinsics = decode_pose(pose, size, fov_limits=None)
-        depth, depth_conf = self._dense(self.depth_head, attended.taps, size)
+        depth, depth_conf = self._dense(self.depth_head, attended.intermediate_features, size)
         found = {"pose_enc": pose, "extrinsics": extrinsics, "intrinsics": intrinsics}
         found |= {"depth": depth, "depth_conf": depth_conf}
         if self.point_head is not None:
-            found["world_points"], found["world_points_conf"] = self._dense(self.point_head, attended.taps, size)
+            found["world_points"], found["world_points_conf"] = self._dense(
+                self.point_head, attended.intermediate_features, size
+            )
         return found
 
     def _taps(self) -> list[int]:
@@ -146,7 +148,7 @@ class VGGTReconstruction(nn.Module):
         return sorted({index for head in heads if head is not None for index in head.config.tap_layers})
 
     @staticmethod
-    def _dense(head: DenseHead, taps: dict[int, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _dense(head: DPTHead, taps: dict[int, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         return head([taps[index] for index in head.config.tap_layers], size)
 
 

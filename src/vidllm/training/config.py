@@ -72,7 +72,7 @@ class TrainConfig(LoopConfig):
     patch_point_weight: float = 2.0  # auxiliary: the 3D point of each patch
     bearing_weight: float = 0.0  # of its direction from the first camera, within that loss
     semantic_weight: float = 1.0  # auxiliary: category and colour of each patch
-    naming_weight: float = 1.0  # auxiliary: the semantic flow is drawn to the patches' names
+    naming_weight: float = 1.0  # auxiliary: the semantic stream is drawn to the patches' names
     word_weight: float = 0.5  # auxiliary: where five heads of the language model look (words)
     resemble_weight: float = 0.3  # auxiliary: visual tokens are drawn to the words of what they show (words)
     place_weight: float = 0.3  # auxiliary: visual tokens, nouns and answers tell where things are (positions)

@@ -20,7 +20,8 @@ from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
 from vidllm.model.auto import load_pretrained
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
 from vidllm.scene import TINY
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
@@ -130,8 +131,8 @@ class FinetuneRun(Trainable):
         return language_losses(self.model, prefix, batch.packed, (before, after), self.start)
 
     def _lift(self, scene: SeenScene) -> VisualPrefix:
-        flows = self.model.adapter(scene.tokens)
-        return self.model.pool_patches(flows.language, flows.bridge, scene.positions, scene.valid)
+        streams = self.model.adapter(scene.tokens)
+        return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
         """``model``, as ``vidllm.load`` reads it; with LoRA also ``adapter``, its matrices alone in peft's format."""

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
-from vidllm.model.modeling import Cameras, Features, Geometry, VidLLMForConditionalGeneration, VisualPrefix
-from vidllm.model.scale_alignment import SceneScale
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Cameras, Features, Geometry, SceneScale, VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
 from vidllm.training.losses.camera import camera_loss
@@ -53,8 +53,8 @@ def geometry_losses(
 ) -> tuple[Losses, Features, Cameras, GeometryTargets]:
     """L_recon + L_MD + gravity (+ supervision) of a batch; dense heads are supervised on ``frames``."""
     targets = normalise(batch.depth_m, batch.extrinsics, batch.intrinsics)
-    features = model.see(batch.images)
-    cameras = model.locate(features)
+    features = model.encode(batch.images)
+    cameras = model.predict_cameras(features)
     terms = {
         "camera": config.camera_weight * _camera_term(cameras, targets, config),
         "gravity": config.gravity_weight * _gravity_term(cameras.up, batch.up),
@@ -85,13 +85,13 @@ def _dense_terms(
     frames: Tensor,
 ) -> dict[str, Tensor]:
     size, valid = features.image_size, targets.valid[:, frames]
-    depth = *model.relative_depth(cameras, size, frames), targets.depth[:, frames], valid
+    depth = *model.predict_depth(cameras, size, frames), targets.depth[:, frames], valid
     terms = {"depth": config.depth_weight * _depth_term(*depth, config)}
     if model.point_head is not None and config.point_weight > 0:
-        points = *model.relative_points(cameras, size, frames), targets.points[:, frames], valid
+        points = *model.predict_points(cameras, size, frames), targets.points[:, frames], valid
         terms["points"] = config.point_weight * _point_term(*points, config)
     if model.metric_depth is not None and config.metric_weight > 0:
-        metric, _ = model.measure(features, targets.intrinsics, frames)
+        metric, _ = model.predict_metric_depth(features, targets.intrinsics, frames)
         terms["metric"] = config.metric_weight * metric_depth_loss(metric, targets.depth_m[:, frames], valid)
     return terms
 

@@ -21,10 +21,11 @@ from vidllm.datasets.language import language_from_record
 from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.configuration import preset
+from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
 from vidllm.training.joint import Losses
-from vidllm.training.packing import IGNORE, Text
+from vidllm.training.packing import Text
 from vidllm.training.run import PATCH_SIZE, training_device
 from vidllm.training.starting import VOCABULARY
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer
@@ -111,10 +112,10 @@ def _padded(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     """Ids, labels and attention mask (B,L) of texts, padded at the end."""
     longest = max(len(t.ids) for t in texts)
     ids = torch.zeros(len(texts), longest, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE)
+    labels = torch.full_like(ids, IGNORE_INDEX)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
         known = torch.tensor(text.ids)
         ids[row, : len(known)], mask[row, : len(known)] = known, 1
-        labels[row, : len(known)] = torch.where(torch.tensor(text.scored), known, IGNORE)
+        labels[row, : len(known)] = torch.where(torch.tensor(text.scored), known, IGNORE_INDEX)
     return ids, labels, mask

@@ -2,8 +2,8 @@
 
 A text sees the scene's prefix and itself. So the prefix attends to the prefix, and every chunk of text tokens to the
 prefix and to the few tokens before it that its texts can reach: the same numbers as the dense form, in less than half
-the time for tiny's lengths. Registered with transformers as the attention implementation ``packed_texts``; without the
-lengths (``packed_prefix``, ``packed_reach``) it is plain attention.
+the time for tiny's lengths. Registered with transformers as the attention implementation ``packed_texts``; without
+lengths (``packed``) it is plain attention.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    packed_prefix: int = 0,
-    packed_reach: int = 0,
+    packed: tuple[int, int] = (0, 0),
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention interface of transformers: query (B,H,S,d), key and value (B,G,S,d), additive mask (B,1,S,S).
 
-    ``packed_prefix`` tokens come first; no text is longer than ``packed_reach``. Returns (B,S,H,d).
+    ``packed``: how many tokens of the prefix come first, and the length of the longest text. Returns (B,S,H,d).
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     length = query.shape[2]
-    if packed_prefix == 0 or attention_mask is None or length == 1:
+    first, reach = packed
+    if first == 0 or attention_mask is None or length == 1:
         return _attend(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
-    first = packed_prefix
     blocks = [_attend(query[:, :, :first], key[:, :, :first], value[:, :, :first],
                       attention_mask[:, :, :first, :first], scale)]  # fmt: skip
     for start in range(first, length, CHUNK):
-        end, back = min(length, start + CHUNK), max(first, start - packed_reach)
+        end, back = min(length, start + CHUNK), max(first, start - reach)
         k, v, mask = (
             torch.cat([x.narrow(d, 0, first), x.narrow(d, back, end - back)], d)
             for x, d in ((key, 2), (value, 2), (attention_mask[:, :, start:end], 3))

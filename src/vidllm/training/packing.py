@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORE = -100
+from vidllm.model.generation import run_backbone
+from vidllm.model.text import IGNORE_INDEX
 
 
 @dataclass
@@ -59,7 +59,7 @@ def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -
     kept = [_fit(texts, max_tokens) for texts in scenes]
     length = max(1, max(sum(len(t.ids) for t in texts) for texts in kept))
     rows = torch.zeros(4, len(kept), length, dtype=torch.long)
-    rows[1].fill_(IGNORE)
+    rows[1].fill_(IGNORE_INDEX)
     points: list[list[tuple[float, float, float]]] = []
     grounds: list[list[tuple[int, list[list[float]]]]] = []
     for b, texts in enumerate(kept):
@@ -70,7 +70,7 @@ def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -
             end = at + len(text.ids)
             ids = torch.tensor(text.ids)
             rows[0, b, at:end], rows[2, b, at:end] = ids, s + 1
-            rows[1, b, at:end] = torch.where(torch.tensor(text.scored), ids, IGNORE)
+            rows[1, b, at:end] = torch.where(torch.tensor(text.scored), ids, IGNORE_INDEX)
             rows[3, b, at:end] = torch.arange(len(text.ids))
             points[-1].extend(text.coordinates)
             if text.boxes is not None:
@@ -143,15 +143,14 @@ def packed_hidden(
     """Last hidden states of the packed texts."""
     mask = packed_mask(prefix_mask, packed.segment)
     positions = packed_positions(prefix_mask, packed.position)
-    backbone: Any = language_model.base_model
     whole = torch.cat([prefix.to(text.dtype), text], 1)
     bias = torch.zeros(mask.shape, dtype=whole.dtype, device=whole.device)
     bias = bias.masked_fill(~mask, torch.finfo(whole.dtype).min)
-    out = backbone(
-        inputs_embeds=whole, attention_mask=bias, position_ids=positions, use_cache=False,
-        packed_prefix=prefix.shape[1], packed_reach=int(packed.position.max()),
+    states = run_backbone(
+        language_model, inputs_embeds=whole, attention_mask=bias, position_ids=positions,
+        packed=(prefix.shape[1], int(packed.position.max())),
     )
-    return out.last_hidden_state[:, prefix.shape[1] :]
+    return states[:, prefix.shape[1] :]
 
 
 def packed_cross_entropy(
@@ -159,7 +158,7 @@ def packed_cross_entropy(
 ) -> tuple[Tensor, Float[Tensor, ""]]:
     """Next-token cross-entropy over scored tokens (mean), and the share predicted right."""
     labels = packed.labels[:, 1:]
-    scored = labels != IGNORE
+    scored = labels != IGNORE_INDEX
     logits = head(hidden[:, :-1][scored]).float()
     wanted = labels[scored]
     if len(wanted) == 0:

@@ -25,7 +25,7 @@ from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.auto import KINDS, load_config
+from vidllm.model.auto import kind_of, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.text import read_tokenizer
@@ -285,7 +285,7 @@ def _start_told(config: AnyConfig) -> str:
 def check_start(place: str) -> None:
     """ValueError where a folder lacks weights of the model it describes, or has them in another shape."""
     settings = load_config(place)
-    check_weights(open_checkpoint(place), settings, KINDS[settings.model_type][1])
+    check_weights(open_checkpoint(place), settings, kind_of(settings.model_type)[1])
 
 
 def _teacher_told(place: str, which: str) -> str:

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vidllm.io.atomic import atomic_path
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.configuration import EncoderConfig
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
 from vidllm.training.augment import augment
@@ -32,7 +34,7 @@ from vidllm.training.supervision.oracle_features import OracleFeatures
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker
 from vidllm.training.trainable import Trainable
 
-PATCH_SIZE = 14
+PATCH_SIZE = EncoderConfig.patch_size  # that of every preset
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
 GEOMETRY = ("window", "posed")  # kinds of steps without language
@@ -224,8 +226,8 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
         geometry = true_geometry(targets, batch.up)
     else:
         with torch.no_grad():
-            geometry = run.model.assemble(features, cameras)
-    said = _language(run, batch, run.model.lift(features, geometry), rng)
+            geometry = run.model.metric_geometry(features, cameras)
+    said = _language(run, batch, run.model.build_visual_tokens(features, geometry), rng)
     return Losses(losses.terms | said.terms, losses.figures | said.figures)
 
 
@@ -235,13 +237,15 @@ def _language_alone(run: Run, batch: Batch, step: int, rng: np.random.Generator,
     geometry = true_geometry(targets, batch.up)
     if named:
         tokens = run.oracle.features(batch.category, batch.colour, batch.material)
-        rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
-        return _language(run, batch, run.model.lift_tokens(tokens, None, (rows, columns), geometry), rng)
+        patch = run.model.config.encoder.patch_size
+        rows, columns = (side // patch for side in batch.images.shape[-2:])
+        positions, valid = run.model.patch_positions(geometry, (rows, columns))
+        return _language(run, batch, run.model.pool_patches(tokens, None, positions, valid), rng)
     with torch.no_grad():
-        features = run.model.see(batch.images)
+        features = run.model.encode(batch.images)
         if _coin(run.config, step, rng) >= true_geometry_share(step, run.config):
-            geometry = run.model.reconstruct_features(features)
-    return _language(run, batch, run.model.lift(features, geometry), rng)
+            geometry = run.model.metric_geometry(features, run.model.predict_cameras(features))
+    return _language(run, batch, run.model.build_visual_tokens(features, geometry), rng)
 
 
 def _coin(config: TrainConfig, step: int, rng: np.random.Generator) -> float:

@@ -101,9 +101,9 @@ class SceneCache:
     def _see(self, video: Path) -> SeenScene:
         parameter = next(self.model.encoder.parameters())
         images = self.reader.read(video, self.frames).images[None].to(parameter.device, parameter.dtype)
-        features = self.model.see(images)
-        geometry = self.model.reconstruct_features(features)
-        positions, valid = self.model.patch_positions(geometry, features.seen.grid)
-        tokens = features.seen.tokens
+        features = self.model.encode(images)
+        geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
+        positions, valid = self.model.patch_positions(geometry, features.encoder.grid)
+        tokens = features.encoder.tokens
         half = tokens.half()
         return SeenScene(half if bool(half.isfinite().all()) else tokens.float(), positions, valid)

@@ -127,9 +127,9 @@ class Stage1Run(Trainable):
     def losses(self, batch: Batch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 5 on a batch."""
         config = self.config
-        features = self.model.see(batch.images)
-        teacher = Streams(*(sight.on_grid(batch, features.seen.grid) for sight in (self.geometry, self.language)))
-        student = self.projections(features.flows.geometry, features.flows.language)
+        features = self.model.encode(batch.images)
+        teacher = Streams(*(sight.on_grid(batch, features.encoder.grid) for sight in (self.geometry, self.language)))
+        student = self.projections(features.streams.geometry, features.streams.language)
         found = distillation_losses(student, teacher, config.structure)
         weights = {
             "geo": config.geometry_weight, "lang": config.language_weight, "structure": config.structure_weight

@@ -131,7 +131,9 @@ class LanguageTeacherRun(Trainable):
         config = self.config
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
-        prefix = self.model.lift_tokens(self._patches(batch, (rows, columns)), None, (rows, columns), geometry)
+        prefix = self.model.pool_patches(
+            self._patches(batch, (rows, columns)), None, *self.model.patch_positions(geometry, (rows, columns))
+        )
         texts = draw_texts(batch, self.texts, rng, config.questions, config.references, config.captions)
         packed = pack(texts, self.model.config.loc_token_id, self.start.max_text_tokens).to(self.device)
         before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)

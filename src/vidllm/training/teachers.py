@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.io.weight_files import open_checkpoint, settings_in
 from vidllm.model.auto import load_pretrained, load_with_report
-from vidllm.model.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.weight_check import check_finite
 from vidllm.pretrained.clip import CLIP_L_336
@@ -107,17 +107,17 @@ class GeometryTeacher(Teacher):
 
     def _tokens(self, images: Tensor) -> Tensor:
         if isinstance(self.model, VidLLMForConditionalGeneration):
-            features = self.model.see(images)
+            features = self.model.encode(images)
             if self.source == "encoder":
-                return features.flows.geometry
-            taps = self.model.locate(features).attended.taps
-            return taps[max(taps)]
+                return features.streams.geometry
+            layers = self.model.predict_cameras(features).attended.intermediate_features
+            return layers[max(layers)]
         assert isinstance(self.model, VGGTReconstruction)
         seen = self.model.encoder(images)
         if self.source == "encoder":
             return seen.tokens
         last = self.model.parts.attention.depth - 1
-        return self.model.attention(seen.tokens, seen.grid, [last]).taps[last]
+        return self.model.attention(seen.tokens, seen.grid, [last]).intermediate_features[last]
 
     def _settings(self) -> str:
         return self.source

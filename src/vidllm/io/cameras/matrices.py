@@ -139,19 +139,6 @@ def intrinsics_of_array(path: Path) -> Intrinsics:
     return Intrinsics(counted(np.stack([np.asarray(m) for m in matrices]), path), where=str(path))
 
 
-def poses_of_array(path: Path) -> PerFrame:
-    """``.npy``: (N,4,4) or (N,3,4) of the source's frames 0, 1, 2, ...; or rows as in a text file of poses."""
-    from vidllm.io.cameras.tables import poses_of_rows
-
-    array = read_npy(path)
-    if array.ndim == 2 and len(array):
-        places = [f"row {n}" for n in range(len(array))]
-        return poses_of_rows([[repr(x) for x in row] for row in array.tolist()], places, path)
-    if array.ndim != 3 or array.shape[1:] not in ((3, 4), (4, 4)) or not len(array):
-        raise ValueError(f"{path}: expected poses (N, 4, 4) or (N, 3, 4), got an array of {array.shape}")
-    return counted(whole_poses(array, [f"row {n}" for n in range(len(array))], path), path)
-
-
 def whole_poses(array: np.ndarray, places: list[str], path: Path) -> Float[np.ndarray, "N 4 4"]:
     """(N,3,4) or (N,4,4) as (N,4,4); ValueError for another last row, naming its place."""
     poses = np.tile(np.eye(4), (len(array), 1, 1))

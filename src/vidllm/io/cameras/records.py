@@ -8,15 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from vidllm.io.frame_names import number_of, stem, times_of
-
-if TYPE_CHECKING:
-    from vidllm.frames import Frames
 
 TIME_TOLERANCE_S = 0.02  # between a frame and its pose (the TUM RGB-D tools' own default)
 
@@ -59,16 +55,6 @@ class PerFrame:
         if row >= len(self.places):
             return self.where if not short else f"camera {row}"
         return self.places[row] if short else f"{self.where}: {self.places[row]}"
-
-    def of(self, frames: Frames, begin: int | None = None) -> np.ndarray:
-        """The matrices (F, ...) of the used frames; ValueError names the first frame that has none."""
-        return self.matrices[self.rows(frames, begin)]
-
-    def rows(self, frames: Frames, begin: int | None = None) -> list[int]:
-        """The row of each used frame. ``begin``: how many used frames went before, where these are a part of them."""
-        from vidllm.io.cameras.matching import rows_of
-
-        return rows_of(self, frames, begin)
 
     @property
     def keyed(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from vidllm.io.cameras.matrices import counted, read_intrinsics_text, whole_poses
+from vidllm.io.cameras.matrices import counted, read_intrinsics_text, read_npy, whole_poses
 from vidllm.io.cameras.records import Intrinsics, PerFrame, per_word, pinhole
 from vidllm.io.text_files import data_lines, number, read_text
 
@@ -71,6 +71,17 @@ def poses_of_rows(rows: list[list[str]], places: list[str], path: Path, has_cloc
     if has_clock:
         return found
     return PerFrame(poses, numbers=found.numbers, where=str(path), places=places)
+
+
+def poses_of_array(path: Path) -> PerFrame:
+    """``.npy``: (N,4,4) or (N,3,4) of the source's frames 0, 1, 2, ...; or rows as in a text file of poses."""
+    array = read_npy(path)
+    if array.ndim == 2 and len(array):
+        places = [f"row {n}" for n in range(len(array))]
+        return poses_of_rows([[repr(x) for x in row] for row in array.tolist()], places, path)
+    if array.ndim != 3 or array.shape[1:] not in ((3, 4), (4, 4)) or not len(array):
+        raise ValueError(f"{path}: expected poses (N, 4, 4) or (N, 3, 4), got an array of {array.shape}")
+    return counted(whole_poses(array, [f"row {n}" for n in range(len(array))], path), path)
 
 
 def poses_of_quaternions(

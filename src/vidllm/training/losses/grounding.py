@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidllm.geometry.boxes import diou_loss
-from vidllm.model.grounding import MASKED, GroundingOutput, points_in_boxes
+from vidllm.model.grounding import MASKED, points_in_boxes
+from vidllm.model.outputs import GroundingOutput
 
 ENLARGE = 1.1  # of a target's box, and
 MARGIN_M = 0.1  # more on each side length: patches lie on surfaces, and depth is not exact

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from vidllm.datasets.shards import LabelSpace
-from vidllm.model.modeling import Cameras, Features, VidLLMForConditionalGeneration, VisualPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Cameras, Features, VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
 from vidllm.training.losses.correspondence import Matches, correspondences
@@ -53,7 +54,7 @@ class GeometryOutputs:
         targets, patch_size = self.targets, self.model.config.encoder.patch_size
         with torch.no_grad():
             return correspondences(
-                targets.depth_m, targets.extrinsics, targets.intrinsics, self.features.seen.grid, patch_size,
+                targets.depth_m, targets.extrinsics, targets.intrinsics, self.features.encoder.grid, patch_size,
                 self.partner,
             )  # fmt: skip
 

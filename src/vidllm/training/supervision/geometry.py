@@ -25,7 +25,7 @@ class PatchLabels(Supervision[GeometryOutputs]):
         """``semantic``, and accuracies on objects; nothing for clips that name nothing."""
         if not batch.named:
             return {}, {}
-        language = outputs.features.flows.language
+        language = outputs.features.streams.language
         semantic, figures = self.heads.semantic_loss(language, batch.category, batch.colour, batch.material)
         return {"semantic": self.weight * semantic}, figures
 
@@ -41,10 +41,10 @@ class PatchPoints(Supervision[GeometryOutputs]):
         model, targets = outputs.model, outputs.targets
         with torch.no_grad():
             points, valid = back_project(
-                targets.depth, targets.intrinsics, _scaled(targets), outputs.features.seen.grid,
+                targets.depth, targets.intrinsics, _scaled(targets), outputs.features.encoder.grid,
                 model.config.encoder.patch_size,
             )  # fmt: skip
-        last = outputs.cameras.attended.taps[max(model.config.dense_head.tap_layers)]
+        last = outputs.cameras.attended.intermediate_features[max(model.config.dense_head.tap_layers)]
         loss = self.heads.point_loss(last, points, valid, self.config.bearing_weight)
         return {"patch_points": self.weight * loss}, {}
 
@@ -72,7 +72,7 @@ class Naming(Supervision[GeometryOutputs]):
         if not batch.named:
             return {}, {}
         named = self.oracle.features(batch.category, batch.colour, batch.material)
-        loss = naming_loss(outputs.features.flows.language, named, batch.category)
+        loss = naming_loss(outputs.features.streams.language, named, batch.category)
         return {"naming": self.weight * loss}, {}
 
 
@@ -86,7 +86,7 @@ class Correspondence(Supervision[GeometryOutputs]):
         """``correspondence``; nothing for a single frame."""
         if outputs.frames == 1:
             return {}, {}
-        matches, stream = outputs.matches, outputs.features.flows.geometry.float()
+        matches, stream = outputs.matches, outputs.features.streams.geometry.float()
         loss = correspondence_loss(self.heads.match(stream), matches.index, matches.valid, outputs.partner)
         return {"correspondence": self.weight * loss}, {}
 

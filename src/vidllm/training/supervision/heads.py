@@ -1,8 +1,9 @@
 """Auxiliary heads of small-scale training (ours): dense supervision that the rooms give for nothing.
 
 They read the adapter's tokens, are trained with the model and are left behind when it is saved: a per-patch category,
-colour and material on the semantic flow, a projection for the correspondence loss on the geometric flow, the 3D point
-of each patch read straight from the last tapped layer of global-frame attention, for all frames at next to no cost.
+colour and material on the semantic stream, a projection for the correspondence loss on the geometric stream, the 3D
+point of each patch read straight from the last layer of global-frame attention that is kept, for all frames at next to
+no cost.
 """
 
 from __future__ import annotations

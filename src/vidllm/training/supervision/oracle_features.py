@@ -4,7 +4,7 @@ A small model that learns to see and to speak at once, from nothing, does neithe
 patches that mean nothing yet, and so gives them no gradient. The rooms know what each patch shows. Its category, colour
 and material have fixed random vectors; their sum is the patch's *named* feature.
 
-* Seeing: the semantic flow is drawn to the named features (:func:`naming_loss`), which makes it the expected name.
+* Seeing: the semantic stream is drawn to the named features (:func:`naming_loss`), which makes it the expected name.
 * Speaking: the language half (position embedding, projector, LM, grounding decoder) can be trained on the named
   features themselves, with no vision at all, in a fraction of a step's time and in another process.
 
@@ -48,7 +48,7 @@ class OracleFeatures:
 def naming_loss(
     language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
 ) -> Tensor:
-    """Mean squared distance of the semantic flow from the named features; objects weigh more than the shell."""
+    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell."""
     weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
     error = (language.float() - named).square().mean(-1)
     return (error * weight).sum() / weight.sum()

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidllm.model.modeling import VisualPrefix
+from vidllm.model.outputs import VisualPrefix
 from vidllm.training.losses.targets import masked_mean
 
 SEED = 11_26

@@ -25,10 +25,11 @@ from transformers import PreTrainedTokenizerBase
 
 from vidllm.datasets.words import plural
 from vidllm.model.grounding import points_in_boxes
-from vidllm.model.modeling import VisualPrefix
+from vidllm.model.outputs import VisualPrefix
+from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.lora import weight_of
 from vidllm.training.losses.targets import masked_mean
-from vidllm.training.packing import IGNORE, PackedTexts
+from vidllm.training.packing import PackedTexts
 from vidllm.training.supervision.positions import THINGS, text_positions_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
@@ -210,7 +211,7 @@ class WordAttention:
             for place in range(1, len(ids)):
                 if segments[place] != segments[place - 1]:
                     begin = place
-                elif labels[place] != IGNORE and labels[place - 1] == IGNORE:
+                elif labels[place] != IGNORE_INDEX and labels[place - 1] == IGNORE_INDEX:
                     stops = [at for at in range(begin, place - 3) if ids[at] in self._vocabulary.stop]
                     asks = stops[-1] if stops else begin
                     asked = [places[at] for at in range(asks, place) if at in places]

@@ -7,7 +7,7 @@ import torch
 from small_model import small_config
 
 from vidllm.model.configuration import DenseHeadConfig
-from vidllm.model.dense_head import DenseHead, DPTDecoder, position_map
+from vidllm.model.dpt_head import DPTDecoder, DPTHead, position_map
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 
 CONFIG = DenseHeadConfig(features=16, out_channels=(8, 12, 16, 16), tap_layers=(0, 1, 2, 3), frames_chunk_size=2)
@@ -18,7 +18,7 @@ def taps(batch: int, frames: int, patches: int) -> list[torch.Tensor]:
 
 
 def test_chunked_equals_unchunked():
-    head = DenseHead(CONFIG, 20, 4, "inv_log").eval()
+    head = DPTHead(CONFIG, 20, 4, "inv_log").eval()
     tokens = taps(2, 3, 12)
     chunked = head(tokens, (42, 56))
     head.config = DenseHeadConfig(**{**vars(CONFIG), "frames_chunk_size": 100})
@@ -38,13 +38,13 @@ def test_sizes_of_the_pyramid(grid: tuple[int, int]):
 
 
 def test_outputs_have_the_image_size_and_range():
-    depth, confidence = DenseHead(CONFIG, 20, 2, "exp").eval()(taps(2, 3, 12), (42, 56))
+    depth, confidence = DPTHead(CONFIG, 20, 2, "exp").eval()(taps(2, 3, 12), (42, 56))
     assert depth.shape == (2, 3, 42, 56, 1) and confidence.shape == (2, 3, 42, 56)
     assert (depth > 0).all() and (confidence >= 1).all()
 
 
 def test_half_precision_gives_float32():
-    head, tokens = DenseHead(CONFIG, 20, 2, "exp").eval(), taps(1, 2, 12)
+    head, tokens = DPTHead(CONFIG, 20, 2, "exp").eval(), taps(1, 2, 12)
     depth, confidence = head(tokens, (42, 56))
     half, half_confidence = head.bfloat16()([t.bfloat16() for t in tokens], (42, 56))
     assert half.dtype == half_confidence.dtype == torch.float32
@@ -53,14 +53,14 @@ def test_half_precision_gives_float32():
 
 
 def test_frames_are_independent():
-    head = DenseHead(CONFIG, 20, 2, "exp").eval()
+    head = DPTHead(CONFIG, 20, 2, "exp").eval()
     tokens = taps(1, 3, 12)
     alone = head([t[:, 1:2] for t in tokens], (42, 56))[0]
     torch.testing.assert_close(head(tokens, (42, 56))[0][:, 1:2], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_checkpointing_gives_the_same_gradients():
-    head, tokens, gradients = DenseHead(CONFIG, 20, 2, "exp").train(), taps(1, 2, 4), []
+    head, tokens, gradients = DPTHead(CONFIG, 20, 2, "exp").train(), taps(1, 2, 4), []
     for head.gradient_checkpointing in (False, True):
         head.zero_grad()
         head(tokens, (28, 28))[0].mean().backward()
@@ -78,13 +78,13 @@ def test_position_map_is_odd_in_the_sines_and_knows_the_aspect():
 
 def test_bad_arguments_raise():
     with pytest.raises(ValueError, match="divisible by 8"):
-        DenseHead(DenseHeadConfig(features=12), 20, 2, "exp")
+        DPTHead(DenseHeadConfig(features=12), 20, 2, "exp")
     with pytest.raises(ValueError, match="unknown activation"):
-        DenseHead(CONFIG, 20, 2, "softmax")
-    with pytest.raises(ValueError, match="four taps"):
+        DPTHead(CONFIG, 20, 2, "softmax")
+    with pytest.raises(ValueError, match="tokens of four"):
         DPTDecoder(20, 16, (8, 12, 16, 16))([torch.randn(1, 4, 20)] * 3, (2, 2))
     with pytest.raises(ValueError, match="16 patches, got 12"):
-        DenseHead(CONFIG, 20, 2, "exp")(taps(1, 1, 12), (56, 56))
+        DPTHead(CONFIG, 20, 2, "exp")(taps(1, 1, 12), (56, 56))
 
 
 def test_the_finest_maps_may_be_read_from_the_encoder():
@@ -96,10 +96,10 @@ def test_the_finest_maps_may_be_read_from_the_encoder():
     width = config.encoder.hidden_size
     assert [norm.normalized_shape[0] for norm in model.depth_head.decoder.norm] == [width, width, 2 * width, 2 * width]
     images = torch.rand(1, 2, 3, 28, 42)
-    features = model.see(images)
-    cameras = model.locate(features)
-    assert torch.equal(cameras.dense_taps[1], features.seen.taps[1])
-    depth, _ = model.relative_depth(cameras, features.image_size, torch.tensor([1]))
+    features = model.encode(images)
+    cameras = model.predict_cameras(features)
+    assert torch.equal(cameras.dense_features[1], features.encoder.intermediate_features[1])
+    depth, _ = model.predict_depth(cameras, features.image_size, torch.tensor([1]))
     assert depth.shape == (1, 1, 28, 42)
     config.dense_head.encoder_taps = 5
     with pytest.raises(ValueError, match="encoder_taps is 5: expected 0 to 4"):

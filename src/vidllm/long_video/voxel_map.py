@@ -14,13 +14,13 @@ from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
 from vidllm.model.configuration import PatchesConfig
-from vidllm.model.modeling import VisualPrefix
-from vidllm.model.patches_3d import PooledPatches, voxel_pool
+from vidllm.model.outputs import PooledPatches, VisualPrefix
+from vidllm.model.patches_3d import voxel_pool
 
 Embedding = Callable[[Tensor], Tensor]
 
 
-class PatchMap:
+class VoxelMap:
     """Pooled patches of one scene: features (N,C), positions (N,3) in metres of the scene frame, counts (N).
 
     ``embedding`` takes positions to what was added to the features for them; None where nothing was.

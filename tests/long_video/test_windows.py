@@ -14,14 +14,14 @@ from vidllm.geometry.cameras import invert_extrinsics, pixel_centres
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.geometry.sim3 import Sim3
-from vidllm.model import windows
+from vidllm.long_video import windows
+from vidllm.long_video.reconstruction import WindowedReconstruction
+from vidllm.long_video.voxel_map import VoxelMap
+from vidllm.long_video.windows import Chain, window_sizes, windows_of
 from vidllm.model.configuration import PatchesConfig, WindowsConfig
 from vidllm.model.known_scale import KnownLength, KnownScale
-from vidllm.model.modeling import Geometry, VisualPrefix
-from vidllm.model.patch_map import PatchMap
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.patches_3d import PositionEmbedding, voxel_pool
-from vidllm.model.scale_alignment import SceneScale
-from vidllm.model.windows import Chain, WindowedReconstruction, window_sizes, windows_of
 
 # ---- which frames ---------------------------------------------------------------------------------------------------
 
@@ -123,9 +123,9 @@ def camera_errors(extrinsics, truth):
 
 def test_exact_windows_of_any_scale_are_chained_exactly():
     truth, depth, extrinsics, found, chain = chained(60, 8, 3, scales=(1.0, 0.4, 3.0), votes=False)
-    assert all(joint.residual < 1e-5 for joint in chain.joints) and len(chain.joints) == 11
+    assert all(joint.residual < 1e-5 for joint in chain.registrations) and len(chain.registrations) == 11
     distance, angle = camera_errors(extrinsics, truth)
-    assert distance < 1e-3 and angle < 0.01  # float32, over eleven joints
+    assert distance < 1e-3 and angle < 0.01  # float32, over eleven registrations
     assert torch.allclose(found.double(), depth, rtol=1e-4)
 
 
@@ -199,7 +199,8 @@ def test_a_single_window_is_the_whole_to_the_last_bit(model, known):
     windows = WindowedReconstruction(model, known)
     new, found = windows.add(images, 0), windows.snapshot()
     with torch.inference_mode():
-        geometry, prefix = model.encode_scene(images, known)
+        found = model.encode_scene(images, known)
+        geometry, prefix = found.geometry, found.prefix
     assert torch.equal(found.extrinsics, geometry.extrinsics[0]) and torch.equal(new.depth, geometry.depth_m[0])
     assert torch.equal(found.intrinsics, geometry.intrinsics[0]) and torch.equal(new.confidence, geometry.confidence[0])
     assert torch.equal(found.scene_from_world, geometry.scene_from_world[0]) and found.factor == 1
@@ -258,7 +259,7 @@ def prefix_of(features, positions, config):
 def test_merging_windows_is_pooling_all_their_patches_at_once():
     config = PatchesConfig(voxel_size_m=0.5, max_patches=1000)
     features, positions = torch.randn(300, 7), 2 * torch.rand(300, 3)
-    patches = PatchMap(config, None)
+    patches = VoxelMap(config, None)
     for part in (slice(0, 100), slice(100, 130), slice(130, 300)):
         patches.add(prefix_of(features[part], positions[part], config))
     whole = prefix_of(features, positions, config)
@@ -273,7 +274,7 @@ def test_patches_that_move_take_their_position_embedding_along():
     similarity[:3] = torch.cat([1.3 * quaternion_to_matrix(torch.randn(4)).double(), torch.rand(3, 1)], 1)
     moved = positions @ similarity[:3, :3].float().T + similarity[:3, 3].float()
     with torch.no_grad():
-        patches = PatchMap(config, embedding)
+        patches = VoxelMap(config, embedding)
         patches.add(prefix_of(tokens + embedding(positions), positions, config))
         patches.move(similarity)
         order = (patches.pooled.positions[0][:, None] - moved).norm(dim=-1).argmin(1)
@@ -288,4 +289,4 @@ def test_a_chain_is_rigid_where_windows_agree(model):
     first = chain.add(geometry, 0)
     again = chain.add(replace(geometry), 6)
     assert torch.allclose(first.extrinsics, again.extrinsics, atol=1e-6)
-    assert torch.allclose(chain.joints[0].transform.scale, Sim3.identity().scale)
+    assert torch.allclose(chain.registrations[0].transform.scale, Sim3.identity().scale)

@@ -19,29 +19,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
 
+from vidllm.baselines import llava_3d
+from vidllm.baselines.depth_estimator import DepthEstimator
 from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
-from vidllm.model import llava_3d
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
-from vidllm.model.cross_task_adapter import AdapterOutput
-from vidllm.model.dense_head import DenseHead, dense_taps
-from vidllm.model.depth_estimator import DepthEstimator
+from vidllm.model.dpt_head import DPTHead, dense_features
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.model.grounding import GroundingDecoder, GroundingOutput
-from vidllm.model.known_scale import KnownScale, known_scale
+from vidllm.model.grounding import GroundingDecoder
+from vidllm.model.known_cameras import KnownCameras
+from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.modeling import (
-    Cameras,
-    Features,
-    Geometry,
-    VidLLMForConditionalGeneration,
-    VidLLMPreTrainedModel,
-    VisualPrefix,
-)
-from vidllm.model.patches_3d import PositionEmbedding, Projector, voxel_pool
+from vidllm.model.modeling import VidLLMForConditionalGeneration, VidLLMPreTrainedModel
+from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
+from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.scale_alignment import measured_anew, rescaled
 
 
@@ -50,7 +44,7 @@ class CascadeConfig(VidLLMConfig):
 
     vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a Vid-LLM's metric depth
     model, None without one; metric_side: its images' shorter side in pixels. metric_model: the configuration of a depth
-    estimator of transformers in its place, and metric_input what pictures it wants (``model.depth_estimator``).
+    estimator of transformers in its place, and metric_input what pictures it wants (``baselines.depth_estimator``).
     camera_height_m: of videos about which nothing else is known.
     """
 
@@ -128,7 +122,7 @@ class MetricEstimator(nn.Module):
         seen = self.encoder(resized.to(images.dtype).unflatten(0, images.shape[:2]))
         k = intrinsics.float()
         focal = (k[..., 0, 0] * columns / size[1] * k[..., 1, 1] * rows / size[0]).sqrt()
-        found = self.depth(seen.taps, seen.grid, (rows, columns), focal).depth_m
+        found = self.depth(seen.intermediate_features, seen.grid, (rows, columns), focal).depth_m
         return F.interpolate(found.float(), size, mode="bilinear", align_corners=False)
 
 
@@ -144,9 +138,9 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         self.encoder = DinoEncoder(config.encoder)
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
-        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
         points = config.dense_head.point_head
-        self.point_head = DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
+        self.point_head = DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
         self.metric_depth = None
         self.metric: MetricEstimator | DepthEstimator | None = None
         if config.metric_encoder is not None:
@@ -165,29 +159,30 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
 
     # ---- geometry: VGGT, then metres --------------------------------------------------------------------------
 
-    def see(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
+    def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
         """VGGT's encoder and CLIP, each on the same frames; nothing flows between them."""
         seen = self.encoder(pixel_values)
         language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
-        flows = AdapterOutput(seen.tokens, language, None)
-        return Features(seen, flows, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        return Features(
+            seen, AdapterOutput(seen.tokens, language, None), (pixel_values.shape[-2], pixel_values.shape[-1])
+        )
 
-    def locate(self, features: Features) -> Cameras:
+    def predict_cameras(self, features: Features) -> Cameras:
         """VGGT's cameras; up is the mean of the images' up directions."""
-        attended = self.attention(features.flows.geometry, features.seen.grid, self.config.dense_head.tap_layers)
+        attended = self.attention(features.streams.geometry, features.encoder.grid, self.config.dense_head.tap_layers)
         poses = self.camera_head(attended.special[:, :, 0])
         extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
         first = extrinsics[:, :1, :3, :3]
         rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
         up = up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1))
-        return Cameras(attended, poses, up, dense_taps(self.config, features.seen, attended))
+        return Cameras(attended, poses, up, dense_features(self.config, features.encoder, attended))
 
-    def reconstruct_features(self, features: Features) -> Geometry:
+    def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
         """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""
-        geometry = self.assemble(features, self.locate(features))
+        geometry = super().metric_geometry(features, cameras, known)
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
         scenes = points.flatten(1, 3)
-        if features.known is not None and features.known.up is not None:
+        if known is not None and known.up is not None:
             ups = list(geometry.up.float())
         else:
             upright = up_from_cameras(geometry.extrinsics)
@@ -213,7 +208,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
                 "this model has no metric depth model and cannot know metres; give a scale, the camera's height or a "
                 "known length (--scale, --camera-height, --known-length), or import it with a metric depth model"
             )
-        return rescaled(geometry, known_scale(known, geometry))
+        return rescaled(geometry, known.scene_scale(geometry))
 
     def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
         """The room's frame as the first window found it."""
@@ -226,24 +221,14 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         states = self.clip(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
         return states[self.config.vision_layer][:, 1:].unflatten(0, pixels.shape[:2])
 
-    def lift(self, features: Features, geometry: Geometry) -> VisualPrefix:
-        """LLaVA-3D's 3D patches of a metric geometry, in the room's frame."""
+    def patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where LLaVA-3D sees CLIP's patches (B,F,P,3), in the room's frame, metres; every patch counts."""
         with torch.no_grad():
             depth, k = llava_3d.clip_depth(geometry.depth_m, geometry.intrinsics, self.clip_side)
             k[..., :2, 2] -= llava_3d.PIXEL_OFFSET
             pose = geometry.scene_from_world.float()[:, None] @ invert_extrinsics(geometry.extrinsics.float())
-            points = llava_3d.patch_points(depth, k, pose, self.clip_patch)
-        return self.lift_points(features.flows.language, points)
-
-    def lift_points(self, tokens: Float[Tensor, "B F P C"], points: Float[Tensor, "B F h w 3"]) -> VisualPrefix:
-        """CLIP features at points in metres: position embedding, voxel means, projector. Every patch counts."""
-        positions = points.flatten(2, 3)
-        placed = (tokens + self.position_embedding(positions.to(tokens.dtype))).flatten(1, 2)
-        positions, patches = positions.flatten(1, 2), self.config.patches
-        pooled = voxel_pool(
-            placed, positions, positions.isfinite().all(-1), patches.voxel_size_m, patches.max_patches
-        )
-        return self.present(pooled, None)
+            positions = llava_3d.patch_points(depth, k, pose, self.clip_patch).flatten(2, 3)
+        return positions, positions.isfinite().all(-1)
 
     def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""

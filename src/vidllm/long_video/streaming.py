@@ -1,4 +1,4 @@
-"""Scenes that grow: a long or live video in windows, askable after each of them (docs/long_video.md).
+"""A long or live video in windows, and its scene, which can be asked after each of them (docs/long_video.md).
 
     for scene in model.stream("walk.mp4"):
         scene.ask("How many chairs are there?")
@@ -26,11 +26,14 @@ from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.io.sources import InputError
+from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
+from vidllm.long_video.windows import windows_of
 from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import Geometry
-from vidllm.model.scale_alignment import SceneScale
-from vidllm.model.windows import NewFrames, Snapshot, WindowedReconstruction, windows_of
-from vidllm.scene import Scene, VidLLM, processed_length
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry, SceneScale
+from vidllm.model.processing import VidLLMProcessor
+from vidllm.reconstruction import Scene
+from vidllm.scene_file import as_bytes, flat, texts
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted
 _MAX_HALF = 65504.0
@@ -110,12 +113,15 @@ class Record:
 class LongScene(Scene):
     """A video reconstructed in windows, as far as it had been seen when this was made.
 
-    Speaks as any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read all maps of all frames;
-    cameras, questions and boxes do not. ``residuals``: see :class:`vidllm.model.windows.Snapshot`.
+    As any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read all maps of all frames; cameras,
+    questions and boxes do not. ``residuals``: see :class:`vidllm.long_video.reconstruction.Snapshot`.
     """
 
-    def __init__(self, owner: VidLLM, snapshot: Snapshot, record: Record) -> None:
-        self._model, self._processor, self._prefix = owner.model, owner.processor, snapshot.prefix
+    def __init__(
+        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, snapshot: Snapshot, record: Record
+    ) -> None:
+        assert record.first is not None
+        super().__init__(model, processor, record.first, None, snapshot.prefix)
         self._snapshot, self._record = snapshot, record
         count = len(snapshot)
         self._times, self._indices, self._names = record.times[:count], record.indices[:count], record.names[:count]
@@ -154,7 +160,7 @@ class LongScene(Scene):
         """All frames, read from disk."""
         pictures = torch.from_numpy(np.array(self._record.map("rgb", len(self)))).permute(0, 3, 1, 2)
         return replace(
-            self._source, images=pictures.float() / 255, names=tuple(self._names),
+            self._frames, images=pictures.float() / 255, names=tuple(self._names),
             timestamps_s=torch.tensor(self._times, dtype=torch.float64), indices=torch.tensor(self._indices),
         )
 
@@ -171,13 +177,8 @@ class LongScene(Scene):
     @cached_property
     def data(self) -> SceneData:
         """The reconstruction as plain arrays; pictures stay on disk."""
-        return self._as_data(np.asarray(self._record.map("rgb", len(self))), self._source, self._times, self._names,
-                             np.asarray(self._record.map("confidence", len(self))))  # fmt: skip
-
-    @property
-    def _source(self) -> Frames:
-        assert self._record.first is not None
-        return self._record.first
+        rgb, confidence = (np.asarray(self._record.map(name, len(self))) for name in ("rgb", "confidence"))
+        return self._as_data(rgb, self._times, self._names, confidence)
 
     @property
     def _measured(self) -> SceneScale:
@@ -197,16 +198,27 @@ class LongScene(Scene):
         """Median over the frames of their median depths, metres."""
         return float(self._depths.median()) * self._snapshot.factor
 
-    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        height, width = self._source.images.shape[-2:]
-        return (height, width), self._source.original_size
+    def saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """What is kept of the scene: its kind, values for JSON and tensors."""
+        values, tensors = flat(snapshot=self._snapshot, first=self._frames)
+        tensors |= {
+            "first.images": as_bytes(self._frames.images),
+            "times": torch.tensor(self._times, dtype=torch.float64),
+            "indices": torch.tensor(self._indices, dtype=torch.int64),
+            "views": torch.tensor(self._views),
+            "depths": self._depths,
+        }
+        if self._record.maps is not None:
+            for name in ("rgb", "depth", "confidence"):
+                tensors[f"maps.{name}"] = torch.from_numpy(np.array(self._record.map(name, len(self))))
+        return "long scene", {**values, "names": texts(self._names)}, tensors
 
 
 @dataclass
-class Growth:
-    """A video on its way through the model: ``run`` it, and take the ``scene`` whenever a window is done."""
+class StreamingReconstructor:
+    """``run`` a video through a model and its processor, and take the ``scene`` whenever a window is done."""
 
-    owner: VidLLM
+    model: tuple[VidLLMForConditionalGeneration, VidLLMProcessor]
     size: int
     overlap: int
     known: KnownScale | None = None
@@ -216,17 +228,17 @@ class Growth:
 
     def __post_init__(self) -> None:
         self._record = Record(FrameMaps() if self.keep_maps else None)
-        self._windows = WindowedReconstruction(self.owner.model, self.known, self.refine)
+        self._windows = WindowedReconstruction(self.model[0], self.known, self.refine)
 
     def run(self, frames: Iterable[Frames]) -> Iterator[int]:
         """Take frames (each a `Frames` of one); yields their number after every window.
 
         InputError where there is no frame at all, ValueError for a known length in a frame beyond the last.
         """
-        parameter = next(self.owner.model.parameters())
+        parameter = next(self.model[0].parameters())
         for window, shared in windows_of(frames, self.size, self.overlap):
             if self.known is not None and self.known.length is not None and not self._windows.frames:
-                self._windows.known = KnownScale(length=processed_length(self.known.length, window[0]))
+                self._windows.known = KnownScale(length=self.known.length.mapped(window[0].affine))
             images = torch.cat([frame.images for frame in window])[None]
             given = known_of(self.cameras, joined(window), self._windows.frames - shared)
             new = self._windows.add(images.to(parameter.device, parameter.dtype), shared, given)
@@ -243,4 +255,4 @@ class Growth:
     @property
     def scene(self) -> LongScene:
         """The scene of all windows so far; ValueError before the first."""
-        return LongScene(self.owner, self._windows.snapshot(), self._record)
+        return LongScene(*self.model, self._windows.snapshot(), self._record)

@@ -1,6 +1,6 @@
 """Dense prediction (DPT): four token layers fused from coarse to fine, then a value and a confidence a pixel.
 
-``DPTDecoder`` is the trunk, shared by the depth head, the point head and the metric depth model; ``DenseHead`` puts
+``DPTDecoder`` is the trunk, shared by the depth head, the point head and the metric depth model; ``DPTHead`` puts
 VGGT's output layers on it (docs/method.md, section 4).
 """
 
@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidllm.model.camera_head import ACTIVATIONS
 from vidllm.model.configuration import DenseHeadConfig, VidLLMConfig
-from vidllm.model.encoder import EncoderOutput
-from vidllm.model.global_frame_attention import GlobalFrameOutput
+from vidllm.model.outputs import EncoderOutput, GlobalFrameOutput
 
 #: Share of the position embedding in the features.
 _POSITION_WEIGHT = 0.1
@@ -116,20 +115,20 @@ class DPTDecoder(nn.Module):
         self.fusions = nn.ModuleList(Fusion(features, coarsest=level == 3) for level in range(4))
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
+        self, features: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
     ) -> list[Float[Tensor, "N features _ _"]]:
         """Four fused maps, coarse to fine: (h, w), (2h, 2w), (4h, 4w), (8h, 8w)."""
-        return self.fuse(self.pyramid(taps, grid))
+        return self.fuse(self.pyramid(features, grid))
 
     def pyramid(
-        self, taps: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
+        self, features: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
     ) -> list[Float[Tensor, "N features _ _"]]:
         """Lateral maps, fine to coarse: (4h, 4w), (2h, 2w), (h, w), (ceil(h/2), ceil(w/2))."""
-        if len(taps) != 4:
-            raise ValueError(f"DPT fuses four layers: expected four taps, got {len(taps)}")
+        if len(features) != 4:
+            raise ValueError(f"DPT fuses four layers: expected the tokens of four, got {len(features)}")
         maps = []
         norms = self.norm if isinstance(self.norm, nn.ModuleList) else [self.norm] * 4
-        parts = zip(taps, norms, self.projects, self.resizes, self.laterals, strict=True)
+        parts = zip(features, norms, self.projects, self.resizes, self.laterals, strict=True)
         for tokens, norm, project, resize, lateral in parts:
             x = project(norm(tokens).transpose(1, 2).unflatten(-1, grid))
             if self.position_embedding:
@@ -154,7 +153,7 @@ def add_position(x: Float[Tensor, "N C H W"], aspect: float) -> Float[Tensor, "N
     return x + _POSITION_WEIGHT * places.to(x.dtype)
 
 
-class DenseHead(nn.Module):
+class DPTHead(nn.Module):
     """A value of ``out_dim - 1`` channels and a confidence for every pixel.
 
     ``activation``: "exp" (positive depth), "inv_log" (points, both signs), "linear" or "relu". Confidence is at least
@@ -190,14 +189,14 @@ class DenseHead(nn.Module):
         self.out = nn.Sequential(nn.Conv2d(half, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, out_dim, 1))
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "B F P _"]], image_size: tuple[int, int]
+        self, features: Sequence[Float[Tensor, "B F P _"]], image_size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B F H W out"], Float[Tensor, "B F H W"]]:
         """Values and confidences at ``image_size`` = (H, W) from the ``config.tap_layers``, in float32 or better."""
-        batch, frames = taps[0].shape[:2]
-        flat = [tap.flatten(0, 1) for tap in taps]
+        batch, frames = features[0].shape[:2]
+        flat = [feature.flatten(0, 1) for feature in features]
         size = self.config.frames_chunk_size if self.config.frames_chunk_size > 0 else batch * frames
         chunks = [
-            self._run([tap[start : start + size] for tap in flat], image_size)
+            self._run([feature[start : start + size] for feature in flat], image_size)
             for start in range(0, batch * frames, size)
         ]
         raw = torch.cat(chunks).unflatten(0, (batch, frames)).movedim(2, -1)
@@ -205,24 +204,26 @@ class DenseHead(nn.Module):
         values = ACTIVATIONS[self.activation](raw[..., :-1])
         return values, _CONFIDENCE[self.confidence_activation](raw[..., -1])
 
-    def _run(self, taps: list[Tensor], image_size: tuple[int, int]) -> Tensor:
+    def _run(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
         if self.gradient_checkpointing and self.training:
-            return checkpoint(self._logits, taps, image_size, use_reentrant=False)
-        return self._logits(taps, image_size)
+            return checkpoint(self._logits, features, image_size, use_reentrant=False)
+        return self._logits(features, image_size)
 
-    def _logits(self, taps: list[Tensor], image_size: tuple[int, int]) -> Tensor:
+    def _logits(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Raw outputs (N, out_dim, H, W) of one chunk of frames."""
         height, width = image_size
         grid = (height // self.patch_size, width // self.patch_size)
-        if grid[0] * grid[1] != taps[0].shape[1]:
-            raise ValueError(f"an image of {height} x {width} has {grid[0] * grid[1]} patches, got {taps[0].shape[1]}")
-        x = _resize(self.narrow(self.decoder(taps, grid)[-1]), image_size)
+        if grid[0] * grid[1] != features[0].shape[1]:
+            raise ValueError(
+                f"an image of {height} x {width} has {grid[0] * grid[1]} patches, got {features[0].shape[1]}"
+            )
+        x = _resize(self.narrow(self.decoder(features, grid)[-1]), image_size)
         if self.position_embedding:
             x = add_position(x, width / height)
         return self.out(x)
 
 
-def tap_widths(config: VidLLMConfig) -> int | list[int]:
+def layer_widths(config: VidLLMConfig) -> int | list[int]:
     """Width of the layers that the dense heads read; of each of the four where the first are the encoder's."""
     width, count = config.encoder.hidden_size, config.dense_head.encoder_taps
     if not 0 <= count <= min(4, len(config.encoder.tap_layers)):
@@ -233,7 +234,9 @@ def tap_widths(config: VidLLMConfig) -> int | list[int]:
     return [width] * count + [2 * width] * (4 - count) if count else 2 * width
 
 
-def dense_taps(config: VidLLMConfig, seen: EncoderOutput, attended: GlobalFrameOutput) -> list[Tensor]:
+def dense_features(config: VidLLMConfig, seen: EncoderOutput, attended: GlobalFrameOutput) -> list[Tensor]:
     """The four layers that the dense heads read, fine to coarse: the encoder's, then global-frame attention's."""
     count = config.dense_head.encoder_taps
-    return seen.taps[:count] + [attended.taps[i] for i in config.dense_head.tap_layers[count:]]
+    return seen.intermediate_features[:count] + [
+        attended.intermediate_features[i] for i in config.dense_head.tap_layers[count:]
+    ]

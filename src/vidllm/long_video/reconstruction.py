@@ -1,0 +1,167 @@
+"""The model window by window: each reconstructed alone, registered to the one before, its patches merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.long_video.voxel_map import VoxelMap
+from vidllm.long_video.windows import Chain
+from vidllm.model.known_cameras import KnownCameras
+from vidllm.model.known_scale import KnownScale
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Features, Geometry, SceneScale, VisualPrefix
+
+
+@dataclass(frozen=True)
+class NewFrames:
+    """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
+
+    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth and confidence (n,H,W).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    depth: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All windows so far. ``factor`` takes the lengths of :class:`NewFrames` to metres; the other lengths are metres.
+
+    extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
+    pair of windows are apart where they are registered, over their depth (median).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    factor: float
+    scale: SceneScale
+    up: Tensor
+    scene_from_world: Tensor
+    prefix: VisualPrefix
+    residuals: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.extrinsics)
+
+
+class WindowedReconstruction:
+    """The model's stages window by window; what is kept of the past is cameras, and patches up to their cap.
+
+    ``known``: metres from what is known of the video; the frame of a known length counts from the video's first.
+    ``refined``: whether each window is adjusted by itself (docs/refinement.md); None: as configured.
+    """
+
+    def __init__(
+        self, model: VidLLMForConditionalGeneration, known: KnownScale | None = None, refined: bool | None = None
+    ) -> None:
+        self.model, self.known, self.refined = model, known, refined
+        self.chain = Chain()
+        moves = model.position_embedding if model.config.patches.positions else None
+        self.patches = VoxelMap(model.config.patches, moves)
+        self.frames = 0
+        self._extrinsics: list[Tensor] = []
+        self._intrinsics: list[Tensor] = []
+        self._bridge: Tensor | None = None
+        self._place = torch.eye(4)
+
+    @torch.inference_mode()
+    def add(
+        self, pixel_values: Float[Tensor, "1 F 3 H W"], shared: int, cameras: KnownCameras | None = None
+    ) -> NewFrames:
+        """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
+        known, votes = self._known_here(shared, pixel_values.shape[1])
+        found = self.model.encode_scene(pixel_values, known, self._with_lens(cameras), self.refined)
+        features, geometry = found.features, found.geometry
+        placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
+        self._remember(features, _part(placed, slice(shared, None)), shared)
+        new = NewFrames(*(
+            x[0, shared:].float().cpu()
+            for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence)
+        ))  # fmt: skip
+        self._extrinsics.append(new.extrinsics)
+        self._intrinsics.append(new.intrinsics)
+        self.frames += len(new.depth)
+        return new
+
+    def _with_lens(self, cameras: KnownCameras | None) -> KnownCameras | None:
+        """Where one lens took the whole video, that of the first window is known in the later ones."""
+        if cameras is None or not cameras.one_lens or cameras.intrinsics is not None or not self._intrinsics:
+            return cameras
+        lens = self._intrinsics[0][0].expand(*cameras.images.shape[:2], 3, 3)
+        return replace(cameras, intrinsics=lens.to(cameras.images), one_lens=None)
+
+    def _known_here(self, shared: int, frames: int) -> tuple[KnownScale | None, bool]:
+        """What is known of a window, and whether its metres count for the whole."""
+        known = self.known
+        if known is None or known.camera_height_m is not None:
+            return known, True
+        if known.length is None:
+            return known, self.frames == 0
+        begin = self.frames - shared
+        if not self.frames <= known.length.frame < begin + frames:
+            return KnownScale(factor=1.0), False
+        return KnownScale(length=replace(known.length, frame=known.length.frame - begin)), True
+
+    def _remember(self, features: Features, new: Geometry, shared: int) -> None:
+        """Lift the new frames' tokens into the scene frame as it now is, and merge them with the patches before."""
+        place = _to_scene(self._scene_from_world(), self.chain.factor)
+        if self.frames and not torch.equal(place, self._place):
+            self.patches.move(place @ torch.linalg.inv(self._place))
+        self._place = place
+        streams = replace(features.streams, language=features.streams.language[:, shared:])
+        self.patches.add(self.model.build_visual_tokens(replace(features, streams=streams), self._metric(new)))
+        self._bridge = self._mean_bridge(features.streams.bridge)
+
+    def _metric(self, geometry: Geometry) -> Geometry:
+        """A placed geometry in metres and in the scene frame as they are now."""
+        factor, extrinsics = self.chain.factor, geometry.extrinsics.clone()
+        extrinsics[..., :3, 3] *= factor
+        level = self._scene_from_world()[None].to(extrinsics)
+        return replace(geometry, extrinsics=extrinsics, depth_m=geometry.depth_m * factor, scene_from_world=level)
+
+    def _scene_from_world(self) -> Tensor:
+        """Scene from world (4,4), metres, on the CPU."""
+        assert self.chain.first is not None
+        level = self.model.scene_frame(self.chain.up[None], self.chain.first)[0].float().cpu().clone()
+        level[:3, 3] *= self.chain.factor
+        return level
+
+    def _mean_bridge(self, bridge: Tensor | None) -> Tensor | None:
+        """Mean bridge tokens over the windows, each counting as one."""
+        if bridge is None or self._bridge is None or bridge.shape != self._bridge.shape:
+            return bridge if self._bridge is None else self._bridge
+        return self._bridge + (bridge - self._bridge) / (len(self.chain.registrations) + 1)
+
+    @torch.inference_mode()
+    def snapshot(self) -> Snapshot:
+        """The scene as far as it has been seen; ValueError before the first window."""
+        if self.patches.pooled is None:
+            raise ValueError("no window has been added yet; add one before asking for the scene")
+        extrinsics = torch.cat(self._extrinsics)
+        extrinsics[..., 3] *= self.chain.factor
+        return Snapshot(
+            extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
+            self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
+            tuple(r.residual for r in self.chain.registrations),
+        )
+
+
+def _part(geometry: Geometry, frames: slice) -> Geometry:
+    """Some of the frames of a geometry."""
+    return replace(
+        geometry, extrinsics=geometry.extrinsics[:, frames], intrinsics=geometry.intrinsics[:, frames],
+        depth_m=geometry.depth_m[:, frames], confidence=geometry.confidence[:, frames], metric_depth_m=None,
+    )
+
+
+def _to_scene(scene_from_world: Float[Tensor, "4 4"], factor: float) -> Float[Tensor, "4 4"]:
+    """The similarity from the first window's world and metres into the scene frame, float64."""
+    similarity = scene_from_world.double().clone()
+    similarity[:3, :3] *= factor
+    return similarity

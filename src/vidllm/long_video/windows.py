@@ -1,0 +1,136 @@
+"""A long video in windows: each reconstructed alone, chained by similarities, at memory that does not grow.
+
+Global attention costs the square of the frames. Windows of W frames that share O with the one before cost F / (W - O)
+times the square of W. Every frame keeps the camera and depth of the first window that saw it, in the first window's
+world; one factor over all windows takes that world to metres, one direction is up (docs/long_video.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.alignment import weighted_median
+from vidllm.geometry.cameras import invert_extrinsics
+from vidllm.geometry.precision import full_precision
+from vidllm.geometry.sim3 import Registration, Sim3, Views, mean_direction, nudge, register
+from vidllm.model.configuration import WindowsConfig
+from vidllm.model.outputs import Geometry, SceneScale
+
+MIN_OVERLAP = 2  # shared frames; with one, a wrong camera or depth could not be told from a right one
+PULL = 0.1  # share of a window's difference from the others' metres and up direction that its registration takes out
+MOST_OFF = 0.2  # logarithm of the scale; a window that is further off pulls no harder
+Item = TypeVar("Item")
+
+
+def window_sizes(
+    window: int | None, overlap: int | None, default_frames: int, config: WindowsConfig
+) -> tuple[int, int]:
+    """Window and overlap in frames, the configuration's where None; ValueError where they do not make a chain."""
+    size = window if window is not None else config.size or default_frames
+    shared = overlap if overlap is not None else config.overlap or max(MIN_OVERLAP, size // 4)
+    if shared < MIN_OVERLAP:
+        raise ValueError(f"windows must overlap by at least {MIN_OVERLAP} frames to be joined, received {shared}")
+    if size <= shared:
+        raise ValueError(f"a window of {size} frames cannot overlap by {shared}; take one of at least {shared + 1}")
+    return size, shared
+
+
+def windows_of(frames: Iterable[Item], size: int, overlap: int) -> Iterator[tuple[list[Item], int]]:
+    """Windows in order, each with how many of its frames the one before had; frames are taken as they are needed.
+
+    All have ``size`` frames (the last one shares more with its predecessor), but for a source with fewer in all.
+    """
+    held: list[Item] = []
+    new, wanted = 0, size
+    for frame in frames:
+        held, new = [*held, frame][-size:], new + 1
+        if new == wanted:
+            yield held, len(held) - new
+            new, wanted = 0, size - overlap
+    if new:
+        yield held, len(held) - new
+
+
+class Chain:
+    """Windows joined one to the next in the world of the first: its first camera, and its metres.
+
+    ``registrations`` tells how well each window after the first fitted; ``factor`` takes the first window's metres to
+    those of all windows so far, ``up`` (3) is the direction against gravity over all of them.
+    """
+
+    def __init__(self) -> None:
+        self.first: Geometry | None = None
+        self.registrations: list[Registration] = []
+        self._views: Views | None = None
+        self._factors: list[Tensor] = []
+        self._spreads: list[Tensor] = []
+        self._ups: list[Tensor] = []
+
+    @full_precision()
+    def add(self, geometry: Geometry, shared: int, votes: bool = True) -> Geometry:
+        """The next window's geometry (a batch of one), moved into the first one's world, in float32.
+
+        Its first ``shared`` frames are the last ones of the window before. ``votes``: whether its metres count.
+        """
+        views = Views(
+            geometry.depth_m[0].float(), geometry.confidence[0].float(), geometry.intrinsics[0], geometry.extrinsics[0]
+        )
+        up = geometry.up[0].double().cpu()
+        place = self._place(views, shared, up, votes)
+        moved = place.move_cameras(geometry.extrinsics[0].cpu())[None].to(geometry.extrinsics.device, torch.float32)
+        placed = replace(geometry, extrinsics=moved, depth_m=geometry.depth_m.float() * float(place.scale))
+        self._views = Views(placed.depth_m[0], views.confidence, views.intrinsics, moved[0])
+        self._ups.append(place.rotation @ up)
+        self._vote(geometry.scale, place.scale, shared, votes)
+        self.first = placed if self.first is None else self.first
+        return placed
+
+    def _place(self, views: Views, shared: int, up: Tensor, votes: bool) -> Sim3:
+        """Registered, then moved a little towards all windows' metres and up direction, so that neither drifts away."""
+        if self._views is None:
+            return Sim3.identity()
+        before = self._views[len(self._views) - shared :]
+        self.registrations.append(register(before, views[:shared]))
+        place = self.registrations[-1].transform
+        off = -torch.log(place.scale * self.factor) if votes and self._factors else torch.zeros_like(place.scale)
+        scale = (PULL * off.clamp(-MOST_OFF, MOST_OFF)).exp()
+        about = invert_extrinsics(before.extrinsics.double().cpu())[:, :3, 3].mean(0)
+        return nudge(place, about, scale, place.rotation @ up, mean_direction(torch.stack(self._ups)), PULL)
+
+    def _vote(self, scale: SceneScale, size: Tensor, shared: int, votes: bool) -> None:
+        """A window says how many metres the first window's metre is; its images, how far they agree."""
+        if votes:
+            self._factors.append(1 / size)
+            self._spreads.append((scale.per_image[0, shared:] / scale.scale[0]).cpu().double() / size)
+
+    @property
+    def factor(self) -> float:
+        """Median over the windows that vote; 1 where none does."""
+        if not self._factors:
+            return 1.0
+        logs = torch.stack(self._factors).log()
+        return float(weighted_median(logs, torch.ones_like(logs)).exp())
+
+    @property
+    def up(self) -> Float[Tensor, " 3"]:
+        """Median direction of the windows' up directions, float32."""
+        return mean_direction(torch.stack(self._ups)).float()
+
+    @property
+    def scale(self) -> SceneScale:
+        """Metres a unit of the first window's relative depth; the spread is over the images of all windows."""
+        assert self.first is not None
+        found, device = self.first.scale, self.first.scale.scale.device
+        if not self._factors:
+            return found
+        images = torch.cat(self._spreads)
+        spread = (images / self.factor - 1).abs().nanquantile(0.5).float().to(device)[None]
+        spread = torch.where(images.isnan().all(), found.spread, spread)
+        valid = torch.ones_like(found.valid)
+        return SceneScale(found.scale * self.factor, images.float().to(device)[None], spread, valid)

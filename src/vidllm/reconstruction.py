@@ -1,0 +1,322 @@
+"""A reconstructed video: its geometry in metres, its answers and boxes, its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidllm.export.geometry import SceneData
+from vidllm.frames import Frames
+from vidllm.geometry.cameras import to_homogeneous
+from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.model import prompts
+from vidllm.model.box_selection import decode_boxes, decode_choice
+from vidllm.model.generation import CachedPrefix
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
+from vidllm.model.processing import VidLLMProcessor
+
+MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
+
+SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.scene_file)
+DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
+
+
+@dataclass(frozen=True)
+class Box:
+    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1]."""
+
+    center: tuple[float, float, float]
+    size: tuple[float, float, float]
+    yaw: float
+    score: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"center": list(self.center), "size": list(self.size), "yaw": self.yaw, "score": self.score}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
+
+    The spread is nan where it is not known: a scale that was given, or pictures that show one view.
+    """
+
+    value: float
+    spread: float
+    warnings: tuple[str, ...]
+
+
+class Scene:
+    """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
+    level scene frame (z up, origin at the first camera, x where it looks).
+
+    Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
+    changes nothing for the next one.
+    """
+
+    def __init__(
+        self,
+        model: VidLLMForConditionalGeneration,
+        processor: VidLLMProcessor,
+        frames: Frames,
+        geometry: Geometry | None,
+        prefix: VisualPrefix,
+    ) -> None:
+        """``geometry``: None where a subclass reads it from elsewhere."""
+        self._model, self._processor = model, processor
+        self._frames, self._geometry, self._prefix = frames, geometry, prefix
+
+    def __len__(self) -> int:
+        return self.geometry.extrinsics.shape[1]
+
+    def __getstate__(self) -> NoReturn:
+        """TypeError: see :meth:`save`."""
+        raise TypeError("a scene holds a whole model and is not pickled; keep it with scene.save(folder) and "
+                        "vidllm.load_scene(folder)")  # fmt: skip
+
+    # ---- geometry ---------------------------------------------------------------------------------------------
+
+    @property
+    def frames(self) -> Frames:
+        """The processed frames, with the map that leads back to the original pictures."""
+        return self._frames
+
+    @property
+    def geometry(self) -> Geometry:
+        """The reconstruction as the model gives it (a batch of one)."""
+        assert self._geometry is not None
+        return self._geometry
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth along the optical axis (F,H,W), metres, at the processed resolution."""
+        return self.geometry.depth_m[0].float().cpu()
+
+    @property
+    def extrinsics(self) -> Tensor:
+        """Camera-from-world (F,4,4), metres; the first is the identity."""
+        return to_homogeneous(self.geometry.extrinsics[0].float().cpu())
+
+    @property
+    def intrinsics(self) -> Tensor:
+        """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
+        return self.geometry.intrinsics[0].float().cpu()
+
+    @property
+    def scene_from_world(self) -> Tensor:
+        """The level scene frame from the first camera's frame (4,4)."""
+        return self.geometry.scene_from_world[0].float().cpu()
+
+    @property
+    def points(self) -> Tensor:
+        """Coloured points' positions (N,3) in the scene frame, metres (colours: ``scene.data.points()[1]``)."""
+        return torch.from_numpy(self.data.points()[0])
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
+        found = self._measured
+        spread, still = self._spread(), max(self._views, default=0) == 0
+        doubts = []
+        if not bool(found.valid[0]):
+            doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
+        elif spread > self._model.config.scale.warn_spread:
+            doubts.append(f"the images disagree about the metric scale by {100 * spread:.0f}%")
+        elif math.isnan(spread) and bool(found.per_image.isfinite().any()):
+            doubts.append("a single view tells the metric scale: how far images agree about it is not known")
+        if still or self._parallax() < MIN_PARALLAX:
+            doubts.append("the camera hardly moves: depth and scale rest on single images")
+        return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
+
+    @property
+    def _measured(self) -> SceneScale:
+        return self.geometry.scale
+
+    def _spread(self) -> float:
+        """The images' relative spread about the scale; nan unless two views vote, each of which counts once."""
+        views, votes = torch.tensor(self._views), self._votes()
+        told, seen = votes.isfinite(), views.unique()
+        if len(seen) < 2 or int(told.sum()) == 1:
+            return math.nan
+        if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
+            return float(self._measured.spread[0])
+        each = torch.stack([votes[views == view].nanmedian() for view in seen])
+        return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
+
+    def _votes(self) -> Tensor:
+        """Each image's factor over the scale (F,), nan where it has none."""
+        return (self._measured.per_image[0] / self._measured.scale[0]).float().cpu()
+
+    @cached_property
+    def _views(self) -> list[int]:
+        """Which view each frame shows (:class:`PictureMotion`)."""
+        motion = PictureMotion()
+        motion.add(self._frames.images)
+        return motion.views
+
+    def _doubts(self) -> list[str]:
+        """What else makes the reconstruction doubtful."""
+        return []
+
+    def _parallax(self) -> float:
+        return float(self.extrinsics[:, :3, 3].norm(dim=-1).max()) / max(self._median_depth(), 1e-6)
+
+    def _median_depth(self) -> float:
+        return float(self.depth.median())
+
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the processed frames and of the original ones."""
+        height, width = self._frames.images.shape[-2:]
+        return (height, width), self._frames.original_size
+
+    @cached_property
+    def data(self) -> SceneData:
+        """The reconstruction as plain arrays: what the exporters read."""
+        rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+        return self._as_data(
+            rgb.numpy(), self.frames.timestamps_s, self.frames.names, self.geometry.confidence[0].float().cpu().numpy()
+        )
+
+    def _as_data(
+        self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray
+    ) -> SceneData:
+        source = self._frames
+        return SceneData(
+            rgb=rgb,
+            depth_m=self.depth.numpy(),
+            extrinsics=self.extrinsics.numpy().astype(np.float64),
+            intrinsics=self.intrinsics.numpy().astype(np.float64),
+            scene_from_world=self.scene_from_world.numpy().astype(np.float64),
+            timestamps_s=np.asarray(times_s, dtype=np.float64) + (source.clock_start_s or 0.0),
+            processed_from_original=np.asarray(source.affine, dtype=np.float64),
+            original_size=source.original_size,
+            confidence=confidence,
+            names=names,
+            has_clock=source.clock_start_s is not None,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
+        centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
+        processed, original = self._sizes()
+        return {
+            "frames": len(self),
+            "scale": self.scale.value,
+            "scale_spread": self.scale.spread,
+            "warnings": list(self.scale.warnings),
+            "median_depth": self._median_depth(),
+            "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
+            "processed_size": list(processed),
+            "original_size": list(original),
+            "units": "m",
+            "frame": "scene",
+        }
+
+    # ---- language ---------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
+        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
+        return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
+
+    def ask_all(
+        self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
+    ) -> list[str]:
+        """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
+        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
+        said = self._reader.answers(asked, max_new_tokens, batch_size)
+        return self._processor.decode_answers(said)
+
+    def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
+        """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
+        if at is None:
+            return self._answer(prompts.room_prompt(), None, max_new_tokens)
+        if len(at) != 3 or not all(math.isfinite(float(v)) for v in at):
+            raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
+        return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
+
+    @torch.inference_mode()
+    def ground(self, expression: str, several: bool = True) -> list[Box]:
+        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
+        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+        hidden, _ = self._reader.read(prompt)
+        output = self._model.ground(self._prefix, hidden[:, -1:])
+        most = self._model.config.grounding.max_boxes
+        found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
+        return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
+
+    @torch.inference_mode()
+    def choose(
+        self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
+    ) -> list[tuple[int, float]]:
+        """Which of given boxes an expression means: their numbers with scores in [0, 1], best first.
+
+        ``candidates`` are (centre, size, yaw) in the scene frame. ``several`` allows none or more than one, else it is
+        the best. ValueError when there are none to choose from.
+        """
+        if not len(candidates):
+            raise ValueError("expected at least one candidate box, received none")
+        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+        hidden, _ = self._reader.read(prompt)
+        seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
+        logits, none_logit = self._model.grounding.choose_proposal(
+            seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
+        )
+        return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
+
+    def logits(self, prompt: str) -> Tensor:
+        """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
+        return self._reader.read(prompt)[1][0, -1].float()
+
+    def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
+        said = self._reader.answer(prompt, coordinates, max_new_tokens)
+        return self._processor.decode_answers([said])[0]
+
+    @cached_property
+    def _reader(self) -> CachedPrefix:
+        """The language model behind this scene's visual prefix."""
+        return CachedPrefix(self._model, self._processor.tokenizer, self._prefix)
+
+    # ---- files ------------------------------------------------------------------------------------------------
+
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
+    ) -> list[Path]:
+        """Write the reconstruction, all of it or nothing; returns the paths.
+
+        Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
+        Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
+        """
+        from vidllm.export import EXPORTERS, atomic_folder, export_scene
+        from vidllm.scene_file import write_scene
+
+        unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
+        if unknown:
+            raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
+        folder, exports = Path(folder), [name for name in formats if name != SAVED]
+        with atomic_folder(folder) as part:
+            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
+            if SAVED in formats:
+                paths += write_scene(part, self._model, *self.saved())
+        return [folder / path.relative_to(part) for path in paths]
+
+    def saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """What is kept of the scene: its kind, values for JSON and tensors (:mod:`vidllm.scene_file`)."""
+        from vidllm.scene_file import as_bytes, flat
+
+        values, tensors = flat(frames=self._frames, geometry=self._geometry, prefix=self._prefix)
+        return "scene", values, {**tensors, "frames.images": as_bytes(self._frames.images)}
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

@@ -1,0 +1,263 @@
+"""The files of a saved scene: ``vidllm_scene.safetensors`` holds the tensors, ``vidllm_scene.json`` everything else.
+
+With the checksums of both and the fingerprint of the model: another model would read the scene's tokens as nonsense.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import check_regular_file, read_json_object
+from vidllm.model.configuration import TINY
+from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.outputs import SceneScale, VisualPrefix
+from vidllm.model.quantisation import Int4Linear, Int8Linear
+
+VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
+FORM, VERSION = "vidllm scene", 1
+SHIPPED = "shipped"  # the place of the model inside the package
+_NESTED: dict[str, type[Any]] = {"scale": SceneScale, "prefix": VisualPrefix}
+_TEXT = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+         "hidden_act", "rms_norm_eps", "sliding_window")  # fmt: skip
+_ROPE = ("rope_type", "rope_theta", "factor")
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SAMPLES = 256  # elements of each weight that a fingerprint holds one by one
+_T = TypeVar("_T")
+
+
+# ---- the model a scene came from --------------------------------------------------------------------------------
+
+
+def fingerprint(model: VidLLMForConditionalGeneration) -> str:
+    """32 hexadecimal digits of a model's configuration and weights; another dtype or quantisation has another one.
+
+    Of each weight count the sum of its bits, over all elements, and the bits of ``_SAMPLES`` elements.
+    """
+    digest = hashlib.sha256(json.dumps(_settings(model.config), sort_keys=True).encode())
+    for name, weight in sorted(_weights(model).items()):
+        bits = weight.detach().reshape(-1).view(_BITS[weight.element_size()])
+        told = f"{name} {weight.dtype} {list(weight.shape)} {int(bits.sum(dtype=torch.int64))}"
+        digest.update(told.encode())
+        digest.update(bits[:: max(1, len(bits) // _SAMPLES)].cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What a configuration says of the model, without defaults, so that new settings do not make it another one."""
+    parts = {name: part for name, part in vars(config).items() if is_dataclass(part)}
+    parts = {n: p for n, p in parts.items() if n != "windows" and not isinstance(p, PretrainedConfig)}
+    told: dict[str, Any] = {name: _changed(part) for name, part in parts.items()}
+    rope = getattr(config.text_config, "rope_parameters", None) or {}
+    told["text"] = {name: getattr(config.text_config, name, None) for name in _TEXT}
+    told["rope"] = {name: rope.get(name) for name in _ROPE}
+    told["tokens"] = [config.video_token_id, config.loc_token_id, config.coord_token_id]
+    return {**told, "model_type": config.model_type}
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    values = {field: getattr(part, field.name) for field in fields(part)}
+    return {f.name: value for f, value in values.items() if f.default is MISSING or value != f.default}
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, with the weights that wait in the host's memory."""
+    found: dict[str, Tensor] = model.state_dict()
+    if any(weight.is_meta for weight in found.values()):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        found = get_state_dict_offloaded_model(model)
+    return found
+
+
+def origin_of(model: VidLLMForConditionalGeneration) -> dict[str, Any]:
+    """The model as a saved scene names it: place, fingerprint, dtypes."""
+    place = str(model.config._name_or_path or "")
+    if place and Path(place).is_dir():
+        place = SHIPPED if Path(place).resolve() == TINY.resolve() else str(Path(place).resolve())
+    kinds = {type(module) for module in model.language_model.modules()}
+    language = "int8" if Int8Linear in kinds else "int4" if Int4Linear in kinds else None
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {"place": place, "fingerprint": fingerprint(model), "dtype": dtype, "language_dtype": language}
+
+
+def in_words(origin: dict[str, Any]) -> str:
+    """A model in words."""
+    place = "the shipped model" if origin["place"] == SHIPPED else origin["place"] or "a model without a folder"
+    language = "" if origin["language_dtype"] is None else f", language {origin['language_dtype']}"
+    return f"{place} ({origin['dtype']}{language}, {origin['fingerprint'][:8]})"
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+def write_scene(
+    folder: Path, model: VidLLMForConditionalGeneration, kind: str, values: dict[str, Any], tensors: dict[str, Tensor]
+) -> list[Path]:
+    """Write a scene to a folder, which is made when missing; returns the two paths. OutputError where that fails."""
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(folder / TENSORS) as part:
+        save_file(own, part)
+        digest = _sha256(part)
+    whole = {"format": FORM, "version": VERSION, "model": origin_of(model), "tensors": digest, "kind": kind,
+             "values": values}  # fmt: skip
+    whole["checksum"] = _checksum(whole)
+    with atomic_path(folder / VALUES) as part:
+        part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return [folder / VALUES, folder / TENSORS]
+
+
+def flat(**parts: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Dataclasses as JSON values and tensors, named by the way to them, such as ``geometry.scale.spread``."""
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        more_values, more_tensors = _flat(part, name)
+        values, tensors = values | more_values, tensors | more_tensors
+    return values, tensors
+
+
+def _flat(part: Any, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for field in fields(part):
+        key, value = f"{name}.{field.name}", getattr(part, field.name)
+        if isinstance(value, Tensor):
+            tensors[key] = value
+        elif is_dataclass(value):
+            more_values, more_tensors = _flat(value, key)
+            values, tensors = values | more_values, tensors | more_tensors
+        else:
+            values[key] = texts(value) if isinstance(value, tuple) else texts([value])[0]
+    return values, tensors
+
+
+def texts(values: Iterable[Any]) -> list[Any]:
+    """Values for JSON; a text that is not valid Unicode (a file's name may be so) as its bytes."""
+    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if _is_broken(v) else v for v in values]
+
+
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Pictures in 8 bits where that loses nothing."""
+    rounded = (images * 255).round().to(torch.uint8)
+    return rounded if torch.equal(rounded.to(images.dtype) / 255, images) else images
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    kept = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def is_saved_scene(place: str | Path) -> bool:
+    """Whether a folder holds a saved scene, whole or damaged."""
+    folder = Path(place).expanduser()
+    return any((folder / name).exists() for name in (VALUES, TENSORS))
+
+
+@dataclass(frozen=True)
+class SceneFile:
+    """What a folder holds of a scene, before a model is there for it."""
+
+    folder: Path
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SceneFile:
+        """Read and check; ValueError of one line that names the file."""
+        folder = Path(folder).expanduser()
+        if not is_saved_scene(folder):
+            raise ValueError(f"{folder}: holds no saved scene ({VALUES} is missing); "
+                             "scene.save(folder) and vidllm reconstruct --format scene write one")  # fmt: skip
+        values = read_json_object(folder / VALUES)
+        if values.get("format") != FORM:
+            raise ValueError(f"{folder / VALUES}: is no saved scene of vidllm; give the folder of one")
+        if values.get("version") != VERSION:
+            raise ValueError(f"{folder / VALUES}: has version {values.get('version')!r}, this vidllm reads {VERSION}; "
+                             "save the scene again, or use the vidllm that wrote it")  # fmt: skip
+        if values.get("checksum") != _checksum(values):
+            raise ValueError(f"{folder / VALUES}: damaged, it is not what was written; save the scene again")
+        return cls(folder, values, _read_tensors(folder / TENSORS, values["tensors"]))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The model that the scene came from: place, fingerprint, dtype, language_dtype."""
+        origin: dict[str, Any] = self.values["model"]
+        return origin
+
+    def place(self) -> Path | None:
+        """Where the scene's model lies, None for the shipped one; ValueError where it is not on this machine."""
+        place = self.origin["place"]
+        if place == SHIPPED:
+            return None
+        if not place or not Path(place).is_dir():
+            raise ValueError(f"{self.folder / VALUES}: the scene's model is not here: {in_words(self.origin)}; "
+                             "say where it is (model=, --model)")  # fmt: skip
+        return Path(place)
+
+    def build(self, kind: type[_T], name: str, device: torch.device | str = "cpu") -> _T:
+        """A dataclass from its values and tensors; tensors are copied to where torch would lay them."""
+        found: dict[str, Any] = {}
+        for field in fields(kind):  # type: ignore[arg-type]
+            key = f"{name}.{field.name}"
+            if key in self.tensors:
+                tensor = self.tensors[key].clone().to(device)
+                found[field.name] = tensor / 255 if field.name == "images" and tensor.dtype == torch.uint8 else tensor
+            elif field.name in _NESTED:
+                found[field.name] = self.build(_NESTED[field.name], key, device)
+            else:
+                value = self.values["values"][key]
+                found[field.name] = from_texts(value) if isinstance(value, list) else from_texts([value])[0]
+        return kind(**found)
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """Maps of a long scene in its file: memory is used by what is looked at."""
+
+    tensors: dict[str, Tensor]
+
+    def read(self, name: str, frames: int) -> np.ndarray:
+        """The first ``frames`` frames."""
+        return self.tensors[f"maps.{name}"].numpy()[:frames]
+
+
+def from_texts(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The inverse of :func:`texts`."""
+    return tuple(
+        bytes.fromhex(v["bytes"]).decode("utf-8", "surrogatepass") if isinstance(v, dict) else v for v in values
+    )
+
+
+def _read_tensors(file: Path, digest: str) -> dict[str, Tensor]:
+    if _sha256(check_regular_file(file)) != digest:
+        raise ValueError(f"{file}: damaged, or not the one that {VALUES} was written with; save the scene again")
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: truncated or not safetensors ({error}); save the scene again") from error
