@@ -1,4 +1,4 @@
-"""A hook of mkdocs: a line ``::: command ask`` in a page becomes the text of ``vidllm ask --help``."""
+"""Hooks of mkdocs. A line ``::: command ask`` in a page becomes the output of ``vidllm ask --help``."""
 
 import os
 import re
@@ -8,11 +8,17 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src"
 COMMAND = re.compile(r"^::: command(?P<words>( [\w-]+)*)$", re.MULTILINE)
+ROLE = re.compile(r":(class|meth|func|mod):(?=<code)")  # of Sphinx, in docstrings
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """The page with the help texts in place of their marks; CalledProcessError when a command has none."""
+    """Put the help texts in their places; CalledProcessError where a command has none."""
     return COMMAND.sub(lambda found: help_of(found["words"].split()), markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Remove the roles in front of names."""
+    return ROLE.sub("", html)
 
 
 def help_of(words: list[str]) -> str:
