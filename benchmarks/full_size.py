@@ -6,8 +6,8 @@
 
 Weights are random and made on the device. Every number of frames is measured in a process of its own, so that its peak
 memory is its own; times are medians after a warm-up. The lower bound is a part's operations over the rate of a large
-matrix product measured in the same process; for a generated token (and a question, if that is more) the bytes of weights and
-cache over the measured bandwidth of a large copy.
+matrix product measured in the same process; for a generated token (and a question, if that is more) the bytes of
+weights and cache over the measured bandwidth of a large copy.
 ``--arithmetic`` runs nothing and prints lower bounds and memory for given rates.
 """
 
