@@ -201,7 +201,7 @@ def _add_evaluation(verbs: Any) -> None:
 def _add_benchmark(evaluate: argparse.ArgumentParser) -> None:
     group = evaluate.add_argument_group("running a model")
     group.add_argument("--data", metavar="ROOT", help="run the model on the data under this folder")
-    group.add_argument("-o", "--output", metavar="OUT", help="folder for predictions and results; an interrupted run resumes")
+    group.add_argument("-o", "--output", metavar="OUT", help="predictions and results; interrupted runs resume")
     group.add_argument("--split", default="val", help="split of the annotations (default val)")
     group.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
     group.add_argument("--setting", action="append", metavar="A,B,...",

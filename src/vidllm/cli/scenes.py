@@ -153,7 +153,7 @@ def _saved(options: argparse.Namespace) -> Scene:
 
     given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]
     if given:
-        raise ValueError(f"{options.video} is a saved scene, {', '.join(given)} have no effect on it; "
+        raise ValueError(f"{options.video} is a saved scene, without effect on it: {', '.join(given)}; "
                          "give the video to reconstruct it again")  # fmt: skip
     saved = SavedScene.read(options.video)
     return saved.scene(_model(options, saved.place() if options.model is None else None))
