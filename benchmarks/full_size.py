@@ -1,14 +1,14 @@
-"""Print one table: seconds by part, beside the floor by arithmetic, and peak memory, by number of frames.
+"""Print one table: seconds by part, with its lower bound by arithmetic, and peak memory, by number of frames.
 
     python benchmarks/full_size.py tiny --frames 8 16 32 64 128
     python benchmarks/full_size.py paper --device cuda --dtype bfloat16 [--language-dtype int4] [--offload cpu]
     python benchmarks/full_size.py paper --arithmetic --tflops 989 --bandwidth 4800 --utilisation 0.5
 
 Weights are random and made on the device. Every number of frames is measured in a process of its own, so that its peak
-memory is its own; times are medians after a warm-up. The floor is a part's operations over the rate of a large matrix
-product measured in the same process; for a generated token (and a question, if that is more) the bytes of weights and
-cache over the measured bandwidth of a large copy.
-``--arithmetic`` runs nothing and prints the floors and the memory for rates that are given.
+memory is its own; times are medians after a warm-up. The lower bound is a part's operations over the rate of a large
+matrix product measured in the same process; for a generated token (and a question, if that is more) the bytes of
+weights and cache over the measured bandwidth of a large copy.
+``--arithmetic`` runs nothing and prints lower bounds and memory for given rates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def floors(config: Any, extent: Extent, visual: int, flops: float, bandwidth: fl
 
 
 def measured_column(found: dict[str, float], settings: Settings) -> Column:
-    """One number of frames: "seconds (floor)" by part, rates and memory."""
+    """One number of frames: "seconds (lower bound)" by part, rates and memory."""
     config = benchmark_config(settings.preset)
     extent = Extent(int(found["frames"]), int(found["height"]), int(found["width"]), config.encoder.patch_size)
     weights = settings.language_dtype or settings.dtype
@@ -110,7 +110,7 @@ def _extent(options: argparse.Namespace, frames: int) -> Extent:
 
 
 def seconds(value: float, floor: float | None) -> str:
-    """Three digits, and the floor in brackets."""
+    """Three digits, and the lower bound in brackets."""
     return f"{value:.3g}" if floor is None else f"{value:.3g} ({floor:.2g})"
 
 
@@ -129,7 +129,7 @@ def table(columns: dict[int, Column]) -> str:
     """Rows by name, one column a number of frames."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     head = " | ".join(f"{n} frames" for n in columns)
-    lines = [f"| seconds (floor) | {head} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"| seconds (lower bound) | {head} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(c.get(name, "") for c in columns.values()) + " |" for name in names]
     return "\n".join(lines)
 
@@ -155,9 +155,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile of the vision part's blocks")
     parser.add_argument("--cuda-graphs", action="store_true", help="also decode with a static cache (graphs on CUDA)")
     parser.add_argument("--llava", action="store_true", help="also a plain Hugging Face LLaVA with the same LM")
-    parser.add_argument("--processor-time", action="store_true", help="a CPU's own seconds, where it is shared")
+    parser.add_argument("--processor-time", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--arithmetic", action="store_true", help="run nothing; floors for the rates that follow")
+    parser.add_argument("--arithmetic", action="store_true", help="run nothing; lower bounds for the rates that follow")
     parser.add_argument("--tflops", type=float, default=989.0, help="default: H200, bf16 dense, datasheet")
     parser.add_argument("--bandwidth", type=float, default=4800.0, help="GB/s; default: H200, datasheet")
     parser.add_argument("--utilisation", type=float, default=1.0, help="share of both rates that is reached")

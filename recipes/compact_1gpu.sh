@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# `compact` (VGGT-1B and Qwen3-0.6B) on one GPU of 48 GB, on rooms at the paper's resolution. Goes on where it was stopped.
+# `compact` (VGGT-1B and Qwen3-0.6B) on one GPU of 48 GB, on rooms at the paper's resolution. Run again, it resumes.
 #   recipes/compact_1gpu.sh WEIGHTS [RUNS]
-# WEIGHTS holds VGGT-1B, Qwen3-0.6B and clip-vit-large-patch14-336 as published; their licences are their own.
-# DRY=1 stops after looking at data and weights and estimating memory and time.
+# WEIGHTS holds VGGT-1B, Qwen3-0.6B and clip-vit-large-patch14-336 as published, under their own licences.
+# DRY=1 stops after the dry runs, which check data and weights and measure memory and time.
 set -euo pipefail
 weights=$1
 runs=${2:-runs/compact}
@@ -11,12 +11,12 @@ data=(--data "$runs/shards")
 # 1. Rooms with a shorter side of 518 pixels, 16 frames each.
 vidllm rooms shards --seeds 10000:14000 --frames 16 --shorter-side 518 -o "$runs/shards"
 
-# 2. The model that training begins with.
+# 2. The initial model.
 if [ ! -e "$runs/start/config.json" ]; then
   vidllm import --preset compact --vggt "$weights/VGGT-1B" --lm "$weights/Qwen3-0.6B" --weights-dtype float32 -o "$runs/start"
 fi
 
-# 3. What the two stages will need, of memory and time.
+# 3. Dry runs of the two stages.
 stage1=("${data[@]}" --out "$runs/stage1" --preset compact --init-from "$runs/start"
   --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/clip-vit-large-patch14-336"
   --steps "${STAGE1:-10000}" --learning-rate 1e-4 --warmup-steps 500 --clip-images 4 --clip-frames 4 --accumulation 4
@@ -35,6 +35,6 @@ if [ -n "${DRY:-}" ]; then exit; fi
 vidllm train stage1 "${stage1[@]}"
 vidllm train stage2 "${stage2[@]}" --init-from "$runs/stage1/model"
 
-# 5. What it has learned, and its curves.
+# 5. Evaluation, and curves.
 vidllm rooms eval --seeds 1000:1200 --model "$runs/stage2/model" --device cuda --dtype bfloat16
 vidllm train plot "$runs/stage1" "$runs/stage2" -o "$runs/curves.png"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The paper's size and order on eight GPUs of 80 GB: VGGT-1B and LLaVA-3D-7B as teachers and start, stage 1, stage 2 with
-# a frozen encoder, evaluation on ScanNet's benchmarks. Every step goes on where it was stopped.
+# The paper's size and order on eight GPUs of 80 GB: VGGT-1B and LLaVA-3D-7B as teachers and initial weights, stage 1,
+# stage 2 with a frozen encoder, evaluation on ScanNet's benchmarks. Run again, each step resumes.
 #   recipes/paper_8gpu.sh WEIGHTS SCANNET [RUNS]
 # WEIGHTS holds VGGT-1B and LLaVA-3D-7B as published; SCANNET holds scans/ and the language sets (docs/benchmarks.md).
-# Both keep their own licences. LORA=16 trains the language model by LoRA of that rank. DRY=1 stops after the dry runs.
+# Both keep their own licences. LORA=16 trains the language model with LoRA of that rank. DRY=1 stops after the dry runs.
 set -euo pipefail
 weights=$1
 scannet=$2
@@ -18,12 +18,12 @@ vidllm rooms shards --seeds 10000:14000 --frames 32 --shorter-side 518 -o "$runs
 vidllm data pack "$scannet" --frames 32 --shorter-side 518 -o "$runs/packed"
 vidllm data repack "$runs/packed" --split train -o "$runs/shards"
 
-# 2. The model that training begins with.
+# 2. The initial model.
 if [ ! -e "$runs/start/config.json" ]; then
   vidllm import --preset paper --vggt "$weights/VGGT-1B" --llava-3d "$weights/LLaVA-3D-7B" -o "$runs/start"
 fi
 
-# 3. What the two stages will need, of memory and time.
+# 3. Dry runs of the two stages.
 stage1=(stage1 "${data[@]}" --out "$runs/stage1" --preset paper --init-from "$runs/start"
   --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/LLaVA-3D-7B"
   --steps "${STAGE1:-20000}" --learning-rate 1e-4 --warmup-steps 1000 --clip-images 16 --clip-frames 8 16

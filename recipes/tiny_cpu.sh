@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The shipped `tiny` from nothing on two CPU cores. Every step can be stopped and started again: it goes on where it was.
+# The shipped `tiny` from random weights on two CPU cores. Run again, each step resumes.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
-# ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the sizes of its parts; the defaults take about five hours.
-# All of it in a few minutes, to see that it runs: ROOMS=48 WORDS=8 SEE=6 DRILL=4 PLACES=4 SPEAK=4 JOINT=4 TEST=1000:1004.
+# ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the numbers of rooms and steps; the defaults take about five hours.
+# A short run of a few minutes, to check that everything works: ROOMS=48 WORDS=8 SEE=6 DRILL=4 PLACES=4 SPEAK=4 JOINT=4 TEST=1000:1004.
 set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
 data=(--data "$runs/shards")
 
-# 1. The world: 10000 rooms, 8 frames each (7.5 GB).
+# 1. Data: 10000 rooms, 8 frames each (7.5 GB).
 vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-10000}))" -o "$runs/shards"
 
-# 2. A language model of the rooms' words alone: the baseline, and where the speaking half starts.
+# 2. A language model of the rooms' texts: the language-only baseline, and the initial language model.
 vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps "${WORDS:-1600}"
 
-# 3. Seeing and speaking, learned apart, one core each.
+# 3. Geometry, and the language half on oracle features, in parallel on one core each.
 for run in see drill places speak both; do mkdir -p "$runs/$run" && cp -r "$runs/tokenizer" "$runs/$run/"; done
 vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/see" --seed 11 --steps "${SEE:-6000}" \
   --language-start 1000000000 --spread-share 0.45 --window-frames 2 2 3 4 --clip-frames 3 4 4 6 --decay-fraction 0.5 \
@@ -33,7 +33,7 @@ vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/speak" --seed 13 --s
   --init-from "$runs/places/model" "${named[@]}" "${loud[@]}" --questions 24 --captions 1 --plain 4 --places 6
 wait $seeing
 
-# 4. Both: from what was seen and what was said, on both cores.
+# 4. Joint training from both, on both cores.
 torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/both" --seed 21 \
   --init-from "$runs/see/model" --language-from "$runs/speak/model" --steps "${JOINT:-720}" --true-geometry-until 350 \
   --language-start 0 --language-share 1 --language-only-share 0.78 --named-share 0.3 --clip-frames 4 4 5 8 \
@@ -41,5 +41,5 @@ torchrun --nproc-per-node 2 -m vidllm train stage2 --preset tiny "${data[@]}" --
   --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 --gravity-weight 40 --metric-weight 15 \
   --guide-weight 0.6 --guide-layers 1 2 3 --naming-weight 2 "${loud[@]}" --questions 22 --captions 1 --plain 6 --places 4
 
-# 5. What it has learned, on rooms it has never seen.
+# 5. Evaluation on unseen rooms.
 vidllm rooms eval --seeds "${TEST:-1000:1200}" --model "$runs/both/model" --blind "$runs/blind"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A short stay on one GPU: `tiny` goes on from its newest weights for some minutes. Needs no network.
-#   recipes/tiny_gpu_10min.sh [OUT]     OUT: what comes back (default: out), in files below 16 MiB: weights and rest.tar
-# START    the model to go on from (default: the shipped one)     MINUTES  of training (default 7)
-# CLIPS    folder of posed clips to train on beside the rooms     WHEELS   folder of wheels that are installed first
-#          (what torch and transformers do not bring along: jaxtyping tyro docstring_parser typeguard)
+# Some minutes of training of `tiny` on one GPU, from its newest weights. Needs no network.
+#   recipes/tiny_gpu_10min.sh [OUT]     OUT: the results (default: out), in files below 16 MiB: weights and rest.tar
+# START    the initial model (default: the shipped one)            MINUTES  of training (default 7)
+# CLIPS    folder of posed clips, in addition to the rooms        WHEELS   folder of wheels to install first
+#          (those that torch and transformers do not install: jaxtyping tyro docstring_parser typeguard)
 # FIRST    first seed of the rooms: another one each time         TEST     seeds that it is evaluated on
 # JOBS     processes that render, ROOMS each                      SCENES   windows of two frames a step
-# All of it in miniature on a CPU, in three minutes:
+# A short run on a CPU, in three minutes:
 #   DEVICE=cpu MINUTES=0.5 JOBS=1 ROOMS=16 SCENES=2 SIDES=112 TEST=2000:2001 COMPILE=0 recipes/tiny_gpu_10min.sh out
-# To go on from what came back: mkdir next && tar xf out/rest.tar -C next && cp out/model.int8-* next/model/, START=next/model
+# To continue from the results: mkdir next && tar xf out/rest.tar -C next && cp out/model.int8-* next/model/, START=next/model
 set -euo pipefail
 out=${1:-out}
 work=${WORK:-$(mktemp -d)}
@@ -35,13 +35,13 @@ command -v vidllm > /dev/null || vidllm() { python -m vidllm "$@"; }
 start=${START:-$here/src/vidllm/weights/tiny}
 mkdir -p "$out" "$work/shards"
 
-# 1. Rooms: sixteen of each process first, then the others beside the training, which looks for new ones when it saves.
+# 1. Rooms: sixteen per process first, the others during training, which reads new ones when it saves.
 render() { vidllm rooms shards --look life --shorter-side 168 -o "$work/shards" --seeds "$1:$2" 2> /dev/null; }
 for ((job = 0; job < jobs; job++)); do render $((first + job * rooms)) $((first + job * rooms + 16)) & done
 wait
 for ((job = 0; job < jobs; job++)); do render $((first + job * rooms + 16)) $((first + (job + 1) * rooms)) & done
 
-# 2. Training, in bfloat16 where the device has it. Compiled blocks only where three steps of them run.
+# 2. Training, in bfloat16 where the device has it. Blocks are compiled only if three steps with them run.
 options=(--data "$work/shards" --init-from "$start" --freeze-encoder --language-start 1000000000 --dtype auto
   --device "$device" --window-scenes "${SCENES:-64}" --window-frames 2 2 3 4 --clip-frames 3 4 4 6 --spread-share 0.3
   --sides ${SIDES:-112 140 168} --vary-share 0.3 --learning-rate "${RATE:-0.0006}" --warmup-steps 50
@@ -55,7 +55,7 @@ vidllm train stage2 "${options[@]}" --out "$work/run" --steps 1000000 --minutes 
   --save-minutes 1 --export int8
 kill $(jobs -p) 2> /dev/null || true
 
-# 3. What it has learned, and all of it in few files.
+# 3. Evaluation, and the results in few files.
 vidllm rooms eval --seeds "${TEST:-2000:2032}" --model "$work/run/model" --device "$device" --json > "$out/rooms.json"
 if [ -d "$work/run/model" ]; then
   cp "$work/run/model"/model.int8-* "$out/"

@@ -162,7 +162,7 @@ def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
     assert size_of(folder / "depth" / "00000.png") == size_of(folder / "color" / "00000.jpg") == (70, 56)
     assert run("rooms", "shards", "--seeds", "10000:10001", "-o", tmp_path / "s", "--frames", "2")[0] == 0
     again = run("rooms", "shards", "--seeds", "10000:10001", "-o", tmp_path / "s", "--frames", "2")
-    assert "1 of 1 shards are there already" in again[2]
+    assert "1 of 1 shards exist already" in again[2]
     code, out, err = run("rooms", "eval", "--seeds", "1000:1001", "--frames", "2", "--model", model, "--json")
     measures = [row["measure"] for row in json.loads(out)["rows"]]
     assert code == 0 and "depth abs-rel" in measures and "rooms 1/1" in err

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from vidllm.cli.models import options_of
 from vidllm.cli.parser import build_parser, join_values
 from vidllm.cli.training import configuration, dry_options, plot_options, split_stage
+from vidllm.training.ablation.config import AblationConfig
+from vidllm.training.ablation.rows import table_named
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 # A command is one write: two of them run side by side (`&`) and must not end up in one line.
@@ -35,6 +38,8 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
 
 def parsed(argv: list[str]) -> Any:
     """What the command line makes of a command, without running it."""
+    if argv[0] == "ablate":
+        return options_of(AblationConfig, f"vidllm ablate {table_named(argv[1]).name}", argv[2:])
     if argv[0] != "train":
         return build_parser().parse_args(join_values(argv))
     stage, rest = split_stage(argv[1:])

@@ -97,7 +97,7 @@ def test_check_names_what_is_broken(root: Path, capsys: pytest.CaptureFixture[st
     assert report.incomplete == {"mesh": [SCENES[2]]}
     assert main(["data", "check", str(root)]) == 2
     out, err = capsys.readouterr()
-    assert f"without mesh: 1 scenes ({SCENES[2]})" in out and "broken files: 3" in err
+    assert f"without mesh: 1 scenes ({SCENES[2]})" in out and "damaged files: 3" in err
     assert check_root(root, quick=True).broken == report.broken[2:]
 
 
@@ -140,7 +140,7 @@ def test_check_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "counts differ" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["data", "check", str(tmp_path / "empty")]) == 2
-    assert "nothing of ScanNet" in capsys.readouterr().err
+    assert "no data of ScanNet" in capsys.readouterr().err
 
 
 def test_packed_frames_are_resized_with_their_cameras(root: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The command line: a thin face over the package. Exit code 0, or 2 and one line that says what was wrong; 130 after
-Ctrl-C (SIGINT) and 143 after SIGTERM, which remove what is half written and let training write a checkpoint.
+"""The command line. Exit code 0, or 2 and one line that says what was wrong; 130 after Ctrl-C (SIGINT) and 143 after
+SIGTERM, which remove incomplete files and let training write a checkpoint.
 
-JSON and answers go to standard output alone, progress and warnings to standard error. Nothing heavy is imported here,
-so that ``vidllm --help`` answers at once; ``VIDLLM_DEBUG=1`` shows tracebacks.
+JSON and answers go to standard output, progress and warnings to standard error. torch and transformers are imported
+only where needed, so that ``vidllm --help`` is fast; ``VIDLLM_DEBUG=1`` shows tracebacks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # standard output was closed, as by `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except KeyboardInterrupt as stop:
@@ -85,7 +85,7 @@ def explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     no_room = isinstance(error, RuntimeError) and "allocate memory" in text  # torch's allocator on the CPU
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or no_room:
-        return "out of memory; take fewer frames (--frames), a smaller model, or --dtype bfloat16"
+        return "out of memory; use fewer frames (--frames), a smaller model, or --dtype bfloat16"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     elif not isinstance(error, ValueError | OSError):
@@ -94,7 +94,7 @@ def explain(error: Exception) -> str:
 
 
 def _quiet_libraries() -> None:
-    """No progress bars and no advice of the libraries on standard error."""
+    """Turn off progress bars and advice of the libraries on standard error."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -105,7 +105,7 @@ def _quiet_libraries() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Our own warnings as one line each; those of the libraries are kept back."""
+    """Print our own warnings as one line each, and none of the libraries'."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"vidllm(_rooms)?\.")

@@ -1,4 +1,4 @@
-"""The verb about what each part is worth: ablate."""
+"""The verb ablate: train and measure variants of the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ metric    without metric depth, without alignment, full
 stages    one stage, two without L_sc, two; with convergence curves
 scale     scale estimators of one model (no training)
 
-Goes on where it stopped. Every field of the configuration is an option: vidllm ablate main --help."""
+The same command resumes a stopped ablation.
+Every field of the configuration is an option: vidllm ablate main --help."""
 
 
 def ablate(argv: list[str]) -> None:

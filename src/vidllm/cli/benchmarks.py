@@ -16,7 +16,7 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
     """Predict, gather and score under the protocols named; only the first of several processes prints."""
     frames = reading.frames(options.frames)
     if not options.output:
-        raise ValueError("-o OUT: say where the predictions go; an interrupted run goes on from them")
+        raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
     out = reading.writable_folder(options.output)
     scenes = reading.words(options.scenes) or ()
     from vidllm.training.world import check_processes

@@ -24,9 +24,9 @@ def check(options: argparse.Namespace) -> None:
     report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"), further=refusals)
     _print_report(report, options)
     if report.broken:
-        raise ValueError(f"{options.root}: broken files: {len(report.broken)}, named above; fetch them again")
+        raise ValueError(f"{options.root}: damaged files: {len(report.broken)}, named above; download them again")
     if not report.usable:
-        raise ValueError(f"{options.root}: nothing of ScanNet or its language sets is here; see above where to get it")
+        raise ValueError(f"{options.root}: no data of ScanNet or its language sets found; see above for the sources")
     if options.strict and report.differs:
         names = ", ".join(row.what for row in report.differs)
         raise ValueError(f"{options.root}: counts differ from the official ones: {names}")
@@ -41,13 +41,13 @@ def _check_own(options: argparse.Namespace) -> None:
         _note_lengths(report)
     _print_report(report, options)
     if report.problems:
-        raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; mend them")
+        raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; correct them")
     if options.strict and report.notes:
         raise ValueError(f"{options.root}: notes: {len(report.notes)}, named above by line")
 
 
 def _note_lengths(report: JsonlReport) -> None:
-    """Sentences too long for fine-tuning as it is unless told otherwise: the shipped model's tokens, its default."""
+    """Add notes on texts over the default length of fine-tuning, counted in the shipped model's tokens."""
     from transformers import AutoTokenizer
 
     from vidllm.datasets.jsonl_check import Remark

@@ -1,7 +1,7 @@
-"""Which option has an effect in which mode: one table. Where it has none, the command refuses it or training warns.
+"""A table of which option has an effect in which mode. Without an effect, commands refuse it and training warns.
 
-An option counts as given where its value is not the default. What a verb refuses for other reasons (two options that
-contradict each other, a value out of range) is told where that value is read.
+An option counts as given if its value is not the default. Other errors (options that contradict each other, values out
+of range) are raised where the value is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Effect:
-    """Options of a verb (by attribute), the mode in which they have an effect, and the words for where that is."""
+    """Options of a verb (by attribute), the mode in which they have an effect, and its description."""
 
     verb: str
     options: tuple[str, ...]
@@ -48,15 +48,15 @@ def _several_processes(_: Any) -> bool:
 VERBS = (
     Effect("evaluate", ("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "frames",
                         "refine", "device", "dtype"),
-           "files are scored without them: they go with --data ROOT, which runs a model", lambda o: bool(o.data)),
+           "not used for scoring files; they need --data ROOT, which runs a model", lambda o: bool(o.data)),
     Effect("evaluate", ("predictions", "references", "per_item"),
-           "--data runs a model, these score files: give one kind", lambda o: not o.data),
+           "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
     Effect("evaluate", ("setting", "proposals", "baselines", "blind", "protocol"),
            "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
     Effect("evaluate", ("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d")),
-    Effect("evaluate", ("blind",), "it goes with the baseline language-only of scanqa, sqa3d and scan2cap", _baseline),
-    Effect("info", ("language_dtype",), "it goes with --frames, for the memory", lambda o: o.frames is not None),
-    Effect("import", ("every_key",), "--json has every key: leave one of them out", lambda o: not o.json),
+    Effect("evaluate", ("blind",), "it needs the baseline language-only of scanqa, sqa3d or scan2cap", _baseline),
+    Effect("info", ("language_dtype",), "it needs --frames, and affects the memory", lambda o: o.frames is not None),
+    Effect("import", ("every_key",), "--json lists every key anyway", lambda o: not o.json),
 )  # fmt: skip
 
 _GEOMETRY = (
@@ -132,7 +132,7 @@ def idle_options(
     for names, effect in found:
         told = [_option(name) for name in names if name not in but]
         if told:
-            lines.append(f"{', '.join(told)}: no effect here; {'it goes' if len(told) == 1 else 'they go'} with "
+            lines.append(f"{', '.join(told)}: no effect here; {'it needs' if len(told) == 1 else 'they need'} "
                          f"{effect.where}")  # fmt: skip
     return lines
 

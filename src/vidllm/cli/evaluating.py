@@ -28,13 +28,13 @@ def evaluate(options: argparse.Namespace) -> None:
         _run_model(options)
         return
     if options.task == "reconstruction":
-        raise ValueError("reconstruction is measured on scans: give --data ROOT")
+        raise ValueError("reconstruction is evaluated on scans: give --data ROOT")
     if not (options.predictions and options.references):
         raise ValueError("give --predictions FILE and --references FILE, or --data ROOT to run a model")
     chosen = _chosen(options.task, options.protocol)
     out = reading.writable(options.per_item) if options.per_item else None
     if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
-        raise ValueError(f"--per-item: give one protocol that has values by item; {_with_items(options.task)}")
+        raise ValueError(f"--per-item: give one protocol that has values per item; {_with_items(options.task)}")
     given = _Files(options.predictions, options.references)
     results = [given.result(options.task, entry) for entry in chosen]
     tell_missing_meteor(options.task, [entry.name for entry in chosen])

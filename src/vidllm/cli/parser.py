@@ -1,4 +1,4 @@
-"""What may be typed: the verbs, their arguments, and errors of one line."""
+"""The parser: verbs, their options, and errors of one line."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def _version() -> str:
 
 
 def _add_scene_verbs(verbs: Any) -> None:
-    ask = _verb(verbs, "ask", "answer questions about a video, one answer a line")
-    ask.add_argument("video", help="a video file, a folder of pictures, or a scene that was saved")
-    ask.add_argument("questions", nargs="+", metavar="question", help="one or several; the video is read once")
-    ask.add_argument("--situation", help="where you stand and look, e.g. 'I am sitting on the sofa.'")
+    ask = _verb(verbs, "ask", "answer questions about a video, one answer per line")
+    ask.add_argument("video", help="a video file, a folder of pictures, or a saved scene")
+    ask.add_argument("questions", nargs="+", metavar="question", help="one or several; the video is encoded once")
+    ask.add_argument("--situation", help="your position and viewing direction, e.g. 'I am sitting on the sofa.'")
     _model_options(ask)
     _memory_options(ask)
     _known_options(ask)
@@ -69,20 +69,20 @@ def _add_scene_verbs(verbs: Any) -> None:
     _memory_options(describe)
     _known_options(describe)
     _window_options(describe)
-    ground = _verb(verbs, "ground", "find what an expression means: boxes in metres")
+    ground = _verb(verbs, "ground", "find the objects that an expression means: boxes in metres")
     ground.add_argument("video", help="as for ask")
     ground.add_argument("expression", help="e.g. 'the chair right of the sofa'")
-    ground.add_argument("-o", "--output", metavar="PICTURE", help="write the frames with the boxes drawn into them")
+    ground.add_argument("-o", "--output", metavar="PICTURE", help="write a picture of the frames with the boxes")
     _model_options(ground)
     _memory_options(ground)
     _known_options(ground)
     _window_options(ground)
     reconstruct = _verb(verbs, "reconstruct", "write cameras, depth and points in metres")
     reconstruct.add_argument("video", help="as for ask")
-    reconstruct.add_argument("-o", "--output", required=True, metavar="OUT", help="folder; made when missing")
+    reconstruct.add_argument("-o", "--output", required=True, metavar="OUT", help="folder; created if missing")
     reconstruct.add_argument("--format", metavar="A,B,...", default=",".join(DEFAULT_FORMATS),
-                             help=f"any of {', '.join(FORMATS)} (default: the first five); scene: to be asked "
-                             "later, in place of the video")  # fmt: skip
+                             help=f"any of {', '.join(FORMATS)} (default: the first five); scene: a saved scene, "
+                             "to be asked later in place of the video")  # fmt: skip
     reconstruct.add_argument("--ground", action="append", default=[], metavar="EXPRESSION",
                              help="also find this and draw its boxes in the overview; may be repeated")  # fmt: skip
     _model_options(reconstruct)
@@ -96,12 +96,12 @@ def _add_scene_verbs(verbs: Any) -> None:
 
 
 def _add_model_verbs(verbs: Any) -> None:
-    info = _verb(verbs, "info", "parameters by part, without allocating any")
+    info = _verb(verbs, "info", "parameters of each part, without allocating any")
     info.add_argument("model", nargs="?", help="tiny, compact, paper or a model's folder (default: the shipped model)")
     info.add_argument("--json", action="store_true", help="JSON on standard output")
-    info.add_argument("--frames", type=int, metavar="N", help="also operations and memory for N frames of a video")
-    info.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="of the language model, for the memory")
-    _verb(verbs, "train", "train a model: stage2 (or joint; the default) or blind; vidllm train stage2 --help")
+    info.add_argument("--frames", type=int, metavar="N", help="also operations and memory for a video of N frames")
+    info.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="of the language model, for its memory")
+    _verb(verbs, "train", "train a model or a baseline; see vidllm train --help")
     _verb(verbs, "ablate", "train and measure the paper's ablations; vidllm ablate --help")
 
 
@@ -117,13 +117,13 @@ def _add_import(verbs: Any) -> None:
     take.add_argument("--metric", metavar="MODEL", help="cascade: a vidllm model whose metric depth gives the scale")
     take.add_argument("--metric-depth", metavar="PLACE", help="cascade: a depth estimator of transformers that gives "
                       "metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)")  # fmt: skip
-    take.add_argument("--camera-height", type=float, metavar="M", help="cascade: metres over the floor, where nothing "
-                      "else is known of a video")  # fmt: skip
+    take.add_argument("--camera-height", type=float, metavar="M", help="cascade: height of the camera over the "
+                      "floor in metres, if a video has no other known scale")  # fmt: skip
     take.add_argument("--shorter-side", type=int, metavar="N", help="pixels of the frames (default: the preset's)")
     take.add_argument("--weights-dtype", choices=WEIGHT_DTYPES,
-                      help="of the weights written (default: the checkpoints' own)")  # fmt: skip
-    take.add_argument("-o", "--output", required=True, metavar="M", help="folder of the model; made when missing")
-    take.add_argument("--every-key", action="store_true", help="name each key in the report")
+                      help="dtype of the weights that are written (default: as in the checkpoints)")  # fmt: skip
+    take.add_argument("-o", "--output", required=True, metavar="M", help="folder of the model; created if missing")
+    take.add_argument("--every-key", action="store_true", help="list every key in the report")
     take.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
@@ -137,62 +137,62 @@ def _add_rooms(verbs: Any) -> None:
     render.add_argument("--size", default="240x320", metavar="HxW", help="pixels (default 240x320)")
     export = _verb(kinds, "export", "write rooms as ScanNet and its language sets are distributed")
     _seeds(export, None)
-    export.add_argument("-o", "--output", required=True, metavar="ROOT", help="finished scenes there are kept")
+    export.add_argument("-o", "--output", required=True, metavar="ROOT", help="finished scenes in it are kept")
     export.add_argument("--frames", type=int, default=24, metavar="N")
     export.add_argument("--size", default="240x320", metavar="HxW", help="pixels of colour (default 240x320)")
     export.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default val)")
-    shards = _verb(kinds, "shards", "write training data; finished shards are not rendered twice")
+    shards = _verb(kinds, "shards", "write training data; finished shards are kept")
     _seeds(shards, None)
     shards.add_argument("-o", "--output", required=True, metavar="DIR")
     shards.add_argument("--frames", type=int, default=8)
     shards.add_argument("--shorter-side", type=int, default=112, metavar="N",
                         help="pixels, whole patches of 14 (default 112, tiny's; compact and paper: 518)")  # fmt: skip
     shards.add_argument("--look", choices=("plain", "life"), default="plain",
-                        help="life: clutter, near and shaken cameras, a phone's pictures (default plain)")  # fmt: skip
-    evaluate = _verb(kinds, "eval", "measure a model on unseen rooms, beside its baselines")
+                        help="life: clutter, close or shaking cameras, a phone's pictures (default plain)")  # fmt: skip
+    evaluate = _verb(kinds, "eval", "evaluate a model and baselines on unseen rooms")
     _seeds(evaluate, "1000:1200")
     _model_options(evaluate)
     evaluate.add_argument("--blind", metavar="FOLDER", help="the language-only baseline (default: the shipped one)")
 
 
 def _add_data(verbs: Any) -> None:
-    data = _verb(verbs, "data", "data, downloaded or your own: check, pack, score")
+    data = _verb(verbs, "data", "downloaded or own data: check, pack, repack, score")
     kinds = data.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=LineParser)
-    check = _verb(kinds, "check", "what of ScanNet's sets, or of your own data, is there, missing or broken")
+    check = _verb(kinds, "check", "list what is present, missing or damaged in ScanNet's sets or in your own data")
     check.add_argument("root", help="the folder that holds scans/ and the annotation files; or your own FILE.jsonl")
-    check.add_argument("--quick", action="store_true", help="see whether scenes and videos are there, do not read them")
+    check.add_argument("--quick", action="store_true", help="check that scenes and videos exist, without reading them")
     check.add_argument("--strict", action="store_true",
-                       help="exit 2 where a count differs from the official one, or a line looks wrong")  # fmt: skip
+                       help="exit code 2 if a count differs from the official one, or if there are notes")  # fmt: skip
     check.add_argument("--json", action="store_true", help="JSON on standard output")
-    score = _verb(kinds, "score", "measure a model on your own data")
+    score = _verb(kinds, "score", "evaluate a model on your own data")
     score.add_argument("file", metavar="FILE.jsonl", help="docs/fine_tuning.md has the format")
     _model_options(score)
-    pack = _verb(kinds, "pack", "write training data: frames resized once; packed scenes are not read twice")
+    pack = _verb(kinds, "pack", "write training data with resized frames; packed scenes are kept")
     pack.add_argument("root", help="the folder that holds scans/ and the annotation files")
     pack.add_argument("-o", "--output", required=True, metavar="DIR")
-    pack.add_argument("--frames", type=int, default=32, metavar="N", help="frames a scene (default 32)")
+    pack.add_argument("--frames", type=int, default=32, metavar="N", help="frames per scene (default 32)")
     pack.add_argument("--shorter-side", type=int, default=518, metavar="N", help="pixels (default 518)")
     pack.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
-    pack.add_argument("--per-shard", type=int, default=4, metavar="N", help="scenes a shard (default 4)")
+    pack.add_argument("--per-shard", type=int, default=4, metavar="N", help="scenes per shard (default 4)")
     _add_repack(kinds)
 
 
 def _add_repack(kinds: Any) -> None:
-    repack = _verb(kinds, "repack", "packed scenes as the shards that vidllm train reads; finished shards are kept")
+    repack = _verb(kinds, "repack", "convert packed scenes to training shards; finished shards are kept")
     repack.add_argument("pack", help="a folder that vidllm data pack wrote")
     repack.add_argument("-o", "--output", required=True, metavar="DIR")
-    repack.add_argument("--split", default="train", help="whose sentences, and the scenes that have some "
+    repack.add_argument("--split", default="train", help="split of the texts; scenes without any are left out "
                         "(default train)")  # fmt: skip
 
 
 def _add_evaluation(verbs: Any) -> None:
-    evaluate = _verb(verbs, "eval", "run a model on a benchmark, or score a file of predictions, by the protocol named")
+    evaluate = _verb(verbs, "eval", "run a model on a benchmark, or score a file of predictions, with a named protocol")
     evaluate.add_argument("task", metavar="TASK", choices=EVALUATION_TASKS, help=", ".join(EVALUATION_TASKS))
-    evaluate.add_argument("--predictions", metavar="FILE", help="score this file: the benchmark's submission")
-    evaluate.add_argument("--references", metavar="FILE", help="its annotations, as distributed")
+    evaluate.add_argument("--predictions", metavar="FILE", help="a file to score, as submitted to the benchmark")
+    evaluate.add_argument("--references", metavar="FILE", help="the benchmark's annotations, as distributed")
     evaluate.add_argument("--protocol", metavar="NAME", default="official",
-                          help="whose script the numbers follow, or all (default: official)")  # fmt: skip
-    evaluate.add_argument("--per-item", metavar="OUT.json", help="also write the values of every item")
+                          help="evaluation script to reproduce, or all (default: official)")  # fmt: skip
+    evaluate.add_argument("--per-item", metavar="OUT.json", help="also write the scores of every item")
     _add_benchmark(evaluate)
     _model_options(evaluate)
     evaluate.set_defaults(command="evaluate")
@@ -201,12 +201,12 @@ def _add_evaluation(verbs: Any) -> None:
 def _add_benchmark(evaluate: argparse.ArgumentParser) -> None:
     group = evaluate.add_argument_group("running a model")
     group.add_argument("--data", metavar="ROOT", help="run the model on the data under this folder")
-    group.add_argument("-o", "--output", metavar="OUT", help="predictions, results.json and table.txt; resumed from")
-    group.add_argument("--split", default="val", help="of the annotations (default val)")
+    group.add_argument("-o", "--output", metavar="OUT", help="predictions and results; interrupted runs resume")
+    group.add_argument("--split", default="val", help="split of the annotations (default val)")
     group.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
     group.add_argument("--setting", action="append", metavar="A,B,...",
-                       help="raw, proposals, oracle-geometry (default: all that can be had)")  # fmt: skip
-    group.add_argument("--proposals", choices=("mask3d", "gt"), help="whose boxes are given (default mask3d if there)")
+                       help="raw, proposals, oracle-geometry (default: all that are available)")  # fmt: skip
+    group.add_argument("--proposals", choices=("mask3d", "gt"), help="source of proposals (default mask3d if present)")
     group.add_argument("--baselines", action="append", metavar="A,B,...",
                        help="2d, language-only, most-frequent, mean-box, none (default: all of the task)")  # fmt: skip
     group.add_argument("--blind", metavar="FOLDER", help="the language-only baseline (default: the shipped one)")
@@ -219,12 +219,12 @@ def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 
 def _known_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("metres from what is known (one of these, in place of the measured scale)")
-    group.add_argument("--scale", type=float, metavar="X", help="metres a unit of the reconstruction")
-    group.add_argument("--camera-height", type=float, metavar="M", help="metres the camera is held over the floor")
+    group = parser.add_argument_group("known scale (one of these, in place of the predicted one)")
+    group.add_argument("--scale", type=float, metavar="X", help="metres per unit of the reconstruction")
+    group.add_argument("--camera-height", type=float, metavar="M", help="height of the camera over the floor in metres")
     group.add_argument("--known-length", metavar="FRAME:U,V:U,V=M",
                        help="two pixels of a sampled frame (original size) that are M metres apart")  # fmt: skip
-    group = parser.add_argument_group("cameras that are known (docs/known_cameras.md)")
+    group = parser.add_argument_group("known cameras (docs/known_cameras.md)")
     group.add_argument("--intrinsics", metavar="FILE|fx,fy,cx,cy", help="in pixels of the original pictures, whose "
                        "middle is W/2, H/2; or a cameras.json, transforms.json, a matrix (.txt, .npy), OpenCV's .yaml, "
                        ".csv, or a folder of COLMAP")  # fmt: skip
@@ -232,16 +232,16 @@ def _known_options(parser: argparse.ArgumentParser) -> None:
                        "a folder of COLMAP, or of matrices (ScanNet, 7-Scenes)")  # fmt: skip
     group.add_argument("--poses-scale", choices=("metric", "unknown"), help="unit of the poses (default: metric)")
     group.add_argument("--one-lens", action=argparse.BooleanOptionalAction, default=None,
-                       help="one lens with square pixels took the whole video (default: where --refine moves the "
+                       help="the whole video has one lens with square pixels (default: where --refine adjusts the "
                        "focal length)")  # fmt: skip
 
 
 def _window_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("long videos: windows of frames, chained; the memory does not grow")
+    group = parser.add_argument_group("long videos: overlapping windows of frames, with bounded memory")
     group.add_argument("--window", type=int, metavar="N",
-                       help="frames a window (default: the model's, and only for many frames)")  # fmt: skip
+                       help="frames per window (default: the model's, used for more than 64 frames)")  # fmt: skip
     group.add_argument("--overlap", type=int, metavar="N",
-                       help="frames that it shares with the one before (default: a quarter)")  # fmt: skip
+                       help="frames shared by neighbouring windows (default: a quarter)")  # fmt: skip
 
 
 def _seeds(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -255,12 +255,12 @@ def _model_options(parser: argparse.ArgumentParser, frames: bool = True) -> None
     if frames:
         parser.add_argument("--frames", type=int, metavar="N", help="frames to sample (default: the model's)")
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=None,
-                        help="move cameras and depth until the frames agree: docs/refinement.md (default: the model's)")
+                        help="bundle adjustment of cameras and depth: docs/refinement.md (default: the model's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument("--dtype", default="auto", choices=DTYPES,
                         help="auto (default): bfloat16 where the hardware computes in it, else float32")  # fmt: skip
 
 
 def _memory_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="the language model's weights in fewer bits")
-    parser.add_argument("--offload", choices=("cpu",), help="the language model's layers wait in the host's memory")
+    parser.add_argument("--language-dtype", choices=LANGUAGE_DTYPES, help="quantise the language model's weights")
+    parser.add_argument("--offload", choices=("cpu",), help="keep the language model's layers in host memory")

@@ -1,4 +1,4 @@
-"""Values of options, checked before anything heavy begins, and the printing of results."""
+"""Values of options, checked before a model is loaded, and the printing of results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def seeds(text: str) -> range:
         raise ValueError(f"--seeds: expected A:B with whole numbers, received {text!r}")
     span = range(int(first), int(last) if last else int(first) + 1)
     if not span:
-        raise ValueError(f"--seeds: {text} holds no seed; expected A:B with A below B")
+        raise ValueError(f"--seeds: {text} is empty; expected A:B with A below B")
     return span
 
 
@@ -46,7 +46,7 @@ def size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()) or min(int(height), int(width)) < 2:
         raise ValueError(f"--size: expected HxW in pixels, received {text!r}")
     if int(height) % 2 or int(width) % 2:
-        raise ValueError(f"--size: expected even sides (a film halves its colour planes), received {text!r}")
+        raise ValueError(f"--size: expected even sides (video has colour at half resolution), received {text!r}")
     return int(height), int(width)
 
 
@@ -71,7 +71,7 @@ def known_cameras(
 ) -> GivenCameras | None:
     """``--intrinsics``, ``--poses``, ``--poses-scale``, ``--one-lens``: None without any, ValueError for wrong ones."""
     if scale is not None and poses is None:
-        raise ValueError("--poses-scale says what the poses' unit is; give them with --poses")
+        raise ValueError("--poses-scale is the unit of the poses; it needs --poses")
     if one_lens is not None and intrinsics is not None:
         raise ValueError("--one-lens has no effect beside --intrinsics; leave one of them out")
     if intrinsics is None and poses is None and one_lens is None:

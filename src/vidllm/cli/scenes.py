@@ -99,10 +99,10 @@ def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) 
     height, width = summary["processed_size"]
     spread = summary["scale_spread"]
     agree = f"the images agree within {100 * spread:.0f}%"
-    agree = "how far the images agree is not known" if math.isnan(spread) else agree
+    agree = "the agreement of the images is unknown" if math.isnan(spread) else agree
     lines = [
         f"frames        {summary['frames']} at {width}x{height} pixels",
-        f"scale         {summary['scale']:.3f} m a unit, {agree}",
+        f"scale         {summary['scale']:.3f} m per unit, {agree}",
         f"median depth  {summary['median_depth']:.2f} m",
         f"camera path   {summary['camera_path_length']:.2f} m",
     ]
@@ -154,8 +154,8 @@ def _saved(options: argparse.Namespace) -> Scene:
 
     given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]
     if given:
-        raise ValueError(f"{options.video} is a saved scene, {', '.join(given)} would change nothing in it; "
-                         "give the video to reconstruct it anew")  # fmt: skip
+        raise ValueError(f"{options.video} is a saved scene, without effect on it: {', '.join(given)}; "
+                         "give the video to reconstruct it again")  # fmt: skip
     saved = SceneFile.read(options.video)
     return restored(saved, _model(options, saved.place() if options.model is None else None))
 

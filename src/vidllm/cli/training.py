@@ -17,16 +17,16 @@ TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|p
 
 teacher geometry                a small VGGT, for stage 1
 teacher language                a small CLIP (and LLaVA-3D), for stage 1
-stage1                          encoder and adapter learn from two teachers; resumes where it stopped
-stage2 (default; also: joint)   joint training of geometry and language on rooms; resumes where it stopped
-finetune                        a model on your own videos and sentences (docs/fine_tuning.md); resumes
-blind                           the language-only baseline: the same questions, no video; resumes
-plot RUN... [-o FILE.png] [--smooth N]   the curves of a run's log, or of several
+stage1                          encoder and adapter are distilled from two teachers
+stage2 (default; also: joint)   joint training of geometry and language
+finetune                        fine-tune a model on your own videos and texts (docs/fine_tuning.md)
+blind                           the language-only baseline: the same questions without video
+plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
 
---dry-run [--gpus N] [--json]   with stage1, stage2 and the teachers: look at data, weights and disk,
-                                count memory, time real steps, and train nothing (docs/training.md)
+--dry-run [--gpus N] [--json]   with stage1, stage2 and the teachers: check data, weights and disk,
+                                count memory and time real steps, without training (docs/training.md)
 
-Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command goes on from there.
+Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
 
@@ -112,7 +112,7 @@ def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None,
     if "--dry-run" not in argv:
         return None, argv
     if stage not in DRY_STAGES:
-        raise ValueError(f"--dry-run goes with {', '.join(DRY_STAGES)}; not with {stage}")
+        raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
     parser = LineParser(prog=f"vidllm train {stage} --dry-run", allow_abbrev=False, add_help=False)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--gpus", type=int, default=1)
@@ -139,7 +139,7 @@ def plot_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = LineParser(prog="vidllm train plot", description="Draw the curves of training runs, one over another.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
     parser.add_argument("-o", "--output", metavar="FILE.png", help="(default: curves.png in the first run)")
-    parser.add_argument("--smooth", type=int, metavar="N", help="lines of the log a point is the mean of; 1: none")
+    parser.add_argument("--smooth", type=int, metavar="N", help="lines of the log to average for a point; 1: none")
     return parser.parse_args(argv)
 
 

@@ -49,7 +49,7 @@ def shards(options: argparse.Namespace) -> None:
     plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
     missing = [p for p in plan if not shard_path(folder, *p, options.look).exists()]
     if len(missing) < len(plan):
-        reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards are there already")
+        reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards exist already")
     tell = reading.Progress("shards", len(missing))
     for done, (part, height, width) in enumerate(missing, 1):
         write_shard(folder, part, count, height, width, options.look)
@@ -69,7 +69,7 @@ def eval(options: argparse.Namespace) -> None:
     model = load(options.model, options.device, options.dtype, refine=options.refine)
     blind = load_language_only(Path(options.blind) if options.blind else LANGUAGE_ONLY)
     if blind is None and options.blind:
-        raise ValueError(f"{options.blind}: no language-only baseline here (config.json is missing)")
+        raise ValueError(f"{options.blind}: no language-only baseline (config.json is missing)")
     figures = evaluate(model, span, blind, reading.Progress("rooms", len(span)), count)
     rows = table(figures)
     if options.json:

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: write under a temporary name beside the target, then rename.
+"""Atomic outputs: write under a temporary name beside the target, then rename.
 
 Everything is written inside a temporary folder ``.NAME.HOST-PID-START-RANDOM.part``: what a library leaves there of its
 own (safetensors' ``.tmpXXXXXX``) goes with it. The name tells which process writes, so that the next command removes

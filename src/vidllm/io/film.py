@@ -1,4 +1,4 @@
-"""Films in: the wanted pictures of a video file, decoding no more of it than they need (PyAV).
+"""Reading videos: the requested frames of a video file, without decoding all of it (PyAV).
 
 Reading a film has two steps. A scan of its packets (`film_scan`) gives every presentation time and the key frames.
 Then each wanted picture is reached by seeking to the last key frame before it and decoding forward to exactly its time.

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: what can be the id of one, and a copy on this machine."""
+"""Models of the Hugging Face hub: the form of their ids, and local copies."""
 
 from __future__ import annotations
 

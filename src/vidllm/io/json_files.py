@@ -1,4 +1,4 @@
-"""JSON in: every error is a ValueError of one line that names the file, the line and the remedy.
+"""Reading JSON: every error is a ValueError of one line that names the file, the line and the remedy.
 
 Python's own reader also raises RecursionError (deep nesting), a ValueError without a file (integers over 4300 digits)
 and UnicodeDecodeError, and it lets through integers that no float can hold and unpaired surrogates that no file can

@@ -1,4 +1,4 @@
-"""One process at a time in an output folder: a lock file that the system gives back when its process dies."""
+"""One process at a time in an output folder: a lock file that the system releases when its process ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pictures in: files of every still format, folders of them in the order of their names, and files of several.
+"""Reading pictures: files of every still format, folders of them in the order of their names, and files of several.
 
 Folders are sorted naturally (`frame_10` after `frame_9`); where every name is a decimal number, by its value
-(0.1, 0.15, 0.2, and -2 before -1). Nothing in a folder is passed over in silence that could be a frame: a picture of
+(0.1, 0.15, 0.2, and -2 before -1). No possible frame in a folder is skipped silently: a picture of
 a kind that cannot be read here, a pipe or a broken link is an error that names it.
 """
 

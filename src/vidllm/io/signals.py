@@ -1,4 +1,4 @@
-"""What Ctrl-C (SIGINT) and SIGTERM do: work ends in order, and the exit code is 128 plus the signal's number."""
+"""Ctrl-C (SIGINT) and SIGTERM: work ends cleanly, and the exit code is 128 plus the signal's number."""
 
 from __future__ import annotations
 

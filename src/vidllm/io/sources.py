@@ -1,4 +1,4 @@
-"""Where pictures and films come from: the check of a path that a user gave, before anything is opened."""
+"""Check a path to pictures or a video before it is opened."""
 
 from __future__ import annotations
 

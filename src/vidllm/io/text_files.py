@@ -1,4 +1,4 @@
-"""Text and bytes in, bounded: a FIFO, a device, a binary file or one of terabytes ends as a ValueError of one line."""
+"""Reading text and bytes, bounded: FIFOs, devices, binary files and huge files raise a ValueError of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where published weights lie and how they are read: one tensor at a time, shard by shard, never with pickled code.
+"""Published weights: finding their files, and reading one tensor at a time, without running pickled code.
 
 A checkpoint is a file, a folder (one file, an index with its shards, numbered shards) or a hub id. Its names and shapes
 are read first and cost nothing; then its tensors pass by one by one, so that the peak memory is near one shard.

@@ -1,4 +1,4 @@
-"""Lens distortion, which is not modelled: how far it moves pixels is told, and fisheye lenses are refused."""
+"""Lens distortion, which is not modelled: a warning states how far it moves pixels; fisheye lenses are refused."""
 
 from __future__ import annotations
 
