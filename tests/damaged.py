@@ -1,0 +1,211 @@
+"""Damaged inputs for every file format that a command opens, and a child process that runs one command on one of them.
+
+A child is forked from the warm process (nothing is imported twice), has its own file descriptors, and is killed when it
+takes too long. What it did is told by :class:`Outcome`; :func:`fault` says what of it is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SECONDS = 10.0  # of processor time
+HANG = 90.0  # of wall clock, on a machine that does other work as well
+GIGABYTE = 2**30
+WORDS_NEVER_SHOWN = ("VIDLLM_DEBUG", "Traceback", "weights_only")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that a command reads: its path below the sandbox, the command line, and whether its text is JSON.
+
+    ``names``: what a message may call the file by; a folder that is read as one thing has the folder's name too.
+    """
+
+    path: str
+    command: tuple[str, ...]
+    json: bool = False
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a child did: exit code (-9 when killed), both outputs, processor seconds, growth of its memory in bytes."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    grown: int
+
+
+# ---- damages -----------------------------------------------------------------------------------------------------
+
+
+def damages(target: Target) -> list[str]:
+    """Names of the damages that make sense for a target."""
+    every = ["empty", "cut", "flipped", "fifo", "zero", "other"]
+    return every + (["type", "deep", "digits", "nan", "latin"] if target.json else [])
+
+
+HARMLESS = {"flipped", "nan", "latin", "cut"}  # what may leave a file that can be read
+
+
+def damage(path: Path, kind: str, rng: np.random.Generator) -> None:
+    """Damage a file in place."""
+    content = path.read_bytes()
+    if kind == "fifo":
+        path.unlink()
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.unlink()
+        path.symlink_to("/dev/zero")
+    elif kind == "deep":
+        path.write_text("[" * 200_000)
+    elif kind in ("digits", "nan", "type"):
+        _first_value(path, {"digits": 10**400, "nan": float("nan"), "type": {"a": [None]}}[kind])
+    else:
+        path.write_bytes(_changed(content, kind, rng))
+
+
+def _changed(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
+    if kind == "empty":
+        return b""
+    if kind == "cut":
+        return content[: int(len(content) * rng.uniform(0.3, 0.9))]
+    if kind == "other":
+        return b"%PDF-1.7\n\x00\xff not the file you look for\n"
+    if kind == "latin":
+        return content.replace(b'"', b'"\xe9', 1)
+    changed = bytearray(content)
+    for place in rng.integers(0, max(1, len(changed)), max(1, len(changed) // 2000)):
+        changed[place] ^= 1 << int(rng.integers(8))
+    return bytes(changed)
+
+
+def _first_value(path: Path, value: Any) -> None:
+    """The first number of a JSON file (or text, where it has no number) replaced; JSON lines: in the first line."""
+    text = path.read_text()
+    lines = path.suffix == ".jsonl"
+    content = json.loads(text.splitlines()[0] if lines else text)
+    if not _replace(content, value, (int, float)):
+        _replace(content, value, (str,))
+    sys.set_int_max_str_digits(0)
+    first = json.dumps(content)
+    path.write_text("\n".join([first, *text.splitlines()[1:]]) + "\n" if lines else first)
+
+
+def _replace(content: Any, value: Any, kinds: tuple[type, ...]) -> bool:
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, inner in list(pairs):
+        if isinstance(inner, kinds) and not isinstance(inner, bool):
+            content[key] = value
+            return True
+        if _replace(inner, value, kinds):
+            return True
+    return False
+
+
+# ---- one command in a child --------------------------------------------------------------------------------------
+
+
+def run_child(command: tuple[str, ...], folder: Path) -> Outcome:
+    """Run a command line in a fork of this process, its working folder a sandbox."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    files = [folder / "stdout.txt", folder / "stderr.txt"]
+    pid = os.fork()
+    if pid == 0:
+        _child(command, folder, files)
+    status, used = _wait(pid)
+    code = os.waitstatus_to_exitcode(status)
+    texts = [file.read_text(errors="replace") if file.exists() else "" for file in files]
+    for file in files:
+        file.unlink(missing_ok=True)
+    grown = max(0, used.ru_maxrss - before) * 1024
+    return Outcome(code, texts[0], texts[1], used.ru_utime + used.ru_stime, grown)
+
+
+def _child(command: tuple[str, ...], folder: Path, files: list[Path]) -> None:
+    code = 99
+    try:
+        os.setsid()
+        os.chdir(folder)
+        for number, file in zip((1, 2), files, strict=True):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        resource.setrlimit(resource.RLIMIT_AS, (24 * GIGABYTE, 24 * GIGABYTE))
+        from vidllm.cli import main
+
+        torch.set_num_threads(1)
+        code = main(list(command))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _wait(pid: int) -> tuple[int, resource.struct_rusage]:
+    until = time.monotonic() + HANG
+    while True:
+        done, status, used = os.wait4(pid, os.WNOHANG)
+        if done:
+            return status, used
+        if time.monotonic() > until:
+            os.killpg(pid, signal.SIGKILL)
+            _, status, used = os.wait4(pid, 0)
+            return status, used
+        time.sleep(0.02)
+
+
+def fault(target: Target, kind: str, outcome: Outcome) -> str | None:
+    """What is wrong with how a command met a damaged file; None when nothing is."""
+    text = outcome.out + outcome.err
+    if outcome.code == -9:
+        return "hangs"
+    if outcome.code not in (0, 2):
+        return f"exit code {outcome.code}: {text[-300:]}"
+    shown = [word for word in WORDS_NEVER_SHOWN if word in text]
+    if shown:
+        return f"shows {shown}: {text[-400:]}"
+    if outcome.seconds > SECONDS:
+        return f"takes {outcome.seconds:.0f} s"
+    if outcome.grown > GIGABYTE:
+        return f"takes {outcome.grown / GIGABYTE:.1f} GB"
+    if outcome.code == 0:
+        return None if kind in HARMLESS else f"accepted: {text[:300]}"
+    errors = [line for line in outcome.err.splitlines() if line.startswith("vidllm: error: ")]
+    if len(errors) != 1:
+        return f"not one line: {outcome.err[-400:]!r}"
+    names = (Path(target.path).name, *target.names)
+    if not any(name in text for name in names):
+        return f"does not name {' or '.join(names)}: {errors[0]}"
+    return None
+
+
+def attempt(build: Callable[[Path], None], target: Target, kind: str, folder: Path, seed: int = 0) -> str | None:
+    """Copy a good set of files, damage one, run the command: what was wrong, None when nothing was."""
+    shutil.rmtree(folder, ignore_errors=True)
+    build(folder)
+    damage(folder / target.path, kind, np.random.default_rng(seed))
+    try:
+        told = fault(target, kind, run_child(target.command, folder))
+        return told or _left_behind(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left_behind(folder: Path) -> str | None:
+    left = [p for p in folder.rglob("*") if ".part" in p.name or p.name.startswith(".tmp")]
+    return f"leaves {left[0].relative_to(folder)} behind" if left else None
