@@ -29,15 +29,22 @@ WORDS_NEVER_SHOWN = ("VIDLLM_DEBUG", "Traceback", "weights_only")
 
 @dataclass(frozen=True)
 class Target:
-    """A file that a command reads: its path below the sandbox, the command line, and whether its text is JSON.
+    """A file that a command reads, the command line, and whether the file's text is JSON.
 
+    ``path``: below the sandbox; a pattern stands for the first file that fits.
     ``names``: what a message may call the file by; a folder that is read as one thing has the folder's name too.
+    ``field``: the key in JSON below which a value is damaged, where the first value of all is one that the command does
+    not read. ``optional``: the command can do without the file, and may say nothing of it. ``harmless``: damages that leave a
+    file that can be read, besides :data:`HARMLESS`.
     """
 
     path: str
     command: tuple[str, ...]
     json: bool = False
     names: tuple[str, ...] = ()
+    field: str | None = None
+    optional: bool = False
+    harmless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ def damages(target: Target) -> list[str]:
 HARMLESS = {"flipped", "nan", "latin", "cut"}  # what may leave a file that can be read
 
 
-def damage(path: Path, kind: str, rng: np.random.Generator) -> None:
-    """Damage a file in place."""
+def damage(path: Path, kind: str, rng: np.random.Generator, field: str | None = None) -> None:
+    """Damage a file in place; see :class:`Target` for ``field``."""
     content = path.read_bytes()
     if kind == "fifo":
         path.unlink()
@@ -75,7 +82,7 @@ def damage(path: Path, kind: str, rng: np.random.Generator) -> None:
     elif kind == "deep":
         path.write_text("[" * 200_000)
     elif kind in ("digits", "nan", "type"):
-        _first_value(path, {"digits": 10**400, "nan": float("nan"), "type": {"a": [None]}}[kind])
+        _first_value(path, {"digits": 10**400, "nan": float("nan"), "type": {"a": [None]}}[kind], field)
     else:
         path.write_bytes(_changed(content, kind, rng))
 
@@ -95,16 +102,38 @@ def _changed(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def _first_value(path: Path, value: Any) -> None:
+def _first_value(path: Path, value: Any, field: str | None) -> None:
     """The first number of a JSON file (or text, where it has no number) replaced; JSON lines: in the first line."""
     text = path.read_text()
     lines = path.suffix == ".jsonl"
     content = json.loads(text.splitlines()[0] if lines else text)
-    if not _replace(content, value, (int, float)):
-        _replace(content, value, (str,))
+    found = None if field is None else _below(content, field)
+    place = content if field is None else {field: found}
+    if not _replace(place, value, (int, float)):
+        _replace(place, value, (str,))
+    if field is not None and not isinstance(found, dict | list):  # the value itself
+        _set(content, field, place[field])
     sys.set_int_max_str_digits(0)
     first = json.dumps(content)
     path.write_text("\n".join([first, *text.splitlines()[1:]]) + "\n" if lines else first)
+
+
+def _inner(content: Any) -> list[Any]:
+    return list(content.values()) if isinstance(content, dict) else content if isinstance(content, list) else []
+
+
+def _below(content: Any, field: str) -> Any:
+    """What lies under the first key of this name; None where there is none."""
+    if isinstance(content, dict) and field in content:
+        return content[field]
+    return next((found for part in _inner(content) if (found := _below(part, field)) is not None), None)
+
+
+def _set(content: Any, field: str, value: Any) -> bool:
+    if isinstance(content, dict) and field in content:
+        content[field] = value
+        return True
+    return any(_set(part, field, value) for part in _inner(content))
 
 
 def _replace(content: Any, value: Any, kinds: tuple[type, ...]) -> bool:
@@ -183,12 +212,14 @@ def fault(target: Target, kind: str, outcome: Outcome) -> str | None:
         return f"takes {outcome.seconds:.0f} s"
     if outcome.grown > GIGABYTE:
         return f"takes {outcome.grown / GIGABYTE:.1f} GB"
+    names = (Path(target.path).name, *target.names)
     if outcome.code == 0:
-        return None if kind in HARMLESS else f"accepted: {text[:300]}"
+        warned = any("warning" in line and any(n in line for n in names) for line in outcome.err.splitlines())
+        fine = kind in HARMLESS or kind in target.harmless or target.optional or warned
+        return None if fine else f"accepted: {outcome.err[-300:]} {outcome.out[:100]}"
     errors = [line for line in outcome.err.splitlines() if line.startswith("vidllm: error: ")]
     if len(errors) != 1:
         return f"not one line: {outcome.err[-400:]!r}"
-    names = (Path(target.path).name, *target.names)
     if not any(name in text for name in names):
         return f"does not name {' or '.join(names)}: {errors[0]}"
     return None
@@ -198,7 +229,7 @@ def attempt(build: Callable[[Path], None], target: Target, kind: str, folder: Pa
     """Copy a good set of files, damage one, run the command: what was wrong, None when nothing was."""
     shutil.rmtree(folder, ignore_errors=True)
     build(folder)
-    damage(folder / target.path, kind, np.random.default_rng(seed))
+    damage(min(folder.glob(target.path)), kind, np.random.default_rng(seed), target.field)
     try:
         told = fault(target, kind, run_child(target.command, folder))
         return told or _left_behind(folder)

@@ -123,9 +123,6 @@ class VidLLM:
             known = KnownScale(length=processed_length(known.length, frames))
         given = known_of(cameras, frames)
         geometry, prefix = self.model.encode_scene(images, known, given, refine)
-        if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
-            raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
-                             "--dtype float32")  # fmt: skip
         return Scene(self.model, self.processor, frames, geometry, prefix)
 
     def _in_windows(

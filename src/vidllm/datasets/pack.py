@@ -31,7 +31,7 @@ from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.frames import FrameSpec, frame_spec
 from vidllm.io.atomic import atomic_path, clear_leftovers_of
-from vidllm.io.json_files import parse_json, read_json_object
+from vidllm.io.json_files import has_file, parse_json, read_json_object
 from vidllm.io.locks import folder_lock
 from vidllm.model.prompts import check_text
 
@@ -124,7 +124,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings) -> tuple[dict[str, T
         rgb[row] = _resized(scene, frame, spec)
         grid = depth_on_colour_grid(scene.depth_m(frame), scene.depth_intrinsics, intrinsics, spec.size)
         depth[row] = np.clip(np.rint(grid * 1000), 0, _MOST_MM)
-    aligned = scene.file(".txt").is_file()
+    aligned = has_file(scene.file(".txt"))
     alignment = scene.axis_alignment if aligned else np.eye(4)
     poses = np.stack([alignment @ scene.pose(frame) for frame in chosen])
     tensors = {
@@ -134,7 +134,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings) -> tuple[dict[str, T
         "intrinsics": torch.from_numpy(intrinsics),
     }
     names = [scene.source.names[frame] for frame in chosen]
-    annotated = scene.file(".aggregation.json").is_file()
+    annotated = has_file(scene.file(".aggregation.json"))
     objects = [asdict(item) for item in scene.instances] if annotated and aligned else []
     record = {"scene_id": scene.scene_id, "frames": names, "lost": scene.lost, "aligned": aligned, "objects": objects}
     return tensors, record

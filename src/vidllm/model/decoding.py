@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from vidllm.model.generation import run_language_model
+from vidllm.model.generation import check_logits, run_language_model
 from vidllm.model.modeling import VidLLMForConditionalGeneration, VisualPrefix
 from vidllm.model.prompts import VISUAL_PREFIX
 
@@ -148,14 +148,6 @@ def greedy_after_prefix(
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
     return answers
-
-
-def check_logits(logits: Tensor, name: str | None) -> None:
-    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
-    # NaN and infinity go before every number: the largest shows them all
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
-                         "other weights, or --dtype float32")  # fmt: skip
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, fields
 from functools import cache as memoised
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs
+
+if TYPE_CHECKING:
+    from vidllm.model.modeling import Geometry, VidLLMForConditionalGeneration
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
 #: The name under which outputs of the installed transformers carry the cache.
@@ -72,6 +75,47 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 def holds_tokens(cache: Cache | None) -> bool:
     """Whether anything has been read into a cache."""
     return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def check_logits(logits: Tensor, name: str | None) -> None:
+    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    # NaN and infinity go before every number: the largest shows them all
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
+                         "other weights, or --dtype float32")  # fmt: skip
+
+
+def checked_geometry(model: VidLLMForConditionalGeneration, geometry: Geometry) -> Geometry:
+    """The geometry; but in training, ValueError where cameras, depth or up direction are NaN, infinite or no direction.
+
+    The error calls the model by its folder.
+    """
+    parts = geometry.extrinsics, geometry.intrinsics, geometry.depth_m, geometry.up, geometry.scene_from_world
+    if model.training:
+        return geometry
+    finite = all(bool(part.isfinite().all()) for part in parts) and bool((geometry.up.norm(dim=-1) > 0.5).all())
+    if not finite:
+        raise ValueError(f"{model.name_or_path or 'the model'}: its cameras, depth or up direction are not finite; "
+                         "take other weights, or --dtype float32")  # fmt: skip
+    return geometry
+
+
+class CheckedLogits(LogitsProcessor):
+    """:func:`check_logits` in Hugging Face generation, at every step; the scores stay as they are."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores; ValueError where they are not finite."""
+        check_logits(scores, self.name)
+        return scores
+
+
+def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The arguments of ``generate`` with :class:`CheckedLogits` behind the processors that are given."""
+    given = arguments.get("logits_processor") or ()
+    return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
 
 
 def _innermost(language_model: Any) -> Any:

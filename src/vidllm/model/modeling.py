@@ -35,7 +35,14 @@ from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
 from vidllm.model.dense_head import DenseHead
 from vidllm.model.encoder import DinoEncoder, EncoderOutput
-from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
+from vidllm.model.generation import (
+    VidLLMOutput,
+    checked_geometry,
+    holds_tokens,
+    one_cache,
+    run_language_model,
+    with_checked_logits,
+)
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder, GroundingOutput
@@ -284,7 +291,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         geometry = self.reconstruct_features(features)
         if self.config.refine if refined is None else refined:
             geometry = refine(self, features, geometry, pixel_values)
-        return self.in_metres(geometry, pixel_values, known)
+        return checked_geometry(self, self.in_metres(geometry, pixel_values, known))
 
     def in_metres(
         self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
@@ -408,6 +415,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
         mixin: Any = super()
+        kwargs = with_checked_logits(kwargs, self.name_or_path)
         if input_ids is None:
             input_ids = kwargs.pop("inputs", None)
         if input_ids is None:

@@ -9,6 +9,7 @@ rendering can be stopped and started again, and finished shards are not rendered
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +113,23 @@ def _scaled(side: int, shorter_side: int) -> int:
     return side * shorter_side // SIDE // PATCH * PATCH
 
 
+def _check_record(record: dict[str, Any]) -> None:
+    """Any error where the objects or the language of a scene have another form than training reads."""
+    for item in record["objects"]:
+        if not (type(item["id"]) is int and isinstance(item["category"], str) and isinstance(item["visible"], bool)):
+            raise ValueError(f"an object of id {item['id']!r:.40} and category {item['category']!r:.40}")
+        if len(item["box"]) != 7 or not all(map(math.isfinite, item["box"])):
+            raise ValueError(f"the box of the object of id {item['id']} is not seven finite numbers")
+    if not record.get("language"):
+        return
+    said = language_from_record(record)
+    texts = [t for q in said.questions for t in (q.question, *q.answers, q.situation or "")]
+    texts += [*(r.expression for r in said.references), *(text for c in said.captions for text in c.texts)]
+    numbers = [*(n for r in said.references for n in r.targets), *(c.object_id or 0 for c in said.captions)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in numbers):
+        raise ValueError("sentences that are no text, or about objects that are no numbers")
+
+
 class Shard:
     """Reads scenes of one shard; tensors are sliced lazily."""
 
@@ -120,6 +138,8 @@ class Shard:
             self._file = safe_open(str(path), framework="pt")
             text = self._file.metadata()["scenes"]
             self.records: list[dict[str, Any]] = parse_json(check_text(text, "text of its scenes"), "its scenes")
+            for record in self.records:
+                _check_record(record)
         except Exception as error:
             remedy = "delete it and render it again"
             raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error

@@ -5,8 +5,9 @@ Only the header is read: a safetensors file says where its tensors end, so that 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from vidllm.io.json_files import check_regular_file, parse_json
 
 TENSORS = {"rgb", "depth_m", "instance", "extrinsics", "intrinsics"}
 SHOWN = 5  # damaged shards named one by one
@@ -25,16 +26,16 @@ def check_shards(folder: Path) -> None:
 def shard_fault(path: Path) -> str | None:
     """What is wrong with a shard's header or size; None when nothing is."""
     try:
-        size = path.stat().st_size
+        size = check_regular_file(path).stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= size - 8:
                 return "not a safetensors file, or cut"
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length), path.name)
         scenes = header.pop("__metadata__", {}).get("scenes")
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return f"its header cannot be read ({type(error).__name__})"
+        return f"its header cannot be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
     if end != size:
         return f"{size} bytes where its header says {end}: cut or overwritten"
     missing = sorted(TENSORS - set(header))
