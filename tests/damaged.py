@@ -34,8 +34,8 @@ class Target:
     ``path``: below the sandbox; a pattern stands for the first file that fits.
     ``names``: what a message may call the file by; a folder that is read as one thing has the folder's name too.
     ``field``: the key in JSON below which a value is damaged, where the first value of all is one that the command does
-    not read. ``optional``: the command can do without the file, and may say nothing of it. ``harmless``: damages that leave a
-    file that can be read, besides :data:`HARMLESS`.
+    not read. ``optional``: the command can do without the file, and may say nothing of it. ``harmless``: damages that
+    leave a file that can be read, besides :data:`HARMLESS`.
     """
 
     path: str
