@@ -24,6 +24,7 @@ import torch
 SECONDS = 10.0  # of processor time
 HANG = 90.0  # of wall clock, on a machine that does other work as well
 GIGABYTE = 2**30
+WORDS_OF_WARNING = ("warning", "made again")
 WORDS_NEVER_SHOWN = ("VIDLLM_DEBUG", "Traceback", "weights_only")
 
 
@@ -214,7 +215,8 @@ def fault(target: Target, kind: str, outcome: Outcome) -> str | None:
         return f"takes {outcome.grown / GIGABYTE:.1f} GB"
     names = (Path(target.path).name, *target.names)
     if outcome.code == 0:
-        warned = any("warning" in line and any(n in line for n in names) for line in outcome.err.splitlines())
+        lines = [line for line in outcome.err.splitlines() if any(word in line for word in WORDS_OF_WARNING)]
+        warned = any(name in line for name in names for line in lines)
         fine = kind in HARMLESS or kind in target.harmless or target.optional or warned
         return None if fine else f"accepted: {outcome.err[-300:]} {outcome.out[:100]}"
     errors = [line for line in outcome.err.splitlines() if line.startswith("vidllm: error: ")]
@@ -225,10 +227,12 @@ def fault(target: Target, kind: str, outcome: Outcome) -> str | None:
     return None
 
 
-def attempt(build: Callable[[Path], None], target: Target, kind: str, folder: Path, seed: int = 0) -> str | None:
+def attempt(
+    build: Callable[[Path, Target], None], target: Target, kind: str, folder: Path, seed: int = 0
+) -> str | None:
     """Copy a good set of files, damage one, run the command: what was wrong, None when nothing was."""
     shutil.rmtree(folder, ignore_errors=True)
-    build(folder)
+    build(folder, target)
     damage(min(folder.glob(target.path)), kind, np.random.default_rng(seed), target.field)
     try:
         told = fault(target, kind, run_child(target.command, folder))

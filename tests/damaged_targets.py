@@ -33,7 +33,7 @@ ASK = ("ask", "film.mp4", "Why?", *MODEL)
 PACK = ("data", "pack", "root", "-o", "packing", "--frames", "2", "--shorter-side", "14")
 SHORT_RUN = ("--steps", "1", "--device", "cpu", "--dtype", "float32")
 RESUME = ("train", "stage2", "--init-from", "start", "--data", "shards", "--out", "begun", "--window-frames", "2",
-          "--device", "cpu", "--dtype", "float32", "--save-minutes", "0", "--steps")  # fmt: skip
+          "--device", "cpu", "--dtype", "float32", "--save-minutes", "0", "--log-every", "1", "--steps")  # fmt: skip
 FINETUNE = ("train", "finetune", "--data", "own.jsonl", "--init-from", "model", "--out", "tuned", "--scenes", "1",
             *SHORT_RUN)  # fmt: skip
 CHECK = ("data", "check", "root")
@@ -115,8 +115,8 @@ TARGETS = {
     "poses npy": Target("poses.npy", (*RECONSTRUCT, "--poses", "poses.npy")),
     "poses csv": Target("poses.csv", (*RECONSTRUCT, "--poses", "poses.csv")),
     "checkpoint": Target("begun/checkpoints/step_0000002.pt", (*RESUME, "3")),
-    "run config": Target("begun/config.json", (*RESUME, "3"), json=True, field="seed"),
-    "run record": Target("begun/made_from.json", (*RESUME, "3"), json=True),
+    "run config": Target("begun/config.json", (*RESUME, "3"), True, ("begun",), "seed"),
+    "run record": Target("begun/made_from.json", (*RESUME, "3"), json=True, names=("begun",)),
     "run log": Target("begun/log.jsonl", (*RESUME, "3"), json=True, names=("begun",)),
     "run tokenizer": Target("begun/tokenizer/tokenizer.json", (*RESUME, "3"), json=True, names=("tokenizer",)),
     "packed index": Target("packed/index.json", REPACK, json=True, names=("packed",)),
@@ -129,36 +129,57 @@ TARGETS = {
 }  # fmt: skip
 
 
-def build_all(folder: Path, rooms: Path) -> Callable[[Path], None]:
-    """Write the good set once; returns what copies it to a sandbox."""
+Copier = Callable[[Path, Target], None]
+
+#: Targets of every kind of reader that no model is loaded for: the fast ones.
+FAST = ("own data", "mesh", "sens", "scene text", "nr3d annotations", "proposals", "nr3d predictions")
+
+
+def build_light(folder: Path) -> Copier:
+    """Write the good set of :data:`FAST` once; returns what copies what a target needs of it to a sandbox."""
     from vidllm.video import write_video
 
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 56, 70, 3), dtype=np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
+    pixels = _pixels()
     write_video(folder / "film.mp4", pixels)
     pictures = [Image.fromarray(p) for p in pixels]
     pictures[0].save(folder / "film.gif", save_all=True, append_images=pictures[1:])
     (folder / "pictures").mkdir()
     for number, picture in enumerate(pictures):
         picture.save(folder / "pictures" / f"{number}.{'png' if number % 2 else 'jpg'}")
-    save_small_model(folder / "model")
-    _write_cameras(folder)
     _write_own_data(folder)
     _write_scans(folder / "root")
+    _write_benchmarks(folder)
+    (folder / "curves").mkdir()
+    rows = [{"step": n, "loss": 1.0 / (n + 1), "seconds": 0.1} for n in range(5)]
+    (folder / "curves" / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return lambda sandbox, target: _copy(folder, sandbox, target)
+
+
+def build_all(folder: Path, rooms: Path) -> Copier:
+    """:func:`build_light` for all targets; ``rooms`` is a folder of shards."""
+    copier = build_light(folder)
+    save_small_model(folder / "model")
+    _write_cameras(folder)
     shutil.copytree(rooms, folder / "shards")
     save_start(folder / "start", folder / "shards")
     write_vggt(folder / "vggt", GOLDEN)
     write_llava_3d(folder / "llava", GOLDEN)
-    _write_benchmarks(folder)
     _write_what_commands_write(folder)
-    (folder / "curves").mkdir()
-    rows = [{"step": n, "loss": 1.0 / (n + 1), "seconds": 0.1} for n in range(5)]
-    (folder / "curves" / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return lambda sandbox: _copy(folder, sandbox)
+    return copier
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target)
+def _pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 56, 70, 3), dtype=np.uint8)
+
+
+def _copy(source: Path, sandbox: Path, target: Target) -> None:
+    """What the command names, and what own data name."""
+    sandbox.mkdir()
+    names = {Path(target.path).parts[0], "film.mp4", *(word.split("/")[0] for word in target.command)}
+    for item in source.iterdir():
+        if item.name in names:
+            (shutil.copytree if item.is_dir() else shutil.copy)(item, sandbox / item.name)
 
 
 def _write_cameras(folder: Path) -> None:
