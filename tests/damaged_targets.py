@@ -117,7 +117,9 @@ TARGETS = {
     "checkpoint": Target("begun/checkpoints/step_0000002.pt", (*RESUME, "3")),
     "run config": Target("begun/config.json", (*RESUME, "3"), True, ("begun",), "seed"),
     "run record": Target("begun/made_from.json", (*RESUME, "3"), json=True, names=("begun",)),
-    "run log": Target("begun/log.jsonl", (*RESUME, "3"), json=True, names=("begun",)),
+    "run log": Target(  # a last line without its end is what a killed run leaves
+        "begun/log.jsonl", (*RESUME, "3"), json=True, names=("begun",), harmless=("empty", "deep")
+    ),
     "run tokenizer": Target("begun/tokenizer/tokenizer.json", (*RESUME, "3"), json=True, names=("tokenizer",)),
     "packed index": Target("packed/index.json", REPACK, json=True, names=("packed",)),
     "packed shard": Target("packed/shard_00000.safetensors", REPACK, names=("packed",)),

@@ -130,7 +130,7 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
         if given is not None:
             _number(given, f"{_place(place, path)}: timestamp_s")
     timed = all(t is not None for t in times) and content.get("timestamps") != NO_CLOCK
-    seconds = [float(t) for t in times] if timed else times_of(written)
+    seconds = [float(t) for t in times if t is not None] if timed else times_of(written)
     if not all(names):
         names = []
     if seconds is not None and len(set(names)) < len(names):
