@@ -31,7 +31,7 @@ from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.frames import FrameSpec, frame_spec
 from vidllm.io.atomic import atomic_path, clear_leftovers_of
-from vidllm.io.json_files import has_file, parse_json, read_json_object
+from vidllm.io.json_files import check_regular_file, has_file, naming, parse_json, read_json_object
 from vidllm.io.locks import folder_lock
 from vidllm.model.prompts import check_text
 
@@ -235,7 +235,7 @@ def _save(path: Path, tensors: dict[str, Tensor], scene_records: dict[str, Recor
 def records(path: str | Path) -> dict[str, Record]:
     """The records of a shard by scene; ValueError when it is none."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(check_regular_file(path)), framework="pt") as file:
             text = check_text(file.metadata()["scenes"], "text of its scenes")
             found: dict[str, Record] = parse_json(text, "its scenes")
             return found
@@ -255,7 +255,12 @@ class PackedScenes:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._shards: dict[str, str] = _read_index(self.folder / "index.json").get("scenes", {})
+        index = self.folder / "index.json"
+        told = _read_index(index)
+        self._shards: dict[str, str] = told.get("scenes", {})
+        plain = isinstance(self._shards, dict) and all(Path(str(name)).name == name for name in self._shards.values())
+        if told.get("version") != VERSION or not plain:
+            raise ValueError(f"{index}: not an index of packed scenes of version {VERSION}; delete it and pack again")
         self.scenes = list(self._shards)
 
     def __len__(self) -> int:
@@ -268,10 +273,13 @@ class PackedScenes:
 
     def record(self, scene: str) -> Record:
         """Frames, objects and annotations of a scene."""
-        return records(self._path(scene))[scene]
+        path = self._path(scene)
+        with naming(path, "delete it and pack again"):
+            return records(path)[scene]
 
     def tensors(self, scene: str) -> dict[str, Tensor]:
         """``rgb``, ``depth_mm``, ``extrinsics`` and ``intrinsics`` of a scene."""
-        with safe_open(str(self._path(scene)), framework="pt") as file:
+        path = check_regular_file(self._path(scene))
+        with naming(path, "delete it and pack again"), safe_open(str(path), framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(f"{scene}/")]  # noqa: SIM118
             return {name.partition("/")[2]: file.get_tensor(name) for name in names}

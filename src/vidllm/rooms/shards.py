@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import parse_json
+from vidllm.io.json_files import check_regular_file, parse_json
 from vidllm.model.prompts import check_text
 from vidllm.rooms.types import Caption, Clip, Language, Question, Reference
 
@@ -135,7 +135,7 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = safe_open(str(path), framework="pt")
+            self._file = safe_open(str(check_regular_file(path)), framework="pt")
             text = self._file.metadata()["scenes"]
             self.records: list[dict[str, Any]] = parse_json(check_text(text, "text of its scenes"), "its scenes")
             for record in self.records:

@@ -104,6 +104,8 @@ def _log_file(run: Path) -> Path:
 def _row(file: Path, number: int, line: str) -> dict[str, float]:
     try:
         row = parse_json(line, f"{file}: line {number}")
+        if not math.isfinite(row["step"]):
+            raise ValueError("a step that is no number")
         return {"step": float(row["step"])} | {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file}: line {number} is not one of a training log; delete it") from error
