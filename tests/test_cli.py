@@ -293,5 +293,5 @@ def test_surprises_are_one_line_and_traceable(run, video, model, monkeypatch):
     monkeypatch.setenv("VIDLLM_DEBUG", "1")
     with pytest.raises(RuntimeError):
         run("ask", video, "Why?", "--model", model)
-    assert explain(KeyError("x")) == "KeyError: 'x' (VIDLLM_DEBUG=1 shows where)"
+    assert explain(KeyError("x")) == "a fault of vidllm itself: 'x'; please report it with what VIDLLM_DEBUG=1 shows"
     assert len(explain(ValueError("x" * 9000))) < 700

@@ -93,11 +93,7 @@ class VidLLM:
             known = KnownScale(length=known.length.mapped(frames.affine))
         given = known_of(cameras, frames)
         found = self.model.encode_scene(images, known, given, self.refine if refine is None else refine)
-        geometry = found.geometry
-        if not all(bool(t.isfinite().all()) for t in (geometry.extrinsics, geometry.intrinsics, geometry.depth_m)):
-            raise ValueError(f"{self.model.name_or_path}: its cameras or depth are not finite; take other weights, or "
-                             "--dtype float32")  # fmt: skip
-        return Scene(self.model, self.processor, frames, geometry, found.prefix)
+        return Scene(self.model, self.processor, frames, found.geometry, found.prefix)
 
     def stream(
         self,

@@ -155,6 +155,26 @@ def test_logits_that_are_not_finite_stop_with_the_folder(saved):
         with pytest.raises(ValueError, match="logits are not finite") as caught:
             ask()
         assert str(saved) in str(caught.value)
+    given = processor(text="USER: <video>\nhow many? ASSISTANT:", videos=[np.zeros((4, 56, 70, 3), np.uint8)])
+    for more in ({}, {"do_sample": True}, {"num_beams": 2}, {"use_cache": False}):
+        with pytest.raises(ValueError, match="logits are not finite"):
+            model.generate(**given, max_new_tokens=2, **more)
+
+
+@pytest.mark.parametrize("part", ["camera_head", "gravity_head"])
+def test_cameras_and_up_that_are_not_finite_stop_with_the_folder(saved, part):
+    model, processor = load_pretrained(saved)
+    with torch.no_grad():
+        for weight in getattr(model, part).parameters():
+            weight.fill_(3e38)
+    scene, film = VidLLM(model, processor), np.random.default_rng(0).integers(0, 256, (6, 56, 70, 3), np.uint8)
+    given = processor(text="USER: <video>\nhow many? ASSISTANT:", videos=[film])
+    for run in (lambda: scene.reconstruct(film), lambda: scene.reconstruct(film, window=4, overlap=2),
+                lambda: list(scene.stream(film, window=4, overlap=2)),
+                lambda: model.generate(**given, max_new_tokens=2)):  # fmt: skip
+        with pytest.raises(ValueError, match="cameras, depth or up direction are not finite") as caught:
+            run()
+        assert str(saved) in str(caught.value)
 
 
 def test_a_folder_that_does_not_exist_is_said_at_once(tmp_path, monkeypatch):

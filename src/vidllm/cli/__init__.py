@@ -89,7 +89,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     elif not isinstance(error, ValueError | OSError):
-        text = f"{type(error).__name__}: {text} (VIDLLM_DEBUG=1 shows where)"
+        what = text or type(error).__name__
+        text = f"a fault of vidllm itself: {what}; please report it with what VIDLLM_DEBUG=1 shows"
     return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
 
 

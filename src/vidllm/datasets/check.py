@@ -26,6 +26,7 @@ from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
 from vidllm.datasets.scannet_sens import SensFile
+from vidllm.io.json_files import has_file
 
 SHOWN = 5
 PATCH = PackSettings().patch_size  # pictures as small as can be packed
@@ -195,14 +196,14 @@ def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -
 
 def _has_frames(scene: ScanNetScene) -> bool:
     try:
-        return scene.file(".sens").is_file() or bool(len(scene.source.names))
+        return has_file(scene.file(".sens")) or bool(len(scene.source.names))
     except ValueError:
         return False
 
 
 def _check_frames(scene: ScanNetScene) -> int:
     """Walk over the records of a recording; of an export, read every pose. ValueError where something is broken."""
-    if scene.file(".sens").is_file():
+    if has_file(scene.file(".sens")):
         SensFile(scene.file(".sens")).index  # noqa: B018 - the index is built
     if not len(scene.posed):
         raise ValueError(f"{scene.source.where}: none of its {len(scene)} frames has a finite pose")

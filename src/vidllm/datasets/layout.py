@@ -25,6 +25,7 @@ from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
 from vidllm.datasets.scanqa import read_scanqa
 from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
 from vidllm.datasets.sqa3d import annotations_path, read_sqa3d
+from vidllm.io.json_files import check_regular_file
 
 SCENE_SPLITS = {"train": 1201, "val": 312, "test": 100}
 SCAN_FOLDERS = ("scans", "scans_test")
@@ -184,7 +185,7 @@ class DataRoot:
     def scene_list(self, split: str) -> list[str] | None:
         """The official scenes of a split, whether they are there or not; None without the list."""
         path = self.find(f"scannetv2_{split}.txt")
-        return None if path is None or path.stat().st_size == 0 else read_scene_list(path)
+        return None if path is None or check_regular_file(path).stat().st_size == 0 else read_scene_list(path)
 
     def scene(self, scene_id: str, frames: Form = "auto") -> ScanNetScene:
         """A scene by its name; ValueError when it is not there."""

@@ -31,7 +31,7 @@ from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.frames import FrameSpec, frame_spec
 from vidllm.io.atomic import atomic_path, clear_leftovers_of
-from vidllm.io.json_files import parse_json, read_json_object
+from vidllm.io.json_files import check_regular_file, has_file, naming, parse_json, read_json_object
 from vidllm.io.locks import folder_lock
 from vidllm.model.prompts import check_text
 
@@ -124,7 +124,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings) -> tuple[dict[str, T
         rgb[row] = _resized(scene, frame, spec)
         grid = depth_on_colour_grid(scene.depth_m(frame), scene.depth_intrinsics, intrinsics, spec.size)
         depth[row] = np.clip(np.rint(grid * 1000), 0, _MOST_MM)
-    aligned = scene.file(".txt").is_file()
+    aligned = has_file(scene.file(".txt"))
     alignment = scene.axis_alignment if aligned else np.eye(4)
     poses = np.stack([alignment @ scene.pose(frame) for frame in chosen])
     tensors = {
@@ -134,7 +134,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings) -> tuple[dict[str, T
         "intrinsics": torch.from_numpy(intrinsics),
     }
     names = [scene.source.names[frame] for frame in chosen]
-    annotated = scene.file(".aggregation.json").is_file()
+    annotated = has_file(scene.file(".aggregation.json"))
     objects = [asdict(item) for item in scene.instances] if annotated and aligned else []
     record = {"scene_id": scene.scene_id, "frames": names, "lost": scene.lost, "aligned": aligned, "objects": objects}
     return tensors, record
@@ -235,7 +235,7 @@ def _save(path: Path, tensors: dict[str, Tensor], scene_records: dict[str, Recor
 def records(path: str | Path) -> dict[str, Record]:
     """The records of a shard by scene; ValueError when it is none."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(check_regular_file(path)), framework="pt") as file:
             text = check_text(file.metadata()["scenes"], "text of its scenes")
             found: dict[str, Record] = parse_json(text, "its scenes")
             return found
@@ -255,7 +255,12 @@ class PackedScenes:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._shards: dict[str, str] = _read_index(self.folder / "index.json").get("scenes", {})
+        index = self.folder / "index.json"
+        told = _read_index(index)
+        self._shards: dict[str, str] = told.get("scenes", {})
+        plain = isinstance(self._shards, dict) and all(Path(str(name)).name == name for name in self._shards.values())
+        if told.get("version") != VERSION or not plain:
+            raise ValueError(f"{index}: not an index of packed scenes of version {VERSION}; delete it and pack again")
         self.scenes = list(self._shards)
 
     def __len__(self) -> int:
@@ -268,10 +273,13 @@ class PackedScenes:
 
     def record(self, scene: str) -> Record:
         """Frames, objects and annotations of a scene."""
-        return records(self._path(scene))[scene]
+        path = self._path(scene)
+        with naming(path, "delete it and pack again"):
+            return records(path)[scene]
 
     def tensors(self, scene: str) -> dict[str, Tensor]:
         """``rgb``, ``depth_mm``, ``extrinsics`` and ``intrinsics`` of a scene."""
-        with safe_open(str(self._path(scene)), framework="pt") as file:
+        path = check_regular_file(self._path(scene))
+        with naming(path, "delete it and pack again"), safe_open(str(path), framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(f"{scene}/")]  # noqa: SIM118
             return {name.partition("/")[2]: file.get_tensor(name) for name in names}

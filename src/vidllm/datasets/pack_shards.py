@@ -18,6 +18,7 @@ from torch import Tensor
 from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm.datasets.pack import PackedScenes, Record
 from vidllm.datasets.shards import LabelSpace, save_shard
+from vidllm.io.json_files import naming
 
 MOST_ID = 255  # instances are bytes
 CAPTIONS = "scan2cap"
@@ -36,15 +37,18 @@ def write_training_shards(
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in packed.scenes:
         record = packed.record(name)
-        if any(asdict(language_of(record, split)).values()):
-            groups.setdefault(tuple(packed.tensors(name)["rgb"].shape[:3]), []).append(name)
+        with naming(packed.folder, "pack again"):
+            if any(asdict(language_of(record, split)).values()):
+                groups.setdefault(tuple(packed.tensors(name)["rgb"].shape[:3]), []).append(name)
     wanted = [(s, names[i : i + per_shard]) for s, names in groups.items() for i in range(0, len(names), per_shard)]
     if not wanted:
         raise ValueError(f"{pack}: no scene has a sentence of the split {split!r}; pack a root that holds its sets")
     for done, (shape, names) in enumerate(wanted, 1):
         path = folder / f"rooms_{names[0]}_{len(names):03d}_{shape[1]}x{shape[2]}.safetensors"
         if not path.exists():
-            _write(path, [(packed.tensors(name), training_record(packed.record(name), split)) for name in names])
+            with naming(packed.folder, "pack again"):
+                scenes = [(packed.tensors(name), training_record(packed.record(name), split)) for name in names]
+            _write(path, scenes)
         if tell is not None:
             tell(done, len(wanted))
     return sum(len(names) for _, names in wanted)

@@ -33,7 +33,7 @@ from vidllm.datasets.scannet_mesh import (
 )
 from vidllm.frames import uniform_indices
 from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.json_files import check_regular_file, has_file
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals
@@ -85,7 +85,7 @@ class ScanNetScene:
     def source(self) -> FrameSource:
         """The frames in the form chosen; ValueError when there are none."""
         sens = self.file(".sens")
-        if self._form == "sens" or (self._form == "auto" and sens.is_file()):
+        if self._form == "sens" or (self._form == "auto" and has_file(sens)):
             return SensFrames(sens)
         candidates = {"folder": self.folder, "posed_images": self._posed}
         for form, place in candidates.items():
@@ -158,7 +158,7 @@ class ScanNetScene:
         found = self.source.intrinsics(kind)
         if found is None:
             found = self._written_intrinsics(kind)
-        if found is None and self.file(".sens").is_file():
+        if found is None and has_file(self.file(".sens")):
             found = SensFrames(self.file(".sens")).intrinsics(kind)
         if found is None:
             return None
@@ -172,7 +172,7 @@ class ScanNetScene:
 
     def _written_intrinsics(self, kind: str) -> np.ndarray | None:
         names = [f"{name}_{kind}" for name in ("fx", "fy", "mx", "my")]
-        if not self.file(".txt").is_file() or not all(name in self.properties for name in names):
+        if not has_file(self.file(".txt")) or not all(name in self.properties for name in names):
             return None
         fx, fy, mx, my = (self._numbers(name, 1)[0] for name in names)
         return half_centres(np.array([[fx, 0, mx], [0, fy, my], [0, 0, 1]]), self.file(".txt"))
@@ -199,7 +199,10 @@ class ScanNetScene:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot be read ({error}); fetch it with ScanNet's download script") from error
         pairs = (line.partition("=") for line in lines)
-        return {key.strip(): value.strip() for key, mark, value in pairs if mark}
+        found = {key.strip(): value.strip() for key, mark, value in pairs if mark}
+        if not found:
+            raise ValueError(f"{path}: no line of the form key = value; fetch it with ScanNet's download script")
+        return found
 
     def _numbers(self, key: str, count: int) -> list[float]:
         words = self.properties[key].split()
@@ -235,7 +238,7 @@ class ScanNetScene:
     @cached_property
     def _suffix(self) -> str:
         """``_vh_clean_2`` (every language set counts by it), or ``_vh_clean`` where only that is annotated."""
-        fine = self.file("_vh_clean.aggregation.json").is_file() and not self.file(".aggregation.json").is_file()
+        fine = not has_file(self.file(".aggregation.json")) and has_file(self.file("_vh_clean.aggregation.json"))
         return "_vh_clean" if fine else "_vh_clean_2"
 
     def mesh(self) -> Mesh:

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from vidllm.datasets.scannet_sens import SensFile
 from vidllm.export.depth_png import read_depth_png
 from vidllm.io.cameras.matrices import half_centres, read_matrix
+from vidllm.io.json_files import has_file
 from vidllm.io.pictures import open_image
 from vidllm.io.sources import InputError
 
@@ -147,7 +148,7 @@ class FolderFrames:
         }
         found: dict[str, np.ndarray | None] = {}
         for kind, places in names.items():
-            path = next((self.where / place for place in places if (self.where / place).is_file()), None)
+            path = next((self.where / place for place in places if has_file(self.where / place)), None)
             found[kind] = None if path is None else half_centres(read_matrix(path), path)
         return found
 

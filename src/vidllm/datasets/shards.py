@@ -9,6 +9,7 @@ name), objects and language, and ``labels``, the :class:`LabelSpace` of the obje
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,8 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidllm.datasets.language import language_from_record
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import parse_json, read_json_object
+from vidllm.io.json_files import check_regular_file, parse_json, read_json_object
 from vidllm.model.prompts import check_text
 
 PATTERN = "rooms_*.safetensors"
@@ -88,15 +90,34 @@ def save_shard(
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
 
 
+def _check_record(record: dict[str, Any]) -> None:
+    """Any error where the objects or the language of a scene have another form than training reads."""
+    for item in record["objects"]:
+        if not (type(item["id"]) is int and isinstance(item["category"], str) and isinstance(item["visible"], bool)):
+            raise ValueError(f"an object of id {item['id']!r:.40} and category {item['category']!r:.40}")
+        if len(item["box"]) != 7 or not all(map(math.isfinite, item["box"])):
+            raise ValueError(f"the box of the object of id {item['id']} is not seven finite numbers")
+    if not record.get("language"):
+        return
+    said = language_from_record(record)
+    texts = [t for q in said.questions for t in (q.question, *q.answers, q.situation or "")]
+    texts += [*(r.expression for r in said.references), *(text for c in said.captions for text in c.texts)]
+    numbers = [*(n for r in said.references for n in r.targets), *(c.object_id or 0 for c in said.captions)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in numbers):
+        raise ValueError("sentences that are no text, or about objects that are no numbers")
+
+
 class Shard:
     """Reads scenes of one shard; tensors are sliced lazily."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = safe_open(str(path), framework="pt")
+            self._file = safe_open(str(check_regular_file(path)), framework="pt")
             metadata = self._file.metadata()
             text = check_text(metadata["scenes"], "text of its scenes")
             self.records: list[dict[str, Any]] = parse_json(text, "its scenes")
+            for record in self.records:
+                _check_record(record)
             named = metadata.get("labels")
             self.labels = rooms_labels() if named is None else label_space(parse_json(named, "its labels"))
         except Exception as error:
@@ -128,16 +149,16 @@ def check_shards(folder: Path) -> None:
 def shard_fault(path: Path) -> str | None:
     """What is wrong with a shard's header or size; None when nothing is."""
     try:
-        size = path.stat().st_size
+        size = check_regular_file(path).stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= size - 8:
                 return "not a safetensors file, or cut"
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length), path.name)
         scenes = header.pop("__metadata__", {}).get("scenes")
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return f"its header cannot be read ({type(error).__name__})"
+        return f"its header cannot be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
     if end != size:
         return f"{size} bytes where its header says {end}: cut or overwritten"
     missing = sorted(TENSORS - set(header))

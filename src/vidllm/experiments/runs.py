@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 import sys
@@ -40,6 +39,7 @@ from vidllm.experiments.shared import (
 )
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import naming, read_json_lines
 from vidllm.io.locks import folder_lock
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -201,8 +201,8 @@ def _clear(folder: Path) -> None:
 def _seconds(run: Path) -> float:
     """Time of a run by its log, over all the times it was resumed."""
     log = run / LOG_FILE
-    lines = log.read_text().splitlines() if log.exists() else []
-    told = [float(json.loads(line)["seconds"]) for line in lines]
+    with naming(log, "delete it"):
+        told = [float(line["seconds"]) for _, line in read_json_lines(log)] if log.exists() else []
     return round(sum((a for a, b in zip(told, [*told[1:], 0.0], strict=False) if b < a), 0.0), 1)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ def check_regular_file(path: str | Path) -> Path:
         return path
     kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
     raise ValueError(f"{path}: {kind}; give the path of a file")
+
+
+def has_file(path: str | Path) -> bool:
+    """Whether there is a file; ValueError where a folder, a FIFO or a device has its place, which is not ignored."""
+    path = Path(path)
+    return path.exists() and check_regular_file(path) == path
+
+
+@contextmanager
+def naming(path: str | Path, remedy: str = "fetch it again") -> Iterator[None]:
+    """What a parser raises inside, of any kind, becomes a ValueError of one line that names the file.
+
+    For parsers that have no error of their own. Errors that name the file, and those of the machine (no memory, a full
+    disk), are left as they are.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: damaged or another kind of file ({reason}); {remedy}") from error
 
 
 def read_json(path: str | Path) -> Any:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vidllm.io.hub import fetch, may_be_hub_id
-from vidllm.io.json_files import read_json_object
+from vidllm.io.json_files import has_file, read_json_object
 from vidllm.io.tensors import load_pickled_tensors
 
 _SINGLE = ("model.safetensors", "model.pt", "pytorch_model.bin", "model.pth")
@@ -61,7 +61,7 @@ def model_of_run(folder: str | Path) -> Path:
 def settings_in(folder: str | Path, name: str = "config.json") -> dict[str, Any] | None:
     """A JSON object of a folder, None where there is no such file; ValueError where it cannot be read."""
     file = Path(folder) / name
-    return read_json_object(file) if file.is_file() else None
+    return read_json_object(file) if has_file(file) else None
 
 
 def open_checkpoint(place: str | Path) -> Checkpoint:
@@ -84,7 +84,7 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
 def weights_of_model(folder: Path) -> Checkpoint:
     """The weights that transformers reads from the folder of a saved model; ValueError where there are none."""
     for name in (_SINGLE[0], _INDEX[0], "pytorch_model.bin", _INDEX[1]):
-        if (folder / name).is_file():
+        if has_file(folder / name):
             shards = _indexed(folder, name) if name in _INDEX else [folder / name]
             return Checkpoint(str(folder), folder, tuple(shards))
     compact = sorted(folder.glob("model.int8-*.safetensors"))  # vidllm.model.compact_weights
@@ -97,7 +97,7 @@ def weights_of_model(folder: Path) -> Checkpoint:
 def _weights_in(folder: Path) -> list[Path]:
     """The files of weights of a folder, all of them there."""
     for name in (_SINGLE[0], _INDEX[0], *_SINGLE[1:], _INDEX[1]):
-        if (folder / name).is_file():
+        if has_file(folder / name):
             return _indexed(folder, name) if name in _INDEX else [folder / name]
     numbered = sorted(file for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
     if numbered:

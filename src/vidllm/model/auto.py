@@ -22,13 +22,13 @@ from transformers import (
 from transformers.utils import logging
 
 from vidllm.io.hub import fetch, may_be_hub_id
-from vidllm.io.json_files import read_json_object
+from vidllm.io.json_files import check_regular_file, has_file, read_json_object
 from vidllm.io.tensors import code_refused, reason_without_advice
 from vidllm.io.weight_files import open_checkpoint, settings_in, weights_of_model
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
-from vidllm.model.text import tokenizer_fault
+from vidllm.model.text import tokenizer_fault, try_tokenizer
 from vidllm.model.weight_check import check_finite, check_weights
 
 #: What would make transformers read other weights than those of the folder: fields of config.json, or files beside it.
@@ -140,7 +140,9 @@ def _load_processor(folder: Path) -> VidLLMProcessor:
         settings_in(folder, name)
     try:
         with quiet():
-            return VidLLMProcessor.from_pretrained(folder, trust_remote_code=False)
+            processor = VidLLMProcessor.from_pretrained(folder, trust_remote_code=False)
+            try_tokenizer(processor.tokenizer)
+            return processor
     except Exception as error:  # the tokenizers' library raises Exception itself
         told = tokenizer_fault(folder) or f"{folder}: its processor cannot be loaded ({_first_line(error)})"
         raise ValueError(f"{told}; copy the files of tokenizer and processor again") from error
@@ -171,8 +173,11 @@ def _find(model: str | Path) -> Path:
         folder = fetch(str(model))
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected the folder of a saved model, received a file")
-    if not (folder / "config.json").is_file():
+    if not has_file(folder / "config.json"):
         raise ValueError(f"{folder}: no checkpoint here (config.json is missing); give the folder of a saved model")
+    for file in folder.iterdir():  # transformers passes over what is no file
+        if file.exists() and not file.is_dir():
+            check_regular_file(file)
     return folder
 
 

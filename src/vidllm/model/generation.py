@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs
@@ -98,6 +98,32 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 def holds_tokens(cache: Cache | None) -> bool:
     """Whether anything has been read into a cache."""
     return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def check_logits(logits: Tensor, name: str | None) -> None:
+    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    # NaN and infinity go before every number: the largest shows them all
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
+                         "other weights, or --dtype float32")  # fmt: skip
+
+
+class CheckedLogits(LogitsProcessor):
+    """:func:`check_logits` in Hugging Face generation, at every step; the scores stay as they are."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores; ValueError where they are not finite."""
+        check_logits(scores, self.name)
+        return scores
+
+
+def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The arguments of ``generate`` with :class:`CheckedLogits` behind the processors that are given."""
+    given = arguments.get("logits_processor") or ()
+    return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
 
 
 def _innermost(language_model: Any) -> Any:
@@ -341,14 +367,6 @@ def greedy_after_prefix(
         if mask is not None and positions is not None:
             mask, positions = torch.cat([mask, mask.new_ones(rows, 1)], 1), positions[:, -1:] + 1
     return answers
-
-
-def check_logits(logits: Tensor, name: str | None) -> None:
-    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
-    # NaN and infinity go before every number: the largest shows them all
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
-                         "other weights, or --dtype float32")  # fmt: skip
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:

@@ -35,7 +35,15 @@ from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
 from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
 from vidllm.model.encoder import DinoEncoder
-from vidllm.model.generation import SplicedInputs, VidLLMOutput, holds_tokens, one_cache, run_language_model, splice
+from vidllm.model.generation import (
+    SplicedInputs,
+    VidLLMOutput,
+    holds_tokens,
+    one_cache,
+    run_language_model,
+    splice,
+    with_checked_logits,
+)
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder
@@ -50,6 +58,7 @@ from vidllm.model.outputs import (
     PooledPatches,
     SceneOutput,
     VisualPrefix,
+    check_geometry,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
 from vidllm.model.refinement import adjusted
@@ -136,6 +145,8 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
         if self.config.refine if refine is None else refine:
             geometry = self.refined(features, adjusted(geometry, pixel_values, cameras), cameras)
         geometry = self.in_metres(geometry, pixel_values, known)
+        if not self.training:
+            check_geometry(geometry, self.name_or_path)
         # 3D patches: back-projection (Eq 3), position embedding (Eq 4), means over voxels; projector.
         prefix = self.build_visual_tokens(features, geometry)
         return SceneOutput(features, geometry, prefix)
@@ -390,6 +401,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
     ) -> Any:
         """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
         mixin: Any = super()
+        kwargs = with_checked_logits(kwargs, self.name_or_path)
         if input_ids is None:
             input_ids = kwargs.pop("inputs", None)
         if input_ids is None:

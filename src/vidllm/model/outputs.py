@@ -169,3 +169,12 @@ class GroundingOutput:
     none_logit: Tensor
     query_positions: Tensor
     query_mask: Tensor
+
+
+def check_geometry(geometry: Geometry, name: str | None) -> None:
+    """ValueError, calling the model ``name``, where cameras, depth or up direction are not finite or up is zero."""
+    parts = geometry.extrinsics, geometry.intrinsics, geometry.depth_m, geometry.up, geometry.scene_from_world
+    if all(bool(part.isfinite().all()) for part in parts) and bool((geometry.up.norm(dim=-1) > 0.5).all()):
+        return
+    raise ValueError(f"{name or 'the model'}: its cameras, depth or up direction are not finite; take other weights, "
+                     "or --dtype float32")  # fmt: skip

@@ -119,11 +119,17 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """A saved tokenizer; ValueError, naming the file, where it is missing or damaged. No code of the folder is run."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        try_tokenizer(tokenizer)
         return tokenizer
     except Exception as error:  # the tokenizers' library raises Exception itself
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         told = tokenizer_fault(Path(folder)) or f"{folder}: its tokenizer cannot be read ({first})"
         raise ValueError(f"{told}; delete {folder} where it is made again, or copy its files again") from error
+
+
+def try_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A text to ids and back: settings of a wrong type show themselves at their first use alone, by any error."""
+    decode_answers(tokenizer, [encode_prompt(tokenizer, f"{VISUAL_PREFIX}a")])
 
 
 def tokenizer_fault(folder: Path) -> str | None:

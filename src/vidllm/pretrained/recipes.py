@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidllm.baselines.cascade import CascadeConfig
+from vidllm.io.json_files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.auto import load_config
 from vidllm.model.configuration import PRESETS, DenseHeadConfig, EncoderConfig, VidLLMConfig, preset
@@ -73,7 +74,20 @@ def recipe(name: str, given: Ingredients) -> Recipe:
     """The recipe of a preset; ValueError where an ingredient is missing, superfluous or does not fit."""
     if name not in IMPORT_PRESETS:
         raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
-    return _cascade(given) if name == CASCADE else _vid_llm(name, given)
+    try:
+        return _cascade(given) if name == CASCADE else _vid_llm(name, given)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of fields of a wrong type, wherever they are first used
+        places = ", ".join(str(place) for place in (given.vggt, given.llava_3d, given.dinov2, given.lm) if place)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{places}: no model can be made of the config.json there ({reason}); fetch them again"
+                         ) from error  # fmt: skip
+
+
+def _parts(vggt: Checkpoint) -> VGGTParts:
+    with naming(vggt.folder / "config.json"):
+        return vggt_parts(vggt_settings(vggt))
 
 
 # ---- the cascade ------------------------------------------------------------------------------------------------
@@ -86,7 +100,7 @@ def _cascade(given: Ingredients) -> Recipe:
         raise ValueError("the cascade takes its language model from LLaVA-3D and its encoder from VGGT; "
                          "leave --lm and --dinov2 out")  # fmt: skip
     vggt, llava = open_checkpoint(given.vggt), open_checkpoint(given.llava_3d)
-    parts, settings = vggt_parts(vggt_settings(vggt)), llava_3d_settings(llava)
+    parts, settings = _parts(vggt), llava_3d_settings(llava)
     text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
     tower, vision, clips = _tower(given, llava, settings)
     if given.metric is not None and given.metric_depth is not None:
@@ -186,7 +200,7 @@ def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[l
     sources: list[Source] = []
     if given.vggt is not None:
         checkpoint = open_checkpoint(given.vggt)
-        parts = vggt_parts(vggt_settings(checkpoint))
+        parts = _parts(checkpoint)
         fields = _geometry_fields(parts, base)
         sources = [vggt_source(checkpoint, parts)]
     if given.dinov2 is not None:

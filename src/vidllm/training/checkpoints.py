@@ -65,6 +65,8 @@ def passes_checksums(path: Path) -> bool:
 
     A file that is no archive (another format, or cut) has none: whoever reads it tells.
     """
+    if not path.is_file():  # a pipe or a device: opening it would wait
+        return False
     if not zipfile.is_zipfile(path):
         return True
     try:

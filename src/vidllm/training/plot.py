@@ -6,7 +6,6 @@ own configuration where the log does not hold it), the gradient's norm, skipped 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import numpy as np
 
 from vidllm.export.line_chart import Panel, Series, line_charts, smoothed
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import has_file, naming, parse_json, read_json_object
+from vidllm.io.text_files import read_text
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.schedule import learning_rate
 
@@ -58,7 +59,7 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smoo
 def read_log(run: Path) -> RunLog:
     """The curves of a run's log; a last line that a killed run left unfinished is passed over."""
     file = _log_file(run)
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_text(file).split("\n")
     rows = [_row(file, number, line) for number, line in enumerate(lines[:-1], 1) if line.strip()]
     if not rows:
         raise ValueError(f"{file}: no line yet; a run writes one every log_every steps")
@@ -95,16 +96,18 @@ def names(runs: Sequence[Path]) -> list[str]:
 
 def _log_file(run: Path) -> Path:
     file = run / LOG_FILE if run.is_dir() else run
-    if not file.is_file():
+    if not has_file(file):
         raise ValueError(f"{run}: no log of a run here ({LOG_FILE} is missing); give the folder of a training run")
     return file
 
 
 def _row(file: Path, number: int, line: str) -> dict[str, float]:
     try:
-        row = json.loads(line)
+        row = parse_json(line, f"{file}: line {number}")
+        if not math.isfinite(row["step"]):
+            raise ValueError("a step that is no number")
         return {"step": float(row["step"])} | {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file}: line {number} is not one of a training log; delete it") from error
 
 
@@ -133,11 +136,12 @@ def _speed(rows: Sequence[dict[str, float]]) -> dict[str, tuple[np.ndarray, np.n
 def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any]) -> dict[str, Any]:
     """The learning rate of each logged step, from the configuration beside the log."""
     file = folder / CONFIG_FILE
-    if RATE in drawn or not file.is_file():
+    if RATE in drawn or not has_file(file):
         return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
+    told = read_json_object(file)
     if not all(name in told for name in _SCHEDULE):
         return {}
-    config = LoopConfig(**{name: told[name] for name in _SCHEDULE})
     steps = np.array(sorted({row["step"] for row in rows}))
-    return {RATE: (steps, np.array([learning_rate(int(step) - 1, config) for step in steps]))}
+    with naming(file, "delete it"):
+        config = LoopConfig(**{name: told[name] for name in _SCHEDULE})
+        return {RATE: (steps, np.array([learning_rate(int(step) - 1, config) for step in steps]))}

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
+from vidllm.io.json_files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import kind_of, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig
@@ -223,7 +224,7 @@ def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
     """Scenes by (frames, height, width), from the shards' headers."""
     found: dict[tuple[int, int, int], int] = {}
     for path in sorted(folder.glob(PATTERN)):
-        with safe_open(str(path), framework="pt") as file:
+        with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
             scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
         found[frames, height, width] = found.get((frames, height, width), 0) + scenes
     return found

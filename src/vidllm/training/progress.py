@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from vidllm.io.atomic import atomic_path, naming_errors
+from vidllm.io.json_files import naming, parse_json
+from vidllm.io.text_files import read_text
 from vidllm.training.loop_config import LoopConfig
 
 
 def trim_log(path: Path, step: int) -> None:
     """Forget lines beyond ``step``: those steps are taken again."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        lines = read_text(path).split("\n")[:-1]  # a last line that a killed run left unfinished is passed over
+        with naming(path, "delete it, or the line in it"):
+            steps = [parse_json(line, f"{path}: line {number}")["step"] for number, line in enumerate(lines, 1)]
+            kept = [line for line, taken in zip(lines, steps, strict=True) if taken <= step]
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def write_log(path: Path, line: dict[str, float | int]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.json_files import check_regular_file, read_json_object
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.loop_config import LoopConfig, write_config
 
@@ -145,7 +145,7 @@ def _checkpoint_files(place: str) -> dict[str, str] | str:
 
 def fingerprint(path: Path) -> str:
     """Size of a file, and a checksum of its two ends."""
-    size = path.stat().st_size
+    size = check_regular_file(path).stat().st_size
     with path.open("rb") as file:
         ends = file.read(ENDS)
         file.seek(max(size - ENDS, 0))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import has_file
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.training.starting import LANGUAGE_HALF
@@ -79,7 +80,7 @@ class SceneCache:
     def scene(self, video: Path) -> SeenScene:
         """What is kept of a video; seen now where nothing is, or where its file is damaged."""
         path = self.path(video)
-        if path.exists():
+        if has_file(path):
             try:
                 return _checked(SeenScene(**load_file(path)), self.model.config.encoder.hidden_size)
             except (SafetensorError, OSError, TypeError, ValueError):

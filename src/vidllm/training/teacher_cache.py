@@ -21,6 +21,7 @@ from torch import Tensor
 from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
+from vidllm.io.json_files import has_file
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.teachers import Teacher
@@ -78,7 +79,7 @@ class CachedTeacher:
     def _read(self, shard: Path) -> Any:
         """The open file, or None where there is none or it is damaged."""
         path = self.path(shard)
-        if not path.exists():
+        if not has_file(path):
             return None
         try:
             file = safe_open(str(path), framework="pt")

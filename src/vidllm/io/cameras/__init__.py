@@ -20,6 +20,7 @@ from vidllm.io.cameras.matrices import intrinsics_of_array, read_intrinsics_text
 from vidllm.io.cameras.opencv_yaml import read_yaml_intrinsics
 from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, pinhole
 from vidllm.io.cameras.tables import poses_of_array, read_intrinsics_csv, read_pose_table
+from vidllm.io.json_files import has_file
 
 __all__ = ["Intrinsics", "Lens", "PerFrame", "Poses", "read_intrinsics", "read_poses"]
 
@@ -52,7 +53,7 @@ def read_poses(given: str | Path) -> Poses:
     if model is not None:
         return read_colmap_poses(model)
     if path.is_dir():
-        inside = next((path / name for name in _JSON_NAMES if (path / name).is_file()), None)
+        inside = next((path / name for name in _JSON_NAMES if has_file(path / name)), None)
         if inside is None:
             return Poses(read_pose_folder(path))
         path = inside
@@ -73,7 +74,7 @@ def _existing(path: Path, remedy: str) -> Path:
 
 
 def _inside(folder: Path) -> Path:
-    found = next((folder / name for name in _JSON_NAMES if (folder / name).is_file()), None)
+    found = next((folder / name for name in _JSON_NAMES if has_file(folder / name)), None)
     if found is None:
         raise ValueError(f"{folder}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
     return found

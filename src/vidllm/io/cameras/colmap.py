@@ -14,7 +14,7 @@ from vidllm.io.cameras.distortion import refuse_lens, tell_distortion
 from vidllm.io.cameras.records import Intrinsics, PerFrame, Poses, pinhole
 from vidllm.io.cameras.tables import poses_of_quaternions
 from vidllm.io.frame_names import stem, times_of
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.json_files import check_regular_file, has_file
 from vidllm.io.text_files import data_lines, number, read_text
 
 IN_METRES = "metres"  # in a comment of images.txt, where its unit is known
@@ -62,7 +62,7 @@ def find_model(path: Path) -> Path | None:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((f for f in (folder / f"{name}.bin", folder / f"{name}.txt") if f.is_file()), None)
+    return next((f for f in (folder / f"{name}.bin", folder / f"{name}.txt") if has_file(f)), None)
 
 
 def read_colmap_intrinsics(folder: Path) -> Intrinsics:

@@ -126,8 +126,11 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
     written = [str(f.get("name") or f.get("file_path") or "") for f in frames]
     names = [stem(name) for name in written]
     times = [f.get("timestamp_s") for f in frames]
-    timed = all(isinstance(t, int | float) for t in times) and content.get("timestamps") != NO_CLOCK
-    seconds = [_number(t, f"{path}: timestamp_s") for t in times] if timed else times_of(written)
+    for place, given in enumerate(times):
+        if given is not None:
+            _number(given, f"{_place(place, path)}: timestamp_s")
+    timed = all(t is not None for t in times) and content.get("timestamps") != NO_CLOCK
+    seconds = [float(t) for t in times if t is not None] if timed else times_of(written)
     if not all(names):
         names = []
     if seconds is not None and len(set(names)) < len(names):
