@@ -61,6 +61,8 @@ def main() -> None:
             if fault:
                 found[kind_of(fault)] += 1
                 print(f"{number}: {name}, {kind}, seed {seed}: {fault}", flush=True)
+            if (number + 1) % 50 == 0:
+                print(f"{number + 1} of {options.count}", file=sys.stderr, flush=True)
     print(f"{options.count} damaged inputs in {time.perf_counter() - begun:.0f} s")
     for kind in KINDS:
         print(f"  {kind:12s}{found[kind]:5d}")

@@ -55,7 +55,7 @@ def evaluation(task: str) -> tuple[str, ...]:
 TARGETS = {
     "video": Target("film.mp4", ASK),
     "animation": Target("film.gif", ("ask", "film.gif", "Why?", *MODEL)),
-    "png": Target("pictures/1.png", ("ask", "pictures", "Why?", *MODEL)),
+    "png": Target("pictures/3.png", ("ask", "pictures", "Why?", *MODEL)),
     "jpeg": Target("pictures/0.jpg", ("ask", "pictures", "Why?", *MODEL)),
     "intrinsics json": Target("cameras.json", (*RECONSTRUCT, "--intrinsics", "cameras.json"), True, (), _OF_LENS),
     "poses json": Target("cameras.json", (*RECONSTRUCT, "--poses", "cameras.json"), True, (), _OF_POSE),

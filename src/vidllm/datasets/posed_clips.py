@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidllm.io.json_files import read_json_object
+from vidllm.io.text_files import read_text
 
 CAMERAS, POSES = "cameras.json", "poses_c2w.txt"
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -91,7 +92,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{folder / 'intrinsics.json'}: {missing[0]} is missing or no number; expected pixels")
     k = [[told["fx"], 0, told["cx"]], [0, told["fy"], told["cy"]], [0, 0, 1]]
     entries = []
-    for number, line in enumerate((folder / POSES).read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(folder / POSES).splitlines(), 1):
         name, *numbers = line.split() or ["#"]
         if name.startswith("#"):
             continue

@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers
 
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import check_regular_file
 
 STEM = "model.int8"
 SCALE = ".scale"
@@ -167,7 +168,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(file), "pt") as opened:
+        with safe_open(str(check_regular_file(file)), "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: truncated or not safetensors ({error}); fetch it again") from error
