@@ -50,4 +50,6 @@ def test_template_questions_have_to_be_handed_in(config):
     run = Run.build(replace(config, plain=2), template_questions)
     batch = run.data.draw(np.random.default_rng(0), 1, 2, window=True)
     asked = run.texts.extra_questions
-    assert asked is not None and len(asked(batch.records[0], {}, np.random.default_rng(0))) >= 2
+    record = batch.records[0]
+    boxes = {item["id"]: item["box"] for item in record["objects"]}
+    assert asked is not None and len(asked(record, boxes, np.random.default_rng(0))) == 2
