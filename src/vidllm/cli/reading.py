@@ -36,7 +36,7 @@ def seeds(text: str) -> range:
         raise ValueError(f"--seeds: expected A:B with whole numbers, received {text!r}")
     span = range(int(first), int(last) if last else int(first) + 1)
     if not span:
-        raise ValueError(f"--seeds: {text} is empty; expected A:B with A below B")
+        raise ValueError(f"--seeds: {text} has no seed; expected A:B with A below B")
     return span
 
 
