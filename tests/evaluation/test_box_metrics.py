@@ -81,10 +81,6 @@ def test_ties_fall_as_in_the_usual_implementation() -> None:
 def test_bad_costs_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         assign(np.array([[np.nan, 1.0]]))
-    with pytest.raises(ValueError, match="finite"):
-        assign(np.array([[np.inf]]))
-    with pytest.raises(ValueError, match="matrix"):
-        assign(np.zeros(3))
 
 
 def test_matching_maximises_the_sum_not_the_number_of_pairs() -> None:

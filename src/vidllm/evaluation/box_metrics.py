@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 __all__ = [
     "EPSILON",
@@ -91,69 +92,10 @@ def _edge_volume(corners: np.ndarray) -> np.ndarray:
 
 
 def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns (k,), k = min(n, m), of the one-to-one assignment of least total cost of an (n, m) matrix.
-
-    Shortest augmenting paths with dual prices (Jonker and Volgenant 1987; the rectangular form of Crouse 2016). Rows
-    come in ascending order. Among equally good columns the last free one of the search list is taken, as the usual
-    implementation does, so that ties fall alike. Raises ``ValueError`` for NaN or minus infinity.
-    """
-    if cost.ndim != 2:
-        raise ValueError(f"expected a matrix of costs, got shape {cost.shape}")
-    costs = cost.astype(np.float64)
-    if np.isnan(costs).any() or np.isneginf(costs).any():
-        raise ValueError("costs contain NaN or minus infinity; check the boxes for NaN and for zero volume")
-    if costs.shape[1] < costs.shape[0]:
-        columns, rows = assign(costs.T)
-        order = np.argsort(rows)
-        return rows[order], columns[order]
-    row_of = np.full(costs.shape[1], -1)
-    column_of = np.full(costs.shape[0], -1)
-    prices = np.zeros(costs.shape[0]), np.zeros(costs.shape[1])
-    for row in range(costs.shape[0]):
-        _augment(costs, row, row_of, column_of, prices)
-    return np.arange(costs.shape[0]), column_of
-
-
-def _augment(
-    costs: np.ndarray, row: int, row_of: np.ndarray, column_of: np.ndarray, prices: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """Match ``row`` along the cheapest alternating path, updating the matching and the prices in place."""
-    row_price, column_price = prices
-    width = costs.shape[1]
-    distance, parent = np.full(width, np.inf), np.full(width, -1)
-    remaining = list(range(width - 1, -1, -1))
-    reached: list[int] = []
-    current, travelled = row, 0.0
-    while True:
-        left = np.array(remaining)
-        through = travelled + costs[current, left] - row_price[current] - column_price[left]
-        shorter = through < distance[left]
-        parent[left[shorter]], distance[left[shorter]] = current, through[shorter]
-        place = _nearest(distance[left], row_of[left] < 0)
-        travelled, column = float(distance[left[place]]), int(left[place])
-        if np.isinf(travelled):
-            raise ValueError("no assignment has a finite cost")
-        reached.append(column)
-        remaining[place] = remaining[-1]
-        remaining.pop()
-        if row_of[column] < 0:
-            break
-        current = int(row_of[column])
-    row_price[row] += travelled
-    seen = np.array(reached[:-1], dtype=int)
-    row_price[row_of[seen]] += travelled - distance[seen]
-    column_price[reached] -= travelled - distance[reached]
-    while True:
-        owner = int(parent[column])
-        row_of[column], column_of[owner], column = owner, column, int(column_of[owner])
-        if owner == row:
-            return
-
-
-def _nearest(distances: np.ndarray, free: np.ndarray) -> int:
-    """Place of the least distance; among ties the last free one, else the first."""
-    ties = np.flatnonzero(distances == distances.min())
-    return int(ties[free[ties]][-1] if free[ties].any() else ties[0])
+    """Rows (ascending) and columns of the one-to-one assignment of least total cost; ValueError for a NaN cost."""
+    if np.isnan(cost).any():
+        raise ValueError("costs contain NaN; check the boxes for NaN and for zero volume")
+    return linear_sum_assignment(cost)
 
 
 def matched_ious(ious: np.ndarray) -> np.ndarray:
