@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vidllm.export.geometry import SceneData
 from vidllm.frames import Frames, joined
-from vidllm.geometry.cameras import to_homogeneous
+from vidllm.geometry.cameras import camera_centres, to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.model import prompts
@@ -323,7 +323,7 @@ class Scene:
 
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
-        centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
+        centres = camera_centres(self.extrinsics.double())
         processed, original = self._sizes()
         return {
             "frames": len(self),

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_folder, atomic_path, export_scene
-from vidllm.export.box_drawing import box_colour, box_corners, boxes_array, draw_boxes, project_edges
+from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
 from vidllm.export.pictures import _draw_plan, overview
 from vidllm.export.ply import read_points, write_points
@@ -321,7 +321,7 @@ def test_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_box_corners_turn_about_z():
-    corners = box_corners(boxes_array([{"center": [1, 2, 3], "size": [4, 2, 1], "yaw": np.pi / 2}]))[0]
+    corners = corners_of([{"center": [1, 2, 3], "size": [4, 2, 1], "yaw": np.pi / 2}])[0]
     np.testing.assert_allclose(corners.min(0), [0, 0, 2.5], atol=1e-12)
     np.testing.assert_allclose(corners.max(0), [2, 4, 3.5], atol=1e-12)
     np.testing.assert_allclose(corners[1] - corners[0], [0, 4, 0], atol=1e-12)  # the box's own x axis
@@ -346,7 +346,7 @@ def test_box_is_drawn_where_it_projects():
 
 
 def test_boxes_behind_or_around_the_camera_are_clipped():
-    behind, around = box_corners(np.array([[-3.0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 4, 2, 2, 0]]))
+    behind, around = corners_of(np.array([[-3.0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 4, 2, 2, 0]]))
     assert project_edges(behind, INTRINSICS, CAMERA_FROM_SCENE) == []
     segments = np.array(project_edges(around, INTRINSICS, CAMERA_FROM_SCENE))
     assert len(segments) == 8 and np.isfinite(segments).all()  # the far face and the four edges that lead to it

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.geometry.boxes import points_in_box
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm.geometry.cameras import to_homogeneous, unproject
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
@@ -134,7 +134,7 @@ def test_instances_lie_inside_their_boxes_in_the_scene_frame(data):
         if len(mine):
             looked_at += 1
             grown = torch.tensor(box) + torch.tensor([0, 0, 0, 0.06, 0.06, 0.06, 0])  # float16 depth
-            assert bool(points_in_box(mine, grown).all()), (number, box)
+            assert bool(points_in_boxes(mine, grown).all()), (number, box)
     assert looked_at >= 3
 
 

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from vidllm.evaluation.trajectory import (
     AUC_DEGREES,
     absolute_error_m,
+    aligned,
     centres,
     check_poses,
     fit,
@@ -162,7 +163,7 @@ def _in_true_scale(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if np.ptp(source, axis=0).max() < 1e-9:
         return predicted
     scaled = predicted.astype(np.float64).copy()
-    scaled[:, :3, 3] *= fit(source, centres(truth), with_scale=True).scale
+    scaled[:, :3, 3] *= float(fit(source, centres(truth), with_scale=True).scale)
     return scaled
 
 
@@ -176,8 +177,8 @@ def point_figures(predicted: PosedDepth, truth: PosedDepth, threshold_m: float =
     valid = known(predicted.depth_m, truth.depth_m)
     ours, theirs = (_first_camera_points(item)[valid] for item in (predicted, truth))
     figures = cloud_figures(ours, theirs, threshold_m)
-    aligned = cloud_figures(fit(ours, theirs, with_scale=True).apply(ours), theirs, threshold_m)
-    return {**figures, **{f"{name}_aligned": value for name, value in aligned.items()}}
+    after = cloud_figures(aligned(ours, theirs, with_scale=True), theirs, threshold_m)
+    return {**figures, **{f"{name}_aligned": value for name, value in after.items()}}
 
 
 def _first_camera_points(item: PosedDepth) -> np.ndarray:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from vidllm.geometry.alignment import umeyama
+from vidllm.geometry.cameras import camera_centres
+from vidllm.geometry.sim3 import Sim3
 
 AUC_DEGREES = (5, 10, 30)
 _STILL_M = 1e-9  # cameras closer than this stand at one place
@@ -21,33 +23,23 @@ Poses = Float[np.ndarray, "_ 4 4"]
 Points = Float[np.ndarray, "_ 3"]
 
 
-@dataclass(frozen=True)
-class Similarity:
-    """``scale * rotation @ x + translation``; ``scale`` is 1 for a rigid motion."""
-
-    scale: float
-    rotation: Float[np.ndarray, "3 3"]
-    translation: Float[np.ndarray, " 3"]
-
-    def apply(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-        """The points (..., 3) moved, float64."""
-        return np.asarray(self.scale * points.astype(np.float64) @ self.rotation.T + self.translation)
-
-
-def fit(source: Points, target: Points, with_scale: bool) -> Similarity:
+def fit(source: Points, target: Points, with_scale: bool) -> Sim3:
     """The least-squares similarity (or rigid motion) from source to target points, pair by pair.
 
     Raises ValueError for fewer than three pairs, or when all source points coincide.
     """
     x, y = (torch.from_numpy(np.ascontiguousarray(points, np.float64)) for points in (source, target))
-    scale, rotation, translation = umeyama(x, y, with_scale=with_scale)
-    return Similarity(float(scale), rotation.numpy(), translation.numpy())
+    return Sim3(*umeyama(x, y, with_scale=with_scale))
+
+
+def aligned(source: Points, target: Points, with_scale: bool) -> Points:
+    """The source points after :func:`fit`, float64."""
+    return fit(source, target, with_scale).apply(torch.from_numpy(source)).numpy()
 
 
 def centres(extrinsics: Poses) -> Points:
-    """Camera centres (F, 3) in the world, metres."""
-    e = extrinsics.astype(np.float64)
-    return np.asarray(-np.einsum("fji,fj->fi", e[:, :3, :3], e[:, :3, 3]))
+    """Camera centres (F, 3) in the world, metres, float64."""
+    return camera_centres(torch.from_numpy(extrinsics).double()).numpy()
 
 
 def absolute_error_m(predicted: Poses, truth: Poses, with_scale: bool = False) -> float:
@@ -64,7 +56,7 @@ def absolute_error_m(predicted: Poses, truth: Poses, with_scale: bool = False) -
     if np.abs(source - source[0]).max() < _STILL_M:
         moved = np.broadcast_to(target.mean(0), target.shape)
     else:
-        moved = fit(source, target, with_scale).apply(source)
+        moved = aligned(source, target, with_scale)
     return _rms(np.linalg.norm(moved - target, axis=-1))
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.alignment import weighted_median
-from vidllm.geometry.cameras import invert_extrinsics
+from vidllm.geometry.cameras import camera_centres
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.sim3 import Joint, Sim3, Views, join, mean_direction, nudge
 from vidllm.model.configuration import WindowsConfig
@@ -104,7 +104,7 @@ class Chain:
         place = self.joints[-1].transform
         off = -torch.log(place.scale * self.factor) if votes and self._factors else torch.zeros_like(place.scale)
         scale = (PULL * off.clamp(-MOST_OFF, MOST_OFF)).exp()
-        about = invert_extrinsics(before.extrinsics.double().cpu())[:, :3, 3].mean(0)
+        about = camera_centres(before.extrinsics.double().cpu()).mean(0)
         return nudge(place, about, scale, place.rotation @ up, mean_direction(torch.stack(self._ups)), PULL)
 
     def _vote(self, scale: SceneScale, size: Tensor, shared: int, votes: bool) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from vidllm.model.grounding import points_in_boxes
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm.model.modeling import VisualPrefix
 from vidllm.rooms.language.words import plural
 from vidllm.training.lora import weight_of

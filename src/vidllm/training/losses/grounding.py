@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidllm.geometry.boxes import diou_loss
-from vidllm.model.grounding import MASKED, GroundingOutput, points_in_boxes
+from vidllm.geometry.boxes import diou_loss, points_in_boxes
+from vidllm.model.grounding import MASKED, GroundingOutput
 
 ENLARGE = 1.1  # of a target's box, and
 MARGIN_M = 0.1  # more on each side length: patches lie on surfaces, and depth is not exact
