@@ -15,7 +15,7 @@ from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_
 from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
 from vidllm.export.pictures import _draw_plan, overview
-from vidllm.export.ply import read_points, write_points
+from vidllm.export.ply import write_points
 from vidllm.export.tum import quaternions
 from vidllm.io.cameras import read_poses
 
@@ -113,6 +113,15 @@ def test_file_stems_are_safe_and_unique():
 # ---- formats ------------------------------------------------------------------------------------------------------
 
 
+def read_points(path):
+    head, _, body = path.read_bytes().partition(b"end_header\n")
+    assert head.startswith(b"ply\nformat binary_little_endian 1.0\n")
+    assert b"property float z\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n" in head
+    vertices = np.frombuffer(body, [("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    assert b"element vertex %d\n" % len(vertices) in head
+    return vertices["xyz"], vertices["rgb"]
+
+
 def test_ply_round_trip(tmp_path):
     data = scene()
     EXPORTERS["ply"](tmp_path / "a.ply", data)
@@ -120,12 +129,6 @@ def test_ply_round_trip(tmp_path):
     assert np.array_equal(xyz, data.points()[0]) and np.array_equal(rgb, data.points()[1])
     write_points(tmp_path / "none.ply", xyz[:0], rgb[:0])
     assert len(read_points(tmp_path / "none.ply")[0]) == 0
-    (tmp_path / "cut.ply").write_bytes((tmp_path / "a.ply").read_bytes()[:-5])
-    with pytest.raises(ValueError, match="cut"):
-        read_points(tmp_path / "cut.ply")
-    (tmp_path / "cut.ply").write_text("solid")
-    with pytest.raises(ValueError, match="PLY"):
-        read_points(tmp_path / "cut.ply")
 
 
 def test_quaternions_round_trip():

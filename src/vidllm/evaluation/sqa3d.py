@@ -141,23 +141,8 @@ def _free_form(questions: Sequence[_Question], rows: Sequence[_Row]) -> dict[str
     return {"correct": hits, "total": total, "acc": share, "printed": f"Acc: {hits}/{total} = {share:.4f}"}
 
 
-def _oracle(references: Any, rows: Sequence[_Row], count: int) -> list[_Row]:
-    """The first ``count`` predictions again, with the annotated answers."""
-    answers = {question.pose: question.answer for question in _questions(references).values()}
-    poses = [_pose(row, row.get("agent_rot"), row.get("agent_pos")) for row in rows[:count]]
-    return [row | {"answer": answers.get(pose, row["answer"])} for row, pose in zip(rows[:count], poses, strict=True)]
-
-
 def _official_llm_scores(references: Any, predictions: Any) -> dict[str, Any]:
-    """The accuracy, and what it becomes when items are missing, unknown or answered twice."""
-    questions, rows = list(_questions(references).values()), _rows(predictions)
-    unknown = [rows[0] | {"scene_id": f"unknown scene {i}"} for i in range(2)]
-    return {
-        "full": _free_form(questions, rows),
-        "without_last_25_predictions": _free_form(questions, rows[:-25]),
-        "plus_2_unknown_items": _free_form(questions, rows + unknown),
-        "plus_20_oracle_duplicates": _free_form(questions, rows + _oracle(references, rows, 20)),
-    }
+    return {"full": _free_form(list(_questions(references).values()), _rows(predictions))}
 
 
 # The official closed-vocabulary program ---------------------------------------------------------------------------

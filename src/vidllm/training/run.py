@@ -80,7 +80,7 @@ class Run(Trainable):
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
         if config.word_weight > 0:
             words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS), list(MATERIAL_INDEX))
-            run.word_guide = WordGuide(model.language_model, words, *texts.special_ids[1:])
+            run.word_guide = WordGuide(model.language_model, words, texts.special_ids[2])
         return run
 
     def modules(self) -> dict[str, nn.Module]:

@@ -113,11 +113,11 @@ class WordGuide:
     """Listens to some layers of a Llama-form language model and scores where its guided heads look."""
 
     def __init__(
-        self, language_model: nn.Module, vocabulary: Vocabulary, loc_token_id: int, coord_token_id: int
+        self, language_model: nn.Module, vocabulary: Vocabulary, coord_token_id: int
     ) -> None:
         model: Any = language_model
         layers = model.base_model.layers
-        self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
+        self._vocabulary, self._coord = vocabulary, coord_token_id
         self.words = vocabulary.words
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
