@@ -17,7 +17,7 @@ from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.packing import pack
 from vidllm.training.run import CATEGORY_INDEX
-from vidllm.training.texts import TextMaker, corpus
+from vidllm.training.texts import TextCounts, TextMaker, corpus
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_texts_of_a_batch_name_boxes_and_points_of_its_scene(data):
     maker = TextMaker(build_tokenizer(corpus(records), 600))
     batch = draw(data, 0, 2, window=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as in training
-        texts = draw_texts(batch, maker, np.random.default_rng(0), 4, 8, 5)
+        texts = draw_texts(batch, maker, np.random.default_rng(0), TextCounts(4, 8, 5))
     video, loc, coord = maker.special_ids
     assert all(maker.special_ids) and len({video, loc, coord}) == 3
     for b, of_scene in enumerate(texts):

@@ -14,6 +14,7 @@ from vidllm.training.data import draw_texts
 from vidllm.training.joint import Losses, geometry_losses, language_losses
 from vidllm.training.packing import pack
 from vidllm.training.run import Run, batch_of_step
+from vidllm.training.texts import TextCounts
 
 #: Global-frame attention, its heads and the metric depth model: the geometric branch behind the adapter.
 GEOMETRY = ("attention", "camera_head", "gravity_head", "depth_head", "point_head", "metric_depth")
@@ -36,7 +37,7 @@ def language_of(run: Run) -> Losses:
     assert kind == "clip"
     features = run.model.see(batch.images)
     prefix = run.model.lift(features, run.model.assemble(features, run.model.locate(features)))
-    texts = draw_texts(batch, run.texts, rng, 4, 4, 2)
+    texts = draw_texts(batch, run.texts, rng, TextCounts(4, 4, 2))
     packed = pack(texts, run.model.config.loc_token_id, 400)
     assert bool(packed.loc_mask.any())
     return language_losses(run.model, prefix, packed, run.texts.prefix_ids, run.config)

@@ -21,7 +21,7 @@ from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.rooms.shards import Shard
 from vidllm.rooms.types import COLOURS
-from vidllm.training.texts import TextMaker
+from vidllm.training.texts import TextCounts, TextMaker
 
 COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
 MATERIALS = (
@@ -167,18 +167,11 @@ def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
 
 
 def draw_texts(
-    batch: Batch,
-    maker: TextMaker,
-    rng: np.random.Generator,
-    questions: int,
-    references: int,
-    captions: int,
-    plain: int = 0,
-    places: int = 0,
+    batch: Batch, maker: TextMaker, rng: np.random.Generator, counts: TextCounts
 ) -> list[list[Any]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
     texts = []
     for b, record in enumerate(batch.records):
         boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions, plain, places))
+        texts.append(maker.scene(record, boxes, rng, counts))
     return texts

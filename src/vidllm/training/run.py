@@ -27,7 +27,7 @@ from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
-from vidllm.training.texts import TextMaker
+from vidllm.training.texts import TextCounts, TextMaker
 from vidllm.training.trainable import Trainable
 from vidllm.training.vary import vary
 from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
@@ -230,7 +230,7 @@ def _language(
 ) -> Losses:
     config = run.config
     how_many = config.questions, config.references, config.captions, config.plain, config.places
-    texts = draw_texts(batch, run.texts, rng, *how_many)
+    texts = draw_texts(batch, run.texts, rng, TextCounts(*how_many))
     device = run.model.device
     packed = pack(texts, run.model.config.loc_token_id, config.max_text_tokens).to(device)
     before, after = run.texts.prefix_ids

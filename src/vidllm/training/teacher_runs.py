@@ -34,7 +34,7 @@ from vidllm.training.run import CATEGORY_INDEX, PATCH_SIZE, PLAN, training_devic
 from vidllm.training.stage1 import as_train_config
 from vidllm.training.starting import LANGUAGE_HALF, run_tokenizer, starting_model
 from vidllm.training.teachers import clip_tokens
-from vidllm.training.texts import TextMaker
+from vidllm.training.texts import TextCounts, TextMaker
 
 NEVER = 10**9
 
@@ -132,7 +132,7 @@ class LanguageTeacherRun(Trainable):
         rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
         prefix = self.model.lift_tokens(self._patches(batch, (rows, columns)), None, (rows, columns), geometry)
-        texts = draw_texts(batch, self.texts, rng, config.questions, config.references, config.captions)
+        texts = draw_texts(batch, self.texts, rng, TextCounts(config.questions, config.references, config.captions))
         packed = pack(texts, self.model.config.loc_token_id, self.start.max_text_tokens).to(self.device)
         before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
         return language_losses(self.model, prefix, packed, (before, after), self.start)

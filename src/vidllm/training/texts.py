@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ from vidllm.training.place_drills import place_drills
 
 TOKENIZER_SCENES = 400
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How many texts of each kind are drawn from a scene; ``plain`` and ``places`` are drills."""
+
+    questions: int
+    references: int
+    captions: int
+    plain: int = 0
+    places: int = 0
 
 
 class TextMaker:
@@ -95,19 +107,15 @@ class TextMaker:
         record: dict[str, Any],
         boxes: dict[int, list[float]],
         rng: np.random.Generator,
-        questions: int,
-        references: int,
-        captions: int,
-        plain: int = 0,
-        places: int = 0,
+        counts: TextCounts,
     ) -> list[Text]:
-        """A random choice of a scene's language as texts, ``plain`` and ``places`` drills, in random order."""
+        """A random choice of a scene's language as texts, and drills, in random order."""
         language = language_from_record(record)
-        made = [self.question(q) for q in _some(rng, language.questions, questions)]
-        made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, references)]
-        made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, captions)]
-        made += [self.question(q) for q in drills(record, rng, plain)]
-        made += [self.question(q) for q in place_drills(record, boxes, rng, places)]
+        made = [self.question(q) for q in _some(rng, language.questions, counts.questions)]
+        made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, counts.references)]
+        made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
+        made += [self.question(q) for q in drills(record, rng, counts.plain)]
+        made += [self.question(q) for q in place_drills(record, boxes, rng, counts.places)]
         return [made[int(i)] for i in rng.permutation(len(made))]
 
 
