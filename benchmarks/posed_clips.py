@@ -1,6 +1,8 @@
-"""Print one table: reconstruction errors of real clips with ground truth (folders; see evaluation/posed_clip.py).
+"""Print one table: reconstruction errors of real clips with ground truth (folders; see datasets/posed_clips.py).
 
-    python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8] [--refine]
+    python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8] [--windows 6] [--refine]
+
+``metres``: the median of the depth over that of the truth.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ import argparse
 from pathlib import Path
 
 import vidllm
-from vidllm.evaluation.posed_clip import measure_clip, read_posed_clip
+from vidllm.datasets.posed_clips import read_clip
+from vidllm.evaluation.posed_clip import measure_clip
 
 
 def main() -> None:
@@ -18,14 +21,16 @@ def main() -> None:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--model", default=None)
     parser.add_argument("--frames", type=int, default=None)
+    parser.add_argument("--windows", type=int, help="mean over so many runs of neighbours (default: one, spread)")
     parser.add_argument("--refine", action="store_true", help="docs/refinement.md")
     args = parser.parse_args()
     model = vidllm.load(args.model, refine=args.refine or None)
-    rows = {path.name: measure_clip(model, read_posed_clip(path), args.frames) for path in args.clips}
+    rows = {path.name: measure_clip(model, read_clip(path), args.frames, args.windows) for path in args.clips}
     names = list(next(iter(rows.values())))
     print("| clip | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
-    for clip, figures in rows.items():
+    mean = {name: sum(figures[name] for figures in rows.values()) / len(rows) for name in names}
+    for clip, figures in [*rows.items(), ("mean", mean)]:
         print(f"| {clip} | " + " | ".join(f"{figures[n]:.3f}" for n in names) + " |")
 
 

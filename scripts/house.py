@@ -36,17 +36,17 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2501,
-    "vidllm.cli": 1662,
-    "vidllm.datasets": 3263,
-    "vidllm.evaluation": 5873,
+    "vidllm": 2505,
+    "vidllm.cli": 1667,
+    "vidllm.datasets": 3425,
+    "vidllm.evaluation": 5845,
     "vidllm.export": 1250,
     "vidllm.geometry": 1389,
-    "vidllm.io": 3590,
-    "vidllm.model": 5650,
-    "vidllm.pretrained": 1528,
-    "vidllm.rooms": 6546,
-    "vidllm.training": 7398,
+    "vidllm.io": 3593,
+    "vidllm.model": 5955,
+    "vidllm.pretrained": 1576,
+    "vidllm.rooms": 7049,
+    "vidllm.training": 7779,
 }
 #: Signatures that transformers prescribes.
 PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}
@@ -84,6 +84,7 @@ KNOWN: frozenset[str] = frozenset(
         "vidllm.training.ablation.shared -> vidllm.evaluation.results",
         "vidllm.training.preflight -> vidllm.evaluation.blind",
         "vidllm.training.starting -> vidllm.evaluation.blind",
+        "vidllm.rooms.render:render_clip (8)",
     }
 )
 

@@ -6,7 +6,7 @@ A new name needs a reason of one of these kinds; code that only tests reach is d
 # ruff: noqa: B018
 
 # called or read by Python, transformers, tokenizers, PyAV or pickle
-__call__, __dir__, __getattr__, showwarning, find_class, storage_meta, thread_type, pix_fmt
+__call__, __class__, __dir__, __getattr__, showwarning, find_class, storage_meta, thread_type, pix_fmt
 _attn_implementation, _init_weights, architectures, base_model_prefix, config_class, do_normalize, main_input_name
 model_input_names, normalizer, post_processor, pre_tokenizer, return_text_replacement_offsets, sub_configs
 supports_gradient_checkpointing, valid_kwargs

@@ -9,6 +9,7 @@ Lengths are metres; see :class:`Scene` for the frames.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -452,25 +453,28 @@ def _three(values: Any) -> tuple[float, float, float]:
 def load(
     model: str | Path | None = None,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: str = "auto",
     language_dtype: str | None = None,
     offload: str | None = None,
     refine: bool | None = None,
 ) -> VidLLM:
     """The shipped ``tiny`` model, or one from a folder or hub id.
 
+    ``dtype`` "auto": bfloat16 where the device computes in it, else float32 (said in the log of ``vidllm``).
     ``language_dtype`` "int8" or "int4": weights of the language model's layers in 8 or 4 bits. ``offload="cpu"``: they
     wait in the host's memory (docs/performance.md). ``refine``: what every reconstruction does that is not told; None:
     what the model's configuration says (docs/refinement.md). Raises ValueError, naming the folder, when it is missing
     or holds another kind of model.
     """
     from vidllm.model.auto import load_pretrained
+    from vidllm.model.dtypes import describe_dtype, resolve_dtype
     from vidllm.model.quantisation import check_offload, place
 
     path, where = TINY if model is None else model, _device(device)
     if offload is not None:
         check_offload()
-    network, processor = load_pretrained(path, dtype=getattr(torch, dtype, None))
+    logging.getLogger(__name__).info(describe_dtype(dtype, where))
+    network, processor = load_pretrained(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
     place(network, where, language_dtype, offload)
     if refine is not None:
         network.config.refine = refine

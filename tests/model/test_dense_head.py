@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_model import small_config
 
 from vidllm.model.configuration import DenseHeadConfig
 from vidllm.model.dense_head import DenseHead, DPTDecoder, position_map
+from vidllm.model.modeling import VidLLMForConditionalGeneration
 
 CONFIG = DenseHeadConfig(features=16, out_channels=(8, 12, 16, 16), tap_layers=(0, 1, 2, 3), frames_chunk_size=2)
 
@@ -83,3 +85,22 @@ def test_bad_arguments_raise():
         DPTDecoder(20, 16, (8, 12, 16, 16))([torch.randn(1, 4, 20)] * 3, (2, 2))
     with pytest.raises(ValueError, match="16 patches, got 12"):
         DenseHead(CONFIG, 20, 2, "exp")(taps(1, 1, 12), (56, 56))
+
+
+def test_the_finest_maps_may_be_read_from_the_encoder():
+    config = small_config(64, {"<video>": 1, "<loc>": 2, "<coord>": 3})
+    plain = VidLLMForConditionalGeneration(config)
+    assert isinstance(plain.depth_head.decoder.norm, torch.nn.LayerNorm)
+    config.dense_head.encoder_taps = 2
+    model = VidLLMForConditionalGeneration(config).eval()
+    width = config.encoder.hidden_size
+    assert [norm.normalized_shape[0] for norm in model.depth_head.decoder.norm] == [width, width, 2 * width, 2 * width]
+    images = torch.rand(1, 2, 3, 28, 42)
+    features = model.see(images)
+    cameras = model.locate(features)
+    assert torch.equal(cameras.dense_taps[1], features.seen.taps[1])
+    depth, _ = model.relative_depth(cameras, features.image_size, torch.tensor([1]))
+    assert depth.shape == (1, 1, 28, 42)
+    config.dense_head.encoder_taps = 5
+    with pytest.raises(ValueError, match="encoder_taps is 5: expected 0 to 4"):
+        VidLLMForConditionalGeneration(config)

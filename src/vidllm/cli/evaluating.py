@@ -34,8 +34,8 @@ def evaluate(options: argparse.Namespace) -> None:
     out = reading.writable(options.per_item) if options.per_item else None
     if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
         raise ValueError(f"--per-item: give one protocol that has values by item; {_with_items(options.task)}")
-    tell_missing_meteor(options.task, [entry.name for entry in chosen])
     results = [score_files(options.task, options.predictions, options.references, entry.name) for entry in chosen]
+    tell_missing_meteor(options.task, [entry.name for entry in chosen])
     if out is not None:
         _write_items(out, chosen[0], options)
     if options.json:

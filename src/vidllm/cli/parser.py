@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-DTYPES = ("float32", "bfloat16", "float16")
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", *WEIGHT_DTYPES)
 LANGUAGE_DTYPES = ("int8", "int4")
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "scene")
 DEFAULT_FORMATS = FORMATS[:5]
@@ -119,7 +120,8 @@ def _add_import(verbs: Any) -> None:
     take.add_argument("--camera-height", type=float, metavar="M", help="cascade: metres over the floor, where nothing "
                       "else is known of a video")  # fmt: skip
     take.add_argument("--shorter-side", type=int, metavar="N", help="pixels of the frames (default: the preset's)")
-    take.add_argument("--weights-dtype", choices=DTYPES, help="of the weights written (default: the checkpoints' own)")
+    take.add_argument("--weights-dtype", choices=WEIGHT_DTYPES,
+                      help="of the weights written (default: the checkpoints' own)")  # fmt: skip
     take.add_argument("-o", "--output", required=True, metavar="M", help="folder of the model; made when missing")
     take.add_argument("--every-key", action="store_true", help="name each key in the report")
     take.add_argument("--json", action="store_true", help="JSON on standard output")
@@ -145,6 +147,8 @@ def _add_rooms(verbs: Any) -> None:
     shards.add_argument("--frames", type=int, default=8)
     shards.add_argument("--shorter-side", type=int, default=112, metavar="N",
                         help="pixels, whole patches of 14 (default 112, tiny's; compact and paper: 518)")  # fmt: skip
+    shards.add_argument("--look", choices=("plain", "life"), default="plain",
+                        help="life: clutter, near and shaken cameras, a phone's pictures (default plain)")  # fmt: skip
     evaluate = _verb(kinds, "eval", "measure a model on unseen rooms, beside its baselines")
     _seeds(evaluate, "1000:1200")
     _model_options(evaluate)
@@ -253,7 +257,8 @@ def _model_options(parser: argparse.ArgumentParser, frames: bool = True) -> None
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=None,
                         help="move cameras and depth until the frames agree: docs/refinement.md (default: the model's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", default="auto", choices=DTYPES,
+                        help="auto (default): bfloat16 where the hardware computes in it, else float32")  # fmt: skip
 
 
 def _memory_options(parser: argparse.ArgumentParser) -> None:

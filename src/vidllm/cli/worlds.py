@@ -47,12 +47,12 @@ def shards(options: argparse.Namespace) -> None:
     from vidllm.rooms.shards import plan_shards, shard_path, write_shard
 
     plan = list(plan_shards(span.start, span.stop, shorter_side=options.shorter_side))
-    missing = [p for p in plan if not shard_path(folder, *p).exists()]
+    missing = [p for p in plan if not shard_path(folder, *p, options.look).exists()]
     if len(missing) < len(plan):
         reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards are there already")
     tell = reading.Progress("shards", len(missing))
     for done, (part, height, width) in enumerate(missing, 1):
-        write_shard(folder, part, count, height, width)
+        write_shard(folder, part, count, height, width, options.look)
         tell(done)
     print(folder)
 

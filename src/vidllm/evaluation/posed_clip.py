@@ -1,98 +1,71 @@
-"""Measure the reconstruction of a real clip with ground truth: a folder of frames, depth maps and poses.
-
-The folder holds ``rgb/`` and ``depth/`` (16-bit PNG; pictures paired by file stem), ``poses_c2w.txt`` (a line a frame:
-stem and the 12 numbers of camera-to-world, metres, OpenCV axes), ``intrinsics.json`` (fx, fy, cx, cy in pixels) and
-``meta.json`` with ``depth.scale_to_metres``; TUM RGB-D and similar recordings are easily brought into it.
-"""
+"""Measure the reconstruction of real clips with ground truth (:mod:`vidllm.datasets.posed_clips`)."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from vidllm.datasets.posed_clips import PosedClip, PosedFrame
 from vidllm.evaluation.rooms import depth_figures, pose_figures
 from vidllm.frames import Frames
-from vidllm.geometry.cameras import invert_extrinsics
-from vidllm.io.json_files import read_json_object
-from vidllm.io.sources import InputError
 from vidllm.scene import VidLLM
 
 
-@dataclass(frozen=True)
-class PosedClip:
-    """Paths and poses of a clip: pictures, depth maps, camera-from-world (F,4,4) and metres per depth unit."""
-
-    name: str
-    pictures: tuple[Path, ...]
-    depths: tuple[Path, ...]
-    extrinsics: Tensor
-    metres_per_unit: float
-
-
-def read_posed_clip(folder: Path) -> PosedClip:
-    """The clip in ``folder``; InputError names what is missing."""
-    for needed in ("rgb", "depth", "poses_c2w.txt", "meta.json"):
-        if not (folder / needed).exists():
-            raise InputError(f"{folder} has no {needed}; vidllm.evaluation.posed_clip tells the layout of a posed clip")
-    depth = {p.stem: p for p in (folder / "depth").glob("*.png")}
-    picture = {p.stem: p for p in sorted((folder / "rgb").iterdir())}
-    names, poses = [], []
-    for line in (folder / "poses_c2w.txt").read_text().splitlines():
-        stem, *numbers = line.split()
-        if stem.startswith("#") or stem not in depth or stem not in picture:
-            continue
-        names.append(stem)
-        poses.append([float(v) for v in numbers] + [0.0, 0.0, 0.0, 1.0])
-    if not names:
-        raise InputError(f"{folder}: no frame has a picture, a depth map and a pose of the same name")
-    world_from_camera = torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)
-    units = _metres_per_unit(folder / "meta.json")
-    return PosedClip(
-        folder.name,
-        tuple(picture[n] for n in names),
-        tuple(depth[n] for n in names),
-        invert_extrinsics(world_from_camera),
-        units,
-    )
-
-
-def _metres_per_unit(path: Path) -> float:
-    depth = read_json_object(path).get("depth")
-    units = depth.get("scale_to_metres") if isinstance(depth, dict) else None
-    if isinstance(units, bool) or not isinstance(units, int | float) or not (math.isfinite(units) and units > 0):
-        raise InputError(f"{path}: expected depth.scale_to_metres to be a number above zero, got {units!r:.60}")
-    return float(units)
-
-
-def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float) -> np.ndarray:
+def depth_at(frames: Frames, index: int, path: Path, metres_per_unit: float, picture: Path) -> np.ndarray:
     """A depth map (H,W) in metres at the processed resolution: the nearest original pixel of each; 0 where invalid."""
     original = np.asarray(Image.open(path)).astype(np.float32) * metres_per_unit
+    with Image.open(picture) as shown:
+        shrink = original.shape[1] / shown.width
     height, width = frames.images.shape[-2:]
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    at = frames.to_original(torch.stack([u, v], -1).double()).numpy()
+    at = frames.to_original(torch.stack([u, v], -1).double()).numpy() * shrink
     row = np.clip(np.floor(at[..., 1]).astype(int), 0, original.shape[0] - 1)
     column = np.clip(np.floor(at[..., 0]).astype(int), 0, original.shape[1] - 1)
     inside = (at[..., 0] >= 0) & (at[..., 0] < original.shape[1]) & (at[..., 1] >= 0) & (at[..., 1] < original.shape[0])
     return np.where(inside, original[row, column], 0.0)
 
 
-def measure_clip(model: VidLLM, clip: PosedClip, num_frames: int | None = None) -> dict[str, float]:
-    """Depth, scale and pose errors of a clip, from its pictures alone."""
-    scene = model.reconstruct([str(p) for p in clip.pictures], num_frames)
-    chosen = [int(i) for i in scene.frames.indices]
-    true = np.stack([depth_at(scene.frames, i, clip.depths[i], clip.metres_per_unit) for i in chosen])
+def measure_clip(
+    model: VidLLM, clip: PosedClip, num_frames: int | None = None, windows: int | None = None
+) -> dict[str, float]:
+    """Depth, scale and pose errors of a clip, from its pictures alone.
+
+    ``num_frames`` are spread over the clip; with ``windows``, the mean over so many runs of ``num_frames`` neighbours.
+    ValueError for a clip without poses.
+    """
+    frames = [frame for frame in clip.frames if frame.depth is not None]
+    if not clip.posed or not frames:
+        raise ValueError(f"{clip.name}: measuring needs a pose and a depth map of each frame")
+    if windows is None:
+        return _measure(model, frames, clip.metres_per_unit, num_frames)
+    count = min(num_frames or model.processor.image_processor.num_frames, len(frames))
+    starts = sorted({round(s) for s in np.linspace(0, len(frames) - count, windows)})
+    found = [_measure(model, frames[s : s + count], clip.metres_per_unit, count) for s in starts]
+    return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
+
+
+def _measure(
+    model: VidLLM, frames: Sequence[PosedFrame], metres_per_unit: float, num_frames: int | None
+) -> dict[str, float]:
+    scene = model.reconstruct([str(frame.picture) for frame in frames], num_frames)
+    chosen = [frames[int(i)] for i in scene.frames.indices]
+    extrinsics = torch.stack([frame.extrinsics for frame in chosen if frame.extrinsics is not None])
+    true = np.stack([
+        depth_at(scene.frames, int(i), frame.depth, metres_per_unit, frame.picture)
+        for i, frame in zip(scene.frames.indices, chosen, strict=True) if frame.depth is not None
+    ])  # fmt: skip
     figures = depth_figures(scene.depth.numpy(), true)
-    angle, travel = pose_figures(scene.extrinsics, clip.extrinsics[chosen].float())
-    still, _ = pose_figures(torch.eye(4).expand(len(chosen), 4, 4), clip.extrinsics[chosen].float())
+    angle, travel = pose_figures(scene.extrinsics, extrinsics)
+    still, _ = pose_figures(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
+    both = (true > 0) & (scene.depth.numpy() > 0)
     return {
         "frames": float(len(chosen)),
         **figures,
+        "metres": float(np.median(scene.depth.numpy()[both]) / np.median(true[both])),
         "rotation_deg": float(angle.median()),
         "rotation_deg_if_still": float(still.median()),
         "translation_m": float(travel.median()),

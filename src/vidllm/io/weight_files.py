@@ -81,6 +81,9 @@ def weights_of_model(folder: Path) -> Checkpoint:
         if (folder / name).is_file():
             shards = _indexed(folder, name) if name in _INDEX else [folder / name]
             return Checkpoint(str(folder), folder, tuple(shards))
+    compact = sorted(folder.glob("model.int8-*.safetensors"))  # vidllm.model.compact_weights
+    if compact:
+        return Checkpoint(str(folder), folder, tuple(_all_numbers(compact)))
     raise ValueError(f"{folder}: no weights here (model.safetensors is missing); finish the download, or save the "
                      "model again")  # fmt: skip
 

@@ -26,7 +26,7 @@ from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
 from vidllm.model.cross_task_adapter import AdapterOutput
-from vidllm.model.dense_head import DenseHead
+from vidllm.model.dense_head import DenseHead, dense_taps
 from vidllm.model.depth_estimator import DepthEstimator
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
@@ -179,7 +179,8 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
         first = extrinsics[:, :1, :3, :3]
         rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
-        return Cameras(attended, poses, up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1)))
+        up = up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1))
+        return Cameras(attended, poses, up, dense_taps(self.config, features.seen, attended))
 
     def reconstruct_features(self, features: Features) -> Geometry:
         """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""

@@ -1,7 +1,7 @@
 """Every choice of the model in one place, each with its provenance.
 
 [P] the paper's text or equations, [F] its figures, [D] our decision where the paper is silent (docs/log.md gives
-the reasons). The three presets `tiny`, `compact` and `paper` are the same classes with other numbers.
+the reasons). The presets `tiny`, `tiny-dinov2`, `compact` and `paper` are the same classes with other numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class EncoderConfig:
     patch_size: int = 14
     image_size: int = 518  # side of the position table, not of the input
     num_register_tokens: int = 4
+    position_antialias: bool = True  # of the resized position table; DINOv2 without registers was trained without
     layer_norm_eps: float = 1e-6
     layer_scale_init: float = 1.0
     tap_layers: tuple[int, ...] = (4, 11, 17, 23)  # [D] blocks (0-based) whose tokens feed the metric depth decoder
@@ -78,6 +79,7 @@ class DenseHeadConfig:
     features: int = 256
     out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     tap_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
+    encoder_taps: int = 0  # [D] the first of the four, finest, read the encoder's tapped layers in their place
     frames_chunk_size: int = 8
     point_head: bool = True
 
@@ -267,6 +269,29 @@ def tiny(vocab_size: int = 1536) -> VidLLMConfig:
     )
 
 
+def tiny_dinov2(vocab_size: int = 1536) -> VidLLMConfig:
+    """`tiny` of the second generation: the first ten layers of DINOv2 ViT-S/14, as the paper at small size."""
+    return VidLLMConfig(
+        encoder=EncoderConfig(
+            384, depth=10, num_heads=6, num_register_tokens=0, position_antialias=False, tap_layers=(3, 6, 8, 9)
+        ),
+        adapter=AdapterConfig(bridge_tokens=8, num_heads=6),
+        attention=AttentionConfig(depth=4, num_heads=6, mlp_ratio=2.0, layer_scale_init=0.1),
+        camera_head=CameraHeadConfig(trunk_depth=1, num_heads=12, mlp_ratio=2.0, layer_scale_init=0.1),
+        dense_head=DenseHeadConfig(
+            64, out_channels=(48, 64, 96, 96), tap_layers=(0, 1, 1, 3), encoder_taps=2, point_head=False
+        ),
+        metric_depth=MetricDepthConfig(
+            features=64, out_channels=(48, 64, 96, 96), bin_embedding=32, canonical_focal=1.0
+        ),
+        patches=PatchesConfig(max_patches=768, token_norm=True),
+        grounding=GroundingConfig(128, num_queries=96, num_layers=3, num_heads=4, neighbours=(8, 16, 32)),
+        text_config=_llama(vocab_size, 256, 704, layers=4, heads=4, positions=2048, tie=True),
+        default_frames=8,
+        shorter_side=168,
+    )
+
+
 def compact() -> VidLLMConfig:
     """DINOv2-L and VGGT-1B's form with a language model of Qwen3-0.6B's form: one 24 GB GPU."""
     text = AutoConfig.for_model(
@@ -297,7 +322,7 @@ def _llama(
     )
 
 
-PRESETS = {"tiny": tiny, "compact": compact, "paper": paper}
+PRESETS = {"tiny": tiny, "tiny-dinov2": tiny_dinov2, "compact": compact, "paper": paper}
 
 
 def preset(name: str) -> VidLLMConfig:

@@ -35,6 +35,12 @@ class AdapterOutput:
     language: Tensor
     bridge: Tensor | None
 
+    def riders(self, frames: int) -> Tensor | None:
+        """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
+        if self.bridge is None or self.bridge.ndim == 4:
+            return self.bridge
+        return self.bridge[:, None].expand(-1, frames, -1, -1)
+
 
 class MultiHeadAttention(nn.Module):
     """Standard multi-head attention of ``queries`` over ``memory``; never forms the attention matrix itself."""

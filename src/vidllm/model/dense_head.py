@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vidllm.model.camera_head import ACTIVATIONS
-from vidllm.model.configuration import DenseHeadConfig
+from vidllm.model.configuration import DenseHeadConfig, VidLLMConfig
+from vidllm.model.encoder import EncoderOutput
+from vidllm.model.global_frame_attention import GlobalFrameOutput
 
 #: Share of the position embedding in the features.
 _POSITION_WEIGHT = 0.1
@@ -85,11 +87,12 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 class DPTDecoder(nn.Module):
     """From four layers' tokens on one h x w grid to a pyramid of feature maps.
 
-    ``pyramid`` gives the four laterals, ``fuse`` the four fused maps, ``forward`` both steps.
+    ``pyramid`` gives the four laterals, ``fuse`` the four fused maps, ``forward`` both steps. ``dim_in``: the layers'
+    width, whose norm they share (as VGGT's do), or the width of each of four, which have norms of their own.
     """
 
     def __init__(
-        self, dim_in: int, features: int, out_channels: Sequence[int], position_embedding: bool = True
+        self, dim_in: int | Sequence[int], features: int, out_channels: Sequence[int], position_embedding: bool = True
     ) -> None:
         super().__init__()
         c = tuple(out_channels)
@@ -98,8 +101,9 @@ class DPTDecoder(nn.Module):
         if position_embedding and any(n % 4 for n in c):
             raise ValueError(f"with a position embedding, out_channels must be divisible by 4, got {c}")
         self.position_embedding = position_embedding
-        self.norm = nn.LayerNorm(dim_in)
-        self.projects = nn.ModuleList(nn.Conv2d(dim_in, n, 1) for n in c)
+        widths = (dim_in,) * 4 if isinstance(dim_in, int) else tuple(dim_in)
+        self.norm = nn.LayerNorm(dim_in) if isinstance(dim_in, int) else nn.ModuleList(map(nn.LayerNorm, widths))
+        self.projects = nn.ModuleList(nn.Conv2d(width, n, 1) for width, n in zip(widths, c, strict=True))
         self.resizes = nn.ModuleList(
             (
                 nn.ConvTranspose2d(c[0], c[0], 4, stride=4),
@@ -112,20 +116,22 @@ class DPTDecoder(nn.Module):
         self.fusions = nn.ModuleList(Fusion(features, coarsest=level == 3) for level in range(4))
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "N P dim_in"]], grid: tuple[int, int]
+        self, taps: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
     ) -> list[Float[Tensor, "N features _ _"]]:
         """Four fused maps, coarse to fine: (h, w), (2h, 2w), (4h, 4w), (8h, 8w)."""
         return self.fuse(self.pyramid(taps, grid))
 
     def pyramid(
-        self, taps: Sequence[Float[Tensor, "N P dim_in"]], grid: tuple[int, int]
+        self, taps: Sequence[Float[Tensor, "N P _"]], grid: tuple[int, int]
     ) -> list[Float[Tensor, "N features _ _"]]:
         """Lateral maps, fine to coarse: (4h, 4w), (2h, 2w), (h, w), (ceil(h/2), ceil(w/2))."""
         if len(taps) != 4:
             raise ValueError(f"DPT fuses four layers: expected four taps, got {len(taps)}")
         maps = []
-        for tokens, project, resize, lateral in zip(taps, self.projects, self.resizes, self.laterals, strict=True):
-            x = project(self.norm(tokens).transpose(1, 2).unflatten(-1, grid))
+        norms = self.norm if isinstance(self.norm, nn.ModuleList) else [self.norm] * 4
+        parts = zip(taps, norms, self.projects, self.resizes, self.laterals, strict=True)
+        for tokens, norm, project, resize, lateral in parts:
+            x = project(norm(tokens).transpose(1, 2).unflatten(-1, grid))
             if self.position_embedding:
                 x = add_position(x, grid[1] / grid[0])
             maps.append(lateral(resize(x)))
@@ -158,7 +164,7 @@ class DenseHead(nn.Module):
     def __init__(
         self,
         config: DenseHeadConfig,
-        dim_in: int,
+        dim_in: int | Sequence[int],
         out_dim: int,
         activation: str,
         patch_size: int = 14,
@@ -184,7 +190,7 @@ class DenseHead(nn.Module):
         self.out = nn.Sequential(nn.Conv2d(half, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, out_dim, 1))
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "B F P D"]], image_size: tuple[int, int]
+        self, taps: Sequence[Float[Tensor, "B F P _"]], image_size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B F H W out"], Float[Tensor, "B F H W"]]:
         """Values and confidences at ``image_size`` = (H, W) from the ``config.tap_layers``, in float32 or better."""
         batch, frames = taps[0].shape[:2]
@@ -214,3 +220,20 @@ class DenseHead(nn.Module):
         if self.position_embedding:
             x = add_position(x, width / height)
         return self.out(x)
+
+
+def tap_widths(config: VidLLMConfig) -> int | list[int]:
+    """Width of the layers that the dense heads read; of each of the four where the first are the encoder's."""
+    width, count = config.encoder.hidden_size, config.dense_head.encoder_taps
+    if not 0 <= count <= min(4, len(config.encoder.tap_layers)):
+        raise ValueError(
+            f"dense_head.encoder_taps is {count}: expected 0 to 4, and no more than encoder.tap_layers "
+            f"{config.encoder.tap_layers}"
+        )
+    return [width] * count + [2 * width] * (4 - count) if count else 2 * width
+
+
+def dense_taps(config: VidLLMConfig, seen: EncoderOutput, attended: GlobalFrameOutput) -> list[Tensor]:
+    """The four layers that the dense heads read, fine to coarse: the encoder's, then global-frame attention's."""
+    count = config.dense_head.encoder_taps
+    return seen.taps[:count] + [attended.taps[i] for i in config.dense_head.tap_layers[count:]]

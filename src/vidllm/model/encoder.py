@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
 from vidllm.model.configuration import EncoderConfig
 
@@ -32,10 +34,17 @@ class EncoderOutput:
     grid: tuple[int, int]
 
 
+class _PlainEmbeddings(Dinov2WithRegistersEmbeddings):
+    """Embeddings whose position table is resized without antialiasing, as that of DINOv2 without registers."""
+
+    interpolate_pos_encoding = Dinov2Embeddings.interpolate_pos_encoding
+
+
 class DinoEncoder(nn.Module):
     """DINOv2 with registers on every frame; ImageNet normalisation happens inside.
 
-    The position table is used as it is for square inputs of its own grid, else resized (bicubic, antialiased).
+    The position table is used as it is for square inputs of its own grid, else resized (bicubic; antialiased unless
+    ``config.position_antialias`` is off).
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -44,6 +53,8 @@ class DinoEncoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.backbone = Dinov2WithRegistersModel(_backbone_config(config))
+        if not config.position_antialias:
+            self.backbone.embeddings.__class__ = _PlainEmbeddings
 
     def forward(self, images: Float[Tensor, "B F 3 H W"]) -> EncoderOutput:
         """Encode images in [0, 1]; ValueError when H or W is not a multiple of the patch size."""

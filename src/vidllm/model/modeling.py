@@ -31,9 +31,10 @@ from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.model.camera_head import CameraHead
+from vidllm.model.compact_weights import ReadsCompactWeights
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.cross_task_adapter import AdapterOutput, CrossTaskAdapter
-from vidllm.model.dense_head import DenseHead
+from vidllm.model.dense_head import DenseHead, dense_taps, tap_widths
 from vidllm.model.encoder import DinoEncoder, EncoderOutput
 from vidllm.model.generation import VidLLMOutput, holds_tokens, one_cache, run_language_model
 from vidllm.model.global_frame_attention import GlobalFrameAttention, GlobalFrameOutput
@@ -63,11 +64,15 @@ class Features:
 
 @dataclass
 class Cameras:
-    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera."""
+    """Cameras at relative scale: ``pose_encodings`` one (B,F,9) a refinement; ``up`` (B,3) in the first camera.
+
+    ``dense_taps``: the four layers (B,F,P,D) that the dense heads read.
+    """
 
     attended: GlobalFrameOutput
     pose_encodings: list[Tensor]
     up: Tensor
+    dense_taps: list[Tensor]
 
 
 @dataclass
@@ -105,7 +110,7 @@ class VisualPrefix:
     patch_index: Tensor
 
 
-class VidLLMPreTrainedModel(PreTrainedModel):
+class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):  # type: ignore[misc]
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
@@ -130,7 +135,7 @@ class VidLLMPreTrainedModel(PreTrainedModel):
             _align(self)
 
 
-class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
+class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts."""
 
     def __init__(self, config: VidLLMConfig) -> None:
@@ -141,9 +146,10 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         self.attention = GlobalFrameAttention(config.attention, width)
         self.camera_head = CameraHead(config.camera_head, 2 * width)
         self.gravity_head = GravityHead(2 * width)
-        self.depth_head = DenseHead(config.dense_head, 2 * width, 2, "exp", patch)
+        widths = tap_widths(config)
+        self.depth_head = DenseHead(config.dense_head, widths, 2, "exp", patch)
         self.point_head = (
-            DenseHead(config.dense_head, 2 * width, 4, "inv_log", patch) if config.dense_head.point_head else None
+            DenseHead(config.dense_head, widths, 4, "inv_log", patch) if config.dense_head.point_head else None
         )
         self.metric_depth = (
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
@@ -167,10 +173,11 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         """Global-frame attention and the camera and gravity heads."""
         taps = self.config.dense_head.tap_layers
         flows, seen = features.flows, features.seen
-        rider = _riders(flows, seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
+        rider = flows.riders(seen.tokens.shape[1]) if self.config.adapter.geometry_rider else None
         attended = self.attention(flows.geometry, seen.grid, taps, rider)
         camera_tokens = attended.special[:, :, 0]
-        return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]))
+        read = dense_taps(self.config, seen, attended)
+        return Cameras(attended, self.camera_head(camera_tokens), self.gravity_head(camera_tokens[:, 0]), read)
 
     def relative_depth(
         self, cameras: Cameras, image_size: tuple[int, int], frames: Int[Tensor, " f"] | None = None
@@ -188,8 +195,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):
         return self.point_head(self._taps(cameras, frames), image_size)
 
     def _taps(self, cameras: Cameras, frames: Tensor | None) -> list[Tensor]:
-        taps = [cameras.attended.taps[i] for i in self.config.dense_head.tap_layers]
-        return taps if frames is None else [t[:, frames] for t in taps]
+        return cameras.dense_taps if frames is None else [t[:, frames] for t in cameras.dense_taps]
 
     def measure(self, features: Features, intrinsics: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Metric Depth Model: depth in metres (B,F,H,W) and its log standard deviation."""
@@ -460,15 +466,6 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
     fresh = type(model)(config).state_dict()
     for name in missing:
         tensors[name].data.copy_(fresh[name])
-
-
-def _riders(flows: AdapterOutput, frames: int) -> Tensor | None:
-    """Bridge tokens as extra special tokens of every frame (B,F,K,C)."""
-    if flows.bridge is None:
-        return None
-    if flows.bridge.ndim == 4:
-        return flows.bridge
-    return flows.bridge[:, None].expand(-1, frames, -1, -1)
 
 
 def _in_metres(

@@ -31,7 +31,7 @@ class CameraPath:
 
 
 @dataclass(frozen=True)
-class _Walk:
+class Walk:
     """eyes (F, 3), yaw and pitch of the gaze (F,), in metres and radians."""
 
     eyes: np.ndarray
@@ -62,19 +62,20 @@ def _outside(item: RoomObject, points: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _FreeMap:
+class FreeMap:
     """``free_distance`` on a grid. Distances change by at most 1 m a metre, so half a cell's diagonal makes it safe."""
 
     low: np.ndarray
     field: np.ndarray  # (X, Y) metres
 
     @staticmethod
-    def of(room: Room) -> _FreeMap:
+    def of(room: Room) -> FreeMap:
+        """The map of a room."""
         low, high = np.array(room.polygon).min(0), np.array(room.polygon).max(0)
         axes = [np.arange(low[i], high[i] + _GRID_M, _GRID_M) for i in range(2)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
         free = free_distance(room, points.reshape(-1, 2)).reshape(points.shape[:2])
-        return _FreeMap(low, free - 0.75 * _GRID_M - _TREMBLE_M)
+        return FreeMap(low, free - 0.75 * _GRID_M - _TREMBLE_M)
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """A lower bound of the free distance at points (..., 2); -1 outside the grid."""
@@ -91,6 +92,11 @@ class _FreeMap:
 def draw_intrinsics(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[np.ndarray, float]:
     """((F, 3, 3) intrinsics with the principal point in the middle, field of view in degrees of the longer side)."""
     fov = float(rng.uniform(40, 100)) if rng.random() < 0.4 else float(rng.uniform(55, 85))
+    return intrinsics_of(fov, frames, height, width)
+
+
+def intrinsics_of(fov: float, frames: int, height: int, width: int) -> tuple[np.ndarray, float]:
+    """As :func:`draw_intrinsics`, for a field of view that is given."""
     focal = max(height, width) / 2 / math.tan(math.radians(fov) / 2)
     k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
     return np.repeat(k[None], frames, 0), fov
@@ -101,7 +107,7 @@ def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, wi
     intrinsics, fov = draw_intrinsics(rng, frames, height, width)
     half_x = math.atan(width / 2 / intrinsics[0, 0, 0])
     half_y = math.atan(height / 2 / intrinsics[0, 0, 0])
-    free = _FreeMap.of(room)
+    free = FreeMap.of(room)
     stands = free.stands()
     if not len(stands):
         raise ValueError(f"room {room.seed} has no free floor for a camera; expected some, remove furniture")
@@ -117,11 +123,11 @@ def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, wi
 
 
 def _candidate(
-    free: _FreeMap, rng: np.random.Generator, stands: np.ndarray, centres: np.ndarray, frames: int, half_x: float
-) -> _Walk:
+    free: FreeMap, rng: np.random.Generator, stands: np.ndarray, centres: np.ndarray, frames: int, half_x: float
+) -> Walk:
     """A bent line of free floor, gaze sweeping about the direction of the furniture."""
     start = stands[int(rng.integers(len(stands)))]
-    steps = _smooth_steps(rng, frames)
+    steps = smooth_steps(rng, frames)
     line = _free_line(free, rng, start, stands, steps)
     eye = float(rng.uniform(1.25, 1.75)) + 0.03 * np.sin(np.linspace(0, float(rng.uniform(2, 9)), frames))
     middle = line[frames // 2]
@@ -130,12 +136,12 @@ def _candidate(
     sweep = math.radians(float(rng.uniform(20, 120))) * float(rng.choice([-1, 1]))
     limit = 0.42 * 2 * half_x * max(frames - 1, 1)
     sweep = float(np.clip(sweep, -limit, limit))
-    yaw = gaze + sweep * (_smooth_steps(rng, frames) - 0.5)
+    yaw = gaze + sweep * (smooth_steps(rng, frames) - 0.5)
     pitch = -float(rng.uniform(0.08, 0.45)) + 0.08 * np.sin(np.linspace(0, 3, frames) + float(rng.uniform(0, 6)))
-    return _Walk(np.column_stack([line, eye]), yaw, pitch)
+    return Walk(np.column_stack([line, eye]), yaw, pitch)
 
 
-def _smooth_steps(rng: np.random.Generator, frames: int) -> np.ndarray:
+def smooth_steps(rng: np.random.Generator, frames: int) -> np.ndarray:
     """Monotone 0..1 of uneven pace."""
     pace = rng.uniform(0.7, 1.3, max(frames - 1, 1))
     steps = np.concatenate([[0.0], np.cumsum(pace)])[:frames]
@@ -143,7 +149,7 @@ def _smooth_steps(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _free_line(
-    free: _FreeMap, rng: np.random.Generator, start: np.ndarray, stands: np.ndarray, steps: np.ndarray
+    free: FreeMap, rng: np.random.Generator, start: np.ndarray, stands: np.ndarray, steps: np.ndarray
 ) -> np.ndarray:
     """Points (F, 2) of a quadratic curve that stays free, as long as can be up to a drawn 0.3 to 3 m."""
     goal = stands[int(rng.integers(len(stands)))]
@@ -161,7 +167,7 @@ def _free_line(
     return np.repeat(start[None], len(steps), 0)
 
 
-def _score(room: Room, free: _FreeMap, walk: _Walk, centres: np.ndarray, half_x: float, half_y: float) -> float:
+def _score(room: Room, free: FreeMap, walk: Walk, centres: np.ndarray, half_x: float, half_y: float) -> float:
     """Seen objects (larger and nearer ones more), plus some liking of parallax; looking at a near wall costs."""
     offset = centres[None] - walk.eyes[:, None]
     flat = np.linalg.norm(offset[..., :2], axis=-1)
@@ -176,14 +182,9 @@ def _score(room: Room, free: _FreeMap, walk: _Walk, centres: np.ndarray, half_x:
     return float((worth * np.minimum(seen * 2, 1)).sum() + 1.2 * min(moved, 1.5) - 3.0 * (moved < 0.3) - 1.6 * blocked)
 
 
-def _poses(walk: _Walk, rng: np.random.Generator) -> np.ndarray:
-    """Extrinsics (F, 4, 4) with hand shake: tremor of the gaze, a slow roll and a tremble of millimetres."""
-    frames = len(walk.yaw)
-    phase = np.linspace(0, float(rng.uniform(1, 4)), frames) + float(rng.uniform(0, 6.28))
-    roll = math.radians(float(rng.uniform(0, 5))) * np.sin(phase) + np.radians(rng.normal(0, 0.7, frames))
-    yaw = walk.yaw + np.radians(rng.normal(0, 0.6, frames))
-    pitch = walk.pitch + np.radians(rng.normal(0, 0.6, frames))
-    eyes = walk.eyes + np.clip(rng.normal(0, 0.004, (frames, 3)), -0.5 * _TREMBLE_M, 0.5 * _TREMBLE_M)
+def poses_of(eyes: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarray:
+    """Extrinsics (F, 4, 4) camera-from-room of cameras at ``eyes`` (F, 3); angles (F,) in radians."""
+    frames = len(yaw)
     forward = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], -1)
     right = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros(frames)], -1)
     down = np.cross(forward, right)
@@ -193,3 +194,14 @@ def _poses(walk: _Walk, rng: np.random.Generator) -> np.ndarray:
     extrinsics[:, :3, :3] = rotation
     extrinsics[:, :3, 3] = -np.einsum("fij,fj->fi", rotation, eyes)
     return extrinsics
+
+
+def _poses(walk: Walk, rng: np.random.Generator) -> np.ndarray:
+    """Extrinsics (F, 4, 4) with hand shake: tremor of the gaze, a slow roll and a tremble of millimetres."""
+    frames = len(walk.yaw)
+    phase = np.linspace(0, float(rng.uniform(1, 4)), frames) + float(rng.uniform(0, 6.28))
+    roll = math.radians(float(rng.uniform(0, 5))) * np.sin(phase) + np.radians(rng.normal(0, 0.7, frames))
+    yaw = walk.yaw + np.radians(rng.normal(0, 0.6, frames))
+    pitch = walk.pitch + np.radians(rng.normal(0, 0.6, frames))
+    eyes = walk.eyes + np.clip(rng.normal(0, 0.004, (frames, 3)), -0.5 * _TREMBLE_M, 0.5 * _TREMBLE_M)
+    return poses_of(eyes, yaw, pitch, roll)

@@ -11,13 +11,15 @@ from collections.abc import Callable
 import numpy as np
 
 from vidllm.rooms.catalogue import build_model, draw_colour
+from vidllm.rooms.clutter import scatter
 from vidllm.rooms.footprints import Footprint, Outline
 from vidllm.rooms.placing import Placed, Placer
 from vidllm.rooms.shell import build_shell, draw_outline
-from vidllm.rooms.types import Light, Room
+from vidllm.rooms.types import Light, Look, Room
 
 ROOM_TYPES = ("living room", "bedroom", "office", "dining room", "kitchen", "hallway")
 MAX_OBJECTS = 20
+CLUTTER = 21  # keeps the draws of clutter apart from those of the room
 _DESKTOP = ("monitor", "laptop", "book", "cup", "table lamp", "bottle", "flower", "box")
 _TABLETOP = ("vase", "cup", "bowl", "bottle", "book", "flower", "laptop")
 _SIDETOP = ("table lamp", "vase", "book", "flower", "bowl", "tv", "bottle", "cup")
@@ -49,16 +51,16 @@ _EXTRA: dict[str, tuple[str, ...]] = {
 }
 
 
-def build_room(seed: int) -> Room:
-    """A furnished room of 8 to 20 objects. The same seed gives the same room."""
+def build_room(seed: int, look: Look = "plain") -> Room:
+    """A furnished room of 8 to 20 objects. The same seed gives the same room; "life" adds clutter to it."""
     rng = np.random.default_rng(seed)
     while True:
-        room = _attempt(seed, rng)
+        room = _attempt(seed, rng, look)
         if len(room.objects) >= 8:
             return room
 
 
-def _attempt(seed: int, rng: np.random.Generator) -> Room:
+def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
     shape, polygon = draw_outline(rng)
     outline, height = Outline(polygon), float(rng.uniform(2.35, 3.1))
     shell, materials = build_shell(rng, outline, height)
@@ -68,6 +70,9 @@ def _attempt(seed: int, rng: np.random.Generator) -> Room:
     _openings(placer)
     _GROUPS[room_type](placer)
     _fill(placer, room_type, target)
+    lights = _lights(placer)
+    if look == "life":
+        shell = (*shell, *scatter(placer, np.random.default_rng([seed, CLUTTER])))
     return Room(
         seed=seed,
         shape=shape,
@@ -76,7 +81,7 @@ def _attempt(seed: int, rng: np.random.Generator) -> Room:
         height=height,
         shell=shell,
         objects=tuple(p.item for p in placer.placed),
-        lights=_lights(placer),
+        lights=lights,
         materials=materials,
     )
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import parse_json
 from vidllm.model.prompts import check_text
-from vidllm.rooms.types import Caption, Clip, Language, Question, Reference
+from vidllm.rooms.types import Caption, Clip, Language, Look, Question, Reference
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
@@ -56,29 +56,34 @@ def language_from_record(record: dict[str, Any]) -> Language:
     )
 
 
-def render_scene(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
-    """One room, its clip and its language, all determined by the seed."""
+def render_scene(
+    seed: int, frames: int, height: int, width: int, look: Look = "plain"
+) -> tuple[Clip, Language]:
+    """One room, its clip and its language, all determined by the seed and the look."""
     from vidllm.rooms.language import make_language
     from vidllm.rooms.layout import build_room
     from vidllm.rooms.render import render_clip
 
-    clip = render_clip(build_room(seed), frames=frames, height=height, width=width)
+    clip = render_clip(build_room(seed, look), frames=frames, height=height, width=width, look=look)
     return clip, make_language(clip, np.random.default_rng([seed, 7]))
 
 
-def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int) -> Path:
-    """Where the shard of these seeds lies."""
-    return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}.safetensors"
+def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int, look: Look = "plain") -> Path:
+    """Where the shard of these seeds lies; its name tells a look that is not plain."""
+    looks = "" if look == "plain" else f"_{look}"
+    return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}{looks}.safetensors"
 
 
-def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, width: int) -> Path:
-    """Render the seeds and write their shard; returns at once when it exists."""
-    path = shard_path(folder, seeds, height, width)
+def write_shard(
+    folder: Path, seeds: Sequence[int], frames: int, height: int, width: int, look: Look = "plain"
+) -> Path:
+    """Render the seeds and write their shard; returns at once when it exists. The look is in the metadata too."""
+    path = shard_path(folder, seeds, height, width, look)
     if path.exists():
         return path
     clips, records = [], []
     for seed in seeds:
-        clip, language = render_scene(seed, frames, height, width)
+        clip, language = render_scene(seed, frames, height, width, look)
         clips.append(clip)
         records.append(scene_record(clip, language))
     tensors = {
@@ -88,8 +93,9 @@ def write_shard(folder: Path, seeds: Sequence[int], frames: int, height: int, wi
         "extrinsics": torch.from_numpy(np.stack([c.extrinsics for c in clips])).float(),
         "intrinsics": torch.from_numpy(np.stack([c.intrinsics for c in clips])).float(),
     }
+    metadata = {"scenes": json.dumps(records), "look": look}
     with atomic_path(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"scenes": json.dumps(records)})
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
     return path
 
 

@@ -215,6 +215,28 @@ def _marble(s: Surface) -> Tensor:
     return _shade(s, 1 - 0.28 * vein)
 
 
+def _print(s: Surface) -> Tensor:
+    """A printed page: lines of words on its colour, blocks of another one, and a margin."""
+    row, column = (s.uv[:, 1] / 0.012).floor(), (s.uv[:, 0] / 0.009).floor()
+    word = _hash(row, (column / 4).floor() + row * 0.3, s.seed) > 0.22
+    ink = ((s.uv[:, 1] / 0.012 - row) > 0.45) & word & (_hash(row, column, s.seed + 0.3) > 0.15)
+    block = _hash((s.unit[:, 0] * 1.5).floor(), (s.unit[:, 1] * 2).floor(), s.seed) > 0.72
+    inside = s.unit.abs().amax(1) < 0.86
+    dark = (s.albedo.mean(1, keepdim=True) > 0.45).float()
+    ground = torch.where(block[:, None], 1 - s.albedo * 0.8, s.albedo)
+    share = ((ink & inside & ~block).float() * (0.25 + 0.75 * _fade(s, 0.02)))[:, None] * 0.8
+    return ground * (1 - share) + share * (1 - dark) * 0.9
+
+
+def _photo(s: Surface) -> Tensor:
+    """A photograph: regions of many colours, sharp and soft edges, a light top."""
+    u, v = s.unit[:, 0] * 3, s.unit[:, 1] * 3
+    fields = [_noise(u * k + s.seed * 211 * k, v * k + s.seed * 97 + 31 * k) for k in (1.0, 1.7, 2.9)]
+    colours = torch.stack([0.5 + 0.55 * fields[i] + 0.25 * fields[(i + 1) % 3].sign() for i in range(3)], -1)
+    light = 0.75 + 0.25 * s.unit[:, 1:]
+    return (0.65 * colours + 0.35 * s.albedo) * light
+
+
 _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
     "plain": _plain,
     "flat": _flat,
@@ -236,6 +258,8 @@ _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
     "wicker": _wicker,
     "marble": _marble,
     "lampshade": _flat,
+    "print": _print,
+    "photo": _photo,
 }
 #: Names that a Primitive may carry; the index is what the ray-caster stores.
 TEXTURES: tuple[str, ...] = tuple(_FUNCTIONS)

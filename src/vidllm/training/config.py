@@ -23,6 +23,7 @@ class TrainConfig(LoopConfig):
     scale_alignment: bool = True  # without it (ablation) depth is the metric one, translations ``unit_m`` a unit
     unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
     init_from: str | None = None  # a saved model folder to start from (weights only)
+    encoder_from: str | None = None  # DINOv2's weights for fresh ones: file, folder or hub id; the first layers of it
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     lora_rank: int = 0  # of matrices beside the language model's layers, which alone learn there; 0: it learns whole
     lora_alpha: float = 32.0  # what they add is scaled by this over their rank
@@ -34,6 +35,9 @@ class TrainConfig(LoopConfig):
     window_scenes: int = 12
     window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
     spread_share: float = 0.0  # of the geometry steps: frames spread over the clip in place of a window
+    sides: tuple[int, ...] = ()  # shorter side of the geometry steps' frames, one drawn a step; none: as rendered
+    posed_clips: str | None = None  # folder of real RGB-D or posed clips (posed_clips)
+    posed_share: float = 0.25  # of the geometry steps: on those
     vary_share: float = 0.0  # of the scenes of geometry steps: pictures varied as cameras vary them (vary)
     clip_images: int = 32  # frames of a step with whole clips, over its scenes
     clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
@@ -74,6 +78,7 @@ class TrainConfig(LoopConfig):
     place_weight: float = 0.3  # auxiliary: visual tokens, nouns and answers tell where things are (place_guide)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
+    export: Literal["half", "int8"] = "half"  # the final model's weights: float16, or compact_weights
     freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
 
     def write(self, path: Path) -> None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.rooms.shards import Shard
 from vidllm.rooms.types import COLOURS
+from vidllm.training.framing import crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 from vidllm.training.texts import TextCounts, TextMaker
 
 COLOUR_INDEX = {name: i + 1 for i, name in enumerate(COLOURS)}
@@ -43,7 +45,8 @@ def shards_of(folder: Path) -> list[Path]:
 class Batch:
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
     intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
-    patch, 0 = shell. ``places`` tells where each scene came from: shard, scene in it, frames of the clip.
+    patch, 0 = shell. ``places`` tells where each scene came from: shard, scene in it, frames of the clip. Without
+    ``named`` nothing is known of category, colour and material; ``up`` is NaN where it is not known.
     """
 
     images: Tensor
@@ -56,6 +59,7 @@ class Batch:
     material: Tensor
     records: list[dict[str, Any]]
     places: list[tuple[Path, int, list[int]]] = field(default_factory=list)
+    named: bool = True
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -69,7 +73,7 @@ class RoomsData:
     def __init__(self, folder: Path, patch_size: int, categories: dict[str, int], cache: int = 64) -> None:
         self.folder, self.patch_size, self.categories = Path(folder), patch_size, categories
         self._open: OrderedDict[Path, Shard] = OrderedDict()
-        self._cache = cache
+        self._cache, self._lock = cache, Lock()
         self.refresh()
 
     def refresh(self) -> None:
@@ -77,21 +81,28 @@ class RoomsData:
         self.paths = shards_of(self.folder)
 
     def _shard(self, path: Path) -> Shard:
-        if path not in self._open:
-            self._open[path] = Shard(path)
-            if len(self._open) > self._cache:
-                self._open.popitem(last=False)
-        return self._open[path]
+        with self._lock:  # batches may be drawn by several threads
+            if path not in self._open:
+                self._open[path] = Shard(path)
+                if len(self._open) > self._cache:
+                    self._open.popitem(last=False)
+            return self._open[path]
 
-    def draw(self, rng: np.random.Generator, scenes: int, frames: int, *, window: bool) -> Batch:
-        """A batch of scenes of one frame size; a ``window`` takes nearby frames in either order of time."""
+    def draw(
+        self, rng: np.random.Generator, scenes: int, frames: int, *, window: bool, side: int | None = None
+    ) -> Batch:
+        """A batch of scenes of one frame size; a ``window`` takes nearby frames in either order of time.
+
+        ``side``: the frames are resized to this shorter side (whole patches) and cropped about their middle.
+        """
         shard = self._shard(self.paths[int(rng.integers(len(self.paths)))])
         chosen = rng.choice(len(shard), scenes, replace=scenes > len(shard))
         parts, places = [], []
         for index in chosen:
             tensors = shard.tensors(int(index))
             order = (_window if window else _spread)(rng, len(tensors["rgb"]), frames)
-            parts.append({name: value[torch.from_numpy(order)] for name, value in tensors.items()})
+            part = {name: value[torch.from_numpy(order)] for name, value in tensors.items()}
+            parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
         batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
         batch.places = places
@@ -102,7 +113,7 @@ class RoomsData:
         extrinsics = stacked["extrinsics"]
         category, colour, material = patch_classes(stacked["instance"], records, self.categories, self.patch_size)
         return Batch(
-            stacked["rgb"].permute(0, 1, 4, 2, 3).float() / 255,
+            _pictures(stacked["rgb"]),
             stacked["depth_m"].float(),
             extrinsics,
             stacked["intrinsics"],
@@ -112,6 +123,24 @@ class RoomsData:
             material,
             records,
         )
+
+
+def _pictures(rgb: Tensor) -> Float[Tensor, "*batch 3 H W"]:
+    """Bytes (..., H, W, 3), or channels that have been resized already, in [0, 1]."""
+    return rgb.movedim(-1, -3).float() / 255 if rgb.dtype == torch.uint8 else rgb
+
+
+def at_side(part: dict[str, Tensor], side: int) -> dict[str, Tensor]:
+    """A scene's tensors (rgb, depth_m, instance, extrinsics, intrinsics) at another shorter side."""
+    height, width = part["depth_m"].shape[-2:]
+    crop = crop_for_side(height, width, side)
+    return {
+        "rgb": crop_pictures(_pictures(part["rgb"]), crop).clamp(0, 1),
+        "depth_m": crop_maps(part["depth_m"], crop),
+        "instance": crop_maps(part["instance"], crop),
+        "extrinsics": part["extrinsics"],
+        "intrinsics": crop_intrinsics(part["intrinsics"], (height, width), crop),
+    }
 
 
 def patch_classes(

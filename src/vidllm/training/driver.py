@@ -16,6 +16,7 @@ import torch
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.locks import folder_lock
 from vidllm.io.signals import Stopped, StopRequest
+from vidllm.model.dtypes import describe_dtype
 from vidllm.training.checkpoints import (
     clear_unfinished,
     list_checkpoints,
@@ -89,6 +90,7 @@ def _drive(build: Callable[[], Trainable], config: LoopConfig, world: World, say
     say(f"{out}: step {start} of {config.steps}, {world.size} process{'es' * (world.size > 1)}")
     for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
         say(f"warning: {line}")
+    say(describe_dtype(config.dtype, run.device))
     _steps(run, start, world, trackers, say)
     trackers.close()
     if is_sharded(run):
@@ -109,21 +111,24 @@ def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Ca
     clock = Clock(config, start)
     with StopRequest() as stop:
         for step in range(start, config.steps):
-            figures = train_step(run, step, world)
+            figures = train_step(run, step, world, world.first(clock.spent()))
             clock.add(figures)
             done = step + 1
+            last = done == config.steps or world.first(clock.spent() >= 1)
             if "skipped_steps" in figures:
                 say(f"step {done} skipped: {run.watch.reason}")
-            if done % config.log_every == 0 and world.rank == 0:
+            if (done % config.log_every == 0 or last) and world.rank == 0:
                 line = clock.line(done, run.bad_steps)
                 write_log(out / "log.jsonl", line)
                 trackers.log(line, done)
                 say(clock.text)
             signals, due = zip(*world.gather((stop.signum, clock.due(config.save_minutes))), strict=True)
-            if any(signals) or due[0] or done == config.steps:
+            if any(signals) or due[0] or last:
                 _save(run, done, world)
                 run.refresh()
-            if any(signals) and done < config.steps:
+            if last:
+                return
+            if any(signals):
                 trackers.close()
                 say(f"stopped at step {done} of {config.steps}; the same command goes on from there")
                 raise Stopped(max(signals))

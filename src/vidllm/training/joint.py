@@ -27,7 +27,7 @@ from vidllm.training.losses.correspondence import correspondence_loss, correspon
 from vidllm.training.losses.dense import depth_loss, point_loss
 from vidllm.training.losses.grounding import grounding_losses
 from vidllm.training.losses.metric import metric_depth_loss
-from vidllm.training.losses.targets import GeometryTargets, normalise
+from vidllm.training.losses.targets import GeometryTargets, masked_mean, normalise
 from vidllm.training.losses.vggt import vggt_camera_losses, vggt_dense_losses
 from vidllm.training.named_patches import naming_loss
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
@@ -60,7 +60,7 @@ def geometry_losses(
     cameras = model.locate(features)
     terms = {
         "camera": config.camera_weight * _camera_term(cameras, targets, config),
-        "gravity": config.gravity_weight * (1 - (cameras.up * batch.up).sum(-1)).mean(),
+        "gravity": config.gravity_weight * _gravity_term(cameras.up, batch.up),
         **_dense_terms(model, features, cameras, targets, config, frames),
     }
     figures = _pose_figures(cameras, targets)
@@ -76,6 +76,11 @@ def _camera_term(cameras: Cameras, targets: GeometryTargets, config: TrainConfig
         return vggt_camera_losses(cameras.pose_encodings, targets.pose, targets.valid)["camera"]
     weights = (config.translation_weight, config.rotation_weight, config.fov_weight)
     return camera_loss(cameras.pose_encodings, targets.pose, weights=weights)
+
+
+def _gravity_term(told: Tensor, up: Tensor) -> Tensor:
+    """Mean of 1 - cos over the scenes whose up is known (it is NaN elsewhere)."""
+    return masked_mean(1 - (told * up.nan_to_num(0.0)).sum(-1), up.isfinite().all(-1))
 
 
 def _dense_terms(
@@ -144,13 +149,14 @@ def _auxiliary_terms(
         points, valid = back_project(
             targets.depth, targets.intrinsics, _scaled(targets), grid, model.config.encoder.patch_size
         )
-    semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
     last = cameras.attended.taps[max(model.config.dense_head.tap_layers)]
-    terms = {
-        "semantic": config.semantic_weight * semantic,
-        "patch_points": config.patch_point_weight * auxiliary.point_loss(last, points, valid, config.bearing_weight),
-    }
-    if auxiliary.names is not None:
+    pointed = auxiliary.point_loss(last, points, valid, config.bearing_weight)
+    terms = {"patch_points": config.patch_point_weight * pointed}
+    figures: dict[str, float] = {}
+    if batch.named:
+        semantic, figures = auxiliary.semantic_loss(flows.language, batch.category, batch.colour, batch.material)
+        terms["semantic"] = config.semantic_weight * semantic
+    if batch.named and auxiliary.names is not None:
         named = auxiliary.names.features(batch.category, batch.colour, batch.material)
         terms["naming"] = config.naming_weight * naming_loss(flows.language, named, batch.category)
     count = batch.images.shape[1]

@@ -18,6 +18,7 @@ class LoopConfig:
     out: str = "runs/run"  # run folder: config.json, log.jsonl, checkpoints, final model
     seed: int = 0
     steps: int = 2000
+    minutes: float = 0.0  # above 0: stop after this time too, the learning rate falling towards it instead
     # optimiser [P: AdamW, weight decay 0.05, clip 1.0; learning rate and schedule are ours]
     learning_rate: float = 1e-3
     final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
@@ -29,9 +30,11 @@ class LoopConfig:
     accumulation: int = 1  # micro-batches that each process adds up to a step
     gradient_checkpointing: bool = False  # less memory, a third more time
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole weights in each, or blocks sharded (FSDP2)
-    dtype: str = "bfloat16"  # autocast; "float32" switches it off
+    dtype: str = "auto"  # autocast; "float32" switches it off; "auto": bfloat16 where the hardware has it
     device: str = "auto"  # "auto": a GPU where there is one
     threads: int = 1  # on a CPU
+    prefetch: int = 0  # batches drawn ahead, each by a thread of its own; what is drawn is the same
+    compile_blocks: bool = False  # torch.compile of the transformer blocks: a minute at the start, then faster on a GPU
     # bad steps: a loss or gradient that is not finite, or that jumps, is skipped
     spike_factor: float = 10.0  # this many times the running median is a jump; 0: none is
     spike_window: int = 100  # steps of the running median

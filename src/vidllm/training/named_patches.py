@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SEED = 20_26
+BASE_WIDTH = 192  # of the first models; multiples of it repeat their vectors, so that a language half carries over
 SHARES = (0.7, 0.5, 0.4)  # standard deviation of the vectors of categories, colours, materials
 SHELL_WEIGHT = 0.15  # of a patch of the shell in the naming loss
 
@@ -28,7 +29,9 @@ class NamedPatches:
     def __init__(self, width: int, categories: int, colours: int, materials: int) -> None:
         generator = torch.Generator().manual_seed(SEED)
         counts = (categories, colours, materials)
-        self.tables = [s * torch.randn(n, width, generator=generator) for n, s in zip(counts, SHARES, strict=True)]
+        times = width // BASE_WIDTH if width % BASE_WIDTH == 0 else 1
+        drawn = [s * torch.randn(n, width // times, generator=generator) for n, s in zip(counts, SHARES, strict=True)]
+        self.tables = [table.repeat(1, times) for table in drawn]
 
     def to(self, device: torch.device) -> NamedPatches:
         """The same vectors on a device (in place)."""

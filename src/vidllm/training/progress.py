@@ -46,12 +46,19 @@ class Clock:
         """The log's line at ``step``; begins the next averages."""
         spent = time.monotonic() - self.begin
         left = spent / max(1, step - self.first) * (self.config.steps - step)
+        if self.config.minutes > 0:
+            left = min(left, max(0.0, 60 * self.config.minutes - spent))
         means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}
         self.sums = {}
         shown = " ".join(f"{k} {v:.3g}" for k, v in means.items())
         self.text = f"step {step}/{self.config.steps} left {left / 60:.0f} min | {shown}"
         rounded = {k: round(v, 5) for k, v in means.items()}
         return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
+
+    def spent(self) -> float:
+        """The share of the configuration's ``minutes`` that has passed; 0 where it sets none."""
+        limit = 60 * self.config.minutes
+        return (time.monotonic() - self.begin) / limit if limit > 0 else 0.0
 
     def due(self, minutes: float) -> bool:
         """Whether that much time has passed since the last time it had."""

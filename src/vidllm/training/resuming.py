@@ -42,13 +42,19 @@ MAY_CHANGE: Mapping[str, str] = {
     "gradient_checkpointing": "memory for time",
     "teacher_cache": "where computed tokens are kept",
     "cache": "where computed tokens are kept",
+    "encoder_from": "the place may change, the weights there may not",
+    "posed_clips": "the place may change, and clips may be added",
+    "minutes": "how long it runs",
+    "prefetch": "when batches are drawn, not what they are",
+    "compile_blocks": "how fast the same numbers are computed",
+    "export": "how the final weights are written",
     "log_every": "bookkeeping",
     "save_minutes": "bookkeeping",
     "keep_checkpoints": "bookkeeping",
     "trackers": "bookkeeping",
 }
 #: The settings that name files: what lies there is compared.
-PLACES = ("init_from", "language_from", "teacher_geometry", "teacher_language")
+PLACES = ("init_from", "language_from", "encoder_from", "teacher_geometry", "teacher_language")
 #: What a folder without a checkpoint is held to all the same: its tokenizer was made from them.
 OF_TOKENIZER = ("kind", "data", "init_from")
 

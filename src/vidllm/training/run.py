@@ -25,6 +25,7 @@ from vidllm.training.joint import Losses, geometry_losses, language_losses, true
 from vidllm.training.losses.targets import normalise
 from vidllm.training.named_patches import NamedPatches
 from vidllm.training.packing import pack
+from vidllm.training.posed_clips import PosedClips
 from vidllm.training.schedule import true_geometry_share
 from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, run_tokenizer, starting_auxiliary, starting_model
 from vidllm.training.texts import TextCounts, TextMaker
@@ -35,6 +36,7 @@ from vidllm.training.word_guide import Vocabulary, WordGuide, pooled_names
 PATCH_SIZE = 14
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 COIN = 2  # and these
+GEOMETRY = ("window", "posed")  # kinds of steps without language
 CATEGORY_INDEX = {name: i + 1 for i, name in enumerate(sorted(CATALOGUE))}
 
 
@@ -51,6 +53,7 @@ class Run(Trainable):
     names: NamedPatches
     device: torch.device
     word_guide: WordGuide | None = None
+    posed: PosedClips | None = None
 
     @classmethod
     def build(cls, config: TrainConfig) -> Run:
@@ -60,9 +63,9 @@ class Run(Trainable):
         data = RoomsData(Path(config.data), PATCH_SIZE, CATEGORY_INDEX)
         texts = TextMaker(run_tokenizer(config, data))
         device = training_device(config.device)
-        model = starting_model(config, texts)
+        model = starting_model(config, texts, data)
         model.to(device)  # type: ignore[arg-type]
-        _plain_attention_on_cpu(model)
+        _plain_attention_on_cpu(model, config.freeze_encoder)
         auxiliary = auxiliary_heads(model.config.encoder.hidden_size).to(device)
         if config.init_from:
             starting_auxiliary(auxiliary, config.init_from)
@@ -76,8 +79,12 @@ class Run(Trainable):
             model.encoder.requires_grad_(False)
         if config.gradient_checkpointing:
             checkpoint_activations(model)
+        if config.compile_blocks:
+            _compile_blocks(model)
         optimizer = _optimizer(config, model, auxiliary)
         run = cls(config, model.train(), auxiliary, optimizer, data, texts, names, device)
+        if config.posed_clips:
+            run.posed = PosedClips(Path(config.posed_clips))
         if config.word_weight > 0:
             words = Vocabulary(texts.tokenizer, sorted(CATALOGUE), list(COLOURS), list(MATERIAL_INDEX))
             run.word_guide = WordGuide(model.language_model, words, texts.special_ids[2])
@@ -100,7 +107,7 @@ class Run(Trainable):
         return batch_of_step(self, step, rng)
 
     def kind(self, batch: tuple[Batch, str]) -> str:
-        """``window``, ``clip``, ``language`` or ``named``."""
+        """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
         return batch[1]
 
     def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
@@ -111,7 +118,8 @@ class Run(Trainable):
     def export(self, folder: Path) -> Path:
         """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
         state = self.model.state_dict() | self.averaged
-        model = write_model(self.model, state, self.texts.tokenizer, folder / "model")
+        compact = self.config.export == "int8"
+        model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
         with atomic_path(folder / AUXILIARY_FILE) as temporary:
             save_file(self.auxiliary.state_dict(), temporary)
         return model
@@ -134,11 +142,25 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration) -> None:
-    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass."""
+def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration, frozen: bool) -> None:
+    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass.
+
+    A ``frozen`` encoder has none.
+    """
     if model.device.type == "cpu":
         model.language_model.set_attn_implementation(packed_attention.NAME)
-        model.encoder.backbone.set_attn_implementation("eager")
+        if not frozen:
+            model.encoder.backbone.set_attn_implementation("eager")
+
+
+def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
+    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
+    (the attention guide's) stay as they are.
+    """
+    blocks = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.camera_head.trunk]
+    blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> torch.optim.Optimizer:
@@ -158,7 +180,8 @@ def _optimizer(config: TrainConfig, model: nn.Module, auxiliary: nn.Module) -> t
 
 
 def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-    """The step's batch and its kind: ``window`` (geometry), ``clip`` (geometry and language), ``language`` (alone) or
+    """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real
+    clips), ``clip`` (geometry and language), ``language`` (alone) or
     ``named`` (language alone, on the patches' names).
 
     The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
@@ -174,7 +197,10 @@ def batch_of_step(run: Run, step: int, rng: np.random.Generator) -> tuple[Batch,
     spread = plan.random() < config.spread_share
     frames = int(plan.choice(config.clip_frames if spread else config.window_frames))
     scenes = max(1, config.window_scenes * min(config.window_frames) // frames)
-    return run.data.draw(rng, scenes, frames, window=not spread), "window"
+    side = int(plan.choice(config.sides)) if config.sides else None
+    if run.posed is not None and plan.random() < config.posed_share:
+        return run.posed.draw(rng, scenes, frames, side or run.model.config.shorter_side), "posed"
+    return run.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
 
 
 def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
@@ -185,12 +211,12 @@ def losses_of_step(run: Run, batch: Batch, kind: str, step: int, rng: np.random.
     batch = batch.to(run.model.device)
     if kind in ("language", "named"):
         return _language_alone(run, batch, step, rng, named=kind == "named")
-    if kind == "window" and config.vary_share > 0:
+    if kind in GEOMETRY and config.vary_share > 0:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = replace(batch, images=vary(batch.images, config.vary_share, generator))
     frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(run.model.device)
     losses, features, cameras, targets = geometry_losses(run.model, run.auxiliary, batch, config, frames)
-    if kind == "window":
+    if kind in GEOMETRY:
         return losses
     if rng.random() < true_geometry_share(step, config):
         geometry = true_geometry(targets, batch.up)

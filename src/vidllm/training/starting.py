@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vidllm.evaluation.blind import model_of_run
@@ -12,6 +14,7 @@ from vidllm.io.weight_files import open_checkpoint, settings_in
 from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
 from vidllm.training.auxiliary import AuxiliaryHeads
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
@@ -20,6 +23,7 @@ from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_token
 from vidllm.training.twins import part_twins
 
 VOCABULARY = 1536
+FITTED_SCENES = 16  # whose pictures the final norm of a shortened encoder is fitted to
 AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
 #: The parts that read, say and ground; the others see.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
@@ -33,12 +37,17 @@ def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBa
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
-def starting_model(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+def starting_model(
+    config: TrainConfig, texts: TextMaker, data: RoomsData | None = None
+) -> VidLLMForConditionalGeneration:
     """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
 
-    Raises ValueError when the tokens of either are not the run's.
+    Fresh ones begin with the encoder of ``encoder_from``; where that has more layers, the final norm is fitted to
+    pictures of ``data``. Raises ValueError when the tokens of either are not the run's.
     """
     model = _saved(config.init_from, config, texts) if config.init_from else _fresh(config, texts)
+    if config.encoder_from and not config.init_from:
+        _take_encoder(model, config.encoder_from, data)
     if config.language_from:
         place = str(model_of_run(config.language_from))
         if _is_whole_model(Path(place)):
@@ -92,16 +101,36 @@ def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForCondi
     return model
 
 
+def _take_encoder(model: VidLLMForConditionalGeneration, place: str, data: RoomsData | None) -> None:
+    layers = load_encoder(model.encoder, place)
+    if layers > model.config.encoder.depth and data is not None:
+        pictures = data.draw(np.random.default_rng(0), FITTED_SCENES, 2, window=False).images
+        fit_final_norm(model.encoder, pictures)
+
+
 def _is_whole_model(folder: Path) -> bool:
     return (settings_in(folder) or {}).get("model_type") == "vidllm"
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
+    """The parts that read and speak; of a model with a narrower encoder they are widened (:func:`widened`)."""
     for name in LANGUAGE_HALF:
-        part, source = model.get_submodule(name), other.get_submodule(name)
-        if _shapes(part) != _shapes(source):
+        part, source = model.get_submodule(name).state_dict(), other.get_submodule(name).state_dict()
+        fitting = {key: widened(source[key], part[key].shape) for key in part if key in source}
+        if len(fitting) < len(part) or any(value is None for value in fitting.values()):
             raise ValueError(f"the {name} of the model in language_from has other sizes; train it with the same preset")
-        part.load_state_dict(source.state_dict())
+        model.get_submodule(name).load_state_dict(fitting)
+
+
+def widened(weight: Tensor, shape: torch.Size) -> Tensor | None:
+    """A weight for tokens that repeat the narrower ones n times; None where the shape is no multiple of its own.
+
+    Rows (outputs) are repeated, columns (inputs) too, over n: on repeated tokens a layer gives what it gave, repeated.
+    """
+    if weight.ndim != len(shape) or any(wide % own for wide, own in zip(shape, weight.shape, strict=True) if own):
+        return None
+    times = [wide // own if own else 1 for wide, own in zip(shape, weight.shape, strict=True)]
+    return weight.repeat(times) / (times[1] if len(times) > 1 else 1) if max(times, default=1) > 1 else weight
 
 
 def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
@@ -113,7 +142,3 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
             f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
         )
     part_twins(model.token_table())
-
-
-def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
-    return [tuple(value.shape) for value in module.state_dict().values()]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidllm.model.dtypes import resolve_dtype
 from vidllm.training.schedule import learning_rate
 from vidllm.training.spikes import RECENT
 from vidllm.training.trainable import Trainable
@@ -18,20 +19,25 @@ ALONE = World()
 
 
 def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
-    """Mixed precision of a configuration's ``dtype``; "float32" switches it off."""
-    return nullcontext() if dtype == "float32" else torch.autocast(device, dtype=getattr(torch, dtype))
+    """Mixed precision of a configuration's ``dtype``; float32, named or meant by "auto", switches it off."""
+    name, _ = resolve_dtype(dtype, device)
+    return nullcontext() if name == "float32" else torch.autocast(device, dtype=getattr(torch, name))
 
 
-def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, float]:
+def train_step(run: Trainable, step: int, world: World = ALONE, spent: float = 0.0) -> dict[str, float]:
     """One step of all processes: its figures, means over their micro-batches. A bad one is skipped and counted.
 
-    Every process decides alike. ValueError when too many of the last steps were skipped.
+    ``spent``: the share of the run's ``minutes`` that has passed. Every process decides alike. ValueError when too
+    many of the last steps were skipped.
     """
     config = run.config
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(step, config) * group.get("scale", 1.0)
+        group["lr"] = learning_rate(step, config, spent) * group.get("scale", 1.0)
     run.optimizer.zero_grad(set_to_none=True)
     seeds = world.seeds(config.seed, step, config.accumulation)
+    later = [each for n in range(1, config.prefetch + 1)
+             for each in ((step + n, seed) for seed in world.seeds(config.seed, step + n, config.accumulation))]
+    run.ahead.want([(step, seed) for seed in seeds] + later)  # fmt: skip
     told = [_micro_batch(run, step, seed) for seed in seeds]
     trained = list(run.parameters())
     world.average_gradients(trained)
@@ -51,9 +57,8 @@ def train_step(run: Trainable, step: int, world: World = ALONE) -> dict[str, flo
 
 def _micro_batch(run: Trainable, step: int, seed: list[int]) -> tuple[str, dict[str, float]]:
     """Add a micro-batch's share to the gradients; its kind and its figures."""
-    rng = np.random.default_rng(seed)
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # for dropout, where there is any
-    batch = run.draw(step, rng)
+    batch, rng = run.ahead.take(step, seed)
     with autocast(run.config.dtype, run.device.type):
         losses = run.losses(batch, step, rng)
     total = losses.total()

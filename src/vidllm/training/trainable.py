@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vidllm.training.ahead import Ahead
 from vidllm.training.joint import Losses
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.spikes import Watch
@@ -61,6 +62,11 @@ class Trainable(ABC):
     def averaged(self) -> dict[str, Tensor]:
         """Exponential moving averages of the weights of :meth:`averaging`, by name."""
         return {}
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        """What draws the batches."""
+        return Ahead(self.draw, self.config.prefetch)
 
     @cached_property
     def watch(self) -> Watch:

@@ -45,5 +45,13 @@ def _scene(frames: Float[Tensor, "F 3 H W"], generator: torch.Generator) -> Floa
     if bool(coarse.any()):
         small = F.interpolate(varied[coarse], scale_factor=0.5, mode="area")
         varied[coarse] = F.interpolate(small, (height, width), mode="bilinear")
-    noise = torch.randn(frames.shape, generator=generator).to(frames.device)
+    noise = _noise(frames, generator)
     return (varied + NOISE * uniform(count, 1, 1, 1) * noise).clamp(0, 1)
+
+
+def _noise(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers of the frames' shape; on a GPU they are drawn there, by a generator seeded from ``generator``."""
+    if frames.device.type == "cpu":
+        return torch.randn(frames.shape, generator=generator)
+    there = torch.Generator(frames.device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    return torch.randn(frames.shape, generator=there, device=frames.device)

@@ -1,0 +1,82 @@
+"""int8 weights: the round trip is near, loads as any checkpoint, and what is missing is said."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from small_model import save_small_model
+
+from vidllm.model import compact_weights
+from vidllm.model.auto import load_pretrained
+from vidllm.model.compact_weights import dequantised, load_compact, quantised, save_compact
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small model saved as usual, and beside it with compact weights."""
+    usual = save_small_model(tmp_path_factory.mktemp("usual"))
+    compact = tmp_path_factory.mktemp("compact")
+    save_compact(load_pretrained(usual)[0].state_dict(), compact, 0.25)
+    for file in usual.iterdir():
+        if file.suffix == ".json" or file.suffix == ".jinja":
+            shutil.copy(file, compact / file.name)
+    return usual, compact
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (1, 70, 96), (16, 3, 14, 14)])
+def test_a_row_is_known_to_half_a_level(shape):
+    weight = torch.randn(shape) * torch.logspace(-6, 2, shape[-1])
+    kept = quantised("w", weight)
+    assert kept["w"].dtype == torch.int8 and kept["w.scale"].dtype == torch.float16
+    back = dequantised(kept["w"], kept["w.scale"])
+    rows = (back - weight).reshape(len(kept["w.scale"]), -1).abs().amax(1)
+    assert bool((rows <= 0.5001 * kept["w.scale"].float() + 1e-7).all())
+
+
+def test_vectors_keep_half_precision_and_tiny_numbers_single():
+    vector, tiny = torch.randn(50) + 3, torch.full((50,), 3e-7)
+    assert quantised("v", vector)["v"].dtype == torch.float16
+    assert torch.equal(quantised("t", tiny)["t"], tiny)
+    assert torch.equal(dequantised(torch.tensor([3]), None), torch.tensor([3]))
+
+
+def test_a_model_loads_from_compact_weights_and_sees_nearly_the_same(saved):
+    usual, compact = (load_pretrained(folder)[0] for folder in saved)
+    assert not list(saved[1].glob("model.safetensors")) and len(list(saved[1].glob("model.int8-*"))) > 1
+    assert sum(f.stat().st_size for f in saved[1].glob("*.safetensors")) < 0.4 * sum(
+        f.stat().st_size for f in saved[0].glob("*.safetensors")
+    )
+    images = torch.rand(1, 2, 3, 56, 70)
+    with torch.no_grad():
+        depths = [model.reconstruct_features(model.see(images)).depth_m for model in (usual, compact)]
+    assert float((depths[1] / depths[0] - 1).abs().mean()) < 0.05
+    assert compact.dtype == torch.float32 and compact.generation_config is not None
+    again = load_pretrained(saved[1], dtype=torch.bfloat16)[0]
+    assert again.dtype == torch.bfloat16
+
+
+def test_a_missing_or_damaged_part_is_named(saved, tmp_path):
+    folder = shutil.copytree(saved[1], tmp_path / "model")
+    parts = sorted(folder.glob("model.int8-*"))
+    parts[1].write_bytes(parts[1].read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model\.int8-00002-of-0000\d\.safetensors: truncated"):
+        load_compact(folder)
+    parts[1].unlink()
+    with pytest.raises(ValueError, match=r"shards missing, such as model\.int8-00002"):
+        load_pretrained(folder)
+    with pytest.raises(ValueError, match="not finite, such as w"):
+        save_compact({"w": torch.tensor([torch.nan])}, tmp_path / "none")
+
+
+def test_the_encoders_older_names_are_translated_both_ways(tmp_path, monkeypatch):
+    old = "encoder.backbone.encoder.layer.0.attention.{}.weight"
+    state = {old.format(name): torch.ones(2) for name in ("attention.query", "output.dense")}
+    state["language_model.layers.0.attention.output.dense.weight"] = torch.zeros(2)
+    save_compact(state, tmp_path)
+    monkeypatch.setattr(compact_weights, "_names_are_old", lambda: False)
+    new = list(load_compact(tmp_path))
+    assert old.format("q_proj") in new and old.format("o_proj") in new
+    monkeypatch.setattr(compact_weights, "_names_are_old", lambda: True)
+    assert sorted(load_compact(tmp_path)) == sorted(state)

@@ -1,0 +1,46 @@
+"""Batches drawn ahead are those drawn in turn; runs that stop by the clock let the rate fall by it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vidllm.training.ahead import Ahead
+from vidllm.training.loop_config import LoopConfig
+from vidllm.training.progress import Clock
+from vidllm.training.schedule import learning_rate
+
+
+def draw(step, rng):
+    return step, rng.random(), threading.current_thread().name
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_the_same_batch_and_the_same_generator_with_and_without_threads(threads):
+    ahead = Ahead(draw, threads)
+    for step in range(4):
+        ahead.want([(step + n, [5, step + n]) for n in range(3)])
+        (told, number, thread), rng = ahead.take(step, [5, step])
+        expected = np.random.default_rng([5, step])
+        assert (told, number) == (step, expected.random()) and rng.random() == expected.random()
+        assert thread.startswith("batches") is (threads > 0)
+
+
+def test_what_goes_wrong_in_a_draw_is_raised_where_it_is_taken():
+    def broken(step, rng):
+        raise ValueError("no shards")
+
+    ahead = Ahead(broken, 1)
+    ahead.want([(0, [1])])
+    with pytest.raises(ValueError, match="no shards"):
+        ahead.take(0, [1])
+
+
+def test_the_rate_falls_with_the_time_that_a_run_has():
+    config = LoopConfig(steps=10**6, minutes=10.0, decay_fraction=0.5, warmup_steps=1, final_fraction=0.0)
+    rates = [learning_rate(100, config, spent) / config.learning_rate for spent in (0.0, 0.5, 0.75, 1.0, 1.2)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+    assert Clock(replace(config, minutes=0.0), 0).spent() == 0.0 and Clock(config, 0).spent() < 0.01

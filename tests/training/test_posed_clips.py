@@ -1,0 +1,122 @@
+"""Real clips as a share of training: what is read, what is refused, and that mirrored windows stay true."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vidllm.datasets.posed_clips import read_clip
+from vidllm.geometry.cameras import project, unproject
+from vidllm.training.posed_clips import PosedClips
+
+K = [[40.0, 0, 23.5], [0, 40.0, 15.5], [0, 0, 1]]  # a picture of 48 x 32, its middle at integer centres
+
+
+def pose(x, turn):
+    c, s = math.cos(turn), math.sin(turn)
+    return [[c, 0, s, -x], [0, 1, 0, 0], [-s, 0, c, 0]]
+
+
+def write_clip(folder, frames=6, *, poses=True, depths=None, meta=None):
+    """A wall two metres away, seen by a camera that moves right and turns."""
+    (folder / "rgb").mkdir(parents=True)
+    (folder / "depth").mkdir()
+    entries = []
+    for i in range(frames):
+        name = f"{i:05d}"
+        w2c = np.array(pose(0.1 * i, 0.05 * i))
+        entries.append({"file": name, "K": K, "w2c": w2c.tolist() if poses else None})
+        Image.fromarray(np.full((32, 48, 3), 20 * i, np.uint8)).save(folder / "rgb" / f"{name}.png")
+        v, u = np.mgrid[0:32:2, 0:48:2] + 0.5
+        rays = np.stack([(u - 23.5) / 40, (v - 15.5) / 40, np.ones_like(u)], -1) @ w2c[:, :3]
+        metres = (2 - (-w2c[:, :3].T @ w2c[:, 3])[2]) / rays[..., 2]
+        if depths is None or i in depths:
+            Image.fromarray((metres * 1000).astype(np.uint16)).save(folder / "depth" / f"{name}.png")
+    (folder / "cameras.json").write_text(json.dumps({"frames": entries}))
+    if meta is not None:
+        (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_every_window_agrees_with_itself(tmp_path):
+    write_clip(tmp_path / "a", meta={"up": [0, -2, 0]})
+    clips = PosedClips(tmp_path)
+    for seed in range(6):
+        batch = clips.draw(np.random.default_rng(seed), 3, 2, 28)
+        assert batch.images.shape[:3] == (3, 2, 3) and batch.images.shape[-2] == 28 and not batch.named
+        assert torch.allclose(batch.up, torch.tensor([0.0, -1.0, 0.0]).expand(3, 3), atol=1e-6)
+        points = unproject(batch.depth_m, batch.intrinsics, batch.extrinsics[:, :, :3])
+        assert torch.allclose(points[..., 2], torch.full(points.shape[:-1], 2.0), atol=0.05)  # the wall
+        uv, z = project(points[:, :1].flatten(2, 3), batch.intrinsics[:, 1:], batch.extrinsics[:, 1:, :3])
+        assert bool((z > 1).all()) and float(uv.isfinite().float().mean()) == 1.0
+
+
+def test_frames_without_poses_are_single_and_up_may_be_unknown(tmp_path):
+    clip = write_clip(tmp_path / "a", 3, poses=False)
+    batch = PosedClips(clip).draw(np.random.default_rng(0), 2, 3, 28)
+    assert batch.images.shape[:2] == (6, 1) and bool(batch.up.isnan().all())
+    assert torch.equal(batch.extrinsics, torch.eye(4).expand(6, 1, 4, 4))
+
+
+def test_frames_without_depth_go_beside_others(tmp_path):
+    clips = PosedClips(write_clip(tmp_path / "a", depths=(2,)))
+    batch = clips.draw(np.random.default_rng(1), 8, 2, 28)
+    known = (batch.depth_m > 0).flatten(2).any(-1)
+    assert bool(known.any(1).all()) and not bool(known.all())
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        PosedClips(tmp_path / "missing")
+    with pytest.raises(ValueError, match="no clip there"):
+        PosedClips(tmp_path)
+    with pytest.raises(ValueError, match="no frame has a depth map"):
+        read_clip(write_clip(tmp_path / "b", depths=()))
+    clip = write_clip(tmp_path / "c", meta={"up": [0, 0, 0]})
+    with pytest.raises(ValueError, match=r'meta.json: "up" is \[0, 0, 0\]; expected three numbers'):
+        read_clip(clip)
+    (clip / "meta.json").unlink()
+    entries = json.loads((clip / "cameras.json").read_text())
+    for key, value, told in (
+        ("w2c", [[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "is no rotation with a translation"),
+        ("w2c", [[1, 2], [3]], "is not a 3x4 matrix of numbers"),
+        ("K", None, 'needs "K"'),
+        ("file", "none", "rgb/ has no such picture"),
+    ):
+        wrong = json.loads(json.dumps(entries))
+        wrong["frames"][1][key] = value
+        (clip / "cameras.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=told):
+            read_clip(clip)
+
+
+def test_depth_of_another_shape_is_refused(tmp_path):
+    clip = write_clip(tmp_path / "a", 1)
+    Image.fromarray(np.ones((30, 20), np.uint16)).save(clip / "depth" / "00000.png")
+    with pytest.raises(ValueError, match="align depth to the pictures"):
+        PosedClips(clip).draw(np.random.default_rng(0), 1, 1, 28)
+
+
+def test_the_other_layout_reads_as_the_same_clip(tmp_path):
+    clip = write_clip(tmp_path / "a")
+    before = read_clip(clip)
+    (clip / "cameras.json").unlink()
+    with pytest.raises(ValueError, match=r"neither cameras\.json nor poses_c2w\.txt"):
+        read_clip(clip)
+    (clip / "intrinsics.json").write_text(json.dumps({"fx": 40.0, "fy": 40.0, "cx": 23.5, "cy": 15.5}))
+    lines = ["# name r00 ..."]
+    for frame in before.frames:
+        back = torch.linalg.inv(frame.extrinsics)[:3].flatten().tolist()
+        lines.append(" ".join([frame.picture.stem, *map(str, back)]))
+    (clip / "poses_c2w.txt").write_text("\n".join(lines))
+    for one, other in zip(before.frames, read_clip(clip).frames, strict=True):
+        assert torch.allclose(one.extrinsics, other.extrinsics, atol=1e-5)
+        assert torch.allclose(one.intrinsics, other.intrinsics) and one.depth == other.depth
+    (clip / "poses_c2w.txt").write_text("00000 1 2 3")
+    with pytest.raises(ValueError, match=r"poses_c2w.txt: line 1: expected a name and 12 numbers"):
+        read_clip(clip)
