@@ -80,7 +80,7 @@ def test_the_structure_holds():
         ({"vidllm/scene.py": "def f(a, b, c, d, e, f, g):\n    pass\n", "vidllm/io/a.py": ""}, ""),
         ({"vidllm/a.py": "def f(a, b, c, d, e, f, g, *, h):\n    pass\n"}, "vidllm.a:f (8)"),
         ({"vidllm/a.py": "x = 1\n" * 501}, "vidllm.a (501)"),
-        ({"vidllm/a.py": "import vidllm.b\n", "vidllm/b.py": "from vidllm import a\n"}, "vidllm.a vidllm.b"),
+        ({"vidllm/a.py": "import vidllm.b\n", "vidllm/b.py": "import vidllm.a\n"}, "vidllm.a vidllm.b"),
         ({"vidllm/io/a.py": "def f():\n    import vidllm.scene\n", "vidllm/scene.py": ""}, "io.a -> vidllm.scene"),
     ],
 )
