@@ -1,6 +1,7 @@
 """The structure of the source, measured and held: lines, import circles, upward imports, arguments, file sizes.
 
-    python scripts/house.py            # print the figures; exit code 1 where a bound is broken
+    python scripts/house.py            # print the figures; exit code 1 where a bound is broken that KNOWN does not
+                                       # name, or where an entry of KNOWN no longer occurs
     python scripts/house.py --walks    # also run one question and one training step and count the files they go through
 
 Floors: a module imports only from its own floor or from a lower one. Imports inside functions count (a lazy upward
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).resolve().parents[1] / "src"
 MAX_FILE_LINES = 500
 MAX_ARGUMENTS = 7
 #: Lowest first. The last part of a name that is listed decides; "vidllm.x" covers vidllm.x.y.
@@ -35,9 +36,37 @@ FLOORS = (
     ("vidllm.cli", "vidllm_rooms"),
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
-BUDGET: dict[str, int] = {}
+BUDGET: dict[str, int] = {
+    "vidllm": 2270,
+    "vidllm.baselines": 510,
+    "vidllm.cli": 1675,
+    "vidllm.datasets": 3760,
+    "vidllm.evaluation": 5530,
+    "vidllm.experiments": 980,
+    "vidllm.export": 1250,
+    "vidllm.geometry": 1390,
+    "vidllm.io": 3615,
+    "vidllm.long_video": 675,
+    "vidllm.model": 5155,
+    "vidllm.pretrained": 1595,
+    "vidllm.training": 6835,
+    "vidllm_rooms": 3930,
+    "vidllm_rooms.language": 2330,
+    "vidllm_rooms.official": 965,
+}
 #: Signatures that transformers prescribes.
-PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__init__", "__call__"}
+PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}
+#: Functions that may have up to that many arguments.
+WIDE = {
+    "vidllm.model.configuration:__init__": 8,  # transformers prescribes one argument a field
+    "vidllm.scene:reconstruct": 8,  # the public face: each is a decision of the user
+    "vidllm.scene:stream": 8,  # as reconstruct
+    "vidllm.training.packed_attention:packed_attention": 8,  # transformers' attention interface, and two keywords
+}
+#: What breaks a bound today: circles of these modules (or of some of them), and the rest as the report prints it. Both
+#: lists must only become shorter.
+KNOWN_CIRCLES: tuple[frozenset[str], ...] = ()
+KNOWN: frozenset[str] = frozenset({"vidllm_rooms.render:render_clip (8)"})
 
 
 @dataclass
@@ -96,7 +125,8 @@ def measure(src: Path = SRC) -> House:
         house.lines[module] = text.count("\n")
         house.every[module] = set(_imports(ast.walk(tree), known)) - {module}
         house.anywhere[module] = set(_imports(_without_type_checking(tree), known)) - {module}
-        house.wide += [f"{module}:{f.name} ({n})" for f in _functions(tree) if (n := _arguments(f)) > MAX_ARGUMENTS]
+        wide = ((f"{module}:{f.name}", _arguments(f)) for f in _functions(tree))
+        house.wide += [f"{name} ({n})" for name, n in wide if n > WIDE.get(name, MAX_ARGUMENTS)]
     return house
 
 
@@ -132,7 +162,7 @@ def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunction
 
 
 def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    if function.name in PRESCRIBED and function.name != "__init__":
+    if function.name in PRESCRIBED:
         return 0
     given = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
     return len([name for name in given if name not in ("self", "cls")])
@@ -227,8 +257,8 @@ def walks() -> Iterator[tuple[str, Walk]]:
     yield f"a batch of stage 2 ({batch[1]}) to its losses", walk
 
 
-def report(house: House) -> tuple[list[str], bool]:
-    """The figures as lines, and whether every bound holds."""
+def report(house: House, use_known: bool = True) -> tuple[list[str], bool]:
+    """The figures as lines, and whether no bound is broken but what is known."""
     circles, upward, mutual = house.circles(), house.upward(), house.mutual()
     long = [f"{name} ({n})" for name, n in house.lines.items() if n > MAX_FILE_LINES]
     over = [
@@ -245,7 +275,13 @@ def report(house: House) -> tuple[list[str], bool]:
     ):  # fmt: skip
         lines.append(f"{what}: {len(found)}")
         lines += [f"  {item}" for item in found]
-    return lines, not (circles or upward or house.wide or long or over)
+    known_circles, known = (KNOWN_CIRCLES, KNOWN) if use_known else ((), frozenset())
+    broken = {*upward, *house.wide, *long, *over}
+    new = [" ".join(c) for c in circles if not any(k.issuperset(c) for k in known_circles)] + sorted(broken - known)
+    gone = [" ".join(sorted(k)) for k in known_circles if not any(k.issuperset(c) for c in circles)]
+    gone += sorted(known - broken)
+    lines += [f"NEW: {item}" for item in new] + [f"no longer occurs, take it out of KNOWN: {item}" for item in gone]
+    return lines, not (new or gone)
 
 
 def main() -> int:
@@ -254,7 +290,8 @@ def main() -> int:
     parser.add_argument("src", nargs="?", default=str(SRC))
     parser.add_argument("--walks", action="store_true", help="count the files that a question and a step enter")
     options = parser.parse_args()
-    lines, good = report(measure(Path(options.src)))
+    src = Path(options.src)
+    lines, good = report(measure(src), use_known=src.resolve() == SRC)
     print("\n".join(lines))
     for name, walk in walks() if options.walks else ():
         print(f"{name}: {walk.told()}", *walk.files(), sep="\n  ")

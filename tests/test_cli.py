@@ -81,6 +81,7 @@ def test_ask_prints_an_answer_a_line(run, video, model):
     assert len(good(run("ask", video, "How many chairs?", "Why?", "--model", model)).splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_ask_json_is_one_object_or_a_list(run, video, model):
     one = json.loads(good(run("ask", video, "How many chairs?", "--json", "--model", model)))
     assert one["question"] == "How many chairs?" and isinstance(one["answer"], str)
@@ -95,6 +96,7 @@ def test_describe_takes_points_with_a_minus(run, video, model):
     assert good(run("describe", video, "--model", model, "--frames", "1", "--dtype", "bfloat16")).endswith("\n")
 
 
+@pytest.mark.slow
 def test_ground_gives_boxes_and_a_picture(run, video, model, tmp_path, monkeypatch):
     from vidllm.scene import Box, Scene
 
@@ -110,6 +112,7 @@ def test_ground_gives_boxes_and_a_picture(run, video, model, tmp_path, monkeypat
     assert json.loads(run("ground", video, "a", "--json", "--model", model)[1])["boxes"] == []
 
 
+@pytest.mark.slow
 def test_reconstruct_writes_files_and_tells_the_scale(run, video, model, tmp_path):
     everything = "depth,cameras,tum,ply,overview,glb,colmap,nerfstudio"
     code, out, _ = run("reconstruct", video, "-o", tmp_path / "out", "--format", everything, "--json", "--model", model)
@@ -123,6 +126,7 @@ def test_reconstruct_writes_files_and_tells_the_scale(run, video, model, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_demo_tells_its_own_errors(run, model, tmp_path):
     code, out, _ = run("demo", "--json", "-o", tmp_path / "out", "--model", model)
     told = json.loads(out)
@@ -138,6 +142,7 @@ def test_info_counts_presets_and_folders(run, model):
     assert told["parameters"] == sum(part["parameters"] for part in told["parts"]) < 10**6
 
 
+@pytest.mark.slow
 def test_info_tells_what_a_video_costs(run, model):
     told = json.loads(good(run("info", model, "--json", "--frames", 2, "--language-dtype", "int4")))
     assert told["flops"]["encoder"] > 1e6 and "weights: language model, int4" in told["bytes"]
@@ -151,6 +156,7 @@ def test_a_language_model_of_fewer_bits_answers(run, model, video):
     refused(run("ask", video, "Why?", "--model", model, "--language-dtype", "int2"), "int2")
 
 
+@pytest.mark.slow
 def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
     code, out, _ = run("rooms", "render", "--seeds", "3:4", "-o", tmp_path, "--frames", "2", "--size", "56x70")
     folder = tmp_path / "room_000003"
@@ -245,6 +251,7 @@ def test_a_cut_film_is_refused_or_warned_about(run, model, video, tmp_path):
     refused(run("ask", tmp_path / "cut.mp4", "Why?", "--model", model), "cut.mp4", "not a readable video")
 
 
+@pytest.mark.slow
 def test_small_and_large_pictures_are_read(run, model, tmp_path):
     for size in ((10, 10), (7680, 4320)):
         Image.new("RGB", size, (90, 120, 60)).save(tmp_path / f"{size[0]}.jpg")
@@ -275,6 +282,7 @@ def test_a_full_disk_leaves_nothing(run, video, model, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_standard_output_is_an_error(model, video):
     code = f"import sys; from vidllm.cli import main; sys.exit(main(['info', {model!r}]))"
     with open("/dev/full", "w") as full:

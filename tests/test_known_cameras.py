@@ -107,6 +107,7 @@ def test_poses_of_unknown_scale_come_back_in_metres(model, room):
     assert isinstance(scene.describe((0.1, 0.2, 0.3), 2), str) and isinstance(scene.ground("the red chair"), list)
 
 
+@pytest.mark.slow
 def test_a_known_scale_goes_with_poses_of_unknown_scale_alone(model, room):
     world_from_camera = np.linalg.inv(room.extrinsics)
     with pytest.raises(ValueError, match="already give the scale"):
@@ -140,6 +141,7 @@ def test_up_of_our_own_file_is_kept(model, room, tmp_path: Path):
     torch.testing.assert_close(again.intrinsics, scene.intrinsics, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_windows_use_them_too(model, room):
     many = np.concatenate([room.rgb, room.rgb[::-1]])
     world_from_camera = np.linalg.inv(np.concatenate([room.extrinsics, room.extrinsics[::-1]]))
@@ -231,6 +233,7 @@ def test_rounded_rotations_are_made_exact():
     torch.testing.assert_close(turn @ turn.mT, torch.eye(3).expand(4, 3, 3), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_in_one_line(tmp_path: Path, capsys):
     film, model = tmp_path / "film.mp4", str(save_small_model(tmp_path / "model"))
     write_video(film, clip(4, 56, 70), fps=1)

@@ -55,11 +55,6 @@ class Frames:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    @property
-    def clock_s(self) -> Float[Tensor, " F"]:
-        """Times on the source's own clock; `timestamps_s` where it has none."""
-        return self.timestamps_s + (self.clock_start_s or 0.0)
-
     def to_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Map pixels of the processed frames to pixels of the original ones (centres at +0.5 in both)."""
         return _map_pixels(torch.linalg.inv(self.affine), uv)

@@ -119,13 +119,6 @@ def carton(k: Kit) -> None:
     k.block((-w / 2 - 0.001, w / 2 + 0.001), (-0.025, 0.025), (h * 0.75, h), (0.72, 0.62, 0.45), "flat")
 
 
-def small_box(k: Kit) -> None:
-    """A little box with a lid."""
-    w, d, h = k.draw(0.12, 0.22), k.draw(0.10, 0.18), k.draw(0.07, 0.15)
-    k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, h * 0.7))
-    k.block((-w / 2 - 0.005, w / 2 + 0.005), (-d / 2 - 0.005, d / 2 + 0.005), (h * 0.7, h))
-
-
 def vase(k: Kit) -> None:
     """A bellied vase with a neck."""
     h, r = k.draw(0.20, 0.36), k.draw(0.06, 0.10)

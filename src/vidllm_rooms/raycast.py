@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vidllm.geometry.cameras import camera_centres
 from vidllm_rooms.textures import TEXTURES
 from vidllm_rooms.types import Primitive
 
@@ -138,9 +139,8 @@ def _unit_rays(
     table: PrimitiveTable, extrinsics: Float[Tensor, "F 4 4"], intrinsics: Float[Tensor, "F 3 3"]
 ) -> tuple[Float[Tensor, "R 3 3"], Float[Tensor, "R 3"]]:
     """Maps (u, v, 1) -> ray direction, and the ray origins, in each primitive's unit space; R = N x F."""
-    rotation, translation = extrinsics[:, :3, :3], extrinsics[:, :3, 3]
-    directions = rotation.transpose(1, 2) @ torch.linalg.inv(intrinsics)
-    centres = -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+    directions = extrinsics[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(intrinsics)
+    centres = camera_centres(extrinsics)
     unit = table.rotation.transpose(1, 2) / table.half[:, :, None]
     linear = unit[:, None] @ directions[None]
     origin = (unit[:, None] @ (centres[None] - table.centre[:, None])[..., None])[..., 0]

@@ -30,7 +30,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 Kind = Literal["box", "cylinder", "ellipsoid"]
 #: How a clip looks: "plain", or "life" with clutter, cameras that go near, turn and shake, and a phone's pictures.
 Look = Literal["plain", "life"]
-LOOKS: tuple[Look, ...] = ("plain", "life")
 
 
 @dataclass(frozen=True)

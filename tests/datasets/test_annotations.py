@@ -14,10 +14,10 @@ import pytest
 from vidllm.datasets.multi3drefer import read_multi3drefer
 from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.referit3d import read_referit3d
-from vidllm.datasets.scan2cap import read_corpus, read_organized, read_scan2cap
+from vidllm.datasets.scan2cap import group_by_object
 from vidllm.datasets.scanqa import read_scanqa
 from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
-from vidllm.datasets.sqa3d import read_answer_vocabulary, read_sqa3d
+from vidllm.datasets.sqa3d import read_sqa3d
 
 
 def write(path: Path, value: Any) -> Path:
@@ -129,11 +129,6 @@ def test_sqa3d_refuses(tmp_path: Path) -> None:
         read_sqa3d(write(tmp_path / "x_questions_.json", []))
 
 
-def test_answer_vocabulary(tmp_path: Path) -> None:
-    table = read_answer_vocabulary(write(tmp_path / "answer_dict.json", [{"yes": 0, "no": 1}, {"0": "yes"}]))
-    assert table == {"yes": 0, "no": 1}
-
-
 SCANREFER = {
     "scene_id": "scene0011_00",
     "object_id": "1",
@@ -150,23 +145,12 @@ def test_scanrefer_and_scan2cap(tmp_path: Path) -> None:
     items = read_scanrefer(path)
     assert [(d.object_id, d.ann_id) for d in items] == [(1, 0), (2, 0), (1, 1)]
     assert items[0].label == "kitchen cabinets"
-    first, second = read_scan2cap(path)
+    first, second = group_by_object(items)
     assert first.key == "scene0011_00|1|kitchen_cabinets" and len(first.descriptions) == 2
     assert len(second.captions()) == 1
     assert first.captions()[0] == " ".join(["sos there are cabinets .", *["x"] * 26, "eos"])
     assert first.captions("spaced")[0] == "sos there are cabinets .  placed on the side ,  of the kitchen .  eos"
     assert first.captions("raw")[0] == SCANREFER["description"]
-
-
-def test_scan2cap_ready_made_corpora(tmp_path: Path) -> None:
-    key = "scene0011_00|1|chair"
-    assert read_corpus(write(tmp_path / "c.json", {key: ["sos a eos"]})) == {key: ("sos a eos",)}
-    with pytest.raises(ValueError, match=r"named scene\|object_id\|object_name"):
-        read_corpus(write(tmp_path / "c.json", {"scene0011_00|chair": ["a"]}))
-    tree = {"scene0011_00": {"1": {"0": SCANREFER}}}
-    assert read_organized(write(tmp_path / "o.json", tree))["scene0011_00"][1][0].ann_id == 0
-    with pytest.raises(ValueError, match="under which it lies"):
-        read_organized(write(tmp_path / "o.json", {"scene0012_00": tree["scene0011_00"]}))
 
 
 def test_scene_lists_have_no_final_newline(tmp_path: Path) -> None:

@@ -17,14 +17,13 @@ from scannet_files import COLOUR_K, DEPTH_K, depth, picture, pose, write_mesh, w
 
 from vidllm.datasets.multi3drefer import read_multi3drefer
 from vidllm.datasets.referit3d import read_referit3d
-from vidllm.datasets.scan2cap import read_corpus, read_organized
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
 from vidllm.datasets.scannet_sens import SensFile
 from vidllm.datasets.scanqa import read_scanqa
 from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
 from vidllm.datasets.sens_writer import write_sens
-from vidllm.datasets.sqa3d import read_answer_vocabulary, read_sqa3d
+from vidllm.datasets.sqa3d import read_sqa3d
 
 Reader = Callable[[Path], Any]
 DESCRIPTION = {
@@ -90,10 +89,7 @@ FILES: dict[str, tuple[Reader, bytes]] = {
         as_json({"questions": [{"scene_id": "scene0000_00", "question_id": 1, "situation": "a", "question": "b"}]}),
     ),
     "annotations.json": (sqa3d_answers, as_json({"annotations": [ANSWER]})),
-    "answer_dict.json": (read_answer_vocabulary, as_json([{"two": 0}, {"0": "two"}])),
     "scanrefer.json": (read_scanrefer, as_json([DESCRIPTION])),
-    "organized.json": (read_organized, as_json({"scene0000_00": {"3": {"0": DESCRIPTION}}})),
-    "corpus.json": (read_corpus, as_json({"scene0000_00|3|chair": ["sos a chair eos"]})),
     "multi3drefer.json": (
         read_multi3drefer,
         as_json([{"scene_id": "s", "object_ids": [1], "object_name": "a", "ann_id": 0, "eval_type": "st_w_d",

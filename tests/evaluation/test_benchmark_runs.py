@@ -113,6 +113,7 @@ def _second(_: int, where: dict[str, str], root: str, model: str, out: str) -> N
     assert evaluate(plan("scanqa", Path(root), Path(out)), vidllm.load(model)) is None
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(answered, exported, small_folder, tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -198,6 +199,7 @@ def test_several_objects_from_the_annotated_ones(exported, small, tmp_path):
     assert results["protocols"]["official"]["scores"]["mean-box.proposals-gt"]["F1@0.5"]["overall"] is not None
 
 
+@pytest.mark.slow
 def test_captions_carry_the_box_of_their_setting(exported, small, tmp_path):
     results = evaluate(plan("scan2cap", exported, tmp_path, proposals="gt"), small)
     rows = {
@@ -228,6 +230,7 @@ def write_nr3d(exported, root):
             )
 
 
+@pytest.mark.slow
 def test_nr3d_is_a_choice_among_the_annotated_objects(exported, small, tmp_path):
     write_nr3d(exported, tmp_path / "root")
     results = evaluate(plan("nr3d", tmp_path / "root", tmp_path / "out", split="test", baselines=("mean-box",)), small)

@@ -147,6 +147,7 @@ def test_without_metric_depth_lengths_are_a_constant_times_relative_depth():
     torch.testing.assert_close(unaligned.extrinsics, ours.extrinsics, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_a_seed_start_alike(config):
     config = replace(config, language_from=None)
     starts = []
@@ -164,6 +165,7 @@ def test_rows_of_a_seed_start_alike(config):
         assert differ <= {"adapter.exchange.tokens"}
 
 
+@pytest.mark.slow
 def test_a_given_start_is_taken_but_for_what_the_ablation_is_about(config, teachers):
     job = job_of(replace(config, init_from=teachers[2]), MAIN.rows[3])
     tokenizer_of(job.config)

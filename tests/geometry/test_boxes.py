@@ -13,10 +13,10 @@ from vidllm.geometry.boxes import (
     diou_loss,
     iou_axis_aligned,
     iou_oriented,
-    pairwise_iou_axis_aligned,
-    points_in_box,
+    points_in_boxes,
     transform_boxes,
 )
+from vidllm.geometry.rotations import rotation_z
 
 UNIT = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0]])
 
@@ -75,14 +75,14 @@ def test_oriented_agrees_with_axis_aligned_and_is_symmetric():
     assert iou_oriented(a, b).shape == (10, 12)
     torch.testing.assert_close(iou_oriented(a, b), iou_oriented(b, a).T)
     a[:, 6], b[:, 6] = 0, 0
-    torch.testing.assert_close(iou_oriented(a, b), pairwise_iou_axis_aligned(a, b), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(iou_oriented(a, b), iou_axis_aligned(a[:, None], b[None]), atol=1e-6, rtol=1e-5)
 
 
 def test_oriented_agrees_with_counting_points():
     a, b = random_boxes(1)[0], random_boxes(1)[0]
     a[:3], b[:3] = torch.tensor([0.0, 0, 0]), torch.tensor([0.2, 0.1, 0.1])
     points = (torch.rand(200_000, 3) - 0.5) * 5
-    in_a, in_b = points_in_box(points, a), points_in_box(points, b)
+    in_a, in_b = points_in_boxes(points, a), points_in_boxes(points, b)
     counted = (in_a & in_b).sum() / (in_a | in_b).sum()
     assert iou_oriented(a[None], b[None]).item() == pytest.approx(counted.item(), abs=0.02)
 
@@ -94,7 +94,15 @@ def test_rigid_moves_keep_iou_and_membership():
     torch.testing.assert_close(iou_oriented(a, b), iou_oriented(a2, b2), atol=1e-5, rtol=1e-4)
     back = transform_boxes(transform_boxes(a, yaw, torch.zeros(3)), -yaw, torch.zeros(3))
     torch.testing.assert_close(back, a)
-    assert points_in_box(box_corners(a[:1])[0] * 0.999 + a[0, :3] * 0.001, a[0]).all()
+    assert points_in_boxes(box_corners(a[:1])[0] * 0.999 + a[0, :3] * 0.001, a[0]).all()
+
+
+def test_points_in_boxes_agrees_with_rotation_matrices():
+    points, boxes = torch.rand(200, 3) * 2 - 1, random_boxes(4)
+    boxes[:, :3] = 0
+    found = points_in_boxes(points[None], boxes[:, None])
+    for row, box in zip(found, boxes, strict=True):
+        assert torch.equal(row, ((points @ rotation_z(box[6])).abs() <= box[3:6] / 2).all(-1))
 
 
 def test_diou_loss_range_and_gradient_when_apart():

@@ -36,6 +36,7 @@ def errors(extrinsics: Tensor, truth: Views) -> tuple[float, float]:
     return float(angle.mean()), float((extrinsics[1:, :3, 3] - true[1:, :3, 3]).norm(dim=-1).mean())
 
 
+@pytest.mark.slow
 def test_cameras_come_back(truth: Views):
     images, depth, k, extrinsics = truth
     wrong = wrong_cameras(extrinsics)
@@ -47,6 +48,7 @@ def test_cameras_come_back(truth: Views):
     torch.testing.assert_close(found.extrinsics[0], wrong[0])
 
 
+@pytest.mark.slow
 def test_a_wrong_focal_length_comes_back_as_one_for_all_where_cameras_turn():
     truth = corner(turn_by=3)
     images, depth, k, extrinsics = truth
@@ -58,6 +60,7 @@ def test_a_wrong_focal_length_comes_back_as_one_for_all_where_cameras_turn():
     assert errors(found.extrinsics, truth)[0] < 0.3 * errors(wrong_cameras(extrinsics), truth)[0]
 
 
+@pytest.mark.slow
 def test_frames_come_to_one_scale_and_the_unit_stays(truth: Views):
     images, depth, k, extrinsics = truth
     factors = torch.tensor([1.0, 1.15, 0.9, 1.0, 1.1, 0.85])[:, None, None]
@@ -68,6 +71,7 @@ def test_frames_come_to_one_scale_and_the_unit_stays(truth: Views):
     assert torch.equal(found.intrinsics, k)
 
 
+@pytest.mark.slow
 def test_known_cameras_do_not_move_and_the_depth_takes_their_unit(truth: Views):
     images, depth, k, extrinsics = truth
     found = adjust(images, 1.1 * depth, k, extrinsics, move_cameras=False, move_focal=False)
@@ -86,6 +90,7 @@ def test_where_nothing_can_be_compared_all_stays(truth: Views):
         assert torch.equal(found.intrinsics, given[2]) and torch.equal(found.extrinsics, given[3])
 
 
+@pytest.mark.slow
 def test_frames_of_different_things_stay_and_a_warning_says_so(truth: Views):
     _, depth, k, extrinsics = truth
     others = torch.nn.functional.interpolate(torch.rand(6, 3, 6, 8), depth.shape[-2:], mode="bilinear")
@@ -105,6 +110,7 @@ def test_pixels_without_depth_do_no_harm(truth: Views):
     assert bool(found.depth[:, :10].isnan().all()) and bool((found.depth[:, 10:14] == 0).all())
 
 
+@pytest.mark.slow
 def test_the_same_comes_out_twice_and_inside_inference_mode(truth: Views):
     images, depth, k, extrinsics = truth
     with torch.inference_mode():

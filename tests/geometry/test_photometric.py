@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from textured_corner import corner
 
@@ -24,6 +25,7 @@ def test_a_frame_of_another_depth_has_another_unit():
     torch.testing.assert_close(found.per_frame / UNIT, factors, atol=0.03, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_wrong_focal_length_is_found_too():
     images, depth, k, extrinsics = corner()
     wrong = k.clone()

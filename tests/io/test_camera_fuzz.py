@@ -103,6 +103,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(["a.json", "a.yaml"]), value=JSON)
 def test_random_values_under_known_names(folder, name, value):

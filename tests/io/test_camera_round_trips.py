@@ -133,6 +133,7 @@ def test_one_lens_is_the_median_with_square_pixels():
     torch.testing.assert_close((stretched[0, 0, 0] * stretched[0, 1, 1]).sqrt(), torch.tensor(6.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", [False, True])
 def test_one_lens_in_python(model, room, refine):
     plain = model.reconstruct(room.rgb, refine=refine, cameras=GivenCameras(one_lens=False))
@@ -144,6 +145,7 @@ def test_one_lens_in_python(model, room, refine):
         GivenCameras(intrinsics=np.eye(3), one_lens=True)
 
 
+@pytest.mark.slow
 def test_refinement_supposes_one_lens(model, room):
     refined = model.reconstruct(room.rgb, refine=True)
     torch.testing.assert_close(refined.intrinsics, refined.intrinsics[:1].expand(4, 3, 3))
@@ -159,6 +161,7 @@ def test_windows_share_the_lens_of_the_first(model, room):
     assert WindowedReconstruction(model.model)._with_lens(None) is None
 
 
+@pytest.mark.slow
 def test_arrays_of_poses_go_on_over_windows(model, room):
     many = np.concatenate([room.rgb, room.rgb[::-1]])
     poses = np.linalg.inv(np.concatenate([room.extrinsics, room.extrinsics[::-1]]))

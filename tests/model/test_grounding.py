@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidllm.geometry.boxes import points_in_box
 from vidllm.model.box_selection import WIDER, decode_boxes
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import (
@@ -15,7 +14,6 @@ from vidllm.model.grounding import (
     boxes_from_raw,
     farthest_points,
     nearest_patches,
-    points_in_boxes,
 )
 from vidllm.model.outputs import GroundingOutput
 
@@ -67,15 +65,6 @@ def test_neighbours_are_sorted_valid_and_relative() -> None:
     assert near.mask[1].sum(-1).tolist() == [12] * 5
     lengths = near.offset.norm(dim=-1).masked_fill(~near.mask, torch.inf)
     assert (lengths[..., 1:] >= lengths[..., :-1] - 1e-6).all()
-
-
-def test_points_in_boxes_agrees_with_the_geometry() -> None:
-    generator = torch.Generator().manual_seed(0)
-    points = torch.rand(200, 3, generator=generator) * 2 - 1
-    boxes = torch.cat([torch.zeros(4, 3), 0.5 + torch.rand(4, 3, generator=generator), torch.randn(4, 1)], 1)
-    found = points_in_boxes(points[None], boxes[:, None])
-    for row, box in zip(found, boxes, strict=True):
-        assert torch.equal(row, points_in_box(points, box))
 
 
 def test_shapes_masks_and_gradients() -> None:

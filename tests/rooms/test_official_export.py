@@ -281,6 +281,7 @@ def test_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--split" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_readers_of_the_released_sets_read_them(root: Path) -> None:
     data = DataRoot(root)
     assert data.scene_ids("val") == [scene_name(seed) for seed in SEEDS]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from room_boxes import object_boxes, room_points
 
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm_rooms import build_room, render_clip
-from vidllm_rooms.annotations import object_boxes, room_points
 from vidllm_rooms.official import export_rooms, scene_name, seed_of
 from vidllm_rooms.official.labels import COLUMNS, NYU40, nyu40_class
 from vidllm_rooms.official.mesh import tessellate
@@ -107,12 +107,11 @@ def test_boxes_of_the_files_are_the_hulls_of_the_things(root: Path, seed: int) -
 @pytest.mark.parametrize("seed", SEEDS)
 def test_boxes_of_straight_things_are_the_rooms_own(root: Path, seed: int) -> None:
     clip, scan = clip_of(seed), scan_room(clip_of(seed))
-    boxes, ids, checked = object_boxes(clip.room), scan.object_id_of(), 0
-    low, high = boxes.axis_aligned()
-    shift = to_aligned(seed)[:3, 3]
-    for index, number in enumerate(boxes.ids.tolist()):
-        if number in ids and min(boxes.yaws[index] % (np.pi / 2), -boxes.yaws[index] % (np.pi / 2)) < 1e-6:
-            np.testing.assert_allclose(scan.box(ids[number]), (low[index] + shift, high[index] + shift), atol=2e-3)
+    ids, checked, shift = scan.object_id_of(), 0, to_aligned(seed)[:3, 3]
+    for item, corners in zip(clip.room.objects, box_corners(object_boxes(clip.room)).numpy(), strict=True):
+        if item.id in ids and min(item.yaw % (np.pi / 2), -item.yaw % (np.pi / 2)) < 1e-6:
+            hull = corners.min(0) + shift, corners.max(0) + shift
+            np.testing.assert_allclose(scan.box(ids[item.id]), hull, atol=2e-3)
             checked += 1
     assert checked >= 4
 

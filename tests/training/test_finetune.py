@@ -62,6 +62,7 @@ def moved(start, folder):
     return {name.split(".")[0] for name in after if not torch.equal(before[name].half().float(), after[name])}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_whose_language_half_alone_has_moved(config, start):
     folder = finetune(config, quiet)
     lines = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
@@ -107,6 +108,7 @@ def test_with_the_adapter_the_geometry_stays(config):
     assert not torch.allclose(before.language, after.language)
 
 
+@pytest.mark.slow
 def test_the_cached_scene_gives_the_prefix_of_the_video_itself(config, monkeypatch):
     run = FinetuneRun(config, quiet)
     prefixes = []
@@ -133,6 +135,7 @@ def test_the_cached_scene_gives_the_prefix_of_the_video_itself(config, monkeypat
     assert len(list(other.seen.folder.iterdir())) == 4 and other.model.config.default_frames == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, lora):
     config = replace(config, lora=lora)
@@ -144,6 +147,7 @@ def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, lor
     assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
 
 
+@pytest.mark.slow
 def test_lora_learns_beside_a_language_model_that_stays(config):
     told = replace(config, steps=80, learning_rate=1e-2, lora=True, train=("language_model",), save_minutes=9.0)
     folder = finetune(told, quiet)
@@ -151,6 +155,7 @@ def test_lora_learns_beside_a_language_model_that_stays(config):
     assert sum(losses[-5:]) / 5 < 0.95 * losses[0]  # 0.88 where this was written
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_is_told(config, capsys):
     told = replace(config, steps=80, learning_rate=3e-3, save_minutes=9.0, log_every=80)
     examples = read_jsonl(config.data)

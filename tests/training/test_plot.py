@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageColor
 
 from vidllm.cli import main
-from vidllm.export.line_chart import COLOURS, PANEL, axis_of, nice_step, short, smoothed
+from vidllm.export import line_chart
+from vidllm.export.line_chart import COLOURS, PANEL, Panel, Series, line_charts, smoothed
 from vidllm.training.config import tiny_test
 from vidllm.training.plot import names, panels, plot_runs, read_log
 from vidllm.training.schedule import learning_rate
@@ -50,26 +52,34 @@ def test_smoothing_keeps_length_and_means():
     assert np.allclose(smoothed(np.full(9, 2.5), 4), 2.5)
 
 
-def test_axes_have_round_numbers_inside():
-    axis = axis_of(np.array([0.0, 37.0]), 0.0, 100.0)
-    assert axis.ticks() == [0, 10, 20, 30] and axis.pixels(np.array([0.0, 37.0, 99.0])).tolist() == [0, 100, 100]
-    log = axis_of(np.array([1e-4, 2.0]), 100.0, 0.0, may_be_log=True)
-    assert log.log and 3 <= len(log.ticks()) <= 10 and all(1e-5 < t < 10 for t in log.ticks())
-    assert not axis_of(np.array([1.0, 20.0]), 0.0, 1.0, may_be_log=True).log
-    flat = axis_of(np.array([5.0, 5.0]), 0.0, 1.0, may_be_log=True)
-    assert flat.low < 5 < flat.high
-    assert [nice_step(x) for x in (0.3, 1.0, 1.7, 2.3, 40.0)] == [0.5, 1.0, 2.0, 2.5, 50.0]
-    assert [short(x) for x in (12000.0, 0.00005, 0.0, 2.5e6)] == ["12k", "5e-05", "0", "2.5M"]
+def test_axes_are_logarithmic_where_values_span_decades():
+    pytest.importorskip("matplotlib")
+    steps = np.arange(5.0)
+    spans = {"log": 10.0**-steps, "linear": 1 + steps, "flat": np.full(5, 2.0), "signed": 10.0**steps - 5}
+    figure = line_charts([Panel(name, [Series(0, steps, y, y)]) for name, y in spans.items()], ["run"])
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear", "linear"]
+    for axes, y in zip(figure.axes, spans.values(), strict=True):
+        low, high = axes.get_ylim()
+        assert low < y.min() and y.max() < high
+    with pytest.raises(ValueError, match="nothing to draw"):
+        line_charts([], [])
+
+
+def test_without_matplotlib_the_command_names_the_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(line_chart, "can_plot", lambda: False)
+    assert main(["train", "plot", str(tmp_path / "none")]) == 2
+    assert "pip install vidllm[plot]" in capsys.readouterr().err
 
 
 def test_the_picture_shows_every_run_in_its_colour(tmp_path):
+    pytest.importorskip("matplotlib")
     runs = [write_run(tmp_path / name, scale=scale) for name, scale in (("a", 1.0), ("b", 3.0))]
     path = plot_runs(runs, tmp_path / "new" / "both.png", smooth=1)
     with Image.open(path) as picture:
-        pixels = np.array(picture.convert("RGB"))
-        found = {tuple(c) for c in pixels.reshape(-1, 3).tolist()}
-        assert picture.width == 4 * PANEL[0]
-    assert {COLOURS[0], COLOURS[1]} <= found and COLOURS[2] not in found
+        found = {tuple(c) for c in np.array(picture.convert("RGB")).reshape(-1, 3).tolist()}
+        assert picture.width == pytest.approx(4 * 100 * PANEL[0], abs=1)
+    first, second, third = (ImageColor.getrgb(colour) for colour in COLOURS[:3])
+    assert {first, second} <= found and third not in found
     titles = [panel.title for panel in panels([read_log(run) for run in runs])]
     assert titles == ["loss", "text", "learning rate", "norm", "bad steps", "seconds a step"]
 
@@ -80,6 +90,7 @@ def test_runs_are_told_apart_by_their_paths(tmp_path):
 
 
 def test_the_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     run = write_run(tmp_path / "run")
     assert main(["train", "plot", str(run), "--smooth", "5"]) == 0
     assert capsys.readouterr().out.strip() == str(run / "curves.png") and (run / "curves.png").exists()

@@ -48,13 +48,13 @@ def write_sens(
     frames: Iterable[Frame],
     intrinsic_color: np.ndarray,
     intrinsic_depth: np.ndarray,
-    extrinsic_color: np.ndarray | None = None,
-    extrinsic_depth: np.ndarray | None = None,
     depth_shift: float = 1000.0,
     sensor_name: str = "StructureSensor",
     jpeg_quality: int = 95,
 ) -> None:
     """Write a recording; frames are taken one at a time, and the file appears whole or not at all.
+
+    The extrinsics of both cameras are the identity.
 
     Args:
         path: the file to write.
@@ -62,8 +62,6 @@ def write_sens(
             (0 = none), and ``(4, 4)`` in metres, OpenCV axes; infinite poses stand for lost tracking.
         intrinsic_color: 4x4 as the file holds it, pixel centres at whole numbers (`whole_centres`).
         intrinsic_depth: the same for depth.
-        extrinsic_color: 4x4 (default: identity).
-        extrinsic_depth: 4x4 (default: identity).
         depth_shift: depth units a metre.
         sensor_name: any text.
         jpeg_quality: 1 to 95.
@@ -72,8 +70,10 @@ def write_sens(
         ValueError: no frame, or one whose shapes or types differ from the first one's or from the above.
         OutputError: the file cannot be written.
     """
-    matrices = (intrinsic_color, extrinsic_color, intrinsic_depth, extrinsic_depth)
-    cameras = [_matrix(m, name) for m, name in zip(matrices, _MATRIX_NAMES, strict=True)]
+    cameras = [
+        _matrix(intrinsic_color, "intrinsic_color"), np.eye(4, dtype="<f4"),
+        _matrix(intrinsic_depth, "intrinsic_depth"), np.eye(4, dtype="<f4"),
+    ]  # fmt: skip
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         sizes: tuple[int, ...] = ()
         count_at = count = 0
@@ -92,11 +92,8 @@ def write_sens(
         file.write(struct.pack("<Q", count))
 
 
-_MATRIX_NAMES = ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth")
-
-
-def _matrix(matrix: np.ndarray | None, name: str) -> np.ndarray:
-    array = np.eye(4, dtype="<f4") if matrix is None else np.asarray(matrix, dtype="<f4")
+def _matrix(matrix: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(matrix, dtype="<f4")
     if array.shape != (4, 4):
         raise ValueError(f"expected {name} as a 4x4 matrix, got shape {array.shape}")
     return array

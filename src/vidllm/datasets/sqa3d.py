@@ -114,15 +114,6 @@ def annotations_path(questions: str | Path) -> Path:
     return path.with_name(path.name.replace("_questions_", "_sqa_annotations_"))
 
 
-def read_answer_vocabulary(path: str | Path) -> dict[str, int]:
-    """``answer_dict.json``: class of each answer (the first of its two maps). ValueError for another file."""
-    values = read_json(path)
-    table = values[0] if isinstance(values, list) and values else values
-    if not isinstance(table, dict) or not all(isinstance(number, int) for number in table.values()):
-        raise ValueError(f"{path}: expected a map from answers to classes; is it SQA3D's answer_dict.json?")
-    return dict(table)
-
-
 def _by_id(path: str | Path, field: str) -> dict[int, Entry]:
     values = read_json(path)
     if not isinstance(values, dict) or field not in values:

@@ -13,13 +13,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.scannet import ScanNetScene
+from vidllm.geometry.boxes import box_corners
 
-#: The upper face, then the lower one, as ScanRefer's evaluators order a box's corners; times half the size.
-_SIGNS = np.array([(x, y, z) for z in (1, -1) for x, y in ((1, 1), (1, -1), (-1, -1), (-1, 1))], np.float64)
+#: Our corners in the order of ScanRefer's evaluators: the upper face, then the lower one, clockwise seen from above.
+_ORDER = [6, 5, 4, 7, 2, 1, 0, 3]
 
 Transform = Float[np.ndarray, "4 4"]
 
@@ -41,9 +43,7 @@ def moved_points(transform: Transform, points: Float[np.ndarray, "*batch 3"]) ->
 
 def oriented_corners(box: Sequence[float] | np.ndarray, transform: Transform | None = None) -> Float[np.ndarray, "8 3"]:
     """Corners of a box (centre, size, yaw), moved by ``transform`` where one is given, upper face first."""
-    yaw = float(box[6])
-    turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
-    corners = (_SIGNS * np.asarray(box[3:6], np.float64) / 2) @ turn.T + np.asarray(box[:3], np.float64)
+    corners = box_corners(torch.tensor([float(number) for number in box], dtype=torch.float64))[_ORDER].numpy()
     return corners if transform is None else moved_points(transform, corners)
 
 

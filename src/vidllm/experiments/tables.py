@@ -17,7 +17,7 @@ import numpy as np
 
 from vidllm.experiments.rows import Table
 from vidllm.experiments.shared import PLAN, Record, read_json
-from vidllm.export.line_chart import line_charts
+from vidllm.export.line_chart import can_plot, line_charts
 from vidllm.io.atomic import atomic_path
 from vidllm.training.plot import LOG_FILE, RunLog, panels, read_log
 
@@ -205,17 +205,18 @@ def as_record(table: Table, results: Sequence[Sequence[Record]], command: str) -
 
 
 def draw_curves(table: Table, runs: Sequence[Sequence[Path]], path: Path) -> bool:
-    """Convergence of the joint training, a curve a row, the mean over its seeds; False where there is nothing to draw.
+    """Convergence of the joint training, a curve a row, the mean over its seeds.
 
+    False where there is nothing to draw, or no matplotlib.
     ``runs`` holds the folders (one a seed) of each row. Steps of stage 1 count: its row begins later.
     """
     logs = [mean_log(row.name, folders) for row, folders in zip(table.rows, runs, strict=True)]
     kept = [RunLog(log.name, {n: log.curves[n] for n in CURVES if n in log.curves}) for log in logs]
     drawn = panels(kept)
-    if not drawn:
+    if not drawn or not can_plot():
         return False
     with atomic_path(path) as part:
-        line_charts(drawn, [log.name for log in kept], "optimiser step, both stages").save(part, format="PNG")
+        line_charts(drawn, [log.name for log in kept], "optimiser step, both stages").savefig(part, format="png")
     return True
 
 

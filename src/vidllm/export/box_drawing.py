@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
+
+from vidllm.geometry.boxes import box_corners
 
 Boxes = Sequence[Any] | np.ndarray  # mappings, or rows of 7 numbers
 Point = tuple[float | int, float | int]
 NEAR_M = 0.05
-EDGES = ((0, 1), (1, 3), (3, 2), (2, 0), (4, 5), (5, 7), (7, 6), (6, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 PALETTE = ((255, 99, 71), (64, 200, 255), (255, 214, 10), (120, 230, 120), (255, 130, 240), (255, 160, 60))
 
 
@@ -31,14 +34,9 @@ def box_labels(boxes: Boxes) -> list[str]:
     return [f"{number} {name}".strip() for number, name in enumerate(names, 1)]
 
 
-def box_corners(boxes: Float[np.ndarray, "Q 7"]) -> Float[np.ndarray, "Q 8 3"]:
-    """Corners in the scene frame; bit 0, 1, 2 of the corner's number is the side along x, y, z of the box."""
-    signs = np.array([[(n >> axis & 1) - 0.5 for axis in range(3)] for n in range(8)])
-    local = signs[None] * boxes[:, None, 3:6]
-    cosine, sine = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
-    zero, one = np.zeros_like(cosine), np.ones_like(cosine)
-    turn = np.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], -1).reshape(-1, 3, 3)
-    return local @ turn.transpose(0, 2, 1) + boxes[:, None, :3]
+def corners_of(boxes: Boxes) -> Float[np.ndarray, "Q 8 3"]:
+    """Corners of boxes in the scene frame, in the order of `vidllm.geometry.boxes.box_corners`."""
+    return box_corners(torch.from_numpy(boxes_array(boxes))).numpy()
 
 
 def project_edges(
@@ -81,7 +79,7 @@ def draw_boxes(
     width = line_width or max(2, round(max(image.size) / 250))
     font = ImageFont.load_default(size=max(12, round(max(image.size) / 36)))
     tags = []
-    for number, (corners, label) in enumerate(zip(box_corners(boxes_array(boxes)), box_labels(boxes), strict=True)):
+    for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
         segments = project_edges(corners, np.asarray(intrinsics, np.float64), np.asarray(camera_from_scene, np.float64))
         shown = [clipped for segment in segments if (clipped := _clip(segment, image.size))]
         for line_colour, line in (((0, 0, 0), width + 2), (box_colour(number), width)):

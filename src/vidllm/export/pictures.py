@@ -18,9 +18,8 @@ from vidllm.export.box_drawing import (
     Boxes,
     Point,
     box_colour,
-    box_corners,
     box_labels,
-    boxes_array,
+    corners_of,
     draw_boxes,
     draw_tag,
 )
@@ -135,7 +134,7 @@ class _Plan:
 def _draw_plan(data: SceneData, boxes: Boxes, width: int) -> Image.Image:
     xyz, rgb = data.points(data.stride_for(400_000))
     path = data.scene_from_camera[:, :3, 3]
-    corners = box_corners(boxes_array(boxes))
+    corners = corners_of(boxes)
     below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
     xyz, rgb = xyz[below], rgb[below]
     plan = _fit(xyz, np.concatenate([path, corners.reshape(-1, 3)]), width)
@@ -193,7 +192,7 @@ def _draw_points(picture: Image.Image, plan: _Plan, xyz: np.ndarray, rgb: np.nda
 
 def _draw_plan_boxes(picture: Image.Image, plan: _Plan, corners: Float[np.ndarray, "Q 8 3"], labels: list[str]) -> None:
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
-    outlines = [[tuple(p) for p in plan.pixels(c[[0, 1, 3, 2, 0]]).tolist()] for c in corners]
+    outlines = [[tuple(p) for p in plan.pixels(c[[0, 1, 2, 3, 0]]).tolist()] for c in corners]
     for number, outline in enumerate(outlines):
         pen.line(outline, fill=(0, 0, 0), width=5, joint="curve")
         pen.line(outline, fill=box_colour(number), width=3, joint="curve")

@@ -30,20 +30,6 @@ def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.
         file.write(vertices.tobytes())
 
 
-def read_points(path: str | Path) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-    """Read what `write_points` wrote. Raises `ValueError` for another layout or a cut file."""
-    raw = Path(path).read_bytes()
-    head, mark, body = raw.partition(b"end_header\n")
-    lines = head.decode("ascii", "replace").splitlines()
-    count = next((int(line.split()[2]) for line in lines if line.startswith("element vertex ")), None)
-    if not mark or count is None or [*lines, "end_header"] != _header(count):
-        raise ValueError(f"{path}: expected a PLY point cloud with the header {_header(0)}")
-    if len(body) != count * _VERTEX.itemsize:
-        raise ValueError(f"{path}: expected {count * _VERTEX.itemsize} bytes of points, got {len(body)}; is it cut?")
-    vertices = np.frombuffer(body, _VERTEX)
-    return vertices["xyz"].copy(), vertices["rgb"].copy()
-
-
 def _header(count: int) -> list[str]:
     comments = ["comment metres, z up, origin at the first camera"]
     start = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}"]

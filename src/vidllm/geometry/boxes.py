@@ -47,11 +47,6 @@ def iou_axis_aligned(a: Float[Tensor, "*#batch da"], b: Float[Tensor, "*#batch d
     return _ratio(overlap, (a_high - a_low).prod(-1), (b_high - b_low).prod(-1))
 
 
-def pairwise_iou_axis_aligned(a: Float[Tensor, "N da"], b: Float[Tensor, "M db"]) -> Float[Tensor, "N M"]:
-    """IoU of axis-aligned bounds of every pair."""
-    return iou_axis_aligned(a[:, None], b[None])
-
-
 def _ratio(overlap: Tensor, volume_a: Tensor, volume_b: Tensor) -> Tensor:
     union = volume_a + volume_b - overlap
     return overlap / union.clamp_min(torch.finfo(union.dtype).tiny)
@@ -134,8 +129,11 @@ def transform_boxes(
     return torch.cat((centre, boxes[..., 3:6], (boxes[..., 6] + yaw)[..., None]), dim=-1)
 
 
-@full_precision()
-def points_in_box(points: Float[Tensor, "n 3"], box: Float[Tensor, 7]) -> Bool[Tensor, n]:
-    """Which points lie in the box, faces included."""
-    local = (points - box[:3]) @ rotation_z(box[6])
-    return (local.abs() <= box[3:6] / 2).all(-1)
+def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#batch 7"]) -> Bool[Tensor, "*batch"]:
+    """Whether each point lies in its box (faces included), broadcasting."""
+    offset = points - boxes[..., :3]
+    cos, sin = boxes[..., 6].cos(), boxes[..., 6].sin()
+    x = cos * offset[..., 0] + sin * offset[..., 1]
+    y = cos * offset[..., 1] - sin * offset[..., 0]
+    half = boxes[..., 3:6] / 2
+    return (x.abs() <= half[..., 0]) & (y.abs() <= half[..., 1]) & (offset[..., 2].abs() <= half[..., 2])

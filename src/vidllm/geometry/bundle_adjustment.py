@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidllm.geometry.cameras import one_lens, pixel_centres
+from vidllm.geometry.cameras import inside_image, one_lens, pixel_centres, project
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.small_pictures import made_small, sampled
 
@@ -181,21 +181,19 @@ class _Bundle:
     def _disagreement(self) -> Tensor:
         """Mean over all pixels that two frames see: how little colours and depths agree."""
         (rotations, translations), k = self._cameras(), self.to_small @ self._intrinsics()
-        height, width = self.images.shape[-2:]
         uv = self.uv.expand(len(k), -1, 2)
         z = self._log_depth(uv[:, None])[:, 0].exp()
+        # not by unproject_pixels: its gradients differ in the last bit, and hundreds of steps enlarge that
         rays = (uv - k[:, None, (0, 1), 2]) / k[:, None, (0, 1), (0, 1)]
         world = (torch.cat([rays * z[..., None], z[..., None]], -1) - translations[:, None]) @ rotations
         moved = world[self.others] @ rotations[:, None].mT + translations[:, None, None]
-        depth = moved[..., 2].clamp_min(NEAR * self.unit)
-        focal, middle = k[:, None, None, (0, 1), (0, 1)], k[:, None, None, (0, 1), 2]
-        seen_at = moved[..., :2] / depth[..., None] * focal + middle
+        near = NEAR * self.unit
+        seen_at, depth = project(moved, k[:, None], nearest=near)
         colour = (sampled(self.colours, seen_at) - self.own_colours).abs().mean(1)
-        behind = self._log_depth(seen_at) - depth.log()
+        behind = self._log_depth(seen_at) - depth.clamp_min(near).log()
         with torch.no_grad():
-            inside = (seen_at > 0).all(-1) & (seen_at[..., 0] < width) & (seen_at[..., 1] < height)
-            same = (moved[..., 2] > NEAR * self.unit) & (behind > -FRONT) & (behind < BEHIND)
-            used = (inside & same & self.asked).float()
+            same = (depth > near) & (behind > -FRONT) & (behind < BEHIND)
+            used = (inside_image(seen_at, self.images.shape[-2:]) & same & self.asked).float()
         wrong = _soft(colour, COLOUR) + DEPTH_WEIGHT * _soft(behind.abs(), DEPTH)
         return (used * wrong).sum() / used.sum() if bool(used.any()) else wrong.sum() * 0 + math.inf
 

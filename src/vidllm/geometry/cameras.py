@@ -8,9 +8,10 @@ translation (3), quaternion xyzw (4), vertical and horizontal field of view in r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
@@ -111,6 +112,11 @@ def invert_extrinsics(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, 
     return to_homogeneous(torch.cat((rotation, translation), dim=-1))
 
 
+def camera_centres(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, "*batch 3"]:
+    """Where cameras-from-world (3x4 or 4x4) stand in the world: ``-R^T t``."""
+    return invert_extrinsics(extrinsics)[..., :3, 3]
+
+
 @full_precision()
 def relative_to_first(extrinsics: Float[Tensor, "B F r 4"]) -> Float[Tensor, "B F 4 4"]:
     """Extrinsics re-expressed so that the world is the first camera: its own become the identity, ``E_f E_1^-1``."""
@@ -128,16 +134,31 @@ def unproject(
 
     Without extrinsics the points are in the camera frame. ``offset`` places the pixel centres (0.5 is ours, 0 VGGT's).
     """
-    height, width = depth.shape[-2:]
-    uv = pixel_centres(height, width, device=depth.device, dtype=depth.dtype, offset=offset)
-    k = intrinsics[..., None, None, :, :]
-    x = (uv[..., 0] - k[..., 0, 2]) / k[..., 0, 0] * depth
-    y = (uv[..., 1] - k[..., 1, 2]) / k[..., 1, 1] * depth
-    points = torch.stack((x, y, depth), dim=-1)
+    uv = pixel_centres(*depth.shape[-2:], device=depth.device, dtype=depth.dtype, offset=offset).flatten(0, 1)
+    return unproject_pixels(uv, depth.flatten(-2), intrinsics, extrinsics).unflatten(-2, depth.shape[-2:])
+
+
+@full_precision()
+def unproject_pixels(
+    uv: Float[Tensor, "... 2"],
+    depth: Float[Tensor, "*batch N"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    extrinsics: Float[Tensor, "*batch r 4"] | None = None,
+) -> Float[Tensor, "*batch N 3"]:
+    """Points that pixels (N, 2) or (*batch, N, 2) show at a z depth: Eq 3, with the skew of the intrinsics."""
+    k = intrinsics[..., None, :, :]
+    y = (uv[..., 1] - k[..., 1, 2]) / k[..., 1, 1]
+    x = (uv[..., 0] - k[..., 0, 2] - k[..., 0, 1] * y) / k[..., 0, 0]
+    points = torch.stack((x * depth, y * depth, depth), dim=-1)
     if extrinsics is None:
         return points
-    rotation, translation = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
-    return (points - translation[..., None, None, :]) @ rotation[..., None, :, :]
+    # row vectors: (R^T c)^T = c^T R
+    return (points - extrinsics[..., None, :3, 3]) @ extrinsics[..., :3, :3]
+
+
+def inside_image(uv: Float[Tensor, "*batch 2"], size: Sequence[int]) -> Bool[Tensor, "*batch"]:
+    """Which pixels (u, v) lie in an image of (H, W)."""
+    return (uv > 0).all(-1) & (uv[..., 0] < size[1]) & (uv[..., 1] < size[0])
 
 
 @full_precision()
@@ -145,11 +166,12 @@ def project(
     points: Float[Tensor, "... 3"],
     intrinsics: Float[Tensor, "*batch 3 3"],
     extrinsics: Float[Tensor, "*batch r 4"] | None = None,
+    nearest: float | None = None,
 ) -> tuple[Float[Tensor, "... 2"], Float[Tensor, ...]]:
     """(u, v) in pixels and z depth of points of shape (*batch, anything, 3): the inverse of :func:`unproject`.
 
     Points are in the world frame, or the camera's without extrinsics. Where depth <= 0 the point is behind the camera
-    and its (u, v) means nothing.
+    and its (u, v) means nothing; with ``nearest`` it is projected as if at that depth, as are all nearer points.
     """
     lead = intrinsics.ndim - 2
     flat = points.reshape(*points.shape[:lead], -1, 3)
@@ -157,7 +179,10 @@ def project(
         flat = flat @ extrinsics[..., :3, :3].transpose(-1, -2) + extrinsics[..., None, :3, 3]
     depth = flat[..., 2]
     tiny = torch.finfo(depth.dtype).eps
-    safe = torch.where(depth.abs() < tiny, torch.full_like(depth, tiny), depth)
-    u = flat[..., 0] / safe * intrinsics[..., None, 0, 0] + intrinsics[..., None, 0, 2]
-    v = flat[..., 1] / safe * intrinsics[..., None, 1, 1] + intrinsics[..., None, 1, 2]
-    return torch.stack((u, v), dim=-1).reshape(*points.shape[:-1], 2), depth.reshape(points.shape[:-1])
+    if nearest is None:
+        safe = torch.where(depth.abs() < tiny, torch.full_like(depth, tiny), depth)
+    else:
+        safe = depth.clamp_min(nearest)
+    k = intrinsics[..., None, :, :]
+    uv = flat[..., :2] / safe[..., None] * k[..., (0, 1), (0, 1)] + k[..., (0, 1), 2]
+    return uv.reshape(*points.shape[:-1], 2), depth.reshape(points.shape[:-1])

@@ -14,7 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.geometry.cameras import invert_extrinsics, pixel_centres, unproject
+from vidllm.geometry.cameras import (
+    camera_centres,
+    inside_image,
+    invert_extrinsics,
+    pixel_centres,
+    project,
+    unproject,
+)
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.small_pictures import made_small, sampled
 
@@ -75,7 +82,7 @@ def find_units(
 
 def _travel(extrinsics: Tensor) -> float:
     """The largest distance of a camera from the first."""
-    centres = invert_extrinsics(extrinsics.double())[:, :3, 3]
+    centres = camera_centres(extrinsics.double())
     return float((centres - centres[:1]).norm(dim=-1).max())
 
 
@@ -156,10 +163,7 @@ class _Sweep:
     def _moved(self, here: slice, there: slice, factor: float) -> tuple[Tensor, Tensor]:
         motion = self.extrinsics[there] @ invert_extrinsics(self.extrinsics[here])
         moved = self.points[here] @ motion[:, :3, :3].mT + factor * motion[:, None, :3, 3]
-        k, z = self.intrinsics[there], moved[..., 2].clamp_min(1e-6)
-        u = moved[..., 0] / z * k[:, None, 0, 0] + k[:, None, 0, 2]
-        v = moved[..., 1] / z * k[:, None, 1, 1] + k[:, None, 1, 2]
-        height, width = self.images.shape[-2:]
-        visible = self.known[here] & (moved[..., 2] > 1e-6) & (u > 0) & (u < width) & (v > 0) & (v < height)
-        found = sampled(self.images[there], torch.stack((u, v), -1)[:, None].nan_to_num(0.0, 0.0, 0.0))[:, :, 0]
+        uv, z = project(moved, self.intrinsics[there], nearest=1e-6)
+        visible = self.known[here] & (z > 1e-6) & inside_image(uv, self.images.shape[-2:])
+        found = sampled(self.images[there], uv[:, None].nan_to_num(0.0, 0.0, 0.0))[:, :, 0]
         return (found - self.colours[here]).abs().mean(1).clamp(max=CAP), visible

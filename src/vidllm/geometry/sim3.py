@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.alignment import umeyama, weighted_median
-from vidllm.geometry.cameras import invert_extrinsics, unproject
+from vidllm.geometry.cameras import camera_centres, unproject
 from vidllm.geometry.rotations import quaternion_to_matrix
 
 POINTS_A_FRAME = 4096  # at most so many pixels of a shared frame are paired, on a regular grid
@@ -200,17 +200,14 @@ def _first_guess(earlier: Views, later: Views, weights: Tensor) -> Sim3:
     used = weights > 0
     ratios = earlier.depth[used].log() - later.depth[used].log()
     scale = weighted_median(ratios, weights[used]).exp()
-    shift = _centres(earlier) - scale * (_centres(later) @ rotation.T)
+    shift = camera_centres(earlier.extrinsics) - scale * (camera_centres(later.extrinsics) @ rotation.T)
     return Sim3(scale, rotation, shift.median(0).values)
-
-
-def _centres(views: Views) -> Tensor:
-    return invert_extrinsics(views.extrinsics)[:, :3, 3]
 
 
 def _points(views: Views) -> Tensor:
     """All points of all frames, then the cameras' centres."""
-    return torch.cat([unproject(views.depth, views.intrinsics, views.extrinsics).flatten(0, 2), _centres(views)])
+    points = unproject(views.depth, views.intrinsics, views.extrinsics).flatten(0, 2)
+    return torch.cat([points, camera_centres(views.extrinsics)])
 
 
 def _frame_depths(views: Views, weights: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.outputs import GroundingOutput
 from vidllm.model.patches_3d import PositionEmbedding
@@ -73,16 +74,6 @@ def gather_rows(rows: Float[Tensor, "B T C"], index: Int[Tensor, "B ..."]) -> Fl
     """``rows[b, index[b]]``."""
     picked = rows.gather(1, index.flatten(1)[..., None].expand(-1, -1, rows.shape[-1]))
     return picked.unflatten(1, index.shape[1:])
-
-
-def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#batch 7"]) -> Bool[Tensor, "*batch"]:
-    """Whether each point lies in its box (faces included), broadcasting."""
-    offset = points - boxes[..., :3]
-    cos, sin = boxes[..., 6].cos(), boxes[..., 6].sin()
-    x = cos * offset[..., 0] + sin * offset[..., 1]
-    y = cos * offset[..., 1] - sin * offset[..., 0]
-    half = boxes[..., 3:6] / 2
-    return (x.abs() <= half[..., 0]) & (y.abs() <= half[..., 1]) & (offset[..., 2].abs() <= half[..., 2])
 
 
 class NeighbourAttention(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.alignment import weighted_median
-from vidllm.geometry.cameras import invert_extrinsics, one_lens, relative_to_first, to_homogeneous
+from vidllm.geometry.cameras import camera_centres, one_lens, relative_to_first, to_homogeneous
 from vidllm.geometry.photometric import find_units
 from vidllm.model.outputs import SceneScale
 
@@ -116,7 +116,7 @@ class FittedCameras:
             return torch.ones_like(self.unit)
         frames = self.extrinsics.shape[1]
         here, there = torch.triu_indices(frames, frames, 1).unbind(0)
-        centres = _centres(self.extrinsics), _centres(self.predicted)
+        centres = camera_centres(self.extrinsics), camera_centres(self.predicted)
         known, ours = ((c[:, here] - c[:, there]).norm(dim=-1) for c in centres)
         weights = torch.where(known > 1e-9, known, 0.0)
         ratio = weighted_median(ours / known.clamp_min(1e-9), weights) if len(here) else self.unit
@@ -124,10 +124,6 @@ class FittedCameras:
             warnings.warn("the pictures do not tell the scale of the known poses against depth; "
                           "it is that of the predicted camera path, or measured", stacklevel=2)  # fmt: skip
         return torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
-
-
-def _centres(extrinsics: Tensor) -> Tensor:
-    return invert_extrinsics(extrinsics)[..., :3, 3]
 
 
 def _from_votes(unit: Tensor, votes: Tensor) -> SceneScale:

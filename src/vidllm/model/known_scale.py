@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.geometry.cameras import unproject
+from vidllm.geometry.cameras import camera_centres, unproject, unproject_pixels
 from vidllm.geometry.floor import floor_height
 from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.scale_alignment import unit_scale
@@ -91,8 +91,7 @@ class KnownScale:
 
 def _height(points: Tensor, extrinsics: Tensor, up: Tensor) -> Tensor:
     """Median height of the cameras over the floor."""
-    centres = -(extrinsics[:, :3, 3:].transpose(1, 2) @ extrinsics[:, :3, :3])[:, 0]
-    return (centres @ up).median() - floor_height(points, up)
+    return (camera_centres(extrinsics) @ up).median() - floor_height(points, up)
 
 
 def _measured(known: KnownLength, depth: Tensor, intrinsics: Tensor) -> Tensor:
@@ -113,5 +112,4 @@ def _point(uv: tuple[float, float], depth: Tensor, intrinsics: Tensor) -> Tensor
     if not (0 <= u <= width and 0 <= v <= height):
         raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
     z = depth[min(int(v), height - 1), min(int(u), width - 1)]
-    x, y = (u - intrinsics[0, 2]) / intrinsics[0, 0], (v - intrinsics[1, 2]) / intrinsics[1, 1]
-    return torch.stack((x * z, y * z, z))
+    return unproject_pixels(z.new_tensor([uv]), z[None], intrinsics)[0]

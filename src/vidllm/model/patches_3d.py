@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vidllm.geometry.precision import full_precision
+from vidllm.geometry.cameras import unproject_pixels
 from vidllm.model.outputs import PooledPatches
 
 #: Root mean square of a visual token behind the norm: that of a small language model's stream behind its first layer.
@@ -79,7 +79,6 @@ def depth_at_centres(
     return centre.flatten(2), (count > 0).flatten(2)
 
 
-@full_precision()
 def back_project(
     depth: Float[Tensor, "B F H W"],
     intrinsics: Float[Tensor, "B F 3 3"],
@@ -101,11 +100,7 @@ def back_project(
     """
     centre_depth, valid = depth_at_centres(depth, grid, patch_size)
     pixels = patch_centres(grid, patch_size, depth.device)
-    k, pose = intrinsics.float(), extrinsics.float()
-    y = (pixels[:, 1] - k[..., 1, 2, None]) / k[..., 1, 1, None]
-    x = (pixels[:, 0] - k[..., 0, 2, None] - k[..., 0, 1, None] * y) / k[..., 0, 0, None]
-    camera = torch.stack([x, y, torch.ones_like(x)], dim=-1) * centre_depth[..., None]
-    world = (camera - pose[..., None, :3, 3]) @ pose[..., :3, :3]  # row vectors: (R^T c)^T = c^T R
+    world = unproject_pixels(pixels, centre_depth, intrinsics.float(), extrinsics.float())
     valid = valid & world.isfinite().all(-1)
     return torch.where(valid[..., None], world, 0.0), valid
 

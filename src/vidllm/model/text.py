@@ -26,10 +26,10 @@ from vidllm.model.prompts import (
     fixed_texts,
 )
 
-IGNORE_INDEX = -100  # a label that is not scored
 # Words and signs keep the blank before them; digits stand alone, so that numbers are read digit by digit.
 _WORDS = r"'s| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _FIXED_EVERY = 16  # how often the templates' words are shown beside the corpus
+IGNORE_INDEX = -100  # a label that is not scored
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> PreTrainedTokenizerFast:
@@ -195,15 +195,6 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     whole = _plain(tokenizer, f"{ASSISTANT} {answer.strip()}")
     tail = whole[len(turn) :] if whole[: len(turn)] == turn else _plain(tokenizer, f" {answer.strip()}")
     return [*tail, tokenizer.eos_token_id]
-
-
-def encode_example(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str | None
-) -> tuple[list[int], list[int]]:
-    """(input ids, labels) of a training example; only the answer is scored, nothing when ``answer`` is None."""
-    ids = encode_prompt(tokenizer, prompt)
-    told = [] if answer is None else encode_answer(tokenizer, answer)
-    return ids + told, [IGNORE_INDEX] * len(ids) + told
 
 
 def decode_answers(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Iterable[int]]) -> list[str]:

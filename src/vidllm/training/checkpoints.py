@@ -54,12 +54,6 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint of one file, or None."""
-    files = (path for path in reversed(list_checkpoints(folder)) if path.is_file() and passes_checksums(path))
-    return next((state for path in files if (state := read_checkpoint(path)) is not None), None)
-
-
 def passes_checksums(path: Path) -> bool:
     """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
 

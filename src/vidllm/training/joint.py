@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidllm.geometry.cameras import camera_centres
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -115,7 +116,10 @@ def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float
         last = cameras.pose_encodings[-1].float()
         turned, true = (quaternion_to_matrix(x[..., 3:7]) for x in (last, targets.pose))
         angle = rotation_angle_deg(turned, true)[:, 1:]
-        told, wanted = (-(r.mT @ x[..., :3, None])[:, 1:, :, 0] for r, x in ((turned, last), (true, targets.pose)))
+        told, wanted = (
+            camera_centres(torch.cat((r, x[..., :3, None]), dim=-1))[:, 1:]
+            for r, x in ((turned, last), (true, targets.pose))
+        )
         towards = F.cosine_similarity(told, wanted, dim=-1)
         fov = (last[..., 7:] / targets.pose[..., 7:] - 1).abs().median()
     if not angle.numel():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.export.line_chart import Panel, Series, line_charts, smoothed
+from vidllm.export.line_chart import Panel, Series, check_plot, line_charts, smoothed
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import has_file, naming, parse_json, read_json_object
 from vidllm.io.text_files import read_text
@@ -41,8 +41,9 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smoo
     """Draw the runs (folders, or their logs) as PNG; returns where (default: ``curves.png`` in the first run).
 
     ``smooth`` is the number of log lines that a strong point is the mean of; 1: the curves as they are.
-    Raises ValueError for a run without a log, a broken line, or another picture's name than ``.png``.
+    Raises ValueError without matplotlib, for a run without a log, a broken line, or a name that is not ``.png``.
     """
+    check_plot()
     if smooth is not None and smooth < 1:
         raise ValueError(f"--smooth: expected at least 1 line, received {smooth}")
     logs = [read_log(Path(run)) for run in runs]
@@ -52,7 +53,7 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smoo
     picture = line_charts(panels(logs, smooth), names([Path(run) for run in runs]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.savefig(temporary, format="png")
     return path
 
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidllm.geometry.boxes import diou_loss
-from vidllm.model.grounding import MASKED, points_in_boxes
+from vidllm.geometry.boxes import diou_loss, points_in_boxes
+from vidllm.model.grounding import MASKED
 from vidllm.model.outputs import GroundingOutput
 
 ENLARGE = 1.1  # of a target's box, and

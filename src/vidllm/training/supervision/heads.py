@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from vidllm.training.losses.targets import masked_mean
 
-IGNORE = -1
 LABEL_HEADS = ("category", "colour", "material")
 NEAR = 0.4  # normalised length below which directions are not told apart
 

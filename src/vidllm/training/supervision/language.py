@@ -19,7 +19,7 @@ class Words(Supervision[LanguageOutputs]):
         self.labels = parts.labels
         labels = parts.labels
         words = Vocabulary(parts.texts.tokenizer, labels.categories, labels.colours, labels.materials)
-        self.attention = WordAttention(parts.model.language_model, words, *parts.texts.special_ids[1:])
+        self.attention = WordAttention(parts.model.language_model, words, parts.texts.special_ids[2])
 
     def loss(self, outputs: LanguageOutputs, batch: Batch) -> Terms:
         """``words``, ``places`` and ``resemble``; the attention that each kind of word puts where it should."""

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from vidllm.datasets.words import plural
-from vidllm.model.grounding import points_in_boxes
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.lora import weight_of
@@ -114,11 +114,11 @@ class WordAttention:
     """Listens to some layers of a Llama-form language model and scores where its guided heads look."""
 
     def __init__(
-        self, language_model: nn.Module, vocabulary: Vocabulary, loc_token_id: int, coord_token_id: int
+        self, language_model: nn.Module, vocabulary: Vocabulary, coord_token_id: int
     ) -> None:
         model: Any = language_model
         layers = model.base_model.layers
-        self._vocabulary, self._loc, self._coord = vocabulary, loc_token_id, coord_token_id
+        self._vocabulary, self._coord = vocabulary, coord_token_id
         self.words = vocabulary.words
         heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}

@@ -1,0 +1,32 @@
+"""Names that vulture takes for unused, with the reason why each stays: ``vulture`` reads this file beside the source.
+
+A new name needs a reason of one of these kinds; code that only tests reach is deleted, or moved to the tests.
+"""
+
+# ruff: noqa: B018
+
+# called or read by Python, transformers, tokenizers, PyAV or pickle
+__call__, __class__, __dir__, __getattr__, showwarning, find_class, storage_meta, thread_type, pix_fmt
+_attn_implementation, _init_weights, architectures, base_model_prefix, config_class, do_normalize, main_input_name
+model_input_names, normalizer, post_processor, pre_tokenizer, return_text_replacement_offsets, sub_configs
+supports_gradient_checkpointing, valid_kwargs
+
+# fields of published files: a record holds what its file holds
+alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
+instance_type, nyu40, question_type, reference_type, times_us
+
+# found by name in a table: the exporters of vidllm.export, the verbs of vidllm.cli
+run_import, write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
+
+# read by name: the weight of a supervision is config.NAME_weight
+correspondence_weight, naming_weight, semantic_weight
+
+# hooks of mkdocs
+on_page_content, on_page_markdown
+
+# public: what a user of the library calls
+from_original, to_original  # pixels of the film as pixels of the processed frames, and back
+with_geometry  # a scene with given geometry, for oracle evaluation
+reconstruction_metrics  # every metric of two posed reconstructions in arrays
+read_config  # the configuration that a run wrote into its folder
+language_teacher, paper_stage1, tiny_stage1  # presets in Python of the stages before the joint training
