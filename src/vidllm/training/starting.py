@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from vidllm.model.auto import load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
@@ -30,10 +30,18 @@ LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "lan
 
 
 def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
-    """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
+    """The run's own, that of the language model it starts from (whose ids the weights know), or one trained on the
+    data: that of ``language_from``, where it has one, goes before that of ``init_from``.
+    """
     folder = Path(config.out) / "tokenizer"
-    if config.init_from and not (folder / "tokenizer.json").exists():
-        load_pretrained(config.init_from)[1].tokenizer.save_pretrained(folder)
+    if not (folder / "tokenizer.json").exists():
+        language = Path(config.language_from) if config.language_from else None
+        told = language is not None and (language / "tokenizer.json").exists()
+        start = str(language) if told else config.init_from
+        if start and _is_whole_model(Path(start)):
+            load_pretrained(start)[1].tokenizer.save_pretrained(folder)
+        elif start:
+            AutoTokenizer.from_pretrained(start).save_pretrained(folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
