@@ -48,7 +48,9 @@ def parsed(argv: list[str]) -> Any:
 
 def arguments_of(recipe: Path) -> list[str]:
     """Folders for what a recipe asks to be given."""
-    given = {"compact_1gpu": ["weights"], "paper_8gpu": ["weights", "scannet"]}
+    given = {
+        "compact_1gpu": ["weights"], "paper_8gpu": ["weights", "scannet"], "tiny_dinov2_cpu": ["facebook/dinov2-small"]
+    }  # fmt: skip
     return [*given.get(recipe.stem, []), "runs"]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,3 +84,15 @@ def test_the_encoders_older_names_are_translated_both_ways(tmp_path, monkeypatch
     assert old.format("q_proj") in new and old.format("o_proj") in new
     monkeypatch.setattr(compact_weights, "_names_are_old", lambda: True)
     assert sorted(load_compact(tmp_path)) == sorted(state)
+
+
+def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+    source, target = save_small_model(tmp_path / "usual"), tmp_path / "compact"
+    script = Path(__file__).parents[2] / "scripts" / "compact_weights.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(source), str(target), "--shard-mib", "0.5"])
+    runpy.run_path(str(script), run_name="__main__")
+    told = re.fullmatch(r"(.+) MiB in (\d) files, relative error of the matrices 0\.00\d+\n", capsys.readouterr().out)
+    assert told and int(told[2]) == len(list(target.glob("*.safetensors")))
+    before, after = (load_pretrained(folder)[0].state_dict() for folder in (source, target))
+    name = "encoder.backbone.encoder.layer.0.mlp.fc1.weight"
+    assert torch.allclose(before[name], after[name], atol=float(before[name].abs().max()) / 100)

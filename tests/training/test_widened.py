@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from micro_start import save_start, short_run
 from small_model import small_config
 
+from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.training.starting import _take_language_half, widened
+from vidllm.training.data import RoomsData
+from vidllm.training.starting import _take_language_half, run_tokenizer, widened
 from vidllm.training.supervision.oracle_features import BASE_WIDTH, OracleFeatures
 
 IDS = {"<video>": 3, "<loc>": 4, "<coord>": 5}
@@ -47,3 +51,12 @@ def test_a_widened_half_reads_repeated_tokens_as_the_narrow_one_reads_them():
 @pytest.mark.parametrize("shape", [(5,), (4, 7), (4, 6, 1)])
 def test_no_multiple_no_weight(shape):
     assert widened(torch.ones(4, 6), torch.Size(shape)) is None
+
+
+def test_the_words_are_those_of_the_language_model_that_is_taken(rooms_folder, tmp_path):
+    spoken = save_start(tmp_path / "spoken", rooms_folder)
+    config = replace(
+        short_run(rooms_folder, spoken, tmp_path / "run"), init_from=None, language_from=str(spoken), preset="tiny"
+    )
+    told = run_tokenizer(config, RoomsData(rooms_folder, 14))
+    assert told.get_vocab() == load_pretrained(spoken)[1].tokenizer.get_vocab()

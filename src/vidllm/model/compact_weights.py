@@ -73,7 +73,7 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
     if bad:
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
     kept: dict[str, Tensor] = {}
-    for name, value in renamed(state, _TO_KEPT).items():
+    for name, value in kept_names(state).items():
         kept |= {k: v.contiguous() for k, v in quantised(name, value.detach().cpu()).items()}
     shards = _shards(kept, largest_mib)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,11 @@ def load_compact(folder: Path) -> dict[str, Tensor]:
         name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if not _is_scale(name, found)
     }
     return renamed(weights, _TO_OLD) if _names_are_old() else weights
+
+
+def kept_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the names under which they are kept: those of transformers from 5.20 on."""
+    return renamed(weights, _TO_KEPT)
 
 
 def renamed(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import load_causal_lm, load_pretrained
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.text import read_tokenizer
 from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import RoomsData
@@ -29,10 +30,18 @@ LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "lan
 
 
 def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
-    """The run's own, that of ``init_from`` (whose ids the weights know), or one trained on the data."""
+    """The run's own, that of the language model it starts from (whose ids the weights know), or one trained on the
+    data: that of ``language_from``, where it has one, goes before that of ``init_from``.
+    """
     folder = Path(config.out) / "tokenizer"
-    if config.init_from:
-        return saved_tokenizer(folder) or keep_tokenizer(load_pretrained(config.init_from)[1].tokenizer, folder)
+    found = saved_tokenizer(folder)
+    if found is not None:
+        return found
+    language = model_of_run(config.language_from) if config.language_from else None
+    start = language if language is not None and (language / "tokenizer.json").exists() else config.init_from
+    if start:
+        whole = _is_whole_model(Path(start))
+        return keep_tokenizer(load_pretrained(start)[1].tokenizer if whole else read_tokenizer(start), folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
