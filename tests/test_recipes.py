@@ -12,8 +12,7 @@ import pytest
 from vidllm.cli.models import options_of
 from vidllm.cli.parser import build_parser, join_values
 from vidllm.cli.training import configuration, dry_options, plot_options, split_stage
-from vidllm.training.ablation.config import AblationConfig
-from vidllm.training.ablation.rows import table_named
+from vidllm.experiments.rows import AblationConfig, table_named
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 # A command is one write: two of them run side by side (`&`) and must not end up in one line.

@@ -46,7 +46,7 @@ def test_the_column_of_a_measurement(found):
 def test_arithmetic_runs_nothing(capsys):
     full_size.main(["tiny", "--arithmetic", "--frames", "1", "2", "--tflops", "1", "--bandwidth", "1"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["| seconds (floor)", "1 frames", "2 frames |"]
+    assert rows[0] == ["| seconds (lower bound)", "1 frames", "2 frames |"]
     one, two = next(row[1:] for row in rows if "encoder and adapter" in row[0])
     assert float(one) < float(two.strip("| "))
     assert any("peak of the whole" in row[0] for row in rows)

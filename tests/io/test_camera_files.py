@@ -335,11 +335,11 @@ def test_a_count_beyond_the_file_is_refused_at_once(tmp_path, name, count):
     write_colmap(tmp_path, [(1, 1, "PINHOLE", 640, 480, [500.0, 510.0, 320.0, 240.0])], IMAGES, True)
     path = tmp_path / name
     path.write_bytes(struct.pack("<Q", count) + path.read_bytes()[8:])
-    begun = time.monotonic()
+    begun = time.process_time()
     refused(read_intrinsics if name == "cameras.bin" else read_poses, path, f"{count} ", "announced")
     path.write_bytes(struct.pack("<Q", 1) + b"\0" * 64 + b"n\0" + struct.pack("<Q", count))
     refused(read_intrinsics if name == "cameras.bin" else read_poses, path)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("shape", ["(1000000000000, 4, 4)", "(-4, -4)", "(4, 4, 'x')", "(4.0, 4)", "4", "()"])

@@ -199,8 +199,8 @@ def test_a_single_window_is_the_whole_to_the_last_bit(model, known):
     windows = WindowedReconstruction(model, known)
     new, found = windows.add(images, 0), windows.snapshot()
     with torch.inference_mode():
-        found = model.encode_scene(images, known)
-        geometry, prefix = found.geometry, found.prefix
+        scene = model.encode_scene(images, known)
+        geometry, prefix = scene.geometry, scene.prefix
     assert torch.equal(found.extrinsics, geometry.extrinsics[0]) and torch.equal(new.depth, geometry.depth_m[0])
     assert torch.equal(found.intrinsics, geometry.intrinsics[0]) and torch.equal(new.confidence, geometry.confidence[0])
     assert torch.equal(found.scene_from_world, geometry.scene_from_world[0]) and found.factor == 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from room_boxes import object_boxes
 
+from vidllm.geometry.boxes import box_corners
 from vidllm_rooms import COLOURS, Primitive, Room, RoomObject, build_room
 from vidllm_rooms.camera_path import draw_path, free_distance
 from vidllm_rooms.catalogue import CATALOGUE, build_model

@@ -10,6 +10,7 @@ import pytest
 from room_boxes import object_boxes, room_points
 
 from vidllm.datasets.scannet import ScanNetScene
+from vidllm.geometry.boxes import box_corners
 from vidllm_rooms import build_room, render_clip
 from vidllm_rooms.official import export_rooms, scene_name, seed_of
 from vidllm_rooms.official.labels import COLUMNS, NYU40, nyu40_class

@@ -9,6 +9,7 @@ import pytest
 import torch
 from room_boxes import object_boxes, room_points
 
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm_rooms import Clip, build_room, render_clip
 
 SEEDS = (0, 4, 12, 21)

@@ -66,7 +66,7 @@ def test_seeing_steps_see_varied_pictures(rooms_folder, tmp_path, monkeypatch):
         run = Run.build(replace(short_run(rooms_folder, start, tmp_path / str(share)), vary_share=share))
         batch, kind = run.draw(0, np.random.default_rng(0))
         assert kind == "window"
-        monkeypatch.setattr(run.model, "see", _keeper(shown))
+        monkeypatch.setattr(run.model, "encode", _keeper(shown))
         with pytest.raises(Seen):
             run.losses((batch, kind), 0, np.random.default_rng(0))
         assert torch.equal(shown[-1], batch.images) == (share == 0)

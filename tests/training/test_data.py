@@ -9,6 +9,7 @@ import torch
 from vidllm.datasets import shards as dataset_shards
 from vidllm.datasets.language import language_from_record
 from vidllm.datasets.shards import Shard, rooms_labels
+from vidllm.geometry.boxes import points_in_boxes
 from vidllm.geometry.cameras import to_homogeneous, unproject
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
@@ -157,7 +158,7 @@ def test_texts_of_a_batch_name_boxes_and_points_of_its_scene(data):
     maker = TextMaker(build_tokenizer(corpus(records), 600))
     batch = draw(data, 0, 2, window=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as in training
-        texts = draw_texts(batch, maker, np.random.default_rng(0), TextCounts(4, 8, 5))
+        texts = draw_texts(batch, maker, np.random.default_rng(0), 4, 8, 5)
     video, loc, coord = maker.special_ids
     assert all(maker.special_ids) and len({video, loc, coord}) == 3
     for b, of_scene in enumerate(texts):

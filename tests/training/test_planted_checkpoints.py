@@ -51,7 +51,8 @@ def test_a_planted_checkpoint_does_not_run(config, saved, tmp_path):
     assert is_whole(folder / saved.name)
     (folder / saved.name / ".metadata").write_bytes(pickle.dumps(Planted(mark)))
     torch.save({"step": 1, "model": Planted(mark)}, folder / "step_0000000.pt")
-    train(replace(config, out=str(tmp_path / "run")), quiet)
+    with pytest.raises(ValueError, match=r"step_0000001, .*step_0000000\.pt: damaged"):
+        train(replace(config, out=str(tmp_path / "run")), quiet)
     assert not mark.exists()
 
 

@@ -66,7 +66,7 @@ def _scene(ids: list[int]):
 def test_every_kind_of_word_means_its_patches(tokenizer, vocabulary):
     ids = tokenizer(" red table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
-    guide = WordAttention(_model(), vocabulary, LOC, COORD)
+    guide = WordAttention(_model(), vocabulary, COORD)
     wanted = {kind: targets.tolist() for kind, (_, _, targets) in guide._wanted(prefix, names, packed).items()}
     assert wanted == {
         "category": [[False, False, False, False]],  # no table is red
@@ -88,7 +88,7 @@ def test_the_answer_looks_at_the_first_thing_asked_of_after_the_situation(tokeni
     said = "i stand by the lamp . is the table by the red lamp ?"
     ids = tokenizer(said, add_special_tokens=False)["input_ids"]
     packed = pack([[Text([*ids, 7, 8], [False] * len(ids) + [True] * 2, "q", [])]], LOC, 100)
-    guide = WordAttention(_model(), vocabulary, LOC, COORD)
+    guide = WordAttention(_model(), vocabulary, COORD)
     wanted = guide._wanted(prefix, names, packed)
     rows, places, targets = wanted["answer"]
     assert (rows.tolist(), places.tolist(), targets.tolist()) == ([0], [len(ids) - 1], [[False, True, False, False]])
@@ -101,7 +101,7 @@ def test_heads_learn_to_look_where_words_mean_and_the_attention_told_is_the_mode
     ids = tokenizer(" red and a table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
     model = _model()
-    guide = WordAttention(model, vocabulary, LOC, COORD)
+    guide = WordAttention(model, vocabulary, COORD)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     figures = {}
     for _ in range(40):
@@ -139,7 +139,7 @@ def test_nouns_and_tokens_learn_to_tell_where_things_are(tokenizer, vocabulary):
     ids = tokenizer(" lamp or table", add_special_tokens=False)["input_ids"]
     prefix, names, packed = _scene(ids)
     model = _model()
-    guide = WordAttention(model, vocabulary, LOC, COORD)
+    guide = WordAttention(model, vocabulary, COORD)
     tokens = torch.nn.Parameter(prefix.tokens.clone())
     optimizer = torch.optim.Adam([*model.parameters(), tokens], 1e-2)
     told = []

@@ -82,9 +82,9 @@ class DenseHeadConfig:
     features: int = 256
     out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     tap_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
-    encoder_taps: int = 0  # [D] the first of the four, finest, read the encoder's tapped layers in their place
     frames_chunk_size: int = 8
     point_head: bool = True
+    encoder_taps: int = 0  # [D] the first of the four, finest, read the encoder's tapped layers in their place
 
 
 @dataclass

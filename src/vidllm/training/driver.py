@@ -113,10 +113,11 @@ def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Ca
             figures = train_step(run, step, world, world.first(clock.spent()))
             clock.add(figures)
             done = step + 1
-            last = done == config.steps or world.first(clock.spent() >= 1)
+            out_of_time = done < config.steps and world.first(clock.spent() >= 1)
+            last = out_of_time or done == config.steps
             if "skipped_steps" in figures:
                 say(f"step {done} skipped: {run.watch.reason}")
-            if (done % config.log_every == 0 or last) and world.rank == 0:
+            if (done % config.log_every == 0 or out_of_time) and world.rank == 0:
                 line = clock.line(done, run.bad_steps)
                 write_log(out / "log.jsonl", line)
                 trackers.log(line, done)
