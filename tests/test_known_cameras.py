@@ -263,7 +263,7 @@ def test_the_command_line_tells_in_one_line(tmp_path: Path, capsys):
     refused("expected a TUM trajectory", "--poses", str(tmp_path / "words.txt"))
     refused("expected a matrix of numbers", "--intrinsics", str(tmp_path / "words.txt"))
     refused("no pose such as 0.txt", "--poses", str(tmp_path))
-    refused("give them with --poses", "--poses-scale", "unknown")
+    refused("it needs --poses", "--poses-scale", "unknown")
     refused("invalid choice", "--poses", "x", "--poses-scale", "feet")
     assert not (tmp_path / "out").exists()
     (tmp_path / "poses.txt").write_text("\n".join(f"{n} {n * 0.1} 0 0 0 0 0 1" for n in range(4)))

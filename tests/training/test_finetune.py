@@ -125,8 +125,8 @@ def test_the_cached_scene_gives_the_prefix_of_the_video_itself(config, monkeypat
     files = sorted(run.seen.folder.iterdir())
     files[0].write_bytes(b"cut")  # is seen again; the other is not
     looked = []
-    see = VidLLMForConditionalGeneration.see
-    monkeypatch.setattr(VidLLMForConditionalGeneration, "see", lambda self, x: looked.append(1) or see(self, x))
+    encode = VidLLMForConditionalGeneration.encode
+    monkeypatch.setattr(VidLLMForConditionalGeneration, "encode", lambda self, x: looked.append(1) or encode(self, x))
     again = FinetuneRun(config, quiet)
     for video in again.texts.videos:
         again.seen.scene(video)
