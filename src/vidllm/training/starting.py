@@ -38,10 +38,10 @@ def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBa
     if found is not None:
         return found
     language = model_of_run(config.language_from) if config.language_from else None
-    start = language if language is not None and (language / "tokenizer.json").exists() else config.init_from
-    if start:
-        whole = _is_whole_model(Path(start))
-        return keep_tokenizer(load_pretrained(start)[1].tokenizer if whole else read_tokenizer(start), folder)
+    if language is not None and (language / "tokenizer.json").exists():
+        return keep_tokenizer(read_tokenizer(language), folder)
+    if config.init_from:
+        return keep_tokenizer(load_pretrained(config.init_from)[1].tokenizer, folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
