@@ -5,7 +5,6 @@ A folder keeps what it is made with, what was trained, and what was measured.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ import numpy as np
 from vidllm.evaluation.results import json_text, plain
 from vidllm.experiments.rows import AblationConfig
 from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import read_json_object
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.text import read_tokenizer
 from vidllm.training.config import TrainConfig
@@ -72,9 +72,8 @@ def once(folder: Path, make: Callable[[], Record]) -> Record:
 
 def read_json(path: Path) -> Record | None:
     """A file written by :func:`write_json`, None where there is none or it is damaged."""
-    with suppress(OSError, ValueError):
-        value: Record = json.loads(path.read_text(encoding="utf-8"))
-        return value
+    with suppress(ValueError):
+        return read_json_object(path)
     return None
 
 
