@@ -18,7 +18,7 @@ from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.given_cameras import GivenCameras
 from vidllm.scene import Scene
 from vidllm_rooms.shards import SIZES, render_scene
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
 
 KNOWN = ("nothing", "intrinsics", "poses, unknown scale", "poses", "intrinsics and poses, unknown scale",
          "intrinsics and poses")  # fmt: skip

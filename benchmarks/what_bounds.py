@@ -30,10 +30,10 @@ from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
 from vidllm.training.run import PATCH_SIZE
 from vidllm.training.supervision.oracle_features import OracleFeatures
-from vidllm_rooms.catalogue import LABELS
 from vidllm_rooms.evaluation import score_grounding, score_questions
 from vidllm_rooms.shards import SIZES, render_scene, scene_record
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
+from vidllm_rooms.world.catalogue import LABELS
 
 COLUMNS = {"qa": "QA EM", "acc_25": "Acc@0.25", "acc_50": "Acc@0.5", "f1_25": "several F1@0.25",
            "none_right": "no such object"}  # fmt: skip

@@ -28,7 +28,7 @@ from vidllm_rooms.language.speaker import count_answers
 from vidllm_rooms.raycast import nearest
 from vidllm_rooms.render import primitives_of, render_linear
 from vidllm_rooms.shading import prepare
-from vidllm_rooms.types import Clip, Room
+from vidllm_rooms.world import Clip, Room
 
 KEYS, STEPS, FPS = 8, 7, 10
 SIZE, PROCESSED = (224, 280), (112, 140)

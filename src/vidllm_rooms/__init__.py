@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vidllm.datasets.language import Caption, Language, Question, Reference
-from vidllm_rooms.layout import build_room
 from vidllm_rooms.render import render_clip
-from vidllm_rooms.types import COLOURS, Clip, Light, Primitive, Room, RoomObject
+from vidllm_rooms.world import COLOURS, Clip, Light, Primitive, Room, RoomObject
+from vidllm_rooms.world.layout import build_room
 
 __all__ = [
     "COLOURS",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidllm_rooms.footprints import Outline
-from vidllm_rooms.types import Room, RoomObject
+from vidllm_rooms.world import Room, RoomObject
+from vidllm_rooms.world.footprints import Outline
 
 WALL_CLEARANCE_M = 0.4
 OBJECT_CLEARANCE_M = 0.22

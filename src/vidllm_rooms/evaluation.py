@@ -20,7 +20,7 @@ from vidllm.geometry.boxes import iou_oriented
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm_rooms.shards import SIZES, render_scene
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
 
 
 def score_questions(scene: Scene, language: Language, blind: LanguageOnly | None, metrics: Metrics) -> None:

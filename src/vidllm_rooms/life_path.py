@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from vidllm_rooms.camera_path import CameraPath, FreeMap, draw_path, intrinsics_of, poses_of, smooth_steps
-from vidllm_rooms.footprints import Outline
-from vidllm_rooms.types import Room, RoomObject
+from vidllm_rooms.world import Room, RoomObject
+from vidllm_rooms.world.footprints import Outline
 
 KINDS, SHARES = ("near", "turn", "walk"), (0.45, 0.25, 0.3)
 FIELD_OF_VIEW = (45.0, 100.0)  # degrees, of the longer side

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidllm.geometry.cameras import camera_centres
 from vidllm_rooms.textures import TEXTURES
-from vidllm_rooms.types import Primitive
+from vidllm_rooms.world import Primitive
 
 KINDS = ("box", "cylinder", "ellipsoid")
 NEAR_M = 1e-2

@@ -13,7 +13,7 @@ from vidllm_rooms.life_path import draw_life_path
 from vidllm_rooms.phone_camera import photograph_life
 from vidllm_rooms.raycast import Hits, PrimitiveTable, cast, nearest, surface
 from vidllm_rooms.shading import Lighting, prepare, shade
-from vidllm_rooms.types import Clip, Look, Room
+from vidllm_rooms.world import Clip, Look, Room
 
 #: Rays cast at once: bounds the memory of the candidate lists (about 300 bytes a ray).
 _PIXELS = 400_000

@@ -21,7 +21,7 @@ from vidllm.export.depth_png import write_depth_png
 from vidllm.io.atomic import atomic_folder
 from vidllm.video import write_video
 from vidllm_rooms.shards import scene_record
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
 
 JPEG_QUALITY = 95
 CONVENTIONS = {

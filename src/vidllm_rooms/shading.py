@@ -15,10 +15,10 @@ import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm_rooms.footprints import Outline
 from vidllm_rooms.raycast import Hits, PrimitiveTable, nearest
 from vidllm_rooms.textures import EMISSION, TEXTURES, Surface, albedo, face_coordinates
-from vidllm_rooms.types import Light, Room
+from vidllm_rooms.world import Light, Room
+from vidllm_rooms.world.footprints import Outline
 
 _CELL_M = 0.16
 _BIAS_M = 0.05

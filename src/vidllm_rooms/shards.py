@@ -12,8 +12,8 @@ import torch
 
 from vidllm.datasets.language import Language
 from vidllm.datasets.shards import save_shard
-from vidllm_rooms.catalogue import LABELS
-from vidllm_rooms.types import Clip, Look
+from vidllm_rooms.world import Clip, Look
+from vidllm_rooms.world.catalogue import LABELS
 
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
@@ -42,8 +42,8 @@ def render_scene(
 ) -> tuple[Clip, Language]:
     """One room, its clip and its language, all determined by the seed and the look."""
     from vidllm_rooms.language import make_language
-    from vidllm_rooms.layout import build_room
     from vidllm_rooms.render import render_clip
+    from vidllm_rooms.world.layout import build_room
 
     clip = render_clip(build_room(seed, look), frames=frames, height=height, width=width, look=look)
     return clip, make_language(clip, np.random.default_rng([seed, 7]))

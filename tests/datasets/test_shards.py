@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vidllm.datasets.shards import LabelSpace, Shard, check_shards, rooms_labels, save_shard, shard_fault
 from vidllm.training.data import RoomsData
-from vidllm_rooms.catalogue import LABELS
+from vidllm_rooms.world.catalogue import LABELS
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ from vidllm.model import configuration
 from vidllm.model.auto import load_pretrained
 from vidllm.training.config import tiny_test
 from vidllm_rooms.evaluation import evaluate, remembered_clip
+from vidllm_rooms.language.template_questions import template_questions
 from vidllm_rooms.shards import render_scene
-from vidllm_rooms.template_questions import template_questions
 
 
 def quiet(line: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vidllm.geometry.cameras import unproject
-from vidllm_rooms.types import Room
+from vidllm_rooms.world import Room
 
 
 def object_boxes(room: Room) -> torch.Tensor:

@@ -24,8 +24,8 @@ from vidllm_rooms.language.questions import ASK
 from vidllm_rooms.language.references import REQUESTS, REQUESTS_MANY
 from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.language.templates import TEMPLATES
-from vidllm_rooms.layout import build_room
-from vidllm_rooms.types import COLOURS, Clip, Room, RoomObject
+from vidllm_rooms.world import COLOURS, Clip, Room, RoomObject
+from vidllm_rooms.world.layout import build_room
 
 SIZES = {
     "chair": (0.45, 0.45, 0.9),

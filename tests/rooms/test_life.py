@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from vidllm.geometry.cameras import project, unproject
-from vidllm_rooms.layout import build_room
 from vidllm_rooms.life_path import draw_life_path
 from vidllm_rooms.phone_camera import photograph_life
 from vidllm_rooms.shards import render_scene, write_shard
+from vidllm_rooms.world.layout import build_room
 
 
 @pytest.fixture(scope="module")

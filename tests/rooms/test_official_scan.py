@@ -17,7 +17,7 @@ from vidllm_rooms.official.labels import COLUMNS, NYU40, nyu40_class
 from vidllm_rooms.official.mesh import tessellate
 from vidllm_rooms.official.naming import moved, scan_frames
 from vidllm_rooms.official.scan import scan_room, seen_objects
-from vidllm_rooms.types import Clip, Primitive
+from vidllm_rooms.world import Clip, Primitive
 
 SEEDS = (3, 1004)
 FRAMES, HEIGHT, WIDTH = 3, 56, 72

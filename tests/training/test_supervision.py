@@ -10,7 +10,7 @@ from micro_start import save_start, short_run
 
 from vidllm.training.run import Run
 from vidllm.training.supervision import SUPERVISIONS, Parts, build
-from vidllm_rooms.template_questions import template_questions
+from vidllm_rooms.language.template_questions import template_questions
 
 WEIGHTS = {f"{kind.name}_weight": 0.0 for kind in SUPERVISIONS}
 

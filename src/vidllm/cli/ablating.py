@@ -41,7 +41,7 @@ def ablate(argv: list[str]) -> None:
     from vidllm.experiments.runs import ablate as run
     from vidllm.experiments.runs import publish
     from vidllm_rooms.evaluation import evaluate, remembered_clip, remembered_room
-    from vidllm_rooms.template_questions import template_questions
+    from vidllm_rooms.language.template_questions import template_questions
 
     rooms = Rooms(remembered_clip, partial(evaluate, render=remembered_room), template_questions)
     results = run(table, config, seeds, rooms, reading.note)

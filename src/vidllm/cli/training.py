@@ -95,7 +95,7 @@ def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable
     from vidllm.training.config import TrainConfig
     from vidllm.training.loop import train as run
     from vidllm.training.teacher_runs import geometry_teacher
-    from vidllm_rooms.template_questions import template_questions
+    from vidllm_rooms.language.template_questions import template_questions
 
     config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
     preset(config.preset)
@@ -122,7 +122,7 @@ def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None,
 
 def _dry_run(config: Any, options: argparse.Namespace) -> None:
     from vidllm.training.preflight import dry_run
-    from vidllm_rooms.template_questions import template_questions
+    from vidllm_rooms.language.template_questions import template_questions
 
     report = dry_run(config, options.gpus, template_questions)
     if options.json:

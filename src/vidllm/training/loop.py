@@ -19,7 +19,8 @@ def train(
 ) -> Path:
     """Run (or resume) joint training; returns the folder of the final model.
 
-    ``extra_questions`` make the template questions of ``plain`` and ``places`` (``vidllm_rooms.template_questions``).
+    ``extra_questions`` make the template questions of ``plain`` and ``places``
+    (``vidllm_rooms.language.template_questions``).
 
     Raises ValueError as :func:`~vidllm.training.driver.drive`.
     """

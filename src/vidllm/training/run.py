@@ -134,7 +134,7 @@ def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> Sc
     if extra is not None:
         return lambda record, boxes, rng: extra(record, boxes, rng, config.plain, config.places)
     if config.plain or config.places:
-        raise ValueError("plain and places ask template questions: give train() vidllm_rooms.template_questions")
+        raise ValueError("plain and places ask template questions: give train() those of vidllm_rooms.language")
     return None
 
 

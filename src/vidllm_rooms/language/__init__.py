@@ -17,7 +17,7 @@ from vidllm_rooms.language.facts import observe
 from vidllm_rooms.language.questions import QUESTION_KINDS, make_questions
 from vidllm_rooms.language.references import REFERENCE_KINDS, make_references
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
 
 __all__ = [
     "QUESTION_KINDS",

@@ -15,7 +15,7 @@ from vidllm_rooms.language.priors import (
     present_share,
 )
 from vidllm_rooms.language.speaker import Option, Speaker, count_answers
-from vidllm_rooms.types import COLOURS
+from vidllm_rooms.world import COLOURS
 
 TRIES = 6
 

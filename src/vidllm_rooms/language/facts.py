@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidllm_rooms.types import Clip, Room, RoomObject
+from vidllm_rooms.world import Clip, Room, RoomObject
 
 VISIBLE_FRACTION = 0.003  # of a frame: the default of Clip.visible
 SIDE_MARGIN_M = 0.3

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import erf, sqrt
 
-from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.facts import Scene
 from vidllm_rooms.language.frequencies import COUNTS, LOADS
+from vidllm_rooms.world.catalogue import CATALOGUE
 
 CATEGORIES = tuple(CATALOGUE)
 SEATS = ("chair", "office chair", "armchair", "sofa", "bench", "bed", "stool")

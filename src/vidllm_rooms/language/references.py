@@ -14,7 +14,7 @@ from vidllm_rooms.language.ask_things import known_names
 from vidllm_rooms.language.describe import Description, related_description
 from vidllm_rooms.language.priors import present_share
 from vidllm_rooms.language.speaker import Option, Speaker
-from vidllm_rooms.types import COLOURS
+from vidllm_rooms.world import COLOURS
 
 #: Requests around a noun phrase with its article; most expressions are the bare phrase.
 REQUESTS: tuple[str, ...] = (

@@ -17,11 +17,11 @@ import numpy as np
 
 from vidllm.datasets.language import Language, Question, Reference
 from vidllm.datasets.words import plural, tokens
-from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES
 from vidllm_rooms.official.scan import Scan
 from vidllm_rooms.official.situations import SituationReader, pose_in_scan
-from vidllm_rooms.types import Clip
+from vidllm_rooms.world import Clip
+from vidllm_rooms.world.catalogue import CATALOGUE
 
 Entry = dict[str, Any]
 _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart

@@ -6,7 +6,7 @@ class is taken (sofa: couch; ceiling lamp: ceiling light); what ScanNet does not
 
 from __future__ import annotations
 
-from vidllm_rooms.catalogue import CATALOGUE
+from vidllm_rooms.world.catalogue import CATALOGUE
 
 COLUMNS = (
     "id", "raw_category", "category", "count", "nyu40id", "eigen13id", "nyuClass", "nyu40class", "eigen13class",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vidllm_rooms.official.naming import moved
-from vidllm_rooms.types import Primitive
+from vidllm_rooms.world import Primitive
 
 OBJECT_SPACING_M, SHELL_SPACING_M = 0.05, 0.1
 FEWEST_AROUND, MOST_AROUND = 32, 160

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidllm_rooms.types import Room
+from vidllm_rooms.world import Room
 
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"scene9(\d{3,})_00")

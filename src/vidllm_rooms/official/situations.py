@@ -23,7 +23,7 @@ from vidllm_rooms.language.ask_situated import OVERHEAD_M, SITUATIONS, standpoin
 from vidllm_rooms.language.facts import observe, viewer_axes
 from vidllm_rooms.language.priors import SEATS
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.types import Clip, Room, RoomObject
+from vidllm_rooms.world import Clip, Room, RoomObject
 
 
 @dataclass(frozen=True)

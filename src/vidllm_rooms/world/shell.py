@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from vidllm_rooms.catalogue import tinted
-from vidllm_rooms.footprints import Outline, Point
-from vidllm_rooms.parts import RGB
-from vidllm_rooms.types import COLOURS, Primitive
+from vidllm_rooms.world import COLOURS, Primitive
+from vidllm_rooms.world.catalogue import tinted
+from vidllm_rooms.world.footprints import Outline, Point
+from vidllm_rooms.world.parts import RGB
 
 WALL_M = 0.12
 SHAPES = ("rectangle", "L", "T", "chamfered", "bay")

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vidllm_rooms.catalogue import build_model, draw_colour
-from vidllm_rooms.clutter import scatter
-from vidllm_rooms.footprints import Footprint, Outline
-from vidllm_rooms.placing import Placed, Placer
-from vidllm_rooms.shell import build_shell, draw_outline
-from vidllm_rooms.types import Light, Look, Room
+from vidllm_rooms.world import Light, Look, Room
+from vidllm_rooms.world.catalogue import build_model, draw_colour
+from vidllm_rooms.world.clutter import scatter
+from vidllm_rooms.world.footprints import Footprint, Outline
+from vidllm_rooms.world.placing import Placed, Placer
+from vidllm_rooms.world.shell import build_shell, draw_outline
 
 ROOM_TYPES = ("living room", "bedroom", "office", "dining room", "kitchen", "hallway")
 MAX_OBJECTS = 20

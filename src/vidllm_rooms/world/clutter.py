@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vidllm_rooms.footprints import Footprint, overlap
-from vidllm_rooms.parts import RGB
-from vidllm_rooms.placing import Placed, Placer
-from vidllm_rooms.types import COLOURS, Primitive
+from vidllm_rooms.world import COLOURS, Primitive
+from vidllm_rooms.world.footprints import Footprint, overlap
+from vidllm_rooms.world.parts import RGB
+from vidllm_rooms.world.placing import Placed, Placer
 
 MOST = 90  # pieces a room
 PER_M2 = 45.0  # on surfaces of the untidiest room

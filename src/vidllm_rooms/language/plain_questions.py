@@ -4,7 +4,7 @@ The world's own questions are balanced against guessing, so that hardly one in t
 those by way of a relation. A small model that trains from nothing meets too few of them to learn the reading itself.
 These ask, in the same phrasings, about things that their noun alone tells apart: their colour, their material, and how
 many there are of a kind, counts of none included. They are for training alone; what is measured has none. Those on
-places are in :mod:`vidllm_rooms.place_questions`.
+places are in :mod:`vidllm_rooms.language.place_questions`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from vidllm.datasets.language import Question
 from vidllm.datasets.words import plural, with_article
-from vidllm_rooms.catalogue import CATALOGUE
 from vidllm_rooms.language.templates import TEMPLATES
+from vidllm_rooms.world.catalogue import CATALOGUE
 
 ABSENT_SHARE = 0.4  # of the questions on counts and existence: kinds that are not there
 

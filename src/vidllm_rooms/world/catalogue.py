@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidllm.datasets.shards import LabelSpace
-from vidllm_rooms import furniture as f
-from vidllm_rooms import objects as o
-from vidllm_rooms.parts import RGB, Kit, Model
-from vidllm_rooms.types import COLOURS
+from vidllm_rooms.world import COLOURS
+from vidllm_rooms.world import furniture as f
+from vidllm_rooms.world import objects as o
+from vidllm_rooms.world.parts import RGB, Kit, Model
 
 #: Material name -> texture of the parts that carry the object's colour.
 MATERIAL_TEXTURES: dict[str, str] = {

@@ -17,10 +17,10 @@ import numpy as np
 from vidllm.datasets.language import Question
 from vidllm.datasets.words import metres
 from vidllm_rooms.language.ask_situated import SIDES, SITUATIONS
+from vidllm_rooms.language.plain_questions import ask_plainly, plain
 from vidllm_rooms.language.priors import SEATS
 from vidllm_rooms.language.speaker import half_metres
 from vidllm_rooms.language.templates import TEMPLATES
-from vidllm_rooms.plain_questions import ask_plainly, plain
 
 APART_M, APART_DEGREES, BEFORE_M = 0.3, 6.0, 0.3  # what is clearly left of another thing, as the rooms' relation
 NEARER_RATIO, NEARER_M = 1.15, 0.15  # what is clearly nearer, as the rooms' superlative

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidllm_rooms.parts import Kit
+from vidllm_rooms.world.parts import Kit
 
 STEEL = (0.62, 0.63, 0.65)
 DARK = (0.10, 0.10, 0.11)

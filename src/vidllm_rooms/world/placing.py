@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidllm_rooms.catalogue import Piece
-from vidllm_rooms.footprints import Footprint, Outline, contains, overlap
-from vidllm_rooms.parts import Support
-from vidllm_rooms.types import Primitive, RoomObject
+from vidllm_rooms.world import Primitive, RoomObject
+from vidllm_rooms.world.catalogue import Piece
+from vidllm_rooms.world.footprints import Footprint, Outline, contains, overlap
+from vidllm_rooms.world.parts import Support
 
 GAP_M = 0.02
 SKIRTING_M = 0.014

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from vidllm_rooms.furniture import DARK, STEEL
-from vidllm_rooms.parts import Kit
+from vidllm_rooms.world.furniture import DARK, STEEL
+from vidllm_rooms.world.parts import Kit
 
 PAPER = (0.90, 0.88, 0.80)
 PANE = (0.80, 0.89, 0.97)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidllm_rooms.types import Kind, Primitive
+from vidllm_rooms.world import Kind, Primitive
 
 RGB = tuple[float, float, float]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.language import Question
-from vidllm_rooms.place_questions import place_questions
-from vidllm_rooms.plain_questions import plain_questions
+from vidllm_rooms.language.place_questions import place_questions
+from vidllm_rooms.language.plain_questions import plain_questions
 
 
 def template_questions(
