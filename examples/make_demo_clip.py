@@ -24,7 +24,7 @@ from vidllm_rooms.camera_path import CameraPath, draw_path
 from vidllm_rooms.imaging import draw_sensor, photograph
 from vidllm_rooms.language import make_language
 from vidllm_rooms.language.facts import Scene, observe
-from vidllm_rooms.language.speaker import count_answers
+from vidllm_rooms.language.speaker import spelled
 from vidllm_rooms.raycast import nearest
 from vidllm_rooms.render import primitives_of, render_linear
 from vidllm_rooms.shading import prepare
@@ -91,7 +91,7 @@ def countable(scene: Scene) -> int | None:
 
 def questions(language: Language, chairs: int) -> list[dict[str, object]]:
     """The count of chairs first, then one question of each wanted kind."""
-    chosen = [{"kind": "count", "question": "How many chairs are there?", "answers": list(count_answers(chairs))}]
+    chosen = [{"kind": "count", "question": "How many chairs are there?", "answers": list(spelled(chairs))}]
     for kind in WANTED:
         for item in language.questions:
             if item.kind == kind:

@@ -9,22 +9,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from guessing import answer_counts
 
 from vidllm.datasets.language import Language, Question
 from vidllm.datasets.words import NUMBER_WORDS, answer_matches, plural
-from vidllm_rooms.language import QUESTION_KINDS, REFERENCE_KINDS, make_language
-from vidllm_rooms.language.ask_situated import SIDE_WORDS, SITUATIONS
-from vidllm_rooms.language.balance import answer_counts
+from vidllm_rooms.language import make_language
 from vidllm_rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
-from vidllm_rooms.language.describe import RELATION_WORDS
 from vidllm_rooms.language.facts import observe
-from vidllm_rooms.language.frequencies import COUNTS
-from vidllm_rooms.language.priors import CATEGORIES
-from vidllm_rooms.language.questions import ASK
-from vidllm_rooms.language.references import REQUESTS, REQUESTS_MANY
-from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.language.templates import TEMPLATES
+from vidllm_rooms.language.guessing import COUNTS
+from vidllm_rooms.language.questions import ASK, QUESTION_KINDS
+from vidllm_rooms.language.references import REFERENCE_KINDS, REQUESTS, REQUESTS_MANY
+from vidllm_rooms.language.situations import SIDE_WORDS, SITUATIONS
+from vidllm_rooms.language.speaker import QUESTIONS, RELATIONS, Speaker
 from vidllm_rooms.world import COLOURS, Clip, Room, RoomObject
+from vidllm_rooms.world.catalogue import CATALOGUE
 from vidllm_rooms.world.layout import build_room
 
 SIZES = {
@@ -173,7 +171,7 @@ class Told:
 
 
 #: Categories of the world that fake rooms never hold.
-ABSENT = tuple(name for name in CATEGORIES if name not in SIZES and name not in SMALL and name != "picture")
+ABSENT = tuple(name for name in CATALOGUE if name not in SIZES and name not in SMALL and name != "picture")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +194,7 @@ def said_side(text: str) -> str:
 
 
 def relation_holds(t: Told, text: str, first: int, second: int) -> bool:
-    pairs = [(name, word) for name, words in RELATION_WORDS.items() for word in words]
+    pairs = [(name, word) for name, words in RELATIONS.items() for word in words]
     name = next(n for n, word in sorted(pairs, key=lambda p: -len(p[1])) if f" {word} the" in text)
     a, b = t.view[first], t.view[second]
     low, high = (np.array(t.things[i].centre)[2] - t.things[i].size[2] / 2 for i in (first, second))
@@ -310,7 +308,7 @@ CHECKS: dict[str, Callable[[Told, Question], bool]] = {
 
 def in_order(t: Told, q: Question, kind: str, axis: int) -> bool:
     """Whether the subject of a question lies before its landmark along the axis; the phrasing says which is which."""
-    for template in TEMPLATES[kind]:
+    for template in QUESTIONS[kind]:
         pattern = re.escape(template).replace(r"\{x\}", "(?P<x>.+)").replace(r"\{y\}", "(?P<y>.+)")
         slots = re.fullmatch(pattern, q.question, re.I)
         if slots and all(len(t.mentioned(slots[name])) == 1 for name in "xy"):
@@ -330,7 +328,7 @@ def test_answers_hold_when_derived_again(kind: str, told: list[Told]) -> None:
 @pytest.mark.parametrize("kind", QUESTION_KINDS)
 def test_every_kind_has_eight_phrasings(kind: str) -> None:
     for name in (kind, f"{kind}_choice"):
-        phrasings = TEMPLATES.get(name, TEMPLATES[kind])
+        phrasings = QUESTIONS.get(name, QUESTIONS[kind])
         assert len(set(phrasings)) >= 8
         assert all(p.endswith(("?", ".")) for p in phrasings)
 
@@ -338,7 +336,7 @@ def test_every_kind_has_eight_phrasings(kind: str) -> None:
 def test_other_phrasings_are_many_enough() -> None:
     tables = (*SITUATIONS.values(), REQUESTS, REQUESTS_MANY, OBJECT_TEMPLATES, ROOM_TEMPLATES)
     assert all(len(set(table)) >= 8 for table in tables)
-    assert set(TEMPLATES) == {*QUESTION_KINDS, "nearest_choice", "farthest_choice"}
+    assert set(QUESTIONS) == {*QUESTION_KINDS, "nearest_choice", "farthest_choice"}
 
 
 def test_number_and_variety_of_questions(told: list[Told]) -> None:
@@ -456,7 +454,7 @@ def test_wider_names_are_avoided_where_they_would_confuse() -> None:
 
 
 def test_furnished_rooms_are_spoken_of() -> None:
-    assert set(COUNTS) <= set(CATEGORIES)
+    assert set(COUNTS) <= set(CATALOGUE)
     for seed in range(4):
         room = build_room(seed)
         language = make_language(fake_clip(room, seed), np.random.default_rng(seed), questions=12, references=4)

@@ -16,7 +16,7 @@ from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.words import tokens
 from vidllm_rooms import build_room, official
-from vidllm_rooms.language.ask_situated import SITUATIONS
+from vidllm_rooms.language.situations import SITUATIONS
 from vidllm_rooms.official import export_rooms, scene_name
 from vidllm_rooms.official.corpora import names_in
 from vidllm_rooms.official.naming import moved

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from vidllm.training.data import scene_boxes, scene_from_room
-from vidllm_rooms.language.ask_situated import SIDES, angles_off
 from vidllm_rooms.language.facts import observe
-from vidllm_rooms.language.place_questions import place_questions
+from vidllm_rooms.language.situations import SIDES, angles_off
+from vidllm_rooms.language.template_questions import place_questions
 from vidllm_rooms.shards import render_scene, scene_record
 
 TURNED = ("On which side of", "Relative to", "From the first view", "Which side of")  # what is asked of comes last

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from vidllm.datasets.words import plural, with_article
-from vidllm_rooms.language.plain_questions import plain_questions
+from vidllm_rooms.language.template_questions import plain_questions
 
 THINGS = [
     ("sofa", "red", "fabric"), ("chair", "blue", "wood"), ("chair", "red", "wood"), ("table lamp", "white", "metal"),

@@ -2,7 +2,7 @@
 
 Only what is visible in the clip is spoken of. Directions ("left of", "in front of", "closer to the camera") are
 those of the first camera made upright; situated questions have their own. Distances are between centres.
-What a guesser could know without looking is weighed down, see ``priors`` and ``balance``.
+What a guesser could know without looking is weighed down, see ``guessing``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from vidllm.datasets.language import Language
-from vidllm.datasets.words import answer_matches, normalise
-from vidllm_rooms.language.balance import most_frequent_baseline
 from vidllm_rooms.language.captions import make_captions
 from vidllm_rooms.language.facts import observe
-from vidllm_rooms.language.questions import QUESTION_KINDS, make_questions
-from vidllm_rooms.language.references import REFERENCE_KINDS, make_references
+from vidllm_rooms.language.questions import make_questions
+from vidllm_rooms.language.references import make_references
 from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.world import Clip
-
-__all__ = [
-    "QUESTION_KINDS",
-    "REFERENCE_KINDS",
-    "answer_matches",
-    "make_language",
-    "most_frequent_baseline",
-    "normalise",
-]
 
 
 def make_language(

@@ -131,7 +131,7 @@ def _instances_named(scan: Scan, names: list[str]) -> list[int]:
     return [
         item.object_id
         for item in scan.instances
-        if item.room_id and (item.label in names or set(names) & set(WIDER_NAMES.get(item.label, ())))
+        if item.room_id and (item.label in names or WIDER_NAMES.get(item.label) in names)
     ]
 
 

@@ -1,7 +1,7 @@
 """Situations in words as SQA3D has them in numbers: where one stands and which way one faces.
 
 A situation names a thing to sit on or stand beside and another one that is faced or turned away from; what is asked
-holds from every place it allows (``rooms.language.ask_situated``). One of these is chosen: the seat itself, or the
+holds from every place it allows (``rooms.language.situations``). One of these is chosen: the seat itself, or the
 side of the thing with most free floor.
 
 Convention, that of SQA3D's own viewer: positions are those of the scan frame (not the aligned one) less the middle of
@@ -19,9 +19,9 @@ from functools import cache
 import numpy as np
 
 from vidllm.datasets.words import capitalised
-from vidllm_rooms.language.ask_situated import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.facts import observe, viewer_axes
-from vidllm_rooms.language.priors import SEATS
+from vidllm_rooms.language.guessing import SEATS
+from vidllm_rooms.language.situations import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.world import Clip, Room, RoomObject
 

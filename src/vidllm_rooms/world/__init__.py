@@ -6,10 +6,19 @@ Cameras are OpenCV (x right, y down, z forward); extrinsics are camera-from-room
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib import resources
+from typing import Any, Literal
 
 import numpy as np
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """A JSON file of the package's ``data`` folder."""
+    return json.loads(resources.files("vidllm_rooms").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
+
+
 
 #: The twelve colour names of the world and their reference sRGB values (0..1).
 COLOURS: dict[str, tuple[float, float, float]] = {

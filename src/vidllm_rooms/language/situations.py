@@ -13,67 +13,20 @@ import numpy as np
 
 from vidllm.datasets.language import Question
 from vidllm.datasets.words import capitalised, plural
-from vidllm_rooms.language.priors import SEATS, UNCOUNTED, present_share
-from vidllm_rooms.language.speaker import Option, Speaker, count_answers
+from vidllm_rooms.language.guessing import SEATS, UNCOUNTED, present_share
+from vidllm_rooms.language.speaker import PHRASES, Option, Slots, Speaker
 
 SIDES = ("front", "right", "behind", "left")  # clockwise from above, 90 degrees apart
 CLEAR_DEGREES, POSSIBLE_DEGREES = 35.0, 55.0
 BESIDE_M = 0.4
 OVERHEAD_M = 1.9  # nobody stands beside, or turns to, what hangs above the head
 MOST_COUNTED = 4
-USUAL_SIDES = {"front": 2.5, "behind": 1.2}  # times as often as left or right
+USUAL_SIDES: dict[str | int | float, float] = {"front": 2.5, "behind": 1.2}  # times as often as left or right
 
-#: Situations: sitting on {x} or standing beside it, facing {y} or turned away from it.
-SITUATIONS: dict[str, tuple[str, ...]] = {
-    "sit_facing": (
-        "I am sitting on {x} facing {y}.",
-        "I sit on {x} and look at {y}.",
-        "Sitting on {x}, I am facing {y}.",
-        "I am now sitting on {x} with {y} in front of me.",
-        "I am sitting on {x} and {y} is straight ahead.",
-        "I sit on {x} looking towards {y}.",
-        "Seated on {x}, I am looking at {y}.",
-        "I am seated on {x} and turned towards {y}.",
-    ),
-    "sit_away": (
-        "I am sitting on {x} with my back to {y}.",
-        "I sit on {x} and {y} is behind me.",
-        "Sitting on {x}, I am facing away from {y}.",
-        "I am now sitting on {x} with your back to {y}.",
-        "I am sitting on {x} with {y} right behind me.",
-        "I sit on {x} looking away from {y}.",
-        "Seated on {x}, I have {y} at my back.",
-        "I am seated on {x} and turned away from {y}.",
-    ),
-    "stand_facing": (
-        "I am standing beside {x} facing {y}.",
-        "I stand next to {x} and look at {y}.",
-        "Standing by {x}, I am facing {y}.",
-        "I am now standing next to {x} with {y} in front of me.",
-        "I am standing by {x} and {y} is straight ahead.",
-        "I stand beside {x} looking towards {y}.",
-        "Standing next to {x}, I am looking at {y}.",
-        "I am next to {x} and turned towards {y}.",
-    ),
-    "stand_away": (
-        "I am standing beside {x} with my back to {y}.",
-        "I stand next to {x} and {y} is behind me.",
-        "Standing by {x}, I am facing away from {y}.",
-        "I am now standing next to {x} with your back to {y}.",
-        "I am standing by {x} with {y} right behind me.",
-        "I stand beside {x} looking away from {y}.",
-        "Standing next to {x}, I have {y} at my back.",
-        "I am next to {x} and turned away from {y}.",
-    ),
-}
-
+#: Sitting on {x} or standing beside it, facing {y} or turned away from it.
+SITUATIONS: dict[str, list[str]] = PHRASES["situations"]
 #: The four directions of a situation in words.
-SIDE_WORDS: dict[str, tuple[str, ...]] = {
-    "left": ("on my left", "to my left", "on my left side"),
-    "right": ("on my right", "to my right", "on my right side"),
-    "front": ("in front of me", "ahead of me"),
-    "behind": ("behind me", "at my back"),
-}
+SIDE_WORDS: dict[str, list[str]] = PHRASES["sides"]
 
 
 @dataclass(frozen=True)
@@ -132,11 +85,9 @@ def _names(flags: np.ndarray) -> tuple[str, ...]:
 def standpoints(s: Speaker, place: int) -> np.ndarray:
     """(K, 2) places in the viewer's frame where one may be: about the thing, or along it for a seat."""
     thing = s.thing(place)
-    centre = np.array(thing.position[:2])
-    seat = thing.category in SEATS
-    reach = max(0.0, thing.length / 2 - 0.3) if seat else thing.length / 2 + BESIDE_M
+    reach = max(0.0, thing.length / 2 - 0.3) if thing.category in SEATS else thing.length / 2 + BESIDE_M
     around = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    return np.asarray(centre + reach * around)
+    return np.asarray(np.array(thing.position[:2]) + reach * around)
 
 
 def angles_off(points: np.ndarray, places: np.ndarray, target: np.ndarray, away: bool) -> np.ndarray:
@@ -149,45 +100,43 @@ def angles_off(points: np.ndarray, places: np.ndarray, target: np.ndarray, away:
     return np.asarray(np.abs((turn + 180.0) % 360.0 - 180.0))
 
 
-def ask_situated_direction(s: Speaker) -> Question | None:
+def _placed(s: Speaker, here: Situation) -> list[Option[Slots]]:
+    """(side, 1, x: row) of nameable rows with a clear side, without the one that gives the heading."""
+    rows = ((side, row) for row, side in enumerate(here.sides) if row in s.simple and row != here.target)
+    return [(side, 1.0, {"x": row}) for side, row in rows if side is not None]
+
+
+def ask_direction(s: Speaker) -> Question | None:
     """On which of the four sides something is."""
     here = find_situation(s)
     if here is None:
         return None
-    chosen = s.by_answer(_placed(s, here), USUAL_SIDES)
-    return chosen and s.ask("situated_direction", chosen[0], situation=here.text, x=s.simple_the(chosen[2]))
+    return s.choose("situated_direction", _placed(s, here), usual=USUAL_SIDES, situation=here.text)
 
 
-def _placed(s: Speaker, here: Situation) -> list[Option[int]]:
-    """(side, 1, row) of nameable rows with a clear side, without the one that gives the heading."""
-    return [
-        (side, 1.0, row)
-        for row, side in enumerate(here.sides)
-        if side is not None and row in s.simple and row != here.target
-    ]
-
-
-def ask_situated_exists(s: Speaker) -> Question | None:
+def ask_exists_there(s: Speaker) -> Question | None:
     """Whether something is on a side: yes and no half each, sides evenly."""
     here = find_situation(s)
     chosen = here and s.by_answer(_placed(s, here))
     if here is None or not chosen:
         return None
     yes = s.coin()
-    side = chosen[0] if yes else s.pick([other for other in SIDES if other != chosen[0]])
-    slots = {"rel": s.pick(SIDE_WORDS[side]), "x": s.simple_the(chosen[2])}
-    return s.ask("situated_exists", "yes" if yes else "no", situation=here.text, **slots)
+    side = str(chosen[0]) if yes else s.pick([other for other in SIDES if other != chosen[0]])
+    slots: Slots = {"rel": SIDE_WORDS[side], **chosen[2]}
+    return s.ask("situated_exists", "yes" if yes else "no", slots, situation=here.text)
 
 
-def ask_situated_object(s: Speaker) -> Question | None:
+def ask_object_there(s: Speaker) -> Question | None:
     """The kind of the nearest object on a side."""
     for _ in range(3):
         here = find_situation(s)
         names = {side: _nearest_on(s, here, side) for side in SIDES} if here else {}
-        options: list[Option[str]] = [(n, 1 / present_share(n), side) for side, n in names.items() if n is not None]
-        chosen = s.weighted(options)
-        if here and chosen:
-            return s.ask("situated_object", chosen[0], situation=here.text, rel=s.pick(SIDE_WORDS[chosen[2]]))
+        options: list[Option[Slots]] = [
+            (name, 1 / present_share(name), {"rel": SIDE_WORDS[side]}) for side, name in names.items() if name
+        ]
+        asked = s.choose("situated_object", options, evenly=False, situation=here.text if here else None)
+        if asked:
+            return asked
     return None
 
 
@@ -204,13 +153,13 @@ def _nearest_on(s: Speaker, here: Situation, side: str) -> str | None:
     return None if rivals or not s.thing(best).shown else name
 
 
-def ask_situated_count(s: Speaker) -> Question | None:
+def ask_count_there(s: Speaker) -> Question | None:
     """How many of a category are on a side, where every one of them has a clear side."""
     here = find_situation(s)
     if here is None:
         return None
-    options: list[Option[tuple[str, str]]] = []
-    for name in dict.fromkeys(s.thing(row).category for row in s.scene.shown if s.thing(row).category not in UNCOUNTED):
+    options: list[Option[Slots]] = []
+    for name in dict.fromkeys(thing.category for thing in s.shown if thing.category not in UNCOUNTED):
         rows = s.scene.named(name)
         if here.place in rows or here.target in rows or s.scene.faint(rows) or not s.scene.plain(name):
             continue
@@ -218,10 +167,6 @@ def ask_situated_count(s: Speaker) -> Question | None:
             clear = [row for row in rows if here.sides[row] == side]
             open_rows = [row for row in rows if side in here.possible[row]]
             if clear == open_rows and len(clear) <= MOST_COUNTED:
-                options.append((str(len(clear)), float(len(rows)) ** 2, (name, side)))
-    chosen = s.by_answer(options)
-    if chosen is None:
-        return None
-    slots = {"many": plural(chosen[2][0]), "rel": s.pick(SIDE_WORDS[chosen[2][1]])}
-    also = count_answers(int(chosen[0]))
-    return s.ask("situated_count", chosen[0], also, situation=here.text, **slots)
+                slots: Slots = {"many": plural(name), "rel": SIDE_WORDS[side]}
+                options.append((len(clear), float(len(rows)) ** 2, slots))
+    return s.choose("situated_count", options, situation=here.text)
