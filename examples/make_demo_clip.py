@@ -20,13 +20,13 @@ from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vidllm.training.data import scene_boxes, scene_from_room
 from vidllm.video import write_video
 from vidllm_rooms import build_room
-from vidllm_rooms.camera_path import CameraPath, draw_path
-from vidllm_rooms.imaging import draw_sensor, photograph
+from vidllm_rooms.camera_paths import CameraPath, draw_path
 from vidllm_rooms.language import make_language
 from vidllm_rooms.language.facts import Scene, observe
 from vidllm_rooms.language.speaker import spelled
 from vidllm_rooms.raycast import nearest
 from vidllm_rooms.render import primitives_of, render_linear
+from vidllm_rooms.sensors import draw_sensor, photograph
 from vidllm_rooms.shading import prepare
 from vidllm_rooms.world import Clip, Room
 

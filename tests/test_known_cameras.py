@@ -20,8 +20,7 @@ from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.scale_alignment import unit_scale
 from vidllm.video import load_frames, write_video
-from vidllm_rooms.scannet import write_room
-from vidllm_rooms.shards import render_scene
+from vidllm_rooms.shards import render_scene, write_room
 
 FX, FY, CX, CY = 60.0, 62.0, 36.0, 29.0
 K = np.array([[FX, 0, CX], [0, FY, CY], [0, 0, 1]])

@@ -7,13 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidllm_rooms.camera_path import CameraPath, draw_path
-from vidllm_rooms.imaging import draw_sensor, photograph
-from vidllm_rooms.life_path import draw_life_path
-from vidllm_rooms.phone_camera import photograph_life
+from vidllm_rooms.camera_paths import CameraPath, draw_life_path, draw_path
 from vidllm_rooms.raycast import Hits, PrimitiveTable, cast, nearest, surface
+from vidllm_rooms.sensors import draw_sensor, photograph, photograph_life
 from vidllm_rooms.shading import Lighting, prepare, shade
-from vidllm_rooms.world import Clip, Look, Room
+from vidllm_rooms.world import Clip, Room
 
 #: Rays cast at once: bounds the memory of the candidate lists (about 300 bytes a ray).
 _PIXELS = 400_000
@@ -35,25 +33,23 @@ def render_clip(
     seed: int | None = None,
     device: str = "cpu",
     supersample: int = 1,
-    look: Look = "plain",
 ) -> Clip:
     """Renders a hand-held clip of ``frames`` images of height x width.
 
     Path, field of view and sensor are drawn from ``seed`` (the room's own when None). ``supersample`` n
-    averages n x n colour samples a pixel; depth and ids are always those of the pixel's centre. ``look`` "life": near,
-    shaken and turning cameras, and a phone's pictures.
-    Raises ValueError for sizes below 1.
+    averages n x n colour samples a pixel; depth and ids are always those of the pixel's centre. A room of the look
+    "life" is filmed by near, shaken and turning cameras, in a phone's pictures. Raises ValueError for sizes below 1.
     """
     if min(frames, height, width, supersample) < 1:
         raise ValueError(f"expected sizes of at least 1, received {(frames, height, width, supersample)}; enlarge them")
     rng = np.random.default_rng([room.seed if seed is None else seed, 1])
-    draw = draw_life_path if look == "life" else draw_path
+    draw = draw_life_path if room.look == "life" else draw_path
     path = draw(room, rng, frames, height, width)
     sensor = draw_sensor(rng, frames)
     table = primitives_of(room, device)
-    lighting = prepare(room, table, ambient=float(rng.uniform(*AMBIENT[look])))
+    lighting = prepare(room, table, ambient=float(rng.uniform(*AMBIENT[room.look])))
     linear, depth, instance = render_linear(table, lighting, path, height, width, supersample)
-    rgb = photograph_life(linear, rng) if look == "life" else photograph(linear, sensor, rng)
+    rgb = photograph_life(linear, rng) if room.look == "life" else photograph(linear, sensor, rng)
     return Clip(
         room=room,
         rgb=(rgb * 255 + 0.5).to(torch.uint8).cpu().numpy(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from vidllm_rooms.raycast import Hits, PrimitiveTable, nearest
 from vidllm_rooms.textures import EMISSION, TEXTURES, Surface, albedo, face_coordinates
 from vidllm_rooms.world import Light, Room
-from vidllm_rooms.world.footprints import Outline
+from vidllm_rooms.world.outline import Outline
 
 _CELL_M = 0.16
 _BIAS_M = 0.05

@@ -9,7 +9,7 @@ from small_model import save_small_model
 
 import vidllm
 from vidllm.scene import VidLLM
-from vidllm_rooms.official import export_rooms
+from vidllm_rooms.official.export import export_rooms
 
 FRAMES = 3
 

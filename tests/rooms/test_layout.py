@@ -12,9 +12,9 @@ from room_boxes import object_boxes
 
 from vidllm.geometry.boxes import box_corners
 from vidllm_rooms import COLOURS, Primitive, Room, RoomObject, build_room
-from vidllm_rooms.camera_path import draw_path, free_distance
+from vidllm_rooms.camera_paths import draw_path, free_distance
 from vidllm_rooms.world.catalogue import CATALOGUE, build_model
-from vidllm_rooms.world.footprints import Footprint, Outline, overlap
+from vidllm_rooms.world.outline import Footprint, Outline, overlap
 
 SEEDS = range(40)
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from vidllm.geometry.cameras import project, unproject
-from vidllm_rooms.life_path import draw_life_path
-from vidllm_rooms.phone_camera import photograph_life
+from vidllm_rooms.camera_paths import draw_life_path
+from vidllm_rooms.sensors import photograph_life
 from vidllm_rooms.shards import render_scene, write_shard
 from vidllm_rooms.world.layout import build_room
 

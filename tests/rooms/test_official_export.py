@@ -15,13 +15,11 @@ import pytest
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.words import tokens
-from vidllm_rooms import build_room, official
+from vidllm_rooms import build_room
 from vidllm_rooms.language.situations import SITUATIONS
-from vidllm_rooms.official import export_rooms, scene_name
-from vidllm_rooms.official.corpora import names_in
-from vidllm_rooms.official.naming import moved
-from vidllm_rooms.official.scan import scan_room
-from vidllm_rooms.official.situations import SituationReader, _patterns, clearance_m, pose_in_scan
+from vidllm_rooms.official.corpora import SituationReader, _patterns, clearance_m, names_in, pose_in_scan
+from vidllm_rooms.official.export import export_rooms
+from vidllm_rooms.official.scan import moved, scan_room, scene_name
 from vidllm_rooms.shards import render_scene
 
 SEEDS = (3, 1004)
@@ -230,7 +228,7 @@ def test_finished_scenes_are_kept_and_interrupted_ones_leave_nothing(
             raise KeyboardInterrupt
         return render_scene(seed, *settings)
 
-    monkeypatch.setattr(official.export, "render_scene", render)
+    monkeypatch.setattr(export, "render_scene", render)
     with pytest.raises(KeyboardInterrupt):
         export_rooms(tmp_path, SEEDS, **SMALL)
     assert [path.name for path in (tmp_path / "scans").iterdir()] == ["scene9003_00"]

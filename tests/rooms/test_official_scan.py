@@ -12,11 +12,9 @@ from room_boxes import object_boxes, room_points
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.geometry.boxes import box_corners
 from vidllm_rooms import build_room, render_clip
-from vidllm_rooms.official import export_rooms, scene_name, seed_of
-from vidllm_rooms.official.labels import COLUMNS, NYU40, nyu40_class
+from vidllm_rooms.official.export import COLUMNS, NYU40, export_rooms, nyu40_class
 from vidllm_rooms.official.mesh import tessellate
-from vidllm_rooms.official.naming import moved, scan_frames
-from vidllm_rooms.official.scan import scan_room, seen_objects
+from vidllm_rooms.official.scan import moved, scan_frames, scan_room, scene_name, seed_of, seen_objects
 from vidllm_rooms.world import Clip, Primitive
 
 SEEDS = (3, 1004)

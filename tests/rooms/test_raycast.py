@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidllm_rooms import Primitive, build_room
-from vidllm_rooms.camera_path import draw_path
+from vidllm_rooms.camera_paths import draw_path
 from vidllm_rooms.raycast import PrimitiveTable, cast, nearest
 from vidllm_rooms.render import primitives_of
 

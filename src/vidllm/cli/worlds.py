@@ -15,8 +15,7 @@ def render(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     folder = reading.writable_folder(options.output)
-    from vidllm_rooms.scannet import write_room
-    from vidllm_rooms.shards import render_scene
+    from vidllm_rooms.shards import render_scene, write_room
 
     tell = reading.Progress("rooms", len(span))
     for done, seed in enumerate(span, 1):
@@ -31,7 +30,7 @@ def export(options: argparse.Namespace) -> None:
     height, width = reading.size(options.size)
     count = reading.frames(options.frames) or 1
     root = reading.writable_folder(options.output)
-    from vidllm_rooms.official import export_rooms
+    from vidllm_rooms.official.export import export_rooms
 
     tell = reading.Progress("rooms", len(span))
     settings = {"frames": count, "height": height, "width": width}

@@ -1,4 +1,7 @@
-"""Export rooms: one scene at a time, each whole or not at all, then the lists and JSON files over all of them.
+"""Rooms in the layouts in which ScanNet and its language sets are distributed.
+
+The same readers and evaluators that run on the downloaded data then run on rooms: there is no second path. One scene at
+a time is exported, whole or not at all, then the lists and JSON files over all of them:
 
     scans/SCENE/...                                      see ``rooms.official.scan``; SCENE.rooms.json: its entries
     scannetv2-labels.combined.tsv, scannetv2_SPLIT.txt   label map and lists of scenes
@@ -10,6 +13,8 @@
 
 A finished scene is not rendered again. The files over all scenes are made from the entries of every scene that lies
 there, so that further calls with other seeds or splits add to what is there. The same seeds give the same bytes.
+The label map's NYU40 classes are those that ScanNet gives the same words. Where the same thing has another word there,
+that one's class is taken (sofa: couch; ceiling lamp: ceiling light); what ScanNet does not know is otherprop.
 """
 
 from __future__ import annotations
@@ -22,10 +27,67 @@ from typing import Any
 from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.json_files import read_json_object
 from vidllm_rooms.official.corpora import corpora
-from vidllm_rooms.official.labels import label_map
-from vidllm_rooms.official.naming import SPLITS, scene_name
-from vidllm_rooms.official.scan import scan_room, write_scan
+from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
 from vidllm_rooms.shards import render_scene
+from vidllm_rooms.world.catalogue import CATALOGUE
+
+COLUMNS = (
+    "id", "raw_category", "category", "count", "nyu40id", "eigen13id", "nyuClass", "nyu40class", "eigen13class",
+    "ModelNet40", "ModelNet10", "ShapeNetCore55", "synsetoffset", "wnsynsetid", "wnsynsetkey", "mpcat40",
+    "mpcat40index",
+)  # fmt: skip
+
+NYU40 = (
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
+    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
+    "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
+    "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
+)  # fmt: skip
+
+SHELL = ("wall", "floor", "ceiling")
+
+#: Categories whose NYU40 class has another name than they have.
+_CLASS_OF: dict[str, str] = {
+    "office chair": "chair",
+    "armchair": "chair",
+    "coffee table": "table",
+    "nightstand": "night stand",
+    "tv": "television",
+    "book": "books",
+    "floor lamp": "lamp",
+    "table lamp": "lamp",
+    "ceiling lamp": "otherstructure",
+    "stove": "otherstructure",
+    "bench": "otherfurniture",
+    "wardrobe": "otherfurniture",
+    "washing machine": "otherfurniture",
+    "radiator": "otherfurniture",
+    "trash can": "otherfurniture",
+}
+
+
+def nyu40_class(category: str) -> str:
+    """The NYU40 class of a category of the rooms or of their shell."""
+    return _CLASS_OF.get(category, category if category in NYU40 else "otherprop")
+
+
+def label_map() -> str:
+    """The whole table as text, tab separated, one category a line; columns that do not apply are empty."""
+    lines = ["\t".join(COLUMNS)]
+    for number, category in enumerate((*SHELL, *CATALOGUE), 1):
+        name = nyu40_class(category)
+        known = {
+            "id": str(number),
+            "raw_category": category,
+            "category": category,
+            "count": "0",
+            "nyu40id": str(NYU40.index(name) + 1),
+            "nyuClass": name,
+            "nyu40class": name,
+        }
+        lines.append("\t".join(known.get(column, "") for column in COLUMNS))
+    return "\n".join(lines) + "\n"
+
 
 VERSION = 1
 Record = dict[str, Any]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vidllm_rooms.official.naming import moved
 from vidllm_rooms.world import Primitive
 
 OBJECT_SPACING_M, SHELL_SPACING_M = 0.05, 0.1
@@ -38,6 +37,11 @@ class Mesh:
     def points(self, segments: Sequence[int]) -> np.ndarray:
         """The vertices (n, 3) of these segments."""
         return self.vertices[np.isin(self.segments, segments)]
+
+
+def moved(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) after a 4x4 transform, float64."""
+    return np.asarray(points.astype(np.float64) @ transform[:3, :3].T + transform[:3, 3])
 
 
 def build_mesh(primitives: Sequence[Primitive], scan_from_room: np.ndarray) -> Mesh:

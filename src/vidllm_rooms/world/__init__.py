@@ -90,6 +90,7 @@ class Room:
     objects: tuple[RoomObject, ...]
     lights: tuple[Light, ...]
     materials: dict[str, str] = field(default_factory=dict)  # "floor" -> "wood", "wall" -> colour name ...
+    look: Look = "plain"
 
     def object(self, object_id: int) -> RoomObject:
         """The object with this id; KeyError when there is none."""

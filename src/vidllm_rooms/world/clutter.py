@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vidllm_rooms.world import COLOURS, Primitive
-from vidllm_rooms.world.footprints import Footprint, overlap
+from vidllm_rooms.world.outline import Footprint, overlap
 from vidllm_rooms.world.parts import RGB
 from vidllm_rooms.world.placing import Placed, Placer
 

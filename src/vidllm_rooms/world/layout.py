@@ -13,9 +13,8 @@ import numpy as np
 from vidllm_rooms.world import Light, Look, Room
 from vidllm_rooms.world.catalogue import build_model, draw_colour
 from vidllm_rooms.world.clutter import scatter
-from vidllm_rooms.world.footprints import Footprint, Outline
+from vidllm_rooms.world.outline import Footprint, Outline, build_shell, draw_outline
 from vidllm_rooms.world.placing import Placed, Placer
-from vidllm_rooms.world.shell import build_shell, draw_outline
 
 ROOM_TYPES = ("living room", "bedroom", "office", "dining room", "kitchen", "hallway")
 MAX_OBJECTS = 20
@@ -83,6 +82,7 @@ def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
         objects=tuple(p.item for p in placer.placed),
         lights=lights,
         materials=materials,
+        look=look,
     )
 
 

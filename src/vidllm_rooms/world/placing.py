@@ -9,7 +9,7 @@ import numpy as np
 
 from vidllm_rooms.world import Primitive, RoomObject
 from vidllm_rooms.world.catalogue import Piece
-from vidllm_rooms.world.footprints import Footprint, Outline, contains, overlap
+from vidllm_rooms.world.outline import Footprint, Outline, contains, overlap
 from vidllm_rooms.world.parts import Support
 
 GAP_M = 0.02
