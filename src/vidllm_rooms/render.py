@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidllm_rooms.camera_paths import CameraPath, draw_life_path, draw_path
+from vidllm_rooms.lens import Lens, draw_lens, looks_at, through_lens
 from vidllm_rooms.raycast import Hits, PrimitiveTable, cast, nearest, surface
 from vidllm_rooms.sensors import draw_sensor, photograph, photograph_life
 from vidllm_rooms.shading import Lighting, prepare, shade
@@ -15,6 +16,7 @@ from vidllm_rooms.world import Clip, Room
 
 #: Rays cast at once: bounds the memory of the candidate lists (about 300 bytes a ray).
 _PIXELS = 400_000
+LENS = 31  # keeps the draws of a phone's lens apart from those of the clip
 #: Light from everywhere, at least and at most.
 AMBIENT: dict[str, tuple[float, float]] = {"plain": (0.24, 0.48), "life": (0.08, 0.55)}
 
@@ -38,7 +40,8 @@ def render_clip(
 
     Path, field of view and sensor are drawn from ``seed`` (the room's own when None). ``supersample`` n
     averages n x n colour samples a pixel; depth and ids are always those of the pixel's centre. A room of the look
-    "life" is filmed by near, shaken and turning cameras, in a phone's pictures. Raises ValueError for sizes below 1.
+    "life" is filmed by near, shaken and turning cameras, in a phone's pictures with its distortion and rolling shutter;
+    depth, ids and cameras are those of a pinhole at the time of the middle row. Raises ValueError for sizes below 1.
     """
     if min(frames, height, width, supersample) < 1:
         raise ValueError(f"expected sizes of at least 1, received {(frames, height, width, supersample)}; enlarge them")
@@ -48,8 +51,13 @@ def render_clip(
     sensor = draw_sensor(rng, frames)
     table = primitives_of(room, device)
     lighting = prepare(room, table, ambient=float(rng.uniform(*AMBIENT[room.look])))
-    linear, depth, instance = render_linear(table, lighting, path, height, width, supersample)
-    rgb = photograph_life(linear, rng) if room.look == "life" else photograph(linear, sensor, rng)
+    if room.look == "life":
+        lens = draw_lens(np.random.default_rng([room.seed if seed is None else seed, LENS]))
+        linear, depth, instance = _filmed(table, lighting, path, lens, (height, width), supersample)
+        rgb = photograph_life(linear, rng)
+    else:
+        linear, depth, instance = render_linear(table, lighting, path, height, width, supersample)
+        rgb = photograph(linear, sensor, rng)
     return Clip(
         room=room,
         rgb=(rgb * 255 + 0.5).to(torch.uint8).cpu().numpy(),
@@ -58,6 +66,28 @@ def render_clip(
         extrinsics=path.extrinsics,
         intrinsics=path.intrinsics,
     )
+
+
+def _filmed(
+    table: PrimitiveTable,
+    lighting: Lighting,
+    path: CameraPath,
+    lens: Lens,
+    size: tuple[int, int],
+    supersample: int,
+) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
+    """As :func:`render_linear`, the colours as a phone's lens and rolling shutter see them."""
+    (height, width), focal = size, float(path.intrinsics[0, 0, 0])
+    margin = lens.margin(path.extrinsics, focal, height, width)
+    shifted = path.intrinsics.copy()
+    shifted[:, :2, 2] += margin
+    wide = CameraPath(path.extrinsics, shifted, path.fov_deg)
+    linear, depth, instance = render_linear(
+        table, lighting, wide, height + 2 * margin, width + 2 * margin, supersample
+    )
+    looks = looks_at(lens, depth, path.extrinsics, focal, margin)
+    inner = slice(None), slice(margin, margin + height), slice(margin, margin + width)
+    return through_lens(linear, looks), depth[inner], instance[inner]
 
 
 def render_linear(

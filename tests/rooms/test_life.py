@@ -10,8 +10,11 @@ import torch
 from safetensors import safe_open
 
 from vidllm.geometry.cameras import project, unproject
-from vidllm_rooms.camera_paths import draw_life_path
+from vidllm_rooms.camera_paths import CameraPath, draw_life_path, poses_of
+from vidllm_rooms.lens import Lens, looks_at, through_lens, velocities
+from vidllm_rooms.render import primitives_of, render_clip, render_linear
 from vidllm_rooms.sensors import photograph_life
+from vidllm_rooms.shading import prepare
 from vidllm_rooms.shards import render_scene, write_shard
 from vidllm_rooms.world.layout import build_room
 
@@ -76,3 +79,66 @@ def test_a_shard_says_its_look(tmp_path):
     assert path.name == "rooms_000020001_001_28x42_life.safetensors"
     with safe_open(str(path), "pt") as file:
         assert file.metadata()["look"] == "life" and json.loads(file.metadata()["scenes"])[0]["seed"] == 20001
+
+
+STILL = np.eye(4)[None]
+FOCAL = 40.0
+
+
+def turning(degrees: float, frames: int = 3) -> np.ndarray:
+    """Extrinsics of a camera on the spot that turns to the left by so much between frames."""
+    yaw = np.radians(degrees) * np.arange(frames)
+    return poses_of(np.tile((0.0, 0.0, 1.5), (frames, 1)), yaw, np.zeros(frames), np.zeros(frames))
+
+
+@pytest.mark.parametrize("k1", [-0.08, 0.05])
+def test_distortion_is_the_radial_law_and_leaves_the_middle(k1):
+    pinhole = looks_at(Lens(k1, 0.0), torch.ones(1, 31, 41), STILL, FOCAL, 0)[0]
+    middle, half_diagonal = torch.tensor([20.5, 15.5]), float(np.hypot(41, 31) / 2)
+    v, u = torch.meshgrid(torch.arange(31) + 0.5, torch.arange(41) + 0.5, indexing="ij")
+    radius = (pinhole - middle).norm(dim=-1)
+    seen = radius * (1 + k1 * (radius / half_diagonal) ** 2)
+    torch.testing.assert_close(seen, (torch.stack([u, v], -1) - middle).norm(dim=-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pinhole[15, 20], middle, atol=1e-4, rtol=0)
+    assert (radius[0, 0] > half_diagonal - 1) == (k1 < 0)
+    assert Lens(k1, 0.0).margin(STILL, FOCAL, 31, 41) == (3 if k1 < 0 else 0)  # r (1 - 0.08 r^2) = 1 at r = 1.11
+
+
+def test_rows_see_a_moving_camera_at_their_own_time():
+    """A wall two metres ahead shifts by velocity times time; the middle row stays."""
+    lens, extrinsics = Lens(0.0, 0.1), np.tile(np.eye(4), (3, 1, 1))
+    extrinsics[:, 0, 3] = [0.0, 0.4, 0.8]
+    still = looks_at(lens, torch.full((1, 31, 41), 2.0), STILL, FOCAL, 0)
+    moved = looks_at(lens, torch.full((3, 31, 41), 2.0), extrinsics, FOCAL, 0)
+    time = 0.1 * ((torch.arange(31) + 0.5) / 31 - 0.5)
+    expected = (-time * 0.4 * FOCAL / 2)[None, :, None].expand(3, 31, 41)
+    torch.testing.assert_close((moved - still)[..., 0], expected, atol=1e-4, rtol=0)
+    assert torch.allclose(moved[:, 15], still[:, 15]) and torch.allclose(moved[..., 1], still[..., 1], atol=1e-4)
+
+
+def test_rows_of_a_turning_camera_are_those_of_cameras_turned_so_far():
+    degrees, readout, height, width = 30.0, 0.1, 32, 40
+    turn, shift = velocities(turning(degrees))
+    np.testing.assert_allclose(np.linalg.norm(turn, axis=-1), np.radians(degrees), rtol=1e-9)
+    np.testing.assert_allclose(shift[1], 0, atol=1e-9)
+    lens = Lens(0.0, readout)
+    looks = looks_at(lens, torch.full((3, height, width), 3.0), turning(degrees), FOCAL, 0)[1]
+    times = readout * ((np.arange(height) + 0.5) / height - 0.5)
+    for row in (0, 9, height - 1):
+        then, now = (turning(degrees * (1 + t), 2)[1][:3, :3] for t in (times[row], 0.0))
+        ray = np.stack([(np.arange(width) + 0.5 - width / 2) / FOCAL, np.full(width, (row + 0.5 - 16) / FOCAL)], -1)
+        seen = np.column_stack([ray, np.ones(width)]) @ (now @ then.T).T
+        expected = FOCAL * seen[:, :2] / seen[:, 2:] + (width / 2, height / 2)
+        np.testing.assert_allclose(looks[row].numpy(), expected, atol=2e-2)
+
+
+def test_a_plain_lens_changes_no_pixel_and_ground_truth_is_the_pinhole_s():
+    linear = torch.rand(2, 16, 20, 3)
+    looks = looks_at(Lens(0.0, 0.0), torch.ones(2, 16, 20), np.tile(np.eye(4), (2, 1, 1)), FOCAL, 0)
+    torch.testing.assert_close(through_lens(linear, looks), linear, atol=1e-5, rtol=0)
+    room = build_room(20003, "life")
+    clip, table = render_clip(room, frames=3, height=42, width=56), primitives_of(room)
+    path = CameraPath(clip.extrinsics, clip.intrinsics, 60.0)
+    _, depth, instance = render_linear(table, prepare(room, table), path, 42, 56)
+    np.testing.assert_allclose(clip.depth_m, depth.numpy(), rtol=1e-4)
+    assert (clip.instance == instance.numpy()).mean() > 0.999

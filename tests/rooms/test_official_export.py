@@ -17,6 +17,7 @@ from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.words import tokens
 from vidllm_rooms import build_room
 from vidllm_rooms.language.situations import SITUATIONS
+from vidllm_rooms.official import export
 from vidllm_rooms.official.corpora import SituationReader, _patterns, clearance_m, names_in, pose_in_scan
 from vidllm_rooms.official.export import export_rooms
 from vidllm_rooms.official.scan import moved, scan_room, scene_name
