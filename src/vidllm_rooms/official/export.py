@@ -46,29 +46,10 @@ NYU40 = (
 
 SHELL = ("wall", "floor", "ceiling")
 
-#: Categories whose NYU40 class has another name than they have.
-_CLASS_OF: dict[str, str] = {
-    "office chair": "chair",
-    "armchair": "chair",
-    "coffee table": "table",
-    "nightstand": "night stand",
-    "tv": "television",
-    "book": "books",
-    "floor lamp": "lamp",
-    "table lamp": "lamp",
-    "ceiling lamp": "otherstructure",
-    "stove": "otherstructure",
-    "bench": "otherfurniture",
-    "wardrobe": "otherfurniture",
-    "washing machine": "otherfurniture",
-    "radiator": "otherfurniture",
-    "trash can": "otherfurniture",
-}
-
-
 def nyu40_class(category: str) -> str:
     """The NYU40 class of a category of the rooms or of their shell."""
-    return _CLASS_OF.get(category, category if category in NYU40 else "otherprop")
+    known = CATALOGUE[category].nyu40 if category in CATALOGUE else None
+    return known or (category if category in NYU40 else "otherprop")
 
 
 def label_map() -> str:

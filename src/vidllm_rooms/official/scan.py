@@ -37,6 +37,7 @@ import numpy as np
 from vidllm.datasets.sens_writer import whole_centres, write_sens
 from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, segment_numbers, write_mesh
 from vidllm_rooms.world import Clip, Primitive, Room, RoomObject
+from vidllm_rooms.world.layout import ROOMS
 
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"scene9(\d{3,})_00")
@@ -84,14 +85,6 @@ def scan_frames(room: Room) -> ScanFrames:
 
 
 SHELL_ORDER = ("floor", "wall", "ceiling")
-_SCENE_TYPES = {
-    "living room": "Living room / Lounge",
-    "bedroom": "Bedroom / Hotel",
-    "office": "Office",
-    "dining room": "Dining Room",
-    "kitchen": "Kitchen",
-    "hallway": "Hallway",
-}
 _SEGMENTER = {
     "kThresh": "0.0100000000", "segMinVerts": "20", "minPoints": "750", "maxPoints": "30000",
     "thinThresh": "0.05000", "flatThresh": "0.001", "minLength": "0.02", "maxLength": "1",
@@ -202,7 +195,7 @@ def _meta(clip: Clip, scan: Scan) -> str:
         "numColorFrames": count,
         "numDepthFrames": count,
         "numIMUmeasurements": 0,
-        "sceneType": _SCENE_TYPES.get(clip.room.room_type, "Misc."),
+        "sceneType": ROOMS.get(clip.room.room_type, {}).get("scannet", "Misc."),
     }
     return "".join(f"{key} = {value}\n" for key, value in numbers.items())
 

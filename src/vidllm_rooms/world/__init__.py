@@ -22,18 +22,7 @@ def read_data(name: str) -> dict[str, Any]:
 
 #: The twelve colour names of the world and their reference sRGB values (0..1).
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.78, 0.12, 0.12),
-    "orange": (0.93, 0.51, 0.10),
-    "yellow": (0.93, 0.83, 0.16),
-    "green": (0.16, 0.56, 0.20),
-    "teal": (0.10, 0.58, 0.60),
-    "blue": (0.13, 0.27, 0.76),
-    "purple": (0.48, 0.17, 0.62),
-    "pink": (0.94, 0.52, 0.70),
-    "brown": (0.42, 0.25, 0.13),
-    "black": (0.07, 0.07, 0.08),
-    "gray": (0.50, 0.50, 0.51),
-    "white": (0.93, 0.93, 0.92),
+    name: (r, g, b) for name, (r, g, b) in read_data("catalogue")["colours"].items()
 }
 
 Kind = Literal["box", "cylinder", "ellipsoid"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from vidllm_rooms.world.parts import Kit
+from vidllm_rooms.world.parts import Kit, builds
 
 STEEL = (0.62, 0.63, 0.65)
 DARK = (0.10, 0.10, 0.11)
 LINEN = (0.90, 0.89, 0.86)
 
 
-def chair(k: Kit) -> None:
-    """A dining chair: seat, four legs and a slatted or solid back."""
+@builds("chair")
+def _chair(k: Kit) -> None:
     w, d, seat, top = k.draw(0.40, 0.50), k.draw(0.42, 0.52), k.draw(0.43, 0.48), k.draw(0.80, 1.00)
     k.legs(w - 0.02, d - 0.02, seat - 0.05, 0.04, k.other if k.chance(0.5) else None)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (seat - 0.05, seat))
@@ -24,8 +24,8 @@ def chair(k: Kit) -> None:
     k.block((-w / 2 + 0.045, w / 2 - 0.045), (back[0] + 0.01, back[1] - 0.01), (seat + 0.08, seat + 0.18))
 
 
-def office_chair(k: Kit) -> None:
-    """A swivel chair: star foot, column, cushions and arm rests."""
+@builds("office chair")
+def _office_chair(k: Kit) -> None:
     w, d, seat, top = k.draw(0.46, 0.54), k.draw(0.46, 0.54), k.draw(0.44, 0.50), k.draw(0.92, 1.15)
     k.block((-0.28, 0.28), (-0.025, 0.025), (0.02, 0.06), DARK, "plain")
     k.block((-0.025, 0.025), (-0.28, 0.28), (0.025, 0.055), DARK, "plain")
@@ -56,19 +56,19 @@ def _upholstered(k: Kit, width: float, cushions: int) -> None:
     k.support(seat, (-inside / 2, inside / 2), (front + 0.05, rear - back), 0.5, "seat")
 
 
-def armchair(k: Kit) -> None:
-    """An upholstered seat for one."""
+@builds("armchair")
+def _armchair(k: Kit) -> None:
     _upholstered(k, k.draw(0.75, 0.98), 1)
 
 
-def sofa(k: Kit) -> None:
-    """An upholstered seat for two or three."""
+@builds("sofa")
+def _sofa(k: Kit) -> None:
     width = k.draw(1.5, 2.3)
     _upholstered(k, width, 2 if width < 1.9 else 3)
 
 
-def bench(k: Kit) -> None:
-    """A long seat without a back."""
+@builds("bench")
+def _bench(k: Kit) -> None:
     w, d, h = k.draw(0.9, 1.4), k.draw(0.34, 0.42), k.draw(0.42, 0.48)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (h - 0.06, h))
     for s in (-1, 1):
@@ -77,8 +77,8 @@ def bench(k: Kit) -> None:
     k.support(h, (-w / 2, w / 2), (-d / 2, d / 2), 0.8, "seat")
 
 
-def stool(k: Kit) -> None:
-    """A round seat on three or four legs."""
+@builds("stool")
+def _stool(k: Kit) -> None:
     r, h = k.draw(0.16, 0.20), k.draw(0.42, 0.72)
     k.solid("cylinder", (0.0, 0.0, h - 0.03), (2 * r, 2 * r, 0.06))
     k.legs(1.5 * r, 1.5 * r, h - 0.06, 0.035)
@@ -93,8 +93,8 @@ def _four_legged(k: Kit, w: float, d: float, h: float, thick: float) -> None:
     k.support(h, (-w / 2, w / 2), (-d / 2, d / 2))
 
 
-def table(k: Kit) -> None:
-    """A dining table, rectangular on four legs or round on a pedestal."""
+@builds("table")
+def _table(k: Kit) -> None:
     h = k.draw(0.70, 0.78)
     if k.chance(0.7):
         _four_legged(k, k.draw(1.1, 1.8), k.draw(0.75, 0.95), h, 0.07)
@@ -106,8 +106,8 @@ def table(k: Kit) -> None:
     k.support(h, (-0.68 * r, 0.68 * r), (-0.68 * r, 0.68 * r))
 
 
-def coffee_table(k: Kit) -> None:
-    """A low table, often with a lower shelf."""
+@builds("coffee table")
+def _coffee_table(k: Kit) -> None:
     w, d, h = k.draw(0.8, 1.2), k.draw(0.45, 0.65), k.draw(0.35, 0.46)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (h - 0.04, h))
     k.legs(w - 0.02, d - 0.02, h - 0.04, 0.05)
@@ -116,8 +116,8 @@ def coffee_table(k: Kit) -> None:
     k.support(h, (-w / 2, w / 2), (-d / 2, d / 2))
 
 
-def desk(k: Kit) -> None:
-    """A writing desk with a drawer block on one side."""
+@builds("desk")
+def _desk(k: Kit) -> None:
     w, d, h = k.draw(1.1, 1.6), k.draw(0.6, 0.75), k.draw(0.72, 0.77)
     s = 1 if k.chance(0.5) else -1
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (h - 0.03, h))
@@ -135,7 +135,8 @@ def desk(k: Kit) -> None:
     k.support(h, (-w / 2, w / 2), (-d / 2, d / 2))
 
 
-def bed(k: Kit) -> None:
+@builds("bed")
+def _bed(k: Kit) -> None:
     """A single or double bed: frame, mattress, blanket in the named colour and head board."""
     w, length, h = (k.draw(0.9, 1.1) if k.chance(0.4) else k.draw(1.4, 1.8)), k.draw(1.95, 2.15), k.draw(0.42, 0.56)
     head = k.draw(0.85, 1.15)
@@ -149,8 +150,8 @@ def bed(k: Kit) -> None:
     k.support(h, (-w / 2 + 0.1, w / 2 - 0.1), (front + 0.1, rear - 0.6), 0.6, "blanket")
 
 
-def wardrobe(k: Kit) -> None:
-    """A tall cupboard with two or three doors."""
+@builds("wardrobe")
+def _wardrobe(k: Kit) -> None:
     doors = 2 if k.chance(0.6) else 3
     w, d, h = doors * k.draw(0.42, 0.55), k.draw(0.55, 0.65), k.draw(1.85, 2.2)
     k.block((-w / 2, w / 2), (-d / 2 + 0.02, d / 2), (0.0, h))
@@ -161,8 +162,8 @@ def wardrobe(k: Kit) -> None:
         k.block((x - 0.012, x + 0.012), (-d / 2 - 0.02, -d / 2 + 0.004), (0.95, 1.2), STEEL, "flat")
 
 
-def bookshelf(k: Kit) -> None:
-    """Open shelves between two sides and a back board."""
+@builds("bookshelf")
+def _bookshelf(k: Kit) -> None:
     w, d, h = k.draw(0.7, 1.2), k.draw(0.28, 0.36), k.draw(1.3, 2.0)
     levels = max(3, round(h / 0.4))
     k.block((-w / 2, -w / 2 + 0.03), (-d / 2, d / 2), (0.0, h))
@@ -197,23 +198,23 @@ def _drawers(k: Kit, w: float, d: float, h: float, rows: int, columns: int) -> N
     k.support(h, (-w / 2, w / 2), (front + 0.02, d / 2))
 
 
-def nightstand(k: Kit) -> None:
-    """A small bedside chest of two drawers."""
+@builds("nightstand")
+def _nightstand(k: Kit) -> None:
     _drawers(k, k.draw(0.38, 0.52), k.draw(0.34, 0.42), k.draw(0.45, 0.60), 2, 1)
 
 
-def dresser(k: Kit) -> None:
-    """A chest of drawers."""
+@builds("dresser")
+def _dresser(k: Kit) -> None:
     _drawers(k, k.draw(0.8, 1.3), k.draw(0.42, 0.52), k.draw(0.75, 1.0), 3, 2)
 
 
-def cabinet(k: Kit) -> None:
-    """A low sideboard with doors, the usual place of a television."""
+@builds("cabinet")
+def _cabinet(k: Kit) -> None:
     _drawers(k, k.draw(1.1, 1.7), k.draw(0.36, 0.46), k.draw(0.45, 0.65), 1, 3)
 
 
-def refrigerator(k: Kit) -> None:
-    """A fridge with a freezer door below or above."""
+@builds("refrigerator")
+def _refrigerator(k: Kit) -> None:
     w, d, h = k.draw(0.58, 0.72), k.draw(0.60, 0.70), k.draw(1.55, 1.95)
     split = h * (0.36 if k.chance(0.5) else 0.68)
     front = -d / 2
@@ -224,8 +225,8 @@ def refrigerator(k: Kit) -> None:
         k.block((w / 2 - 0.09, w / 2 - 0.06), (front - 0.035, front), grip, STEEL, "flat")
 
 
-def stove(k: Kit) -> None:
-    """A cooker: oven door with a dark pane, knobs and four plates."""
+@builds("stove")
+def _stove(k: Kit) -> None:
     w, d, h = k.draw(0.55, 0.65), k.draw(0.58, 0.64), k.draw(0.85, 0.92)
     front = -d / 2
     k.block((-w / 2, w / 2), (front + 0.02, d / 2), (0.0, h - 0.02))
@@ -239,8 +240,8 @@ def stove(k: Kit) -> None:
     k.support(h + 0.0025, (-w / 2, w / 2), (front + 0.05, d / 2), 0.6)
 
 
-def washing_machine(k: Kit) -> None:
-    """A front loader with a round window."""
+@builds("washing machine")
+def _washing_machine(k: Kit) -> None:
     w, d, h = 0.60, k.draw(0.52, 0.60), k.draw(0.82, 0.87)
     front = -d / 2
     k.block((-w / 2, w / 2), (front, d / 2), (0.0, h))

@@ -7,47 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from vidllm_rooms.world import Light, Look, Room
-from vidllm_rooms.world.catalogue import build_model, draw_colour
+from vidllm_rooms.world.catalogue import CATALOGUE, DATA, build_model, draw_colour
 from vidllm_rooms.world.clutter import scatter
 from vidllm_rooms.world.outline import Footprint, Outline, build_shell, draw_outline
 from vidllm_rooms.world.placing import Placed, Placer
 
-ROOM_TYPES = ("living room", "bedroom", "office", "dining room", "kitchen", "hallway")
+ROOMS: dict[str, dict[str, Any]] = DATA["rooms"]
+LOOSE: list[str] = DATA["loose"]
 MAX_OBJECTS = 20
 CLUTTER = 21  # keeps the draws of clutter apart from those of the room
-_DESKTOP = ("monitor", "laptop", "book", "cup", "table lamp", "bottle", "flower", "box")
-_TABLETOP = ("vase", "cup", "bowl", "bottle", "book", "flower", "laptop")
-_SIDETOP = ("table lamp", "vase", "book", "flower", "bowl", "tv", "bottle", "cup")
-#: What may stand on each carrying category.
-_CARRIES: dict[str, tuple[str, ...]] = {
-    "desk": _DESKTOP,
-    "table": _TABLETOP,
-    "coffee table": ("cup", "bowl", "book", "vase", "laptop", "flower"),
-    "nightstand": ("table lamp", "book", "cup", "flower"),
-    "dresser": _SIDETOP,
-    "cabinet": _SIDETOP,
-    "bookshelf": ("book", "book", "vase", "bottle", "bowl"),
-    "sofa": ("pillow",),
-    "armchair": ("pillow",),
-    "bed": ("pillow", "book", "laptop"),
-    "bench": ("pillow", "book"),
-    "stool": ("cup", "book", "flower"),
-    "stove": ("bowl", "bottle"),
-    "washing machine": ("basket", "bottle"),
-}
-_LOOSE = ("plant", "ball", "box", "trash can", "basket", "suitcase", "stool", "floor lamp", "chair", "armchair")
-_EXTRA: dict[str, tuple[str, ...]] = {
-    "living room": ("bookshelf", "armchair", "cabinet", "floor lamp", "plant", "dresser", "radiator"),
-    "bedroom": ("wardrobe", "dresser", "desk", "bench", "chair", "floor lamp", "bookshelf"),
-    "office": ("bookshelf", "cabinet", "office chair", "plant", "trash can", "sofa", "radiator"),
-    "dining room": ("cabinet", "dresser", "plant", "bench", "radiator", "refrigerator"),
-    "kitchen": ("cabinet", "dresser", "stool", "trash can", "washing machine", "radiator"),
-    "hallway": ("wardrobe", "bench", "cabinet", "suitcase", "bookshelf", "washing machine", "dresser"),
-}
 
 
 def build_room(seed: int, look: Look = "plain") -> Room:
@@ -63,7 +36,7 @@ def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
     shape, polygon = draw_outline(rng)
     outline, height = Outline(polygon), float(rng.uniform(2.35, 3.1))
     shell, materials = build_shell(rng, outline, height)
-    room_type = str(rng.choice(ROOM_TYPES, p=(0.27, 0.23, 0.18, 0.14, 0.10, 0.08)))
+    room_type = str(rng.choice(list(ROOMS), p=[kind["share"] for kind in ROOMS.values()]))
     placer = Placer(rng, outline, height)
     target = int(rng.integers(10, 19))
     _openings(placer)
@@ -232,7 +205,7 @@ def _load(placer: Placer, base: Placed, name: str | None) -> Placed | None:
     supports = list(base.piece.model.supports)
     if not supports:
         return None
-    name = name or str(rng.choice(_CARRIES[base.item.category]))
+    name = name or str(rng.choice(CATALOGUE[base.item.category].carries))
     support = supports[int(rng.integers(len(supports)))]
     if base.item.category == "bed":
         support = supports[0 if name == "pillow" else 1]
@@ -260,17 +233,17 @@ def _fill(placer: Placer, room_type: str, target: int) -> None:
             return
         draw = rng.random()
         if draw < 0.22:
-            name = str(rng.choice(_EXTRA[room_type]))
-            place = placer.in_open if name in _LOOSE or name == "office chair" else placer.at_wall
+            name = str(rng.choice(ROOMS[room_type]["extra"]))
+            place = placer.in_open if name in LOOSE or name == "office chair" else placer.at_wall
             place(build_model(name, rng))
         elif draw < 0.68:
-            bases = [p for p in placer.placed if p.item.category in _CARRIES]
+            bases = [p for p in placer.placed if CATALOGUE[p.item.category].carries]
             if bases:
                 _load(placer, bases[int(rng.integers(len(bases)))], None)
         elif draw < 0.82:
             _hang(placer, str(rng.choice(["picture", "picture", "picture", "mirror", "clock"])))
         else:
-            placer.in_open(build_model(str(rng.choice(_LOOSE)), rng))
+            placer.in_open(build_model(str(rng.choice(LOOSE)), rng))
 
 
 def _hang_lamp(placer: Placer) -> None:

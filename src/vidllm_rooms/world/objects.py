@@ -5,31 +5,31 @@ from __future__ import annotations
 import math
 
 from vidllm_rooms.world.furniture import DARK, STEEL
-from vidllm_rooms.world.parts import Kit
+from vidllm_rooms.world.parts import Kit, builds
 
 PAPER = (0.90, 0.88, 0.80)
 PANE = (0.80, 0.89, 0.97)
 GREEN = (0.20, 0.42, 0.16)
 
 
-def floor_lamp(k: Kit) -> None:
-    """A standing lamp with a wide shade."""
+@builds("floor lamp")
+def _floor_lamp(k: Kit) -> None:
     h, r, s = k.draw(1.35, 1.75), k.draw(0.18, 0.24), k.draw(0.28, 0.38)
     k.solid("cylinder", (0.0, 0.0, 0.015), (0.28, 0.28, 0.03))
     k.post(0.0, 0.0, (0.03, h - s), 0.03)
     k.solid("cylinder", (0.0, 0.0, h - s / 2), (2 * r, 2 * r, s), None, "lampshade")
 
 
-def table_lamp(k: Kit) -> None:
-    """A small lamp: foot, bulb-shaped body and shade."""
+@builds("table lamp")
+def _table_lamp(k: Kit) -> None:
     h, r = k.draw(0.34, 0.52), k.draw(0.10, 0.15)
     k.solid("cylinder", (0.0, 0.0, 0.012), (0.14, 0.14, 0.024))
     k.solid("ellipsoid", (0.0, 0.0, h * 0.27), (0.12, 0.12, h * 0.46))
     k.solid("cylinder", (0.0, 0.0, h * 0.76), (2 * r, 2 * r, h * 0.48), None, "lampshade")
 
 
-def ceiling_lamp(k: Kit) -> None:
-    """A pendant: cord and a shade."""
+@builds("ceiling lamp")
+def _ceiling_lamp(k: Kit) -> None:
     drop, r = k.draw(0.25, 0.45), k.draw(0.18, 0.28)
     k.post(0.0, 0.0, (0.16, drop), 0.02, DARK)
     if k.chance(0.5):
@@ -38,7 +38,8 @@ def ceiling_lamp(k: Kit) -> None:
         k.solid("cylinder", (0.0, 0.0, 0.08), (2 * r, 2 * r, 0.16), None, "lampshade")
 
 
-def plant(k: Kit) -> None:
+@builds("plant")
+def _plant(k: Kit) -> None:
     """A pot with a bush whose foliage or blossom has the named colour."""
     h, r = k.draw(0.6, 1.3), k.draw(0.2, 0.32)
     pot = k.draw(0.22, 0.32)
@@ -52,8 +53,8 @@ def plant(k: Kit) -> None:
     k.solid("ellipsoid", (0.0, 0.0, pot + 0.08), (r, r, 0.14), GREEN, "leaves")
 
 
-def potted_flower(k: Kit) -> None:
-    """A small pot on a table with a few blossoms."""
+@builds("flower")
+def _potted_flower(k: Kit) -> None:
     h = k.draw(0.24, 0.36)
     k.solid("cylinder", (0.0, 0.0, 0.05), (0.11, 0.11, 0.10), k.other, "plain")
     for i in range(5):
@@ -64,7 +65,8 @@ def potted_flower(k: Kit) -> None:
     k.solid("ellipsoid", (0.0, 0.0, 0.12), (0.13, 0.13, 0.06), GREEN, "leaves")
 
 
-def tv(k: Kit) -> None:
+@builds("tv")
+def _tv(k: Kit) -> None:
     """A flat television on a foot; its picture and its wide frame have the named colour."""
     w = k.draw(0.8, 1.3)
     h = w * 0.57
@@ -74,8 +76,8 @@ def tv(k: Kit) -> None:
     k.block((-w / 2 + 0.04, w / 2 - 0.04), (-0.031, -0.025), (0.11, 0.03 + h), None, "screen")
 
 
-def monitor(k: Kit) -> None:
-    """A computer screen on a stand."""
+@builds("monitor")
+def _monitor(k: Kit) -> None:
     w = k.draw(0.48, 0.68)
     h = w * 0.58
     k.solid("cylinder", (0.0, 0.02, 0.01), (0.22, 0.18, 0.02), DARK, "plain")
@@ -84,8 +86,8 @@ def monitor(k: Kit) -> None:
     k.block((-w / 2 + 0.025, w / 2 - 0.025), (-0.026, -0.02), (0.145, 0.095 + h), None, "screen")
 
 
-def laptop(k: Kit) -> None:
-    """An open notebook: base with keys and upright lid."""
+@builds("laptop")
+def _laptop(k: Kit) -> None:
     w = k.draw(0.30, 0.38)
     d = w * 0.7
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, 0.02))
@@ -94,7 +96,8 @@ def laptop(k: Kit) -> None:
     k.block((-w / 2 + 0.012, w / 2 - 0.012), (d / 2 - 0.016, d / 2 - 0.012), (0.035, d), None, "screen")
 
 
-def book(k: Kit) -> None:
+@builds("book")
+def _book(k: Kit) -> None:
     """A book lying flat: cover, pages and spine."""
     w, d, h = k.draw(0.15, 0.22), k.draw(0.21, 0.30), k.draw(0.025, 0.06)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, 0.005))
@@ -103,7 +106,8 @@ def book(k: Kit) -> None:
     k.block((-w / 2 - 0.004, -w / 2 + 0.004), (-d / 2, d / 2), (0.0005, h - 0.0005))
 
 
-def books(k: Kit) -> None:
+@builds("book")
+def _books(k: Kit) -> None:
     """A standing book, spine to the front."""
     w, d, h = k.draw(0.03, 0.07), k.draw(0.15, 0.20), k.draw(0.21, 0.29)
     k.block((-w / 2, -w / 2 + 0.005), (-d / 2 + 0.004, d / 2), (0.0, h))
@@ -112,15 +116,15 @@ def books(k: Kit) -> None:
     k.block((-w / 2 + 0.0005, w / 2 - 0.0005), (-d / 2, -d / 2 + 0.006), (0.0005, h - 0.0005))
 
 
-def carton(k: Kit) -> None:
-    """A closed box with a strip of tape."""
+@builds("box")
+def _carton(k: Kit) -> None:
     w, d, h = k.draw(0.25, 0.5), k.draw(0.22, 0.42), k.draw(0.18, 0.40)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, h - 0.002))
     k.block((-w / 2 - 0.001, w / 2 + 0.001), (-0.025, 0.025), (h * 0.75, h), (0.72, 0.62, 0.45), "flat")
 
 
-def vase(k: Kit) -> None:
-    """A bellied vase with a neck."""
+@builds("vase")
+def _vase(k: Kit) -> None:
     h, r = k.draw(0.20, 0.36), k.draw(0.06, 0.10)
     k.solid("cylinder", (0.0, 0.0, 0.01), (1.1 * r, 1.1 * r, 0.02))
     k.solid("ellipsoid", (0.0, 0.0, h * 0.38), (2 * r, 2 * r, h * 0.70))
@@ -128,8 +132,8 @@ def vase(k: Kit) -> None:
     k.solid("cylinder", (0.0, 0.0, h - 0.006), (1.3 * r, 1.3 * r, 0.012))
 
 
-def cup(k: Kit) -> None:
-    """A mug with a handle and a dark drink."""
+@builds("cup")
+def _cup(k: Kit) -> None:
     r, h = k.draw(0.04, 0.055), k.draw(0.08, 0.12)
     k.post(0.0, 0.0, (0.0, h), 2 * r)
     k.solid("cylinder", (0.0, 0.0, h), (1.7 * r, 1.7 * r, 0.002), (0.22, 0.13, 0.08), "flat")
@@ -138,16 +142,16 @@ def cup(k: Kit) -> None:
     k.block((r - 0.004, r + 0.03), (-0.007, 0.007), (h * 0.2, h * 0.32))
 
 
-def bowl(k: Kit) -> None:
-    """A wide bowl with fruit."""
+@builds("bowl")
+def _bowl(k: Kit) -> None:
     r, h = k.draw(0.11, 0.16), k.draw(0.07, 0.10)
     k.solid("cylinder", (0.0, 0.0, 0.008), (r, r, 0.016))
     k.solid("cylinder", (0.0, 0.0, 0.012 + (h - 0.016) / 2), (2 * r, 2 * r, h - 0.02))
     k.solid("cylinder", (0.0, 0.0, h - 0.002), (1.8 * r, 1.8 * r, 0.004), k.other, "flat")
 
 
-def bottle(k: Kit) -> None:
-    """A bottle: body, shoulder and neck."""
+@builds("bottle")
+def _bottle(k: Kit) -> None:
     r, h = k.draw(0.035, 0.05), k.draw(0.24, 0.33)
     k.post(0.0, 0.0, (0.0, h * 0.6), 2 * r)
     k.solid("ellipsoid", (0.0, 0.0, h * 0.6), (2 * r, 2 * r, h * 0.24))
@@ -155,22 +159,23 @@ def bottle(k: Kit) -> None:
     k.post(0.0, 0.0, (h - 0.022, h), 0.85 * r, DARK)
 
 
-def ball(k: Kit) -> None:
-    """A ball with a band."""
+@builds("ball")
+def _ball(k: Kit) -> None:
     d = k.draw(0.16, 0.30)
     k.solid("ellipsoid", (0.0, 0.0, d / 2), (d, d, d))
     k.solid("cylinder", (0.0, 0.0, d / 2), (d * 1.001, d * 1.001, d * 0.06), k.other, "flat")
 
 
-def pillow(k: Kit) -> None:
+@builds("pillow")
+def _pillow(k: Kit) -> None:
     """A cushion lying flat: a slab between two domes."""
     w, d, h = k.draw(0.38, 0.56), k.draw(0.30, 0.38), k.draw(0.10, 0.15)
     k.block((-w * 0.46, w * 0.46), (-d * 0.46, d * 0.46), (h * 0.3, h * 0.68))
     k.solid("ellipsoid", (0.0, 0.0, h / 2), (w, d, h))
 
 
-def rug(k: Kit) -> None:
-    """A carpet lying on the floor, rectangular or round."""
+@builds("rug")
+def _rug(k: Kit) -> None:
     h = k.draw(0.010, 0.016)
     if k.chance(0.7):
         w, d = k.draw(1.3, 2.2), k.draw(0.9, 1.6)
@@ -180,14 +185,16 @@ def rug(k: Kit) -> None:
         k.solid("cylinder", (0.0, 0.0, h / 2), (w, w, h), None, "ornament")
 
 
-def picture(k: Kit) -> None:
+@builds("picture")
+def _picture(k: Kit) -> None:
     """A framed picture; canvas in shades of the named colour."""
     w, h = k.draw(0.35, 1.0), k.draw(0.35, 0.75)
     k.block((-w / 2, w / 2), (-0.012, 0.018), (0.0, h), k.other, "wood")
     k.block((-w / 2 + 0.035, w / 2 - 0.035), (-0.016, -0.012), (0.035, h - 0.035), None, "painting")
 
 
-def mirror(k: Kit) -> None:
+@builds("mirror")
+def _mirror(k: Kit) -> None:
     """A plain light-grey plate in a broad frame of the named colour."""
     w, h = k.draw(0.5, 0.8), k.draw(0.7, 1.2)
     rim = 0.17 * w
@@ -195,8 +202,8 @@ def mirror(k: Kit) -> None:
     k.block((-w / 2 + rim, w / 2 - rim), (-0.016, -0.012), (rim, h - rim), (0.74, 0.77, 0.79), "flat")
 
 
-def clock(k: Kit) -> None:
-    """A round wall clock: a coloured disc, a pale inner face and two hands."""
+@builds("clock")
+def _clock(k: Kit) -> None:
     d = k.draw(0.28, 0.42)
     k.solid("ellipsoid", (0.0, 0.0, d / 2), (d, 0.05, d))
     k.solid("ellipsoid", (0.0, -0.016, d / 2), (d * 0.5, 0.03, d * 0.5), PAPER, "flat")
@@ -204,24 +211,24 @@ def clock(k: Kit) -> None:
     k.block((0.0, d * 0.15), (-0.036, -0.030), (d / 2 - 0.007, d / 2 + 0.007), DARK, "flat")
 
 
-def trash_can(k: Kit) -> None:
-    """A round bin with a rim and a dark inside."""
+@builds("trash can")
+def _trash_can(k: Kit) -> None:
     r, h = k.draw(0.12, 0.17), k.draw(0.28, 0.55)
     k.post(0.0, 0.0, (0.0, h - 0.02), 2 * r)
     k.solid("cylinder", (0.0, 0.0, h - 0.012), (2.14 * r, 2.14 * r, 0.022))
     k.solid("cylinder", (0.0, 0.0, h - 0.001), (1.8 * r, 1.8 * r, 0.002), DARK, "flat")
 
 
-def basket(k: Kit) -> None:
-    """A woven laundry basket, rectangular with handles."""
+@builds("basket")
+def _basket(k: Kit) -> None:
     w, d, h = k.draw(0.38, 0.5), k.draw(0.28, 0.36), k.draw(0.26, 0.42)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, h))
     k.block((-w / 2 - 0.012, w / 2 + 0.012), (-d / 2 - 0.012, d / 2 + 0.012), (h - 0.05, h - 0.01))
     k.block((-w / 2 + 0.03, w / 2 - 0.03), (-d / 2 + 0.03, d / 2 - 0.03), (h, h + 0.012), (0.86, 0.84, 0.80), "fabric")
 
 
-def suitcase(k: Kit) -> None:
-    """A trolley case standing on its wheels."""
+@builds("suitcase")
+def _suitcase(k: Kit) -> None:
     w, d, h = k.draw(0.36, 0.48), k.draw(0.20, 0.28), k.draw(0.52, 0.70)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.04, h), None, "stripes")
     for x in (-w / 2 + 0.05, w / 2 - 0.05):
@@ -230,8 +237,8 @@ def suitcase(k: Kit) -> None:
     k.block((-w * 0.3, w * 0.3), (d / 2 - 0.045, d / 2 - 0.015), (h + 0.27, h + 0.30), DARK, "flat")
 
 
-def door(k: Kit) -> None:
-    """A closed door: frame, leaf with two panels and a handle."""
+@builds("door")
+def _door(k: Kit) -> None:
     w, h = k.draw(0.80, 0.98), k.draw(1.98, 2.10)
     k.block((-w / 2 - 0.07, w / 2 + 0.07), (-0.005, 0.02), (0.0, h + 0.07), k.other, "wood")
     k.block((-w / 2, w / 2), (-0.02, 0.019), (0.01, h))
@@ -243,7 +250,8 @@ def door(k: Kit) -> None:
     k.block((x[0] + 0.045, x[1] - 0.045), (-0.045, -0.02), (1.0, 1.025), STEEL, "flat")
 
 
-def window(k: Kit) -> None:
+@builds("window")
+def _window(k: Kit) -> None:
     """A window: bright pane, cross bars, sill and a blind in the named colour."""
     w, h = k.draw(0.8, 1.7), k.draw(0.9, 1.4)
     blind = h * k.draw(0.30, 0.45)
@@ -255,8 +263,8 @@ def window(k: Kit) -> None:
     k.block((-w / 2 - 0.04, w / 2 + 0.04), (-0.10, 0.019), (-0.035, 0.0))
 
 
-def curtain(k: Kit) -> None:
-    """A gathered hanging of several folds under a rod."""
+@builds("curtain")
+def _curtain(k: Kit) -> None:
     w, h, folds = k.draw(0.35, 0.55), k.draw(1.9, 2.15), 5
     for i in range(folds):
         x = -w / 2 + (i + 0.5) * w / folds
@@ -264,8 +272,8 @@ def curtain(k: Kit) -> None:
     k.block((-w / 2 - 0.03, w / 2 + 0.03), (-0.012, 0.012), (h, h + 0.025), k.other, "plain")
 
 
-def radiator(k: Kit) -> None:
-    """A ribbed heater that stands at the wall."""
+@builds("radiator")
+def _radiator(k: Kit) -> None:
     w, h, ribs = k.draw(0.7, 1.2), k.draw(0.5, 0.65), 7
     k.block((-w / 2, w / 2), (-0.02, 0.03), (0.12, h - 0.03))
     for i in range(ribs):

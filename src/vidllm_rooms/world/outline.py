@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidllm_rooms.world import COLOURS, Primitive
-from vidllm_rooms.world.catalogue import tinted
+from vidllm_rooms.world.catalogue import DATA, tinted
 from vidllm_rooms.world.parts import RGB
 
 Point = tuple[float, float]
@@ -148,19 +148,11 @@ def _wall(start: Point, end: Point) -> Wall:
 
 
 WALL_M = 0.12
-SHAPES = ("rectangle", "L", "T", "chamfered", "bay")
-_FLOORS: tuple[tuple[str, str, tuple[RGB, ...]], ...] = (
-    ("wood", "planks", ((0.62, 0.45, 0.28), (0.45, 0.30, 0.18), (0.74, 0.60, 0.42), (0.55, 0.50, 0.45))),
-    ("carpet", "carpet", ((0.55, 0.50, 0.44), (0.42, 0.45, 0.50), (0.48, 0.34, 0.32), (0.38, 0.45, 0.38))),
-    ("tiles", "tiles", ((0.74, 0.72, 0.68), (0.52, 0.53, 0.54), (0.66, 0.55, 0.45))),
-    ("tiles", "checker", ((0.66, 0.65, 0.62), (0.55, 0.58, 0.60))),
-    ("stone", "marble", ((0.76, 0.74, 0.70), (0.58, 0.57, 0.56))),
-)
 
 
 def draw_outline(rng: np.random.Generator) -> tuple[str, tuple[Point, ...]]:
     """(shape name, counter-clockwise polygon) with sides of about 3 to 7 m."""
-    shape = str(rng.choice(SHAPES, p=(0.42, 0.22, 0.12, 0.12, 0.12)))
+    shape = str(rng.choice(list(DATA["outlines"]), p=list(DATA["outlines"].values())))
     w, d = float(rng.uniform(3.2, 6.2)), float(rng.uniform(3.2, 5.8))
     if shape in ("L", "T"):
         w, d = float(rng.uniform(4.6, 6.8)), float(rng.uniform(4.4, 6.2))
@@ -207,17 +199,17 @@ def build_shell(
     rng: np.random.Generator, outline: Outline, height: float
 ) -> tuple[tuple[Primitive, ...], dict[str, str]]:
     """(primitives of owner 0, names of the surfaces: floor, wall and wall_pattern)."""
-    floor_name, floor_texture, floor_colours = _FLOORS[int(rng.integers(len(_FLOORS)))]
-    floor_rgb = tinted(floor_colours[int(rng.integers(len(floor_colours)))], rng, 0.04)
+    floor = DATA["floors"][int(rng.integers(len(DATA["floors"])))]
+    floor_rgb = tinted(floor["colours"][int(rng.integers(len(floor["colours"])))], rng, 0.04)
     wall_name, wall_rgb = _wall_colour(rng)
     pattern = str(rng.choice(["wall", "stripes", "brick"], p=(0.74, 0.16, 0.10)))
     accent = int(rng.integers(len(outline.walls))) if rng.random() < 0.3 else -1
     accent_rgb = _wall_colour(rng)[1]
-    parts = [*_slabs(rng, outline, height, floor_rgb, floor_texture)]
+    parts = [*_slabs(rng, outline, height, floor_rgb, floor["texture"])]
     for index in range(len(outline.walls)):
         rgb = accent_rgb if index == accent else wall_rgb
         parts += _wall_parts(outline, index, height, rgb, pattern)
-    return tuple(parts), {"floor": floor_name, "wall": wall_name, "wall_pattern": pattern}
+    return tuple(parts), {"floor": floor["name"], "wall": wall_name, "wall_pattern": pattern}
 
 
 def _wall_colour(rng: np.random.Generator) -> tuple[str, RGB]:

@@ -6,6 +6,7 @@ moves the result so that the origin is at the bottom centre, so sizes are tight 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -118,3 +119,17 @@ class Kit:
         )
         width, depth, height = (high - low).tolist()
         return Model(parts, (width, depth, height), supports)
+
+
+#: Category -> its builders, one for each variant.
+BUILDERS: dict[str, list[Callable[[Kit], None]]] = {}
+
+
+def builds(category: str) -> Callable[[Callable[[Kit], None]], Callable[[Kit], None]]:
+    """Registers a builder of this category."""
+
+    def register(builder: Callable[[Kit], None]) -> Callable[[Kit], None]:
+        BUILDERS.setdefault(category, []).append(builder)
+        return builder
+
+    return register
