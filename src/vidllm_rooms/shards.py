@@ -26,7 +26,7 @@ from vidllm.datasets.language import Language
 from vidllm.datasets.shards import save_shard
 from vidllm.export.depth_png import write_depth_png
 from vidllm.io.atomic import atomic_folder
-from vidllm.video import write_video
+from vidllm.io.video import write_video
 from vidllm_rooms.language import make_language
 from vidllm_rooms.render import render_clip
 from vidllm_rooms.world import Clip, Look

@@ -26,7 +26,6 @@ convention are exactly half those of colour. Depth is in millimetres.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,6 @@ from vidllm_rooms.world import Clip, Primitive, Room, RoomObject
 from vidllm_rooms.world.layout import ROOMS
 
 SPLITS = ("train", "val", "test")
-_NAME = re.compile(r"scene9(\d{3,})_00")
 
 
 def scene_name(seed: int) -> str:
@@ -48,14 +46,6 @@ def scene_name(seed: int) -> str:
     if seed < 0:
         raise ValueError(f"expected a seed of at least 0, received {seed}; only those have a scene name")
     return f"scene9{seed:03d}_00"
-
-
-def seed_of(name: str) -> int:
-    """The seed of a scene; ValueError for a name that ``scene_name`` does not give."""
-    match = _NAME.fullmatch(name)
-    if match is None or scene_name(int(match[1])) != name:
-        raise ValueError(f"{name}: expected the name of an exported room, such as scene9007_00")
-    return int(match[1])
 
 
 @dataclass(frozen=True)

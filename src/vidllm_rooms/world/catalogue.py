@@ -7,7 +7,7 @@ uniformly for every category, so that the category does not give the colour away
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class Category:
     nyu40: str | None = None
 
 
-def _category(name: str, materials: list[str], carries: tuple[str, ...] = (), nyu40: str | None = None) -> Category:
+def _category(name: str, materials: Sequence[str], carries: Sequence[str] = (), nyu40: str | None = None) -> Category:
     return Category(tuple(materials), tuple(BUILDERS[name]), tuple(carries), nyu40)
 
 
