@@ -57,10 +57,8 @@ def _in_the_way(item: RoomObject) -> bool:
 
 def _outside(item: RoomObject, points: np.ndarray) -> np.ndarray:
     """Distance in plan of points (N, 2) from the object's box, 0 inside."""
-    c, s = math.cos(item.yaw), math.sin(item.yaw)
-    offset = points - np.array(item.centre[:2])
-    local = np.stack([c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0]], -1)
-    return np.asarray(np.linalg.norm(np.maximum(np.abs(local) - np.array(item.size[:2]) / 2, 0), axis=-1))
+    beyond = np.abs(item.local(points)) - np.array(item.size[:2]) / 2
+    return np.asarray(np.linalg.norm(np.maximum(beyond, 0), axis=-1))
 
 
 @dataclass(frozen=True)
@@ -291,10 +289,7 @@ def _free(room: Room, eyes: np.ndarray) -> np.ndarray:
     free = (Outline(room.polygon).clearance(eyes[:, :2]) > CLEARANCE_M) & (eyes[:, 2] > 0.15)
     free &= eyes[:, 2] < room.height - 0.15
     for item in room.objects:
-        offset = eyes - np.array(item.centre)
-        c, s = math.cos(item.yaw), math.sin(item.yaw)
-        local = np.stack([c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0], offset[:, 2]], -1)
-        free &= (np.abs(local) > np.array(item.size) / 2 + CLEARANCE_M).any(-1)
+        free &= (np.abs(item.local(eyes)) > np.array(item.size) / 2 + CLEARANCE_M).any(-1)
     return free
 
 

@@ -37,13 +37,18 @@ class PrimitiveTable:
     centre: Float[Tensor, "N 3"]
     half: Float[Tensor, "N 3"]
     rotation: Float[Tensor, "N 3 3"]
-    rgb: Float[Tensor, "N 3"]
     texture: Int[Tensor, " N"]
     owner: Int[Tensor, " N"]
     packed: Float[Tensor, "N 12"]  # centre, half, cos, sin, rgb, owner: what shading gathers per pixel
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    def where(self, keep: Bool[Tensor, " N"]) -> PrimitiveTable:
+        """These of the primitives."""
+        counts = torch.bincount(self.kind[keep], minlength=3).tolist()
+        kept = {name: value[keep] for name, value in vars(self).items() if name != "counts"}
+        return PrimitiveTable(counts=(counts[0], counts[1], counts[2]), **kept)
 
     @staticmethod
     def build(primitives: Sequence[Primitive], device: str | torch.device = "cpu") -> PrimitiveTable:
@@ -70,7 +75,6 @@ class PrimitiveTable:
             centre=put(centre, torch.float64),
             half=put(half, torch.float64),
             rotation=put(rotation, torch.float64),
-            rgb=put(rgb, torch.float32),
             texture=put([TEXTURES.index(item.texture) for item in items], torch.long),
             owner=put(owner, torch.long),
             packed=put(packed, torch.float32),

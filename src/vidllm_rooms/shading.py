@@ -55,6 +55,7 @@ def prepare(room: Room, table: PrimitiveTable, *, ambient: float = 0.45, resolut
     """Casts the shadow cubes of the room's lights and fills its occlusion volume."""
     device = table.centre.device
     occlusion, low, extent = _occupancy(room)
+    shades = table.texture == TEXTURES.index("lampshade")  # let light through
 
     def as_float(data: object) -> Tensor:
         return torch.as_tensor(np.asarray(data), dtype=torch.float32, device=device)
@@ -62,28 +63,11 @@ def prepare(room: Room, table: PrimitiveTable, *, ambient: float = 0.45, resolut
     return Lighting(
         position=as_float([light.position for light in room.lights]),
         rgb=as_float([light.rgb for light in room.lights]),
-        cubes=_depth_cubes(_casters(table), room.lights, resolution),
+        cubes=_depth_cubes(table.where(~shades), room.lights, resolution),
         occlusion=as_float(occlusion)[None, None],
         low=as_float(low),
         extent=as_float(extent),
         ambient=ambient,
-    )
-
-
-def _casters(table: PrimitiveTable) -> PrimitiveTable:
-    """Everything but lamp shades, which let light through, and very thin wall pieces."""
-    keep = table.texture != TEXTURES.index("lampshade")
-    counts = [int((keep & (table.kind == kind)).sum()) for kind in range(3)]
-    return PrimitiveTable(
-        counts=(counts[0], counts[1], counts[2]),
-        kind=table.kind[keep],
-        centre=table.centre[keep],
-        half=table.half[keep],
-        rotation=table.rotation[keep],
-        rgb=table.rgb[keep],
-        texture=table.texture[keep],
-        owner=table.owner[keep],
-        packed=table.packed[keep],
     )
 
 
@@ -116,11 +100,8 @@ def _occupancy(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for part in item.parts:
             if np.prod(part.size) > _SLIVER_M3:
                 _fill(solid, axes, part.centre, part.size, part.yaw)
-    for axis in range(3):
-        before, after = np.roll(solid, 1, axis), np.roll(solid, -1, axis)
-        solid = 0.25 * before + 0.5 * solid + 0.25 * after
-        before, after = np.roll(solid, 1, axis), np.roll(solid, -1, axis)
-        solid = 0.25 * before + 0.5 * solid + 0.25 * after
+    for axis in (0, 0, 1, 1, 2, 2):
+        solid = 0.25 * np.roll(solid, 1, axis) + 0.5 * solid + 0.25 * np.roll(solid, -1, axis)
     return solid, low, cells * _CELL_M
 
 

@@ -30,8 +30,9 @@ from vidllm_rooms.language.guessing import SEATS
 from vidllm_rooms.language.situations import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.official.scan import Scan
-from vidllm_rooms.world import Clip, Room, RoomObject
+from vidllm_rooms.world import Clip, Room
 from vidllm_rooms.world.catalogue import CATALOGUE
+from vidllm_rooms.world.outline import Outline
 
 Entry = dict[str, Any]
 _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
@@ -218,42 +219,21 @@ class SituationReader:
 
 
 @cache
-def _patterns() -> tuple[tuple[bool, re.Pattern[str]], ...]:
-    return tuple(_compiled())
-
-
-def _compiled() -> Iterator[tuple[bool, re.Pattern[str]]]:
-    for kind, templates in SITUATIONS.items():
-        for template in templates:
-            x, y = re.escape("{x}"), re.escape("{y}")
-            text = re.escape(capitalised(template)).replace(x, "(?P<x>the .+)").replace(y, "(?P<y>the .+)")
-            yield kind.endswith("away"), re.compile(text)
+def _patterns() -> list[tuple[bool, re.Pattern[str]]]:
+    """Whether one faces away, and the words, of every kind of situation."""
+    slots = {re.escape("{x}"): "(?P<x>the .+)", re.escape("{y}"): "(?P<y>the .+)"}
+    words = [(kind.endswith("away"), re.escape(capitalised(t))) for kind, texts in SITUATIONS.items() for t in texts]
+    for slot, pattern in slots.items():
+        words = [(away, text.replace(slot, pattern)) for away, text in words]
+    return [(away, re.compile(text)) for away, text in words]
 
 
 def clearance_m(room: Room, spot: np.ndarray) -> float:
     """Free floor about a place (2,): metres to the nearest wall or thing, negative inside one or outside the room."""
     low = [item for item in room.objects if item.centre[2] - item.size[2] / 2 < OVERHEAD_M and item.category != "rug"]
-    return min(_to_walls(room.polygon, spot), *(_to_thing(item, spot) for item in low))
-
-
-def _to_walls(polygon: Sequence[tuple[float, float]], spot: np.ndarray) -> float:
-    start = np.array(polygon)
-    edge = np.roll(start, -1, 0) - start
-    along = ((spot - start) * edge).sum(-1) / (edge * edge).sum(-1)
-    nearest = start + along.clip(0, 1)[:, None] * edge
-    distance = float(np.linalg.norm(spot - nearest, axis=-1).min())
-    straddles = (start[:, 1] > spot[1]) != (start[:, 1] + edge[:, 1] > spot[1])
-    rise = np.where(edge[:, 1] == 0, 1.0, edge[:, 1])
-    crossing = start[:, 0] + (spot[1] - start[:, 1]) / rise * edge[:, 0]
-    inside = int((straddles & (spot[0] < crossing)).sum()) % 2 == 1
-    return distance if inside else -distance
-
-
-def _to_thing(item: RoomObject, spot: np.ndarray) -> float:
-    x, y = spot - np.array(item.centre[:2])
-    c, s = math.cos(item.yaw), math.sin(item.yaw)
-    off = np.abs([c * x + s * y, c * y - s * x]) - np.array(item.size[:2]) / 2
-    return float(np.linalg.norm(off.clip(0))) + min(float(off.max()), 0.0)
+    beyond = [np.abs(item.local(spot)) - np.array(item.size[:2]) / 2 for item in low]
+    to_things = (float(np.linalg.norm(off.clip(0))) + min(float(off.max()), 0.0) for off in beyond)
+    return min(float(Outline(room.polygon).clearance(spot)), *to_things)
 
 
 def pose_in_scan(stand: Stand, scan_from_room: np.ndarray, middle: np.ndarray) -> dict[str, dict[str, float | int]]:

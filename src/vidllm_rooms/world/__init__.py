@@ -7,6 +7,7 @@ Cameras are OpenCV (x right, y down, z forward); extrinsics are camera-from-room
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -56,6 +57,13 @@ class RoomObject:
     yaw: float  # radians about z, room frame
     on: int | None  # id of the supporting object, None for the floor, wall or ceiling
     parts: tuple[Primitive, ...]
+
+    def local(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2 or 3) of the room in the object's own frame, from its centre."""
+        offset = points - np.array(self.centre[: points.shape[-1]])
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        x, y = offset[..., 0], offset[..., 1]
+        return np.concatenate([np.stack([c * x + s * y, c * y - s * x], -1), offset[..., 2:]], -1)
 
 
 @dataclass(frozen=True)

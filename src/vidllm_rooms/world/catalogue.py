@@ -59,7 +59,7 @@ def draw_colour(rng: np.random.Generator) -> str:
     return str(rng.choice(list(COLOURS)))
 
 
-def tinted(rgb: RGB, rng: np.random.Generator, amount: float = 0.03) -> RGB:
+def tinted(rgb: Sequence[float], rng: np.random.Generator, amount: float = 0.03) -> RGB:
     """The colour with a small shift, still nameable."""
     r, g, b = np.clip(np.array(rgb) * rng.uniform(0.92, 1.06) + rng.uniform(-amount, amount, 3), 0.02, 0.98).tolist()
     return r, g, b

@@ -14,7 +14,7 @@ import numpy as np
 from vidllm_rooms.world import COLOURS, Primitive
 from vidllm_rooms.world.outline import Footprint, overlap
 from vidllm_rooms.world.parts import RGB
-from vidllm_rooms.world.placing import Placed, Placer
+from vidllm_rooms.world.placing import Placer
 
 MOST = 90  # pieces a room
 PER_M2 = 45.0  # on surfaces of the untidiest room
@@ -45,7 +45,7 @@ def _on_supports(
             area = (support.x1 - support.x0) * (support.y1 - support.y0)
             for _ in range(min(16, int(rng.poisson(PER_M2 * mess * area)))):
                 x, y = float(rng.uniform(support.x0, support.x1)), float(rng.uniform(support.y0, support.y1))
-                at = _world(base, x, y)
+                at = base.footprint.point(x, y)
                 z = base.footprint.z0 + support.z
                 yield _put(rng, _SMALL[int(rng.integers(len(_SMALL)))](rng), (*at, z), around, support.clearance)
         taken += around[len(taken) - 1 :]
@@ -76,11 +76,6 @@ def _on_walls(placer: Placer, rng: np.random.Generator, mess: float) -> Iterator
             yield [Primitive("box", (x, y, z), (width, 0.008, height), wall.facing, _colour(rng), texture)]
 
 
-def _world(base: Placed, x: float, y: float) -> tuple[float, float]:
-    c, s = math.cos(base.item.yaw), math.sin(base.item.yaw)
-    return base.footprint.x + c * x - s * y, base.footprint.y + s * x + c * y
-
-
 def _put(
     rng: np.random.Generator, parts: list[Part], at: tuple[float, float, float], taken: list[Footprint],
     clearance: float,
@@ -93,12 +88,10 @@ def _put(
     if top > clearance or any(overlap(box, other) for other in taken):
         return []
     taken.append(box)
-    c, s = math.cos(yaw), math.sin(yaw)
-    made = []
-    for kind, (x, y, z), size, texture in parts:
-        centre = at[0] + c * x - s * y, at[1] + s * x + c * y, at[2] + z
-        made.append(Primitive(kind, centre, size, yaw, _colour(rng), texture))  # type: ignore[arg-type]
-    return made
+    return [
+        Primitive(kind, (*box.point(x, y), at[2] + z), size, yaw, _colour(rng), texture)  # type: ignore[arg-type]
+        for kind, (x, y, z), size, texture in parts
+    ]
 
 
 def _colour(rng: np.random.Generator) -> RGB:

@@ -15,7 +15,7 @@ from vidllm_rooms.world import Light, Look, Room
 from vidllm_rooms.world.catalogue import CATALOGUE, DATA, build_model, draw_colour
 from vidllm_rooms.world.clutter import scatter
 from vidllm_rooms.world.outline import Footprint, Outline, build_shell, draw_outline
-from vidllm_rooms.world.placing import Placed, Placer
+from vidllm_rooms.world.placing import Placed, Placer, box_of
 
 ROOMS: dict[str, dict[str, Any]] = DATA["rooms"]
 LOOSE: list[str] = DATA["loose"]
@@ -85,11 +85,9 @@ def _curtain(placer: Placer, window: Placed) -> None:
     width, depth, height = piece.model.size
     side = 1 if placer.rng.random() < 0.5 else -1
     x = side * (window.piece.model.size[0] / 2 + width / 2 + 0.04)
-    c, s = math.cos(window.item.yaw), math.sin(window.item.yaw)
     y = window.piece.model.size[1] / 2 - depth / 2 - 0.014
-    at_x, at_y = window.item.centre[0] + c * x - s * y, window.item.centre[1] + s * x + c * y
     z = min(0.12, placer.height - height - 0.05)
-    box = Footprint(at_x, at_y, width / 2, depth / 2, window.item.yaw, z, z + height)
+    box = box_of(piece, *window.footprint.point(x, y), window.item.yaw, z)
     if placer.free(box):
         placer.put(piece, box)
 
@@ -248,10 +246,8 @@ def _fill(placer: Placer, room_type: str, target: int) -> None:
 
 def _hang_lamp(placer: Placer) -> None:
     piece = build_model("ceiling lamp", placer.rng)
-    width, depth, height = piece.model.size
-    x, y = _middle(placer)
-    z = placer.height - height - 1e-3
-    box = Footprint(x, y, width / 2, depth / 2, 0.0, z, z + height)
+    z = placer.height - piece.model.size[2] - 1e-3
+    box = box_of(piece, *_middle(placer), 0.0, z)
     if placer.outline.holds(box, 0.2) and all(p.footprint.z1 < z for p in placer.placed):
         placer.put(piece, box)
 

@@ -31,6 +31,11 @@ class Footprint:
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         return (c, s), (-s, c)
 
+    def point(self, x: float, y: float) -> Point:
+        """The point (x, y) of the box's own frame in the room."""
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        return self.x + c * x - s * y, self.y + s * x + c * y
+
     def corners(self) -> list[Point]:
         """The four corners, counter-clockwise."""
         (ax, ay), (bx, by) = self.axes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidllm_rooms.world import Primitive, RoomObject
+from vidllm_rooms.world import RoomObject
 from vidllm_rooms.world.catalogue import Piece
 from vidllm_rooms.world.outline import Footprint, Outline, contains, overlap
 from vidllm_rooms.world.parts import Support
@@ -47,8 +47,15 @@ class Placer:
     def put(self, piece: Piece, box: Footprint, on: int | None = None) -> Placed:
         """Records a piece at this box; the box must have been found free."""
         number = len(self.placed) + 1
-        c, s = math.cos(box.yaw), math.sin(box.yaw)
-        parts = tuple(_moved(part, box, c, s, number) for part in piece.model.parts)
+        parts = tuple(
+            replace(
+                part,
+                centre=(*box.point(*part.centre[:2]), box.z0 + part.centre[2]),
+                yaw=_wrapped(part.yaw + box.yaw),
+                owner=number,
+            )
+            for part in piece.model.parts
+        )
         centre = (box.x, box.y, box.z0 + piece.model.size[2] / 2)
         item = RoomObject(
             number, piece.category, piece.colour, piece.material, centre, piece.model.size, box.yaw, on, parts
@@ -101,9 +108,7 @@ class Placer:
 
     def relative(self, piece: Piece, base: Placed, x: float, y: float, turn: float = 0.0) -> Placed | None:
         """Stands a piece at (x, y) in the base's own frame, turned by ``turn`` against it."""
-        c, s = math.cos(base.item.yaw), math.sin(base.item.yaw)
-        bx, by, _ = base.item.centre
-        return self.on_floor(piece, bx + c * x - s * y, by + s * x + c * y, _wrapped(base.item.yaw + turn))
+        return self.on_floor(piece, *base.footprint.point(x, y), _wrapped(base.item.yaw + turn))
 
     def onto(self, piece: Piece, base: Placed, support: Support, turn: float = 0.0, tries: int = 8) -> Placed | None:
         """Puts a small piece on a support of the base; None when there is no room left."""
@@ -113,13 +118,11 @@ class Placer:
         spare_x, spare_y = support.x1 - support.x0 - 2 * half_x, support.y1 - support.y0 - 2 * half_y
         if spare_x < 0 or spare_y < 0 or height > support.clearance:
             return None
-        c, s = math.cos(base.item.yaw), math.sin(base.item.yaw)
         z = base.footprint.z0 + support.z
         for _ in range(tries):
             x = support.x0 + half_x + spare_x * float(self.rng.random())
             y = support.y0 + half_y + spare_y * float(self.rng.random())
-            at = base.footprint.x + c * x - s * y, base.footprint.y + s * x + c * y
-            box = box_of(piece, *at, _wrapped(base.item.yaw + turn), z)
+            box = box_of(piece, *base.footprint.point(x, y), _wrapped(base.item.yaw + turn), z)
             if self.free(box, margin=0.008, ignore=frozenset({base.item.id})):
                 return self.put(piece, box, base.item.id)
         return None
@@ -129,12 +132,6 @@ def box_of(piece: Piece, x: float, y: float, yaw: float, z: float) -> Footprint:
     """The footprint of a piece whose bottom centre is at (x, y, z)."""
     width, depth, height = piece.model.size
     return Footprint(x, y, width / 2, depth / 2, yaw, z, z + height)
-
-
-def _moved(part: Primitive, box: Footprint, c: float, s: float, owner: int) -> Primitive:
-    x, y, z = part.centre
-    centre = (box.x + c * x - s * y, box.y + s * x + c * y, box.z0 + z)
-    return replace(part, centre=centre, yaw=_wrapped(part.yaw + box.yaw), owner=owner)
 
 
 def _wrapped(angle: float) -> float:
