@@ -36,6 +36,15 @@ from vidllm_rooms.world.layout import build_room
 #: (height, width) of tiny's training clips: landscape twice as often as portrait or square.
 SIZES: tuple[tuple[int, int], ...] = ((112, 140), (140, 112), (112, 140), (112, 112))
 SIDE, PATCH = 112, 14
+JPEG_QUALITY = 95
+CONVENTIONS = {
+    "units": "m",
+    "frame": "room: z up, floor at z = 0",
+    "poses": "room from camera, OpenCV axes",
+    "boxes": "centre x y z, size x y z, yaw about z in radians",
+    "pixel_centre": 0.5,
+    "depth": "millimetres along the optical axis, 0 = none",
+}
 
 
 def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
@@ -102,24 +111,9 @@ def plan_shards(
     if shorter_side < PATCH or shorter_side % PATCH:
         raise ValueError(f"the shorter side must be a multiple of {PATCH} pixels, received {shorter_side}")
     for start in range(first, last, per_shard):
-        height, width = (_scaled(side, shorter_side) for side in SIZES[(start // per_shard) % len(SIZES)])
+        size = SIZES[(start // per_shard) % len(SIZES)]
+        height, width = (side * shorter_side // SIDE // PATCH * PATCH for side in size)  # in whole patches
         yield range(start, min(start + per_shard, last)), height, width
-
-
-def _scaled(side: int, shorter_side: int) -> int:
-    """A side of :data:`SIZES` at another shorter side, in whole patches (rounded down)."""
-    return side * shorter_side // SIDE // PATCH * PATCH
-
-
-JPEG_QUALITY = 95
-CONVENTIONS = {
-    "units": "m",
-    "frame": "room: z up, floor at z = 0",
-    "poses": "room from camera, OpenCV axes",
-    "boxes": "centre x y z, size x y z, yaw about z in radians",
-    "pixel_centre": 0.5,
-    "depth": "millimetres along the optical axis, 0 = none",
-}
 
 
 def write_room(folder: Path, clip: Clip, language: Language, fps: float = 6) -> Path:
@@ -128,27 +122,17 @@ def write_room(folder: Path, clip: Clip, language: Language, fps: float = 6) -> 
         for name in ("color", "depth", "pose", "instance", "intrinsic"):
             (part / name).mkdir()
         for index in range(len(clip.rgb)):
-            _write_frame(part, f"{index:05d}", clip, index)
+            name = f"{index:05d}"
+            Image.fromarray(clip.rgb[index]).save(part / "color" / f"{name}.jpg", quality=JPEG_QUALITY)
+            write_depth_png(part / "depth" / f"{name}.png", clip.depth_m[index])
+            Image.fromarray(clip.instance[index].astype(np.uint8)).save(part / "instance" / f"{name}.png")
+            pose = np.linalg.inv(clip.extrinsics[index].astype(np.float64))
+            np.savetxt(part / "pose" / f"{name}.txt", pose, fmt="%.8f")
+        intrinsics = np.eye(4)
+        intrinsics[:3, :3] = clip.intrinsics[0]
         for camera in ("color", "depth"):
-            _write_matrix(part / "intrinsic" / f"intrinsic_{camera}.txt", _four(clip.intrinsics[0]))
+            np.savetxt(part / "intrinsic" / f"intrinsic_{camera}.txt", intrinsics, fmt="%.8f")
         record = {"conventions": CONVENTIONS, **scene_record(clip, language)}
         (part / "scene.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_video(part / "room.mp4", clip.rgb, fps)
     return folder
-
-
-def _write_frame(part: Path, name: str, clip: Clip, index: int) -> None:
-    Image.fromarray(clip.rgb[index]).save(part / "color" / f"{name}.jpg", quality=JPEG_QUALITY)
-    write_depth_png(part / "depth" / f"{name}.png", clip.depth_m[index])
-    Image.fromarray(clip.instance[index].astype(np.uint8)).save(part / "instance" / f"{name}.png")
-    _write_matrix(part / "pose" / f"{name}.txt", np.linalg.inv(clip.extrinsics[index].astype(np.float64)))
-
-
-def _four(intrinsics: np.ndarray) -> np.ndarray:
-    whole = np.eye(4)
-    whole[:3, :3] = intrinsics
-    return whole
-
-
-def _write_matrix(path: Path, matrix: np.ndarray) -> None:
-    np.savetxt(path, matrix, fmt="%.8f")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -77,10 +78,6 @@ def _plain(s: Surface) -> Tensor:
     return _shade(s, 1 + 0.05 * _noise(*_cells(s, 0.03)))
 
 
-def _flat(s: Surface) -> Tensor:
-    return s.albedo
-
-
 def _wall(s: Surface) -> Tensor:
     """Plaster: broad stains and a fine grain."""
     broad, fine = _noise(*_cells(s, 0.045)), _noise(*_cells(s, 0.011))
@@ -103,12 +100,8 @@ def _planks(s: Surface) -> Tensor:
     tone = 0.82 + 0.34 * _hash(row, board, s.seed)
     edge_v, edge_u = (s.uv[:, 1] / 0.12).frac().abs(), (along - board) * 9
     seam = ((edge_v < 0.06) | (edge_u < 0.06)).float() * 0.35 * _fade(s, 0.06)
-    return _shade(_grained(s, row * 3.1 + board * 1.7), tone * (1 - seam))
-
-
-def _grained(s: Surface, shift: Tensor) -> Surface:
-    grain = _noise(s.uv[:, 0] * 9 + shift * 31, s.uv[:, 1] * 90)
-    return Surface(_shade(s, 1 + 0.15 * grain * _fade(s, 0.02)), s.uv, s.unit, s.seed, s.footprint)
+    grain = _noise(s.uv[:, 0] * 9 + (row * 3.1 + board * 1.7) * 31, s.uv[:, 1] * 90)
+    return _shade(s, 1 + 0.15 * grain * _fade(s, 0.02)) * (tone * (1 - seam))[:, None]
 
 
 def _fabric(s: Surface) -> Tensor:
@@ -129,14 +122,6 @@ def _ornament(s: Surface) -> Tensor:
     light = 1 - (1 - s.albedo) * 0.45
     mixed = torch.where((border + lozenge.float() * (edge < 0.74))[:, None] > 0, light, s.albedo)
     return mixed * (0.95 + 0.18 * _noise(*_cells(s, 0.01)))[:, None]
-
-
-def _tiles(s: Surface) -> Tensor:
-    return _grid(s, 0.30, 0.30, 0.03, 0.0)
-
-
-def _brick(s: Surface) -> Tensor:
-    return _grid(s, 0.24, 0.08, 0.10, 0.5)
 
 
 def _grid(s: Surface, width: float, height: float, joint: float, stagger: float) -> Tensor:
@@ -239,15 +224,15 @@ def _photo(s: Surface) -> Tensor:
 
 _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
     "plain": _plain,
-    "flat": _flat,
+    "flat": attrgetter("albedo"),
     "wall": _wall,
     "wood": _wood,
     "planks": _planks,
     "fabric": _fabric,
     "carpet": _carpet,
     "ornament": _ornament,
-    "tiles": _tiles,
-    "brick": _brick,
+    "tiles": partial(_grid, width=0.30, height=0.30, joint=0.03, stagger=0.0),
+    "brick": partial(_grid, width=0.24, height=0.08, joint=0.10, stagger=0.5),
     "checker": _checker,
     "stripes": _stripes,
     "books": _books,
@@ -257,7 +242,7 @@ _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
     "leaves": _leaves,
     "wicker": _wicker,
     "marble": _marble,
-    "lampshade": _flat,
+    "lampshade": attrgetter("albedo"),
     "print": _print,
     "photo": _photo,
 }

@@ -46,6 +46,7 @@ NYU40 = (
 
 SHELL = ("wall", "floor", "ceiling")
 
+
 def nyu40_class(category: str) -> str:
     """The NYU40 class of a category of the rooms or of their shell."""
     known = CATALOGUE[category].nyu40 if category in CATALOGUE else None

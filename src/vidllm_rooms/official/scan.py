@@ -150,9 +150,10 @@ def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
     write_sens(f"{stem}.sens", _recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
     Path(f"{stem}.txt").write_text(_meta(clip, scan), encoding="utf-8")
     write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
-    _write_json(Path(f"{stem}_vh_clean_2.0.010000.segs.json"), _segments(scan))
+    segments = {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
+    Path(f"{stem}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments), encoding="utf-8")
     for name in (".aggregation.json", "_vh_clean.aggregation.json"):
-        _write_json(Path(f"{stem}{name}"), _aggregation(scan))
+        Path(f"{stem}{name}").write_text(json.dumps(_aggregation(scan)), encoding="utf-8")
 
 
 def cameras(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +172,7 @@ def _recorded(clip: Clip, scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, 
 
 def _meta(clip: Clip, scan: Scan) -> str:
     count, height, width = clip.depth_m.shape
-    color, depth = cameras(clip)
+    named = tuple(zip(("color", "depth"), cameras(clip), strict=True))
     low_height, low_width = clip.depth_m[0, ::2, ::2].shape
     numbers = {
         "axisAlignment": _row(scan.frames.aligned_from_scan),
@@ -180,8 +181,8 @@ def _meta(clip: Clip, scan: Scan) -> str:
         "colorWidth": width,
         "depthHeight": low_height,
         "depthWidth": low_width,
-        **{f"f{axis}_{name}": f"{k[i, i]:.6f}" for i, axis in enumerate("xy") for name, k in _named(color, depth)},
-        **{f"m{axis}_{name}": f"{k[i, 2]:.6f}" for i, axis in enumerate("xy") for name, k in _named(color, depth)},
+        **{f"f{axis}_{name}": f"{k[i, i]:.6f}" for i, axis in enumerate("xy") for name, k in named},
+        **{f"m{axis}_{name}": f"{k[i, 2]:.6f}" for i, axis in enumerate("xy") for name, k in named},
         "numColorFrames": count,
         "numDepthFrames": count,
         "numIMUmeasurements": 0,
@@ -190,16 +191,8 @@ def _meta(clip: Clip, scan: Scan) -> str:
     return "".join(f"{key} = {value}\n" for key, value in numbers.items())
 
 
-def _named(color: np.ndarray, depth: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
-    return ("color", color), ("depth", depth)
-
-
 def _row(matrix: np.ndarray) -> str:
     return " ".join(f"{value:.6f}" for value in matrix.ravel())
-
-
-def _segments(scan: Scan) -> dict[str, Any]:
-    return {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
 
 
 def _aggregation(scan: Scan) -> dict[str, Any]:
@@ -207,14 +200,9 @@ def _aggregation(scan: Scan) -> dict[str, Any]:
         {"id": item.object_id, "objectId": item.object_id, "segments": list(item.segments), "label": item.label}
         for item in scan.instances
     ]
-    segments_file = f"scannet.{scan.name}_vh_clean_2.0.010000.segs.json"
     return {
         "sceneId": f"scannet.{scan.name}",
         "appId": "Aggregator.v2",
         "segGroups": groups,
-        "segmentsFile": segments_file,
+        "segmentsFile": f"scannet.{scan.name}_vh_clean_2.0.010000.segs.json",
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
