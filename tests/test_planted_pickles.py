@@ -127,7 +127,7 @@ def test_videos_cameras_and_files_of_data(model, film, mark, tmp_path):
         run("data", "check", tmp_path / "x.jsonl")
         for name in ("x.json", "x.jsonl"):
             run("eval", "scanqa", "--predictions", tmp_path / name, "--references", tmp_path / "x.json")
-        run("data", "repack", tmp_path, "-o", tmp_path / "packed")
+        run("data", "pack", tmp_path, "-o", tmp_path / "packed")
 
 
 def test_scans_of_scannet(mark, tmp_path):

@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 from vidllm.datasets.layout import SETS, DataRoot
-from vidllm.datasets.pack import PackedScenes
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.sens_writer import write_sens
 
-__all__ = ["SETS", "DataRoot", "PackedScenes", "ScanNetScene", "write_sens"]
+__all__ = ["SETS", "DataRoot", "ScanNetScene", "write_sens"]

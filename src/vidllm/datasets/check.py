@@ -191,7 +191,7 @@ def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -
     if vertices is not None and segments is not None and vertices != segments:
         report.broken.append(f"{scene.folder}: {segments} segments for the {vertices} vertices of the mesh; fetch both")
     elif complete and not quick:
-        _guarded(report, lambda: pack_scene(scene, PackSettings(shorter_side=PATCH)))
+        _guarded(report, lambda: pack_scene(scene, PackSettings(shorter_side=PATCH), {}))
 
 
 def _has_frames(scene: ScanNetScene) -> bool:
