@@ -1,4 +1,4 @@
-"""A root as downloaded: what is there and what is broken is told; packing is what training reads, and survives kills."""
+"""A root as downloaded: what is there and what is broken is told; what packing writes, training reads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from scannet_files import pose, write_posed_images, write_scene
 
 from vidllm.cli import main
 from vidllm.datasets import DataRoot
+from vidllm.datasets.annotations import ScanQAQuestion, ScanReferDescription
 from vidllm.datasets.check import check_root
 from vidllm.datasets.pack import PackSettings, pack, pack_scene, scene_language
-from vidllm.datasets.scanqa import ScanQAQuestion
-from vidllm.datasets.scanrefer import ScanReferDescription
 from vidllm.datasets.shards import Shard, check_shards
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 
@@ -309,5 +308,5 @@ def test_other_settings_need_another_folder(told: Path, tmp_path: Path) -> None:
         pack(told, tmp_path / "out", SETTINGS, scenes=["nowhere"])
     (shard,) = (tmp_path / "out").glob("scans_*")
     shard.write_bytes(b"cut")
-    with pytest.raises(ValueError, match="not a readable training shard .* pack it again"):
+    with pytest.raises(ValueError, match=r"not a readable training shard .* pack it again"):
         pack(told, tmp_path / "out", SETTINGS)

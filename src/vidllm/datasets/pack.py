@@ -177,7 +177,8 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings, entries: Entries) ->
     }
     instances = scene.instances if aligned and has_file(scene.file(".aggregation.json")) else []
     objects = [
-        {"id": i.object_id + 1, "category": i.label, "colour": "", "material": "", "box": [*i.box, 0.0], "visible": True}
+        {"id": i.object_id + 1, "category": i.label, "colour": "", "material": "", "box": [*i.box, 0.0],
+         "visible": True}
         for i in instances if i.box is not None and i.object_id < MOST_ID
     ]  # fmt: skip
     language = scene_language(entries, {item["id"] for item in objects})

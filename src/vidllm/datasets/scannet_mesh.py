@@ -7,7 +7,6 @@ of ScanRefer and of everything built on it.
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vidllm.datasets.proposals import box_of
-from vidllm.datasets.records import MOST, Entry, entries
+from vidllm.datasets.records import MOST, entries, list_of, read_table, text, whole
 from vidllm.io.json_files import check_regular_file, read_json
 
 _TYPES = {
@@ -165,29 +164,22 @@ def read_groups(path: str | Path) -> list[tuple[int, str, tuple[int, ...]]]:
     values = read_json(path)
     if not isinstance(values, dict) or "segGroups" not in values:
         raise ValueError(f"{path}: expected segGroups; is it an .aggregation.json file?")
-    groups, seen = [], set()
-    for entry in entries(path, values["segGroups"], "segGroups"):
-        number = entry.integer("objectId" if "objectId" in entry.values else "id")
-        if number in seen:
-            raise ValueError(f"{entry.name}: objectId {number} comes twice; fetch the file again")
-        seen.add(number)
-        groups.append((number, entry.text("label"), entry.integers("segments")))
-    return groups
+    groups: dict[int, tuple[int, str, tuple[int, ...]]] = {}
+    for entry in entries(values["segGroups"], path, "segGroups"):
+        number = entry.get("objectId" if "objectId" in entry.values else "id", whole)
+        if number in groups:
+            raise ValueError(f"{entry.where}: objectId {number} comes twice; fetch the file again")
+        groups[number] = number, entry.get("label", text), entry.get("segments", list_of(whole))
+    return list(groups.values())
 
 
 def read_label_map(path: str | Path) -> dict[str, int]:
     """nyu40 class of each raw label of ``scannetv2-labels.combined.tsv``; ValueError naming file and line."""
-    path = check_regular_file(path)
     table: dict[str, int] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for index, row in enumerate(csv.DictReader(file, restkey="", delimiter="\t")):
-                entry = Entry(path, index, row)
-                table.setdefault(entry.text("raw_category"), entry.integer("nyu40id"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); fetch it again") from error
+    for entry in read_table(path, {"raw_category", "nyu40id"}, "\t"):
+        table.setdefault(entry.get("raw_category", text), entry.get("nyu40id", whole))
     if not table:
-        raise ValueError(f"{path}: expected the columns raw_category and nyu40id, got no row; fetch it again")
+        raise ValueError(f"{path}: expected raw_category and nyu40id of each label, got no row; fetch it again")
     return table
 
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.datasets.annotations import (
+    Multi3DReferDescription,
+    ReferIt3DUtterance,
+    ScanQAQuestion,
+    ScanReferDescription,
+    SQA3DQuestion,
+    group_by_object,
+)
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.multi3drefer import Multi3DReferDescription
-from vidllm.datasets.referit3d import ReferIt3DUtterance
-from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
-from vidllm.datasets.scanqa import ScanQAQuestion
-from vidllm.datasets.scanrefer import ScanReferDescription
-from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.datasets.words import tokens
 from vidllm.evaluation.registration import box_reader
 from vidllm.evaluation.settings import Kind, Variant
@@ -195,15 +197,7 @@ class Scan2Cap(Task):
 
     def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
         """One an object; an object under two names is one, under the first, as the evaluators read it."""
-        found: dict[str, Item] = {}
-        for thing in group_by_object(entries):
-            key = f"{thing.scene_id}|{thing.object_id}"
-            if key in found:
-                before: CaptionedObject = found[key].entry
-                both = (*before.descriptions, *thing.descriptions)
-                thing = CaptionedObject(before.scene_id, before.object_id, before.object_name, both)
-            found[key] = Item(key, thing.scene_id, thing)
-        return list(found.values())
+        return [Item(f"{e.scene_id}|{e.object_id}", e.scene_id, e) for e in group_by_object(entries)]
 
     def texts(self, entries: Sequence[ScanReferDescription]) -> list[str]:
         """The descriptions."""
