@@ -25,8 +25,7 @@ from vidllm.datasets.annotations import (
 )
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
-from vidllm.datasets.scannet_sens import SensFile
-from vidllm.datasets.sens_writer import write_sens
+from vidllm.datasets.sens import SensFile, write_sens
 
 Reader = Callable[[Path], Any]
 DESCRIPTION = {

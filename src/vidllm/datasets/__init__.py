@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.datasets.sens_writer import write_sens
+from vidllm.datasets.sens import write_sens
 
 __all__ = ["SETS", "DataRoot", "ScanNetScene", "write_sens"]

@@ -25,7 +25,7 @@ from vidllm.datasets.pack import PackSettings, pack_scene
 from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
-from vidllm.datasets.scannet_sens import SensFile
+from vidllm.datasets.sens import SensFile
 from vidllm.io.json_files import has_file
 
 SHOWN = 5

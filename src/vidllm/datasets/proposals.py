@@ -1,7 +1,7 @@
 """Object proposals of Mask3D (Schult et al., ICRA 2023) as LEO distributes them: ``SCENE.mask.npz``.
 
-A file is a sparse matrix, masks x vertices of ``SCENE_vh_clean_2.ply``, as scipy's ``save_npz`` writes it; it is read
-with numpy alone. A proposal's box is the axis-aligned one of its aligned vertices. Peers take the first 50 masks.
+A file is a sparse matrix, masks x vertices of ``SCENE_vh_clean_2.ply``, as scipy's ``save_npz`` writes it. A
+proposal's box is the axis-aligned one of its aligned vertices. Peers take the first 50 masks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import sparse
 
 from vidllm.io.arrays import read_npz
 
@@ -77,50 +78,23 @@ def _rows(arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], tuple[int, i
     """Columns of the true elements of each row, for the forms csr, csc and coo, and the matrix's shape."""
     raw = arrays["format"].item()
     kind = raw.decode() if isinstance(raw, bytes) else str(raw)
-    shape = _shape(arrays["shape"])
-    count = _vector(arrays["data"], "data").size
-    if kind == "coo":
-        row, column = (_whole(arrays[name], name, count) for name in ("row", "col"))
-    elif kind in ("csr", "csc"):
-        indices = _whole(arrays["indices"], "indices", count)
-        outer = _outer(arrays["indptr"], shape[0 if kind == "csr" else 1], count)
-        row, column = (outer, indices) if kind == "csr" else (indices, outer)
-    else:
+    if kind not in ("csr", "csc", "coo"):
         raise ValueError(f"form {kind!r:.20}")
-    kept = arrays["data"] != 0
-    row, column = row[kept], column[kept]
-    if len(row) and (row.min() < 0 or column.min() < 0 or row.max() >= shape[0] or column.max() >= shape[1]):
-        raise ValueError(f"an element outside {shape}")
-    order = np.argsort(row, kind="stable")
-    parts = np.split(column[order], np.searchsorted(row[order], np.arange(1, shape[0])))
-    return [np.sort(part) for part in parts[: shape[0]]], shape
-
-
-def _shape(given: np.ndarray) -> tuple[int, int]:
-    """(masks, vertices); ValueError for numbers that no scene has."""
-    if given.shape != (2,) or given.dtype.kind not in "iu":
-        raise ValueError(f"a shape of {given.dtype} {given.shape}")
-    masks, vertices = (int(n) for n in given)
+    for name in ("shape", "row", "col") if kind == "coo" else ("shape", "indices", "indptr"):
+        if arrays[name].dtype.kind not in "iu" or arrays[name].ndim != 1:
+            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected a row of whole numbers")
+    if arrays["data"].dtype.kind not in "biuf":
+        raise ValueError(f"data is {arrays['data'].dtype}, expected numbers")
+    masks, vertices = (int(n) for n in arrays["shape"])
     if not (0 <= masks <= MAX_MASKS and 0 <= vertices <= MAX_VERTICES):
         raise ValueError(f"{masks} masks of {vertices} vertices, expected at most {MAX_MASKS} and {MAX_VERTICES}")
-    return masks, vertices
-
-
-def _vector(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected a row of numbers")
-    return array
-
-
-def _whole(array: np.ndarray, name: str, count: int) -> np.ndarray:
-    if _vector(array, name).dtype.kind not in "iu" or len(array) != count:
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {count} whole numbers")
-    return array
-
-
-def _outer(pointers: np.ndarray, rows: int, count: int) -> np.ndarray:
-    """The row (or column) of each element from where rows begin; ValueError where these do not cover the elements."""
-    begins = _whole(pointers, "indptr", rows + 1).astype(np.int64)
-    if begins[0] != 0 or begins[-1] != count or bool((np.diff(begins) < 0).any()):
-        raise ValueError(f"indptr does not run from 0 to {count}")
-    return np.repeat(np.arange(rows, dtype=np.int32), np.diff(begins))
+    if kind == "coo":
+        matrix = sparse.coo_matrix((arrays["data"] != 0, (arrays["row"], arrays["col"])), (masks, vertices)).tocsr()
+    else:
+        form = sparse.csr_matrix if kind == "csr" else sparse.csc_matrix
+        matrix = form((arrays["data"] != 0, arrays["indices"], arrays["indptr"]), (masks, vertices))
+        matrix.check_format(full_check=True)
+        matrix = matrix.tocsr()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return np.split(matrix.indices, matrix.indptr[1:-1])[:masks], (masks, vertices)

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, SensFrames, depth_on_colour_grid
+from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
     Mesh,
@@ -31,6 +31,7 @@ from vidllm.datasets.scannet_mesh import (
     read_mesh,
     read_segments,
 )
+from vidllm.datasets.sens import SensFile
 from vidllm.frames import uniform_indices
 from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.json_files import check_regular_file, has_file
@@ -86,7 +87,7 @@ class ScanNetScene:
         """The frames in the form chosen; ValueError when there are none."""
         sens = self.file(".sens")
         if self._form == "sens" or (self._form == "auto" and has_file(sens)):
-            return SensFrames(sens)
+            return SensFile(sens)
         candidates = {"folder": self.folder, "posed_images": self._posed}
         for form, place in candidates.items():
             if self._form in (form, "auto") and place is not None and _holds_frames(place):
@@ -159,7 +160,7 @@ class ScanNetScene:
         if found is None:
             found = self._written_intrinsics(kind)
         if found is None and has_file(self.file(".sens")):
-            found = SensFrames(self.file(".sens")).intrinsics(kind)
+            found = SensFile(self.file(".sens")).intrinsics(kind)
         if found is None:
             return None
         shape = self.colour(0).shape if kind == "color" else self.depth_m(0).shape

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.datasets.sens_writer import whole_centres, write_sens
+from vidllm.datasets.sens import whole_centres, write_sens
 from vidllm_rooms.official.mesh import Mesh, build_mesh, segment_numbers, write_mesh
 from vidllm_rooms.official.naming import ScanFrames, moved, scan_frames, scene_name
 from vidllm_rooms.types import Clip, Primitive, Room, RoomObject
