@@ -16,9 +16,9 @@ import torch
 from scannet_files import pose, write_posed_images, write_scene
 
 from vidllm.cli import main
-from vidllm.datasets import DataRoot
 from vidllm.datasets.annotations import ScanQAQuestion, ScanReferDescription
 from vidllm.datasets.check import check_root
+from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.pack import PackSettings, pack, pack_scene, scene_language
 from vidllm.datasets.shards import Shard, check_shards
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room

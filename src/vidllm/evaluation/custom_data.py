@@ -14,8 +14,8 @@ from pathlib import Path
 from vidllm.datasets.jsonl import Example, scene_places
 from vidllm.evaluation.protocols.answers import clean_answer, match_any
 from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1
+from vidllm.evaluation.text_metrics.ngrams import rouge_l
 from vidllm.evaluation.text_metrics.ptb import tokenize
-from vidllm.evaluation.text_metrics.rouge import rouge_l
 from vidllm.scene import Scene, VidLLM
 
 

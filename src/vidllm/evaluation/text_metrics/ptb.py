@@ -9,10 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vidllm.evaluation.text_metrics.ptb_rules import RULES
-from vidllm.evaluation.text_metrics.ptb_words import BEFORE_NUMBERS, ENDING, LEADING
-
-__all__ = ["tokenize"]
+from vidllm.evaluation.text_metrics.ptb_rules import BEFORE_NUMBERS, ENDING, LEADING, RULES
 
 _BREAKS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?=[,;:?!.]?(?:[ \n]|\Z))")
