@@ -17,7 +17,7 @@ import torch
 from small_model import noise_clip, save_small_model
 
 from vidllm.cli import main
-from vidllm.datasets.proposals import read_proposals
+from vidllm.datasets.scannet_mesh import read_proposals
 from vidllm.demo import load_truth
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.training.checkpoints import read_checkpoint

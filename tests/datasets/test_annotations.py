@@ -20,7 +20,7 @@ from vidllm.datasets.annotations import (
     read_scene_list,
     read_sqa3d,
 )
-from vidllm.datasets.proposals import read_proposals
+from vidllm.datasets.scannet_mesh import read_proposals
 
 
 def write(path: Path, value: Any) -> Path:
@@ -242,7 +242,7 @@ def test_proposals(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "scene.mask.npz"
     np.savez_compressed(path, **sparse(kind))
     proposals = read_proposals(path)
-    np.testing.assert_array_equal(proposals.masks(), MASKS)
+    assert [row.tolist() for row in proposals.rows] == [np.flatnonzero(mask).tolist() for mask in MASKS]
     vertices = np.arange(15, dtype=float).reshape(5, 3)
     boxes = proposals.boxes(vertices)
     np.testing.assert_allclose(boxes[0], [4.5, 5.5, 6.5, 9, 9, 9])

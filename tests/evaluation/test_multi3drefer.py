@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from evaluation_data import differences, load
 
-from vidllm.evaluation.protocols.multi3drefer import PROTOCOLS, select_boxes
+from vidllm.evaluation.protocols.multi3drefer import PROTOCOLS
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +86,3 @@ def test_bad_entries_are_named() -> None:
         PROTOCOLS["official"].score(query("several", (0, 1)), answer())
     with pytest.raises(ValueError, match="no boxes"):
         PROTOCOLS["official"].score(query("mt"), answer())
-
-
-def test_boxes_are_selected_until_enough_of_the_mass_is_held() -> None:
-    assert select_boxes(np.array([0.1, 0.2, 0.9])) == []
-    assert select_boxes(np.array([0.5, 0.9, 0.1])) == [1]
-    assert select_boxes(np.array([0.9, 0.9, 0.9, 0.1]), threshold=0.4) == [0, 1]
-    with pytest.raises(ValueError, match="logits"):
-        select_boxes(np.array([np.nan, 1.0]))

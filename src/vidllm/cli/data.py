@@ -74,7 +74,7 @@ def score(options: argparse.Namespace) -> None:
     """``vidllm data score FILE.jsonl``"""
     count = reading.frames(options.frames)
     from vidllm.datasets.jsonl import read_jsonl
-    from vidllm.evaluation.custom_data import score_examples
+    from vidllm.evaluation.scene_metrics import score_examples
     from vidllm.scene import load
 
     examples = read_jsonl(options.file)

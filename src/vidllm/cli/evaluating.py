@@ -15,6 +15,8 @@ from vidllm.io import json_files as files
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import numbered_lines
 
+__all__ = ["evaluate", "read_json", "score_files"]
+
 _DEFAULT = "official"
 _ALL = "all"
 

@@ -12,7 +12,7 @@ Annotation files are found by name, up to four folders below the root; a folder 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,8 @@ from vidllm.datasets.annotations import (
     read_scene_list,
     read_sqa3d,
 )
-from vidllm.datasets.proposals import Proposals, read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
+from vidllm.datasets.scannet_mesh import Proposals, read_proposals
 from vidllm.io.json_files import check_regular_file
 
 SCENE_SPLITS = {"train": 1201, "val": 312, "test": 100}
@@ -53,7 +53,7 @@ class AnnotationSet:
     name: str
     title: str
     pattern: str
-    splits: dict[str, int | None]
+    splits: Mapping[str, int | None]
     read: Callable[[Path], list[Any]]
     source: str
     terms: str

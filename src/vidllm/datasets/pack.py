@@ -176,7 +176,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings, entries: Entries) ->
         "intrinsics": torch.from_numpy(intrinsics).float().repeat(len(chosen), 1, 1),
     }
     instances = scene.instances if aligned and has_file(scene.file(".aggregation.json")) else []
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"id": i.object_id + 1, "category": i.label, "colour": "", "material": "", "box": [*i.box, 0.0],
          "visible": True}
         for i in instances if i.box is not None and i.object_id < MOST_ID

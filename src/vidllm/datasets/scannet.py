@@ -24,7 +24,6 @@ from jaxtyping import Float, Int, UInt8
 from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
-    Mesh,
     make_instances,
     read_groups,
     read_label_map,
@@ -242,13 +241,9 @@ class ScanNetScene:
         fine = not has_file(self.file(".aggregation.json")) and has_file(self.file("_vh_clean.aggregation.json"))
         return "_vh_clean" if fine else "_vh_clean_2"
 
-    def mesh(self) -> Mesh:
-        """The mesh ``_vh_clean_2.ply`` in its own frame; ValueError when it is missing or cut."""
-        return read_mesh(self.file("_vh_clean_2.ply"))
-
     def aligned_vertices(self) -> Float[np.ndarray, "V 3"]:
         """Vertices of ``_vh_clean_2.ply`` in the aligned frame, metres: what proposals number."""
-        return self._align(self.mesh().vertices)
+        return self._align(read_mesh(self.file("_vh_clean_2.ply")))
 
     def _align(self, vertices: np.ndarray) -> np.ndarray:
         return vertices @ self.axis_alignment[:3, :3].T + self.axis_alignment[:3, 3]
@@ -263,7 +258,7 @@ class ScanNetScene:
         coarse = self._suffix == "_vh_clean_2"
         mesh_path = self.file(f"{self._suffix}.ply")
         segments_path = self.file("_vh_clean_2.0.010000.segs.json" if coarse else "_vh_clean.segs.json")
-        vertices, segments = read_mesh(mesh_path).vertices, read_segments(segments_path)
+        vertices, segments = read_mesh(mesh_path), read_segments(segments_path)
         if len(vertices) != len(segments):
             raise ValueError(f"{segments_path}: {len(segments)} segments for the {len(vertices)} vertices of "
                              f"{mesh_path.name}; fetch both again")  # fmt: skip

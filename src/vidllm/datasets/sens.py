@@ -201,7 +201,10 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[SensHeader, int]:
     if count * _FRAME_HEAD.size > size:
         raise ValueError(f"{path}: header: {count} frames in a file of {size} bytes; {_REMEDY}")
     codecs = COLOUR_CODECS.get(colour, str(colour)), DEPTH_CODECS.get(depth, str(depth))
-    return SensHeader(name, *matrices, *codecs, (ch, cw), (dh, dw), shift, count), file.tell()
+    header = SensHeader(
+        name, matrices[0], matrices[1], matrices[2], matrices[3], *codecs, (ch, cw), (dh, dw), shift, count
+    )
+    return header, file.tell()
 
 
 def _read_index(file: BinaryIO, path: Path, first: int, header: SensHeader) -> SensIndex:
@@ -277,7 +280,8 @@ def write_sens(
         file.write(struct.pack("<IQ", VERSION, len(name)) + name)
         for matrix in (intrinsic_color, np.eye(4), intrinsic_depth, np.eye(4)):
             file.write(np.asarray(matrix, "<f4").reshape(4, 4).tobytes())
-        sizes_at, sizes, count = file.tell(), (), 0
+        sizes_at, count = file.tell(), 0
+        sizes: tuple[int, ...] = ()
         file.write(bytes(_CODECS_AND_SIZES.size))
         for count, frame in enumerate(frames, 1):
             found = _sizes(frame, f"{path}: frame {count - 1}")

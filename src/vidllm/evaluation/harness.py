@@ -1,6 +1,6 @@
 """Run a model over the scenes of a dataset: rows of each variant, shared by processes and resumed; then the scores.
 
-Every scene is read, reconstructed from its frames alone and asked in all variants (``settings.py``); the predictions of
+Every scene is read, reconstructed from its frames alone and asked in all variants (``tasks.py``); the predictions of
 each variant are a file (``prediction_files.py``), and the scores come from them through the functions that score any
 file. Several processes (torchrun, accelerate) take the scenes in turn; the numbers do not depend on how many.
 ``results.json`` (of all tasks in one folder, with ``table.txt`` beside it) holds no time and no path: running again
@@ -25,11 +25,20 @@ from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only, most_
 from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
 from vidllm.evaluation.prediction_files import PredictionFile, claim
 from vidllm.evaluation.protocols import protocol
-from vidllm.evaluation.recording import EvaluationScene
-from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.recording import EvaluationScene, box_reader
 from vidllm.evaluation.results import files_record, folder_record, json_text, model_record, publish, sha256_text
-from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Source, Variant, variants
-from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
+from vidllm.evaluation.tasks import (
+    BASELINES_OF,
+    SETTINGS,
+    SOURCES,
+    Item,
+    Source,
+    Task,
+    Variant,
+    refuse_repeats,
+    task_named,
+    variants,
+)
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock
 from vidllm.scene import VidLLM
@@ -143,9 +152,9 @@ class Plan:
         split: of the annotations.
         scenes: these alone; all that the annotations name when empty.
         frames: shown of each scene (None: the model's own number).
-        settings: of ``settings.py`` (None: all that can be had).
+        settings: of ``tasks.py`` (None: all that can be had).
         proposals: whose boxes are given.
-        baselines: of ``settings.py`` (None: all that can be had).
+        baselines: of ``tasks.py`` (None: all that can be had).
         blind: folder of the language-only model.
     """
 

@@ -57,7 +57,7 @@ class Answered:
         return {key: first[key] for key in self.answers}
 
     def known(self, script: str) -> dict[str, str]:
-        """The first answer by id, in the order of the predictions; a missing one is a warning, an unknown one an error."""
+        """The first answer by id in the order of the predictions; missing ones are a warning, unknown ones an error."""
         first = self.first()
         refuse_unknown(first, self.answers, script)
         warn_missing(self.answers, first, script)

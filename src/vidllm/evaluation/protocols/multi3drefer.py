@@ -162,24 +162,6 @@ def _video3dllm_items(files: _Files) -> dict[str, Any]:
     return {f"{answer.key[0]}|{answer.key[1]}": list(pair) for answer, pair in pairs}
 
 
-def select_boxes(scores: np.ndarray, threshold: float = 0.4, temperature: float = 0.07) -> list[int]:
-    """Which of n candidate boxes Video-3D-LLM predicts from n + 1 logits, the last one standing for "none".
-
-    Nothing if "none" is the largest; else boxes in falling order of softmax(scores / temperature), the share of "none"
-    left out, until their sum reaches ``threshold``. (LaVi-Lab/Video-3D-LLM, ``llava/eval/eval_multi3drefer.py``.)
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"expected finite logits of n boxes and of 'none', got {values!r}")
-    if int(values.argmax()) == len(values) - 1:
-        return []
-    weights = np.exp((values - values.max()) / temperature)
-    shares = (weights / weights.sum())[:-1]
-    order = np.argsort(-shares, kind="stable")
-    reached = np.cumsum(shares[order]) >= threshold
-    return [int(i) for i in order[: int(reached.argmax()) + 1 if reached.any() else len(order)]]
-
-
 PROTOCOLS = by_name(
     Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
              "fractions", _read, _official, _official_items),
