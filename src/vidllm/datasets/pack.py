@@ -26,8 +26,8 @@ from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.datasets.shards import LabelSpace, Shard, save_shard
-from vidllm.frames import frame_spec
 from vidllm.io.atomic import clear_leftovers_of
+from vidllm.io.frames import frame_spec
 from vidllm.io.json_files import has_file, parse_json
 from vidllm.io.locks import folder_lock
 
