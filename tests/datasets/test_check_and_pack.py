@@ -306,6 +306,10 @@ def test_other_settings_need_another_folder(told: Path, tmp_path: Path) -> None:
         pack(told, tmp_path / "out", PackSettings(frames=4, shorter_side=14, split="val"))
     with pytest.raises(ValueError, match="no scene nowhere"):
         pack(told, tmp_path / "out", SETTINGS, scenes=["nowhere"])
+    (told / "scanqa" / "deep" / "ScanQA_v1.0_val.json").unlink()
+    (told / "scanrefer" / "ScanRefer_filtered_val.json").unlink()
+    with pytest.raises(ValueError, match=rf"{SCENES[2]}: no sentence of the split 'val'"):
+        pack(told, tmp_path / "out", SETTINGS, scenes=[SCENES[2]])
     (shard,) = (tmp_path / "out").glob("scans_*")
     shard.write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"not a readable training shard .* pack it again"):

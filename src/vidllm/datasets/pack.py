@@ -70,7 +70,7 @@ def pack(
         root: the data (see :mod:`vidllm.datasets.layout`).
         output: the folder to write.
         settings: see :class:`PackSettings`.
-        scenes: names (default: every scene of the root).
+        scenes: names (default: every scene of the root that has sentences).
         per_shard: scenes of one frame size and number of frames a shard.
         tell: hears (scenes done, scenes in all), those that were there already left out.
 
@@ -103,6 +103,8 @@ def pack(
                     if len(group) == per_shard:
                         done |= _write(folder, group, settings)
                         group.clear()
+                elif scenes is not None:
+                    broken.append(f"{name}: no sentence of the split {settings.split!r} about it")
             if tell is not None:
                 tell(count, len(todo))
         for group in waiting.values():
