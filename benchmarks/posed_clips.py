@@ -12,7 +12,7 @@ from pathlib import Path
 
 import vidllm
 from vidllm.datasets.posed_clips import read_clip
-from vidllm.evaluation.posed_clip import measure_clip
+from vidllm.evaluation.reconstruction import measure_clip
 
 
 def main() -> None:

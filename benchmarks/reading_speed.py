@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.sens_writer import write_sens
+from vidllm.datasets.sens import write_sens
 
 FORMS = ("sens", "posed_images")
 Size = tuple[int, int]

@@ -15,8 +15,7 @@ train=(torchrun --nproc-per-node "$gpus" -m vidllm train)
 # 1. Rooms with a shorter side of 518 pixels and 32 frames, and ScanNet's training scenes in the same form.
 vidllm data check "$scannet" --quick
 vidllm rooms shards --seeds 10000:14000 --frames 32 --shorter-side 518 -o "$runs/shards"
-vidllm data pack "$scannet" --frames 32 --shorter-side 518 -o "$runs/packed"
-vidllm data repack "$runs/packed" --split train -o "$runs/shards"
+vidllm data pack "$scannet" --frames 32 --shorter-side 518 --split train -o "$runs/shards"
 
 # 2. The initial model.
 if [ ! -e "$runs/start/config.json" ]; then

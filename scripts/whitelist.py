@@ -13,7 +13,7 @@ supports_gradient_checkpointing, valid_kwargs
 
 # fields of published files: a record holds what its file holds
 alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
-instance_type, nyu40, question_type, reference_type, times_us
+instance_type, n_objects, nyu40, object_names, question_type, reference_type, times_us
 
 # found by name in a table: the exporters of vidllm.export, the verbs of vidllm.cli
 run_import, write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum

@@ -30,14 +30,15 @@ GOLDEN = TESTS / "golden"
 SCENE = "scene0000_00"
 MODEL = ("--model", "model", "--frames", "2")
 ASK = ("ask", "film.mp4", "Why?", *MODEL)
-PACK = ("data", "pack", "root", "-o", "packing", "--frames", "2", "--shorter-side", "14")
+PACK = ("data", "pack", "root", "-o", "packing", "--frames", "2", "--shorter-side", "14",
+        "--split", "val")  # fmt: skip
 SHORT_RUN = ("--steps", "1", "--device", "cpu", "--dtype", "float32")
 RESUME = ("train", "stage2", "--init-from", "start", "--data", "shards", "--out", "begun", "--window-frames", "2",
           "--device", "cpu", "--dtype", "float32", "--save-minutes", "0", "--log-every", "1", "--steps")  # fmt: skip
 FINETUNE = ("train", "finetune", "--data", "own.jsonl", "--init-from", "model", "--out", "tuned", "--scenes", "1",
             *SHORT_RUN)  # fmt: skip
 CHECK = ("data", "check", "root")
-REPACK = ("data", "repack", "packed", "-o", "repacked", "--split", "val")
+PACK_AGAIN = tuple("packed" if word == "packing" else word for word in PACK)
 SCORE = ("data", "score", "own.jsonl", *MODEL)
 SAVED = ("ask", "saved", "Why?", "--model", "model")
 TRAIN = ("train", "stage2", "--init-from", "start", "--data", "shards", "--out", "run", "--steps", "1", "--device",
@@ -124,8 +125,7 @@ TARGETS = {
     "run tokenizer": Target(
         "begun/tokenizer/tokenizer.json", (*RESUME, "3"), json=True, names=("tokenizer",), optional=True
     ),
-    "packed index": Target("packed/index.json", REPACK, json=True, names=("packed",)),
-    "packed shard": Target("packed/shard_00000.safetensors", REPACK, names=("packed",)),
+    "packed shard": Target(f"packed/scans_{SCENE}_001_14x14.safetensors", PACK_AGAIN, names=("packed",)),
     "scored data": Target("own.jsonl", SCORE, json=True),
     "scored film": Target("film.mp4", SCORE),
     "tuning data": Target("own.jsonl", FINETUNE, json=True),

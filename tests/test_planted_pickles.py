@@ -17,7 +17,7 @@ import torch
 from small_model import noise_clip, save_small_model
 
 from vidllm.cli import main
-from vidllm.datasets.proposals import read_proposals
+from vidllm.datasets.scannet_mesh import read_proposals
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.demo import load_truth
 from vidllm.io.video import write_video
@@ -127,7 +127,7 @@ def test_videos_cameras_and_files_of_data(model, film, mark, tmp_path):
         run("data", "check", tmp_path / "x.jsonl")
         for name in ("x.json", "x.jsonl"):
             run("eval", "scanqa", "--predictions", tmp_path / name, "--references", tmp_path / "x.json")
-        run("data", "repack", tmp_path, "-o", tmp_path / "packed")
+        run("data", "pack", tmp_path, "-o", tmp_path / "packed")
 
 
 def test_scans_of_scannet(mark, tmp_path):

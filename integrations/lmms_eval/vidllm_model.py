@@ -14,8 +14,7 @@ from lmms_eval.api.model import lmms
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.predicting import Helpers, predict
 from vidllm.evaluation.recording import EvaluationScene
-from vidllm.evaluation.settings import Variant
-from vidllm.evaluation.tasks import Item, task_named
+from vidllm.evaluation.tasks import Item, Variant, task_named
 from vidllm.scene import Scene, load
 
 

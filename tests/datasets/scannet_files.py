@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidllm.datasets.sens_writer import write_sens
+from vidllm.datasets.sens import write_sens
 
 HEIGHT, WIDTH = 24, 32  # colour; depth has half of it
 COLOUR_K = np.array([[30.0, 0, 15.5, 0], [0, 30.0, 11.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

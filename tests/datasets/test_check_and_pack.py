@@ -1,4 +1,4 @@
-"""A root as downloaded: what is there and what is broken is told, and packing survives being killed anywhere."""
+"""A root as downloaded: what is there and what is broken is told; what packing writes, training reads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ import torch
 from scannet_files import pose, write_posed_images, write_scene
 
 from vidllm.cli import main
-from vidllm.datasets import DataRoot, PackedScenes
+from vidllm.datasets.annotations import ScanQAQuestion, ScanReferDescription
 from vidllm.datasets.check import check_root
-from vidllm.datasets.pack import PackSettings, pack
+from vidllm.datasets.layout import DataRoot
+from vidllm.datasets.pack import PackSettings, pack, pack_scene, scene_language
+from vidllm.datasets.shards import Shard, check_shards
+from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 
-SETTINGS = PackSettings(frames=3, shorter_side=14)
+SETTINGS = PackSettings(frames=3, shorter_side=14, split="val")
 SCENES = [f"scene000{i}_00" for i in range(5)]
 
 
@@ -143,31 +146,74 @@ def test_check_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no data of ScanNet" in capsys.readouterr().err
 
 
-def test_packed_frames_are_resized_with_their_cameras(root: Path, tmp_path: Path) -> None:
-    pack(root, tmp_path / "out", SETTINGS, per_shard=2)
-    packed = PackedScenes(tmp_path / "out")
-    assert packed.scenes == SCENES
-    tensors, record = packed.tensors(SCENES[0]), packed.record(SCENES[0])
-    assert tensors["rgb"].shape == (3, 14, 14, 3) and tensors["depth_mm"].dtype == torch.uint16
-    assert record["frames"] == ["0", "3", "5"] and record["lost"] == 1 and len(record["objects"]) == 2
-    assert [entry["object_id"] for entry in record["annotations"]["scan2cap/val"]] == [3, 3]
-    scene = DataRoot(root).scene(SCENES[0])
+@pytest.fixture
+def told(root: Path) -> Path:
+    """A root each of whose scenes has a sentence of the split val."""
+    row = {"object_name": "chair", "ann_id": "0", "description": "a chair."}
+    rows = [{**row, "scene_id": name, "object_id": number} for name in SCENES for number in ("3", "99")]
+    (root / "scanrefer" / "ScanRefer_filtered_val.json").write_text(json.dumps(rows))
+    return root
+
+
+def test_packed_frames_are_resized_with_their_cameras(told: Path, tmp_path: Path) -> None:
+    assert pack(told, tmp_path / "out", SETTINGS, per_shard=2) == 5
+    check_shards(tmp_path / "out")
+    packed = snapshot(tmp_path / "out")
+    assert list(packed) == SCENES
+    record, tensors = packed[SCENES[0]]
+    assert tensors["rgb"].shape == (3, 14, 14, 3) and tensors["depth_m"].dtype == torch.float16
+    assert len(record["objects"]) == 2 and record["language"]["captions"][0]["object_id"] == 4
+    scene = DataRoot(told).scene(SCENES[0])
     aligned = scene.axis_alignment @ pose(5)
     np.testing.assert_allclose(np.linalg.inv(tensors["extrinsics"][2].numpy()), aligned, atol=1e-6)
     # 32 x 24 becomes 19 x 14, and 2 columns are cut off on the left
     scale_x, scale_y = 19 / 32, 14 / 24
     expected = [[30 * scale_x, 0, 16 * scale_x - 2], [0, 30 * scale_y, 12 * scale_y], [0, 0, 1]]
-    np.testing.assert_allclose(tensors["intrinsics"].numpy(), expected)
-    depth = scene.depth_on_colour(5)[int(7.5 / scale_y), int(9.5 / scale_x)] * 1000
-    assert abs(int(tensors["depth_mm"][2, 7, 7]) - depth) < 2
-    with pytest.raises(ValueError, match="no scene scene0700_00; it holds 5 others"):
-        packed.record("scene0700_00")
+    np.testing.assert_allclose(tensors["intrinsics"][1].numpy(), expected, rtol=1e-6)
+    depth = scene.depth_on_colour(5)[int(7.5 / scale_y), int(9.5 / scale_x)]
+    assert float(tensors["depth_m"][2, 7, 7]) == pytest.approx(depth, abs=2e-3)
+
+
+def test_sentences_keep_their_objects(root: Path) -> None:
+    descriptions = [ScanReferDescription(SCENES[0], n, "chair", 0, "a chair.", ("a", "chair")) for n in (3, 99)]
+    questions = [ScanQAQuestion(SCENES[0], "q", "Where?", ("here", "there")), ScanQAQuestion(SCENES[0], "r", "Why?")]
+    entries = {"scanrefer": descriptions, "scan2cap": descriptions, "scanqa": questions}
+    language = scene_language(entries, {4, 8})
+    assert [r.targets for r in language.references] == [(4,)]  # object 99 has no box
+    (question,) = language.questions  # one without an answer is left out
+    assert question.answers == ("here", "there") and question.situation is None
+    assert [(c.object_id, c.texts) for c in language.captions] == [(4, ("a chair.",))]
+    scene = DataRoot(root).scene(SCENES[0])
+    boxes = {o["id"]: o["box"] for o in pack_scene(scene, SETTINGS, entries)[1]["objects"]}
+    assert boxes == {i.object_id + 1: [*i.box, 0.0] for i in scene.instances} and set(boxes) == {4, 8}
+
+
+def test_training_reads_them(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "pack", str(root), "-o", str(tmp_path), "--frames", "3", "--shorter-side", "14"]
+    for _ in range(2):
+        assert main([*command, "--split", "val"]) == 0
+        assert capsys.readouterr().out == f"{tmp_path}: 1 scenes\n"  # the others have no sentence
+    data = RoomsData(tmp_path, 14)
+    batch = data.draw(np.random.default_rng(0), 1, 2, window=False)
+    record, scene = snapshot(tmp_path)[batch.records[0]["seed"]]
+    assert torch.equal(batch.images[0, 0], scene["rgb"][0].permute(2, 0, 1).float() / 255)
+    assert torch.equal(batch.depth_m[0, 0], scene["depth_m"][0].float())
+    assert torch.equal(batch.extrinsics[0, 0], scene["extrinsics"][0])
+    assert torch.equal(batch.intrinsics[0, 1], scene["intrinsics"][0])
+    assert not batch.category.any() and not batch.colour.any()
+    assert torch.allclose(batch.up.norm(dim=-1), torch.ones(1))
+    level = scene_from_room(batch.extrinsics[0])
+    assert set(scene_boxes(batch.records[0], level)) == {4, 8} == {item["id"] for item in record["objects"]}
+    assert main([*command, "--split", "test"]) == 2 and "choose another folder" in capsys.readouterr().err
+    command[command.index(str(tmp_path))] = str(tmp_path / "other")
+    assert main(command) == 2 and "no scene has a sentence of the split 'train'" in capsys.readouterr().err
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
-    """All that a folder holds, by scene."""
-    packed = PackedScenes(folder)
-    return {name: (packed.record(name), packed.tensors(name)) for name in packed.scenes}
+    """Record and tensors of every scene in a folder, by name."""
+    shards = [Shard(path) for path in sorted(folder.glob("scans_*"))]
+    found = {r["seed"]: (r, shard.tensors(i)) for shard in shards for i, r in enumerate(shard.records)}
+    return dict(sorted(found.items()))
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -181,12 +227,14 @@ class _Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_killed_at_any_write_nothing_is_lost(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_write_finished_shards_are_kept(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import vidllm.datasets.pack as module
 
-    pack(root, tmp_path / "whole", SETTINGS, per_shard=2)
+    pack(told, tmp_path / "whole", SETTINGS, per_shard=2)
     expected = snapshot(tmp_path / "whole")
-    replace, pack_scene = os.replace, module.pack_scene
+    replace, pack_one = os.replace, module.pack_scene
     writes, packed = [], []
     for moment in range(1, 100):
         folder = tmp_path / f"killed{moment}"
@@ -200,64 +248,69 @@ def test_killed_at_any_write_nothing_is_lost(root: Path, tmp_path: Path, monkeyp
 
         monkeypatch.setattr(os, "replace", dying)
         try:
-            pack(root, folder, SETTINGS, per_shard=2)
+            pack(told, folder, SETTINGS, per_shard=2)
         except _Killed:
-            done = len([path for path in writes[:-1] if "parts" in str(path)])
+            pass
         else:
             break
         monkeypatch.setattr(os, "replace", replace)
         packed.clear()
-        monkeypatch.setattr(module, "pack_scene", lambda *a: packed.append(a[0].scene_id) or pack_scene(*a))
-        pack(root, folder, SETTINGS, per_shard=2)
-        monkeypatch.setattr(module, "pack_scene", pack_scene)
-        assert len(packed) == len(SCENES) - done  # no scene is read twice
+        monkeypatch.setattr(module, "pack_scene", lambda *a: packed.append(a[0].scene_id) or pack_one(*a))
+        pack(told, folder, SETTINGS, per_shard=2)
+        monkeypatch.setattr(module, "pack_scene", pack_one)
+        assert packed == SCENES[2 * (moment - 1) :]  # no scene of a finished shard is read twice
         assert_same(snapshot(folder), expected)
-        assert not (folder / "parts").exists()
-    assert moment == 1 + 1 + 5 + 3 + 3  # the index, five parts, three shards, an index after each
+    assert moment == 1 + 3  # three shards
 
 
-def test_killed_by_the_system(root: Path, tmp_path: Path) -> None:
-    """SIGKILL while a part is being moved into place; a rerun continues and cleans up."""
+def test_killed_by_the_system(told: Path, tmp_path: Path) -> None:
+    """SIGKILL while a shard is being moved into place; a rerun continues and cleans up."""
     script = (
         "import os, signal, sys\n"
         "from vidllm.datasets.pack import PackSettings, pack\n"
         "replace, seen = os.replace, []\n"
         "def dying(a, b):\n"
         "    seen.append(b)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL) if len(seen) == 6 else replace(a, b)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if len(seen) == 2 else replace(a, b)\n"
         "os.replace = dying\n"
-        "pack(sys.argv[1], sys.argv[2], PackSettings(frames=3, shorter_side=14), per_shard=2)\n"
+        "pack(sys.argv[1], sys.argv[2], PackSettings(3, 14, split='val'), per_shard=2)\n"
     )
     out = tmp_path / "out"
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    ended = subprocess.run([sys.executable, "-c", script, str(root), str(out)], env=paths, check=False)
+    ended = subprocess.run([sys.executable, "-c", script, str(told), str(out)], env=paths, check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert [path.name for path in out.glob("shard_*")] == ["shard_00000.safetensors"]
+    assert [path.name for path in out.glob("scans_*")] == ["scans_scene0000_00_002_14x14.safetensors"]
     assert list(out.glob("**/.*.part*"))
-    assert main(["data", "pack", str(root), "-o", str(out), "--frames", "3", "--shorter-side", "14"]) == 0
+    again = ["data", "pack", str(told), "-o", str(out), "--frames", "3", "--shorter-side", "14", "--split", "val"]
+    assert main(again) == 0
     assert not list(out.glob("**/.*.part*"))
-    pack(root, tmp_path / "whole", SETTINGS)
+    pack(told, tmp_path / "whole", SETTINGS)
     assert_same(snapshot(out), snapshot(tmp_path / "whole"))
 
 
-def test_broken_scenes_are_left_out_by_name(root: Path, tmp_path: Path) -> None:
-    sens = root / "scans" / SCENES[1] / f"{SCENES[1]}.sens"
+def test_broken_scenes_are_left_out_by_name(told: Path, tmp_path: Path) -> None:
+    sens = told / "scans" / SCENES[1] / f"{SCENES[1]}.sens"
     whole = sens.read_bytes()
     sens.write_bytes(whole[:-300])
     with pytest.raises(ValueError, match=rf"1 of 5 scenes were left out.*{SCENES[1]}: .*frame 5 of 6"):
-        pack(root, tmp_path / "out", SETTINGS)
-    assert PackedScenes(tmp_path / "out").scenes == [name for name in SCENES if name != SCENES[1]]
+        pack(told, tmp_path / "out", SETTINGS)
+    assert list(snapshot(tmp_path / "out")) == [name for name in SCENES if name != SCENES[1]]
     sens.write_bytes(whole)
-    pack(root, tmp_path / "out", SETTINGS)
-    assert PackedScenes(tmp_path / "out").scenes == SCENES
+    assert pack(told, tmp_path / "out", SETTINGS) == 5
+    assert list(snapshot(tmp_path / "out")) == SCENES
 
 
-def test_other_settings_need_another_folder(root: Path, tmp_path: Path) -> None:
-    pack(root, tmp_path / "out", SETTINGS, scenes=SCENES[:1])
+def test_other_settings_need_another_folder(told: Path, tmp_path: Path) -> None:
+    pack(told, tmp_path / "out", SETTINGS, scenes=SCENES[:1])
     with pytest.raises(ValueError, match="choose another folder"):
-        pack(root, tmp_path / "out", PackSettings(frames=4, shorter_side=14))
+        pack(told, tmp_path / "out", PackSettings(frames=4, shorter_side=14, split="val"))
     with pytest.raises(ValueError, match="no scene nowhere"):
-        pack(root, tmp_path / "out", SETTINGS, scenes=["nowhere"])
-    (tmp_path / "out" / "shard_00000.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="not a readable shard"):
-        PackedScenes(tmp_path / "out").record(SCENES[0])
+        pack(told, tmp_path / "out", SETTINGS, scenes=["nowhere"])
+    (told / "scanqa" / "deep" / "ScanQA_v1.0_val.json").unlink()
+    (told / "scanrefer" / "ScanRefer_filtered_val.json").unlink()
+    with pytest.raises(ValueError, match=rf"{SCENES[2]}: no sentence of the split 'val'"):
+        pack(told, tmp_path / "out", SETTINGS, scenes=[SCENES[2]])
+    (shard,) = (tmp_path / "out").glob("scans_*")
+    shard.write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"not a readable training shard .* pack it again"):
+        pack(told, tmp_path / "out", SETTINGS)

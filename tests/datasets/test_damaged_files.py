@@ -15,15 +15,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scannet_files import COLOUR_K, DEPTH_K, depth, picture, pose, write_mesh, write_scene
 
-from vidllm.datasets.multi3drefer import read_multi3drefer
-from vidllm.datasets.referit3d import read_referit3d
+from vidllm.datasets.annotations import (
+    read_multi3drefer,
+    read_referit3d,
+    read_scanqa,
+    read_scanrefer,
+    read_scene_list,
+    read_sqa3d,
+)
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
-from vidllm.datasets.scannet_sens import SensFile
-from vidllm.datasets.scanqa import read_scanqa
-from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
-from vidllm.datasets.sens_writer import write_sens
-from vidllm.datasets.sqa3d import read_sqa3d
+from vidllm.datasets.sens import SensFile, write_sens
 
 Reader = Callable[[Path], Any]
 DESCRIPTION = {

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scannet_files import COLOUR_K, DEPTH_K, depth, picture, pose, write_recording
 
-from vidllm.datasets.scannet_sens import SensFile
-from vidllm.datasets.sens_writer import whole_centres, write_sens
+from vidllm.datasets.sens import SensFile, whole_centres, write_sens
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_layout_is_the_official_one(recording: Path) -> None:
 
 
 def test_index_reads_no_payload(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vidllm.datasets.scannet_sens as module
+    import vidllm.datasets.sens as module
 
     read = module._read
     counts: list[int] = []

@@ -39,7 +39,7 @@ def test_whole_shards_pass(folder, tmp_path):
 def test_damage_is_named_with_its_remedy(folder, damage, told):
     path = sorted(folder.iterdir())[0]
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"damaged shard of rooms: {path}: .*{told}.*delete and render again"):
+    with pytest.raises(ValueError, match=f"damaged training shard: {path}: .*{told}.*delete it, and render or pack"):
         check_shards(folder)
 
 
@@ -55,7 +55,7 @@ def test_other_safetensors_are_no_shards(folder):
 def test_many_are_counted(folder):
     for number in range(7):
         (folder / f"rooms_{number:09d}_016_112x140.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"damaged shards.*; and 2 more"):
+    with pytest.raises(ValueError, match=r"damaged training shards.*; and 2 more"):
         check_shards(folder)
 
 

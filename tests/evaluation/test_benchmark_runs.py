@@ -24,7 +24,7 @@ from vidllm.evaluation import harness, predicting
 from vidllm.evaluation.harness import Plan, Run, evaluate
 from vidllm.evaluation.protocols import protocols
 from vidllm.evaluation.results import lines_of, rows_of
-from vidllm.evaluation.settings import variants
+from vidllm.evaluation.tasks import variants
 from vidllm.model import prompts
 
 SCENES = ("scene91000_00", "scene91001_00")

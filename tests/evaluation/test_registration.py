@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.recording import EvaluationScene, Recording
-from vidllm.evaluation.registration import (
+from vidllm.evaluation.recording import (
+    EvaluationScene,
+    Recording,
     aligned_corners,
     aligned_from_scene,
     in_scene,

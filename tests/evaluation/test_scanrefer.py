@@ -6,11 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from evaluation_data import differences, load
 
-from vidllm.evaluation.protocols.scannet_labels import nyu40_id, read_label_ids, scanrefer_labels, twenty_class_labels
-from vidllm.evaluation.protocols.scanrefer import PROTOCOLS
+from vidllm.evaluation.protocols.scanrefer import PROTOCOLS, Annotation, scanrefer_labels, twenty_class_labels
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,18 @@ def test_scores_agree_with_the_published_evaluator(data: Any, name: str) -> None
 
 def test_the_iou_of_every_prediction_agrees(data: Any) -> None:
     items = PROTOCOLS["official"].per_item
-    assert items is not None
     found = items(data["references"], data["predictions"])
     assert differences(found, data["per_item"]["official"], tolerance=1e-12) == []
 
 
 def test_labels_follow_both_rules(data: Any) -> None:
-    assert [list(pair) for pair in scanrefer_labels(data["references"])] == [row[:2] for row in data["labels"]]
-    assert twenty_class_labels(data["references"]) == [row[2] for row in data["labels"]]
+    given = [thing(r["object_id"], r["object_name"], r["scene_id"]) for r in data["references"]]
+    assert [list(pair) for pair in scanrefer_labels(given)] == [row[:2] for row in data["labels"]]
+    assert twenty_class_labels(given) == [row[2] for row in data["labels"]]
 
 
-def thing(number: int, name: str) -> dict[str, Any]:
-    return {"scene_id": "s", "object_id": str(number), "object_name": name, "ann_id": "0"}
+def thing(number: object, name: str, scene: str = "s") -> Annotation:
+    return Annotation((scene, str(number), "0"), np.zeros((8, 3)), name, None, "entry")
 
 
 def test_walls_and_things_without_a_class_share_others_only_for_scanrefer() -> None:
@@ -50,17 +50,6 @@ def test_one_object_with_many_descriptions_is_unique() -> None:
     same = [thing(0, "couch"), thing(0, "couch")]
     assert scanrefer_labels(same) == [(0, 0), (0, 0)]
     assert twenty_class_labels([*same, thing(1, "sofa")]) == ["multiple"] * 3
-
-
-def test_a_label_table_may_be_given(tmp_path: Path) -> None:
-    table = tmp_path / "labels.tsv"
-    table.write_text("id\traw_category\tnyu40id\n1\tthrone\t5\n2\tdragon\t40\n")
-    names = read_label_ids(table)
-    assert nyu40_id("throne", names) == 5
-    assert nyu40_id("dragon", names) == nyu40_id("throne") == 39
-    table.write_text("a\tb\n1\t2\n")
-    with pytest.raises(ValueError, match="raw_category"):
-        read_label_ids(table)
 
 
 def test_flags_left_out_are_worked_out_from_the_references(data: Any) -> None:

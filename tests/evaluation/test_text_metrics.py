@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from vidllm.evaluation.text_metrics import meteor as meteor_module
-from vidllm.evaluation.text_metrics.bleu import bleu
-from vidllm.evaluation.text_metrics.cider import cider
 from vidllm.evaluation.text_metrics.meteor import meteor, meteor_jar
+from vidllm.evaluation.text_metrics.ngrams import bleu, cider, rouge_l
 from vidllm.evaluation.text_metrics.ptb import tokenize
-from vidllm.evaluation.text_metrics.rouge import rouge_l
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidllm.datasets.proposals import read_proposals
+from vidllm.datasets.scannet_mesh import read_proposals
 from vidllm.io.arrays import read_npz
 
 

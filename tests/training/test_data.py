@@ -63,9 +63,9 @@ def test_a_damaged_shard_is_named(rooms_folder, tmp_path):
     whole = sorted(rooms_folder.iterdir())[0].read_bytes()
     for name, content in (("rooms_cut.safetensors", whole[: len(whole) // 2]), ("rooms_junk.safetensors", b"junk")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is not a readable shard"):
+        with pytest.raises(ValueError, match=f"{name} is not a readable training shard"):
             Shard(tmp_path / name)
-    with pytest.raises(ValueError, match=r"no shards of rooms in .*nowhere"):
+    with pytest.raises(ValueError, match=r"no training shards in .*nowhere"):
         RoomsData(tmp_path / "nowhere", 14)
 
 

@@ -13,7 +13,7 @@ from small_model import save_small_model
 
 from vidllm.cli import main
 from vidllm.datasets.jsonl import read_jsonl
-from vidllm.evaluation.custom_data import score_examples
+from vidllm.evaluation.scene_metrics import score_examples
 from vidllm.io.video import write_video
 from vidllm.model import prompts
 from vidllm.model.auto import load_pretrained

@@ -71,7 +71,7 @@ def test_what_is_wrong_is_named(config, tmp_path, monkeypatch, places):
         return {f.what: f.told for f in found if not f.good}
 
     assert wrong() == {}
-    assert "no shards of rooms" in wrong(data=str(tmp_path / "none"))["data"]
+    assert "no training shards" in wrong(data=str(tmp_path / "none"))["data"]
     assert "clip_frames" in wrong(clip_frames=(2, 8))["data"]
     assert "checkpoint" in wrong(init_from=str(tmp_path))["weights"]
     bad = tmp_path / "shards"

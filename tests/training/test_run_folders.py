@@ -192,6 +192,6 @@ def test_a_missing_extra_or_wrong_data_are_said_before_a_folder_is_made(tmp_path
     with pytest.raises(ValueError, match=r"several processes need accelerate.*vidllm\[train\]"):
         train_language_only(LanguageOnlyConfig(data=str(rooms_folder), out=str(out)), quiet)
     monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(ValueError, match="no shards of rooms in nowhere"):
+    with pytest.raises(ValueError, match="no training shards in nowhere"):
         train_language_only(LanguageOnlyConfig(data="nowhere", out=str(out)), quiet)
     assert not out.exists()

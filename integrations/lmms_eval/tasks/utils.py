@@ -18,7 +18,7 @@ import numpy as np
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.protocols import protocol
-from vidllm.evaluation.registration import aligned_corners
+from vidllm.evaluation.recording import aligned_corners
 from vidllm.evaluation.tasks import NOWHERE, Item, Task, task_named
 
 FRAMES = 32  # that a model gets as pictures
@@ -122,7 +122,7 @@ def row_of(here: Benchmark, item: Item, text: str) -> Payload:
     if here.task.kind == "caption":
         if isinstance(value, dict) and {"caption", "box", "iou"} <= set(value):
             return {**head, **{name: value[name] for name in ("caption", "box", "iou")}}
-        box = here.box_of(item.scene_id, item.object_id, item.key)
+        box = here.box_of(item.scene_id, item.entry.object_id, item.key)
         return {**head, "caption": text.strip(), "box": box.tolist(), "iou": 1.0}
     boxes = value["boxes"] if isinstance(value, dict) and "boxes" in value else [value]
     return {**head, "boxes": [_corners(box) for box in boxes]}

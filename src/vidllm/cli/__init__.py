@@ -35,7 +35,6 @@ _HOME = {
     "shards": "worlds",
     "check": "data",
     "pack": "data",
-    "repack": "data",
     "score": "data",
     "eval": "worlds",
     "evaluate": "evaluating",

@@ -1,4 +1,4 @@
-"""The verbs about data, downloaded or your own: check, pack, repack, score."""
+"""The verbs about data, downloaded or your own: check, pack, score."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def score(options: argparse.Namespace) -> None:
     """``vidllm data score FILE.jsonl``"""
     count = reading.frames(options.frames)
     from vidllm.datasets.jsonl import read_jsonl
-    from vidllm.evaluation.custom_data import score_examples
+    from vidllm.evaluation.scene_metrics import score_examples
     from vidllm.scene import load
 
     examples = read_jsonl(options.file)
@@ -96,16 +96,8 @@ def pack(options: argparse.Namespace) -> None:
     from vidllm.datasets.pack import PackSettings
     from vidllm.datasets.pack import pack as write
 
-    settings = PackSettings(count, options.shorter_side)
+    settings = PackSettings(count, options.shorter_side, split=options.split)
     names = reading.words(options.scenes)
-    print(write(options.root, folder, settings, scenes=names or None, per_shard=options.per_shard,
-                tell=reading.progress("scenes")))  # fmt: skip
-
-
-def repack(options: argparse.Namespace) -> None:
-    """``vidllm data repack PACK -o DIR``"""
-    folder = reading.writable_folder(options.output)
-    from vidllm.datasets.pack_shards import write_training_shards
-
-    count = write_training_shards(options.pack, folder, split=options.split, tell=reading.progress("shards"))
-    print(f"{folder}: {count} scenes")
+    held = write(options.root, folder, settings, scenes=names or None, per_shard=options.per_shard,
+                 tell=reading.progress("scenes"))  # fmt: skip
+    print(f"{folder}: {held} scenes")

@@ -10,7 +10,6 @@ from typing import Any
 
 from vidllm.cli import reading
 from vidllm.evaluation.protocols import Protocol, protocols
-from vidllm.evaluation.protocols.field_names import usual_rows
 from vidllm.evaluation.results import flat
 from vidllm.io import json_files as files
 from vidllm.io.atomic import atomic_path
@@ -33,13 +32,13 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ValueError("give --predictions FILE and --references FILE, or --data ROOT to run a model")
     chosen = _chosen(options.task, options.protocol)
     out = reading.writable(options.per_item) if options.per_item else None
-    if out is not None and (len(chosen) > 1 or chosen[0].per_item is None):
+    if out is not None and (len(chosen) > 1 or chosen[0].items is None):
         raise ValueError(f"--per-item: give one protocol that has values per item; {_with_items(options.task)}")
     given = _Files(options.predictions, options.references)
     results = [given.result(options.task, entry) for entry in chosen]
     tell_missing_meteor(options.task, [entry.name for entry in chosen])
     if out is not None:
-        items = given.told(chosen[0], chosen[0].per_item)
+        items = given.told(chosen[0].per_item)
         with atomic_path(out) as temporary:
             temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
     if options.json:
@@ -88,12 +87,12 @@ class _Files:
 
     def result(self, task: str, entry: Protocol) -> dict[str, Any]:
         """Task, protocol and scores."""
-        return {"task": task, "protocol": entry.name, "scores": self.told(entry, entry.score)}
+        return {"task": task, "protocol": entry.name, "scores": self.told(entry.score)}
 
-    def told(self, entry: Protocol, score: Any) -> Any:
+    def told(self, score: Any) -> Any:
         """Score, and let a complaint name the files."""
         try:
-            return score(self.references, usual_rows(entry.task, entry.name, self.references, self.predictions))
+            return score(self.references, self.predictions)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
             raise ValueError(f"{text} {self.names}") from error
@@ -139,7 +138,7 @@ def _chosen(task: str, name: str) -> list[Protocol]:
 
 
 def _with_items(task: str) -> str:
-    names = [name for name, entry in protocols(task).items() if entry.per_item is not None]
+    names = [name for name, entry in protocols(task).items() if entry.items is not None]
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 

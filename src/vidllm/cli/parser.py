@@ -156,7 +156,7 @@ def _add_rooms(verbs: Any) -> None:
 
 
 def _add_data(verbs: Any) -> None:
-    data = _verb(verbs, "data", "downloaded or own data: check, pack, repack, score")
+    data = _verb(verbs, "data", "downloaded or own data: check, pack, score")
     kinds = data.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=LineParser)
     check = _verb(kinds, "check", "list what is present, missing or damaged in ScanNet's sets or in your own data")
     check.add_argument("root", help="the folder that holds scans/ and the annotation files; or your own FILE.jsonl")
@@ -167,22 +167,15 @@ def _add_data(verbs: Any) -> None:
     score = _verb(kinds, "score", "evaluate a model on your own data")
     score.add_argument("file", metavar="FILE.jsonl", help="docs/fine_tuning.md has the format")
     _model_options(score)
-    pack = _verb(kinds, "pack", "write training data with resized frames; packed scenes are kept")
+    pack = _verb(kinds, "pack", "write scenes and their texts as training shards; packed scenes are kept")
     pack.add_argument("root", help="the folder that holds scans/ and the annotation files")
     pack.add_argument("-o", "--output", required=True, metavar="DIR")
     pack.add_argument("--frames", type=int, default=32, metavar="N", help="frames per scene (default 32)")
     pack.add_argument("--shorter-side", type=int, default=518, metavar="N", help="pixels (default 518)")
     pack.add_argument("--scenes", action="append", metavar="A,B,...", help="these alone; may be repeated")
     pack.add_argument("--per-shard", type=int, default=4, metavar="N", help="scenes per shard (default 4)")
-    _add_repack(kinds)
-
-
-def _add_repack(kinds: Any) -> None:
-    repack = _verb(kinds, "repack", "convert packed scenes to training shards; finished shards are kept")
-    repack.add_argument("pack", help="a folder that vidllm data pack wrote")
-    repack.add_argument("-o", "--output", required=True, metavar="DIR")
-    repack.add_argument("--split", default="train", help="split of the texts; scenes without any are left out "
-                        "(default train)")  # fmt: skip
+    pack.add_argument("--split", default="train", help="split of the texts; scenes without any are left out "
+                      "(default train)")  # fmt: skip
 
 
 def _add_evaluation(verbs: Any) -> None:

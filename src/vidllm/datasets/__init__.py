@@ -1,16 +1,8 @@
 """ScanNet and its language sets as they were downloaded: readers of the files exactly as distributed.
 
-    DataRoot("data").scene("scene0000_00")          frames, poses, axis alignment, objects with boxes
-    DataRoot("data").annotations("scanqa", "val")   entries as small frozen dataclasses
+    layout.DataRoot("data").scene("scene0000_00")          frames, poses, axis alignment, objects with boxes
+    layout.DataRoot("data").annotations("scanqa", "val")   entries as small frozen dataclasses
 
-``vidllm data check`` says what is there, ``vidllm data pack`` writes training data.
+``vidllm data check`` says what is there, ``vidllm data pack`` writes training data. Nothing is imported here, so that
+files of answers are scored without torch.
 """
-
-from __future__ import annotations
-
-from vidllm.datasets.layout import SETS, DataRoot
-from vidllm.datasets.pack import PackedScenes
-from vidllm.datasets.scannet import ScanNetScene
-from vidllm.datasets.sens_writer import write_sens
-
-__all__ = ["SETS", "DataRoot", "PackedScenes", "ScanNetScene", "write_sens"]

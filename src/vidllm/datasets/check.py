@@ -5,7 +5,6 @@ A different count is information: rooms exported in the same layout have their o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,10 +21,9 @@ from vidllm.datasets.layout import (
     DataRoot,
 )
 from vidllm.datasets.pack import PackSettings, pack_scene
-from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
-from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
-from vidllm.datasets.scannet_sens import SensFile
+from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_proposals, read_segments
+from vidllm.datasets.sens import SensFile
 from vidllm.io.json_files import has_file
 
 SHOWN = 5
@@ -34,15 +32,10 @@ PATCH = PackSettings().patch_size  # pictures as small as can be packed
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report.
+    """One line of the report: ``what`` (such as ``ScanQA val``) and how many entries of it are there.
 
-    Attributes:
-        what: such as ``ScanQA val``.
-        status: ``ok``, ``differs`` (from the official count), ``missing`` or ``broken``.
-        count: entries that are there.
-        official: entries of the release, None where none is known.
-        path: the file or folder.
-        note: where to get it, or what is wrong.
+    ``status`` is ``ok``, ``differs`` (from the official count, None where none is known), ``missing`` or ``broken``;
+    ``note`` says where to get it, or what is wrong.
     """
 
     what: str
@@ -55,14 +48,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What was found under a root.
-
-    Attributes:
-        root: the folder.
-        rows: one a split or file.
-        broken: one message a broken file, naming it.
-        incomplete: scenes that lack a file, by the kind of file.
-    """
+    """What was found under a root: a row a split or file, one message a broken file, and scenes that lack a file."""
 
     root: str
     rows: list[Row] = field(default_factory=list)
@@ -88,14 +74,26 @@ class Report:
         lines = [f"{self.root}", f"{'what':34s}{'there':>9s}{'official':>10s}  "]
         for row in self.rows:
             official = f"{row.official:,}" if row.official is not None else "-"
-            lines.append(
-                f"{row.what:34s}{row.count:9,}{official:>10s}  {row.status:8s} {row.note or row.path}".rstrip()
-            )
+            line = f"{row.what:34s}{row.count:9,}{official:>10s}  {row.status:8s} {row.note or row.path}"
+            lines.append(line.rstrip())
         for kind, scenes in self.incomplete.items():
             more = f" and {len(scenes) - SHOWN} more" if len(scenes) > SHOWN else ""
             lines.append(f"without {kind}: {len(scenes)} scenes ({', '.join(scenes[:SHOWN])}{more})")
-        lines += [f"broken: {message}" for message in self.broken]
-        return lines
+        return lines + [f"broken: {message}" for message in self.broken]
+
+    def note(self, read: Callable[[], Any]) -> Any:
+        """What `read` returns; None, and a note among the broken files, when it raises."""
+        try:
+            return read()
+        except (ValueError, OSError) as error:
+            if str(error) not in self.broken:
+                self.broken.append(str(error))
+            return None
+
+    def count(self, what: str, count: int, official: int | None, path: Path, note: str = "") -> None:
+        """Add a row whose count is compared with the official one."""
+        status = "ok" if official is None or count == official else "differs" if count else "missing"
+        self.rows.append(Row(what, status, count, official, str(path), note))
 
 
 Further = Callable[[DataRoot, str, str, list[Any], bool], Iterable[str]]
@@ -137,7 +135,7 @@ def check_root(
 def _check_scenes(data: DataRoot, report: Report, quick: bool, tell: Callable[[int, int], None] | None) -> None:
     _count_scenes(data, report)
     scenes = data.scene_ids()
-    test = set(_guarded(report, lambda: data.scene_list("test")) or ())
+    test = set(report.note(lambda: data.scene_list("test")) or ())
     for done, name in enumerate(scenes, 1):
         scene = data.scene(name)
         _check_scene(scene, report, quick, name in test or scene.folder.parent.name == "scans_test")
@@ -148,7 +146,7 @@ def _check_scenes(data: DataRoot, report: Report, quick: bool, tell: Callable[[i
 def _count_scenes(data: DataRoot, report: Report) -> None:
     listed = 0
     for split, official in SCENE_SPLITS.items():
-        scenes = _guarded(report, lambda split=split: data.scene_list(split))  # type: ignore[misc]
+        scenes = report.note(lambda split=split: data.scene_list(split))  # type: ignore[misc]
         name = f"scannetv2_{split}.txt"
         if scenes is None:
             report.rows.append(Row(f"ScanNet {split} scenes", "missing", 0, official, "", f"{name}: {LISTS_SOURCE}"))
@@ -156,42 +154,35 @@ def _count_scenes(data: DataRoot, report: Report) -> None:
         there = set(data.scene_ids()) & set(scenes)
         listed += len(there)
         note = "" if len(there) == len(scenes) else f"{name} lists {len(scenes)}; {SCANNET_SOURCE}"
-        report.rows.append(_counted(f"ScanNet {split} scenes", len(there), official, data.root / name, note))
+        report.count(f"ScanNet {split} scenes", len(there), official, data.root / name, note)
     others = len(data.scene_ids()) - listed
     if others:
         report.rows.append(Row("scenes in no list", "ok", others, None, str(data.root / SCAN_FOLDERS[0])))
 
 
-def _counted(what: str, count: int, official: int | None, path: Path, note: str = "") -> Row:
-    status = "ok" if official is None or count == official else "differs" if count else "missing"
-    return Row(what, status, count, official, str(path), note)
-
-
 def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -> None:
     """Note what the scene lacks and, unless `quick`, read every file of it."""
-    readers: dict[str, Callable[[], Any]] = {
-        "frames": lambda: _check_frames(scene),
-        "SCENE.txt": lambda: scene.axis_alignment,
-        "mesh": lambda: len(read_mesh(scene.file("_vh_clean_2.ply")).vertices),
+    readers: dict[str, tuple[str, Callable[[], Any]]] = {
+        "frames": ("", lambda: _check_frames(scene)),
+        "SCENE.txt": (".txt", lambda: scene.axis_alignment),
+        "mesh": ("_vh_clean_2.ply", lambda: len(read_mesh(scene.file("_vh_clean_2.ply")))),
     }
-    places = {"SCENE.txt": ".txt", "mesh": "_vh_clean_2.ply"}
     if not test:
-        readers["segments"] = lambda: len(read_segments(scene.file("_vh_clean_2.0.010000.segs.json")))
-        readers["objects"] = lambda: len(read_groups(scene.file(".aggregation.json")))
-        places |= {"segments": "_vh_clean_2.0.010000.segs.json", "objects": ".aggregation.json"}
+        segments_end, objects_end = "_vh_clean_2.0.010000.segs.json", ".aggregation.json"
+        readers["segments"] = segments_end, lambda: len(read_segments(scene.file(segments_end)))
+        readers["objects"] = objects_end, lambda: len(read_groups(scene.file(objects_end)))
     found, complete = {}, True
-    for kind, reader in readers.items():
-        there = _has_frames(scene) if kind == "frames" else scene.file(places[kind]).exists()
-        if not there:
+    for kind, (ending, reader) in readers.items():
+        if not (scene.file(ending).exists() if ending else _has_frames(scene)):
             report.incomplete.setdefault(kind, []).append(scene.scene_id)
             complete = False
         elif not quick:
-            found[kind] = _guarded(report, reader)
+            found[kind] = report.note(reader)
     vertices, segments = found.get("mesh"), found.get("segments")
     if vertices is not None and segments is not None and vertices != segments:
         report.broken.append(f"{scene.folder}: {segments} segments for the {vertices} vertices of the mesh; fetch both")
     elif complete and not quick:
-        _guarded(report, lambda: pack_scene(scene, PackSettings(shorter_side=PATCH)))
+        report.note(lambda: pack_scene(scene, PackSettings(shorter_side=PATCH), {}))
 
 
 def _has_frames(scene: ScanNetScene) -> bool:
@@ -231,36 +222,25 @@ def _check_set(
             return None  # ReferIt3D's tables come as one file or as one a split
         report.rows.append(Row(what, "missing", 0, official, "", f"{one.file(split)}: {one.source} ({one.terms})"))
         return None
-    entries = _guarded(report, lambda: data.annotations(one.name, split))
+    entries: list[Any] | None = report.note(lambda: data.annotations(one.name, split))
     if entries is None:
         report.rows.append(Row(what, "broken", 0, official, str(path), report.broken[-1]))
         return None
-    scenes = Counter(entry.scene_id for entry in entries)
-    lacking = sorted(set(scenes) - set(data.scene_ids()))
+    scenes = {entry.scene_id for entry in entries}
+    lacking = scenes - set(data.scene_ids())
     note = f"{len(lacking)} of its {len(scenes)} scenes are not there" if lacking else ""
-    report.rows.append(_counted(what, len(entries), official, path, note))
-    found: list[Any] = entries
-    return found
+    report.count(what, len(entries), official, path, note)
+    return entries
 
 
 def _check_rest(data: DataRoot, report: Report) -> None:
     path = data.find(LABEL_MAP)
-    table = None if path is None else _guarded(report, lambda: read_label_map(path))
+    table = None if path is None else report.note(lambda: read_label_map(path))
     if path is None:
         report.rows.append(Row("label map", "missing", 0, None, "", f"{LABEL_MAP}: {LISTS_SOURCE}"))
     else:
         report.rows.append(Row("label map", "broken" if table is None else "ok", len(table or ()), None, str(path)))
     files = [file for scene in data.scene_ids() if (file := data.find(f"{scene}.mask.npz")) is not None]
-    good = [file for file in files if _guarded(report, lambda file=file: read_proposals(file)) is not None]  # type: ignore[misc]
+    good = [file for file in files if report.note(lambda file=file: read_proposals(file)) is not None]  # type: ignore[misc]
     note = "" if files else f"optional; {PROPOSALS_SOURCE}"
     report.rows.append(Row("Mask3D proposals", "ok" if files else "missing", len(good), None, "", note))
-
-
-def _guarded(report: Report, read: Callable[[], Any]) -> Any:
-    """What `read` returns; None, and a note among the broken files, when it raises."""
-    try:
-        return read()
-    except (ValueError, OSError) as error:
-        if str(error) not in report.broken:
-            report.broken.append(str(error))
-        return None

@@ -10,7 +10,6 @@ is up ("world"); then a small file beside the video holds the first camera's pos
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidllm.datasets.records import Entry
+from vidllm.datasets.records import Entry, Table, is_number, list_of, name, text, texts
 from vidllm.geometry.boxes import transform_boxes
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
@@ -30,7 +29,6 @@ SAYS = ("question", "expression", "caption", "captions")  # a line holds one of 
 FIELDS = ("video", *SAYS, "answer", "answers", "situation", "box", "boxes", "point", "frame", "kind", "id")
 FRAMES = ("scene", "world")
 CAMERA_SUFFIX = ".camera.json"
-_BOX_FIELDS = ("center", "size", "yaw")
 
 Point = tuple[float, float, float]
 BoxRow = tuple[float, float, float, float, float, float, float]
@@ -66,43 +64,109 @@ class Example:
     kind: str = ""
 
 
-class Line(Entry):
-    """One line of the file: its errors say the line's number and what to do."""
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return f"{self.path}: line {self.index}"
-
-    def error(self, field: str, expected: str, value: Any) -> ValueError:
-        """The error of a field that is not what it should be."""
-        shown = f"{value!r:.77}" + ("..." if len(repr(value)) > 77 else "")
-        return ValueError(f"{self.name}: {field!r} must be {expected}, got {shown}")
-
-
 def read_jsonl(path: str | Path) -> list[Example]:
     """Every line as an example; ValueError, naming the line, at the first that is wrong, or when there is none."""
-    examples = []
-    for number, text in numbered_lines(path):
-        examples.append(parse_line(Path(path), number, text))
+    examples = [parse_line(Path(path), number, line) for number, line in numbered_lines(path)]
     if not examples:
         raise ValueError(f"{path}: holds no line; write one JSON object a line")
     return examples
 
 
-def parse_line(path: Path, number: int, text: str | bytes) -> Example:
+def parse_line(path: Path, number: int, content: str | bytes) -> Example:
     """One line; ValueError naming it, what is wrong and the remedy. The video itself is not looked at."""
-    line = _object(path, number, text)
-    task = _task(line)
-    _no_strangers(line, task)
-    boxes, answers = _boxes(line), _answers(line, task)
+    where = f"{path}: line {number}"
+    values = parse_json(content, where)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected an object {{...}}, got {values!r:.60}")
+    found = [field for field in SAYS if field in values]
+    if len(found) != 1:
+        raise ValueError(f"{where}: expected one of {', '.join(SAYS)}, got {', '.join(found) or 'none of them'}")
+    line, task = Entry(where, values), found[0].removesuffix("s")
+    _refuse_strangers(line, task)
+    read, answers = line.read(_LINE), _answers(line, task)
+    boxes = read["boxes"] if read["box"] is None else (read["box"],)
     if task == "expression" and boxes is None:
-        raise ValueError(f"{line.name}: an expression needs 'box' or 'boxes'; [] says that there is no such object")
+        raise ValueError(f"{where}: an expression needs 'box' or 'boxes'; [] says that there is no such object")
+    video = (path.parent / Path(read["video"]).expanduser()).absolute()
     return Example(
-        number, _video(line), task, _sentence(line, task) if task != "caption" else "", answers,
-        _sentence(line, "situation") if "situation" in line.values else None, boxes, _point(line), _frame(line),
-        line.name_of("kind") if "kind" in line.values else task,
+        number, video, task, read["question"] or read["expression"], answers, read["situation"], boxes, read["point"],
+        read["frame"], read["kind"] or task,
     )  # fmt: skip
+
+
+def _refuse_strangers(line: Entry, task: str) -> None:
+    """ValueError for a field that nobody knows, or that this kind of line has no use for: it may be a slip."""
+    unknown = sorted(set(line.values) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"{line.where}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
+    idle = next((field for field in _IDLE[task] if field in line.values), None)
+    if idle is not None:
+        raise ValueError(f"{line.where}: a line with {task!r} has no use for {idle!r}; take it out")
+    if {"box", "boxes"} <= set(line.values):
+        raise ValueError(f"{line.where}: expected 'box' or 'boxes', got both")
+
+
+def _answers(line: Entry, task: str) -> tuple[str, ...]:
+    if task == "expression":
+        return ()
+    one, many = ("answer", "answers") if task == "question" else ("caption", "captions")
+    if (one in line.values) == (many in line.values):
+        raise ValueError(f"{line.where}: expected either {one!r}, a text, or {many!r}, a list of texts")
+    given = (line.get(one, text),) if one in line.values else line.get(many, texts)
+    if not given or not all(answer.strip() for answer in given):
+        raise line.error(one if one in line.values else many, "text that is not empty", line.values.get(many, ""))
+    return tuple(_asked(line, one, answer) for answer in given)
+
+
+# -- the fields
+
+
+def _asked(line: Entry, field: str, value: Any) -> str:
+    """A text as a model may be asked or taught it."""
+    try:
+        return check_question(text(line, field, value), what=field)
+    except ValueError as error:
+        raise error if str(error).startswith(line.where) else ValueError(f"{line.where}: {error}") from None
+
+
+def _frame(line: Entry, field: str, value: Any) -> str:
+    if value not in FRAMES:
+        raise line.error(field, f"one of {FRAMES}", value)
+    return str(value)
+
+
+def _point(line: Entry, field: str, value: Any) -> Point:
+    if not isinstance(value, list) or len(value) != 3 or not all(map(is_number, value)):
+        raise line.error(field, "three finite numbers in metres", value)
+    x, y, z = map(float, value)
+    return x, y, z
+
+
+def _box(line: Entry, field: str, value: Any) -> BoxRow:
+    if not isinstance(value, dict) or not {"center", "size"} <= set(value) <= {"center", "size", "yaw"}:
+        raise line.error("box", '{"center": [x, y, z], "size": [x, y, z], "yaw": radians}', value)
+    centre, size = (_point(line, part, value[part]) for part in ("center", "size"))
+    yaw = value.get("yaw", 0)
+    if min(size) <= 0:
+        raise line.error("size", "three full side lengths above zero, in metres", value["size"])
+    if not is_number(yaw):
+        raise line.error("yaw", "a number of radians", yaw)
+    return (*centre, *size, float(yaw))
+
+
+_LINE: Table = {
+    "video": name, "question": (_asked, ""), "expression": (_asked, ""), "situation": (_asked, None),
+    "box": (_box, None), "boxes": (list_of(_box), None), "point": (_point, None), "frame": (_frame, "scene"),
+    "kind": (name, None),
+}  # fmt: skip
+_IDLE = {
+    "question": ("point",),
+    "expression": ("answer", "answers", "situation", "point"),
+    "caption": ("answer", "answers", "situation", "box", "boxes"),
+}
+
+
+# -- the first camera
 
 
 def camera_path(video: Path) -> Path:
@@ -156,114 +220,3 @@ def _first_camera_of(video: Path) -> np.ndarray:
             f"{path}: no such file; boxes in frame 'world' need the first camera's pose there, or give them in 'scene'"
         )
     return read_first_camera(path)
-
-
-# -- one line
-
-
-def _object(path: Path, number: int, text: str | bytes) -> Line:
-    values = parse_json(text, f"{path}: line {number}")
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: line {number}: expected an object {{...}}, got {values!r:.60}")
-    return Line(path, number, values)
-
-
-def _task(line: Line) -> str:
-    found = [name for name in SAYS if name in line.values]
-    if len(found) != 1:
-        raise ValueError(f"{line.name}: expected one of {', '.join(SAYS)}, got {', '.join(found) or 'none of them'}")
-    return found[0].removesuffix("s")
-
-
-def _no_strangers(line: Line, task: str) -> None:
-    """ValueError for a field that nobody knows, or that this kind of line has no use for: it may be a slip."""
-    unknown = sorted(set(line.values) - set(FIELDS))
-    if unknown:
-        raise ValueError(f"{line.name}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
-    idle = {
-        "question": ("point",),
-        "expression": ("answer", "answers", "situation", "point"),
-        "caption": ("answer", "answers", "situation", "box", "boxes"),
-    }[task]
-    for name in idle:
-        if name in line.values:
-            raise ValueError(f"{line.name}: a line with {task!r} has no use for {name!r}; take it out")
-
-
-def _sentence(line: Line, field: str) -> str:
-    return _checked(line, line.text(field), field)
-
-
-def _checked(line: Line, text: str, field: str) -> str:
-    """The text as a model may be asked or taught it; ValueError naming the line."""
-    try:
-        return check_question(text, what=field)
-    except ValueError as error:
-        raise ValueError(f"{line.name}: {error}") from error
-
-
-def _answers(line: Line, task: str) -> tuple[str, ...]:
-    if task == "expression":
-        return ()
-    one, many = ("answer", "answers") if task == "question" else ("caption", "captions")
-    if (one in line.values) == (many in line.values):
-        raise ValueError(f"{line.name}: expected either {one!r}, a text, or {many!r}, a list of texts")
-    given = (line.text(one),) if one in line.values else line.texts(many)
-    if not given or not all(text.strip() for text in given):
-        raise line.error(one if one in line.values else many, "text that is not empty", line.values.get(many, ""))
-    return tuple(_checked(line, text, one) for text in given)
-
-
-def _video(line: Line) -> Path:
-    return (line.path.parent / Path(line.name_of("video")).expanduser()).absolute()
-
-
-def _frame(line: Line) -> str:
-    frame = line.values.get("frame", "scene")
-    if frame not in FRAMES:
-        raise line.error("frame", f"one of {FRAMES}", frame)
-    return str(frame)
-
-
-def _point(line: Line) -> Point | None:
-    if "point" not in line.values:
-        return None
-    x, y, z = _numbers(line, "point", line.values["point"])
-    return x, y, z
-
-
-def _boxes(line: Line) -> tuple[BoxRow, ...] | None:
-    if "box" in line.values and "boxes" in line.values:
-        raise ValueError(f"{line.name}: expected 'box' or 'boxes', got both")
-    if "box" in line.values:
-        return (_box(line, line.values["box"]),)
-    if "boxes" not in line.values:
-        return None
-    given = line.values["boxes"]
-    if not isinstance(given, list):
-        raise line.error("boxes", "a list of boxes", given)
-    return tuple(_box(line, box) for box in given)
-
-
-def _box(line: Line, value: Any) -> BoxRow:
-    if not isinstance(value, dict) or not {"center", "size"} <= set(value) <= set(_BOX_FIELDS):
-        raise line.error("box", '{"center": [x, y, z], "size": [x, y, z], "yaw": radians}', value)
-    x, y, z = _numbers(line, "center", value["center"])
-    w, d, h = _numbers(line, "size", value["size"])
-    if min(w, d, h) <= 0:
-        raise line.error("size", "three full side lengths above zero, in metres", value["size"])
-    yaw = value.get("yaw", 0.0)
-    if not _is_number(yaw):
-        raise line.error("yaw", "a number of radians", yaw)
-    return x, y, z, w, d, h, float(yaw)
-
-
-def _numbers(line: Line, field: str, value: Any) -> Point:
-    if not isinstance(value, list) or len(value) != 3 or not all(_is_number(v) for v in value):
-        raise line.error(field, "three finite numbers in metres", value)
-    x, y, z = (float(v) for v in value)
-    return x, y, z
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

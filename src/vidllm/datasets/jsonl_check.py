@@ -30,13 +30,8 @@ class Remark:
 class JsonlReport:
     """What was found in the file.
 
-    Attributes:
-        path: the file.
-        examples: the lines that are right.
-        problems: lines that cannot be used, with the remedy.
-        notes: lines that can be used but look wrong.
-        frames: frames of each video that was opened.
-        seconds: its length, by the last frame's time.
+    ``examples`` are the lines that are right, ``problems`` lines that cannot be used (with the remedy), ``notes`` lines
+    that can be used but look wrong; ``frames`` and ``seconds`` of each video that was opened.
     """
 
     path: str
@@ -45,6 +40,10 @@ class JsonlReport:
     notes: list[Remark] = field(default_factory=list)
     frames: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, remarks: list[Remark], example: Example, text: str) -> None:
+        """Say something about the line of an example."""
+        remarks.append(Remark(example.line, f"{self.path}: line {example.line}: {text}"))
 
     @property
     def usable(self) -> bool:
@@ -111,27 +110,19 @@ def check_jsonl(
     return report
 
 
-def _wrong(report: JsonlReport, example: Example, text: str) -> None:
-    report.problems.append(Remark(example.line, f"{report.path}: line {example.line}: {text}"))
-
-
-def _note(report: JsonlReport, example: Example, text: str) -> None:
-    report.notes.append(Remark(example.line, f"{report.path}: line {example.line}: {text}"))
-
-
 def _check_places(report: JsonlReport) -> None:
     """Boxes and points that cannot be brought into the scene frame, or that look as if in other units."""
     for example in report.examples:
         try:
             boxes, point = scene_places(example)
         except ValueError as error:
-            _wrong(report, example, str(error))
+            report.add(report.problems, example, str(error))
             continue
         lengths = [abs(value) for box in boxes or () for value in box[:6]] + [abs(v) for v in point or ()]
         if lengths and max(lengths) > LARGE_M:
-            _note(report, example, f"a place or size of {max(lengths):.0f} m; lengths are metres")
+            report.add(report.notes, example, f"a place or size of {max(lengths):.0f} m; lengths are metres")
         if any(abs(box[6]) > 2 * math.pi for box in example.boxes or ()):
-            _note(report, example, "a yaw beyond a full turn; yaws are radians")
+            report.add(report.notes, example, "a yaw beyond a full turn; yaws are radians")
 
 
 def _check_twins(report: JsonlReport) -> None:
@@ -143,9 +134,10 @@ def _check_twins(report: JsonlReport) -> None:
         if before is example or (example.task == "caption" and before.answers != example.answers):
             continue
         if (before.answers, before.boxes) == (example.answers, example.boxes):
-            _note(report, example, f"the same as line {before.line}; it counts twice")
+            report.add(report.notes, example, f"the same as line {before.line}; it counts twice")
         else:
-            _note(report, example, f"as line {before.line}, told otherwise; put all that is right into one line")
+            told = f"as line {before.line}, told otherwise; put all that is right into one line"
+            report.add(report.notes, example, told)
 
 
 def _check_videos(report: JsonlReport, quick: bool, tell: Callable[[int, int], None] | None) -> None:
@@ -155,14 +147,15 @@ def _check_videos(report: JsonlReport, quick: bool, tell: Callable[[int, int], N
     for done, (video, examples) in enumerate(videos.items(), 1):
         others = f" ({len(examples) - 1} more lines with it)" if len(examples) > 1 else ""
         if not video.exists():
-            _wrong(report, examples[0], f"{video}: no such video{others}; paths count from the file's folder")
+            told = f"{video}: no such video{others}; paths count from the file's folder"
+            report.add(report.problems, examples[0], told)
         elif not quick:
             try:
                 frames = load_frames(video, 2, shorter_side=PATCH)
                 report.frames[str(video)] = int(frames.indices[-1]) + 1
                 report.seconds[str(video)] = float(frames.timestamps_s[-1])
             except ValueError as error:
-                _wrong(report, examples[0], f"{error}{others}")
+                report.add(report.problems, examples[0], f"{error}{others}")
         if tell is not None:
             tell(done, len(videos))
 

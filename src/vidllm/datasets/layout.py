@@ -12,19 +12,23 @@ Annotation files are found by name, up to four folders below the root; a folder 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vidllm.datasets.multi3drefer import read_multi3drefer
-from vidllm.datasets.proposals import Proposals, read_proposals
-from vidllm.datasets.referit3d import read_referit3d
+from vidllm.datasets.annotations import (
+    annotations_path,
+    read_multi3drefer,
+    read_referit3d,
+    read_scanqa,
+    read_scanrefer,
+    read_scene_list,
+    read_sqa3d,
+)
 from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
-from vidllm.datasets.scanqa import read_scanqa
-from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
-from vidllm.datasets.sqa3d import annotations_path, read_sqa3d
+from vidllm.datasets.scannet_mesh import Proposals, read_proposals
 from vidllm.io.json_files import check_regular_file
 
 SCENE_SPLITS = {"train": 1201, "val": 312, "test": 100}
@@ -49,7 +53,7 @@ class AnnotationSet:
     name: str
     title: str
     pattern: str
-    splits: dict[str, int | None]
+    splits: Mapping[str, int | None]
     read: Callable[[Path], list[Any]]
     source: str
     terms: str
@@ -65,60 +69,27 @@ PROPOSALS_SOURCE = "https://huggingface.co/datasets/huangjy-pku/LEO_data (mask.z
 _SCANREFER = ("https://daveredrum.github.io/ScanRefer (form)", "CC BY-NC-SA 3.0")
 _REFERIT3D = ("https://referit3d.github.io", "MIT, with ScanNet's terms")
 
+_OBJECTS = {"train": 36_665, "val": 9_508}
+_TABLES = {"all": None, "train": None, "test": None}
+_QUESTIONS = {"train": 25_563, "val": 4_675, "test_w_obj": 4_976, "test_wo_obj": 6_149}
 SETS: dict[str, AnnotationSet] = {
     s.name: s
     for s in (
-        AnnotationSet(
-            "scanqa",
-            "ScanQA",
-            "ScanQA_v1.0_{split}.json",
-            {"train": 25_563, "val": 4_675, "test_w_obj": 4_976, "test_wo_obj": 6_149},
-            read_scanqa,
-            "https://github.com/ATR-DBI/ScanQA",
-            "CC BY-NC-SA 3.0",
-        ),
-        AnnotationSet(
-            "sqa3d",
-            "SQA3D",
-            "v1_balanced_questions_{split}_scannetv2.json",
-            {"train": 26_623, "val": 3_261, "test": 3_519},
-            read_sqa3d,
-            "https://zenodo.org/record/7792397",
-            "CC BY 4.0",
-        ),
-        AnnotationSet(
-            "scanrefer",
-            "ScanRefer",
-            "ScanRefer_filtered_{split}.json",
-            {"train": 36_665, "val": 9_508},
-            read_scanrefer,
-            *_SCANREFER,
-        ),
-        AnnotationSet(
-            "scan2cap",
-            "Scan2Cap (ScanRefer's files)",
-            "ScanRefer_filtered_{split}.json",
-            {"train": 36_665, "val": 9_508},
-            read_scanrefer,
-            *_SCANREFER,
-        ),
-        AnnotationSet(
-            "multi3drefer",
-            "Multi3DRefer",
-            "multi3drefer_{split}.json",
-            {"train": None, "val": None},
-            read_multi3drefer,
-            "https://github.com/3dlg-hcvc/M3DRef-CLIP",
-            "MIT, with ScanRefer's terms",
-        ),
-        AnnotationSet(
-            "nr3d", "Nr3D", "nr3d_{split}.csv", {"all": None, "train": None, "test": None}, read_referit3d, *_REFERIT3D
-        ),
-        AnnotationSet(
-            "sr3d", "Sr3D", "sr3d_{split}.csv", {"all": None, "train": None, "test": None}, read_referit3d, *_REFERIT3D
-        ),
+        AnnotationSet("scanqa", "ScanQA", "ScanQA_v1.0_{split}.json", _QUESTIONS, read_scanqa,
+                      "https://github.com/ATR-DBI/ScanQA", "CC BY-NC-SA 3.0"),
+        AnnotationSet("sqa3d", "SQA3D", "v1_balanced_questions_{split}_scannetv2.json",
+                      {"train": 26_623, "val": 3_261, "test": 3_519}, read_sqa3d,
+                      "https://zenodo.org/record/7792397", "CC BY 4.0"),
+        AnnotationSet("scanrefer", "ScanRefer", "ScanRefer_filtered_{split}.json", _OBJECTS, read_scanrefer,
+                      *_SCANREFER),
+        AnnotationSet("scan2cap", "Scan2Cap (ScanRefer's files)", "ScanRefer_filtered_{split}.json", _OBJECTS,
+                      read_scanrefer, *_SCANREFER),
+        AnnotationSet("multi3drefer", "Multi3DRefer", "multi3drefer_{split}.json", {"train": None, "val": None},
+                      read_multi3drefer, "https://github.com/3dlg-hcvc/M3DRef-CLIP", "MIT, with ScanRefer's terms"),
+        AnnotationSet("nr3d", "Nr3D", "nr3d_{split}.csv", _TABLES, read_referit3d, *_REFERIT3D),
+        AnnotationSet("sr3d", "Sr3D", "sr3d_{split}.csv", _TABLES, read_referit3d, *_REFERIT3D),
     )
-}
+}  # fmt: skip
 
 
 class DataRoot:

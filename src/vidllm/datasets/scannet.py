@@ -21,16 +21,16 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, SensFrames, depth_on_colour_grid
+from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
-    Mesh,
     make_instances,
     read_groups,
     read_label_map,
     read_mesh,
     read_segments,
 )
+from vidllm.datasets.sens import SensFile
 from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.frames import uniform_indices
 from vidllm.io.json_files import check_regular_file, has_file
@@ -86,7 +86,7 @@ class ScanNetScene:
         """The frames in the form chosen; ValueError when there are none."""
         sens = self.file(".sens")
         if self._form == "sens" or (self._form == "auto" and has_file(sens)):
-            return SensFrames(sens)
+            return SensFile(sens)
         candidates = {"folder": self.folder, "posed_images": self._posed}
         for form, place in candidates.items():
             if self._form in (form, "auto") and place is not None and _holds_frames(place):
@@ -159,7 +159,7 @@ class ScanNetScene:
         if found is None:
             found = self._written_intrinsics(kind)
         if found is None and has_file(self.file(".sens")):
-            found = SensFrames(self.file(".sens")).intrinsics(kind)
+            found = SensFile(self.file(".sens")).intrinsics(kind)
         if found is None:
             return None
         shape = self.colour(0).shape if kind == "color" else self.depth_m(0).shape
@@ -241,13 +241,9 @@ class ScanNetScene:
         fine = not has_file(self.file(".aggregation.json")) and has_file(self.file("_vh_clean.aggregation.json"))
         return "_vh_clean" if fine else "_vh_clean_2"
 
-    def mesh(self) -> Mesh:
-        """The mesh ``_vh_clean_2.ply`` in its own frame; ValueError when it is missing or cut."""
-        return read_mesh(self.file("_vh_clean_2.ply"))
-
     def aligned_vertices(self) -> Float[np.ndarray, "V 3"]:
         """Vertices of ``_vh_clean_2.ply`` in the aligned frame, metres: what proposals number."""
-        return self._align(self.mesh().vertices)
+        return self._align(read_mesh(self.file("_vh_clean_2.ply")))
 
     def _align(self, vertices: np.ndarray) -> np.ndarray:
         return vertices @ self.axis_alignment[:3, :3].T + self.axis_alignment[:3, 3]
@@ -262,7 +258,7 @@ class ScanNetScene:
         coarse = self._suffix == "_vh_clean_2"
         mesh_path = self.file(f"{self._suffix}.ply")
         segments_path = self.file("_vh_clean_2.0.010000.segs.json" if coarse else "_vh_clean.segs.json")
-        vertices, segments = read_mesh(mesh_path).vertices, read_segments(segments_path)
+        vertices, segments = read_mesh(mesh_path), read_segments(segments_path)
         if len(vertices) != len(segments):
             raise ValueError(f"{segments_path}: {len(segments)} segments for the {len(vertices)} vertices of "
                              f"{mesh_path.name}; fetch both again")  # fmt: skip

@@ -1,6 +1,5 @@
-"""The frames of a ScanNet scene in the three forms in which they lie on disks, behind one face.
+"""The frames of a ScanNet scene as exported folders, with the methods of the recording itself (:mod:`sens`).
 
-    SCENE.sens                                      the recording itself
     posed_images/SCENE/00000.jpg .png .txt          one frame in ten, as mmdetection3d and EmbodiedScan export
     color/0.jpg depth/0.png pose/0.txt intrinsic/   ScanNet's own SensReader
 
@@ -10,15 +9,13 @@ what is returned here has them at +0.5. Poses are world-from-camera in metres, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vidllm.datasets.scannet_sens import SensFile
+from vidllm.datasets.sens import SensFile
 from vidllm.export.depth_png import read_depth_png
 from vidllm.io.cameras.matrices import half_centres, read_matrix
 from vidllm.io.json_files import has_file
@@ -26,74 +23,6 @@ from vidllm.io.pictures import open_image
 from vidllm.io.sources import InputError
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@runtime_checkable
-class FrameSource(Protocol):
-    """Frames that are read one at a time.
-
-    Attributes:
-        where: file or folder, for messages.
-        names: a name for each frame: its number in the recording.
-    """
-
-    where: Path
-    names: Sequence[str]
-
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture."""
-        ...
-
-    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
-        """Depth in metres, 0 = none."""
-        ...
-
-    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
-        """World-from-camera."""
-        ...
-
-    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
-        """K of ``color`` or ``depth``, pixel centres at +0.5; None where the form does not hold it."""
-        ...
-
-
-class SensFrames:
-    """Frames of a ``.sens`` recording."""
-
-    def __init__(self, path: Path) -> None:
-        self.where = path
-        self.file = SensFile(path)
-        self.names: Sequence[str] = _Numbers(len(self.file))
-
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture."""
-        return self.file.colour(frame)
-
-    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
-        """Depth in metres, 0 = none."""
-        return self.file.depth_m(frame)
-
-    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
-        """World-from-camera."""
-        return self.file.pose(frame)
-
-    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
-        """K of ``color`` or ``depth``."""
-        header = self.file.header
-        return half_centres(header.intrinsic_color if kind == "color" else header.intrinsic_depth, self.where)
-
-
-class _Numbers(Sequence[str]):
-    """``"0"``, ``"1"``, ... without a list of them."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return str(range(self._count)[index])
 
 
 class FolderFrames:
@@ -114,7 +43,7 @@ class FolderFrames:
                 colour[path.stem] = path
         if not colour:
             raise ValueError(f"{pictures}: no colour picture such as 00000.jpg here; export the scene again")
-        self.names: Sequence[str] = sorted(colour, key=int)
+        self.names = sorted(colour, key=int)
         self._colour = colour
 
     def _path(self, kind: str, frame: int, suffix: str) -> Path:
@@ -155,6 +84,10 @@ class FolderFrames:
     def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
         """K of ``color`` or ``depth``, None where no file holds it."""
         return self._intrinsics[kind]
+
+
+FrameSource = SensFile | FolderFrames
+"""Frames that are read one at a time; ``where`` is their file or folder, ``names`` their numbers in the recording."""
 
 
 def depth_on_colour_grid(

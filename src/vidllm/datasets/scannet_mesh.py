@@ -1,22 +1,23 @@
-"""ScanNet's meshes and what is written about their vertices: segments, objects and class numbers.
+"""ScanNet's meshes and what is written about their vertices: segments, objects, class numbers and proposals.
 
 The vertices of ``SCENE_vh_clean_2.ply`` are grouped into segments (``.segs.json``), segments into objects
 (``.aggregation.json``). An object's box is the axis-aligned one of its vertices after axis alignment: the ground truth
-of ScanRefer and of everything built on it.
+of ScanRefer and of everything built on it. Proposals are a sparse matrix, masks x vertices, as scipy's ``save_npz``
+writes it; their boxes are those of their aligned vertices, and peers take the first 50.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
+from scipy import sparse
 
-from vidllm.datasets.proposals import box_of
-from vidllm.datasets.records import MOST, Entry, entries
+from vidllm.datasets.records import MOST, entries, list_of, read_table, text, whole
+from vidllm.io.arrays import read_npz
 from vidllm.io.json_files import check_regular_file, read_json
 
 _TYPES = {
@@ -27,21 +28,6 @@ _TYPES = {
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER = 65_536
 _COUNT = re.compile(r"[0-9]{1,18}")
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """A mesh in its file's own frame.
-
-    Attributes:
-        vertices: ``(V, 3)`` float64 metres.
-        colours: ``(V, 3)`` uint8, or None.
-        faces: ``(T, 3)`` int64 vertex numbers.
-    """
-
-    vertices: Float[np.ndarray, "V 3"]
-    colours: UInt8[np.ndarray, "V 3"] | None
-    faces: Int[np.ndarray, "T 3"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +49,11 @@ class Instance:
     nyu40: int | None
 
 
-def read_mesh(path: str | Path) -> Mesh:
-    """A binary PLY file of triangles; ValueError naming the file and what is wrong."""
+def read_mesh(path: str | Path) -> Float[np.ndarray, "V 3"]:
+    """The vertices of a binary PLY file of triangles, float64 metres in its own frame.
+
+    ValueError naming the file and what is wrong, also where its faces are cut or of another form.
+    """
     path = check_regular_file(path)
     try:
         raw = path.read_bytes()
@@ -74,30 +63,26 @@ def read_mesh(path: str | Path) -> Mesh:
     if [name for name, _, _ in elements[:2]] != ["vertex", "face"]:
         raise ValueError(f"{path}: expected the elements vertex and face, got {[name for name, _, _ in elements]}")
     (_, vertex_count, fields), (_, face_count, face_fields) = elements[:2]
-    vertex = _vertex_type(order, fields, path)
+    names, kinds = [name for name, _ in fields], dict(fields)
+    if not {"x", "y", "z"} <= set(names) or len(kinds) < len(names) or not set(kinds.values()) <= set(_TYPES):
+        raise ValueError(f"{path}: expected vertices x, y, z of PLY's types, got {fields}; fetch it again")
+    vertex = np.dtype([(name, order + _TYPES[kind]) for name, kind in fields])
     table = _table(raw, vertex, vertex_count, start, path, "vertices")
     xyz = np.stack([table[axis].astype(np.float64) for axis in "xyz"], -1)
     if not np.isfinite(xyz).all():
         first = int((~np.isfinite(xyz).all(-1)).argmax())
         raise ValueError(f"{path}: vertex {first} is {xyz[first].tolist()}, expected finite metres; fetch it again")
-    has_colour = {"red", "green", "blue"} <= set(vertex.names or ())
-    colours = np.stack([table[c] for c in ("red", "green", "blue")], -1) if has_colour else None
-    return Mesh(xyz, colours, _faces(raw, order, face_fields, face_count, start + table.nbytes, path, vertex_count))
+    words = face_fields[0][1].split() if len(face_fields) == 1 else []
+    if len(words) != 3 or words[0] != "list" or not all(_TYPES.get(kind, "f")[0] in "iu" for kind in words[1:]):
+        raise ValueError(f"{path}: expected faces as one list of vertex numbers, got {face_fields}")
+    triangle = np.dtype([("n", order + _TYPES[words[1]]), ("v", order + _TYPES[words[2]], 3)])
+    faces = _table(raw, triangle, face_count, start + table.nbytes, path, "faces")
+    if (faces["n"] != 3).any() or (face_count and not 0 <= faces["v"].min() <= faces["v"].max() < vertex_count):
+        raise ValueError(f"{path}: expected triangles of its {vertex_count} vertices; fetch the mesh again")
+    return xyz
 
 
 Element = tuple[str, int, list[tuple[str, str]]]
-
-
-def _vertex_type(order: str, fields: list[tuple[str, str]], path: Path) -> np.dtype:
-    """The record of a vertex; ValueError for unknown types, names that come twice, no place, or colours of no byte."""
-    names, kinds = [name for name, _ in fields], dict(fields)
-    if not {"x", "y", "z"} <= set(names):
-        raise ValueError(f"{path}: the vertices have no x, y, z but {names}")
-    if len(kinds) < len(names) or not set(kinds.values()) <= set(_TYPES):
-        raise ValueError(f"{path}: expected vertices of named numbers of PLY's types, got {fields}; fetch it again")
-    if any(_TYPES[kinds.get(colour, "uchar")] != "u1" for colour in ("red", "green", "blue")):
-        raise ValueError(f"{path}: expected colours as uchar, got {kinds}; convert them")
-    return np.dtype([(name, order + _TYPES[kind]) for name, kind in fields])
 
 
 def _header(raw: bytes, path: Path) -> tuple[str, list[Element], int]:
@@ -131,22 +116,6 @@ def _table(raw: bytes, dtype: np.dtype, count: int, start: int, path: Path, what
     return np.frombuffer(raw, dtype, count, start)
 
 
-def _faces(
-    raw: bytes, order: str, fields: list[tuple[str, str]], count: int, start: int, path: Path, vertices: int
-) -> np.ndarray:
-    words = fields[0][1].split() if len(fields) == 1 else []
-    if len(words) != 3 or words[0] != "list" or not all(_TYPES.get(kind, "f")[0] in "iu" for kind in words[1:]):
-        raise ValueError(f"{path}: expected faces as one list of vertex numbers, got {fields}")
-    triangle = np.dtype([("n", order + _TYPES[words[1]]), ("v", order + _TYPES[words[2]], 3)])
-    table = _table(raw, triangle, count, start, path, "faces")
-    if count and (table["n"] != 3).any():
-        raise ValueError(f"{path}: expected triangles, face {int((table['n'] != 3).argmax())} is none")
-    faces = table["v"].astype(np.int64)
-    if count and (faces.min() < 0 or faces.max() >= vertices):
-        raise ValueError(f"{path}: a face names vertex {int(faces.max())} of {vertices}; fetch the mesh again")
-    return faces
-
-
 def read_segments(path: str | Path) -> Int[np.ndarray, " V"]:
     """The segment of each vertex (``segIndices``); ValueError naming the file when it holds none."""
     values = read_json(path)
@@ -165,30 +134,31 @@ def read_groups(path: str | Path) -> list[tuple[int, str, tuple[int, ...]]]:
     values = read_json(path)
     if not isinstance(values, dict) or "segGroups" not in values:
         raise ValueError(f"{path}: expected segGroups; is it an .aggregation.json file?")
-    groups, seen = [], set()
-    for entry in entries(path, values["segGroups"], "segGroups"):
-        number = entry.integer("objectId" if "objectId" in entry.values else "id")
-        if number in seen:
-            raise ValueError(f"{entry.name}: objectId {number} comes twice; fetch the file again")
-        seen.add(number)
-        groups.append((number, entry.text("label"), entry.integers("segments")))
-    return groups
+    groups: dict[int, tuple[int, str, tuple[int, ...]]] = {}
+    for entry in entries(values["segGroups"], path, "segGroups"):
+        number = entry.get("objectId" if "objectId" in entry.values else "id", whole)
+        if number in groups:
+            raise ValueError(f"{entry.where}: objectId {number} comes twice; fetch the file again")
+        groups[number] = number, entry.get("label", text), entry.get("segments", list_of(whole))
+    return list(groups.values())
 
 
 def read_label_map(path: str | Path) -> dict[str, int]:
     """nyu40 class of each raw label of ``scannetv2-labels.combined.tsv``; ValueError naming file and line."""
-    path = check_regular_file(path)
     table: dict[str, int] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for index, row in enumerate(csv.DictReader(file, restkey="", delimiter="\t")):
-                entry = Entry(path, index, row)
-                table.setdefault(entry.text("raw_category"), entry.integer("nyu40id"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); fetch it again") from error
+    for entry in read_table(path, {"raw_category", "nyu40id"}, "\t"):
+        table.setdefault(entry.get("raw_category", text), entry.get("nyu40id", whole))
     if not table:
-        raise ValueError(f"{path}: expected the columns raw_category and nyu40id, got no row; fetch it again")
+        raise ValueError(f"{path}: expected raw_category and nyu40id of each label, got no row; fetch it again")
     return table
+
+
+def box_of(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " 6"]:
+    """Centre and size of the axis-aligned box of points; NaN when there are none."""
+    if len(points) == 0:
+        return np.full(6, np.nan)
+    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
+    return np.concatenate([(low + high) / 2, high - low])
 
 
 def make_instances(
@@ -209,3 +179,75 @@ def make_instances(
         box = (x, y, z, dx, dy, dz) if len(rows) else None
         instances.append(Instance(number, label, box, len(rows), None if labels is None else labels.get(label)))
     return instances
+
+
+# -- proposals of Mask3D (Schult et al., ICRA 2023) as LEO distributes them: SCENE.mask.npz
+
+MAX_PROPOSALS = 50
+MAX_MASKS, MAX_VERTICES = 100_000, 50_000_000  # of a file; ScanNet has hundreds and under a million
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The proposals of one scene.
+
+    Attributes:
+        rows: vertex numbers of each mask.
+        vertices: vertices of the mesh they number.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    vertices: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def boxes(self, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "N 6"]:
+        """Centre and size of each proposal in the frame of the vertices; NaN for an empty mask.
+
+        Raises:
+            ValueError: the mesh has another number of vertices than the masks.
+        """
+        if len(vertices) != self.vertices:
+            raise ValueError(f"expected the {self.vertices} vertices that the masks number, got {len(vertices)}; "
+                             "are mesh and proposals of one scene, and the mesh _vh_clean_2.ply?")  # fmt: skip
+        return np.stack([box_of(vertices[row]) for row in self.rows]) if self.rows else np.zeros((0, 6))
+
+
+def read_proposals(path: str | Path, limit: int | None = MAX_PROPOSALS) -> Proposals:
+    """The first `limit` proposals of a file (None: all). ValueError naming the file when it is not one."""
+    arrays = read_npz(path)
+    try:
+        rows, shape = _rows(arrays)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a sparse matrix of masks x vertices ({error}); it holds {sorted(arrays)}, expected scipy's "
+            "save_npz form"
+        ) from error
+    return Proposals(tuple(rows[:limit]), shape[1])
+
+
+def _rows(arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """Columns of the true elements of each row, for the forms csr, csc and coo, and the matrix's shape."""
+    raw = arrays["format"].item()
+    kind = raw.decode() if isinstance(raw, bytes) else str(raw)
+    if kind not in ("csr", "csc", "coo"):
+        raise ValueError(f"form {kind!r:.20}")
+    for name in ("shape", "row", "col") if kind == "coo" else ("shape", "indices", "indptr"):
+        if arrays[name].dtype.kind not in "iu" or arrays[name].ndim != 1:
+            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected a row of whole numbers")
+    if arrays["data"].dtype.kind not in "biuf":
+        raise ValueError(f"data is {arrays['data'].dtype}, expected numbers")
+    masks, vertices = (int(n) for n in arrays["shape"])
+    if not (0 <= masks <= MAX_MASKS and 0 <= vertices <= MAX_VERTICES):
+        raise ValueError(f"{masks} masks of {vertices} vertices, expected at most {MAX_MASKS} and {MAX_VERTICES}")
+    if kind == "coo":
+        matrix = sparse.coo_matrix((arrays["data"] != 0, (arrays["row"], arrays["col"])), (masks, vertices)).tocsr()
+    else:
+        form = sparse.csr_matrix if kind == "csr" else sparse.csc_matrix
+        matrix = form((arrays["data"] != 0, arrays["indices"], arrays["indptr"]), (masks, vertices))
+        matrix.check_format(full_check=True)
+        matrix = matrix.tocsr()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return np.split(matrix.indices, matrix.indptr[1:-1])[:masks], (masks, vertices)

@@ -26,8 +26,9 @@ from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import check_regular_file, parse_json, read_json_object
 from vidllm.model.prompts import check_text
 
-PATTERN = "rooms_*.safetensors"
+PATTERN = "*.safetensors"
 TENSORS = {"rgb", "depth_m", "extrinsics", "intrinsics"}
+REMEDY = "delete it, and render or pack it again"
 SHOWN = 5  # damaged shards named one by one
 
 
@@ -73,7 +74,7 @@ def shards_of(folder: Path) -> list[Path]:
     """The shards of a folder by name; ValueError when there are none."""
     paths = sorted(folder.glob(PATTERN))
     if not paths:
-        raise ValueError(f"no shards of rooms in {folder}; render some: vidllm rooms shards -o {folder}")
+        raise ValueError(f"no training shards in {folder}; make some: vidllm rooms shards or data pack, -o {folder}")
     return paths
 
 
@@ -113,16 +114,15 @@ class Shard:
     def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(str(check_regular_file(path)), framework="pt")
-            metadata = self._file.metadata()
-            text = check_text(metadata["scenes"], "text of its scenes")
+            self.metadata: dict[str, str] = self._file.metadata()
+            text = check_text(self.metadata["scenes"], "text of its scenes")
             self.records: list[dict[str, Any]] = parse_json(text, "its scenes")
             for record in self.records:
                 _check_record(record)
-            named = metadata.get("labels")
+            named = self.metadata.get("labels")
             self.labels = rooms_labels() if named is None else label_space(parse_json(named, "its labels"))
         except Exception as error:
-            remedy = "delete it and render it again"
-            raise ValueError(f"{path} is not a readable shard of rooms ({error}); {remedy}") from error
+            raise ValueError(f"{path} is not a readable training shard ({error}); {REMEDY}") from error
         self.path = path
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ def check_shards(folder: Path) -> None:
         return
     told = "; ".join(f"{path}: {fault}" for path, fault in faults[:SHOWN])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    raise ValueError(f"damaged shard{'s' * (len(faults) > 1)} of rooms: {told}{more}; delete and render again")
+    raise ValueError(f"damaged training shard{'s' * (len(faults) > 1)}: {told}{more}; {REMEDY}")
 
 
 def shard_fault(path: Path) -> str | None:

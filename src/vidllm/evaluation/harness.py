@@ -1,6 +1,6 @@
 """Run a model over the scenes of a dataset: rows of each variant, shared by processes and resumed; then the scores.
 
-Every scene is read, reconstructed from its frames alone and asked in all variants (``settings.py``); the predictions of
+Every scene is read, reconstructed from its frames alone and asked in all variants (``tasks.py``); the predictions of
 each variant are a file (``prediction_files.py``), and the scores come from them through the functions that score any
 file. Several processes (torchrun, accelerate) take the scenes in turn; the numbers do not depend on how many.
 ``results.json`` (of all tasks in one folder, with ``table.txt`` beside it) holds no time and no path: running again
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
@@ -25,18 +25,26 @@ from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only, most_
 from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Helpers, predict
 from vidllm.evaluation.prediction_files import PredictionFile, claim
 from vidllm.evaluation.protocols import protocol
-from vidllm.evaluation.recording import EvaluationScene
-from vidllm.evaluation.registration import box_reader
+from vidllm.evaluation.recording import EvaluationScene, box_reader
 from vidllm.evaluation.results import files_record, folder_record, json_text, model_record, publish, sha256_text
-from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Source, Variant, variants
-from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
+from vidllm.evaluation.tasks import (
+    BASELINES_OF,
+    SETTINGS,
+    SOURCES,
+    Item,
+    Source,
+    Task,
+    Variant,
+    refuse_repeats,
+    task_named,
+    variants,
+)
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock
 from vidllm.scene import VidLLM
 from vidllm.training.world import World
 
 Record = dict[str, Any]
-T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # a process may be done long before the others
 _GIVEN_BOXES = ("nr3d", "sr3d")  # tasks that are a choice among the annotated objects
 _DECODING = {
@@ -46,35 +54,11 @@ _DECODING = {
 }
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Number of this process and how many there are."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def from_environment(cls) -> Processes:
-        """Join the processes that torchrun or accelerate started; one alone when they did not."""
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_PATIENCE)
-        world = World.from_environment()
-        return cls(world.rank, world.size)
-
-    def share(self, work: Sequence[T]) -> list[T]:
-        """What is this process's to do: every ``size``-th, from its own number on."""
-        return list(work[self.rank :: self.size])
-
-    @contextmanager
-    def alone(self, folder: Path, name: str) -> Iterator[None]:
-        """While the first process holds a lock of `folder`: ValueError where another command makes the same there."""
-        with folder_lock(folder, f".{name}.lock") if self.rank == 0 else nullcontext():
-            yield
-
-    def wait(self) -> None:
-        """Until every process has come here."""
-        if self.size > 1:
-            dist.barrier()
+def join_world() -> World:
+    """The processes that torchrun or accelerate started; a world of one when they did not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    return World.from_environment()
 
 
 def own_device(device: str) -> str:
@@ -85,14 +69,10 @@ def own_device(device: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """The rows to be made: those of every scene's keys, for each variant.
+    """The rows to be made: those of every scene's keys (in the order of the annotations), a file for each variant.
 
-    Attributes:
-        out: folder of predictions and results.
-        name: ``TASK.SPLIT``.
-        wanted: the keys of every scene, in the order of the annotations.
-        variants: one file of predictions each.
-        made_with: what the predictions depend on; another run with the same does not make them again.
+    ``name`` is ``TASK.SPLIT``; ``made_with`` is what the predictions depend on: another run with the same does not make
+    them again.
     """
 
     out: Path
@@ -101,9 +81,15 @@ class Work:
     variants: tuple[Variant, ...]
     made_with: Record
 
+    @contextmanager
+    def lock(self, world: World) -> Iterator[None]:
+        """While the first process holds a lock of the folder: ValueError where another command makes the same there."""
+        with folder_lock(self.out, f".{self.name}.lock") if world.rank == 0 else nullcontext():
+            yield
+
     def rows(
         self,
-        processes: Processes,
+        world: World,
         open_scene: Callable[[str], EvaluationScene],
         predict: Callable[[EvaluationScene, Variant], list[Record]],
         progress: Callable[[int, int], None] | None = None,
@@ -111,13 +97,13 @@ class Work:
         """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
         folder = self.out / "predictions"
         claim(folder, self.name, self.made_with)
-        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
+        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, world.rank) for v in self.variants}
         done = {variant: file.done() for variant, file in files.items()}
         for file in files.values():
             file.mend()
-        mine = processes.share(list(self.wanted))
+        mine = list(self.wanted)[world.rank :: world.size]
         left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
-        progress = progress if processes.rank == 0 and left else None
+        progress = progress if world.rank == 0 and left else None
         if progress is not None:
             progress(0, len(left))
         for count, scene in enumerate(left, 1):
@@ -127,26 +113,18 @@ class Work:
                     file.append(predict(opened, variant))
             if progress is not None:
                 progress(count, len(left))
-        processes.wait()
-        return {variant: file.gather() for variant, file in files.items()} if processes.rank == 0 else None
+        if world.size > 1:
+            dist.barrier()
+        return {variant: file.gather() for variant, file in files.items()} if world.rank == 0 else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. None leaves the choice to the task and to what is there.
+    """What to run: a task of ``tasks.py`` on the data under ``root``, under ``protocols``, written to ``out``.
 
-    Attributes:
-        task: scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d or sr3d.
-        root: of the data (``datasets.DataRoot``).
-        out: folder of predictions and results.
-        protocols: names of ``protocols``.
-        split: of the annotations.
-        scenes: these alone; all that the annotations name when empty.
-        frames: shown of each scene (None: the model's own number).
-        settings: of ``settings.py`` (None: all that can be had).
-        proposals: whose boxes are given.
-        baselines: of ``settings.py`` (None: all that can be had).
-        blind: folder of the language-only model.
+    None leaves the choice to the task and to what is there: ``frames`` of each scene (the model's own number),
+    ``settings``, whose boxes are given (``proposals``), ``baselines``. ``scenes``: these alone, or all that the
+    annotations name. ``blind``: the folder of the language-only baseline.
     """
 
     task: str
@@ -180,9 +158,9 @@ def evaluate(
         ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
     """
     run = Run(plan, model, name)
-    with run.processes.alone(plan.out, run.work.name):
+    with run.work.lock(run.world):
         rows = run.work.rows(
-            run.processes,
+            run.world,
             lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
             lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
             progress,
@@ -199,7 +177,7 @@ class Run:
         for one in plan.protocols:
             protocol(plan.task, one)
         self.data = DataRoot(plan.root)
-        self.processes = Processes.from_environment()
+        self.world = join_world()
         self.items = self._items()
         self.variants = self._variants()
 

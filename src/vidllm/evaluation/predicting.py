@@ -17,10 +17,16 @@ import numpy as np
 
 from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly, language_only_caption, nearest_to
 from vidllm.evaluation.protocols.box_metrics import hull_iou
-from vidllm.evaluation.recording import Candidates, EvaluationScene, Placed
-from vidllm.evaluation.registration import aligned_corners, in_scene, moved_points, oriented_corners
-from vidllm.evaluation.settings import Variant
-from vidllm.evaluation.tasks import Item, Task
+from vidllm.evaluation.recording import (
+    Candidates,
+    EvaluationScene,
+    Placed,
+    aligned_corners,
+    in_scene,
+    moved_points,
+    oriented_corners,
+)
+from vidllm.evaluation.tasks import Item, Task, Variant
 from vidllm.model.prompts import MAX_QUESTION_CHARS
 from vidllm.scene import Box
 
@@ -76,7 +82,7 @@ def _answers(task: Task, variant: Variant, case: EvaluationScene, items: Sequenc
 
 
 def _caption(variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
-    true = case.corners(item.object_id, item.key)
+    true = case.corners(item.entry.object_id, item.key)
     corners, centre = None, (true.min(0) + true.max(0)) / 2
     if variant.source is not None:
         boxes = case.candidates(variant.source).boxes

@@ -4,6 +4,20 @@ Every task turns the dataset's own entries into items, items into the references
 outputs into their submission; scoring then goes through the very functions that score a file (``protocols``).
 Outputs are rows with ``key`` and ``scene_id``, and ``answer``; or ``caption``, ``box`` (8 corners or None) and ``iou``;
 or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chosen among, ``object_ids``.
+
+A column of a benchmark's table is a system in a setting. Nothing else is ever mixed into it. Settings of boxes and
+captions:
+
+* ``raw``: the model's own boxes, registered by one known camera pose (``recording.py``);
+* ``proposals-mask3d``, ``proposals-gt``: a choice among given boxes, those of Mask3D or the annotated objects';
+* ``oracle-geometry``: as ``raw``, with true depth and poses in place of the model's.
+
+Answers in words need no boxes: they have ``raw`` (the video alone), ``oracle-geometry`` and ``no-video``.
+
+Systems: ``vidllm``; ``2d``, the same weights with the 3D position embedding off, so that the language model is not
+told where its patches are (boxes still stand where the patches were lifted to); ``language-only``, a language model of
+the same data that never saw a video; ``most-frequent``, one text for everything; ``mean-box``, one box for all, or the
+given box nearest to it.
 """
 
 from __future__ import annotations
@@ -11,24 +25,95 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from vidllm.datasets.annotations import (
+    Multi3DReferDescription,
+    ReferIt3DUtterance,
+    ScanQAQuestion,
+    ScanReferDescription,
+    SQA3DQuestion,
+    group_by_object,
+)
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.multi3drefer import Multi3DReferDescription
-from vidllm.datasets.referit3d import ReferIt3DUtterance
-from vidllm.datasets.scan2cap import CaptionedObject, group_by_object
-from vidllm.datasets.scanqa import ScanQAQuestion
-from vidllm.datasets.scanrefer import ScanReferDescription
-from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.datasets.words import tokens
-from vidllm.evaluation.registration import box_reader
-from vidllm.evaluation.settings import Kind, Variant
+from vidllm.evaluation.recording import box_reader
 from vidllm.io.json_files import read_json
 from vidllm.model import prompts
 
-__all__ = ["TASKS", "BoxOf", "Item", "Task", "refusals", "refuse_repeats", "task_named"]
+Kind = Literal["answer", "caption", "box"]
+Source = Literal["mask3d", "gt"]
+
+SETTINGS = ("raw", "proposals", "oracle-geometry")
+SOURCES: tuple[Source, ...] = ("mask3d", "gt")
+NO_VIDEO = "no-video"
+
+BASELINES_OF: dict[Kind, tuple[str, ...]] = {
+    "answer": ("2d", "language-only", "most-frequent"),
+    "caption": ("2d", "language-only", "most-frequent"),
+    "box": ("2d", "mean-box"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A system in a setting; ``name`` is also that of its file of predictions."""
+
+    system: str
+    setting: str
+
+    @property
+    def name(self) -> str:
+        """``system.setting``."""
+        return f"{self.system}.{self.setting}"
+
+    @property
+    def source(self) -> str | None:
+        """Whose boxes are given, ``mask3d`` or ``gt``; None where none are."""
+        return self.setting.partition("proposals-")[2] or None
+
+    @property
+    def sees(self) -> bool:
+        """Whether the system looks at the video."""
+        return self.system in ("vidllm", "2d")
+
+
+def variants(
+    kind: Kind, settings: Sequence[str], source: Source | None, baselines: Sequence[str]
+) -> tuple[Variant, ...]:
+    """The variants of a task: our model in every setting, then each of the baselines, which ``BASELINES_OF`` lists.
+
+    Baselines stand in every setting but ``oracle-geometry``. ``source`` is None where no proposals are there.
+
+    Raises:
+        ValueError: no setting, an unknown setting or baseline, one that the task does not have, or proposals without
+            a source.
+    """
+    if not settings:
+        raise ValueError(f"expected at least one setting of {', '.join(SETTINGS)}, received none")
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(f"no setting {name!r}; known: {', '.join(SETTINGS)}")
+        if name == "proposals" and kind == "answer":
+            raise ValueError("answers in words need no boxes: leave the setting 'proposals' out")
+        if name == "proposals" and source is None:
+            raise ValueError("the setting 'proposals' needs boxes: SCENE.mask.npz of Mask3D in ROOT, or --proposals gt")
+    for name in baselines:
+        if name not in BASELINES_OF[kind]:
+            raise ValueError(f"no baseline {name!r} of this task; known: {', '.join(BASELINES_OF[kind])}")
+    named = [f"proposals-{source}" if name == "proposals" else name for name in dict.fromkeys(settings)]
+    found = [Variant("vidllm", setting) for setting in named]
+    for name in (b for b in BASELINES_OF[kind] if b in baselines):
+        if kind == "answer" and name != "2d":
+            found.append(Variant(name, NO_VIDEO))
+        else:
+            found += [Variant(name, setting) for setting in named if setting != "oracle-geometry"]
+    return tuple(found)
+
+
+# -- the benchmarks
 
 Row = dict[str, Any]
 BoxOf = Callable[[str, int, str], np.ndarray]
@@ -46,35 +131,35 @@ class Item:
     scene_id: str
     entry: Any
 
-    @property
-    def object_id(self) -> int:
-        """The annotated object, of captions."""
-        return int(self.entry.object_id)
-
 
 class Task(ABC):
-    """One benchmark. Subclasses say how its entries become items, references and submissions."""
+    """One benchmark. Subclasses say how its entries become items, references and submissions.
+
+    ``prompt`` is the template as the model gets it, ``words`` the field of an entry with its question or expression;
+    ``several``: an expression may mean none or several objects.
+    """
 
     name: str
     kind: Kind
     prompt: str
-    """The template as the model gets it."""
-    several = False
-    """Whether an expression may mean none or several objects."""
     words = ""
-    """The field of an entry with its question or expression."""
+    several = False
 
-    @abstractmethod
     def items(self, entries: Sequence[Any]) -> list[Item]:
         """One item for each thing to be answered, in the order of the file."""
+        return [Item(self.key(entry, number), entry.scene_id, entry) for number, entry in enumerate(entries)]
+
+    @abstractmethod
+    def key(self, entry: Any, number: int) -> str:
+        """The key of an entry, the ``number``-th of its file."""
 
     @abstractmethod
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Any:
-        """What the protocols call references."""
+        """What the protocols call references: the benchmark's own file."""
 
     @abstractmethod
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> Any:
-        """What the protocol calls predictions."""
+        """What the protocol calls predictions: the file for the benchmark's server."""
 
     def ask(self, item: Item) -> tuple[str, str | None]:
         """(question or expression, situation or None); captions are asked for at a point instead."""
@@ -90,104 +175,90 @@ class Task(ABC):
 
     def withheld(self, items: Sequence[Item]) -> bool:
         """Whether the split comes without its answers, so that there is nothing to score against."""
-        return False
+        return self.kind == "answer" and not any(item.entry.answers for item in items)
 
     def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         """Why a protocol cannot be applied to a variant, None where it can."""
         return None
 
 
-class ScanQA(Task):
+class _ScanQA(Task):
     """Questions about a room."""
 
-    name, kind, prompt = "scanqa", "answer", prompts.qa_prompt("{question}")
-    words = "question"
+    name, kind, prompt, words = "scanqa", "answer", prompts.qa_prompt("{question}"), "question"
 
-    def items(self, entries: Sequence[ScanQAQuestion]) -> list[Item]:
-        """One a question."""
-        return [Item(entry.question_id, entry.scene_id, entry) for entry in entries]
-
-    def withheld(self, items: Sequence[Item]) -> bool:
-        """The test files have no answers."""
-        return not any(item.entry.answers for item in items)
+    def key(self, entry: ScanQAQuestion, number: int) -> str:
+        return entry.question_id
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        """ScanQA's own entries."""
+        lists = ("answers", "object_ids", "object_names")
         return [
-            {
-                "scene_id": item.scene_id, "question_id": item.key, "question": item.entry.question,
-                "answers": list(item.entry.answers), "object_ids": list(item.entry.object_ids),
-                "object_names": list(item.entry.object_names),
-            }
+            {"scene_id": item.scene_id, "question_id": item.key, "question": item.entry.question}
+            | {name: list(getattr(item.entry, name)) for name in lists}
             for item in items
-        ]  # fmt: skip
+        ]
 
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        """The list of the benchmark's server, one answer for ten."""
         return [
             {"scene_id": i.scene_id, "question_id": i.key, "answer_top10": [outputs[i.key]["answer"]], "bbox": []}
             for i in items
         ]
 
 
-class SQA3D(Task):
+class _SQA3D(Task):
     """Questions asked from a place in the room."""
 
     name, kind, prompt = "sqa3d", "answer", prompts.situated_prompt("{situation}", "{question}")
 
-    def items(self, entries: Sequence[SQA3DQuestion]) -> list[Item]:
-        """One a question."""
-        return [Item(str(entry.question_id), entry.scene_id, entry) for entry in entries]
+    def key(self, entry: SQA3DQuestion, number: int) -> str:
+        return str(entry.question_id)
 
     def ask(self, item: Item) -> tuple[str, str | None]:
-        """The question and where one stands."""
         return item.entry.question, item.entry.situation.text
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Row:
         """The two files and the vocabulary (None where it is not there)."""
         vocabulary = data.find("answer_dict.json", "sqa3d")
+        annotations = [
+            {
+                "question_id": item.entry.question_id,
+                "answers": [{"answer": answer} for answer in item.entry.answers],
+                **self._pose(item, "position", "rotation"),
+            }
+            for item in items
+        ]
         return {
             "questions": {"questions": [self._question(item) for item in items]},
-            "annotations": {"annotations": [self._annotation(item) for item in items]},
+            "annotations": {"annotations": annotations},
             "answer_dict": None if vocabulary is None else read_json(vocabulary),
         }
 
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
         """The list of the official free-form program, with ``question_id``."""
         return [
-            {
-                **self._question(item), "agent_pos": self._pose(item)["position"],
-                "agent_rot": self._pose(item)["rotation"], "answer": outputs[item.key]["answer"],
-            }
-            for item in items
-        ]  # fmt: skip
+            {**self._question(i), **self._pose(i, "agent_pos", "agent_rot"), "answer": outputs[i.key]["answer"]}
+            for i in items
+        ]
 
     def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
-        """The closed vocabulary needs its file."""
         if protocol == "official_closed" and data.find("answer_dict.json", "sqa3d") is None:
             return "answer_dict.json is not there"
         return None
 
     @staticmethod
     def _question(item: Item) -> Row:
-        entry: SQA3DQuestion = item.entry
-        return {
-            "scene_id": item.scene_id, "situation": entry.situation.text, "question": entry.question,
-            "question_id": entry.question_id,
-        }  # fmt: skip
-
-    def _annotation(self, item: Item) -> Row:
-        answers = [{"answer": answer} for answer in item.entry.answers]
-        return {"question_id": item.entry.question_id, "answers": answers, **self._pose(item)}
+        situation, question = item.entry.situation.text, item.entry.question
+        number = item.entry.question_id
+        return {"scene_id": item.scene_id, "situation": situation, "question": question, "question_id": number}
 
     @staticmethod
-    def _pose(item: Item) -> Row:
+    def _pose(item: Item, position: str, rotation: str) -> Row:
         situation = item.entry.situation
-        rotation = dict(zip(("_x", "_y", "_z", "_w"), situation.rotation, strict=True))
-        return {"position": dict(zip("xyz", situation.position, strict=True)), "rotation": rotation}
+        turned = dict(zip(("_x", "_y", "_z", "_w"), situation.rotation, strict=True))
+        return {position: dict(zip("xyz", situation.position, strict=True)), rotation: turned}
 
 
-class Scan2Cap(Task):
+class _Scan2Cap(Task):
     """Captions of annotated objects, each asked for at a point."""
 
     name, kind, prompt = "scan2cap", "caption", prompts.caption_prompt()
@@ -195,18 +266,12 @@ class Scan2Cap(Task):
 
     def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
         """One an object; an object under two names is one, under the first, as the evaluators read it."""
-        found: dict[str, Item] = {}
-        for thing in group_by_object(entries):
-            key = f"{thing.scene_id}|{thing.object_id}"
-            if key in found:
-                before: CaptionedObject = found[key].entry
-                both = (*before.descriptions, *thing.descriptions)
-                thing = CaptionedObject(before.scene_id, before.object_id, before.object_name, both)
-            found[key] = Item(key, thing.scene_id, thing)
-        return list(found.values())
+        return super().items(group_by_object(entries))
+
+    def key(self, entry: Any, number: int) -> str:
+        return f"{entry.scene_id}|{entry.object_id}"
 
     def texts(self, entries: Sequence[ScanReferDescription]) -> list[str]:
-        """The descriptions."""
         return [entry.description for entry in entries]
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
@@ -218,10 +283,10 @@ class Scan2Cap(Task):
         if protocol not in self._DETECTORS:
             return [
                 {
-                    "scene_id": item.scene_id, "object_id": str(item.object_id), "object_name": item.entry.object_name,
-                    "iou": outputs[item.key]["iou"], "pred_response": outputs[item.key]["caption"],
+                    "scene_id": i.scene_id, "object_id": str(i.entry.object_id), "object_name": i.entry.object_name,
+                    "iou": outputs[i.key]["iou"], "pred_response": outputs[i.key]["caption"],
                 }
-                for item in items
+                for i in items
             ]  # fmt: skip
         scenes: dict[str, list[Row]] = {item.scene_id: [] for item in items}
         for item in items:
@@ -232,15 +297,13 @@ class Scan2Cap(Task):
         return scenes
 
 
-class ScanRefer(Task):
+class _ScanRefer(Task):
     """One object from a description."""
 
-    name, kind, prompt = "scanrefer", "box", prompts.grounding_prompt("{expression}")
-    words = "description"
+    name, kind, prompt, words = "scanrefer", "box", prompts.grounding_prompt("{expression}"), "description"
 
-    def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
-        """One a description."""
-        return [Item(f"{e.scene_id}|{e.object_id}|{e.ann_id}", e.scene_id, e) for e in entries]
+    def key(self, entry: ScanReferDescription, number: int) -> str:
+        return f"{entry.scene_id}|{entry.object_id}|{entry.ann_id}"
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The list of ``ScanRefer_filtered_*_gt_bbox.json``."""
@@ -251,21 +314,20 @@ class ScanRefer(Task):
         return [
             {
                 "scene_id": item.scene_id, "object_id": str(item.entry.object_id), "ann_id": str(item.entry.ann_id),
-                "bbox": next(iter(outputs[item.key]["boxes"]), NOWHERE),
+                "bbox": _first_box(outputs[item.key]),
             }
             for item in items
         ]  # fmt: skip
 
 
-class Multi3DRefer(Task):
+class _Multi3DRefer(Task):
     """None, one or several objects from a description."""
 
-    name, kind, prompt, several = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), True
-    words = "description"
+    name, kind, prompt, words = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), "description"
+    several = True
 
-    def items(self, entries: Sequence[Multi3DReferDescription]) -> list[Item]:
-        """One a description."""
-        return [Item(f"{e.scene_id}|{e.ann_id}", e.scene_id, e) for e in entries]
+    def key(self, entry: Multi3DReferDescription, number: int) -> str:
+        return f"{entry.scene_id}|{entry.ann_id}"
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> dict[str, list[Row]]:
         """Entries by scene, as M3DRef-CLIP's generated ground truth has them."""
@@ -278,14 +340,13 @@ class Multi3DRefer(Task):
         return scenes
 
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> dict[str, list[Row]]:
-        """Boxes by scene."""
         scenes: dict[str, list[Row]] = {item.scene_id: [] for item in items}
         for item in items:
             scenes[item.scene_id].append({"ann_id": item.entry.ann_id, "aabb": outputs[item.key]["boxes"]})
         return scenes
 
 
-class ReferIt3D(Task):
+class _ReferIt3D(Task):
     """One of the annotated objects from an utterance (Nr3D, Sr3D); by box where none are given."""
 
     kind, prompt, words = "box", prompts.grounding_prompt("{expression}"), "utterance"
@@ -293,19 +354,18 @@ class ReferIt3D(Task):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def items(self, entries: Sequence[ReferIt3DUtterance]) -> list[Item]:
-        """One an utterance: by its assignment, else its number in the file."""
-        return [Item(e.assignment_id or str(number), e.scene_id, e) for number, e in enumerate(entries)]
+    def key(self, entry: ReferIt3DUtterance, number: int) -> str:
+        """The assignment, else the number in the file."""
+        return entry.assignment_id or str(number)
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The rows of the table, with the target's box."""
         rows = []
         for item in items:
             entry: ReferIt3DUtterance = item.entry
-            flag = True if entry.mentions_target_class is None else entry.mentions_target_class
             rows.append({
                 "id": item.key, "stimulus_id": entry.stimulus_id, "target_id": entry.target_id,
-                "tokens": list(entry.tokens), "mentions_target_class": flag,
+                "tokens": list(entry.tokens), "mentions_target_class": entry.mentions_target_class is not False,
                 "bbox": box_of(item.scene_id, entry.target_id, f"{self.name} {item.key}").tolist(),
             })  # fmt: skip
         return rows
@@ -314,13 +374,16 @@ class ReferIt3D(Task):
         """Objects for ``official``, boxes for the others."""
         if protocol == "official":
             return [{"id": item.key, "target_id": outputs[item.key]["object_ids"][0]} for item in items]
-        return [{"id": item.key, "bbox": next(iter(outputs[item.key]["boxes"]), NOWHERE)} for item in items]
+        return [{"id": item.key, "bbox": _first_box(outputs[item.key])} for item in items]
 
     def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
-        """The official protocol counts chosen objects, not boxes."""
         if protocol == "official" and variant.source != "gt":
             return "it counts the annotated object that was chosen (setting proposals-gt)"
         return None
+
+
+def _first_box(row: Row) -> Any:
+    return next(iter(row["boxes"]), NOWHERE)
 
 
 def _described(entry: ScanReferDescription, box_of: BoxOf) -> Row:
@@ -333,10 +396,8 @@ def _described(entry: ScanReferDescription, box_of: BoxOf) -> Row:
     }  # fmt: skip
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (ScanQA(), SQA3D(), Scan2Cap(), ScanRefer(), Multi3DRefer(), ReferIt3D("nr3d"), ReferIt3D("sr3d"))
-}
+_TASKS = (_ScanQA(), _SQA3D(), _Scan2Cap(), _ScanRefer(), _Multi3DRefer(), _ReferIt3D("nr3d"), _ReferIt3D("sr3d"))
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The benchmarks that a model is run on, by name."""
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.datasets.sens_writer import whole_centres, write_sens
+from vidllm.datasets.sens import whole_centres, write_sens
 from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, segment_numbers, write_mesh
 from vidllm_rooms.world import Clip, Primitive, Room, RoomObject
 from vidllm_rooms.world.layout import ROOMS

@@ -11,31 +11,46 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-__all__ = ["NOT_AVAILABLE", "TASKS", "Protocol", "protocol", "protocols"]
-
 NOT_AVAILABLE = "n/a"
 """The value of a score that cannot be computed here (METEOR without Java), never another metric's number."""
-
-Scoring = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How one published evaluator scores one task.
 
-    ``score`` takes (references, predictions) as parsed JSON and returns the scores by name; ``per_item`` takes the
-    same and returns the values of every item, where the evaluator has such. Both raise ``ValueError`` naming the
-    entry where the evaluator itself would stop.
+    Attributes:
+        task, name: of the benchmark and of the evaluator.
+        source: repository and file that the numbers follow.
+        scale: what the numbers are: fractions, percent, CIDEr's factor.
+        read: (references, predictions) as parsed JSON to the task's typed items. ValueError naming the entry where
+            one is broken.
+        metric: the items to scores by name. ValueError naming the entry where the evaluator itself would stop.
+        items: the items to the values of every one of them, where the evaluator has such.
     """
 
     task: str
     name: str
     source: str
-    """Repository and file that the numbers follow."""
     scale: str
-    """What the numbers are: fractions, percent, CIDEr's factor."""
-    score: Scoring
-    per_item: Scoring | None = None
+    read: Callable[[Any, Any], Any]
+    metric: Callable[[Any], Any]
+    items: Callable[[Any], Any] | None = None
+
+    def score(self, references: Any, predictions: Any) -> Any:
+        """The scores of two files as parsed JSON."""
+        return self.metric(self.read(references, predictions))
+
+    def per_item(self, references: Any, predictions: Any) -> Any:
+        """The values of every item; ValueError where the evaluator has none."""
+        if self.items is None:
+            raise ValueError(f"{self.task}, {self.name}: this protocol has no values per item")
+        return self.items(self.read(references, predictions))
+
+
+def by_name(*entries: Protocol) -> dict[str, Protocol]:
+    """Protocols of one task by their names."""
+    return {entry.name: entry for entry in entries}
 
 
 _HOME = {task: task for task in ("scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer")} | {
@@ -46,10 +61,7 @@ TASKS = (*_HOME, "reconstruction")
 
 
 def protocols(task: str) -> Mapping[str, Protocol]:
-    """The protocols of ``task`` by name, the official one first where it has one.
-
-    Raises ``ValueError`` for an unknown task, naming the known ones.
-    """
+    """The protocols of ``task`` by name, the official one first where it has one; ValueError for an unknown task."""
     if task not in _HOME:
         raise ValueError(f"no task {task!r} that is scored from files; known: {', '.join(_HOME)}")
     table: Mapping[str, Protocol] = import_module(f"{__name__}.{_HOME[task]}").PROTOCOLS

@@ -10,23 +10,30 @@ References: ``{scene: [{ann_id, eval_type, aabb_bound: [[lower, upper], ...]}]}`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.protocols import Protocol
+from vidllm.datasets.records import Entry, Table
+from vidllm.evaluation.protocols import Protocol, by_name
 from vidllm.evaluation.protocols.box_metrics import EPSILON_FLOAT32, centre_size_corners, hull_iou, matched_ious
-from vidllm.evaluation.protocols.records import bounds, by_scene, corners, field
-
-__all__ = ["PROTOCOLS", "select_boxes"]
+from vidllm.evaluation.protocols.files import bounds, by_scene, corner_list, integer
 
 TYPES = ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt")
 _THRESHOLDS = (0.25, 0.5)
-
 Key = tuple[str, int]
-Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _kind(entry: Entry, field: str, value: Any) -> str:
+    if value not in TYPES:
+        raise entry.error(field, f"one of {', '.join(TYPES)}", value)
+    return str(value)
+
+
+_REFERENCE: Table = {"ann_id": integer, "eval_type": _kind, "aabb_bound": bounds}
+_PREDICTION: Table = {"ann_id": integer, "aabb": corner_list}
 
 
 @dataclass(frozen=True)
@@ -37,47 +44,43 @@ class _Answer:
     kind: str
     true: np.ndarray
     predicted: np.ndarray
-    place: str
+    where: str
 
 
-def _queries(scenes: Any, what: str) -> Iterator[tuple[Key, Mapping[str, Any], str]]:
-    """((scene, ann_id), entry, its name in messages) of every entry of a file keyed by scene."""
-    for scene, index, entry in by_scene(scenes, what):
-        number = field(entry, "ann_id", f"{what} of {scene}, entry {index}")
-        try:
-            key = (scene, int(number))
-        except (TypeError, ValueError):
-            raise ValueError(f"{what} of {scene}: ann_id {number!r} is not a whole number") from None
-        yield key, entry, f"{what} of {scene}, ann_id {number}"
+@dataclass(frozen=True)
+class _Files:
+    """The type of every query of the references, and every prediction."""
+
+    kinds: Mapping[Key, str]
+    answers: list[_Answer]
 
 
-def _read(references: Any, predictions: Any) -> tuple[dict[Key, str], list[_Answer]]:
-    """The type of every query of the references, and every prediction; unknown queries are an error."""
+def _read(references: Any, predictions: Any) -> _Files:
     truth: dict[Key, tuple[str, np.ndarray]] = {}
-    for key, entry, place in _queries(references, "references"):
-        kind = field(entry, "eval_type", place)
-        if kind not in TYPES:
-            raise ValueError(f"{place} has eval_type {kind!r}; expected one of {', '.join(TYPES)}")
-        truth[key] = (str(kind), bounds(field(entry, "aabb_bound", place), place))
-        if not kind.startswith("zt") and not len(truth[key][1]):
-            raise ValueError(f"{place} is of type {kind} but has no boxes; give its aabb_bound")
+    for scene, entry in by_scene(references, "references"):
+        values = entry.read(_REFERENCE)
+        kind, boxes = values["eval_type"], values["aabb_bound"]
+        if not kind.startswith("zt") and not len(boxes):
+            raise ValueError(f"{entry.where} is of type {kind} but has no boxes; give its aabb_bound")
+        truth[scene, values["ann_id"]] = kind, boxes
     if not truth:
         raise ValueError("the references hold no queries; give the annotations of at least one scene")
     answers = []
-    for key, entry, place in _queries(predictions, "predictions"):
+    for scene, entry in by_scene(predictions, "predictions"):
+        values = entry.read(_PREDICTION)
+        key = scene, values["ann_id"]
         if key not in truth:
-            raise ValueError(f"{place} is for no query of the references; remove it or give its annotation")
-        boxes = np.array([corners(box, place) for box in field(entry, "aabb", place)]).reshape(-1, 8, 3)
-        answers.append(_Answer(key, *truth[key], boxes, place))
-    return {key: kind for key, (kind, _) in truth.items()}, answers
+            raise ValueError(f"{entry.where} is for no query of the references; remove it or give its annotation")
+        answers.append(_Answer(key, *truth[key], values["aabb"], entry.where))
+    return _Files({key: kind for key, (kind, _) in truth.items()}, answers)
 
 
-def _f1(answer: _Answer, overlaps: Overlaps) -> tuple[float, ...]:
+def _f1(answer: _Answer, overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[float, ...]:
     """F1 at both thresholds of a query that has boxes on both sides."""
     predicted, true = answer.predicted, answer.true
     values = overlaps(predicted, true)
     if np.isnan(values).any():
-        raise ValueError(f"{answer.place}: a box holds NaN, so nothing can be matched; remove the box")
+        raise ValueError(f"{answer.where}: a box holds NaN, so nothing can be matched; remove the box")
     ious = matched_ious(values)
     return tuple(2 * int((ious >= np.float32(k)).sum()) / (len(predicted) + len(true)) for k in _THRESHOLDS)
 
@@ -104,14 +107,13 @@ def _official_values(answers: list[_Answer]) -> dict[Key, tuple[float, ...]]:
     return values
 
 
-def _official(references: Any, predictions: Any) -> dict[str, Any]:
+def _official(files: _Files) -> dict[str, Any]:
     """Mean F1 by type and overall, over ALL queries of the references: a missing prediction counts 0.
 
     The published code counts missing ones in the overall score as well and leaves their part of the types undefined.
     """
-    queries, answers = _read(references, predictions)
-    values, kinds = _official_values(answers), np.array(list(queries.values()))
-    table = np.array([values.get(key, (0.0, 0.0)) for key in queries], dtype=np.float32)
+    values, kinds = _official_values(files.answers), np.array(list(files.kinds.values()))
+    table = np.array([values.get(key, (0.0, 0.0)) for key in files.kinds], dtype=np.float32)
     scores: dict[str, Any] = {}
     for column, k in enumerate(_THRESHOLDS):
         scores[f"F1@{k}"] = {
@@ -120,10 +122,9 @@ def _official(references: Any, predictions: Any) -> dict[str, Any]:
     return scores
 
 
-def _official_items(references: Any, predictions: Any) -> dict[str, Any]:
+def _official_items(files: _Files) -> dict[str, Any]:
     """[F1@0.25, F1@0.5] of every predicted query."""
-    values = _official_values(_read(references, predictions)[1])
-    return {f"{scene}|{number}": list(pair) for (scene, number), pair in values.items()}
+    return {f"{scene}|{number}": list(pair) for (scene, number), pair in _official_values(files.answers).items()}
 
 
 # --- Video-3D-LLM ---
@@ -139,9 +140,9 @@ def _video3dllm_values(answers: list[_Answer]) -> list[tuple[float, ...]]:
     ]
 
 
-def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
+def _video3dllm(files: _Files) -> dict[str, Any]:
     """Mean F1 over the predictions made; a type without any has no entry."""
-    _, answers = _read(references, predictions)
+    answers = files.answers
     if not answers:
         raise ValueError("no predictions to score; give one entry for each query")
     groups: dict[str, list[tuple[float, ...]]] = {"all": []}
@@ -155,38 +156,16 @@ def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
     }
 
 
-def _video3dllm_items(references: Any, predictions: Any) -> dict[str, Any]:
+def _video3dllm_items(files: _Files) -> dict[str, Any]:
     """[F1@0.25, F1@0.5] of every predicted query, the last one of a repeated query."""
-    _, answers = _read(references, predictions)
-    pairs = zip(answers, _video3dllm_values(answers), strict=True)
+    pairs = zip(files.answers, _video3dllm_values(files.answers), strict=True)
     return {f"{answer.key[0]}|{answer.key[1]}": list(pair) for answer, pair in pairs}
 
 
-def select_boxes(scores: np.ndarray, threshold: float = 0.4, temperature: float = 0.07) -> list[int]:
-    """Which of n candidate boxes Video-3D-LLM predicts from n + 1 logits, the last one standing for "none".
-
-    Nothing if "none" is the largest; else boxes in falling order of softmax(scores / temperature), the share of "none"
-    left out, until their sum reaches ``threshold``. (LaVi-Lab/Video-3D-LLM, ``llava/eval/eval_multi3drefer.py``.)
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"expected finite logits of n boxes and of 'none', got {values!r}")
-    if int(values.argmax()) == len(values) - 1:
-        return []
-    weights = np.exp((values - values.max()) / temperature)
-    shares = (weights / weights.sum())[:-1]
-    order = np.argsort(-shares, kind="stable")
-    reached = np.cumsum(shares[order]) >= threshold
-    return [int(i) for i in order[: int(reached.argmax()) + 1 if reached.any() else len(order)]]
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    entry.name: entry
-    for entry in (
-        Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
-                 "fractions", _official, _official_items),
-        Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
-                 _video3dllm, _video3dllm_items),
-    )
-}  # fmt: skip
+PROTOCOLS = by_name(
+    Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
+             "fractions", _read, _official, _official_items),
+    Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
+             _read, _video3dllm, _video3dllm_items),
+)  # fmt: skip
 """Multi3DRefer's evaluators by name."""

@@ -12,38 +12,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol
+from vidllm.datasets.records import Entry, Table
+from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol, by_name
 from vidllm.evaluation.protocols.box_metrics import assign, benchmark_generalized_iou, hull, hull_iou
-from vidllm.evaluation.protocols.records import by_scene, corners, described, field, finite, identifier, listed
-from vidllm.evaluation.text_metrics.cider import cider
+from vidllm.evaluation.protocols.files import as_text, by_scene, corners, finite, identifier, number, rows, words
+from vidllm.evaluation.text_metrics.captions import CaptionScores, caption_scores
+from vidllm.evaluation.text_metrics.ngrams import cider
 from vidllm.evaluation.text_metrics.ptb import tokenize
-from vidllm.evaluation.text_metrics.scores import Scores
-from vidllm.evaluation.text_metrics.suite import CaptionScores, caption_scores
-
-__all__ = ["PROTOCOLS"]
 
 _PLACEHOLDER = "sos eos"
 _MAX_TOKENS = 30
 _THRESHOLDS = (0.25, 0.5)
 _ALL = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
+_FOUR = ("CIDEr", "BLEU-4", "METEOR", "ROUGE_L")
 
 Key = tuple[str, str]
 Texts = dict[Key, list[str]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Thing:
     """An annotated object: its name, its box (8, 3) and all its annotations."""
 
     name: str
     box: np.ndarray
-    tokens: list[list[str]] = dataclass_field(default_factory=list)
-    descriptions: list[str] = dataclass_field(default_factory=list)
+    tokens: list[list[str]]
+    descriptions: list[str]
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,47 @@ class _Proposal:
     is_object: bool
 
 
+_Things = Mapping[Key, _Thing]
+_Proposals = Mapping[str, list[_Proposal]]
+
+
+def _more_likely_object(entry: Entry, field: str, value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        raise entry.error(field, "[background, object]", value)
+    return bool(value[1] > value[0])
+
+
+_REFERENCE: Table = {
+    "scene_id": identifier, "object_id": identifier, "object_name": as_text, "bbox": corners, "token": words,
+    "description": as_text,
+}  # fmt: skip
+_PROPOSAL: Table = {"caption": as_text, "box": corners, "obj_prob": _more_likely_object}
+_UNSURE: Table = {"caption": as_text, "box": corners}  # of the benchmark server
+_ANSWER: Table = {"scene_id": identifier, "object_id": identifier, "pred_response": as_text, "iou": (number, None)}
+
+
 def _things(references: Any) -> dict[Key, _Thing]:
     """Annotated objects by (scene, object id), in the order of the file; box and name of their first annotation."""
     things: dict[Key, _Thing] = {}
-    for index, entry in enumerate(listed(references, "references")):
-        place = described("annotation", index, entry, ("scene_id", "object_id", "ann_id"))
-        scene, thing = identifier(entry, ("scene_id", "object_id"), place)
-        if (scene, thing) not in things:
-            name = str(field(entry, "object_name", place))
-            things[scene, thing] = _Thing(name, corners(field(entry, "bbox", place), place))
-        things[scene, thing].tokens.append([str(token) for token in field(entry, "token", place)])
-        things[scene, thing].descriptions.append(str(field(entry, "description", place)))
+    for entry in rows(references, "references"):
+        row = entry.read(_REFERENCE)
+        key = row["scene_id"], row["object_id"]
+        thing = things.setdefault(key, _Thing(row["object_name"], row["bbox"], [], []))
+        thing.tokens.append(row["token"])
+        thing.descriptions.append(row["description"])
     return things
 
 
-def _corpus(things: Mapping[Key, _Thing], limit: int | None = _MAX_TOKENS) -> Texts:
+def _read_proposals(references: Any, predictions: Any, table: Table = _PROPOSAL) -> tuple[_Things, _Proposals]:
+    """Objects, and the proposals of each scene; one is an object where ``obj_prob[1]`` is the larger of the two."""
+    things, found = _things(references), dict[str, list[_Proposal]]()
+    for scene, entry in by_scene(predictions, "predictions"):
+        row = entry.read(table)
+        found.setdefault(scene, []).append(_Proposal(row["caption"], row["box"], row.get("obj_prob", True)))
+    return things, found
+
+
+def _corpus(things: _Things, limit: int | None = _MAX_TOKENS) -> Texts:
     """References by object: the tokens, cut at ``limit``, between "sos" and "eos"."""
     return {key: [" ".join(["sos", *words[:limit], "eos"]) for words in thing.tokens] for key, thing in things.items()}
 
@@ -77,30 +102,10 @@ def _scored(corpus: Texts, captions: Mapping[Key, str], paraphrases: bool = True
     return caption_scores(list(corpus.values()), [captions.get(key, _PLACEHOLDER) for key in corpus], paraphrases)
 
 
-# --- detectors: several proposals for a scene ---
+# -- detectors: several proposals for a scene
 
 
-_Proposals = Mapping[str, list[_Proposal]]
-
-
-def _proposals(predictions: Any, with_objectness: bool = True) -> dict[str, list[_Proposal]]:
-    """Proposals of each scene; one is an object where ``obj_prob[1]`` is the larger of the two."""
-    found: dict[str, list[_Proposal]] = {}
-    for scene, index, entry in by_scene(predictions, "predictions"):
-        place = f"predictions of {scene}, proposal {index}"
-        caption, box = str(field(entry, "caption", place)), corners(field(entry, "box", place), place)
-        found.setdefault(scene, []).append(_Proposal(caption, box, not with_objectness or _sure(entry, place)))
-    return found
-
-
-def _sure(entry: Mapping[str, Any], place: str) -> bool:
-    odds = field(entry, "obj_prob", place)
-    if not isinstance(odds, list) or len(odds) != 2:
-        raise ValueError(f"{place}: obj_prob must be [background, object], got {odds!r}")
-    return bool(odds[1] > odds[0])
-
-
-def _keys_by_scene(things: Mapping[Key, _Thing]) -> dict[str, list[Key]]:
+def _keys_by_scene(things: _Things) -> dict[str, list[Key]]:
     scenes: dict[str, list[Key]] = {}
     for key in things:
         scenes.setdefault(key[0], []).append(key)
@@ -114,7 +119,7 @@ def _decoded(caption: str) -> str:
     return " ".join(["sos", *(words[: words.index("eos")] if "eos" in words else words), "eos"])
 
 
-def _nearest_captions(things: Mapping[Key, _Thing], proposals: _Proposals, threshold: float) -> dict[Key, str]:
+def _nearest_captions(things: _Things, proposals: _Proposals, threshold: float) -> dict[Key, str]:
     """Caption of every object: each proposal goes to the object of nearest centre if their IoU is above ``threshold``.
 
     The last of several proposals stays, not the best.
@@ -130,21 +135,20 @@ def _nearest_captions(things: Mapping[Key, _Thing], proposals: _Proposals, thres
     return captions
 
 
-def _cvpr21(references: Any, predictions: Any) -> dict[str, Any]:
+def _cvpr21(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     """Corpus scores over all annotated objects at both thresholds."""
-    things, proposals, scores = _things(references), _proposals(predictions), {}
+    things, scores = files[0], {}
     for k in _THRESHOLDS:
-        captions = _nearest_captions(things, proposals, k)
+        captions = _nearest_captions(*files, k)
         empty = sum(captions.get(key, _PLACEHOLDER) == _PLACEHOLDER for key in things)
         counts = {"n_objects": len(things), "n_placeholder": empty}
         scores[f"@{k}IoU"] = _scored(_corpus(things), captions).totals(_ALL) | counts
     return scores
 
 
-def _cvpr21_items(references: Any, predictions: Any) -> dict[str, Any]:
+def _cvpr21_items(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     """Caption and sentence scores of every object at IoU 0.5."""
-    things = _things(references)
-    captions = _nearest_captions(things, _proposals(predictions), 0.5)
+    things, captions = files[0], _nearest_captions(*files, 0.5)
     found = _scored(_corpus(things), captions)
     return {
         f"{scene}|{thing}|{things[scene, thing].name}": {
@@ -155,7 +159,7 @@ def _cvpr21_items(references: Any, predictions: Any) -> dict[str, Any]:
     }
 
 
-def _best_captions(things: Mapping[Key, _Thing], proposals: _Proposals, threshold: float) -> dict[Key, str]:
+def _best_captions(things: _Things, proposals: _Proposals, threshold: float) -> dict[Key, str]:
     """Caption of every object: each proposal goes to the object of largest IoU, above ``threshold``; the best stays."""
     captions: dict[Key, str] = {}
     best: dict[Key, float] = {}
@@ -169,22 +173,22 @@ def _best_captions(things: Mapping[Key, _Thing], proposals: _Proposals, threshol
     return captions
 
 
-def _ll3da(references: Any, predictions: Any) -> dict[str, Any]:
+def _ll3da(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     """As ``cvpr21`` with the best proposal of each object; objects named "unknown" are left out.
 
     METEOR goes without its paraphrase table, as it is not among the files of that repository.
     """
-    things = {key: thing for key, thing in _things(references).items() if not thing.name.endswith("unknown")}
+    things = {key: thing for key, thing in files[0].items() if not thing.name.endswith("unknown")}
     names = {"BLEU-4": "BLEU-4", "CIDEr": "CiDEr", "ROUGE_L": "Rouge", "METEOR": "METEOR"}
-    proposals, scores = _proposals(predictions), {}
+    scores = {}
     for k in _THRESHOLDS:
-        captions = _best_captions(things, proposals, k)
+        captions = _best_captions(things, files[1], k)
         totals = _scored(_corpus(things), captions, paraphrases=False).totals(_ALL)
         scores[f"@{k}IoU"] = {f"{short}@{k}": totals[name] for name, short in names.items()}
     return scores
 
 
-# --- the benchmark server: one-to-one matching ---
+# -- the benchmark server: one-to-one matching
 
 
 @dataclass(frozen=True)
@@ -195,13 +199,12 @@ class _Match:
     iou: float
 
 
-def _matches(references: Any, predictions: Any) -> tuple[dict[Key, _Thing], dict[Key, _Match], int]:
-    """Objects, the proposal matched to each, and how many boxes were predicted in their scenes.
+def _matches(things: _Things, proposals: _Proposals) -> tuple[dict[Key, _Match], int]:
+    """The proposal matched to each object, and how many boxes were predicted in their scenes.
 
     An object left over where there are fewer boxes gets the scene's first one. Raises ``ValueError`` for a scene
     without predictions and for boxes that cannot be matched, as the server does.
     """
-    things, proposals = _things(references), _proposals(predictions, with_objectness=False)
     matches: dict[Key, _Match] = {}
     count = 0
     for scene, keys in _keys_by_scene(things).items():
@@ -218,35 +221,23 @@ def _matches(references: Any, predictions: Any) -> tuple[dict[Key, _Thing], dict
         ious = hull_iou(predicted[chosen], true, dtype=np.float32)
         matches |= {k: _Match(found[p].caption, float(i)) for k, p, i in zip(keys, chosen, ious, strict=True)}
         count += len(found)
-    return things, matches, count
+    return matches, count
 
 
-def _benchmark(references: Any, predictions: Any) -> dict[str, Any]:
+def _benchmark(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     """Precision, recall and F1 of sentence scores, 0 below the threshold, at IoU 0, 0.25 and 0.5."""
-    things, matches, count = _matches(references, predictions)
-    found = _scored(_corpus(things, None), {key: match.caption for key, match in matches.items()})
+    matches, count = _matches(*files)
+    found = _scored(_corpus(files[0], None), {key: match.caption for key, match in matches.items()})
     ious = np.array([match.iou for match in matches.values()])
     scores: dict[str, Any] = {}
     for k in (0, *_THRESHOLDS):
         parts: dict[str, dict[str, Any]] = {"precision": {}, "recall": {}, "f1-score": {}}
-        for name, values in _sentence_scores(found).items():
+        for i, name in enumerate(_ALL):
+            values = found.column(i)
             total = None if values is None else float(np.sum(np.array(values) * (ious >= k)))
             parts["precision"][name], parts["recall"][name], parts["f1-score"][name] = _ratios(total, count, len(ious))
         scores[f"@{k}IoU"] = parts
     return scores
-
-
-def _sentence_scores(found: CaptionScores) -> dict[str, list[float] | None]:
-    """Scores of every item by metric; None where METEOR is not available."""
-
-    def column(scores: Scores, index: int = 0) -> list[float]:
-        return [row[index] for row in scores.per_item]
-
-    return {f"BLEU-{order + 1}": column(found.bleu, order) for order in range(4)} | {
-        "CIDEr": column(found.cider),
-        "ROUGE_L": column(found.rouge_l),
-        "METEOR": None if found.meteor is None else column(found.meteor),
-    }
 
 
 def _ratios(total: float | None, predicted: int, true: int) -> tuple[Any, Any, Any]:
@@ -258,48 +249,41 @@ def _ratios(total: float | None, predicted: int, true: int) -> tuple[Any, Any, A
     return precision, recall, finite(2 * precision * recall / both) if both else None
 
 
-def _benchmark_items(references: Any, predictions: Any) -> dict[str, Any]:
+def _benchmark_items(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     """IoU and caption of the proposal matched to every object."""
-    _, matches, _ = _matches(references, predictions)
-    return {f"{scene}|{thing}": {"iou": m.iou, "caption": m.caption} for (scene, thing), m in matches.items()}
+    found = _matches(*files)[0].items()
+    return {f"{scene}|{thing}": {"iou": match.iou, "caption": match.caption} for (scene, thing), match in found}
 
 
-# --- language models: one proposal for each object ---
+# -- language models: one proposal for each object
 
 
-def _answers(things: Mapping[Key, _Thing], predictions: Any) -> dict[Key, _Match]:
-    """The last answer of each object, in the order of their first; an unknown object is an error."""
-    answers: dict[Key, _Match] = {}
-    for index, entry in enumerate(listed(predictions, "predictions")):
-        place = described("prediction", index, entry, ("scene_id", "object_id"))
-        scene, thing = identifier(entry, ("scene_id", "object_id"), place)
-        if (scene, thing) not in things:
-            raise ValueError(f"{place} is no object of the references; remove it or give its annotations")
-        if "iou" in entry:
-            iou = _number(entry["iou"], place)
-        else:
-            box = corners(field(entry, "box", f"{place} without 'iou'"), place)
-            iou = float(hull_iou(box, things[scene, thing].box))
-        answers[scene, thing] = _Match(str(field(entry, "pred_response", place)), iou)
-    return answers
+def _read_answers(references: Any, predictions: Any) -> tuple[_Things, dict[Key, _Match]]:
+    """Objects, and the last answer of each, in the order of their first; an unknown object is an error."""
+    things, answers = _things(references), dict[Key, _Match]()
+    for entry in rows(predictions, "predictions"):
+        row = entry.read(_ANSWER)
+        key = row["scene_id"], row["object_id"]
+        if key not in things:
+            raise ValueError(f"{entry.where} is no object of the references; remove it or give its annotations")
+        iou = float(hull_iou(entry.get("box", corners), things[key].box)) if row["iou"] is None else row["iou"]
+        answers[key] = _Match(row["pred_response"], iou)
+    return things, answers
 
 
-def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{place}: iou must be a number, got {value!r}; leave it out and give the box instead")
-    return float(value)
+_Answers = tuple[_Things, Mapping[Key, _Match]]
 
 
-def _leo(references: Any, predictions: Any) -> dict[str, Any]:
+def _leo(files: _Answers) -> dict[str, Any]:
     """Over the predicted objects only; not lower-cased, and commas stay on their words."""
-    things = _things(references)
-    answers, corpus = _answers(things, predictions), _corpus(things)
+    things, answers = files
+    corpus = _corpus(things)
     kept = {key: corpus[key] for key in answers}
     scores = {}
     for k in _THRESHOLDS:
         texts = {key: f"sos {a.caption} eos".replace(". ", " . ") for key, a in answers.items() if a.iou >= k}
         totals = _scored(kept, texts).totals(_ALL)
-        scores[f"@{k}IoU"] = {name: totals[name] for name in ("CIDEr", "BLEU-4", "METEOR", "ROUGE_L")}
+        scores[f"@{k}IoU"] = {name: totals[name] for name in _FOUR}
     return scores
 
 
@@ -307,15 +291,14 @@ def _spaced(text: str) -> str:
     return f"sos {text.replace('.', ' . ').replace(',', ' , ').lower()} eos"
 
 
-def _without_tokeniser(references: Any, predictions: Any, threshold: float) -> tuple[list[list[str]], list[str]]:
+def _without_tokeniser(files: _Answers, threshold: float) -> tuple[list[list[str]], list[str]]:
     """References and captions of the predicted objects; below the threshold the caption is empty: "sos  eos"."""
-    things = _things(references)
-    answers = _answers(things, predictions)
+    things, answers = files
     corpus = [[_spaced(text) for text in things[key].descriptions] for key in answers]
     return corpus, [_spaced(answer.caption if answer.iou >= threshold else "") for answer in answers.values()]
 
 
-def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
+def _video3dllm(files: _Answers) -> dict[str, Any]:
     """Raw descriptions with points and commas spaced out, over the predicted objects.
 
     Where no proposal reaches the threshold the published script goes on with the references of the object before (a
@@ -323,22 +306,19 @@ def _video3dllm(references: Any, predictions: Any) -> dict[str, Any]:
     """
     scores: dict[str, Any] = {}
     for k in _THRESHOLDS:
-        corpus, texts = _without_tokeniser(references, predictions, k)
-        totals = caption_scores(corpus, texts).totals(_ALL, 100.0)
-        scores[f"@{k}IoU"] = {name: totals[name] for name in ("CIDEr", "BLEU-4", "METEOR", "ROUGE_L")}
-        scores[f"@{k}IoU"]["n"] = len(texts)
+        totals = caption_scores(*_without_tokeniser(files, k)).totals(_ALL, 100.0)
+        scores[f"@{k}IoU"] = {name: totals[name] for name in _FOUR} | {"n": len(files[1])}
     return scores
 
 
-def _vgllm(references: Any, predictions: Any) -> dict[str, Any]:
+def _vgllm(files: _Answers) -> dict[str, Any]:
     """CIDEr at IoU 0.5 alone."""
-    return {"@0.5IoU": {"CIDEr": cider(*_without_tokeniser(references, predictions, 0.5)).total[0] * 100}}
+    return {"@0.5IoU": {"CIDEr": cider(*_without_tokeniser(files, 0.5)).total[0] * 100}}
 
 
-def _chatscene(references: Any, predictions: Any) -> dict[str, Any]:
+def _chatscene(files: _Answers) -> dict[str, Any]:
     """PTB tokens on both sides, over all annotated objects."""
-    things = _things(references)
-    answers = _answers(things, predictions)
+    things, answers = files
     corpus = {key: tokenize(texts) for key, texts in _corpus(things).items()}
     names = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
     scores: dict[str, Any] = {}
@@ -350,19 +330,19 @@ def _chatscene(references: Any, predictions: Any) -> dict[str, Any]:
 
 
 _FRACTIONS = "fractions (CIDEr with its factor 10 only)"
-PROTOCOLS: dict[str, Protocol] = {
-    entry.name: entry
-    for entry in (
-        Protocol("scan2cap", "cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _cvpr21, _cvpr21_items),
-        Protocol(
-            "scan2cap", "benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS, _benchmark, _benchmark_items
-        ),
-        Protocol("scan2cap", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _ll3da),
-        Protocol("scan2cap", "leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS, _leo),
-        Protocol("scan2cap", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _video3dllm),
-        Protocol("scan2cap", "3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _video3dllm),
-        Protocol("scan2cap", "vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _vgllm),
-        Protocol("scan2cap", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _chatscene),
-    )
-}
+PROTOCOLS = by_name(
+    Protocol("scan2cap", "cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _read_proposals, _cvpr21,
+             _cvpr21_items),
+    Protocol("scan2cap", "benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS,
+             partial(_read_proposals, table=_UNSURE), _benchmark, _benchmark_items),
+    Protocol("scan2cap", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _read_proposals, _ll3da),
+    Protocol("scan2cap", "leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS,
+             _read_answers, _leo),
+    Protocol("scan2cap", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _read_answers,
+             _video3dllm),
+    Protocol("scan2cap", "3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _read_answers, _video3dllm),
+    Protocol("scan2cap", "vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _read_answers,
+             _vgllm),
+    Protocol("scan2cap", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _read_answers, _chatscene),
+)  # fmt: skip
 """Scan2Cap's evaluators by name."""

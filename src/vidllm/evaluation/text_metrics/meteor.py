@@ -18,9 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidllm.evaluation.text_metrics.scores import Scores, check_pairs
-
-__all__ = ["meteor", "meteor_jar", "meteor_missing"]
+from vidllm.evaluation.text_metrics.ngrams import Scores, check_pairs
 
 _MODULES = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75

@@ -1,7 +1,13 @@
-"""Reads ScanNet's ``.sens`` recordings (version 4) in place: any frame at random, one frame in memory at a time.
+"""ScanNet's ``.sens`` recordings (version 4): read in place, any frame at random, and written one frame at a time.
+
+Layout, little endian: u32 version; u64 length and the sensor's name; 4x4 float32 of intrinsic_color, extrinsic_color,
+intrinsic_depth, extrinsic_depth; i32 colour codec, i32 depth codec; u32 colour width and height, depth width and
+height; f32 depth_shift (depth units a metre); u64 number of frames. Then for every frame world-from-camera as 4x4
+float32, u64 time stamps of colour and depth in microseconds, u64 bytes of colour and of depth, and those bytes. At the
+end u64 number of inertial records (0).
 
 The index of a recording is built by walking over the heads of its records, seeking past the pictures between them, so
-the poses of a whole scan are known after reading 96 bytes a frame. Layout: :mod:`vidllm.datasets.sens_writer`.
+the poses of a whole scan are known after reading 96 bytes a frame.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +27,23 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vidllm.datasets.sens_writer import COLOUR_CODECS, DEPTH_CODECS, FRAME_HEAD, VERSION
+from vidllm.io.atomic import atomic_path
+from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.json_files import check_regular_file
 
+VERSION = 4
+COLOUR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
+DEPTH_CODECS = {-1: "unknown", 0: "raw_ushort", 1: "zlib_ushort", 2: "occi_ushort"}
+_FRAME_HEAD = struct.Struct("<16f4Q")  # pose, two time stamps, two byte counts
+_CODECS_AND_SIZES = struct.Struct("<2i4IfQ")
+_JPEG, _ZLIB = 2, 1
 _MAX_NAME = 4096
 _MAX_SIDE = 65_535
 _SPARE = 65_536  # bytes a picture may take beyond twice those of its pixels
+_MICROSECONDS_A_FRAME = 33_333
 _REMEDY = "the file is cut or damaged: fetch it again"
+
+Frame = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,13 +75,9 @@ class SensHeader:
 
 @dataclass(frozen=True)
 class SensIndex:
-    """Where each frame lies.
+    """Where each frame lies: (F,) byte of its colour, (F,2) bytes of colour and of depth, which follows it.
 
-    Attributes:
-        offsets: ``(F,)`` int64, byte of each frame's colour.
-        sizes: ``(F, 2)`` int64, bytes of colour and of depth, which follows it.
-        poses: ``(F, 4, 4)`` float32, as stored, world-from-camera; infinite where tracking was lost.
-        times_us: ``(F,)`` int64 time of the colour picture in microseconds.
+    poses (F,4,4) float32 as stored, world-from-camera, infinite where tracking was lost; times_us (F,) of the colour.
     """
 
     offsets: np.ndarray
@@ -81,9 +94,10 @@ class SensFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.where = Path(path)
         with self._open() as file:
-            self.header, self._first = _read_header(file, self.path)
+            self.header, self._first = _read_header(file, self.where)
+        self.names = [str(number) for number in range(len(self))]
 
     def __len__(self) -> int:
         return self.header.num_frames
@@ -92,7 +106,12 @@ class SensFile:
     def index(self) -> SensIndex:
         """Offsets, sizes and poses of every frame; ValueError where the file ends too early."""
         with self._open() as file:
-            return _read_index(file, self.path, self._first, self.header)
+            return _read_index(file, self.where, self._first, self.header)
+
+    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"]:
+        """K of ``color`` or ``depth``, pixel centres at +0.5."""
+        matrix = self.header.intrinsic_color if kind == "color" else self.header.intrinsic_depth
+        return half_centres(matrix, self.where)
 
     def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
         """World-from-camera of a frame, metres, OpenCV axes; may be infinite."""
@@ -101,7 +120,7 @@ class SensFile:
 
     def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
         """The colour picture of a frame; ValueError when it cannot be decoded."""
-        header, where = self.header, f"{self.path}: frame {frame}"
+        header, where = self.header, f"{self.where}: frame {frame}"
         data = self._bytes(frame, depth=False)
         if header.colour_codec == "raw":
             return _raw_picture(data, np.dtype(np.uint8), (*header.colour_size, 3), f"{where}: raw colour").copy()
@@ -109,18 +128,17 @@ class SensFile:
             raise ValueError(f"{where}: colour codec {header.colour_codec} is not one of raw, png, jpeg; re-export it")
         try:
             with Image.open(io.BytesIO(data)) as image:
-                _check_size(image.size[::-1], header.colour_size, where)  # before it is decoded: it may be huge
-                pixels = np.array(image.convert("RGB"))
-        except _SizeError:
-            raise
+                found = image.size[::-1]
+                if found == header.colour_size:  # before it is decoded: it may be huge
+                    return np.array(image.convert("RGB"))
         except Exception as error:  # Pillow raises many kinds for damaged bytes
             place = int(self.index.offsets[frame])
             raise ValueError(f"{where}, byte {place}: unreadable {header.colour_codec} ({error}); {_REMEDY}") from error
-        return pixels
+        raise ValueError(f"{where}: colour is {found} (H, W), the header says {header.colour_size}; {_REMEDY}")
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
         """Depth of a frame in metres along the optical axis, float32, 0 = none; ValueError when it cannot be read."""
-        header, where = self.header, f"{self.path}: frame {frame}"
+        header, where = self.header, f"{self.where}: frame {frame}"
         data = self._bytes(frame, depth=True)
         if header.depth_codec == "zlib_ushort":
             try:
@@ -136,32 +154,22 @@ class SensFile:
         return values.astype(np.float32) / np.float32(header.depth_shift)
 
     def _open(self) -> BinaryIO:
-        check_regular_file(self.path)
+        check_regular_file(self.where)
         try:
-            return self.path.open("rb", buffering=0)
+            return self.where.open("rb", buffering=0)
         except OSError as error:
-            raise ValueError(f"{self.path}: cannot be opened ({error.strerror}); check the path") from error
+            raise ValueError(f"{self.where}: cannot be opened ({error.strerror}); check the path") from error
 
     def _check(self, frame: int) -> None:
         if not 0 <= frame < len(self):
-            raise ValueError(f"{self.path}: no frame {frame}; expected 0 to {len(self) - 1}")
+            raise ValueError(f"{self.where}: no frame {frame}; expected 0 to {len(self) - 1}")
 
     def _bytes(self, frame: int, depth: bool) -> bytes:
         self._check(frame)
         colour_bytes, depth_bytes = (int(n) for n in self.index.sizes[frame])
-        start = int(self.index.offsets[frame]) + (colour_bytes if depth else 0)
         with self._open() as file:
-            file.seek(start)
-            return _read(file, depth_bytes if depth else colour_bytes, self.path, f"frame {frame}")
-
-
-class _SizeError(ValueError):
-    """A picture of another size than the header says."""
-
-
-def _check_size(found: tuple[int, ...], stated: tuple[int, int], where: str) -> None:
-    if found != stated:
-        raise _SizeError(f"{where}: colour is {found} (H, W), the header says {stated}; {_REMEDY}")
+            file.seek(int(self.index.offsets[frame]) + (colour_bytes if depth else 0))
+            return _read(file, depth_bytes if depth else colour_bytes, self.where, f"frame {frame}")
 
 
 def _read(file: BinaryIO, count: int, path: Path, what: str) -> bytes:
@@ -185,11 +193,12 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[SensHeader, int]:
         raise ValueError(f"{path}: header: a sensor name of {name_length} bytes at byte 4; {_REMEDY}")
     name = _read(file, name_length, path, "header").decode("utf-8", "replace").rstrip("\0")
     matrices = np.frombuffer(_read(file, 256, path, "header"), "<f4").reshape(4, 4, 4).astype(np.float64)
-    colour, depth, cw, ch, dw, dh, shift, count = struct.unpack("<2i4IfQ", _read(file, 36, path, "header"))
+    told = _CODECS_AND_SIZES.unpack(_read(file, _CODECS_AND_SIZES.size, path, "header"))
+    colour, depth, cw, ch, dw, dh, shift, count = told
     if min(cw, ch, dw, dh) < 1 or max(cw, ch, dw, dh) > _MAX_SIDE or not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"{path}: header: sizes {cw}x{ch}, {dw}x{dh} and depth shift {shift}; {_REMEDY}")
     size = os.fstat(file.fileno()).st_size
-    if count * FRAME_HEAD.size > size:
+    if count * _FRAME_HEAD.size > size:
         raise ValueError(f"{path}: header: {count} frames in a file of {size} bytes; {_REMEDY}")
     codecs = COLOUR_CODECS.get(colour, str(colour)), DEPTH_CODECS.get(depth, str(depth))
     header = SensHeader(
@@ -205,8 +214,8 @@ def _read_index(file: BinaryIO, path: Path, first: int, header: SensHeader) -> S
     heads, offsets, place = [], [], first
     for frame in range(count):
         file.seek(place)
-        head = FRAME_HEAD.unpack(_read(file, FRAME_HEAD.size, path, f"frame {frame} of {count}"))
-        place += FRAME_HEAD.size
+        head = _FRAME_HEAD.unpack(_read(file, _FRAME_HEAD.size, path, f"frame {frame} of {count}"))
+        place += _FRAME_HEAD.size
         needed = head[18] + head[19]
         if head[18] > most[0] or head[19] > most[1]:
             raise ValueError(f"{path}: frame {frame} of {count}: {head[18]} and {head[19]} bytes of colour and depth "
@@ -228,3 +237,83 @@ def _raw_picture(data: bytes, dtype: np.dtype, shape: tuple[int, ...], where: st
     if len(data) != expected:
         raise ValueError(f"{where}: expected {expected} bytes for {shape}, got {len(data)}; {_REMEDY}")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+# -- writing
+
+
+def whole_centres(intrinsics: np.ndarray) -> np.ndarray:
+    """K (3,3) with pixel centres at +0.5 as ScanNet's files hold it: pixel centres at whole numbers, 4x4."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(intrinsics, np.float64)[:3, :3]
+    matrix[:2, 2] -= 0.5
+    return matrix
+
+
+def write_sens(
+    path: str | Path,
+    frames: Iterable[Frame],
+    intrinsic_color: np.ndarray,
+    intrinsic_depth: np.ndarray,
+    depth_shift: float = 1000.0,
+    sensor_name: str = "StructureSensor",
+) -> None:
+    """Write a recording; frames are taken one at a time, and the file appears whole or not at all.
+
+    The extrinsics of both cameras are the identity.
+
+    Args:
+        path: the file to write.
+        frames: ``(rgb, depth, world_from_camera)``: uint8 ``(H, W, 3)``, uint16 ``(h, w)`` in 1/`depth_shift` metres
+            (0 = none), and ``(4, 4)`` in metres, OpenCV axes; infinite poses stand for lost tracking.
+        intrinsic_color: 4x4 as the file holds it, pixel centres at whole numbers (`whole_centres`).
+        intrinsic_depth: the same for depth.
+        depth_shift: depth units a metre.
+        sensor_name: any text.
+
+    Raises:
+        ValueError: no frame, or one whose shapes or types differ from the first one's or from the above.
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        name = sensor_name.encode("utf-8")
+        file.write(struct.pack("<IQ", VERSION, len(name)) + name)
+        for matrix in (intrinsic_color, np.eye(4), intrinsic_depth, np.eye(4)):
+            file.write(np.asarray(matrix, "<f4").reshape(4, 4).tobytes())
+        sizes_at, count = file.tell(), 0
+        sizes: tuple[int, ...] = ()
+        file.write(bytes(_CODECS_AND_SIZES.size))
+        for count, frame in enumerate(frames, 1):
+            found = _sizes(frame, f"{path}: frame {count - 1}")
+            sizes = sizes or found
+            if found != sizes:
+                raise ValueError(f"{path}: frame {count - 1} is (W, H, w, h) {found}, frame 0 was {sizes}; resize it")
+            _write_frame(file, frame, (count - 1) * _MICROSECONDS_A_FRAME)
+        if not count:
+            raise ValueError(f"{path}: expected at least one frame, received none")
+        file.write(struct.pack("<Q", 0))
+        file.seek(sizes_at)
+        file.write(_CODECS_AND_SIZES.pack(_JPEG, _ZLIB, *sizes, depth_shift, count))
+
+
+def _sizes(frame: Frame, where: str) -> tuple[int, ...]:
+    rgb, depth, pose = frame
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise ValueError(f"{where}: expected uint8 (H, W, 3) colour, got {rgb.dtype} {rgb.shape}")
+    if depth.dtype != np.uint16 or depth.ndim != 2 or depth.size == 0:
+        raise ValueError(f"{where}: expected uint16 (h, w) depth, got {depth.dtype} {depth.shape}")
+    if np.shape(pose) != (4, 4):
+        raise ValueError(f"{where}: expected a 4x4 world_from_camera, got shape {np.shape(pose)}")
+    return rgb.shape[1], rgb.shape[0], depth.shape[1], depth.shape[0]
+
+
+def _write_frame(file: BinaryIO, frame: Frame, time_us: int) -> None:
+    rgb, depth, pose = frame
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "JPEG", quality=95)
+    colour = buffer.getvalue()
+    packed = zlib.compress(np.ascontiguousarray(depth, dtype="<u2").tobytes())
+    numbers = np.asarray(pose, np.float32).ravel().tolist()
+    file.write(_FRAME_HEAD.pack(*numbers, time_us, time_us, len(colour), len(packed)))
+    file.write(colour)
+    file.write(packed)

@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidllm.evaluation.protocols import NOT_AVAILABLE
-from vidllm.evaluation.text_metrics.bleu import bleu
-from vidllm.evaluation.text_metrics.cider import cider
 from vidllm.evaluation.text_metrics.meteor import meteor
-from vidllm.evaluation.text_metrics.rouge import rouge_l
-from vidllm.evaluation.text_metrics.scores import Scores
-
-__all__ = ["CaptionScores", "caption_scores"]
+from vidllm.evaluation.text_metrics.ngrams import Scores, bleu, cider, rouge_l
 
 
 @dataclass(frozen=True)
@@ -25,21 +20,23 @@ class CaptionScores:
     rouge_l: Scores
     cider: Scores
 
-    def meteor_total(self, factor: float = 1.0) -> float | str:
-        """METEOR times ``factor``, or "n/a"."""
-        return NOT_AVAILABLE if self.meteor is None else self.meteor.total[0] * factor
-
     def totals(self, names: Sequence[str], factor: float = 1.0) -> dict[str, float | str]:
         """The seven numbers under ``names`` (BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr), times ``factor``."""
-        values: list[float | str] = [value * factor for value in self.bleu.total]
-        values += [self.meteor_total(factor), self.rouge_l.total[0] * factor, self.cider.total[0] * factor]
-        return dict(zip(names, values, strict=True))
+        meteor_total = NOT_AVAILABLE if self.meteor is None else self.meteor.total[0] * factor
+        values = [value * factor for value in (*self.bleu.total, self.rouge_l.total[0], self.cider.total[0])]
+        return dict(zip(names, (*values[:4], meteor_total, *values[4:]), strict=True))
+
+    def column(self, index: int) -> list[float] | None:
+        """Every item's value of one of the seven; None where METEOR is not available."""
+        if index < 4:
+            return [item[index] for item in self.bleu.per_item]
+        scores = (self.meteor, self.rouge_l, self.cider)[index - 4]
+        return None if scores is None else [item[0] for item in scores.per_item]
 
     def leo(self, ending: str = "") -> dict[str, float | str]:
         """The four numbers that LEO's evaluators give: CIDEr, BLEU-4, METEOR and ROUGE-L."""
-        names = (f"{name}{ending}" for name in ("cider", "bleu", "meteor", "rouge"))
-        values = (self.cider.total[0], self.bleu.total[3], self.meteor_total(), self.rouge_l.total[0])
-        return dict(zip(names, values, strict=True))
+        found = self.totals(("", "", "", "bleu", "meteor", "rouge", "cider"))
+        return {f"{name}{ending}": found[name] for name in ("cider", "bleu", "meteor", "rouge")}
 
     def item(self, index: int) -> dict[str, Any]:
         """The values of one item."""

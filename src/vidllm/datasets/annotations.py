@@ -1,0 +1,435 @@
+"""The language sets of ScanNet as their authors distribute them, each entry a small frozen dataclass.
+
+ScanQA (Azuma et al., CVPR 2022), SQA3D (Ma et al., ICLR 2023), ScanRefer (Chen et al., ECCV 2020), whose descriptions
+grouped by object are Scan2Cap's captions (Chen et al., CVPR 2021), Multi3DRefer (Zhang et al., ICCV 2023) and ReferIt3D
+(Achlioptas et al., ECCV 2020). Each table below has the fields of one file and what they must be. The readers give
+the entries in the order of the file, or ValueError naming file, entry and field where one is broken.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vidllm.datasets.records import (
+    Check,
+    Entry,
+    Table,
+    entries,
+    is_number,
+    list_of,
+    name,
+    read_table,
+    sentence,
+    sentences,
+    text,
+    texts,
+    whole,
+)
+from vidllm.io.json_files import check_regular_file, read_json
+
+
+def read_scene_list(path: str | Path) -> list[str]:
+    """The scenes of a split, one a line (``ScanRefer_filtered_val.txt``, ``scannetv2_val.txt``), each once.
+
+    The files have no final newline. ValueError when the file cannot be read or is empty.
+    """
+    try:
+        scenes = check_regular_file(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a list of scenes ({error}); fetch it again") from error
+    if not scenes:
+        raise ValueError(f"{path}: expected one scene a line, the file is empty; fetch it again")
+    return list(dict.fromkeys(scenes))
+
+
+# -- ScanQA
+
+
+@dataclass(frozen=True)
+class ScanQAQuestion:
+    """One question. The test files withhold answers (several annotators'), ScanNet's object ids and their names."""
+
+    scene_id: str
+    question_id: str
+    question: str
+    answers: tuple[str, ...] = ()
+    object_ids: tuple[int, ...] = ()
+    object_names: tuple[str, ...] = ()
+
+
+def _answers(entry: Entry, field: str, value: Any) -> tuple[str, ...]:
+    if value == []:
+        raise entry.error(field, "at least one answer", value)
+    return sentences(entry, field, value)
+
+
+_SCANQA: Table = {
+    "scene_id": name, "question_id": name, "question": sentence, "answers": (_answers, ()),
+    "object_ids": (list_of(whole), ()), "object_names": (texts, ()),
+}  # fmt: skip
+
+
+def read_scanqa(path: str | Path) -> list[ScanQAQuestion]:
+    """``ScanQA_v1.0_{train,val,test_w_obj,test_wo_obj}.json``."""
+    return [ScanQAQuestion(**entry.read(_SCANQA)) for entry in entries(read_json(path), path, "ScanQA questions")]
+
+
+# -- ScanRefer and Scan2Cap
+
+
+@dataclass(frozen=True)
+class ScanReferDescription:
+    """One description of one object.
+
+    ``object_id`` is ScanNet's, ``object_name`` has underscores (``kitchen_cabinets``), ``ann_id`` is the number of the
+    description among those of the object, ``tokens`` are the authors' own, in lower case.
+    """
+
+    scene_id: str
+    object_id: int
+    object_name: str
+    ann_id: int
+    description: str
+    tokens: tuple[str, ...]
+
+
+_SCANREFER: Table = {
+    "scene_id": name, "object_id": whole, "object_name": name, "ann_id": whole, "description": sentence,
+    "token": (sentences, None),
+}  # fmt: skip
+
+
+def read_scanrefer(path: str | Path) -> list[ScanReferDescription]:
+    """``ScanRefer_filtered_{train,val,test}.json``."""
+    found = []
+    for entry in entries(read_json(path), path, "ScanRefer descriptions"):
+        values = entry.read(_SCANREFER)
+        tokens = values.pop("token")
+        if tokens is None:
+            tokens = tuple(values["description"].lower().split())
+        found.append(ScanReferDescription(**values, tokens=tokens))
+    return found
+
+
+@dataclass(frozen=True)
+class CaptionedObject:
+    """One object with every description of it, in the file's order."""
+
+    scene_id: str
+    object_id: int
+    object_name: str
+    descriptions: tuple[ScanReferDescription, ...]
+
+
+def group_by_object(descriptions: Iterable[ScanReferDescription]) -> list[CaptionedObject]:
+    """Objects in order of first mention; the same object under two names is one, under the first name."""
+    groups: dict[tuple[str, int], list[ScanReferDescription]] = {}
+    for item in descriptions:
+        groups.setdefault((item.scene_id, item.object_id), []).append(item)
+    return [CaptionedObject(*key, group[0].object_name, tuple(group)) for key, group in groups.items()]
+
+
+# -- Multi3DRefer
+
+
+@dataclass(frozen=True)
+class Multi3DReferDescription:
+    """One description of no, one or several objects; ``ann_id`` is its number in its scene.
+
+    ``eval_type``: zero, single or multiple targets, with or without distractors (``EVAL_TYPES``).
+    """
+
+    scene_id: str
+    object_ids: tuple[int, ...]
+    object_name: str
+    ann_id: int
+    eval_type: str
+    description: str
+
+
+EVAL_TYPES = ("zt_w_d", "zt_wo_d", "st_w_d", "st_wo_d", "mt")
+_MULTI3DREFER: Table = {
+    "scene_id": name, "object_ids": list_of(whole), "object_name": text, "ann_id": whole, "eval_type": text,
+    "description": sentence,
+}  # fmt: skip
+
+
+def read_multi3drefer(path: str | Path) -> list[Multi3DReferDescription]:
+    """``multi3drefer_{train,val}.json``."""
+    found = []
+    for entry in entries(read_json(path), path, "Multi3DRefer descriptions"):
+        item = Multi3DReferDescription(**entry.read(_MULTI3DREFER))
+        kind, count = item.eval_type, len(item.object_ids)
+        if kind not in EVAL_TYPES:
+            raise entry.error("eval_type", f"one of {', '.join(EVAL_TYPES)}", kind)
+        if not {"zt": count == 0, "st": count == 1, "mt": count > 1}[kind[:2]]:
+            raise entry.error("object_ids", f"as many as eval_type {kind} says", list(item.object_ids))
+        found.append(item)
+    return found
+
+
+# -- ReferIt3D
+
+_STIMULUS = re.compile(
+    r"(?P<scene>scene[0-9_]+)-(?P<label>.+?)-(?P<n>\d{1,18})-(?P<target>\d{1,18})(?P<rest>(?:-\d{1,18})*)"
+)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False, "": None}
+
+
+@dataclass(frozen=True)
+class ReferIt3DUtterance:
+    """One utterance about one of several objects of a class.
+
+    Attributes:
+        scene_id, target_id: ScanNet's.
+        instance_type: the target's class, with blanks.
+        utterance: as written; `tokens`: as the authors split it.
+        distractor_ids: the other objects of the class that the context names.
+        n_objects: objects of the class in the context, the target included.
+        mentions_target_class: whether the class is said.
+        correct_guess: whether a listener found the target (Sr3D: None).
+        reference_type: of Sr3D, such as ``between`` (Nr3D: None); `anchor_ids`: what it relates the target to.
+        dataset: ``nr3d`` or ``sr3d``, as the file says.
+        stimulus_id: the context, ``scene-label-n-target-distractor-...``; `assignment_id`: the file's own id.
+    """
+
+    scene_id: str
+    target_id: int
+    instance_type: str
+    utterance: str
+    tokens: tuple[str, ...]
+    distractor_ids: tuple[int, ...]
+    n_objects: int
+    mentions_target_class: bool | None
+    correct_guess: bool | None
+    reference_type: str | None
+    anchor_ids: tuple[int, ...]
+    dataset: str
+    stimulus_id: str
+    assignment_id: str
+
+
+def _literal(kind: type) -> Check:
+    """A list written as Python text, read as a literal: nothing is executed. None for an empty field."""
+
+    def checked(entry: Entry, field: str, value: Any) -> tuple[Any, ...] | None:
+        if not value:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python's own, about how the text is written
+                found = ast.literal_eval(text(entry, field, value))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        if not isinstance(found, list | tuple) or not all(isinstance(member, kind) for member in found):
+            raise entry.error(field, f"a list of {kind.__name__}", value)
+        return tuple(found)
+
+    return checked
+
+
+def _flag(entry: Entry, field: str, value: Any) -> bool | None:
+    word = (value or "").strip().lower()
+    if word not in _FLAGS:
+        raise entry.error(field, "True or False", value)
+    return _FLAGS[word]
+
+
+def _plain(entry: Entry, field: str, value: Any) -> str:
+    return value or ""
+
+
+_REFERIT3D: Table = {
+    "scan_id": name, "target_id": whole, "utterance": sentence, "stimulus_id": name, "instance_type": (_plain, ""),
+    "tokens": (_literal(str), None), "distractor_ids": (_literal(int), None), "anchor_ids": (_literal(int), None),
+    "mentions_target_class": (_flag, None), "correct_guess": (_flag, None), "reference_type": (_plain, ""),
+    "dataset": (_plain, ""), "assignmentid": (_plain, ""),
+}  # fmt: skip
+
+
+def read_referit3d(path: str | Path) -> list[ReferIt3DUtterance]:
+    """``nr3d*.csv`` or ``sr3d*.csv``."""
+    rows = read_table(path, {"scan_id", "target_id", "utterance", "stimulus_id"})
+    return [_utterance(entry, Path(path).stem.split("_")[0]) for entry in rows]
+
+
+def _utterance(entry: Entry, dataset: str) -> ReferIt3DUtterance:
+    values = entry.read(_REFERIT3D)
+    target, context = values["target_id"], _STIMULUS.fullmatch(values["stimulus_id"])
+    if context is None or int(context["target"]) != target or context["scene"] != values["scan_id"]:
+        raise entry.error(
+            "stimulus_id", f"scene-label-n-{target}-distractors of {values['scan_id']}", values["stimulus_id"]
+        )
+    distractors, tokens = values["distractor_ids"], values["tokens"]
+    if distractors is None:
+        distractors = tuple(int(word) for word in context["rest"].split("-")[1:])
+    return ReferIt3DUtterance(
+        scene_id=values["scan_id"],
+        target_id=target,
+        instance_type=values["instance_type"] or context["label"],
+        utterance=values["utterance"],
+        tokens=tuple(values["utterance"].lower().split()) if tokens is None else tokens,
+        distractor_ids=distractors,
+        n_objects=int(context["n"]),
+        mentions_target_class=values["mentions_target_class"],
+        correct_guess=values["correct_guess"],
+        reference_type=values["reference_type"] or None,
+        anchor_ids=values["anchor_ids"] or (),
+        dataset=(values["dataset"] or dataset).lower(),
+        stimulus_id=values["stimulus_id"],
+        assignment_id=values["assignmentid"],
+    )
+
+
+# -- SQA3D
+
+_QUATERNION_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where somebody stands, in words (one sentence, and other sentences for the same) and as a pose.
+
+    An agent at the origin who looks along -x is turned by ``rotation`` (a unit quaternion x, y, z, w about z) and moved
+    by ``position`` in metres. The origin is the centre of the bounding box of the mesh ``_vh_clean_2.ply`` as
+    distributed, before axis alignment: so the authors' own drawing of the data has it.
+    """
+
+    text: str
+    alternatives: tuple[str, ...]
+    position: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+
+    @property
+    def forward(self) -> Float[np.ndarray, " 3"]:
+        """The direction of sight, a unit vector."""
+        return -self.world_from_agent()[:3, 0]
+
+    def world_from_agent(self, mesh_centre: Float[np.ndarray, " 3"] | None = None) -> Float[np.ndarray, "4 4"]:
+        """The pose as a 4x4 matrix: x of the agent points backwards, z up.
+
+        Args:
+            mesh_centre: centre of the mesh's bounding box before alignment, metres; given, the pose is in the frame of
+                the mesh, else in the file's own.
+        """
+        x, y, z, w = self.rotation
+        matrix = np.eye(4)
+        matrix[:3, :3] = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+        matrix[:3, 3] = np.asarray(self.position) + (0 if mesh_centre is None else np.asarray(mesh_centre))
+        return matrix
+
+
+@dataclass(frozen=True)
+class SQA3DQuestion:
+    """One question with its answers (the files hold one each) and the situation it is asked in.
+
+    ``question_type`` and ``answer_type`` are as the files say (``N/A``, ``other``).
+    """
+
+    scene_id: str
+    question_id: int
+    question: str
+    answers: tuple[str, ...]
+    situation: Situation
+    question_type: str
+    answer_type: str
+
+
+def _numbers(*names: str) -> Check:
+    """An object with finite numbers of these names, as a tuple."""
+
+    def checked(entry: Entry, field: str, value: Any) -> tuple[float, ...]:
+        if not isinstance(value, dict) or not all(is_number(value.get(key)) for key in names):
+            raise entry.error(field, f"finite numbers {', '.join(names)}", value)
+        return tuple(float(value[key]) for key in names)
+
+    return checked
+
+
+def _quaternion(entry: Entry, field: str, value: Any) -> tuple[float, ...]:
+    numbers = _numbers("_x", "_y", "_z", "_w")(entry, field, value)
+    length = math.hypot(*numbers)
+    if abs(length - 1) > _QUATERNION_TOLERANCE:
+        raise entry.error(field, "a unit quaternion", numbers)
+    return tuple(n / length for n in numbers)
+
+
+def _given_answers(entry: Entry, field: str, value: Any) -> tuple[str, ...]:
+    given = [a.get("answer") if isinstance(a, dict) else None for a in value] if isinstance(value, list) else []
+    if not given or not all(isinstance(answer, str) for answer in given):
+        raise entry.error(field, 'a list of {"answer": text}', value)
+    return sentences(entry, field, given)
+
+
+def _word(entry: Entry, field: str, value: Any) -> str:
+    return str(value)
+
+
+_ASKED: Table = {
+    "scene_id": name, "question_id": whole, "question": sentence, "situation": sentence,
+    "alternative_situation": (sentences, ()),
+}  # fmt: skip
+_ANSWERED: Table = {
+    "scene_id": name, "answers": _given_answers, "position": _numbers("x", "y", "z"), "rotation": _quaternion,
+    "question_type": (_word, "N/A"), "answer_type": (_word, "N/A"),
+}  # fmt: skip
+
+
+def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> list[SQA3DQuestion]:
+    """``v1_balanced_questions_*`` joined by id with ``v1_balanced_sqa_annotations_*``, the file beside it by default.
+
+    Raises:
+        ValueError: also for an id that comes twice, or one without partner.
+    """
+    other = annotations_path(questions) if annotations is None else Path(annotations)
+    asked = _by_id(questions, "questions")
+    answers = _by_id(other, "annotations")
+    for here, there, path in ((asked, answers, other), (answers, asked, questions)):
+        lonely = next((entry for number, entry in here.items() if number not in there), None)
+        if lonely is not None:
+            raise ValueError(f"{lonely.where}: {path} has no entry of this question_id; the files must be of one split")
+    found = []
+    for number, entry in asked.items():
+        question, answer = entry.read(_ASKED), answers[number].read(_ANSWERED)
+        if answer["scene_id"] != question["scene_id"]:
+            expected = f"{question['scene_id']}, as {Path(questions).name} says"
+            raise answers[number].error("scene_id", expected, answer["scene_id"])
+        situation = Situation(
+            question.pop("situation"), question.pop("alternative_situation"), answer["position"], answer["rotation"]
+        )
+        told = {key: answer[key] for key in ("answers", "question_type", "answer_type")}
+        found.append(SQA3DQuestion(**question, **told, situation=situation))
+    return found
+
+
+def annotations_path(questions: str | Path) -> Path:
+    """Where the annotations that belong to a questions file lie: beside it, under the official name."""
+    path = Path(questions)
+    return path.with_name(path.name.replace("_questions_", "_sqa_annotations_"))
+
+
+def _by_id(path: str | Path, field: str) -> dict[int, Entry]:
+    values = read_json(path)
+    if not isinstance(values, dict) or field not in values:
+        raise ValueError(f"{path}: expected an object with {field!r}, as SQA3D's files have; is it another file?")
+    found: dict[int, Entry] = {}
+    for entry in entries(values[field], path, field):
+        number = entry.get("question_id", whole)
+        if number in found:
+            raise ValueError(f"{entry.where}: question_id {number} is also that of entry {list(found).index(number)}")
+        found[number] = entry
+    return found
