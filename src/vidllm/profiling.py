@@ -28,8 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
 from vidllm.frames import Resize, frame_spec
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 from vidllm.model.quantisation import GROUP
 
 QUESTION_TOKENS = 32  # of a question with its template

@@ -12,7 +12,8 @@ from transformers import DynamicCache, pipeline
 
 import vidllm
 from vidllm.model import prompts
-from vidllm.model.generation import cache_of, one_cache, run_language_model
+from vidllm.model.generation import cache_of, run_language_model
+from vidllm.model.huggingface import one_cache
 
 CLIP = str(Path(vidllm.__file__).parent / "weights" / "demo" / "room.mp4")
 QUESTIONS = ("How many chairs are there?", "What is the largest object that stands left of the table?")

@@ -25,15 +25,15 @@ from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
-from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
+from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, build_part
 from vidllm.model.dpt_head import DPTHead, dense_features
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMPreTrainedModel
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VidLLMPreTrainedModel
 from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
 from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.scale_alignment import measured_anew, rescaled

@@ -20,8 +20,8 @@ from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.registration import aligned_from_scene, object_boxes, object_corners
 from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
+from vidllm.model.huggingface import VidLLMProcessor
 from vidllm.model.outputs import Features, Geometry
-from vidllm.model.processing import VidLLMProcessor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise

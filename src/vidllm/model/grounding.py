@@ -110,8 +110,8 @@ class DistanceAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        steps = torch.arange(num_heads) / max(num_heads - 1, 1)
-        self.log_sigma = nn.Parameter(3 * steps - 1.5)  # 1 / metre
+        rates = [3 * head / max(num_heads - 1, 1) - 1.5 for head in range(num_heads)]
+        self.log_sigma = nn.Parameter(torch.tensor(rates))  # 1 / metre
 
     def forward(
         self, x: Float[Tensor, "B E S C"], distance: Float[Tensor, "B S S"], mask: Bool[Tensor, "B S"]
@@ -192,7 +192,8 @@ class GroundingDecoder(nn.Module):
         self.layers = nn.ModuleList(GroundingLayer(config) for _ in range(config.num_layers))
         self.query_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
         self.loc_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
-        self.none = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.none = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.none, std=width**-0.5)
 
     def forward(
         self,

@@ -13,10 +13,8 @@ from transformers import AutoConfig
 
 from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.io.atomic import atomic_folder
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.weight_check import expected_weights
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import expected_weights
 from vidllm.pretrained.conversion import plan, stream
 from vidllm.pretrained.model_card import model_card
 from vidllm.pretrained.recipes import Ingredients, recipe
