@@ -18,8 +18,8 @@ from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForCo
 from vidllm.model.generation import run_language_model
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 from vidllm.model.outputs import Geometry
+from vidllm.model.precision import place
 from vidllm.model.presets import preset
-from vidllm.model.quantisation import place
 from vidllm.model.scale_alignment import align_scale
 from vidllm.profiling import QUESTION_TOKENS
 from vidllm.video import load_frames

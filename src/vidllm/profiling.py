@@ -30,7 +30,7 @@ from vidllm.frames import Resize, frame_spec
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.language_model import TextConfig
 from vidllm.model.modeling import Network
-from vidllm.model.quantisation import GROUP
+from vidllm.model.precision import GROUP
 
 QUESTION_TOKENS = 32  # of a question with its template
 VIDEO_SIZE = (480, 640)  # the video that costs are told for where no size is given: 4 to 3

@@ -18,8 +18,8 @@ from vidllm.frames import Frames
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.model import prompts
-from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.generation import CachedPrefix
+from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.processing import Processor

@@ -21,9 +21,9 @@ from vidllm.frames import Frames, joined
 from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY
-from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry
+from vidllm.model.priors import KnownScale
 from vidllm.model.processing import Processor
 from vidllm.reconstruction import Box, Scale, Scene
 
@@ -159,9 +159,8 @@ def load(
     what the model's configuration says (docs/refinement.md). Raises ValueError, naming the folder, when it is missing
     or holds another kind of model.
     """
-    from vidllm.model.dtypes import describe_dtype, resolve_dtype
     from vidllm.model.loading import load_network
-    from vidllm.model.quantisation import check_offload, place
+    from vidllm.model.precision import check_offload, describe_dtype, place, resolve_dtype
 
     path, where = TINY if model is None else model, _device(device)
     if offload is not None:

@@ -23,7 +23,7 @@ from vidllm.io.json_files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import SceneScale, VisualPrefix
-from vidllm.model.quantisation import Int4Linear, Int8Linear
+from vidllm.model.precision import Int4Linear, Int8Linear
 
 VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
 FORM, VERSION = "vidllm scene", 1

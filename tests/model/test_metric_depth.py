@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from vidllm.model.configuration import MetricDepthConfig
-from vidllm.model.metric_bins import (
+from vidllm.model.metric_depth import (
     MetricBins,
+    MetricDepthModel,
     attract,
     expected_depth,
     log_temperature,
@@ -16,7 +17,6 @@ from vidllm.model.metric_bins import (
     seed_centres,
     stirling_log_binomial,
 )
-from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.presets import tiny
 
 SMALL = MetricDepthConfig(features=16, out_channels=(8, 8, 16, 16), bin_embedding=16)

@@ -22,7 +22,7 @@ from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.encoder import normalise
 from vidllm.model.loading import load_pretrained
 from vidllm.pretrained import Ingredients, import_model, load_vggt
-from vidllm.pretrained.writing import ShardWriter
+from vidllm.pretrained.conversion import ShardWriter
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,10 @@ from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMPreTrainedModel
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
 from vidllm.model.patches_3d import PositionEmbedding, Projector
+from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.scale_alignment import measured_anew, rescaled
 
 

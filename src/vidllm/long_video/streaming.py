@@ -28,9 +28,9 @@ from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.io.sources import InputError
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of
-from vidllm.model.known_scale import KnownScale
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale
+from vidllm.model.priors import KnownScale
 from vidllm.model.processing import Processor
 from vidllm.reconstruction import Scene
 from vidllm.scene_file import as_bytes, flat, texts

@@ -20,17 +20,14 @@ from torch import Tensor, nn
 from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.model.camera_head import CameraHead
+from vidllm.model.camera_head import CameraHead, GravityHead
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
 from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.generation import SplicedInputs, splice
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
 from vidllm.model.language_model import CausalLM
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.outputs import (
@@ -44,6 +41,7 @@ from vidllm.model.outputs import (
     check_geometry,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.refinement import adjusted
 from vidllm.model.scale_alignment import align_scale, measured_anew, rescaled, unit_scale
 from vidllm.model.text import AnyTokenizer, encode_parts

@@ -15,8 +15,7 @@ from vidllm.model.config_fields import check_loops
 from vidllm.model.loading import quiet
 from vidllm.model.text import add_special_tokens_for, tokenizer_fault
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Source, Translate
-from vidllm.pretrained.weights import Renames
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, Translate
 
 #: Key map: our language model is transformers' own, under one more name.
 RENAMES: Renames = (
