@@ -22,7 +22,6 @@ from vidllm.model.precision import place
 from vidllm.model.presets import preset
 from vidllm.model.scale_alignment import align_scale
 from vidllm.profiling import QUESTION_TOKENS
-from vidllm.video import load_frames
 
 T = TypeVar("T")
 TOKENS = 32  # generated for the rate of decoding

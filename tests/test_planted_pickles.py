@@ -18,11 +18,11 @@ from small_model import noise_clip, save_small_model
 
 from vidllm.cli import main
 from vidllm.datasets.proposals import read_proposals
-from vidllm.demo import load_truth
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.demo import load_truth
+from vidllm.io.video import write_video
 from vidllm.training.checkpoints import read_checkpoint
 from vidllm.training.sharded_checkpoints import is_whole
-from vidllm.video import write_video
 
 
 class Planted:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vidllm.frames import Frames
 from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
 from vidllm.io.cameras.matching import rows_of
 from vidllm.io.cameras.matrices import check_bottom_row

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidllm.frames import Resize, frame_spec
+from vidllm.io.frames import Resize, frame_spec
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.language_model import TextConfig
 from vidllm.model.modeling import Network

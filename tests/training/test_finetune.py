@@ -14,6 +14,7 @@ from small_model import save_small_model
 from vidllm.cli import main
 from vidllm.datasets.jsonl import read_jsonl
 from vidllm.evaluation.custom_data import score_examples
+from vidllm.io.video import write_video
 from vidllm.model import prompts
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
@@ -22,7 +23,6 @@ from vidllm.training.finetune import FinetuneConfig, FinetuneRun, finetune, side
 from vidllm.training.own_texts import OwnTexts
 from vidllm.training.starting import LANGUAGE_HALF
 from vidllm.training.texts import TextMaker
-from vidllm.video import write_video
 
 BOX = {"center": [1.5, 0.2, -0.3], "size": [0.6, 0.5, 0.8], "yaw": 0.2}
 LINES = (

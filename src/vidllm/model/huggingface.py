@@ -40,7 +40,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils.generic import TransformersKwargs
 
-from vidllm.frames import Resize
+from vidllm.io.frames import Resize
 from vidllm.model.compact_weights import is_compact, load_compact
 from vidllm.model.config_fields import check_loops
 from vidllm.model.configuration import FIELDS, PARTS, ModelConfig

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidllm.frames import Frames, Resize
+from vidllm.io.frames import Frames, Resize
+from vidllm.io.video import iter_frames, load_frames
 from vidllm.model.prompts import COORD_TOKEN, LOC_TOKEN, SPECIAL_TOKENS, VIDEO_TOKEN
 from vidllm.model.text import AnyTokenizer, decode_answers, encode_prompt, prompt_offsets, special_token_ids
-from vidllm.video import iter_frames, load_frames
 
 PADDING = {True: "longest", "longest": "longest", "max_length": "max_length", False: "do_not_pad", None: "do_not_pad",
            "do_not_pad": "do_not_pad"}  # fmt: skip
