@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
+from vidllm.io.video import load_frames
 from vidllm.model.generation import run_language_model
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 from vidllm.model.outputs import Geometry

@@ -15,6 +15,8 @@ from vidllm.cli import main
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.matching import rows_of
+from vidllm.io.frames import Frames
+from vidllm.io.video import load_frames, write_video
 from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.scale_alignment import unit_scale
 from vidllm_rooms.scannet import write_room

@@ -55,8 +55,9 @@ def build_on_meta(config: ModelConfig) -> Network:
     with torch.device("meta"):
         if isinstance(config.text_config, TextConfig):
             return Network(config)
-        from vidllm.model.huggingface import VidLLMForConditionalGeneration
+        from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 
+        assert isinstance(config, VidLLMConfig)
         return VidLLMForConditionalGeneration(config)
 
 

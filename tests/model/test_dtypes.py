@@ -37,7 +37,7 @@ def test_without_torchs_answer_the_flags_are_read(monkeypatch, tmp_path, flags, 
 
 
 def test_a_named_type_is_taken_as_it_is_and_others_are_refused(monkeypatch):
-    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr("vidllm.model.precision.cpu_has_bfloat16", lambda: False)
     assert resolve_dtype("bfloat16", "cpu") == ("bfloat16", "as asked for")
     assert isinstance(autocast("auto", "cpu"), nullcontext)
     assert isinstance(autocast("bfloat16", "cpu"), torch.autocast)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from vidllm.baselines import llava_3d
 from vidllm.baselines.depth_estimator import DepthEstimator
@@ -229,7 +229,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
             positions = llava_3d.patch_points(depth, k, pose, self.clip_patch).flatten(2, 3)
         return positions, positions.isfinite().all(-1)
 
-    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+    def encode_parts(self, tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""
         return llava_3d.encode_parts(tokenizer, prompt)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vidllm.model.config_fields import check_value, read_fields
 from vidllm.model.language_model import TextConfig
@@ -186,7 +186,7 @@ class ModelConfig:
     ``default_frames`` and ``shorter_side`` are the input defaults [P: 32 frames, 518].
     """
 
-    model_type = "vidllm"
+    model_type: ClassVar[str] = "vidllm"
 
     encoder: EncoderConfig
     adapter: AdapterConfig

@@ -42,7 +42,8 @@ def run_language_model(language_model: nn.Module, *, cache: Any = None, **inputs
 
     ``inputs`` are keyword arguments of its ``forward``.
     """
-    return language_model(**{_cache_name(type(innermost(language_model))): cache}, **inputs)
+    kind: Any = type(innermost(language_model))
+    return language_model(**{_cache_name(kind): cache}, **inputs)
 
 
 def run_backbone(language_model: nn.Module, **inputs: Any) -> Float[Tensor, "B S D"]:

@@ -139,7 +139,7 @@ def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str
     return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
 
 
-class VidLLMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class VidLLMPreTrainedModel(PreTrainedModel):
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
@@ -165,7 +165,7 @@ class VidLLMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 
     @classmethod
-    def from_pretrained(cls, place: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, place: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As transformers' own, which it calls. ``place`` may also be a folder with compact weights, and the encoder's
         weights may have their older names.
         """
@@ -267,7 +267,8 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
-        return self.language_model.get_output_embeddings()
+        head: nn.Module = self.language_model.get_output_embeddings()
+        return head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the head (after the vocabulary has grown)."""
@@ -366,6 +367,8 @@ class VidLLMProcessor(Processor, ProcessorMixin):
 
     The tokenizer must have ``<video>``, ``<loc>`` and ``<coord>`` (``add_special_tokens_for``); ValueError otherwise.
     """
+
+    image_processor: VidLLMVideoFrameProcessor
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from vidllm.model.configuration import ModelConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
 from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
 from vidllm.model.encoder import DinoEncoder
-from vidllm.model.generation import SplicedInputs, splice
+from vidllm.model.generation import SplicedInputs, run_language_model, splice
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.language_model import CausalLM
@@ -78,7 +78,7 @@ class Network(nn.Module):
         self.position_embedding = PositionEmbedding(width)
         self.projector = Projector(width, config.text_config.hidden_size, norm=config.patches.token_norm)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
-        self.language_model = self._language_model()
+        self.language_model: Any = self._language_model()
         self.grounding = GroundingDecoder(config.grounding, width, config.text_config.hidden_size)
 
     def _language_model(self) -> nn.Module:
@@ -314,6 +314,21 @@ class Network(nn.Module):
                 f"call resize_token_embeddings({max(ids) + 1})"
             )
 
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        coordinates: Tensor | None = None,
+    ) -> Any:
+        """Next-token logits over the spliced sequence (``.logits``); inputs as for :meth:`prepare`."""
+        whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates)
+        return run_language_model(
+            self.language_model, inputs_embeds=whole.embeddings, attention_mask=whole.attention_mask,
+            position_ids=whole.position_ids,
+        )  # fmt: skip
+
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token table."""
-        return self.language_model.get_input_embeddings()
+        table: nn.Module = self.language_model.get_input_embeddings()
+        return table

@@ -50,7 +50,7 @@ class AnyTokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of a text."""
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool) -> Any:
         """The text of ids."""
 
 
@@ -61,8 +61,8 @@ class PlainTokenizer:
         """``settings``: those of ``tokenizer_config.json``."""
         self._tokenizer = tokenizer
         self.bos_token, self.eos_token = settings["bos_token"], settings["eos_token"]
-        self.bos_token_id: int = tokenizer.token_to_id(self.bos_token)
-        self.eos_token_id: int = tokenizer.token_to_id(self.eos_token)
+        self.bos_token_id: Any = tokenizer.token_to_id(self.bos_token)
+        self.eos_token_id: Any = tokenizer.token_to_id(self.eos_token)
 
     @classmethod
     def read(cls, folder: Path) -> PlainTokenizer | None:
