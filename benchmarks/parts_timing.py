@@ -16,11 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
 from vidllm.io.video import load_frames
-from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.generation import run_language_model
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 from vidllm.model.outputs import Geometry
-from vidllm.model.quantisation import place
+from vidllm.model.precision import place
+from vidllm.model.presets import preset
 from vidllm.model.scale_alignment import align_scale
 from vidllm.profiling import QUESTION_TOKENS
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from vidllm.model.compact_weights import kept_names, load_compact, save_compact
+from vidllm.model.compact_weights import load_compact, save_compact
+from vidllm.model.encoder import newer_names
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -25,7 +26,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             found.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
     if not found:
         raise ValueError(f"{folder}: no safetensors files there; give the folder of a saved model")
-    return kept_names(found)
+    return newer_names(found)
 
 
 def relative_error(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:

@@ -17,9 +17,8 @@ from vidllm.model.configuration import (
     GroundingConfig,
     MetricDepthConfig,
     PatchesConfig,
-    VidLLMConfig,
 )
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 
 VIDEO, LOC, COORD = 3, 4, 5
 

@@ -16,11 +16,9 @@ from vidllm.model.configuration import (
     GroundingConfig,
     MetricDepthConfig,
     PatchesConfig,
-    VidLLMConfig,
-    tiny,
 )
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.presets import tiny
 from vidllm.model.text import build_tokenizer, special_token_ids
 
 

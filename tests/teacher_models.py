@@ -8,8 +8,7 @@ import torch
 from helpers import micro_config, scatter
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.training.texts import load_or_build_tokenizer
 
 

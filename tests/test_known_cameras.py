@@ -17,8 +17,7 @@ from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.matching import rows_of
 from vidllm.io.frames import Frames
 from vidllm.io.video import load_frames, write_video
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.scale_alignment import unit_scale
 from vidllm_rooms.shards import render_scene, write_room
 

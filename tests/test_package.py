@@ -24,6 +24,17 @@ def test_import_is_cheap():
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
+def test_a_question_to_the_shipped_model_imports_no_transformers():
+    """Nor what else takes seconds to import."""
+    code = (
+        "import sys; from vidllm.cli import main\n"
+        "assert main(['ask', 'examples/room.mp4', 'How many chairs are there?', '--frames', '2']) == 0\n"
+        "print(sorted({'transformers', 'scipy', 'sympy', 'torch._dynamo', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
 AUTO = """
 import vidllm
 from transformers import {name}

@@ -12,9 +12,9 @@ from helpers import micro_config, micro_model, video
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidllm.model.configuration import PRESETS, preset
 from vidllm.model.generation import cache_of, run_language_model
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.presets import PRESETS, preset
 from vidllm.profiling import (
     QUESTION_TOKENS,
     Extent,

@@ -17,7 +17,7 @@ from small_model import noise_clip, save_small_model
 import vidllm
 from vidllm.export import OutputError
 from vidllm.model import prompts
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.priors import KnownScale
 from vidllm.model.text import encode_prompt
 
 QUESTIONS = ("How many chairs are there?", "What color is the red chair?")

@@ -19,9 +19,9 @@ _HOME = {
     "GivenCameras": "vidllm.given_cameras",
     "read_cameras": "vidllm.given_cameras",
     "Scene": "vidllm.scene",
-    "VidLLMConfig": "vidllm.model.configuration",
-    "VidLLMForConditionalGeneration": "vidllm.model.modeling",
-    "VidLLMProcessor": "vidllm.model.processing",
+    "VidLLMConfig": "vidllm.model.huggingface",
+    "VidLLMForConditionalGeneration": "vidllm.model.huggingface",
+    "VidLLMProcessor": "vidllm.model.huggingface",
 }
 
 __all__ = [
@@ -37,9 +37,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vidllm.given_cameras import GivenCameras, read_cameras
-    from vidllm.model.configuration import VidLLMConfig
-    from vidllm.model.modeling import VidLLMForConditionalGeneration
-    from vidllm.model.processing import VidLLMProcessor
+    from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
     from vidllm.saved_scene import load_scene
     from vidllm.scene import Scene, load
 

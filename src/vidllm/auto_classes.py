@@ -2,7 +2,7 @@
 
 ``import vidllm`` must be cheap, and ``AutoProcessor.from_pretrained(folder)`` must work after it. So when transformers
 imports its registries (or has), they get placeholders; a placeholder becomes the real class when a checkpoint of its
-kind is read. Then everything is registered as usual (``vidllm.model.auto.register``).
+kind is read. Then everything is registered as usual (``vidllm.model.loading.register``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Placeholder(type):
 
 def _real(placeholder: type) -> Any:
     """The class that a placeholder stands for; from here on all of vidllm's classes are registered."""
-    import_module("vidllm.model.auto").register()
+    import_module("vidllm.model.loading").register()
     return getattr(import_module(placeholder.__module__), placeholder.__name__)
 
 
@@ -39,11 +39,11 @@ def _placeholder(module: str, name: str, **known: str) -> Placeholder:
 
 
 _CONFIGS = (
-    _placeholder("model.configuration", "VidLLMConfig", model_type="vidllm"),
+    _placeholder("model.huggingface", "VidLLMConfig", model_type="vidllm"),
     _placeholder("baselines.cascade", "CascadeConfig", model_type="vidllm_cascade"),
 )
-_PROCESSOR = _placeholder("model.processing", "VidLLMProcessor")
-_FRAME_PROCESSOR = _placeholder("model.processing", "VidLLMVideoFrameProcessor")
+_PROCESSOR = _placeholder("model.huggingface", "VidLLMProcessor")
+_FRAME_PROCESSOR = _placeholder("model.huggingface", "VidLLMVideoFrameProcessor")
 
 
 def _add_configs(registry: ModuleType) -> None:

@@ -25,12 +25,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PretrainedConfig
 
 from vidllm.io.frames import Resize, frame_spec
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.quantisation import GROUP
+from vidllm.model.configuration import ModelConfig
+from vidllm.model.language_model import TextConfig
+from vidllm.model.modeling import Network
+from vidllm.model.precision import GROUP
 
 QUESTION_TOKENS = 32  # of a question with its template
 VIDEO_SIZE = (480, 640)  # the video that costs are told for where no size is given: 4 to 3
@@ -50,9 +50,14 @@ class Part:
     parameters: int
 
 
-def build_on_meta(config: VidLLMConfig) -> VidLLMForConditionalGeneration:
+def build_on_meta(config: ModelConfig) -> Network:
     """The network with shapes and no storage."""
     with torch.device("meta"):
+        if isinstance(config.text_config, TextConfig):
+            return Network(config)
+        from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
+
+        assert isinstance(config, VidLLMConfig)
         return VidLLMForConditionalGeneration(config)
 
 
@@ -61,7 +66,7 @@ def count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
-def parts(config: VidLLMConfig) -> list[Part]:
+def parts(config: ModelConfig) -> list[Part]:
     """All parts in the figure's order; their parameters add up to the model's."""
     model = build_on_meta(config)
     attention = model.attention
@@ -131,7 +136,7 @@ class Extent:
         return self.frames * self.grid[0] * self.grid[1]
 
 
-def extent_of(config: VidLLMConfig, frames: int | None = None, original: tuple[int, int] = VIDEO_SIZE) -> Extent:
+def extent_of(config: ModelConfig, frames: int | None = None, original: tuple[int, int] = VIDEO_SIZE) -> Extent:
     """The processed size of ``frames`` frames (the model's default) of a video of ``original`` = (H, W) pixels."""
     if frames is not None and frames < 1:
         raise ValueError(f"expected at least 1 frame, received {frames}")
@@ -142,7 +147,7 @@ def extent_of(config: VidLLMConfig, frames: int | None = None, original: tuple[i
     return Extent(frames or config.default_frames, *spec.size, patch)
 
 
-def visual_tokens(config: VidLLMConfig, extent: Extent) -> int:
+def visual_tokens(config: ModelConfig, extent: Extent) -> int:
     """The most tokens the language model reads of a scene: the cap of 3D patches, and the bridge."""
     adapter = config.adapter
     rides = adapter.variant == "bridge" and adapter.language_rider
@@ -158,7 +163,7 @@ def count_flops(run: Callable[[], Any]) -> tuple[dict[str, int], Any]:
 
 
 @torch.no_grad()
-def costs(config: VidLLMConfig, extent: Extent, visual: int | None = None) -> list[Cost]:
+def costs(config: ModelConfig, extent: Extent, visual: int | None = None) -> list[Cost]:
     """All parts from pixels to the first token of an answer, in the order they run, and one more token.
 
     ``visual``: tokens the language model reads of the scene (the most there can be, by default).
@@ -208,14 +213,14 @@ def _inside(table: dict[str, int], pattern: str) -> int:
     return sum(flops for name, flops in table.items() if re.fullmatch(pattern, name))
 
 
-def _lift(model: VidLLMForConditionalGeneration, extent: Extent, visual: int) -> None:
+def _lift(model: Network, extent: Extent, visual: int) -> None:
     """Position embedding of every patch (where used) and the projector on what is left after pooling."""
     if model.config.patches.positions:
         model.position_embedding(torch.empty(1, extent.patches, 3, device="meta"))
     model.projector(torch.empty(1, visual, model.config.encoder.hidden_size, device="meta"))
 
 
-def _ground(model: VidLLMForConditionalGeneration, patches: int) -> None:
+def _ground(model: Network, patches: int) -> None:
     """The boxes of one expression among ``patches`` 3D patches."""
     features = torch.empty(1, patches, model.config.encoder.hidden_size, device="meta")
     mask = torch.ones(1, patches, dtype=torch.bool, device="meta")
@@ -230,7 +235,7 @@ def linear_weights(language_model: nn.Module) -> int:
     return sum(m.weight.numel() for m in linear)
 
 
-def _head_width(text: PretrainedConfig) -> int:
+def _head_width(text: Any) -> int:
     given = getattr(text, "head_dim", None)
     return int(given or text.hidden_size // text.num_attention_heads)
 
@@ -238,7 +243,7 @@ def _head_width(text: PretrainedConfig) -> int:
 # ---- bytes -------------------------------------------------------------------------------------------------------
 
 
-def language_bytes(config: VidLLMConfig, dtype: str, other: str = "bfloat16") -> int:
+def language_bytes(config: ModelConfig, dtype: str, other: str = "bfloat16") -> int:
     """Bytes of the language model's weights: its layers in ``dtype``, tables and head in ``other`` if that is int."""
     if dtype not in WEIGHT_BITS:
         raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(WEIGHT_BITS)}")
@@ -250,7 +255,7 @@ def language_bytes(config: VidLLMConfig, dtype: str, other: str = "bfloat16") ->
     return round((inner * bits + (whole - inner) * WEIGHT_BITS[other]) / 8)
 
 
-def cache_bytes(config: VidLLMConfig, tokens: int, dtype: str = "bfloat16") -> int:
+def cache_bytes(config: ModelConfig, tokens: int, dtype: str = "bfloat16") -> int:
     """Bytes of the key-value cache of ``tokens`` tokens."""
     text = config.text_config
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -320,7 +325,7 @@ class Kernels(TorchFunctionMode):
         return func(*args, **given)
 
 
-def shortened(config: VidLLMConfig) -> VidLLMConfig:
+def shortened(config: ModelConfig) -> ModelConfig:
     """The configuration with as many layers as memory tells apart: the tapped ones, one before each, and the last.
 
     Of what runs one after another, and leaves little behind (refinements, attractors), there is one or two.
@@ -342,7 +347,7 @@ def _layers(depth: int, taps: Sequence[int]) -> tuple[int, list[int]]:
 
 
 @torch.no_grad()
-def vision_memory(config: VidLLMConfig, extent: Extent, dtype: torch.dtype = torch.bfloat16) -> list[Memory]:
+def vision_memory(config: ModelConfig, extent: Extent, dtype: torch.dtype = torch.bfloat16) -> list[Memory]:
     """Peak and held bytes of every part from pixels to depth, at batch one."""
     model = build_on_meta(shortened(config)).eval().to(dtype)
     pixels = torch.empty(1, extent.frames, 3, extent.height, extent.width, dtype=dtype, device="meta")
@@ -367,7 +372,7 @@ def vision_memory(config: VidLLMConfig, extent: Extent, dtype: torch.dtype = tor
     return rows
 
 
-def memory(config: VidLLMConfig, extent: Extent, language_dtype: str = "bfloat16") -> list[tuple[str, int]]:
+def memory(config: ModelConfig, extent: Extent, language_dtype: str = "bfloat16") -> list[tuple[str, int]]:
     """Bytes by purpose, weights of vision in bfloat16; the last row is the peak of the whole.
 
     The video's tensors and the language model's are never there together: the larger of the two counts.

@@ -18,11 +18,11 @@ from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.io.frames import Frames
 from vidllm.model import prompts
-from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.generation import CachedPrefix
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.grounding import decode_boxes, decode_choice
+from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.processing import Processor
 
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
 
@@ -66,8 +66,8 @@ class Scene:
 
     def __init__(
         self,
-        model: VidLLMForConditionalGeneration,
-        processor: VidLLMProcessor,
+        model: Network,
+        processor: Processor,
         frames: Frames,
         geometry: Geometry | None,
         prefix: VisualPrefix,

@@ -21,10 +21,10 @@ from vidllm.given_cameras import GivenCameras, known_of
 from vidllm.io.frames import Frames, joined
 from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY
-from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.priors import KnownScale
+from vidllm.model.processing import Processor
 from vidllm.reconstruction import Box, Scale, Scene
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class VidLLM:
     """A model with its processor: ``reconstruct`` turns a video into a :class:`Scene`."""
 
     def __init__(
-        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, refine: bool | None = None
+        self, model: Network, processor: Processor, refine: bool | None = None
     ) -> None:
         """``refine``: what a reconstruction does that is not told; None: ``config.refine``."""
         self.model, self.processor = model.eval(), processor
@@ -159,15 +159,14 @@ def load(
     what the model's configuration says (docs/refinement.md). Raises ValueError, naming the folder, when it is missing
     or holds another kind of model.
     """
-    from vidllm.model.auto import load_pretrained
-    from vidllm.model.dtypes import describe_dtype, resolve_dtype
-    from vidllm.model.quantisation import check_offload, place
+    from vidllm.model.loading import load_network
+    from vidllm.model.precision import check_offload, describe_dtype, place, resolve_dtype
 
     path, where = TINY if model is None else model, _device(device)
     if offload is not None:
         check_offload()
     logging.getLogger(__name__).info(describe_dtype(dtype, where))
-    network, processor = load_pretrained(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
+    network, processor = load_network(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
     place(network, where, language_dtype, offload)
     return VidLLM(network, processor, refine)
 

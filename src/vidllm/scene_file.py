@@ -17,14 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.modeling import Network
 from vidllm.model.outputs import SceneScale, VisualPrefix
-from vidllm.model.quantisation import Int4Linear, Int8Linear
+from vidllm.model.precision import Int4Linear, Int8Linear
 
 VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
 FORM, VERSION = "vidllm scene", 1
@@ -41,7 +40,7 @@ _T = TypeVar("_T")
 # ---- the model a scene came from --------------------------------------------------------------------------------
 
 
-def fingerprint(model: VidLLMForConditionalGeneration) -> str:
+def fingerprint(model: Network) -> str:
     """32 hexadecimal digits of a model's configuration and weights; another dtype or quantisation has another one.
 
     Of each weight count the sum of its bits, over all elements, and the bits of ``_SAMPLES`` elements.
@@ -57,8 +56,8 @@ def fingerprint(model: VidLLMForConditionalGeneration) -> str:
 
 def _settings(config: Any) -> dict[str, Any]:
     """What a configuration says of the model, without defaults, so that new settings do not make it another one."""
-    parts = {name: part for name, part in vars(config).items() if is_dataclass(part)}
-    parts = {n: p for n, p in parts.items() if n != "windows" and not isinstance(p, PretrainedConfig)}
+    left_out = ("windows", "text_config", "vision_config", "metric_model")
+    parts = {name: part for name, part in vars(config).items() if is_dataclass(part) and name not in left_out}
     told: dict[str, Any] = {name: _changed(part) for name, part in parts.items()}
     rope = getattr(config.text_config, "rope_parameters", None) or {}
     told["text"] = {name: getattr(config.text_config, name, None) for name in _TEXT}
@@ -82,9 +81,9 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def origin_of(model: VidLLMForConditionalGeneration) -> dict[str, Any]:
+def origin_of(model: Network) -> dict[str, Any]:
     """The model as a saved scene names it: place, fingerprint, dtypes."""
-    place = str(model.config._name_or_path or "")
+    place = str(model.name_or_path or "")
     if place and Path(place).is_dir():
         place = SHIPPED if Path(place).resolve() == TINY.resolve() else str(Path(place).resolve())
     kinds = {type(module) for module in model.language_model.modules()}
@@ -104,7 +103,7 @@ def in_words(origin: dict[str, Any]) -> str:
 
 
 def write_scene(
-    folder: Path, model: VidLLMForConditionalGeneration, kind: str, values: dict[str, Any], tensors: dict[str, Tensor]
+    folder: Path, model: Network, kind: str, values: dict[str, Any], tensors: dict[str, Tensor]
 ) -> list[Path]:
     """Write a scene to a folder, which is made when missing; returns the two paths. OutputError where that fails."""
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidllm.evaluation.baselines import language_only_caption, load_language_only, most_frequent, nearest_to
-from vidllm.model.box_selection import decode_choice
+from vidllm.model.grounding import decode_choice
 
 
 def test_the_most_frequent_text_and_the_first_among_equals():

@@ -31,7 +31,7 @@ from vidllm.experiments.runs import Job, ablate, joint_config, publish, take_com
 from vidllm.experiments.shared import tokenizer_of, typical_unit
 from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.model import configuration
-from vidllm.model.auto import load_pretrained
+from vidllm.model.loading import load_pretrained
 from vidllm.training.config import tiny_test
 from vidllm_rooms.evaluation import evaluate, remembered_clip
 from vidllm_rooms.language.template_questions import template_questions

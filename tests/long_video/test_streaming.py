@@ -11,7 +11,7 @@ import vidllm
 from vidllm.cli import main
 from vidllm.io.video import write_video
 from vidllm.long_video.streaming import FrameMaps, LongScene
-from vidllm.model.known_scale import KnownLength, KnownScale
+from vidllm.model.priors import KnownLength, KnownScale
 
 QUESTION = "How many chairs are there?"
 

@@ -19,9 +19,9 @@ from vidllm.long_video.reconstruction import WindowedReconstruction
 from vidllm.long_video.voxel_map import VoxelMap
 from vidllm.long_video.windows import Chain, window_sizes, windows_of
 from vidllm.model.configuration import PatchesConfig, WindowsConfig
-from vidllm.model.known_scale import KnownLength, KnownScale
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.patches_3d import PositionEmbedding, voxel_pool
+from vidllm.model.priors import KnownLength, KnownScale
 
 # ---- which frames ---------------------------------------------------------------------------------------------------
 

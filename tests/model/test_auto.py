@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from vidllm.model.auto import load_pretrained, register
-from vidllm.model.configuration import VidLLMConfig, tiny
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import load_pretrained, register
+from vidllm.model.presets import tiny
 from vidllm.model.text import build_tokenizer
 
 

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_model import save_small_model
 
-from vidllm.model.auto import load_config, load_pretrained
-from vidllm.model.configuration import tiny
-from vidllm.model.weight_check import check_finite
+from vidllm.model.loading import check_finite, load_config, load_pretrained
+from vidllm.model.presets import tiny
 from vidllm.scene import VidLLM
 
 HUGE = 10**9
@@ -180,7 +179,7 @@ def test_cameras_and_up_that_are_not_finite_stop_with_the_folder(saved, part):
 def test_a_folder_that_does_not_exist_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr("vidllm.model.auto.fetch", lambda name: pytest.fail(f"asked the hub for {name}"))
+    monkeypatch.setattr("vidllm.model.loading.fetch", lambda name: pytest.fail(f"asked the hub for {name}"))
     for place in ("runs/model", "./model", "model", "a/b/c", tmp_path / "model", "runs/", "../model"):
         with pytest.raises(ValueError, match=r"no such folder|no checkpoint here"):
             load_config(place)

@@ -12,9 +12,8 @@ import pytest
 import torch
 from small_model import save_small_model
 
-from vidllm.model import compact_weights
-from vidllm.model.auto import load_pretrained
 from vidllm.model.compact_weights import dequantised, load_compact, quantised, save_compact
+from vidllm.model.loading import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +73,13 @@ def test_a_missing_or_damaged_part_is_named(saved, tmp_path):
         save_compact({"w": torch.tensor([torch.nan])}, tmp_path / "none")
 
 
-def test_the_encoders_older_names_are_translated_both_ways(tmp_path, monkeypatch):
-    old = "encoder.backbone.encoder.layer.0.attention.{}.weight"
-    state = {old.format(name): torch.ones(2) for name in ("attention.query", "output.dense")}
+def test_the_encoders_older_names_become_ours(tmp_path):
+    layer = "encoder.backbone.encoder.layer.0.attention."
+    state = {f"{layer}{name}.weight": torch.ones(2) for name in ("attention.query", "output.dense")}
     state["language_model.layers.0.attention.output.dense.weight"] = torch.zeros(2)
     save_compact(state, tmp_path)
-    monkeypatch.setattr(compact_weights, "_names_are_old", lambda: False)
-    new = list(load_compact(tmp_path))
-    assert old.format("q_proj") in new and old.format("o_proj") in new
-    monkeypatch.setattr(compact_weights, "_names_are_old", lambda: True)
-    assert sorted(load_compact(tmp_path)) == sorted(state)
+    ours = {f"{layer}q_proj.weight", f"{layer}o_proj.weight", "language_model.layers.0.attention.output.dense.weight"}
+    assert set(load_compact(tmp_path)) == ours
 
 
 def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):

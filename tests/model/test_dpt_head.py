@@ -8,7 +8,7 @@ from small_model import small_config
 
 from vidllm.model.configuration import DenseHeadConfig
 from vidllm.model.dpt_head import DPTDecoder, DPTHead, position_map
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
 
 CONFIG = DenseHeadConfig(features=16, out_channels=(8, 12, 16, 16), tap_layers=(0, 1, 2, 3), frames_chunk_size=2)
 

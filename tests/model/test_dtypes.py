@@ -7,8 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from vidllm.model import dtypes
-from vidllm.model.dtypes import cpu_has_bfloat16, describe_dtype, resolve_dtype
+from vidllm.model.precision import cpu_has_bfloat16, describe_dtype, resolve_dtype
 from vidllm.training.steps import autocast
 
 X86 = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f{}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
@@ -38,7 +37,7 @@ def test_without_torchs_answer_the_flags_are_read(monkeypatch, tmp_path, flags, 
 
 
 def test_a_named_type_is_taken_as_it_is_and_others_are_refused(monkeypatch):
-    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr("vidllm.model.precision.cpu_has_bfloat16", lambda: False)
     assert resolve_dtype("bfloat16", "cpu") == ("bfloat16", "as asked for")
     assert isinstance(autocast("auto", "cpu"), nullcontext)
     assert isinstance(autocast("bfloat16", "cpu"), torch.autocast)

@@ -25,14 +25,6 @@ def test_shapes_and_taps(encoder: DinoEncoder):
     torch.testing.assert_close(encoder.backbone.layernorm(out.intermediate_features[1]), out.tokens)
 
 
-def test_equals_the_whole_backbone(encoder: DinoEncoder):
-    images = torch.rand(1, 2, 3, 42, 42)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pixels = (images[0] - mean[:, None, None]) / std[:, None, None]
-    expected = encoder.backbone(pixels).last_hidden_state[:, 1 + CONFIG.num_register_tokens :]
-    torch.testing.assert_close(encoder(images).tokens[0], expected, atol=1e-5, rtol=1e-5)
-
-
 def test_frames_are_independent(encoder: DinoEncoder):
     images = torch.rand(1, 3, 3, 28, 28)
     torch.testing.assert_close(encoder(images[:, 1:2]).tokens, encoder(images).tokens[:, 1:2], atol=1e-5, rtol=1e-5)

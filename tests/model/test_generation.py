@@ -12,7 +12,10 @@ from transformers import DynamicCache, pipeline
 
 import vidllm
 from vidllm.model import prompts
-from vidllm.model.generation import cache_of, one_cache, run_language_model
+from vidllm.model.generation import cache_of, run_language_model
+from vidllm.model.huggingface import one_cache
+from vidllm.model.loading import load_pretrained
+from vidllm.scene import TINY, VidLLM
 
 CLIP = str(Path(vidllm.__file__).parent / "weights" / "demo" / "room.mp4")
 QUESTIONS = ("How many chairs are there?", "What is the largest object that stands left of the table?")
@@ -23,12 +26,14 @@ IDS = torch.tensor([[1, 6, VIDEO, 7, 8, 9]])
 
 @pytest.fixture(scope="module")
 def shipped():
-    return vidllm.load()
+    """The model of transformers."""
+    return VidLLM(*load_pretrained(TINY))
 
 
 @pytest.fixture(scope="module")
-def scene(shipped):
-    return shipped.reconstruct(CLIP)
+def scene():
+    """By the plain network."""
+    return vidllm.load().reconstruct(CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +126,7 @@ def test_text_without_a_video_is_continued(shipped):
 
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
 def test_peft_generates_the_same(wanted, task):
-    fresh = vidllm.load()  # peft changes the model in place
+    fresh = VidLLM(*load_pretrained(TINY))  # peft changes the model in place
     config = LoraConfig(r=2, target_modules=r"language_model.*\.(q_proj|v_proj)", task_type=task)
     fresh.model = get_peft_model(fresh.model, config).eval()
     assert said(fresh, PROMPTS, [CLIP, CLIP]) == wanted

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidllm.model.box_selection import WIDER, decode_boxes
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import (
     MASKED,
+    WIDER,
     GroundingDecoder,
     boxes_from_raw,
+    decode_boxes,
     farthest_points,
     nearest_patches,
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidllm.model.known_scale import KnownLength, KnownScale
+from vidllm.model.priors import KnownLength, KnownScale
 
 UNIT = 0.37  # units a metre of the planted reconstruction
 UP = torch.tensor([[0.0, -1.0, 0.0]])

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidllm.model.configuration import MetricDepthConfig, tiny
-from vidllm.model.metric_bins import (
+from vidllm.model.configuration import MetricDepthConfig
+from vidllm.model.metric_depth import (
     MetricBins,
+    MetricDepthModel,
     attract,
     expected_depth,
     log_temperature,
@@ -16,7 +17,7 @@ from vidllm.model.metric_bins import (
     seed_centres,
     stirling_log_binomial,
 )
-from vidllm.model.metric_depth import MetricDepthModel
+from vidllm.model.presets import tiny
 
 SMALL = MetricDepthConfig(features=16, out_channels=(8, 8, 16, 16), bin_embedding=16)
 GRID, IMAGE = (2, 3), (28, 42)

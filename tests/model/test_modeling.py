@@ -11,11 +11,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from vidllm.model.auto import register
-from vidllm.model.configuration import DenseHeadConfig, MetricDepthConfig, PatchesConfig, VidLLMConfig
+from vidllm.model.configuration import DenseHeadConfig, MetricDepthConfig, PatchesConfig
 from vidllm.model.generation import splice
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import register
 from vidllm.model.text import build_tokenizer
 
 GEOMETRY = ("attention", "camera_head", "depth_head", "point_head", "gravity_head", "metric_depth")

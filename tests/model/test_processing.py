@@ -8,8 +8,8 @@ import torch
 from transformers import AutoProcessor
 
 from vidllm.model import prompts
-from vidllm.model.configuration import tiny
-from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor
+from vidllm.model.huggingface import VidLLMProcessor, VidLLMVideoFrameProcessor
+from vidllm.model.presets import tiny
 from vidllm.model.text import build_tokenizer, encode_answer, encode_prompt
 
 QUESTION = "how many chairs are there?"

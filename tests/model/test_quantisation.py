@@ -11,8 +11,8 @@ from torch import nn
 
 import vidllm
 from vidllm.evaluation.demo import CLIP
+from vidllm.model.precision import Int4Linear, Int8Linear, offload_layers, place, quantise
 from vidllm.model.prompts import question_prompt
-from vidllm.model.quantisation import Int4Linear, Int8Linear, offload_layers, place, quantise
 from vidllm.profiling import language_bytes
 
 QUESTIONS = ("How many chairs are there?", "What colour is the table?", "Is there a sofa?", "What kind of room is it?")

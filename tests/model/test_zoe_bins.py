@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vidllm.model.metric_bins import BinKind, attract, attractor_points, ordinal_probabilities, resize, seed_centres
+from vidllm.model.metric_depth import BinKind, attract, attractor_points, ordinal_probabilities, resize, seed_centres
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "zoe_bins"
 LOW, HIGH, ALPHA, BINS = 0.001, 10.0, 300.0, 64

@@ -18,7 +18,7 @@ from small_model import save_small_model
 
 from vidllm.cli import main
 from vidllm.io.video import write_video
-from vidllm.model.auto import load_pretrained
+from vidllm.model.loading import load_pretrained
 
 Told = Callable[..., str]
 

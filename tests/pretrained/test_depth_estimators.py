@@ -21,8 +21,8 @@ from transformers import (
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.baselines.depth_estimator import METRIC, DepthEstimator, DepthInput
 from vidllm.cli import main
-from vidllm.model.auto import load_pretrained
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.loading import load_pretrained
+from vidllm.model.priors import KnownScale
 from vidllm.pretrained import Ingredients, import_model
 
 DINO = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14,

@@ -19,10 +19,10 @@ from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.cli import main
 from vidllm.io import weight_files
 from vidllm.io.weight_files import open_checkpoint
-from vidllm.model.auto import load_pretrained
 from vidllm.model.encoder import normalise
+from vidllm.model.loading import load_pretrained
 from vidllm.pretrained import Ingredients, import_model, load_vggt
-from vidllm.pretrained.writing import ShardWriter
+from vidllm.pretrained.conversion import ShardWriter
 
 
 @pytest.fixture(scope="module")

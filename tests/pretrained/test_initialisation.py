@@ -16,9 +16,9 @@ from torch import Tensor
 from vidllm.baselines import llava_3d
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.evaluation.initialisation import start_of_distillation
-from vidllm.model.auto import load_pretrained
-from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
+from vidllm.model.priors import KnownScale
 from vidllm.pretrained import Ingredients, import_model, load_vggt
 from vidllm.scene import VidLLM
 

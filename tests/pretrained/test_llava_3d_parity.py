@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from vidllm.baselines import llava_3d
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
-from vidllm.model.auto import load_pretrained
+from vidllm.model.loading import load_pretrained
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.patches_3d import voxel_pool
 from vidllm.model.text import add_special_tokens_for

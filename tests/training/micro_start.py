@@ -11,9 +11,8 @@ import torch
 from helpers import micro_config
 from torch import Tensor
 
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import load_pretrained
 from vidllm.training.config import TrainConfig, tiny_test
 from vidllm.training.texts import load_or_build_tokenizer
 

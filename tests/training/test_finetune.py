@@ -16,8 +16,8 @@ from vidllm.datasets.jsonl import read_jsonl
 from vidllm.evaluation.scene_metrics import score_examples
 from vidllm.io.video import write_video
 from vidllm.model import prompts
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.scene import load
 from vidllm.training.finetune import FinetuneConfig, FinetuneRun, finetune, side_by_side
 from vidllm.training.own_texts import OwnTexts

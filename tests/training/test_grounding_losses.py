@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from vidllm.model.box_selection import decode_boxes
 from vidllm.model.configuration import GroundingConfig
-from vidllm.model.grounding import GroundingDecoder
+from vidllm.model.grounding import GroundingDecoder, decode_boxes
 from vidllm.model.outputs import GroundingOutput
 from vidllm.training.losses.grounding import grounding_losses, match_queries
 

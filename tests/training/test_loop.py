@@ -16,9 +16,8 @@ from micro_start import log_of, quiet, save_start, short_run
 from safetensors.torch import load_file
 
 from vidllm.datasets.shards import Shard
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import load_pretrained
 from vidllm.training import run as run_module
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test

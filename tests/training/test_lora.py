@@ -11,8 +11,7 @@ from helpers import LOC, VIDEO, micro_config, micro_model, video
 from peft import PeftModel
 from torch.nn import functional as F
 
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.training import lora
 from vidllm.training.config import tiny_test
 from vidllm.training.lora import apply_lora, lora_layers, lora_matrices, merged_state, save_adapter, weight_of

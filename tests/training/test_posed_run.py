@@ -10,7 +10,7 @@ import pytest
 from micro_start import log_of, quiet, save_start, short_run
 from test_posed_clips import write_clip
 
-from vidllm.model.auto import load_pretrained
+from vidllm.model.loading import load_pretrained
 from vidllm.training.loop import train
 from vidllm.training.run import Run, batch_of_step
 

@@ -12,8 +12,8 @@ from helpers import micro_config, scatter
 from interruptions import interrupted_at
 from teacher_models import save_teachers
 
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.training.config import tiny_test
 from vidllm.training.driver import train_step
 from vidllm.training.losses.distillation import Projections, Streams, distillation_losses, unit

@@ -13,7 +13,7 @@ from teacher_models import save_teachers
 from transformers import CLIPModel
 
 from vidllm.datasets.shards import rooms_labels
-from vidllm.model.auto import load_pretrained
+from vidllm.model.loading import load_pretrained
 from vidllm.training import teacher_runs
 from vidllm.training.config import tiny_test
 from vidllm.training.contrast import END, contrastive_loss, draw_pairs, frame_text, list_text

@@ -10,8 +10,8 @@ import torch
 from micro_start import save_start, short_run
 from small_model import small_config
 
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.training.data import RoomsData
 from vidllm.training.starting import _take_language_half, run_tokenizer, widened
 from vidllm.training.supervision.oracle_features import BASE_WIDTH, OracleFeatures

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from vidllm.baselines import llava_3d
 from vidllm.baselines.depth_estimator import DepthEstimator
@@ -25,17 +25,16 @@ from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
-from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part
+from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, build_part
 from vidllm.model.dpt_head import DPTHead, dense_features
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMPreTrainedModel
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.modeling import VidLLMForConditionalGeneration, VidLLMPreTrainedModel
 from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
 from vidllm.model.patches_3d import PositionEmbedding, Projector
+from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.scale_alignment import measured_anew, rescaled
 
 
@@ -230,7 +229,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
             positions = llava_3d.patch_points(depth, k, pose, self.clip_patch).flatten(2, 3)
         return positions, positions.isfinite().all(-1)
 
-    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+    def encode_parts(self, tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as LLaVA-3D was trained to read it."""
         return llava_3d.encode_parts(tokenizer, prompt)
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 from vidllm.cli import reading
 
 if TYPE_CHECKING:
-    from vidllm.model.configuration import VidLLMConfig
+    from vidllm.model.huggingface import VidLLMConfig
 
 C = TypeVar("C")
 
 
 def info(options: argparse.Namespace) -> None:
     """``vidllm info [PRESET or FOLDER]``"""
-    from vidllm.model.auto import load_config
-    from vidllm.model.configuration import PRESETS, preset
+    from vidllm.model.loading import load_config
+    from vidllm.model.presets import PRESETS, preset
     from vidllm.profiling import parts, total
     from vidllm.scene import TINY
 

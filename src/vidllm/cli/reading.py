@@ -15,7 +15,7 @@ from vidllm.io.atomic import clear_leftovers_of
 
 if TYPE_CHECKING:
     from vidllm.given_cameras import GivenCameras
-    from vidllm.model.known_scale import KnownLength, KnownScale
+    from vidllm.model.priors import KnownLength, KnownScale
 
 
 def point(text: str) -> tuple[float, float, float]:
@@ -59,7 +59,7 @@ def frames(count: int | None) -> int | None:
 
 def known_scale(scale: float | None, camera_height: float | None, length: str | None) -> KnownScale | None:
     """``--scale``, ``--camera-height``, ``--known-length``: None without any, ValueError with several or wrong ones."""
-    from vidllm.model.known_scale import KnownScale
+    from vidllm.model.priors import KnownScale
 
     if scale is None and camera_height is None and length is None:
         return None
@@ -83,7 +83,7 @@ def known_cameras(
 
 def known_length(text: str) -> KnownLength:
     """``FRAME:U,V:U,V=M`` as a known length."""
-    from vidllm.model.known_scale import KnownLength
+    from vidllm.model.priors import KnownLength
 
     where, _, metres = text.partition("=")
     try:

@@ -91,7 +91,7 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
 
 
 def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable[[Any], Path]]:
-    from vidllm.model.configuration import preset
+    from vidllm.model.presets import preset
     from vidllm.training.config import TrainConfig
     from vidllm.training.loop import train as run
     from vidllm.training.teacher_runs import geometry_teacher

@@ -14,7 +14,7 @@ from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.tasks import Item, Task
 from vidllm.io.weight_files import model_of_run
 from vidllm.model import prompts
-from vidllm.model.auto import load_causal_lm
+from vidllm.model.loading import load_causal_lm
 from vidllm.model.text import decode_answers, encode_parts, read_tokenizer
 
 LANGUAGE_ONLY = Path(__file__).parent.parent / "weights" / "blind"

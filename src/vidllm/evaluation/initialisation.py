@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.modeling import Network
 from vidllm.training.losses.distillation import Streams, distillation_losses, resample_grid
 from vidllm.training.teachers import clip_tokens
 
 
 @torch.no_grad()
 def start_of_distillation(
-    start: VidLLMForConditionalGeneration,
+    start: Network,
     cascade: CascadeForConditionalGeneration,
     images: Float[Tensor, "B F 3 H W"],
 ) -> dict[str, float]:

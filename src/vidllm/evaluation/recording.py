@@ -29,7 +29,7 @@ from vidllm.geometry.boxes import box_corners
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.io.frames import Frames
 from vidllm.model.outputs import Features, Geometry
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.processing import Processor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses.targets import normalise
@@ -117,7 +117,7 @@ class Recording:
         count: how many frames, spread evenly over those with a finite pose (None: the model's own number).
     """
 
-    def __init__(self, source: ScanNetScene, processor: VidLLMProcessor, count: int | None = None) -> None:
+    def __init__(self, source: ScanNetScene, processor: Processor, count: int | None = None) -> None:
         images = processor.image_processor
         self.source = source
         self.numbers = [int(n) for n in source.uniform_frames(images.num_frames if count is None else count)]

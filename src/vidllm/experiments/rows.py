@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vidllm.model.configuration import preset
+from vidllm.model.presets import preset
 from vidllm.training.config import TrainConfig
 from vidllm.training.stage1 import Stage1Config
 

@@ -41,8 +41,8 @@ from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import naming, read_json_lines
 from vidllm.io.locks import folder_lock
-from vidllm.model.auto import load_pretrained
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.scene import load
 from vidllm.training.config import TrainConfig
 from vidllm.training.exporting import write_model

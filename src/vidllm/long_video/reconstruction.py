@@ -10,10 +10,9 @@ from torch import Tensor
 
 from vidllm.long_video.voxel_map import VoxelMap
 from vidllm.long_video.windows import Chain
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.modeling import Network
 from vidllm.model.outputs import Features, Geometry, SceneScale, VisualPrefix
+from vidllm.model.priors import KnownCameras, KnownScale
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class WindowedReconstruction:
     """
 
     def __init__(
-        self, model: VidLLMForConditionalGeneration, known: KnownScale | None = None, refined: bool | None = None
+        self, model: Network, known: KnownScale | None = None, refined: bool | None = None
     ) -> None:
         self.model, self.known, self.refined = model, known, refined
         self.chain = Chain()

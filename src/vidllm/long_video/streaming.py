@@ -28,10 +28,10 @@ from vidllm.io.frames import Frames, joined
 from vidllm.io.sources import InputError
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of
-from vidllm.model.known_scale import KnownScale
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.priors import KnownScale
+from vidllm.model.processing import Processor
 from vidllm.reconstruction import Scene
 from vidllm.scene_file import as_bytes, flat, texts
 
@@ -118,7 +118,7 @@ class LongScene(Scene):
     """
 
     def __init__(
-        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, snapshot: Snapshot, record: Record
+        self, model: Network, processor: Processor, snapshot: Snapshot, record: Record
     ) -> None:
         assert record.first is not None
         super().__init__(model, processor, record.first, None, snapshot.prefix)
@@ -218,7 +218,7 @@ class LongScene(Scene):
 class StreamingReconstructor:
     """``run`` a video through a model and its processor, and take the ``scene`` whenever a window is done."""
 
-    model: tuple[VidLLMForConditionalGeneration, VidLLMProcessor]
+    model: tuple[Network, Processor]
     size: int
     overlap: int
     known: KnownScale | None = None

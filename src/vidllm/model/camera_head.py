@@ -2,7 +2,8 @@
 section 4).
 
 The current estimate, embedded, modulates the camera tokens (adaptive LayerNorm); the trunk attends over the frames; a
-branch adds a correction. The estimate fed back carries no gradient.
+branch adds a correction. The estimate fed back carries no gradient. Beside it the gravity head (ours): which way is up,
+so that language and boxes live in a level frame.
 """
 
 from __future__ import annotations
@@ -99,3 +100,21 @@ class CameraHead(nn.Module):
     def _activate(self, pose: Tensor) -> Tensor:
         parts = pose.split((3, 4, 2), dim=-1)
         return torch.cat([ACTIVATIONS[name](part) for name, part in zip(self.activations, parts, strict=True)], dim=-1)
+
+
+class GravityHead(nn.Module):
+    """A unit "up" vector from the first frame's camera token. Trained by ``1 - cos`` (docs/method.md, section 0)."""
+
+    def __init__(self, dim_in: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim_in)
+        self.fc1 = nn.Linear(dim_in, dim_in // 4)
+        self.fc2 = nn.Linear(dim_in // 4, 3)
+        nn.init.trunc_normal_(self.fc2.weight, std=0.02)
+        with torch.no_grad():  # a level camera: up is -y (OpenCV axes)
+            self.fc2.bias.copy_(torch.tensor([0.0, -1.0, 0.0]))
+
+    def forward(self, camera_token: Float[Tensor, "B C"]) -> Float[Tensor, "B 3"]:
+        """Up in the first camera's (= world) frame, unit length."""
+        hidden = F.gelu(self.fc1(self.norm(camera_token)))
+        return F.normalize(self.fc2(hidden).float(), dim=-1)

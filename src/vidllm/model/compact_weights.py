@@ -11,17 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
-from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import check_regular_file
+from vidllm.model.encoder import newer_names
 
 STEM = "model.int8"
 SCALE = ".scale"
@@ -29,11 +27,6 @@ LEAST = 4096  # numbers of a tensor that is worth a scale a row
 LEVELS = 127
 _NUMBERED = re.compile(rf"{re.escape(STEM)}-(\d{{5}})-of-(\d{{5}})\.safetensors")
 MEBIBYTE = 2**20
-Renames = tuple[tuple[str, str], ...]
-_OLD_AND_NEW = (("attention.query", "q_proj"), ("attention.key", "k_proj"), ("attention.value", "v_proj"),
-                ("output.dense", "o_proj"))  # fmt: skip
-_TO_KEPT: Renames = tuple((rf"\.attention\.{re.escape(old)}\.", f".attention.{new}.") for old, new in _OLD_AND_NEW)
-_TO_OLD: Renames = tuple((rf"\.attention\.{new}\.", f".attention.{old}.") for old, new in _OLD_AND_NEW)
 
 
 def quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
@@ -73,7 +66,7 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
     if bad:
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
     kept: dict[str, Tensor] = {}
-    for name, value in kept_names(state).items():
+    for name, value in newer_names(state).items():
         kept |= {k: v.contiguous() for k, v in quantised(name, value.detach().cpu()).items()}
     shards = _shards(kept, largest_mib)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,51 +101,9 @@ def load_compact(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in _files(folder):
         found.update(_read(file))
-    weights = {
+    return {
         name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if not _is_scale(name, found)
     }
-    return renamed(weights, _TO_OLD) if _names_are_old() else weights
-
-
-def kept_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the names under which they are kept: those of transformers from 5.20 on."""
-    return renamed(weights, _TO_KEPT)
-
-
-def renamed(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
-    """Weights of the encoder's attention by transformers' other names for them, in the same order."""
-    found = {}
-    for name, value in weights.items():
-        for pattern, other in renames if name.startswith("encoder.") else ():
-            name = re.sub(pattern, other, name)
-        found[name] = value
-    return found
-
-
-def _names_are_old() -> bool:
-    """Whether the transformers that is installed has DINOv2's attention under its names of before 5.20."""
-    return hasattr(modeling_dinov2_with_registers, "Dinov2WithRegistersSelfAttention")
-
-
-class ReadsCompactWeights:
-    """Lets a class of transformers' models load compact weights too."""
-
-    @classmethod
-    def from_pretrained(cls, place: Any, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own, which it calls; ``place`` may be a folder with compact weights."""
-        inherited: Any = super()
-        folder = None if place is None else Path(place)
-        if folder is None or kwargs.get("state_dict") is not None or not is_compact(folder):
-            return inherited.from_pretrained(place, *args, **kwargs)
-        if kwargs.get("config") is None:
-            config_class: Any = cls.config_class  # type: ignore[attr-defined]
-            kwargs["config"] = config_class.from_pretrained(folder)
-        loaded = inherited.from_pretrained(None, *args, state_dict=load_compact(folder), **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = str(folder)
-        if (folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        return loaded
 
 
 def _is_scale(name: str, found: Mapping[str, Tensor]) -> bool:

@@ -1,18 +1,17 @@
 """Every choice of the model in one place, each with its provenance.
 
 [P] the paper's text or equations, [F] its figures, [D] our decision where the paper is silent (docs/log.md gives
-the reasons). The presets `tiny`, `tiny-dinov2`, `compact` and `paper` are the same classes with other numbers.
+the reasons). `presets.py` has the presets: the same classes with other numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from transformers import AutoConfig, PretrainedConfig
-
-from vidllm.model.config_fields import check_loops, check_value, read_fields
+from vidllm.model.config_fields import check_value, read_fields
+from vidllm.model.language_model import TextConfig
 
 TINY = Path(__file__).parents[1] / "weights" / "tiny"  # the shipped checkpoint
 
@@ -155,7 +154,7 @@ class GroundingConfig:
     max_boxes: int = 16
 
 
-_PARTS: dict[str, type] = {
+PARTS: dict[str, type] = {
     "encoder": EncoderConfig,
     "adapter": AdapterConfig,
     "attention": AttentionConfig,
@@ -180,15 +179,14 @@ def build_part(name: str, kind: type, value: Any) -> Any:
     return kind(**read_fields(kind, value, name))
 
 
-class VidLLMConfig(PretrainedConfig):
-    """Configuration of :class:`VidLLMForConditionalGeneration`.
+class ModelConfig:
+    """Configuration of :class:`~vidllm.model.modeling.Network`.
 
-    Each part of Figure 2 has a dataclass (see this module); ``text_config`` is any Hugging Face causal LM's
-    configuration. ``default_frames`` and ``shorter_side`` are the input defaults [P: 32 frames, 518].
+    Each part of Figure 2 has a dataclass (see this module); ``text_config`` is the language model's.
+    ``default_frames`` and ``shorter_side`` are the input defaults [P: 32 frames, 518].
     """
 
-    model_type = "vidllm"
-    sub_configs = {"text_config": AutoConfig}
+    model_type: ClassVar[str] = "vidllm"
 
     encoder: EncoderConfig
     adapter: AdapterConfig
@@ -200,10 +198,11 @@ class VidLLMConfig(PretrainedConfig):
     patches: PatchesConfig
     windows: WindowsConfig
     grounding: GroundingConfig
+    text_config: Any
 
     def __init__(
         self,
-        text_config: PretrainedConfig | dict[str, Any] | None = None,
+        text_config: Any,
         default_frames: int = 32,
         shorter_side: int = 518,
         resize: str = "shorter_side",
@@ -211,11 +210,12 @@ class VidLLMConfig(PretrainedConfig):
         video_token_id: int = 0,
         loc_token_id: int = 0,
         coord_token_id: int = 0,
-        **kwargs: Any,
+        **parts: Any,
     ) -> None:
-        for name, kind in _PARTS.items():
-            setattr(self, name, build_part(name, kind, kwargs.pop(name, None)))
-        self.text_config = _text_config(text_config)
+        """ValueError, naming the field, for a value of another type or beyond its bounds."""
+        for name, kind in PARTS.items():
+            setattr(self, name, build_part(name, kind, parts.get(name)))
+        self.text_config = text_config
         for name, value in (("default_frames", default_frames), ("shorter_side", shorter_side),
                             ("video_token_id", video_token_id), ("loc_token_id", loc_token_id),
                             ("coord_token_id", coord_token_id)):  # fmt: skip
@@ -228,108 +228,14 @@ class VidLLMConfig(PretrainedConfig):
         self.video_token_id = video_token_id  # "<video>": replaced by bridge tokens and 3D patches
         self.loc_token_id = loc_token_id  # "<loc>": its hidden state asks the grounding decoder
         self.coord_token_id = coord_token_id  # "<coord>": replaced by the embedding of a 3D point
-        super().__init__(**kwargs)
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; the inverse of ``from_dict``."""
-        plain = super().to_dict()
-        for name in _PARTS:
-            plain[name] = asdict(getattr(self, name))
-        plain["text_config"] = self.text_config.to_dict()
-        return plain
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> ModelConfig:
+        """From the object of a config.json whose language model is of our own form (:class:`TextConfig`)."""
+        own = {name: given[name] for name in FIELDS if name in given}
+        return cls(TextConfig(given["text_config"]), **own)
 
 
-def _text_config(value: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
-    if isinstance(value, PretrainedConfig):
-        return value
-    given = {"model_type": "llama"} if value is None else value
-    if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
-        raise ValueError(f"text_config: expected the configuration of a language model with its model_type, received "
-                         f"{given!r:.60}")  # fmt: skip
-    check_loops(given, "text_config")
-    try:
-        return AutoConfig.for_model(**given)
-    except Exception as error:  # transformers and huggingface_hub have errors of their own for a wrong field
-        raise ValueError(f"text_config: {' '.join(str(error).split())[:200]}") from error
-
-
-def tiny(vocab_size: int = 1536) -> VidLLMConfig:
-    """The shipped model: runs on two CPU cores in seconds, trained on rooms."""
-    return VidLLMConfig(
-        encoder=EncoderConfig(192, depth=6, num_heads=3, image_size=112, tap_layers=(1, 2, 4, 5)),
-        adapter=AdapterConfig(bridge_tokens=8, num_heads=3),
-        attention=AttentionConfig(depth=4, num_heads=3, layer_scale_init=0.1),
-        camera_head=CameraHeadConfig(trunk_depth=1, num_heads=6, layer_scale_init=0.1),
-        dense_head=DenseHeadConfig(48, out_channels=(32, 48, 96, 96), tap_layers=(0, 1, 2, 3), point_head=False),
-        metric_depth=MetricDepthConfig(
-            features=48, out_channels=(32, 48, 96, 96), bin_embedding=32, canonical_focal=1.0
-        ),
-        patches=PatchesConfig(max_patches=384, token_norm=True),
-        grounding=GroundingConfig(128, num_queries=96, num_layers=3, num_heads=4, neighbours=(8, 16, 32)),
-        text_config=_llama(vocab_size, 256, 704, layers=4, heads=4, positions=2048, tie=True),
-        default_frames=8,
-        shorter_side=112,
-    )
-
-
-def tiny_dinov2(vocab_size: int = 1536) -> VidLLMConfig:
-    """`tiny` of the second generation: the first ten layers of DINOv2 ViT-S/14, as the paper at small size."""
-    return VidLLMConfig(
-        encoder=EncoderConfig(
-            384, depth=10, num_heads=6, num_register_tokens=0, position_antialias=False, tap_layers=(3, 6, 8, 9)
-        ),
-        adapter=AdapterConfig(bridge_tokens=8, num_heads=6),
-        attention=AttentionConfig(depth=4, num_heads=6, mlp_ratio=2.0, layer_scale_init=0.1),
-        camera_head=CameraHeadConfig(trunk_depth=1, num_heads=12, mlp_ratio=2.0, layer_scale_init=0.1),
-        dense_head=DenseHeadConfig(
-            64, out_channels=(48, 64, 96, 96), tap_layers=(0, 1, 1, 3), encoder_taps=2, point_head=False
-        ),
-        metric_depth=MetricDepthConfig(
-            features=64, out_channels=(48, 64, 96, 96), bin_embedding=32, canonical_focal=1.0
-        ),
-        patches=PatchesConfig(max_patches=768, token_norm=True),
-        grounding=GroundingConfig(128, num_queries=96, num_layers=3, num_heads=4, neighbours=(8, 16, 32)),
-        text_config=_llama(vocab_size, 256, 704, layers=4, heads=4, positions=2048, tie=True),
-        default_frames=8,
-        shorter_side=168,
-    )
-
-
-def compact() -> VidLLMConfig:
-    """DINOv2-L and VGGT-1B's form with a language model of Qwen3-0.6B's form: one 24 GB GPU."""
-    text = AutoConfig.for_model(
-        "qwen3", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
-        num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
-        rope_theta=1000000.0, tie_word_embeddings=True, rms_norm_eps=1e-6,
-    )
-    # the last rows of Qwen3's table, which its tokenizer leaves free
-    return VidLLMConfig(text_config=text, video_token_id=151933, loc_token_id=151934, coord_token_id=151935)
-
-
-def paper() -> VidLLMConfig:
-    """The paper's size: DINOv2-L, VGGT-1B, LLaVA-3D-7B (Vicuna).
-
-    Vicuna's table is full: three rows must be added (``resize_token_embeddings(32003)``) before text is read.
-    """
-    text = _llama(32000, 4096, 11008, layers=32, heads=32, positions=4096, tie=False)
-    return VidLLMConfig(text_config=text, video_token_id=32000, loc_token_id=32001, coord_token_id=32002)
-
-
-def _llama(
-    vocab: int, hidden: int, inner: int, *, layers: int, heads: int, positions: int, tie: bool
-) -> PretrainedConfig:
-    return AutoConfig.for_model(
-        "llama", vocab_size=vocab, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=positions,
-        tie_word_embeddings=tie, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )
-
-
-PRESETS = {"tiny": tiny, "tiny-dinov2": tiny_dinov2, "compact": compact, "paper": paper}
-
-
-def preset(name: str) -> VidLLMConfig:
-    """The preset's configuration; ValueError names the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; expected one of {sorted(PRESETS)}")
-    return PRESETS[name]()
+#: What a config.json says that is ours, but for ``text_config``.
+FIELDS = (*PARTS, "default_frames", "shorter_side", "resize", "refine", "video_token_id", "loc_token_id",
+          "coord_token_id")  # fmt: skip

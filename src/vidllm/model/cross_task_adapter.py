@@ -81,7 +81,8 @@ class Bridge(nn.Module):
     def __init__(self, config: AdapterConfig, width: int) -> None:
         super().__init__()
         heads, start = config.num_heads, config.layer_scale_init
-        self.tokens = nn.Parameter(torch.randn(config.bridge_tokens, width) * width**-0.5)
+        self.tokens = nn.Parameter(torch.empty(config.bridge_tokens, width))
+        nn.init.normal_(self.tokens, std=width**-0.5)
         self.norm = nn.LayerNorm(width)
         self.norm_geometry = nn.LayerNorm(width)
         self.norm_language = nn.LayerNorm(width)

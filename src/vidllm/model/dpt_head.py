@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vidllm.model.camera_head import ACTIVATIONS
-from vidllm.model.configuration import DenseHeadConfig, VidLLMConfig
+from vidllm.model.configuration import DenseHeadConfig, ModelConfig
 from vidllm.model.outputs import EncoderOutput, GlobalFrameOutput
 
 #: Share of the position embedding in the features.
@@ -223,7 +223,7 @@ class DPTHead(nn.Module):
         return self.out(x)
 
 
-def layer_widths(config: VidLLMConfig) -> int | list[int]:
+def layer_widths(config: ModelConfig) -> int | list[int]:
     """Width of the layers that the dense heads read; of each of the four where the first are the encoder's."""
     width, count = config.encoder.hidden_size, config.dense_head.encoder_taps
     if not 0 <= count <= min(4, len(config.encoder.tap_layers)):
@@ -234,7 +234,7 @@ def layer_widths(config: VidLLMConfig) -> int | list[int]:
     return [width] * count + [2 * width] * (4 - count) if count else 2 * width
 
 
-def dense_features(config: VidLLMConfig, seen: EncoderOutput, attended: GlobalFrameOutput) -> list[Tensor]:
+def dense_features(config: ModelConfig, seen: EncoderOutput, attended: GlobalFrameOutput) -> list[Tensor]:
     """The four layers that the dense heads read, fine to coarse: the encoder's, then global-frame attention's."""
     count = config.dense_head.encoder_taps
     return seen.intermediate_features[:count] + [

@@ -11,7 +11,7 @@ import copy
 import inspect
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache as memoised
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -21,19 +21,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import TransformersKwargs
 
+from vidllm.model.language_model import KeyValueCache
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.prompts import VISUAL_PREFIX
-from vidllm.model.text import IGNORE_INDEX
+from vidllm.model.text import IGNORE_INDEX, AnyTokenizer
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
-#: The name under which outputs of the installed transformers carry the cache.
-OUTPUT_CACHE = next(name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
-_APPENDED = (DynamicLayer, DynamicSlidingWindowLayer)  # their tensors are replaced as they grow, never written into
+#: Layers of transformers' caches whose tensors are replaced as they grow, never written into.
+_APPENDED = ("DynamicLayer", "DynamicSlidingWindowLayer")
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
@@ -41,37 +37,12 @@ _LOCKS_LOCK = threading.Lock()
 # ---- running it ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class VidLLMOutput(CausalLMOutputWithPast):
-    """Loss and logits as of any causal LM (over the spliced sequence), with the hidden states of ``<loc>`` tokens."""
-
-    # of any precision and on any device, which older versions of transformers do not say
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    loc_hidden: Tensor | None = None
-
-    @classmethod
-    def of(cls, output: Any, with_states: bool, is_loc: Tensor | None) -> VidLLMOutput:
-        """A language model's output, with all its hidden states or without; ``is_loc`` (B,S) marks ``<loc>``."""
-        cached: Any = {OUTPUT_CACHE: cache_of(output)}
-        return cls(
-            loss=output.loss, logits=output.logits, attentions=output.attentions,
-            hidden_states=output.hidden_states if with_states else None,
-            loc_hidden=None if is_loc is None else output.hidden_states[-1][is_loc], **cached,
-        )  # fmt: skip
-
-
-def run_language_model(language_model: nn.Module, *, cache: Cache | None = None, **inputs: Any) -> Any:
+def run_language_model(language_model: nn.Module, *, cache: Any = None, **inputs: Any) -> Any:
     """The output of a causal language model, which reads keys and values from ``cache`` and adds its own to it.
 
-    ``inputs`` are keyword arguments of its ``forward``; TypeError for one that neither it nor transformers knows.
+    ``inputs`` are keyword arguments of its ``forward``.
     """
-    kind: Any = type(_innermost(language_model))
-    unknown = sorted(set(inputs) - _arguments(kind))
-    if unknown:
-        raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
+    kind: Any = type(innermost(language_model))
     return language_model(**{_cache_name(kind): cache}, **inputs)
 
 
@@ -82,22 +53,10 @@ def run_backbone(language_model: nn.Module, **inputs: Any) -> Float[Tensor, "B S
     return states
 
 
-def cache_of(output: Any) -> Cache | None:
+def cache_of(output: Any) -> Any:
     """The cache in a language model's output; None without one."""
-    found: Cache | None = getattr(output, OUTPUT_CACHE, None)
-    return found
-
-
-def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache that was given under either name; ValueError where two different ones were."""
-    if cache is not None and past_key_values is not None and cache is not past_key_values:
-        raise ValueError("cache and past_key_values are two names of one argument, received both; pass cache alone")
-    return past_key_values if cache is None else cache
-
-
-def holds_tokens(cache: Cache | None) -> bool:
-    """Whether anything has been read into a cache."""
-    return cache is not None and int(cache.get_seq_length()) > 0
+    found = (getattr(output, name, None) for name in CACHE_NAMES)
+    return next((cache for cache in found if cache is not None), None)
 
 
 def check_logits(logits: Tensor, name: str | None) -> None:
@@ -108,25 +67,7 @@ def check_logits(logits: Tensor, name: str | None) -> None:
                          "other weights, or --dtype float32")  # fmt: skip
 
 
-class CheckedLogits(LogitsProcessor):
-    """:func:`check_logits` in Hugging Face generation, at every step; the scores stay as they are."""
-
-    def __init__(self, name: str | None) -> None:
-        self.name = name
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores; ValueError where they are not finite."""
-        check_logits(scores, self.name)
-        return scores
-
-
-def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The arguments of ``generate`` with :class:`CheckedLogits` behind the processors that are given."""
-    given = arguments.get("logits_processor") or ()
-    return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
-
-
-def _innermost(language_model: Any) -> Any:
+def innermost(language_model: Any) -> Any:
     """The model itself: the signatures of torch.compile's and peft's wrappers do not show its arguments."""
     language_model = getattr(language_model, "_orig_mod", language_model)
     return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
@@ -139,13 +80,6 @@ def _cache_name(kind: Any) -> str:
         if name in names:
             return name
     raise ValueError(f"{kind.__name__} takes no key-value cache by any of the names {', '.join(CACHE_NAMES)}")
-
-
-@memoised
-def _arguments(kind: Any) -> frozenset[str]:
-    """What a model's ``forward`` may be given: what it names, and what all of transformers' models understand."""
-    named = inspect.signature(kind.forward).parameters.values()
-    return frozenset(p.name for p in named if p.kind is not p.VAR_KEYWORD) | TransformersKwargs.__optional_keys__
 
 
 # ---- the scene in the prompt --------------------------------------------------------------------------------------
@@ -233,7 +167,7 @@ class SceneReader(Protocol):
     def name_or_path(self) -> str | None:
         """How an error calls the model."""
 
-    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+    def encode_parts(self, tokenizer: AnyTokenizer, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as (prefix ids, suffix ids)."""
 
     def embed_text(self, input_ids: Tensor, coordinates: Tensor | None = None) -> Tensor:
@@ -251,7 +185,7 @@ class CachedPrefix:
     """
 
     def __init__(
-        self, model: SceneReader, tokenizer: PreTrainedTokenizerBase, prefix: VisualPrefix
+        self, model: SceneReader, tokenizer: AnyTokenizer, prefix: VisualPrefix
     ) -> None:
         self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
         with _LOCKS_LOCK:
@@ -293,16 +227,15 @@ class CachedPrefix:
 
     @cached_property
     @torch.inference_mode()
-    def _cache(self) -> DynamicCache:
+    def _cache(self) -> Any:
         """Keys and values of the visual prefix."""
         ids, _ = self.model.encode_parts(self.tokenizer, VISUAL_PREFIX)
         tokens = torch.tensor([ids], device=self.prefix.tokens.device)
         whole = self.model.prepare(tokens, prefix=self.prefix)
-        cache = DynamicCache(config=self.model.config.text_config)
-        run_language_model(
-            self.model.language_model, inputs_embeds=whole.embeddings, cache=cache, use_cache=True, logits_to_keep=1
+        read = run_language_model(
+            self.model.language_model, inputs_embeds=whole.embeddings, use_cache=True, logits_to_keep=1
         )
-        return cache
+        return cache_of(read)
 
     @torch.inference_mode()
     def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -314,20 +247,24 @@ class CachedPrefix:
         return out.hidden_states[-1], out.logits
 
 
-def branched(cache: DynamicCache) -> DynamicCache:
+def branched(cache: Any) -> Any:
     """A cache that begins with what ``cache`` holds and grows alone: whatever becomes of it, ``cache`` stays as it is.
 
     Keys and values of attention are shared, not copied; layers of other kinds are copied.
     """
+    if isinstance(cache, KeyValueCache):
+        return cache.branch()
     own = copy.copy(cache)
-    own.layers = [copy.copy(layer) if type(layer) in _APPENDED else copy.deepcopy(layer) for layer in cache.layers]
+    own.layers = [
+        copy.copy(layer) if type(layer).__name__ in _APPENDED else copy.deepcopy(layer) for layer in cache.layers
+    ]
     return own
 
 
 @torch.inference_mode()
 def greedy_after_prefix(
     language_model: nn.Module,
-    cache: DynamicCache,
+    cache: Any,
     suffixes: Sequence[Sequence[int]],
     eos_token_id: int,
     max_new_tokens: int,

@@ -1,23 +1,210 @@
 """Metric Depth Model: depth in metres from the shared encoder's own features (paper, section 3.2.2).
 
-A DPT decoder of its own fuses four encoder layers; ordered metric bins (``metric_bins``) turn the four fused maps into
+A DPT decoder of its own fuses four encoder layers; ordered metric bins (below) turn the four fused maps into
 a distribution of depth at every place; its mean is the depth, its spread an uncertainty. With a canonical focal
 length the bins see the scene as a camera of that focal length would, so that cameras of any zoom share them
 (docs/method.md, section 5).
+
+Ordered metric bins: depth as the mean of a distribution over bin centres that adapt to the image (ZoeDepth's
+metric bins, kept in order; docs/method.md, section 5).
+
+    d(i) = sum_k p_i(k) c_i(k),    c_i(k) = c_k + dc_i(k)
+
+Bins live in normalised log-depth v in [0, 1], ``c(v) = d_min (d_max / d_min)^v``. Three things keep them ordered: seeds
+are cumulative sums of positive widths; attractors pull by their *mean* (a sum would let bins overtake each other);
+resizing mixes sorted vectors. The probabilities are log-binomial: one mode, and the expected depth is monotone in the
+quantile q. With Stirling's ``log C(n, k)`` the distribution is ``exp(-n KL(k/n || q) / t)`` up to normalisation,
+n = N - 1.
+
+ZoeDepth's own bins ("normed", "softplus") are options of the same functions, held to its outputs by a parity test.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from vidllm.model.configuration import MetricDepthConfig
 from vidllm.model.dpt_head import DPTDecoder
-from vidllm.model.metric_bins import MetricBins, resize
 from vidllm.model.outputs import MetricDepthOutput
+
+BinKind = Literal["ordered", "normed", "softplus"]
+MIN_WIDTH = 1e-3  # of a bin, before normalisation
+VARIANCE_FLOOR = 1e-6  # keeps the gradient of the standard deviation finite
+
+
+def stirling_log_binomial(num_bins: int, device: torch.device | None = None) -> Float[Tensor, " N"]:
+    """Stirling's ``log C(N-1, k)`` for k = 0 .. N-1: the entropy of k/(N-1), N-1 times."""
+    n = num_bins - 1
+    k = torch.arange(num_bins, device=device, dtype=torch.float32)
+    return n * math.log(n) - torch.xlogy(k, k) - torch.xlogy(n - k, n - k)
+
+
+def ordinal_probabilities(
+    quantile_logit: Float[Tensor, "n 1 h w"], temperature: Float[Tensor, "n 1 h w"], num_bins: int
+) -> Float[Tensor, "n N h w"]:
+    """Log-binomial probabilities over N ordered bins, in float32.
+
+    ``k log q + (N-1-k) log(1-q)`` is ``k logit(q)`` plus a term that the softmax does not see.
+    """
+    k = torch.arange(num_bins, device=quantile_logit.device, dtype=torch.float32)[:, None, None]
+    log_binomial = stirling_log_binomial(num_bins, quantile_logit.device)[:, None, None]
+    inverse = temperature.float().reciprocal()
+    return torch.softmax(log_binomial * inverse + k * (quantile_logit.float() * inverse), dim=1)
+
+
+def seed_centres(raw: Float[Tensor, "n N h w"], kind: BinKind = "ordered") -> Float[Tensor, "n N h w"]:
+    """First bin centres from the network's raw output, in float32.
+
+    "ordered" (softplus widths) and "normed" (relu widths): sorted, in [0, 1]. "softplus": free positive numbers.
+    """
+    raw = raw.float()
+    if kind == "softplus":
+        return F.softplus(raw)
+    widths = (F.softplus(raw) if kind == "ordered" else F.relu(raw)) + MIN_WIDTH
+    widths = widths / widths.sum(1, keepdim=True)
+    return widths.cumsum(1) - widths / 2
+
+
+def attractor_points(raw: Float[Tensor, "n a h w"], kind: BinKind = "ordered") -> Float[Tensor, "n a2 h w"]:
+    """Points that attract bin centres, in float32: sigmoid, ZoeDepth's relu (the first of each pair) or softplus."""
+    raw = raw.float()
+    if kind == "ordered":
+        return raw.sigmoid()
+    return F.softplus(raw) if kind == "softplus" else F.relu(raw[:, ::2]) + MIN_WIDTH
+
+
+def attract(
+    centres: Float[Tensor, "n N h w"],
+    points: Float[Tensor, "n a h w"],
+    alpha: float,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, "n N h w"]:
+    """Move every centre by the mean (or sum) over attractors of ``(a - c) / (1 + alpha (a - c)^2)``.
+
+    The mean keeps the order for any alpha: ``dc'/dc = 1 - mean h`` with ``h <= 1``.
+    """
+    share = 1 / points.shape[1] if reduction == "mean" else 1.0
+    moved = centres
+    for point in points.split(1, dim=1):
+        moved = moved + share * _Pull.apply(centres, point, alpha)
+    return moved
+
+
+class _Pull(torch.autograd.Function):
+    """``g / (1 + alpha g^2)`` with g = point - centre, one saved map instead of five: bin maps are the largest we have.
+
+    With u = 1 / (1 + alpha g^2) the derivative in g is u (2 u - 1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, centres: Tensor, point: Tensor, alpha: float) -> Tensor:
+        """Pull of one attractor (n, 1, h, w) on every centre (n, N, h, w)."""
+        gap = point - centres
+        u = gap.square().mul_(alpha).add_(1).reciprocal_()
+        ctx.save_for_backward(u)
+        return gap.mul_(u)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Gradients of the centres and of the attractor."""
+        (u,) = ctx.saved_tensors
+        to_point = (2 * u).sub_(1).mul_(u).mul_(gradient)
+        return -to_point, to_point.sum(1, keepdim=True), None
+
+
+def resize(maps: Float[Tensor, "n c h w"], size: Sequence[int]) -> Float[Tensor, "n c h2 w2"]:
+    """Bilinear with aligned corners, as everywhere in a DPT decoder; sorted channels stay sorted."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=True)
+
+
+def log_temperature(raw: Float[Tensor, "n 1 h w"], low: float, high: float) -> Float[Tensor, "n 1 h w"]:
+    """Temperature between ``low`` and ``high``, evenly in its logarithm, in float32."""
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * raw.float().sigmoid())
+
+
+def expected_depth(
+    probabilities: Float[Tensor, "n N h w"], centres: Float[Tensor, "n N h w"], min_depth: float, max_depth: float
+) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
+    """Mean depth (the unit of ``min_depth``) and standard deviation of log depth; centres in normalised log-depth."""
+    span = math.log(max_depth / min_depth)
+    depth = min_depth * (probabilities * torch.exp(span * centres)).sum(1)
+    weighted = probabilities * centres
+    mean = weighted.sum(1)
+    variance = ((weighted * centres).sum(1) - mean.square()).clamp(min=0)
+    return depth, span * (variance + VARIANCE_FLOOR).sqrt()
+
+
+def pointwise(in_dim: int, hidden: int, out_dim: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A two-layer perceptron at every pixel."""
+    return nn.Sequential(nn.Conv2d(in_dim, hidden, 1), activation(), nn.Conv2d(hidden, out_dim, 1))
+
+
+class MetricBins(nn.Module):
+    """Bins seeded on the coarsest map, refined on every map, read out on the finest. Its mathematics is in float32."""
+
+    def __init__(self, config: MetricDepthConfig) -> None:
+        super().__init__()
+        if not 0 < config.min_depth_m < config.max_depth_m or config.num_bins < 2:
+            raise ValueError(
+                f"expected 0 < min_depth_m < max_depth_m and num_bins >= 2, received {config.min_depth_m}, "
+                f"{config.max_depth_m} and {config.num_bins}"
+            )
+        self.config = config
+        width, embedding = config.features, config.bin_embedding
+        self.seed = pointwise(width, embedding, config.num_bins)
+        self.seed_embedding = pointwise(width, embedding, embedding)
+        self.embeddings = nn.ModuleList(pointwise(width, embedding, embedding) for _ in config.attractors)
+        self.attractors = nn.ModuleList(pointwise(embedding, embedding, count) for count in config.attractors)
+        outputs = 2 if config.ordinal == "log_binomial" else config.num_bins
+        self.distribution = pointwise(width + embedding, (width + embedding) // 2, outputs, nn.GELU)
+
+    def forward(
+        self, maps: Sequence[Float[Tensor, "n c _ _"]]
+    ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
+        """Depth in metres and standard deviation of log depth at the finest map's size.
+
+        Args:
+            maps: one feature map per entry of ``config.attractors``, coarse to fine.
+        """
+        centres, embedding = self.centres(maps)
+        probabilities = self.probabilities(maps[-1], embedding)
+        return expected_depth(probabilities, centres, self.config.min_depth_m, self.config.max_depth_m)
+
+    def centres(
+        self, maps: Sequence[Float[Tensor, "n c _ _"]]
+    ) -> tuple[Float[Tensor, "n N h w"], Float[Tensor, "n e h w"]]:
+        """Sorted centres in normalised log-depth at the finest map's size, and that map's bin embedding."""
+        if len(maps) != len(self.attractors):
+            raise ValueError(f"expected {len(self.attractors)} feature maps (one an attractor layer), got {len(maps)}")
+        centres, previous = seed_centres(self.seed(maps[0])), self.seed_embedding(maps[0])
+        for features, embed, attractor in zip(maps, self.embeddings, self.attractors, strict=True):
+            size = features.shape[-2:]
+            embedding = embed(features)
+            points = attractor_points(attractor(embedding + resize(previous, size)))
+            centres = attract(resize(centres, size), points, self.config.attractor_alpha)
+            previous = embedding
+        return centres, previous
+
+    def probabilities(
+        self, features: Float[Tensor, "n c h w"], embedding: Float[Tensor, "n e h w"]
+    ) -> Float[Tensor, "n N h w"]:
+        """Probability of every bin: log-binomial, or a plain softmax without any order."""
+        raw = self.distribution(torch.cat([features, embedding], dim=1)).float()
+        if self.config.ordinal == "softmax":
+            return raw.softmax(1)
+        temperature = log_temperature(raw[:, 1:], self.config.min_temperature, self.config.max_temperature)
+        return ordinal_probabilities(raw[:, :1], temperature, self.config.num_bins)
 
 
 class MetricDepthModel(nn.Module):

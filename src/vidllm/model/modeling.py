@@ -11,44 +11,24 @@ detached before Eq 3. The adapter and the encoder get gradients from both sides.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    Cache,
-    GenerationMixin,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from vidllm.geometry.cameras import decode_pose, relative_to_first
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.model.camera_head import CameraHead
-from vidllm.model.compact_weights import ReadsCompactWeights
-from vidllm.model.configuration import VidLLMConfig
+from vidllm.model.camera_head import CameraHead, GravityHead
+from vidllm.model.configuration import ModelConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
 from vidllm.model.dpt_head import DPTHead, dense_features, layer_widths
 from vidllm.model.encoder import DinoEncoder
-from vidllm.model.generation import (
-    SplicedInputs,
-    VidLLMOutput,
-    holds_tokens,
-    one_cache,
-    run_language_model,
-    splice,
-    with_checked_logits,
-)
+from vidllm.model.generation import SplicedInputs, run_language_model, splice
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.model.gravity_head import GravityHead
 from vidllm.model.grounding import GroundingDecoder
-from vidllm.model.known_cameras import KnownCameras
-from vidllm.model.known_scale import KnownScale
+from vidllm.model.language_model import CausalLM
 from vidllm.model.metric_depth import MetricDepthModel
 from vidllm.model.outputs import (
     Cameras,
@@ -61,43 +41,26 @@ from vidllm.model.outputs import (
     check_geometry,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector, back_project, voxel_pool
+from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.refinement import adjusted
 from vidllm.model.scale_alignment import align_scale, measured_anew, rescaled, unit_scale
-from vidllm.model.text import encode_parts
-
-ALIGNMENT = 64  # bytes; where torch's own allocations begin
+from vidllm.model.text import AnyTokenizer, encode_parts
 
 
-class VidLLMPreTrainedModel(ReadsCompactWeights, PreTrainedModel):  # type: ignore[misc]
-    """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
+class Network(nn.Module):
+    """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts.
 
-    config: VidLLMConfig
-    config_class = VidLLMConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _no_split_modules = ["Block", "LlamaDecoderLayer"]
+    Plain PyTorch: ``huggingface.VidLLMForConditionalGeneration`` is the same network as a model of transformers.
+    """
 
-    _built_on_meta = False  # loading builds a model of empty weights
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.name_or_path = ""
+        self._build(config)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Our modules initialise themselves in their constructors; the LM and the encoder by their own classes."""
-
-    def initialize_weights(self) -> None:
-        """Called after construction, and after loading: there, what the checkpoint lacks is constructed anew."""
-        super().initialize_weights()
-        if self._built_on_meta:
-            _fill_from_twin(self)
-            _align(self)
-
-
-class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Video in; cameras, metric depth, text and boxes out. See the module docstring for the order of the parts."""
-
-    def __init__(self, config: VidLLMConfig) -> None:
-        super().__init__(config)
+    def _build(self, config: ModelConfig) -> None:
+        """The parts, in the order of the figure."""
         width, patch = config.encoder.hidden_size, config.encoder.patch_size
         self.encoder = DinoEncoder(config.encoder)
         self.adapter = CrossTaskAdapter(config.adapter, width)
@@ -115,10 +78,12 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
         self.position_embedding = PositionEmbedding(width)
         self.projector = Projector(width, config.text_config.hidden_size, norm=config.patches.token_norm)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model: Any = self._language_model()
         self.grounding = GroundingDecoder(config.grounding, width, config.text_config.hidden_size)
-        self._built_on_meta = self.grounding.none.is_meta
-        self.post_init()
+
+    def _language_model(self) -> nn.Module:
+        """Our own class: the configuration is of the form that it computes (:func:`is_llama_form`)."""
+        return CausalLM(self.config.text_config)
 
     # ---- Figure 2 ---------------------------------------------------------------------------------------------
 
@@ -291,7 +256,7 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
 
     # ---- language -----------------------------------------------------------------------------------------------
 
-    def encode_parts(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[list[int], list[int]]:
+    def encode_parts(self, tokenizer: AnyTokenizer, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as (prefix ids, suffix ids), in the words this model was trained on."""
         return encode_parts(tokenizer, prompt)
 
@@ -351,106 +316,19 @@ class VidLLMForConditionalGeneration(VidLLMPreTrainedModel, GenerationMixin):  #
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Int[Tensor, "B L"],
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         coordinates: Tensor | None = None,
-        labels: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> VidLLMOutput | tuple[Any, ...]:
-        """Next-token logits over the spliced sequence, as any causal LM.
-
-        input_ids (B,L) with one ``<video>`` a row, pixel_values (B,F,3,H,W) in [0,1], coordinates (B,N,3) scene
-        points in metres for ``<coord>`` tokens, labels (B,L) with -100 where not scored. ``cache`` and
-        ``past_key_values`` are one argument (transformers renamed it in 5.24). Other keywords go to the language model;
-        TypeError for one that it does not know, ValueError for a scene that would not be read.
-        """
-        cache, is_loc = one_cache(cache, past_key_values), None
-        states, as_tuple = bool(kwargs.pop("output_hidden_states", False)), kwargs.pop("return_dict", None) is False
-        if inputs_embeds is None and input_ids is not None and not holds_tokens(cache):
-            whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, labels)
-            inputs_embeds, attention_mask, labels = whole.embeddings, whole.attention_mask, whole.labels
-            position_ids, is_loc = whole.position_ids, whole.token_ids == self.config.loc_token_id
-        elif pixel_values is not None:
-            raise ValueError("pixel_values go with the input_ids of the first call: not with inputs_embeds, nor behind "
-                             "a cache that holds tokens")  # fmt: skip
-        elif inputs_embeds is None and input_ids is not None:
-            inputs_embeds = self.embed_text(input_ids, coordinates)
-        out = run_language_model(
-            self.language_model, cache=cache, use_cache=use_cache, inputs_embeds=inputs_embeds, labels=labels,
-            attention_mask=attention_mask, position_ids=position_ids,
-            output_hidden_states=states or is_loc is not None, **kwargs,
-        )  # fmt: skip
-        output = VidLLMOutput.of(out, states, is_loc)
-        return output.to_tuple() if as_tuple else output
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        coordinates: Tensor | None = None,
-        prefix: VisualPrefix | None = None,
-        **kwargs: Any,
     ) -> Any:
-        """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
-        mixin: Any = super()
-        kwargs = with_checked_logits(kwargs, self.name_or_path)
-        if input_ids is None:
-            input_ids = kwargs.pop("inputs", None)
-        if input_ids is None:
-            if pixel_values is not None or prefix is not None or coordinates is not None:
-                raise ValueError("a scene or coordinates were given without input_ids; pass the text as input_ids")
-            return mixin.generate(attention_mask=attention_mask, **kwargs)
-        whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, prefix=prefix)
-        return mixin.generate(inputs_embeds=whole.embeddings, attention_mask=whole.attention_mask, **kwargs)
+        """Next-token logits over the spliced sequence (``.logits``); inputs as for :meth:`prepare`."""
+        whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates)
+        return run_language_model(
+            self.language_model, inputs_embeds=whole.embeddings, attention_mask=whole.attention_mask,
+            position_ids=whole.position_ids,
+        )  # fmt: skip
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token table."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token table."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the head (after the vocabulary has grown)."""
-        self.language_model.set_output_embeddings(new_embeddings)
-
-
-def _align(model: nn.Module) -> None:
-    """Move weights that lie askew in memory (as a mapped file has them): kernels choose their order of summation by
-    alignment, and a loaded model is to give the saved one's outputs to the last bit.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
-            tensor.data = tensor.data.clone()
-
-
-def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
-    """Our own weights that no checkpoint gave, from a model constructed anew (with a small language model)."""
-    tensors = model.state_dict(keep_vars=True)
-    missing = [
-        name for name, tensor in tensors.items()
-        if not name.startswith(("language_model.", "encoder.")) and not getattr(tensor, "_is_hf_initialized", False)
-    ]  # fmt: skip
-    if not missing:
-        return
-    config = copy.deepcopy(model.config)
-    config.text_config = AutoConfig.for_model(
-        "llama", hidden_size=config.text_config.hidden_size, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=1, vocab_size=8,
-    )
-    fresh = type(model)(config).state_dict()
-    for name in missing:
-        tensors[name].data.copy_(fresh[name])
+        table: nn.Module = self.language_model.get_input_embeddings()
+        return table

@@ -1,56 +1,47 @@
 """Video, text and coordinates to tensors, and ids back to text: the seam between a user's files and the model.
 
-``VidLLMProcessor`` pairs a frame processor (decoding, sampling, resizing) with a tokenizer. A text holds one
-``<video>`` for its scene; the model, not the processor, decides how many 3D patches stand there.
+A :class:`Processor` pairs a frame processor (decoding, sampling, resizing) with a tokenizer. A text holds one
+``<video>`` for its scene; the model, not the processor, decides how many 3D patches stand there. Padding and
+truncation of batches go by transformers' names.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoImageProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.image_processing_backends import PilBackend
-from transformers.processing_utils import ImagesKwargs
 
 from vidllm.io.frames import Frames, Resize
 from vidllm.io.video import iter_frames, load_frames
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.prompts import CHAT_TEMPLATE, COORD_TOKEN, LOC_TOKEN, VIDEO_TOKEN
-from vidllm.model.text import decode_answers, forget_origin, special_token_ids
-from vidllm.model.text_batch import TextOptions, encode_batch
+from vidllm.model.prompts import COORD_TOKEN, LOC_TOKEN, SPECIAL_TOKENS, VIDEO_TOKEN
+from vidllm.model.text import AnyTokenizer, decode_answers, encode_prompt, prompt_offsets, special_token_ids
+
+PADDING = {True: "longest", "longest": "longest", "max_length": "max_length", False: "do_not_pad", None: "do_not_pad",
+           "do_not_pad": "do_not_pad"}  # fmt: skip
+TRUNCATION = {True: True, "longest_first": True, "only_first": True, False: False, None: False,
+              "do_not_truncate": False}  # fmt: skip
 
 
-class VideoFrameKwargs(ImagesKwargs, total=False):
-    """What a call may override of :class:`VidLLMVideoFrameProcessor`."""
-
-    num_frames: int
-    shorter_side: int
-    resize_mode: Resize
-    patch_size: int
-
-
-class VidLLMVideoFrameProcessor(PilBackend):
+class FrameProcessor:
     """Sources (file, folder, list of images, array) to frames (B,F,3,H,W) in [0,1], H and W multiples of the patch.
 
     num_frames: frames sampled uniformly, fewer when the video is shorter [P: 32]. shorter_side: pixels [P: 518].
     resize_mode: ``shorter_side`` (paper) or ``longer_side`` (VGGT's loader).
     """
 
-    valid_kwargs = VideoFrameKwargs
-    model_input_names = ["pixel_values"]
-    num_frames = 32
-    shorter_side = 518
-    resize_mode: Resize = "shorter_side"
-    patch_size = 14
-    do_normalize = False  # ImageNet's mean and deviation are applied inside the encoder
+    num_frames: int
+    shorter_side: int
+    resize_mode: Resize
+    patch_size: int
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, num_frames: int, shorter_side: int, resize_mode: Resize, patch_size: int) -> None:
+        self.num_frames, self.shorter_side = num_frames, shorter_side
+        self.resize_mode, self.patch_size = resize_mode, patch_size
 
     def read(self, source: Any, num_frames: int | None = None) -> Frames:
         """One source's frames with the affine from original pixels; ValueError when it holds no picture."""
@@ -75,118 +66,144 @@ class VidLLMVideoFrameProcessor(PilBackend):
             patch_size=self.patch_size,
         )
 
-    def preprocess(
-        self, images: Sequence[Any], num_frames: int | None = None, return_tensors: str | None = "pt"
-    ) -> BatchFeature:
-        """``pixel_values`` (B,F,3,H,W) of B sources; ValueError when they differ in frames or size."""
-        clips = [self.read(source, num_frames).images for source in images]
+    def batch(self, sources: Sequence[Any], num_frames: int | None = None) -> Tensor:
+        """Frames (B,F,3,H,W) of B sources; ValueError when they differ in frames or size."""
+        clips = [self.read(source, num_frames).images for source in sources]
         shapes = {tuple(clip.shape) for clip in clips}
         if len(shapes) > 1:
             raise ValueError(
                 f"sources of one batch must agree in frames and size, received (F, 3, H, W) {sorted(shapes)}; "
                 "process them one by one, or choose a smaller num_frames"
             )
-        return BatchFeature({"pixel_values": torch.stack(clips)}, tensor_type=return_tensors)
+        return torch.stack(clips)
 
 
-class VidLLMProcessor(ProcessorMixin):
-    """Frames, text and coordinates of a batch as the model's inputs; ``save_pretrained`` and ``from_pretrained``.
+class Processor:
+    """Frames in and answers out: what a scene needs. ``huggingface.VidLLMProcessor`` is the processor of batches.
 
     The tokenizer must have ``<video>``, ``<loc>`` and ``<coord>`` (``add_special_tokens_for``); ValueError otherwise.
     """
 
-    def __init__(
-        self,
-        image_processor: VidLLMVideoFrameProcessor,
-        tokenizer: PreTrainedTokenizerBase,
-        chat_template: str | None = None,
-    ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
-        ids = special_token_ids(tokenizer)
+    image_processor: FrameProcessor
+    tokenizer: Any
+
+    def __init__(self, image_processor: FrameProcessor, tokenizer: AnyTokenizer) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.read_token_ids()
+
+    def read_token_ids(self) -> None:
+        """Take the ids of our three tokens from the tokenizer."""
+        ids = special_token_ids(self.tokenizer)
         self.video_token_id = ids[VIDEO_TOKEN]
         self.loc_token_id = ids[LOC_TOKEN]
         self.coord_token_id = ids[COORD_TOKEN]
-
-    @classmethod
-    def from_config(cls, config: VidLLMConfig, tokenizer: PreTrainedTokenizerBase) -> VidLLMProcessor:
-        """The processor of a configuration: its frames, sizes and patch."""
-        frames = VidLLMVideoFrameProcessor(
-            num_frames=config.default_frames,
-            shorter_side=config.shorter_side,
-            resize_mode=config.resize,
-            patch_size=config.encoder.patch_size,
-        )
-        return cls(frames, forget_origin(tokenizer))
-
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        videos: Any = None,
-        audio: Any = None,
-        *,
-        coordinates: Any = None,
-        num_frames: int | None = None,
-        do_sample_frames: bool = True,
-        return_tensors: str | None = "pt",
-        **text_options: Any,
-    ) -> BatchFeature:
-        """A batch of texts and their scenes.
-
-        text: one prompt or B. videos: one source for one text (file, folder, list of images, array), or a list of B.
-        images: in place of videos, one image or a list of them for one text, or a list of B; a text's images are one
-        scene. coordinates: scene points in metres, (3) or (N,3) for one text, B of them for B; one a ``<coord>``.
-        text_options: the fields of :class:`TextOptions` (``padding``, ``truncation``, ``max_length``, ...).
-
-        Returns ``input_ids`` and ``attention_mask`` (B,L), ``pixel_values`` (B,F,3,H,W) in [0,1] with a scene, and
-        ``coordinates`` (B,N,3) with points (rows with fewer are filled with zeros at the end). Frames are always
-        sampled; ValueError where texts, scenes and points do not fit together, TypeError for an unknown option.
-        """
-        options = TextOptions(**text_options)
-        if audio is not None:
-            raise ValueError("expected text with videos or images, received audio; leave it out")
-        if images is not None and videos is not None:
-            raise ValueError("a scene is a video or its images, received both; pass one of them")
-        if not do_sample_frames:
-            raise ValueError("frames are always sampled uniformly; pass num_frames to choose how many")
-        if text is None and videos is None and images is None:
-            raise ValueError("expected text, videos or both; received neither")
-        data: dict[str, Any] = {}
-        single = text is None or isinstance(text, str)
-        texts = [] if text is None else [text] if isinstance(text, str) else list(text)
-        if texts:
-            data.update(encode_batch(self.tokenizer, texts, options, to_tensors=return_tensors is not None))
-        offsets = data.pop("offset_mapping", None)
-        if videos is not None or images is not None:
-            if images is not None:
-                sources = _clips_of_images(images, max(1, len(texts)))
-            else:
-                sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
-            self._check_scenes(texts)
-            data.update(self.image_processor.preprocess(sources, num_frames, return_tensors=None))
-        points = _points_of(texts, [coordinates] if single else coordinates)
-        if points is not None:
-            data["coordinates"] = points
-        batch = BatchFeature(data, tensor_type=return_tensors)
-        if offsets is not None:
-            batch["offset_mapping"] = offsets  # as lists: rows of pairs
-        return batch
 
     def decode_answers(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Texts of generated ids (B,L), new tokens only: cut at the end token, without special tokens."""
         return decode_answers(self.tokenizer, ids.tolist() if isinstance(ids, Tensor) else ids)
 
-    @property
-    def model_input_names(self) -> list[str]:
-        """Names of all tensors a call may return."""
-        return ["input_ids", "attention_mask", "pixel_values", "coordinates"]
 
-    @staticmethod
-    def _check_scenes(texts: Sequence[str]) -> None:
-        for i, text in enumerate(texts):
-            count = text.count(VIDEO_TOKEN)
-            if count != 1:
-                raise ValueError(f"text {i} has {count} {VIDEO_TOKEN} tokens; a video needs exactly one")
+# ---- texts of a batch ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What a call of the processor may say about its texts; lengths count text tokens, ``<video>`` being one.
+
+    padding: True or "longest" (to the longest row), "max_length", False; to a multiple of ``pad_to_multiple_of``.
+    truncation: whether rows over ``max_length`` (the tokenizer's own limit without it) are cut, at the tokenizer's
+    ``truncation_side``. return_offsets_mapping: also the characters that each token comes from (lists of pairs).
+    return_text_replacement_offsets: always nothing to return, since ``<video>`` stays one token.
+    """
+
+    padding: bool | str | None = True
+    truncation: bool | str | None = False
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    padding_side: Literal["left", "right"] = "left"
+    add_special_tokens: bool = True
+    return_offsets_mapping: bool = False
+    return_text_replacement_offsets: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("padding", PADDING), ("truncation", TRUNCATION)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, received {value!r}")
+        if self.padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be left or right, received {self.padding_side!r}")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, received {self.max_length}")
+        fills = PADDING[self.padding] == "max_length"
+        if self.max_length is not None and not fills and not TRUNCATION[self.truncation]:
+            raise ValueError("max_length has no effect by itself; pass truncation=True or padding='max_length' with it")
+        if self.max_length is None and fills:
+            raise ValueError("padding='max_length' needs max_length")
+
+
+def encode_batch(
+    tokenizer: Any, texts: Sequence[str], options: TextOptions, to_tensors: bool = True
+) -> dict[str, Any]:
+    """``input_ids``, ``attention_mask`` and where wanted ``offset_mapping`` of B texts, each a list of B rows.
+
+    ValueError where a text is over ``max_length`` without truncation, truncation would cut a scene's or a point's token
+    off, or unpadded rows cannot be one tensor.
+    """
+    rows = [encode_prompt(tokenizer, text, options.add_special_tokens) for text in texts]
+    kept = [_kept(tokenizer, i, row, options) for i, row in enumerate(rows)]
+    rows = [row[part] for row, part in zip(rows, kept, strict=True)]
+    if to_tensors and PADDING[options.padding] == "do_not_pad" and len({len(row) for row in rows}) > 1:
+        raise ValueError(f"texts of {sorted({len(row) for row in rows})} tokens cannot be one tensor; use padding=True")
+    padded = tokenizer.pad(
+        {"input_ids": rows}, padding=PADDING[options.padding], max_length=options.max_length,
+        pad_to_multiple_of=options.pad_to_multiple_of, padding_side=options.padding_side,
+    )  # fmt: skip
+    batch: dict[str, Any] = {name: padded[name] for name in ("input_ids", "attention_mask")}
+    if options.return_offsets_mapping:
+        spans = [prompt_offsets(tokenizer, text, options.add_special_tokens) for text in texts]
+        batch["offset_mapping"] = [
+            _padded(span[part], len(row), options.padding_side)
+            for span, part, row in zip(spans, kept, batch["input_ids"], strict=True)
+        ]
+    return batch
+
+
+def _kept(tokenizer: Any, number: int, row: Sequence[int], options: TextOptions) -> slice:
+    """The part of a row that truncation leaves; ValueError for a row over ``max_length`` without truncation."""
+    most = options.max_length or tokenizer.model_max_length
+    if len(row) <= most or (options.max_length is None and not TRUNCATION[options.truncation]):
+        return slice(None)
+    if not TRUNCATION[options.truncation]:
+        raise ValueError(f"text {number} has {len(row)} tokens, max_length is {most}; pass truncation=True or raise it")
+    part = slice(len(row) - most, None) if tokenizer.truncation_side == "left" else slice(most)
+    ids = special_token_ids(tokenizer)
+    for token in SPECIAL_TOKENS:
+        if row.count(ids[token]) != row[part].count(ids[token]):
+            raise ValueError(f"text {number} has {len(row)} tokens; truncation to {most} would cut {token} off: "
+                             "raise max_length or shorten the text")  # fmt: skip
+    return part
+
+
+def _padded(spans: Sequence[tuple[int, int]], length: int, side: str) -> list[tuple[int, int]]:
+    """Spans of a row with empty ones where it is padded."""
+    fill = [(0, 0)] * (length - len(spans))
+    return [*fill, *spans] if side == "left" else [*spans, *fill]
+
+
+# ---- scenes and points of a batch ---------------------------------------------------------------------------------
+
+
+def sources_of(videos: Any, images: Any, texts: Sequence[str], single: bool) -> list[Any]:
+    """One source a text; ValueError where videos or images are not one for each, or a text has not one ``<video>``."""
+    if images is not None:
+        sources = _clips_of_images(images, max(1, len(texts)))
+    else:
+        sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
+    for i, text in enumerate(texts):
+        count = text.count(VIDEO_TOKEN)
+        if count != 1:
+            raise ValueError(f"text {i} has {count} {VIDEO_TOKEN} tokens; a video needs exactly one")
+    return sources
 
 
 def _unwrap(source: Any) -> Any:
@@ -226,7 +243,7 @@ def _one_each(videos: Any, count: int) -> list[Any]:
     raise ValueError(f"expected {count} videos for {count} texts, received {received}; give one each")
 
 
-def _points_of(texts: Sequence[str], coordinates: Any) -> Tensor | None:
+def points_of(texts: Sequence[str], coordinates: Any) -> Tensor | None:
     """Coordinates as (B,N,3), checked against the ``<coord>`` tokens of each text; None where no text has one."""
     wanted = [t.count(COORD_TOKEN) for t in texts]
     given = [None] * len(texts) if coordinates is None else list(coordinates)
@@ -257,7 +274,3 @@ def _rows_of_three(given: Any) -> Tensor:
     if not bool(points.isfinite().all()):
         raise ValueError(f"coordinates must be finite numbers in metres, received {points.tolist()}")
     return points
-
-
-# ``from_pretrained`` of a processor finds its parts through the Auto classes.
-AutoImageProcessor.register(VidLLMConfig, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)

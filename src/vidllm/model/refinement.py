@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vidllm.geometry.bundle_adjustment import adjust
 from vidllm.geometry.cameras import to_homogeneous
-from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.outputs import Geometry
+from vidllm.model.priors import KnownCameras
 
 
 def adjusted(

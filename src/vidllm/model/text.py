@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from vidllm.io.json_files import read_json_object
+from vidllm.io.json_files import check_regular_file, read_json_object
 from vidllm.model.prompts import (
     ASSISTANT,
     BOS_TOKEN,
@@ -29,10 +29,70 @@ from vidllm.model.prompts import (
 # Words and signs keep the blank before them; digits stand alone, so that numbers are read digit by digit.
 _WORDS = r"'s| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _FIXED_EVERY = 16  # how often the templates' words are shown beside the corpus
+_PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_PLAIN_SETTINGS = {"backend", "bos_token", "clean_up_tokenization_spaces", "eos_token", "is_local", "local_files_only",
+                   "model_input_names", "model_max_length", "pad_token", "padding_side", "processor_class",
+                   "tokenizer_class"}  # fmt: skip
 IGNORE_INDEX = -100  # a label that is not scored
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> PreTrainedTokenizerFast:
+@runtime_checkable
+class AnyTokenizer(Protocol):
+    """What prompts and answers need of a tokenizer: every one of transformers has it, and :class:`PlainTokenizer`."""
+
+    bos_token: str | None
+    bos_token_id: Any
+    eos_token_id: Any
+
+    def get_vocab(self) -> dict[str, int]:
+        """Tokens and their ids."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The ids of a text."""
+
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool) -> Any:
+        """The text of ids."""
+
+
+class PlainTokenizer:
+    """A ``tokenizer.json`` read without transformers, which takes seconds to import."""
+
+    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+        """``settings``: those of ``tokenizer_config.json``."""
+        self._tokenizer = tokenizer
+        self.bos_token, self.eos_token = settings["bos_token"], settings["eos_token"]
+        self.bos_token_id: Any = tokenizer.token_to_id(self.bos_token)
+        self.eos_token_id: Any = tokenizer.token_to_id(self.eos_token)
+
+    @classmethod
+    def read(cls, folder: Path) -> PlainTokenizer | None:
+        """The tokenizer of a folder; None where only transformers reads it as it is meant."""
+        settings = read_json_object(folder / "tokenizer_config.json")
+        names = [settings.get(name) for name in ("bos_token", "eos_token")]
+        if settings.get("tokenizer_class") not in _PLAIN_CLASSES or not set(settings) <= _PLAIN_SETTINGS:
+            return None
+        if settings.get("clean_up_tokenization_spaces") or not all(isinstance(name, str) for name in names):
+            return None
+        tokenizer = Tokenizer.from_file(str(check_regular_file(folder / "tokenizer.json")))
+        special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        return cls(tokenizer, settings) if special >= set(names) else None
+
+    def get_vocab(self) -> dict[str, int]:
+        """Tokens and their ids."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of ids."""
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> Any:
     """Byte-level BPE trained on ``texts`` (sentences and answers without templates).
 
     Lower-cases, splits digits one by one, and knows every byte, so that any text has ids and there is no unknown token.
@@ -61,19 +121,21 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> PreTrainedT
     return _wrapped(tokenizer)
 
 
-def forget_origin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def forget_origin(tokenizer: Any) -> Any:
     """The tokenizer without what tells how it was loaded, which `save_pretrained` would write into its folder."""
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 
-def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _wrapped(tokenizer: Tokenizer) -> Any:
     """The trained tokenizer as transformers' class, which adds ``<s>`` and carries the chat template."""
     bos = tokenizer.token_to_id(BOS_TOKEN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS_TOKEN} $A", pair=f"{BOS_TOKEN} $A $B", special_tokens=[(BOS_TOKEN, bos)]
     )
+    from transformers import PreTrainedTokenizerFast
+
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS_TOKEN,
@@ -102,7 +164,7 @@ def _our_tokens() -> list[AddedToken]:
     return [AddedToken(t, special=True, normalized=False, lstrip=True) for t in SPECIAL_TOKENS]
 
 
-def add_special_tokens_for(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def add_special_tokens_for(tokenizer: Any) -> dict[str, int]:
     """Give any tokenizer ``<video>``, ``<loc>`` and ``<coord>`` (those it lacks) and return their ids.
 
     A tokenizer without a padding token gets its end token for it. The language model's table must then be resized to
@@ -115,10 +177,12 @@ def add_special_tokens_for(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]
     return special_token_ids(tokenizer)
 
 
-def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: str | Path) -> Any:
     """A saved tokenizer; ValueError, naming the file, where it is missing or damaged. No code of the folder is run."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         try_tokenizer(tokenizer)
         return tokenizer
     except Exception as error:  # the tokenizers' library raises Exception itself
@@ -127,7 +191,7 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{told}; delete {folder} where it is made again, or copy its files again") from error
 
 
-def try_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def try_tokenizer(tokenizer: AnyTokenizer) -> None:
     """A text to ids and back: settings of a wrong type show themselves at their first use alone, by any error."""
     decode_answers(tokenizer, [encode_prompt(tokenizer, f"{VISUAL_PREFIX}a")])
 
@@ -148,7 +212,7 @@ def tokenizer_fault(folder: Path) -> str | None:
     return None
 
 
-def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def special_token_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
     """Ids of ``<video>``, ``<loc>``, ``<coord>``; ValueError when the tokenizer lacks one."""
     known = tokenizer.get_vocab()
     missing = [t for t in SPECIAL_TOKENS if t not in known]
@@ -157,7 +221,7 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {t: known[t] for t in SPECIAL_TOKENS}
 
 
-def encode_parts(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool = True) -> tuple[list[int], list[int]]:
+def encode_parts(tokenizer: AnyTokenizer, text: str, add_bos: bool = True) -> tuple[list[int], list[int]]:
     """A prompt as (prefix ids, suffix ids); the prefix is the start token, and ``VISUAL_PREFIX`` if there."""
     bos = tokenizer.bos_token
     if bos and text.startswith(bos):
@@ -169,13 +233,13 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool = 
     return head, _plain(tokenizer, text)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool = True) -> list[int]:
+def encode_prompt(tokenizer: AnyTokenizer, text: str, add_bos: bool = True) -> list[int]:
     """A prompt as ids: prefix and suffix, encoded apart."""
     head, tail = encode_parts(tokenizer, text, add_bos)
     return head + tail
 
 
-def prompt_offsets(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool = True) -> list[tuple[int, int]]:
+def prompt_offsets(tokenizer: Any, text: str, add_bos: bool = True) -> list[tuple[int, int]]:
     """Where in ``text`` each id of :func:`encode_prompt` comes from: its first character, and the one behind it."""
     bos = tokenizer.bos_token or ""
     start = len(bos) if bos and text.startswith(bos) else 0
@@ -188,7 +252,7 @@ def prompt_offsets(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool 
     return spans
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+def encode_answer(tokenizer: AnyTokenizer, answer: str) -> list[int]:
     """The ids that follow a prompt's ``ASSISTANT:``, with the end token last; ValueError for a reserved token in it."""
     check_text(answer, "answer")
     turn = _plain(tokenizer, ASSISTANT)
@@ -197,7 +261,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     return [*tail, tokenizer.eos_token_id]
 
 
-def decode_answers(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Iterable[int]]) -> list[str]:
+def decode_answers(tokenizer: AnyTokenizer, rows: Iterable[Iterable[int]]) -> list[str]:
     """Generated ids (new tokens only) to texts: cut at the first end token, special tokens left out, stripped."""
     answers = []
     for row in rows:
@@ -208,6 +272,6 @@ def decode_answers(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Iterable[i
     return answers
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _plain(tokenizer: AnyTokenizer, text: str) -> list[int]:
     """Ids of a piece of text with no start or end token."""
     return list(tokenizer.encode(text, add_special_tokens=False)) if text else []

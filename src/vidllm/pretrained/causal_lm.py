@@ -11,12 +11,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from vidllm.io.weight_files import Checkpoint
-from vidllm.model.auto import quiet
 from vidllm.model.config_fields import check_loops
+from vidllm.model.loading import quiet
 from vidllm.model.text import add_special_tokens_for, tokenizer_fault
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Source, Translate
-from vidllm.pretrained.weights import Renames
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, Translate
 
 #: Key map: our language model is transformers' own, under one more name.
 RENAMES: Renames = (

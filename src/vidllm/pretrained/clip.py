@@ -9,8 +9,7 @@ from transformers import CLIPVisionConfig
 from vidllm.io.weight_files import Checkpoint
 from vidllm.model.config_fields import check_loops
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Source
-from vidllm.pretrained.weights import Renames
+from vidllm.pretrained.conversion import KeyMap, Renames, Source
 
 #: Key map to the cascade's ``clip``.
 RENAMES: Renames = (

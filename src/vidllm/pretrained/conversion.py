@@ -6,18 +6,116 @@ fails before a byte is written when a weight would be missing or of another shap
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from vidllm.io.weight_files import Checkpoint
+from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.pretrained.licences import Licence
 from vidllm.pretrained.report import Report, Unused
-from vidllm.pretrained.weights import Renames
-from vidllm.pretrained.writing import ShardWriter
+
+#: (pattern, replacement) pairs; the first pattern that matches a whole key renames it.
+Renames = Sequence[tuple[str, str]]
+
+
+def read_state_dict(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name of a .safetensors or .pt file, a folder holding one or its shards, or a state dict itself.
+
+    A training checkpoint that wraps the tensors in "model" or "state_dict" is unwrapped.
+    """
+    if isinstance(weights, Mapping):
+        return dict(weights)
+    return dict(open_checkpoint(weights).tensors())
+
+
+def rename(tensors: Mapping[str, Tensor], renames: Renames) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under their new names, and the keys no pattern knows. An empty new name drops the tensor."""
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in renames]
+    renamed: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for key, tensor in tensors.items():
+        for pattern, replacement in compiled:
+            match = pattern.fullmatch(key)
+            if match is not None:
+                renamed[match.expand(replacement)] = tensor
+                break
+        else:
+            unknown.append(key)
+    renamed.pop("", None)
+    return renamed, unknown
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str, unknown: Sequence[str] = ()) -> None:
+    """Put float32 copies of ``tensors`` into ``module`` (which may be on the meta device).
+
+    One ValueError names every key of ``source`` that is missing, unexpected (``unknown`` adds to these) or of another
+    shape.
+    """
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in tensors]
+    problems += [f"unexpected: {key}" for key in (*unknown, *(key for key in tensors if key not in expected))]
+    problems += [
+        f"shape: {key} is {tuple(tensor.shape)}, expected {expected[key]}"
+        for key, tensor in tensors.items()
+        if key in expected and tuple(tensor.shape) != expected[key]
+    ]
+    if problems:
+        raise ValueError(f"{source} weights do not fit the configuration:\n  " + "\n  ".join(problems))
+    copies = {key: tensor.to(torch.float32, copy=True).contiguous() for key, tensor in tensors.items()}
+    module.load_state_dict(copies, assign=True)
+
+
+SHARD_BYTES = 2 * 10**9
+
+
+class ShardWriter:
+    """Writes ``model-0000k-of-0000n.safetensors`` and their index; holds at most one shard in memory."""
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None) -> None:
+        self.folder, self.shard_bytes, self.dtype = folder, shard_bytes, dtype
+        self._waiting: dict[str, Tensor] = {}
+        self._bytes = self._total = 0
+        self._shards: list[list[str]] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor (in ``dtype`` if that is set and the tensor is floating); a full shard is written."""
+        wanted = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        size = tensor.numel() * wanted.itemsize
+        if self._waiting and self._bytes + size > self.shard_bytes:
+            self._flush()
+        self._waiting[name] = tensor.detach().to(wanted, copy=True).contiguous()
+        self._bytes += size
+        self._total += size
+
+    def finish(self) -> list[Path]:
+        """Write what waits, give the shards their final names and write the index; returns the shards."""
+        if self._waiting or not self._shards:
+            self._flush()
+        count = len(self._shards)
+        files, index = [], {}
+        for number, names in enumerate(self._shards, 1):
+            final = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+            files.append(self._part(number).rename(self.folder / final))
+            index.update(dict.fromkeys(names, final))
+        if count > 1:
+            table = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(index.items()))}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
+        return files
+
+    def _flush(self) -> None:
+        self._shards.append(list(self._waiting))
+        save_file(self._waiting, self._part(len(self._shards)), metadata={"format": "pt"})
+        self._waiting, self._bytes = {}, 0
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"model-{number:05d}.part"
+
 
 Pairs = list[tuple[str, Tensor]]
 #: From a key and its tensor to our names and tensors: none for a key that is left out, None for an unknown one.

@@ -13,7 +13,7 @@ from transformers import AutoModelForDepthEstimation
 
 from vidllm.baselines.depth_estimator import depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint
-from vidllm.model.auto import load_with_report
+from vidllm.model.loading import load_with_report
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.licences import Licence
 

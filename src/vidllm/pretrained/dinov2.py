@@ -14,8 +14,7 @@ from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.configuration import EncoderConfig, build_part
 from vidllm.model.encoder import DinoEncoder
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Source
-from vidllm.pretrained.weights import Renames, load_strictly
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, load_strictly
 
 _OURS = "encoder.backbone"
 _HF = r"(?:dinov2_with_registers\.|dinov2\.|backbone\.)?"

@@ -13,15 +13,11 @@ from transformers import AutoConfig
 
 from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.io.atomic import atomic_folder
-from vidllm.model.configuration import VidLLMConfig
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
-from vidllm.model.weight_check import expected_weights
-from vidllm.pretrained.conversion import plan, stream
-from vidllm.pretrained.model_card import model_card
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
+from vidllm.model.loading import expected_weights
+from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter, plan, stream
 from vidllm.pretrained.recipes import Ingredients, recipe
-from vidllm.pretrained.report import Report
-from vidllm.pretrained.writing import SHARD_BYTES, ShardWriter
+from vidllm.pretrained.report import Report, model_card
 
 REPORT_FILE = "import_report.json"
 

@@ -13,8 +13,7 @@ from transformers import PretrainedConfig
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import grown, table_names, text_config
-from vidllm.pretrained.conversion import KeyMap, Source
-from vidllm.pretrained.weights import Renames
+from vidllm.pretrained.conversion import KeyMap, Renames, Source
 
 _HEAD = r"(position_embedding_head\..+)"
 _TOWER = r"model\.vision_tower\.vision_tower\.(?:vision_model\.)?"

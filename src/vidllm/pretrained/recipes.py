@@ -11,8 +11,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from vidllm.baselines.cascade import CascadeConfig
 from vidllm.io.json_files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.model.auto import load_config
-from vidllm.model.configuration import PRESETS, DenseHeadConfig, EncoderConfig, VidLLMConfig, preset
+from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
+from vidllm.model.huggingface import VidLLMConfig
+from vidllm.model.loading import load_config
+from vidllm.model.presets import PRESETS, preset
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config
 from vidllm.pretrained.clip import clip_config, clip_source

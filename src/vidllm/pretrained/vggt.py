@@ -24,8 +24,7 @@ from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Source
-from vidllm.pretrained.weights import Renames, load_strictly, read_state_dict, rename
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, load_strictly, read_state_dict, rename
 
 _HEAD: dict[str, Any] = {
     "dim_in": 2048, "patch_size": 14, "features": 256, "out_channels": [256, 512, 1024, 1024],

@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.compact_weights import save_compact
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.training.lora import merged_state
 
 LARGEST_MIB = 15.0  # of a file of compact weights

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
-from vidllm.model.auto import load_pretrained
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.model.outputs import VisualPrefix
 from vidllm.scene import TINY
 from vidllm.training import packed_attention

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vidllm.geometry.cameras import camera_centres
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.outputs import Cameras, Features, Geometry, SceneScale, VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vidllm.datasets.language import language_from_record
 from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
-from vidllm.model.configuration import preset
+from vidllm.model.presets import preset
 from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
 from vidllm.training.driver import LoopConfig, Trainable, adamw, drive

@@ -26,11 +26,11 @@ from transformers import CLIPModel, CLIPVisionModel
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.json_files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.auto import kind_of, load_config
-from vidllm.model.configuration import EncoderConfig, VidLLMConfig
+from vidllm.model.configuration import EncoderConfig
 from vidllm.model.encoder import DinoEncoder
+from vidllm.model.huggingface import VidLLMConfig
+from vidllm.model.loading import check_weights, kind_of, load_config
 from vidllm.model.text import read_tokenizer
-from vidllm.model.weight_check import check_weights
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints

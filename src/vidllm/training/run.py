@@ -14,7 +14,7 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.configuration import EncoderConfig
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.outputs import VisualPrefix
 from vidllm.training import packed_attention
 from vidllm.training.activations import checkpoint_activations
@@ -69,7 +69,8 @@ class Run(Trainable):
         device = training_device(config.device)
         model = starting_model(config, texts, data)
         model.to(device)  # type: ignore[arg-type]
-        _plain_attention_on_cpu(model, config.freeze_encoder)
+        if model.device.type == "cpu":  # in blocks; the fused kernel has the slower backward pass there
+            model.language_model.set_attn_implementation(packed_attention.NAME)
         width, labels = model.config.encoder.hidden_size, data.labels
         auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device)
         if config.init_from:
@@ -146,22 +147,11 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _plain_attention_on_cpu(model: VidLLMForConditionalGeneration, frozen: bool) -> None:
-    """Attention written out (the language model's in blocks): a CPU's fused kernel has the slower backward pass.
-
-    A ``frozen`` encoder has none.
-    """
-    if model.device.type == "cpu":
-        model.language_model.set_attn_implementation(packed_attention.NAME)
-        if not frozen:
-            model.encoder.backbone.set_attn_implementation("eager")
-
-
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
     """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
     (the attention guide's) stay as they are.
     """
-    blocks = [*model.encoder.backbone.encoder.layer, *model.attention.frame_blocks, *model.camera_head.trunk]
+    blocks = [*model.encoder.blocks, *model.attention.frame_blocks, *model.camera_head.trunk]
     blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
     for block in blocks:
         block.compile(dynamic=True)

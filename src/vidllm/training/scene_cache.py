@@ -19,8 +19,7 @@ from torch import Tensor
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import has_file
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.processing import VidLLMProcessor
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.training.starting import LANGUAGE_HALF
 from vidllm.training.teachers import weights_name
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vidllm.io.atomic import atomic_path
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
@@ -86,8 +86,6 @@ class Stage1Run(Trainable):
         for part in (self.model.encoder, self.model.adapter):  # the others, the language model among them, stay behind
             part.to(self.device)
         self.model.encoder.gradient_checkpointing = config.gradient_checkpointing
-        if self.device.type == "cpu":  # a CPU's fused kernel has the slower backward pass
-            self.model.encoder.backbone.set_attn_implementation("eager")
         width = model.config.encoder.hidden_size
         self.projections = Projections(width, geometry.width, language.width).to(self.device)
         self.geometry, self.language = self._sight(geometry), self._sight(language)

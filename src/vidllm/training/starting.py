@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.auto import load_causal_lm, load_pretrained
-from vidllm.model.configuration import VidLLMConfig, preset
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
+from vidllm.model.loading import load_causal_lm, load_pretrained
+from vidllm.model.presets import preset
 from vidllm.model.text import read_tokenizer
 from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
 from vidllm.training.config import TrainConfig

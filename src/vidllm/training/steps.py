@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidllm.model.dtypes import resolve_dtype
+from vidllm.model.precision import resolve_dtype
 from vidllm.training.schedule import learning_rate
 from vidllm.training.spikes import RECENT
 from vidllm.training.trainable import Trainable

@@ -21,9 +21,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.io.weight_files import open_checkpoint, settings_in
-from vidllm.model.auto import load_pretrained, load_with_report
-from vidllm.model.modeling import VidLLMForConditionalGeneration
-from vidllm.model.weight_check import check_finite
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import check_finite, load_pretrained, load_with_report
 from vidllm.pretrained.clip import CLIP_L_336
 from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
 from vidllm.training.losses.distillation import resample_grid

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from vidllm.io.cameras.matrices import counted, read_intrinsics_text, read_npy, whole_poses
 from vidllm.io.cameras.records import Intrinsics, PerFrame, per_word, pinhole
@@ -96,6 +95,8 @@ def poses_of_quaternions(
     for row in np.flatnonzero(~lost & ~(np.abs(lengths - 1) <= QUATERNION_TOLERANCE))[:1]:
         raise ValueError(f"{path}: {places[row]}: a quaternion of length {lengths[row]:.4g}, expected 1 (scalar last)")
     if not lost.all():
+        from scipy.spatial.transform import Rotation  # takes a second to import
+
         poses[~lost, :3, :3] = Rotation.from_quat(quaternions[~lost]).as_matrix()
     poses[lost] = np.nan
     return poses

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidllm.datasets.shards import LabelSpace
-from vidllm.model.modeling import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.outputs import Cameras, Features, VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch
