@@ -14,8 +14,9 @@ import argparse
 import ast
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -61,7 +62,7 @@ WIDE = {
     "vidllm.model.configuration:__init__": 8,  # transformers prescribes one argument a field
     "vidllm.scene:reconstruct": 8,  # the public face: each is a decision of the user
     "vidllm.scene:stream": 8,  # as reconstruct
-    "vidllm.training.packed_attention:packed_attention": 8,  # transformers' attention interface, and two keywords
+    "vidllm.training.packing:packed_attention": 8,  # transformers' attention interface, and two keywords
 }
 #: What breaks a bound today: circles of these modules (or of some of them), and the rest as the report prints it. Both
 #: lists must only become shorter.
@@ -203,8 +204,8 @@ def _components(graph: dict[str, set[str]]) -> list[set[str]]:
 class Walk:
     """Files that a call goes through: how many, and how often it comes back to one that it had left."""
 
-    def __init__(self) -> None:
-        self.rooms: list[str] = []
+    def __init__(self, rooms: Iterable[str] = ()) -> None:
+        self.rooms = [name for name, _ in groupby(rooms)]
 
     def __enter__(self) -> Walk:
         sys.setprofile(self._event)
@@ -239,8 +240,8 @@ def walks() -> Iterator[tuple[str, Walk]]:
     import torch
 
     import vidllm
-    from vidllm.training.config import tiny_test
-    from vidllm.training.run import Run
+    from vidllm.training.config import NO_SUPERVISION, changed, tiny_test
+    from vidllm.training.stage2 import Run
     from vidllm_rooms.shards import write_shard
 
     torch.set_num_threads(1)
@@ -250,7 +251,8 @@ def walks() -> Iterator[tuple[str, Walk]]:
     yield "a video and a question to an answer", walk
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder) / "shards", [10000, 10001], 4, 56, 70)
-        run = Run.build(replace(tiny_test(), data=f"{folder}/shards", out=f"{folder}/run", device="cpu"))
+        config = changed(tiny_test(), data=f"{folder}/shards", out=f"{folder}/run", device="cpu")
+        run = Run.build(replace(config, supervision=NO_SUPERVISION))
         with Walk() as walk:
             batch = run.draw(3, np.random.default_rng(0))
             run.losses(batch, 3, np.random.default_rng(0))
@@ -295,6 +297,9 @@ def main() -> int:
     print("\n".join(lines))
     for name, walk in walks() if options.walks else ():
         print(f"{name}: {walk.told()}", *walk.files(), sep="\n  ")
+        own = Walk([room for room in walk.rooms if "/vidllm/training/" in room or "/vidllm/datasets/" in room])
+        if own.rooms:
+            print(f"of these in training and datasets: {own.told()}", *own.files(), sep="\n  ")
     return 0 if good else 1
 
 

@@ -20,8 +20,7 @@ from vidllm.cli import main
 from vidllm.datasets.proposals import read_proposals
 from vidllm.demo import load_truth
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
-from vidllm.training.checkpoints import read_checkpoint
-from vidllm.training.sharded_checkpoints import is_whole
+from vidllm.training.checkpoints import is_whole, read_checkpoint
 from vidllm.video import write_video
 
 

@@ -14,7 +14,8 @@ from vidllm.cli import main
 from vidllm.datasets.pack import PackedScenes, PackSettings, pack
 from vidllm.datasets.pack_shards import language_of, training_record, write_training_shards
 from vidllm.datasets.shards import check_shards
-from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
+from vidllm.training.data import RoomsData
+from vidllm.training.texts import scene_boxes, scene_from_room
 
 SCENES = ["scene0000_00", "scene0001_00", "scene0002_00"]
 

@@ -9,7 +9,7 @@ from vidllm.model.box_selection import decode_boxes
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.outputs import GroundingOutput
-from vidllm.training.losses.grounding import grounding_losses, match_queries
+from vidllm.training.losses import grounding_losses, match_queries
 
 
 def output(positions: list[float], logits: list[float], none: float) -> GroundingOutput:

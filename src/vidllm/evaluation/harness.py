@@ -33,7 +33,7 @@ from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock
 from vidllm.scene import VidLLM
-from vidllm.training.world import World
+from vidllm.training.distributed import World
 
 Record = dict[str, Any]
 T = TypeVar("T")

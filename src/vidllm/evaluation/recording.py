@@ -24,7 +24,7 @@ from vidllm.model.outputs import Features, Geometry
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
-from vidllm.training.losses.targets import normalise
+from vidllm.training.losses import normalise
 
 
 class Recording:
