@@ -77,7 +77,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
     figures = train_step(run, 0)
     assert math.isnan(figures["loss"]) and run.bad_steps == figures["skipped_steps"] == 1
     assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
-    clock = Clock(config, 0)
+    clock = Clock(config.loop, 0)
     clock.add(figures)
     line = clock.line(1, run.bad_steps)
     assert "NaN" not in json.dumps(line) and line["skipped_steps"] == 1 and "skipped_steps 1" in clock.text

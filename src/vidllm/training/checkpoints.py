@@ -94,9 +94,11 @@ def load_checkpoint(run: Trainable, path: Path) -> int | None:
         run.watch.load(rest["watch"])
     except _UNFIT as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-        raise ValueError(f"{path}: not a checkpoint of this run, or damaged ({type(cause).__name__}: "
-                         f"{reason_without_advice(cause)[:200]}); delete it, or give "
-                         "another --out") from None  # fmt: skip
+        told = " ".join(str(cause).split())[:200]
+        reason = reason_without_advice(cause) if "weights_only" in told else f"{type(cause).__name__}: {told}"
+        raise ValueError(
+            f"{path}: not a checkpoint of this run, or damaged ({reason}); delete it, or give another --out"
+        ) from None
     return int(rest["step"])
 
 

@@ -164,7 +164,9 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, received {gpus}")
     findings = list(look(config))
-    counts = count_run(_startable(config, findings))
+    if any(f.what == "weights" and not f.good for f in findings):  # the rest is counted without them
+        config = changed(config, init_from=None)
+    counts = count_run(config)
     shares = config.loop.parallel == "fsdp" and gpus > 1
     memory = counts.states(gpus if shares else 1)
     if shares:
@@ -174,13 +176,6 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     if timing is not None:
         memory["activations at their peak"] = timing.peak
     return Report(config, gpus, findings, counts, memory, timing, untimed)
-
-
-def _startable(config: AnyConfig, findings: list[Finding]) -> AnyConfig:
-    """The configuration without starting weights that a finding says are not there, so that the rest is counted."""
-    if config.start.init_from and any(f.what == "weights" and not f.good for f in findings):
-        return changed(config, init_from=None)
-    return config
 
 
 def _why_untimed(config: AnyConfig, findings: list[Finding], gpus: int, states: int) -> str:
@@ -427,7 +422,7 @@ def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None)
         train_step(run, 0)
         kinds: dict[str, list[int]] = {}
         for step in range(0, config.loop.steps, max(1, config.loop.steps // LOOKED_AT)):
-            kinds.setdefault(_kind(run, step), []).append(step)
+            kinds.setdefault(run.kind(run.draw(step, _rng(run, step))), []).append(step)
         often = Counter({kind: len(steps) for kind, steps in kinds.items()})
         seconds = {kind: _seconds(run, steps[-1]) for kind, steps in kinds.items()}
         slowest = kinds[max(seconds, key=lambda kind: seconds[kind])][-1]
@@ -451,10 +446,6 @@ def _seconds(run: Trainable, step: int) -> float:
 
 def _rng(run: Trainable, step: int) -> np.random.Generator:
     return np.random.default_rng(ALONE.seeds(run.config.loop.seed, step, run.config.loop.accumulation)[0])
-
-
-def _kind(run: Trainable, step: int) -> str:
-    return run.kind(run.draw(step, _rng(run, step)))
 
 
 def _peak(run: Trainable, step: int) -> int:
