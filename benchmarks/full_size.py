@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from parts_timing import QUESTION_TOKENS, Settings, benchmark_config, measure
 
+from vidllm.io.video import write_video
 from vidllm.profiling import Extent, cache_bytes, costs, extent_of, language_bytes, memory, visual_tokens
-from vidllm.video import write_video
 
 BACKBONE = ("encoder and adapter", "global-frame attention")
 SCENE = ("decode", *BACKBONE, "depth head", "metric depth", "scale", "lift", "scene into the language model")

@@ -52,7 +52,7 @@ def film(folder: Path, frames: int) -> None:
     """Write the film of so many frames."""
     import numpy as np
 
-    from vidllm.video import write_video
+    from vidllm.io.video import write_video
 
     with np.load(folder / "room.npz") as room:
         write_video(folder / "walk.mp4", room["rgb"][there_and_back(frames, len(room["rgb"]))])

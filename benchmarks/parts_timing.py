@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
+from vidllm.io.video import load_frames
 from vidllm.model.configuration import VidLLMConfig, preset
 from vidllm.model.generation import run_language_model
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -22,7 +23,6 @@ from vidllm.model.outputs import Geometry
 from vidllm.model.quantisation import place
 from vidllm.model.scale_alignment import align_scale
 from vidllm.profiling import QUESTION_TOKENS
-from vidllm.video import load_frames
 
 T = TypeVar("T")
 TOKENS = 32  # generated for the rate of decoding

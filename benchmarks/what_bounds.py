@@ -22,7 +22,7 @@ from vidllm.datasets.language import Language
 from vidllm.evaluation.baselines import MEAN_BOX
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.scene_metrics import Metrics
-from vidllm.frames import Frames
+from vidllm.io.frames import Frames
 from vidllm.model.outputs import Geometry, VisualPrefix
 from vidllm.scene import Scene
 from vidllm.training.data import patch_classes

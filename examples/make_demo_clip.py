@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from vidllm.datasets.language import Language
-from vidllm.demo import FOLDER
+from vidllm.evaluation.demo import FOLDER
 from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from vidllm.io.video import write_video
 from vidllm.training.texts import scene_boxes, scene_from_room
-from vidllm.video import write_video
 from vidllm_rooms import build_room
 from vidllm_rooms.camera_path import CameraPath, draw_path
 from vidllm_rooms.imaging import draw_sensor, photograph

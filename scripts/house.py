@@ -31,14 +31,14 @@ FLOORS = (
     ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene", "vidllm.saved_scene"),
     ("vidllm.datasets",),
     ("vidllm.training",),
-    ("vidllm.evaluation", "vidllm.demo"),
+    ("vidllm.evaluation",),
     ("vidllm.experiments",),
     ("vidllm.serving",),
     ("vidllm.cli", "vidllm_rooms"),
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2270,
+    "vidllm": 1690,
     "vidllm.baselines": 510,
     "vidllm.cli": 1675,
     "vidllm.datasets": 3760,
@@ -46,7 +46,7 @@ BUDGET: dict[str, int] = {
     "vidllm.experiments": 940,
     "vidllm.export": 1250,
     "vidllm.geometry": 1390,
-    "vidllm.io": 3615,
+    "vidllm.io": 4030,
     "vidllm.long_video": 675,
     "vidllm.model": 5155,
     "vidllm.pretrained": 1595,
@@ -98,8 +98,9 @@ class House:
         return {name: (files[name], lines[name]) for name in sorted(files)}
 
     def mutual(self) -> list[str]:
-        """Pairs of packages that import each other."""
-        arrows = {(package(a), package(b)) for a, targets in self.anywhere.items() for b in targets}
+        """Pairs of packages that import each other; a file directly in ``vidllm`` counts as one, as in FLOORS."""
+        unit = {module: module if package(module) == "vidllm" else package(module) for module in self.lines}
+        arrows = {(unit[a], unit[b]) for a, targets in self.anywhere.items() for b in targets}
         return sorted(f"{a} <-> {b}" for a, b in arrows if a < b and (b, a) in arrows)
 
 

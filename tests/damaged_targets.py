@@ -142,7 +142,7 @@ FAST = ("own data", "mesh", "sens", "scene text", "nr3d annotations", "proposals
 
 def build_light(folder: Path) -> Copier:
     """Write the good set of :data:`FAST` once; returns what copies what a target needs of it to a sandbox."""
-    from vidllm.video import write_video
+    from vidllm.io.video import write_video
 
     folder.mkdir(parents=True, exist_ok=True)
     pixels = _pixels()

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import torch
 
-from vidllm.frames import Frames
+from vidllm.io.frames import Frames
 
 WIDTH, HEIGHT, BITS = 128, 96, 8
 

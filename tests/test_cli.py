@@ -16,7 +16,7 @@ from PIL import Image
 from small_model import save_small_model
 
 from vidllm.cli import explain, main
-from vidllm.video import write_video
+from vidllm.io.video import write_video
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from small_model import save_small_model
 
 import vidllm
 from vidllm.cli import main
-from vidllm.frames import Frames
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.matching import rows_of
+from vidllm.io.frames import Frames
+from vidllm.io.video import load_frames, write_video
 from vidllm.model.known_cameras import KnownCameras
 from vidllm.model.known_scale import KnownScale
 from vidllm.model.scale_alignment import unit_scale
-from vidllm.video import load_frames, write_video
 from vidllm_rooms.scannet import write_room
 from vidllm_rooms.shards import render_scene
 

@@ -13,8 +13,8 @@ import vidllm
 from vidllm.cli import main
 from vidllm.evaluation.reconstruction_metrics import pose_errors
 from vidllm.given_cameras import GivenCameras
+from vidllm.io.video import write_video
 from vidllm.model.known_scale import KnownScale
-from vidllm.video import write_video
 from vidllm_rooms.shards import SIZES, render_scene
 
 

@@ -11,10 +11,10 @@ from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
+from vidllm.io.video import write_video
 from vidllm.long_video.streaming import LongScene
 from vidllm.model import prompts
 from vidllm.scene_file import TENSORS, VALUES, fingerprint, is_saved_scene
-from vidllm.video import write_video
 
 QUESTION = "How many chairs are there?"
 FILES = ("depth", "cameras", "tum", "ply", "overview", "colmap", "nerfstudio")

@@ -9,8 +9,8 @@ import pytest
 
 import vidllm
 from vidllm.datasets.words import answer_matches
-from vidllm.demo import CLIP, load_truth, report
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.demo import CLIP, load_truth, report
 from vidllm.model.prompts import CHAT_TEMPLATE
 from vidllm.scene import TINY, VidLLM
 

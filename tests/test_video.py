@@ -13,12 +13,12 @@ import torch
 from films import HEIGHT, WIDTH, add_silence, film, number_of, numbers, picture
 from PIL import Image
 
-from vidllm.frames import frame_spec, joined, uniform_indices
 from vidllm.io import film as film_reader
 from vidllm.io.atomic import OutputError
 from vidllm.io.film_scan import Scan, open_film
+from vidllm.io.frames import frame_spec, joined, uniform_indices
 from vidllm.io.sources import InputError
-from vidllm.video import iter_frames, load_frames, write_video
+from vidllm.io.video import iter_frames, load_frames, write_video
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:

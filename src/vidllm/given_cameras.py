@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vidllm.frames import Frames
 from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
 from vidllm.io.cameras.matching import rows_of
 from vidllm.io.cameras.matrices import check_bottom_row
+from vidllm.io.frames import Frames
 from vidllm.model.known_cameras import KnownCameras
 
 __all__ = ["GivenCameras", "PerFrame", "known_of", "read_cameras"]

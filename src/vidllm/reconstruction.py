@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vidllm.export.geometry import SceneData
-from vidllm.frames import Frames
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.io.frames import Frames
 from vidllm.model import prompts
 from vidllm.model.box_selection import decode_boxes, decode_choice
 from vidllm.model.generation import CachedPrefix

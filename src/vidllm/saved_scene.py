@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vidllm.frames import Frames
 from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.io.frames import Frames
 from vidllm.long_video.reconstruction import Snapshot
 from vidllm.long_video.streaming import LongScene, Record
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix

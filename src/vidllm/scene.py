@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vidllm.frames import Frames, joined
 from vidllm.given_cameras import GivenCameras, known_of
+from vidllm.io.frames import Frames, joined
 from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY
 from vidllm.model.known_scale import KnownScale

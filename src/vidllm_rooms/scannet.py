@@ -19,7 +19,7 @@ from PIL import Image
 from vidllm.datasets.language import Language
 from vidllm.export.depth_png import write_depth_png
 from vidllm.io.atomic import atomic_folder
-from vidllm.video import write_video
+from vidllm.io.video import write_video
 from vidllm_rooms.shards import scene_record
 from vidllm_rooms.types import Clip
 

@@ -14,7 +14,7 @@ from vidllm.datasets.jsonl import camera_path, parse_line, read_first_camera, re
 from vidllm.datasets.jsonl_check import check_jsonl
 from vidllm.geometry.boxes import box_corners
 from vidllm.geometry.gravity import scene_from_world
-from vidllm.video import write_video
+from vidllm.io.video import write_video
 
 BOX = {"center": [1.0, 0.5, -0.25], "size": [0.5, 1.0, 2.0], "yaw": 0.3}
 

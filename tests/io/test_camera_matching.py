@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidllm.frames import Frames
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.matching import rows_of
 from vidllm.io.frame_names import number_of, stem, times_of
-from vidllm.video import iter_frames, load_frames, write_video
+from vidllm.io.frames import Frames
+from vidllm.io.video import iter_frames, load_frames, write_video
 
 SIZE = (56, 70)
 MATRICES = np.arange(9.0)[:, None, None] * np.ones((9, 4, 4))

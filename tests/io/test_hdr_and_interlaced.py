@@ -12,7 +12,7 @@ from PIL import Image
 
 from vidllm.io.film_scan import Scan
 from vidllm.io.hdr import HLG, PQ, tone_map
-from vidllm.video import load_frames
+from vidllm.io.video import load_frames
 
 BT2020_FROM_709 = np.array(
     [[0.627404, 0.329283, 0.043313], [0.069097, 0.919540, 0.011362], [0.016391, 0.088013, 0.895595]]

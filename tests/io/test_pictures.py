@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vidllm.cli import main
-from vidllm.frames import MAX_PATCHES
 from vidllm.io import pictures
+from vidllm.io.frames import MAX_PATCHES
 from vidllm.io.pictures import natural_order
 from vidllm.io.sources import InputError
-from vidllm.video import iter_frames, load_frames
+from vidllm.io.video import iter_frames, load_frames
 
 
 def load(source, num_frames=None):

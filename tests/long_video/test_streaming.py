@@ -9,9 +9,9 @@ from small_model import noise_clip, save_small_model
 
 import vidllm
 from vidllm.cli import main
+from vidllm.io.video import write_video
 from vidllm.long_video.streaming import FrameMaps, LongScene
 from vidllm.model.known_scale import KnownLength, KnownScale
-from vidllm.video import write_video
 
 QUESTION = "How many chairs are there?"
 

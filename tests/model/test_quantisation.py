@@ -10,7 +10,7 @@ from helpers import micro_model, video
 from torch import nn
 
 import vidllm
-from vidllm.demo import CLIP
+from vidllm.evaluation.demo import CLIP
 from vidllm.model.prompts import question_prompt
 from vidllm.model.quantisation import Int4Linear, Int8Linear, offload_layers, place, quantise
 from vidllm.profiling import language_bytes

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from small_model import save_small_model
 
 from vidllm.cli import main
+from vidllm.io.video import write_video
 from vidllm.model.auto import load_pretrained
-from vidllm.video import write_video
 
 Told = Callable[..., str]
 

@@ -13,6 +13,7 @@ from small_model import save_small_model
 from vidllm.cli import main
 from vidllm.datasets.jsonl import read_jsonl
 from vidllm.evaluation.custom_data import score_examples
+from vidllm.io.video import write_video
 from vidllm.model import prompts
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
@@ -21,7 +22,6 @@ from vidllm.training.config import changed
 from vidllm.training.finetune import FinetuneConfig, FinetuneRun, finetune, side_by_side
 from vidllm.training.models import LANGUAGE_HALF
 from vidllm.training.texts import OwnTexts, TextMaker
-from vidllm.video import write_video
 
 BOX = {"center": [1.5, 0.2, -0.3], "size": [0.6, 0.5, 0.8], "yaw": 0.2}
 LINES = (

@@ -113,7 +113,7 @@ def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) 
 
 def demo(options: argparse.Namespace) -> None:
     """``vidllm demo [-o OUT]``"""
-    from vidllm import demo as bundled
+    from vidllm.evaluation import demo as bundled
 
     folder = None if options.output is None else reading.writable_folder(options.output)
     truth = bundled.load_truth()

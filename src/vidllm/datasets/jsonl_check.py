@@ -12,7 +12,7 @@ from typing import Any
 
 from vidllm.datasets.jsonl import Example, parse_line, scene_places
 from vidllm.io.json_files import numbered_lines
-from vidllm.video import load_frames
+from vidllm.io.video import load_frames
 
 LARGE_M = 50.0  # a box or a place beyond this is hardly in metres
 PATCH = 14  # frames are read as small as can be: they are only counted

@@ -31,8 +31,8 @@ from vidllm.datasets.scannet_mesh import (
     read_mesh,
     read_segments,
 )
-from vidllm.frames import uniform_indices
 from vidllm.io.cameras.matrices import half_centres
+from vidllm.io.frames import uniform_indices
 from vidllm.io.json_files import check_regular_file, has_file
 
 Form = Literal["auto", "sens", "folder", "posed_images"]

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from vidllm.frames import Frames
 from vidllm.geometry.alignment import umeyama
 from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm.geometry.sim3 import Sim3
+from vidllm.io.frames import Frames
 
 AUC_DEGREES = (5, 10, 30)
 POINT_THRESHOLD_M = 0.05

@@ -18,8 +18,8 @@ from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.evaluation.reconstruction_metrics import depth_on_frames
 from vidllm.evaluation.registration import aligned_from_scene, object_boxes, object_corners
-from vidllm.frames import Frames
 from vidllm.geometry.gravity import scene_from_world
+from vidllm.io.frames import Frames
 from vidllm.model.outputs import Features, Geometry
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.scene import Scene, VidLLM

@@ -28,9 +28,9 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from vidllm.frames import uniform_indices
 from vidllm.io.deinterlace import deinterlaced
 from vidllm.io.film_scan import Scan, open_film, reason
+from vidllm.io.frames import uniform_indices
 from vidllm.io.hdr import is_hdr, sdr_picture
 from vidllm.io.sources import InputError
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from vidllm.export.geometry import SceneData
-from vidllm.frames import Frames, joined
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
+from vidllm.io.frames import Frames, joined
 from vidllm.io.sources import InputError
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of

@@ -17,12 +17,12 @@ from transformers import AutoImageProcessor, BatchFeature, PreTrainedTokenizerBa
 from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
 
-from vidllm.frames import Frames, Resize
+from vidllm.io.frames import Frames, Resize
+from vidllm.io.video import iter_frames, load_frames
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.prompts import CHAT_TEMPLATE, COORD_TOKEN, LOC_TOKEN, VIDEO_TOKEN
 from vidllm.model.text import decode_answers, forget_origin, special_token_ids
 from vidllm.model.text_batch import TextOptions, encode_batch
-from vidllm.video import iter_frames, load_frames
 
 
 class VideoFrameKwargs(ImagesKwargs, total=False):

@@ -14,7 +14,7 @@ from vidllm.io.cameras.records import TIME_TOLERANCE_S, PerFrame
 from vidllm.io.frame_names import number_of, stem
 
 if TYPE_CHECKING:
-    from vidllm.frames import Frames
+    from vidllm.io.frames import Frames
 
 Rows = list[int | None]
 

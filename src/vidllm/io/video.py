@@ -18,11 +18,11 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from vidllm.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, uniform_indices
 from vidllm.io import film, pictures
 from vidllm.io.atomic import atomic_path
 from vidllm.io.film_scan import scan_film
 from vidllm.io.frame_names import times_of
+from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, uniform_indices
 from vidllm.io.sources import InputError, check_source
 
 __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]

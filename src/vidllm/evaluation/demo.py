@@ -24,7 +24,7 @@ from vidllm.io.json_files import read_json_object
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene
 
-FOLDER = Path(__file__).parent / "weights" / "demo"
+FOLDER = Path(__file__).parents[1] / "weights" / "demo"
 CLIP = FOLDER / "room.mp4"
 
 
