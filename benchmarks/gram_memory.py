@@ -21,7 +21,7 @@ def measure(form: str, rows: int, width: int, device: str, answer: Connection) -
     """Send (peak MiB over what the tokens take, seconds)."""
     import torch
 
-    from vidllm.training.losses.distillation import gram_loss, gram_loss_direct, unit
+    from vidllm.training.distillation import gram_loss, gram_loss_direct, unit
 
     loss = gram_loss if form == "products" else gram_loss_direct
     student = torch.randn(rows, width, device=device, requires_grad=True)

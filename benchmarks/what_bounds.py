@@ -27,9 +27,9 @@ from vidllm.model.outputs import Geometry, VisualPrefix
 from vidllm.scene import Scene
 from vidllm.training.data import patch_classes
 from vidllm.training.joint import true_geometry
-from vidllm.training.losses.targets import normalise
-from vidllm.training.run import PATCH_SIZE
-from vidllm.training.supervision.oracle_features import OracleFeatures
+from vidllm.training.losses import normalise
+from vidllm.training.pictures import PATCH_SIZE
+from vidllm.training.supervision.geometry import OracleFeatures
 from vidllm_rooms.evaluation import score_grounding, score_questions
 from vidllm_rooms.shards import SIZES, render_scene, scene_record
 from vidllm_rooms.world import Clip

@@ -18,7 +18,7 @@ from vidllm.datasets.language import Language
 from vidllm.evaluation.demo import FOLDER
 from vidllm.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vidllm.io.video import write_video
-from vidllm.training.data import scene_boxes, scene_from_room
+from vidllm.training.texts import scene_boxes, scene_from_room
 from vidllm_rooms import build_room
 from vidllm_rooms.camera_paths import CameraPath, draw_path
 from vidllm_rooms.language import make_language

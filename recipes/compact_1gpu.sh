@@ -16,17 +16,11 @@ if [ ! -e "$runs/start/config.json" ]; then
   vidllm import --preset compact --vggt "$weights/VGGT-1B" --lm "$weights/Qwen3-0.6B" --weights-dtype float32 -o "$runs/start"
 fi
 
-# 3. Dry runs of the two stages.
+# 3. Dry runs of the two stages. The preset also chooses rates, batches and losses (vidllm.training.config.compact).
 stage1=("${data[@]}" --out "$runs/stage1" --preset compact --init-from "$runs/start"
   --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/clip-vit-large-patch14-336"
-  --steps "${STAGE1:-10000}" --learning-rate 1e-4 --warmup-steps 500 --clip-images 4 --clip-frames 4 --accumulation 4
-  --gradient-checkpointing)
-stage2=("${data[@]}" --out "$runs/stage2" --preset compact --steps "${STAGE2:-20000}" --freeze-encoder
-  --language-start 0 --language-share 0.8 --language-only-share 0.25 --true-geometry-until 5000
-  --window-scenes 2 --window-frames 2 4 --window-dense-frames 1 --clip-images 4 --clip-frames 4 --dense-frames 1
-  --accumulation 4 --gradient-checkpointing --learning-rate 5e-5 --warmup-steps 500 --beta2 0.999
-  --rotation-weight 1 --reconstruction vggt --correspondence-weight 0 --guide-weight 0 --patch-point-weight 0
-  --semantic-weight 0 --naming-weight 0 --word-weight 0)
+  --steps "${STAGE1:-10000}")
+stage2=("${data[@]}" --out "$runs/stage2" --preset compact --steps "${STAGE2:-20000}")
 vidllm train stage1 "${stage1[@]}" --dry-run
 vidllm train stage2 "${stage2[@]}" --init-from "$runs/start" --dry-run
 if [ -n "${DRY:-}" ]; then exit; fi

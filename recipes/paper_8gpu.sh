@@ -22,17 +22,11 @@ if [ ! -e "$runs/start/config.json" ]; then
   vidllm import --preset paper --vggt "$weights/VGGT-1B" --llava-3d "$weights/LLaVA-3D-7B" -o "$runs/start"
 fi
 
-# 3. Dry runs of the two stages.
+# 3. Dry runs of the two stages. The preset also chooses rates, batches and losses (vidllm.training.config.paper).
 stage1=(stage1 "${data[@]}" --out "$runs/stage1" --preset paper --init-from "$runs/start"
   --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/LLaVA-3D-7B"
-  --steps "${STAGE1:-20000}" --learning-rate 1e-4 --warmup-steps 1000 --clip-images 16 --clip-frames 8 16
-  --gradient-checkpointing)
-stage2=(stage2 "${data[@]}" --out "$runs/stage2" --preset paper --steps "${STAGE2:-20000}" --parallel fsdp
-  --gradient-checkpointing --freeze-encoder --lora-rank "${LORA:-0}"
-  --language-start 0 --language-share 1 --language-only-share 0 --true-geometry-until 5000
-  --clip-images 8 --clip-frames 8 --dense-frames 2 --learning-rate 2e-5 --warmup-steps 1000 --beta2 0.999
-  --rotation-weight 1 --reconstruction vggt --correspondence-weight 0 --guide-weight 0 --patch-point-weight 0
-  --semantic-weight 0 --naming-weight 0 --word-weight 0)
+  --steps "${STAGE1:-20000}")
+stage2=(stage2 "${data[@]}" --out "$runs/stage2" --preset paper --steps "${STAGE2:-20000}" --lora-rank "${LORA:-0}")
 vidllm train "${stage1[@]}" --dry-run --gpus "$gpus"
 vidllm train "${stage2[@]}" --init-from "$runs/start" --dry-run --gpus "$gpus"
 if [ -n "${DRY:-}" ]; then exit; fi

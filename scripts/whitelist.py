@@ -29,4 +29,3 @@ from_original, to_original  # pixels of the film as pixels of the processed fram
 with_geometry  # a scene with given geometry, for oracle evaluation
 reconstruction_metrics  # every metric of two posed reconstructions in arrays
 read_config  # the configuration that a run wrote into its folder
-language_teacher, paper_stage1, tiny_stage1  # presets in Python of the stages before the joint training

@@ -9,8 +9,9 @@ import pytest
 from vidllm.cli import main
 from vidllm.cli.effects import TRAINING, VERBS, check_options, idle_options
 from vidllm.cli.parser import build_parser
-from vidllm.cli.training import configuration, usual
+from vidllm.cli.training import configuration
 from vidllm.experiments.rows import AblationConfig, table_named
+from vidllm.training.config import flat
 
 EVAL = ("eval", "scanqa")
 RUN = (*EVAL, "--data", "ROOT", "-o", "OUT")
@@ -60,8 +61,8 @@ TRAINING_CASES = (
 def test_every_row_of_the_table_has_a_case_and_names_options_that_exist():
     assert len(VERB_CASES) == len(VERBS)
     named = {name for effect in TRAINING for name in effect.options}
-    classes = [type(usual(stage)) for stage in ("stage2", "stage1", "finetune", "teacher language")] + [AblationConfig]
-    assert named <= {field.name for kind in classes for field in fields(kind)}
+    usual = [configuration(stage, [])[0] for stage in ("stage2", "stage1", "finetune", "teacher language")]
+    assert named <= {name for config in usual for name in flat(config)} | {f.name for f in fields(AblationConfig)}
     covered = {effect for effect in TRAINING for _, option, *_ in TRAINING_CASES if _name(option) in effect.options}
     assert covered == {effect for effect in TRAINING}
 
@@ -108,9 +109,11 @@ def _name(option):
 
 def _lines(stage, argv):
     if stage not in ("main", "adapter", "metric", "stages", "scale"):
-        return idle_options(configuration(stage, list(argv))[0], usual(stage))
+        config, usual = configuration(stage, list(argv))[0], configuration(stage, [])[0]
+        return idle_options(type(config), flat(config), flat(usual))
     from vidllm.cli.models import options_of
 
     table = table_named(stage)
     known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
-    return idle_options(options_of(AblationConfig, "ablate", list(argv)), AblationConfig(), known=known)
+    values = vars(options_of(AblationConfig, "ablate", list(argv)))
+    return idle_options(AblationConfig, values | known, vars(AblationConfig()))

@@ -11,8 +11,9 @@ import pytest
 
 from vidllm.cli.models import options_of
 from vidllm.cli.parser import build_parser, join_values
-from vidllm.cli.training import configuration, dry_options, plot_options, split_stage
+from vidllm.cli.training import configuration, plot_options, split_stage
 from vidllm.experiments.rows import AblationConfig, table_named
+from vidllm.training.config import flat
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 # A command is one write: two of them run side by side (`&`) and must not end up in one line.
@@ -42,7 +43,7 @@ def parsed(argv: list[str]) -> Any:
     if argv[0] != "train":
         return build_parser().parse_args(join_values(argv))
     stage, rest = split_stage(argv[1:])
-    return plot_options(rest) if stage == "plot" else configuration(stage, dry_options(stage, rest)[1])[0]
+    return plot_options(rest) if stage == "plot" else configuration(stage, rest)[0]
 
 
 def arguments_of(recipe: Path) -> list[str]:
@@ -75,8 +76,8 @@ def test_what_is_trained_is_what_was_looked_at(tmp_path: Path) -> None:
     """The dry run of a stage has the options of the stage, but for what it starts from."""
     recipe = next(path for path in RECIPES if path.stem == "paper_8gpu")
     runs = [argv for argv in recorded(recipe, tmp_path, *arguments_of(recipe), LORA="16") if argv[0] == "train"]
-    looked = {a[1]: vars(parsed(a)) for a in runs if "--dry-run" in a}
-    trained = {a[1]: vars(parsed(a)) for a in runs if "--dry-run" not in a and a[1] != "plot"}
+    looked = {a[1]: flat(parsed(a)) for a in runs if "--dry-run" in a}
+    trained = {a[1]: flat(parsed(a)) for a in runs if "--dry-run" not in a and a[1] != "plot"}
     assert set(looked) == set(trained) == {"stage1", "stage2"}
     for stage, config in trained.items():
         assert {k: v for k, v in config.items() if looked[stage][k] != v}.keys() <= {"init_from"}

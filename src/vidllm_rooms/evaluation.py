@@ -18,7 +18,7 @@ from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly
 from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1, score_geometry
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.scene import Scene, VidLLM
-from vidllm.training.data import scene_boxes, scene_from_room
+from vidllm.training.texts import scene_boxes, scene_from_room
 from vidllm_rooms.shards import SIZES, render_scene
 from vidllm_rooms.world import Clip
 

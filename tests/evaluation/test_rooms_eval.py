@@ -13,7 +13,7 @@ from vidllm.evaluation.reconstruction_metrics import depth_metrics, pose_errors
 from vidllm.evaluation.scene_metrics import Metrics, box_f1, table
 from vidllm.io.video import load_frames
 from vidllm.scene import Box, Scene, VidLLM
-from vidllm.training.data import scene_boxes, scene_from_room
+from vidllm.training.texts import scene_boxes, scene_from_room
 from vidllm_rooms.evaluation import evaluate
 from vidllm_rooms.shards import render_scene
 

@@ -27,12 +27,20 @@ from vidllm.experiments.rows import (
     ablation_stage1,
     table_named,
 )
-from vidllm.experiments.runs import Job, ablate, joint_config, publish, take_common, write_start
-from vidllm.experiments.shared import tokenizer_of, typical_unit
+from vidllm.experiments.runs import (
+    Job,
+    ablate,
+    joint_config,
+    publish,
+    take_common,
+    tokenizer_of,
+    typical_unit,
+    write_start,
+)
 from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict
 from vidllm.model import configuration
 from vidllm.model.loading import load_pretrained
-from vidllm.training.config import tiny_test
+from vidllm.training.config import changed, tiny_test
 from vidllm_rooms.evaluation import evaluate, remembered_clip
 from vidllm_rooms.language.template_questions import template_questions
 from vidllm_rooms.shards import render_scene
@@ -67,11 +75,11 @@ def teachers(rooms_folder, tmp_path_factory):
 @pytest.fixture
 def config(rooms_folder, teachers, tmp_path, micro):
     small = tiny_test()
-    joint = replace(
+    joint = changed(
         ablation_joint(), warmup_steps=1, window_scenes=2, window_frames=(2,), clip_images=2, clip_frames=(2,),
         questions=3, references=2, captions=1, log_every=1, dtype="float32", save_minutes=small.save_minutes,
     )  # fmt: skip
-    distil = replace(
+    distil = changed(
         ablation_stage1(), warmup_steps=1, clip_images=2, clip_frames=(2,), log_every=1, dtype="float32",
     )  # fmt: skip
     geometry, language, _ = teachers
@@ -108,10 +116,11 @@ def test_the_papers_steps_are_all_gains():
 def test_every_row_takes_equal_steps(config):
     for row in (*MAIN.rows, *STAGES.rows):
         joint, stage1 = joint_config(job_of(config, row)), runs.stage1_config(job_of(config, row))
-        assert joint.steps + (stage1.steps if stage1 else 0) == config.steps
-        assert joint.steps - joint.language_start == config.language_steps and joint.unit_m == 2.5
+        steps, start = joint.loop.steps, joint.curriculum.language_start
+        assert steps + (stage1.loop.steps if stage1 else 0) == config.steps
+        assert steps - start == config.language_steps and joint.start.unit_m == 2.5
     assert runs.stage1_config(job_of(config, STAGES.rows[1])).structure_weight == 0
-    assert joint_config(job_of(config, MAIN.rows[0])).metric_depth is False
+    assert joint_config(job_of(config, MAIN.rows[0])).start.metric_depth is False
 
 
 @pytest.mark.parametrize(
@@ -119,8 +128,8 @@ def test_every_row_takes_equal_steps(config):
     [
         ({"seeds": (1, 1)}, "--seeds"),
         ({"language_steps": 9}, "cannot hold"),
-        ({"joint": replace(ablation_joint(), steps=5)}, "--joint.steps"),
-        ({"distil": replace(ablation_stage1(), teacher_geometry="x")}, "--distil.teacher-geometry"),
+        ({"joint": changed(ablation_joint(), steps=5)}, "--joint.steps"),
+        ({"distil": changed(ablation_stage1(), teacher_geometry="x")}, "--distil.teacher-geometry"),
     ],
 )
 def test_wrong_settings_are_refused(config, wrong, said):

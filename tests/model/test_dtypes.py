@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidllm.model.precision import cpu_has_bfloat16, describe_dtype, resolve_dtype
-from vidllm.training.steps import autocast
+from vidllm.training.loop import autocast
 
 X86 = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f{}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 

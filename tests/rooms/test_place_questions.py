@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.training.data import scene_boxes, scene_from_room
+from vidllm.training.texts import scene_boxes, scene_from_room
 from vidllm_rooms.language.facts import observe
 from vidllm_rooms.language.situations import SIDES, angles_off
 from vidllm_rooms.language.template_questions import place_questions

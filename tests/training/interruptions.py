@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from vidllm.training import driver
+from vidllm.training import loop
 
 
 @contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
     """Ctrl-C at a step of whatever loop runs inside, which must let it through."""
-    taken = driver.train_step
+    taken = loop.train_step
 
     def stops(run, number, *world):
         if number == step:
@@ -22,7 +22,7 @@ def interrupted_at(step: int) -> Iterator[None]:
         return taken(run, number, *world)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(driver, "train_step", stops)
+        patched.setattr(loop, "train_step", stops)
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
-from vidllm.training.config import TrainConfig, tiny_test
+from vidllm.training.config import TrainConfig, changed, tiny_test
 from vidllm.training.texts import load_or_build_tokenizer
 
 
@@ -27,7 +26,7 @@ def save_start(folder: Path, rooms: Path) -> Path:
 
 
 def short_run(rooms: Path, start: Path, out: Path) -> TrainConfig:
-    return replace(
+    return changed(
         tiny_test(), data=str(rooms), out=str(out), init_from=str(start), window_frames=(2, 3), clip_frames=(3, 2)
     )
 

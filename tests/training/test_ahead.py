@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vidllm.training.ahead import Ahead
-from vidllm.training.loop_config import LoopConfig
+from vidllm.training.config import RunConfig, changed
 from vidllm.training.progress import Clock
-from vidllm.training.schedule import learning_rate
+from vidllm.training.trainable import Ahead
 
 
 def draw(step, rng):
@@ -40,7 +39,7 @@ def test_what_goes_wrong_in_a_draw_is_raised_where_it_is_taken():
 
 
 def test_the_rate_falls_with_the_time_that_a_run_has():
-    config = LoopConfig(steps=10**6, minutes=10.0, decay_fraction=0.5, warmup_steps=1, final_fraction=0.0)
-    rates = [learning_rate(100, config, spent) / config.learning_rate for spent in (0.0, 0.5, 0.75, 1.0, 1.2)]
+    config = changed(RunConfig(), steps=10**6, minutes=10.0, decay_fraction=0.5, warmup_steps=1, final_fraction=0.0)
+    rates = [config.learning_rate(100, spent) / config.optimiser.learning_rate for spent in (0.0, 0.5, 0.75, 1.0, 1.2)]
     assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
-    assert Clock(replace(config, minutes=0.0), 0).spent() == 0.0 and Clock(config, 0).spent() < 0.01
+    assert Clock(replace(config.loop, minutes=0.0), 0).spent() == 0.0 and Clock(config.loop, 0).spent() < 0.01

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from micro_start import save_start, short_run
 
-from vidllm.training.augment import augment
-from vidllm.training.run import Run
+from vidllm.training.config import changed
+from vidllm.training.pictures import augment
+from vidllm.training.stage2 import Run
 
 
 class Seen(Exception):
@@ -63,7 +62,7 @@ def test_seeing_steps_see_varied_pictures(rooms_folder, tmp_path, monkeypatch):
     start = save_start(tmp_path / "start", rooms_folder)
     shown = []
     for share in (0.0, 1.0):
-        run = Run.build(replace(short_run(rooms_folder, start, tmp_path / str(share)), vary_share=share))
+        run = Run.build(changed(short_run(rooms_folder, start, tmp_path / str(share)), vary_share=share))
         batch, kind = run.draw(0, np.random.default_rng(0))
         assert kind == "window"
         monkeypatch.setattr(run.model, "encode", _keeper(shown))

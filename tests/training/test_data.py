@@ -13,11 +13,12 @@ from vidllm.geometry.boxes import points_in_boxes
 from vidllm.geometry.cameras import to_homogeneous, unproject
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.model.text import build_tokenizer
-from vidllm.training.data import RoomsData, draw_texts, patch_classes, scene_boxes, scene_from_room
+from vidllm.training.config import Texts
+from vidllm.training.data import RoomsData, patch_classes
 from vidllm.training.joint import true_geometry
-from vidllm.training.losses.targets import normalise
+from vidllm.training.losses import normalise
 from vidllm.training.packing import pack
-from vidllm.training.texts import TextMaker, corpus
+from vidllm.training.texts import TextMaker, corpus, draw_texts, scene_boxes, scene_from_room
 from vidllm_rooms import shards
 from vidllm_rooms.shards import plan_shards, render_scene, write_shard
 
@@ -158,7 +159,7 @@ def test_texts_of_a_batch_name_boxes_and_points_of_its_scene(data):
     maker = TextMaker(build_tokenizer(corpus(records), 600))
     batch = draw(data, 0, 2, window=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as in training
-        texts = draw_texts(batch, maker, np.random.default_rng(0), 4, 8, 5)
+        texts = draw_texts(batch, maker, np.random.default_rng(0), Texts(4, 8, 5))
     video, loc, coord = maker.special_ids
     assert all(maker.special_ids) and len({video, loc, coord}) == 3
     for b, of_scene in enumerate(texts):

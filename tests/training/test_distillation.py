@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidllm.training.losses.distillation import (
+from vidllm.training.distillation import (
     Projections,
     Streams,
     distillation_losses,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +18,10 @@ from vidllm.model import prompts
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
 from vidllm.scene import load
+from vidllm.training.config import changed
 from vidllm.training.finetune import FinetuneConfig, FinetuneRun, finetune, side_by_side
-from vidllm.training.own_texts import OwnTexts
-from vidllm.training.starting import LANGUAGE_HALF
-from vidllm.training.texts import TextMaker
+from vidllm.training.models import LANGUAGE_HALF
+from vidllm.training.texts import OwnTexts, TextMaker
 
 BOX = {"center": [1.5, 0.2, -0.3], "size": [0.6, 0.5, 0.8], "yaw": 0.2}
 LINES = (
@@ -49,9 +48,9 @@ def config(start, tmp_path):
     write_video(tmp_path / "dark.mp4", rng.integers(0, 90, (4, 56, 70, 3), dtype=np.uint8), 5)
     write_video(tmp_path / "light.mp4", rng.integers(160, 255, (3, 70, 56, 3), dtype=np.uint8), 5)
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-    return FinetuneConfig(
-        data=str(tmp_path / "data.jsonl"), out=str(tmp_path / "run"), init_from=str(start), steps=3, scenes=2,
-        warmup_steps=1, save_minutes=0.0, log_every=1, dtype="float32", device="cpu", lora_rank=4,
+    return changed(
+        FinetuneConfig(), data=str(tmp_path / "data.jsonl"), out=str(tmp_path / "run"), init_from=str(start),
+        steps=3, scenes=2, warmup_steps=1, save_minutes=0.0, log_every=1, dtype="float32", device="cpu", lora_rank=4,
     )  # fmt: skip
 
 
@@ -69,7 +68,8 @@ def test_a_run_leaves_a_model_whose_language_half_alone_has_moved(config, start)
     assert [line["step"] for line in lines] == [1, 2, 3] and {"text", "box_nce", "box_diou", "loss"} <= set(lines[0])
     parts = moved(start, folder)
     assert {"language_model", "projector", "grounding"} <= parts <= set(LANGUAGE_HALF)
-    assert isinstance(load(folder).reconstruct(config.data.replace("data.jsonl", "dark.mp4")).ask("the chair?"), str)
+    scene = load(folder).reconstruct(config.loop.data.replace("data.jsonl", "dark.mp4"))
+    assert isinstance(scene.ask("the chair?"), str)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_run_leaves_a_model_whose_language_half_alone_has_moved(config, start)
     ],
 )
 def test_gradients_reach_what_is_to_learn_and_nothing_else(config, changes, wanted):
-    run = FinetuneRun(replace(config, **changes), quiet)
+    run = FinetuneRun(changed(config, **changes), quiet)
     rng = np.random.default_rng(0)
     run.losses(run.draw(0, rng), 0, rng).total().backward()
     having = {name for name, p in run.model.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -97,7 +97,7 @@ def test_gradients_reach_what_is_to_learn_and_nothing_else(config, changes, want
 
 
 def test_with_the_adapter_the_geometry_stays(config):
-    run = FinetuneRun(replace(config, train=("adapter",)), quiet)
+    run = FinetuneRun(changed(config, train=("adapter",)), quiet)
     tokens = run.seen.scene(run.texts.videos[0]).to(run.device).tokens
     before = run.model.adapter(tokens)
     with torch.no_grad():
@@ -131,16 +131,16 @@ def test_the_cached_scene_gives_the_prefix_of_the_video_itself(config, monkeypat
     for video in again.texts.videos:
         again.seen.scene(video)
     assert looked == [1] and sorted(again.seen.folder.iterdir()) == files
-    other = FinetuneRun(replace(config, frames=2), quiet)
+    other = FinetuneRun(changed(config, frames=2), quiet)
     assert len(list(other.seen.folder.iterdir())) == 4 and other.model.config.default_frames == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, lora):
-    config = replace(config, lora=lora)
+    config = changed(config, lora=lora)
     unbroken = load_pretrained(finetune(config, quiet))[0].state_dict()
-    broken = replace(config, out=str(tmp_path / "broken"))
+    broken = changed(config, out=str(tmp_path / "broken"))
     with interrupted_at(2):
         finetune(broken, quiet)
     resumed = load_pretrained(finetune(broken, quiet))[0].state_dict()
@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_goes_on_as_an_unbroken_one(config, tmp_path, lor
 
 @pytest.mark.slow
 def test_lora_learns_beside_a_language_model_that_stays(config):
-    told = replace(config, steps=80, learning_rate=1e-2, lora=True, train=("language_model",), save_minutes=9.0)
+    told = changed(config, steps=80, learning_rate=1e-2, lora=True, train=("language_model",), save_minutes=9.0)
     folder = finetune(told, quiet)
     losses = [json.loads(line)["text"] for line in (folder.parent / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) / 5 < 0.95 * losses[0]  # 0.88 where this was written
@@ -157,22 +157,22 @@ def test_lora_learns_beside_a_language_model_that_stays(config):
 
 @pytest.mark.slow
 def test_it_learns_what_it_is_told(config, capsys):
-    told = replace(config, steps=80, learning_rate=3e-3, save_minutes=9.0, log_every=80)
-    examples = read_jsonl(config.data)
+    told = changed(config, steps=80, learning_rate=3e-3, save_minutes=9.0, log_every=80)
+    examples = read_jsonl(config.loop.data)
     before = {row.measure: row for row in score_examples(load(config.init_from), examples)}
     folder = finetune(told, quiet)
     after = {row.measure: row for row in score_examples(load(folder), examples)}
     assert before["questions, exact match"].value == 0.0 and after["questions, exact match"].value == 1.0
     assert after["captions ROUGE-L"].value > before["captions ROUGE-L"].value
     assert after["no such object, accuracy"].value == 1.0 and after["one box Acc@0.25"].count == 2
-    assert main(["data", "score", config.data, "--model", str(folder), "--json"]) == 0
+    assert main(["data", "score", config.loop.data, "--model", str(folder), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[0] == {"measure": "questions, exact match", "count": 2, "value": 1.0, "baseline": 0.5}
 
 
 def test_the_command_runs_and_refuses(config, capsys, tmp_path):
-    asked = ["train", "finetune", "--init-from", config.init_from, "--out", config.out, "--steps", "1", "--data"]
-    assert main([*asked, config.data, "--lora", "--lora-rank", "2", "--dtype", "float32"]) == 0
+    asked = ["train", "finetune", "--init-from", config.init_from, "--out", config.loop.out, "--steps", "1", "--data"]
+    assert main([*asked, config.loop.data, "--lora", "--lora-rank", "2", "--dtype", "float32"]) == 0
     shown = capsys.readouterr()
     assert shown.out.strip().endswith("run/model") and "2 of 2 videos seen" in shown.err and "learn" in shown.err
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
@@ -180,9 +180,9 @@ def test_the_command_runs_and_refuses(config, capsys, tmp_path):
     bad.write_text('{"video": "dark.mp4", "question": "q"}\n{"video": "lost.mp4", "caption": "c"}\n')
     for data, more, told in (
         (str(bad), [], "bad.jsonl: line 1: expected either 'answer'"),
-        (config.data, ["--max-text-tokens", "3"], "line 1 of the data has"),
-        (config.data, ["--train", "grounding", "--lora"], "add language_model to it"),
-        (config.data, ["--lora", "--lora-rank", "0"], "rank of LoRA must be at least 1"),
+        (config.loop.data, ["--max-text-tokens", "3"], "line 1 of the data has"),
+        (config.loop.data, ["--train", "grounding", "--lora"], "add language_model to it"),
+        (config.loop.data, ["--lora", "--lora-rank", "0"], "rank of LoRA must be at least 1"),
     ):
         assert main([*asked[:5], str(tmp_path / "other"), *asked[6:], data, *more]) == 2
         assert told in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 
 from vidllm.geometry.cameras import unproject
 from vidllm.training.data import RoomsData
-from vidllm.training.framing import crop_for_side, crop_intrinsics, crop_maps, crop_pictures, crop_to
+from vidllm.training.pictures import crop_for_side, crop_intrinsics, crop_maps, crop_pictures, crop_to
 
 
 def ramp(height, width):

@@ -8,7 +8,7 @@ import torch
 from vidllm.model.configuration import GroundingConfig
 from vidllm.model.grounding import GroundingDecoder, decode_boxes
 from vidllm.model.outputs import GroundingOutput
-from vidllm.training.losses.grounding import grounding_losses, match_queries
+from vidllm.training.losses import grounding_losses, match_queries
 
 
 def output(positions: list[float], logits: list[float], none: float) -> GroundingOutput:

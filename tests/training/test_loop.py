@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,21 @@ from safetensors.torch import load_file
 from vidllm.datasets.shards import Shard
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
-from vidllm.training import run as run_module
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import TrainConfig, from_dict, read_config, tiny_test
-from vidllm.training.loop import train, train_step
+from vidllm.training.config import (
+    TrainConfig,
+    changed,
+    read_config,
+    tiny,
+    tiny_test,
+)
+from vidllm.training.distributed import World
+from vidllm.training.loop import train_step
+from vidllm.training.models import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.progress import Clock
-from vidllm.training.run import Run
-from vidllm.training.schedule import learning_rate, true_geometry_share
-from vidllm.training.spikes import KNOWN
-from vidllm.training.starting import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
+from vidllm.training.stage2 import Run, train
 from vidllm.training.texts import load_or_build_tokenizer
-from vidllm.training.world import World
+from vidllm.training.trainable import KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,8 @@ def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
     captured = capsys.readouterr()
     assert captured.out == "" and "step 4/4" in captured.err  # progress goes to stderr
     out = folder.parent
-    assert read_config(out / "config.json") == config
-    lines = log_of(config.out)
+    assert read_config(out / "config.json", tiny()) == config
+    lines = log_of(config.loop.out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "camera", "gravity", "depth", "points", "metric", "semantic"} <= set(lines[0])
     assert "text" not in lines[0]
@@ -62,18 +65,18 @@ def test_a_run_leaves_configuration_log_checkpoints_and_a_model(config, capsys):
 def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
     run = Run.build(config)
     before = {n: p.clone() for n, p in run.model.named_parameters()}
-    honest = run_module.losses_of_step
+    honest = run.losses
 
     def broken(*args):
         losses = honest(*args)
         losses.terms["depth"] = losses.terms["depth"] * float("nan")
         return losses
 
-    monkeypatch.setattr(run_module, "losses_of_step", broken)
+    monkeypatch.setattr(run, "losses", broken)
     figures = train_step(run, 0)
     assert math.isnan(figures["loss"]) and run.bad_steps == figures["skipped_steps"] == 1
     assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
-    clock = Clock(config, 0)
+    clock = Clock(config.loop, 0)
     clock.add(figures)
     line = clock.line(1, run.bad_steps)
     assert "NaN" not in json.dumps(line) and line["skipped_steps"] == 1 and "skipped_steps 1" in clock.text
@@ -84,7 +87,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
 
 def test_a_spike_is_skipped_and_too_many_stop_the_run(config, capsys):
     """Steps of this kind have been far smaller, as far as the run remembers."""
-    run = Run.build(replace(config, max_bad_steps=1))
+    run = Run.build(changed(config, max_bad_steps=1))
     for _ in range(KNOWN):
         assert run.watch.judge("window", 0.01, 0.01) is None
     before = [p.clone() for p in run.parameters()]
@@ -96,12 +99,12 @@ def test_a_spike_is_skipped_and_too_many_stop_the_run(config, capsys):
 
 def test_two_micro_batches_are_averaged(config):
     """The gradient of a step with two is the mean of theirs, its figures the means of theirs."""
-    run = Run.build(replace(config, accumulation=2, clip_norm=1e9))
+    run = Run.build(changed(config, accumulation=2, clip_norm=1e9))
     figures = train_step(run, 0)
     gradients = [None if p.grad is None else p.grad.clone() for p in run.parameters()]
-    alone = Run.build(replace(config, clip_norm=1e9))
+    alone = Run.build(changed(config, clip_norm=1e9))
     parts, sums = [], None
-    for seed in World().seeds(config.seed, 0, 2):
+    for seed in World().seeds(config.loop.seed, 0, 2):
         rng = np.random.default_rng(seed)
         losses = alone.losses(alone.draw(0, rng), 0, rng)
         found = torch.autograd.grad(losses.total(), list(alone.parameters()), materialize_grads=True)
@@ -114,7 +117,7 @@ def test_two_micro_batches_are_averaged(config):
 
 def test_gradient_checkpointing_changes_no_number(config):
     plain, spared = (
-        Run.build(replace(config, language_start=0, gradient_checkpointing=on)) for on in (False, True)
+        Run.build(changed(config, language_start=0, gradient_checkpointing=on)) for on in (False, True)
     )
     for part in ("attention", "depth_head", "language_model.base_model.layers.0"):
         assert spared.model.get_submodule(part).gradient_checkpointing, part
@@ -130,8 +133,8 @@ def test_a_damaged_shard_is_named_before_the_first_step(config, rooms_folder, tm
     path = sorted(data.iterdir())[1]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=rf"{path.name}.*cut.*render again"):
-        train(replace(config, data=str(data)), quiet)
-    assert not Path(config.out).exists()
+        train(changed(config, data=str(data)), quiet)
+    assert not Path(config.loop.out).exists()
 
 
 def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
@@ -140,7 +143,7 @@ def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
     first = sorted(rooms_folder.iterdir())[0]
     (one / first.name).write_bytes(first.read_bytes())
     alone = {"naming_weight": 0.0, "word_weight": 0.0}  # thirty steps are few for everything at once
-    run = Run.build(replace(config, data=str(one), steps=40, learning_rate=4e-3, language_start=0, beta2=0.95, **alone))
+    run = Run.build(changed(config, data=str(one), steps=40, learning_rate=4e-3, language_start=0, beta2=0.95, **alone))
     history = [train_step(run, step) for step in range(30)]
     for name in ("loss", "text", "metric", "depth", "semantic"):
         early, late = (sum(h[name] for h in part) / 5 for part in (history[:5], history[-5:]))
@@ -148,7 +151,7 @@ def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
 
 
 def test_a_frozen_encoder_stays_and_the_rest_moves(config):
-    run = Run.build(replace(config, freeze_encoder=True, language_start=0))
+    run = Run.build(changed(config, freeze_encoder=True, language_start=0))
     before = {n: p.clone() for n, p in run.model.named_parameters()}
     for step in range(2):
         train_step(run, step)
@@ -159,13 +162,13 @@ def test_a_frozen_encoder_stays_and_the_rest_moves(config):
 
 
 def test_bfloat16_autocast_runs(config):
-    run = Run.build(replace(config, dtype="bfloat16", language_start=0))
+    run = Run.build(changed(config, dtype="bfloat16", language_start=0))
     assert math.isfinite(train_step(run, 0)["loss"])
     assert all(p.dtype is torch.float32 for p in run.model.parameters())
 
 
 def test_language_alone_trains_no_vision(config):
-    run = Run.build(replace(config, language_start=0, language_only_share=1.0))
+    run = Run.build(changed(config, language_start=0, language_only_share=1.0))
     figures = train_step(run, 0)
     assert figures["language_steps"] == 1 and math.isfinite(figures["text"])
     for part in ("encoder", "adapter", "attention", "camera_head", "depth_head", "metric_depth"):
@@ -174,7 +177,7 @@ def test_language_alone_trains_no_vision(config):
 
 
 def test_fresh_weights_come_from_the_preset_and_the_data(rooms_folder, tmp_path):
-    run = Run.build(replace(tiny_test(), data=str(rooms_folder), out=str(tmp_path)))
+    run = Run.build(changed(tiny_test(), data=str(rooms_folder), out=str(tmp_path)))
     told = run.model.config
     assert (told.video_token_id, told.loc_token_id, told.coord_token_id) == run.texts.special_ids
     assert told.text_config.vocab_size == len(run.texts.tokenizer) <= VOCABULARY
@@ -187,20 +190,20 @@ def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
     VidLLMForConditionalGeneration(micro_config(20)).save_pretrained(other)
     VidLLMProcessor.from_config(micro_config(20), load_pretrained(start)[1].tokenizer).save_pretrained(other)
     with pytest.raises(ValueError, match="is not that of"):
-        Run.build(replace(config, init_from=str(other)))
+        Run.build(changed(config, init_from=str(other)))
     with pytest.raises(ValueError, match="no such folder"):
-        Run.build(replace(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
+        Run.build(changed(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
 
 
 def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
     """The recipe: one run sees, one speaks on names alone, a third starts from both halves."""
-    mute = replace(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2)
+    mute = changed(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2)
     seeing = train(mute, quiet)
-    speaking = replace(config, out=str(tmp_path / "speak"), language_start=0, language_only_share=1.0, named_share=1.0)
-    spoken = train(replace(speaking, steps=2), quiet)
+    speaking = changed(config, out=str(tmp_path / "speak"), language_start=0, language_only_share=1.0, named_share=1.0)
+    spoken = train(changed(speaking, steps=2), quiet)
     line = json.loads((tmp_path / "speak" / "log.jsonl").read_text().splitlines()[0])
     assert line["named_steps"] == 1 and "camera" not in line and line["words"] > 0
-    both = Run.build(replace(config, out=str(tmp_path / "both"), init_from=str(seeing), language_from=str(spoken)))
+    both = Run.build(changed(config, out=str(tmp_path / "both"), init_from=str(seeing), language_from=str(spoken)))
     saw, said = load_pretrained(str(seeing))[0].state_dict(), load_pretrained(str(spoken))[0].state_dict()
     halves = {name: name.split(".")[0] in LANGUAGE_HALF for name in saw}
     assert any(halves.values()) and not all(halves.values())
@@ -215,19 +218,20 @@ def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
 
 
 def test_the_learning_rate_is_a_trapezoid():
-    config = replace(TrainConfig(), steps=100, warmup_steps=10, decay_fraction=0.2)
-    config = replace(config, learning_rate=1.0, final_fraction=0.1)
-    rates = [learning_rate(step, config) for step in range(100)]
+    config = changed(TrainConfig(), steps=100, warmup_steps=10, decay_fraction=0.2)
+    config = changed(config, learning_rate=1.0, final_fraction=0.1)
+    rates = [config.learning_rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[50] == rates[80] == pytest.approx(1.0)
     assert rates[90] == pytest.approx(0.55) and 0.1 < rates[99] < 0.15
-    config = replace(config, language_start=10, true_geometry_until=50)
-    assert [true_geometry_share(s, config) for s in (10, 30, 50, 90)] == [1.0, 0.5, 0.0, 0.0]
+    config = changed(config, language_start=10, true_geometry_until=50)
+    assert [config.curriculum.true_geometry_share(s) for s in (10, 30, 50, 90)] == [1.0, 0.5, 0.0, 0.0]
 
 
 def test_unknown_options_are_named():
-    assert from_dict({"steps": 7, "window_frames": [2, 3]}) == replace(TrainConfig(), steps=7, window_frames=(2, 3))
+    config = changed(TrainConfig(), steps=7, window_frames=(2, 3))
+    assert config.loop.steps == 7 and config.batches.window_frames == (2, 3) and changed(config, steps=9000) != config
     with pytest.raises(ValueError, match=r"\['stepz'\].*'steps'"):
-        from_dict({"stepz": 1})
+        changed(config, stepz=1)
 
 
 def test_the_tokenizer_of_a_run_is_kept(rooms_folder, tmp_path):

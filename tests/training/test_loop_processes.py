@@ -13,10 +13,10 @@ import torch.multiprocessing as mp
 from interruptions import free_port
 from micro_start import log_of, quiet, save_start, short_run, weights_of
 
-from vidllm.training.config import TrainConfig
-from vidllm.training.loop import train, train_step
-from vidllm.training.run import Run
-from vidllm.training.world import World
+from vidllm.training.config import TrainConfig, changed
+from vidllm.training.distributed import World
+from vidllm.training.loop import train_step
+from vidllm.training.stage2 import Run, train
 
 
 def _one(rank: int, port: int, configs: list[TrainConfig], bad: TrainConfig) -> None:
@@ -46,22 +46,22 @@ def _bad_in_one(rank: int, config: TrainConfig) -> None:
     assert run.bad_steps == 1
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.parameters()]))
     train_step(run, 1, world)
-    torch.save(torch.cat([p.detach().flatten() for p in run.parameters()]), f"{config.out}.{rank}.pt")
+    torch.save(torch.cat([p.detach().flatten() for p in run.parameters()]), f"{config.loop.out}.{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def runs(rooms_folder, tmp_path_factory):
     """One process with two micro-batches, two processes with one: whole, and with sharded blocks."""
     folder = tmp_path_factory.mktemp("processes")
-    made = replace(
+    made = changed(
         short_run(rooms_folder, save_start(folder / "start", rooms_folder), folder / "one"), language_only_share=0.5,
         guide_weight=0.0, word_weight=0.0, true_geometry_until=10**9, keep_checkpoints=10, device="cpu", seed=3,
         gradient_checkpointing=True,
     )  # fmt: skip
-    train(replace(made, accumulation=2), quiet)
-    ddp, fsdp = (replace(made, out=str(folder / name), parallel=name) for name in ("ddp", "fsdp"))
-    bad = replace(made, out=str(folder / "bad"), steps=2)
-    mp.spawn(_one, args=(free_port(), [replace(ddp, save_minutes=60.0), fsdp], bad), nprocs=2)
+    train(changed(made, accumulation=2), quiet)
+    ddp, fsdp = (changed(made, out=str(folder / name), parallel=name) for name in ("ddp", "fsdp"))
+    bad = changed(made, out=str(folder / "bad"), steps=2)
+    mp.spawn(_one, args=(free_port(), [changed(ddp, save_minutes=60.0), fsdp], bad), nprocs=2)
     return folder, made
 
 
@@ -90,7 +90,7 @@ def test_a_sharded_run_goes_on_with_another_number_of_processes(runs, tmp_path):
     part.write_bytes(part.read_bytes()[:1000])
     (tmp_path / "run" / "log.jsonl").write_text((folder / "fsdp" / "log.jsonl").read_text())
     said: list[str] = []
-    model = train(replace(config, out=str(tmp_path / "run"), parallel="fsdp", accumulation=2), said.append)
+    model = train(changed(config, out=str(tmp_path / "run"), parallel="fsdp", accumulation=2), said.append)
     assert "step 2 of" in said[0]
     for ours, theirs in zip(log_of(tmp_path / "run"), log_of(folder / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
@@ -107,7 +107,7 @@ def test_all_processes_skip_what_one_finds_bad(runs):
 
 def test_guides_do_not_read_sharded_weights(runs):
     with pytest.raises(ValueError, match="--guide-weight 0 --word-weight 0"):
-        Run.build(replace(runs[1], parallel="fsdp", word_weight=0.5))
+        Run.build(changed(runs[1], parallel="fsdp", word_weight=0.5))
 
 
 def test_micro_batches_are_the_same_whoever_computes_them():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,9 @@ from torch.nn import functional as F
 
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.training import lora
-from vidllm.training.config import tiny_test
+from vidllm.training.config import changed, tiny_test
 from vidllm.training.lora import apply_lora, lora_layers, lora_matrices, merged_state, save_adapter, weight_of
-from vidllm.training.run import Run, batch_of_step, losses_of_step
+from vidllm.training.stage2 import Run
 from vidllm.training.texts import load_or_build_tokenizer
 
 IDS = torch.tensor([[1, VIDEO, 9, 10, 11, LOC, 2]])
@@ -85,14 +83,14 @@ def test_stage_2_with_lora(rooms_folder, tmp_path):
     config = micro_config(len(tokenizer))
     VidLLMForConditionalGeneration(config).save_pretrained(start)
     VidLLMProcessor.from_config(config, tokenizer).save_pretrained(start)
-    settings = replace(
+    settings = changed(
         tiny_test(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=str(start), lora_rank=2, device="cpu"
     )
     run = Run.build(settings)
     rng = np.random.default_rng(0)
-    batch, kind = batch_of_step(run, 3, rng)
-    assert kind == "clip"
-    losses_of_step(run, batch, kind, 3, rng).total().backward()
+    batch = run.draw(3, rng)
+    assert batch[1] == "clip"
+    run.losses(batch, 3, rng).total().backward()
     for name, parameter in run.model.named_parameters():
         if name.startswith("language_model."):
             assert (parameter.grad is not None) == (".lora_" in name), name

@@ -10,11 +10,16 @@ import torch
 from vidllm.geometry.cameras import intrinsics_from_fov, invert_extrinsics, relative_to_first
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.model.patches_3d import back_project
-from vidllm.training.losses.camera import camera_loss
-from vidllm.training.losses.correspondence import Matches, correspondence_loss, correspondences
-from vidllm.training.losses.dense import depth_loss, gradient_loss, point_loss
-from vidllm.training.losses.metric import metric_depth_loss
-from vidllm.training.losses.targets import masked_mean, normalise
+from vidllm.training.losses import (
+    camera_losses,
+    depth_loss,
+    gradient_loss,
+    masked_mean,
+    metric_depth_loss,
+    normalise,
+    point_loss,
+)
+from vidllm.training.supervision.matches import Matches, correspondence_loss, correspondences
 
 ALL = torch.ones(1, 2, 4, 4, dtype=torch.bool)
 
@@ -63,14 +68,16 @@ def test_camera_loss_by_hand():
     near[..., 0], near[..., 7] = 0.3, 0.4  # |T| mean 0.1, FL mean 0.2
     far[..., 3:7] = 1.0  # R mean 1
     # two refinements, the last weighs 1, the one before 0.6; the sum over their number
-    assert float(camera_loss([far, near], target)) == pytest.approx((0.6 * 1.0 + 0.1 + 0.5 * 0.2) / 2, rel=1e-6)
+    both = camera_losses([far, near], target)["camera"]
+    assert float(both) == pytest.approx((0.6 * 1.0 + 0.1 + 0.5 * 0.2) / 2, rel=1e-6)
     away = target.clone()
     away[..., 0] = 1e6
-    assert float(camera_loss([away], target)) == pytest.approx(100 / 3, rel=1e-6)
-    assert float(camera_loss([target], target)) == 0.0
+    assert float(camera_losses([away], target)["camera"]) == pytest.approx(100 / 3, rel=1e-6)
+    assert float(camera_losses([target], target)["camera"]) == 0.0
     # weights of translation and rotation
-    assert float(camera_loss([near], target, weights=(5.0, 3.0, 2.0))) == pytest.approx(5 * 0.1 + 2 * 0.2, rel=1e-6)
-    assert float(camera_loss([far], target, weights=(5.0, 3.0, 2.0))) == pytest.approx(3.0, rel=1e-6)
+    told = camera_losses([near], target, weights=(5.0, 3.0, 2.0))["camera"]
+    assert float(told) == pytest.approx(5 * 0.1 + 2 * 0.2, rel=1e-6)
+    assert float(camera_losses([far], target, weights=(5.0, 3.0, 2.0))["camera"]) == pytest.approx(3.0, rel=1e-6)
 
 
 # ---- depth and points -----------------------------------------------------------------------------------------------
@@ -94,10 +101,12 @@ def test_depth_loss_by_hand():
 def test_gradient_loss_by_hand():
     ramp = torch.arange(4.0).expand(1, 2, 4, 4)  # 1 a pixel across: 12 differences of 1, and one of 2 a row at stride 2
     scales = [12 / 16, 2 * 2 / 4, 0.0, 0.0]
-    assert float(gradient_loss(ramp, ALL)) == pytest.approx(sum(scales) / 4, rel=1e-6)
+    flat = torch.zeros(1, 2, 4, 4, 1)
+    assert float(gradient_loss("grad", ramp[..., None], ramp, flat, ALL)) == pytest.approx(sum(scales) / 4, rel=1e-6)
     holes = ALL.clone()
     holes[..., 1] = False  # a difference needs both its pixels
-    assert float(gradient_loss(ramp, holes, scales=1)) == pytest.approx(4 / 12, rel=1e-6)
+    told = gradient_loss("grad", ramp[..., None], ramp, flat, holes)
+    assert float(told) == pytest.approx((4 / 12 + 2 * 2 / 4) / 4, rel=1e-6)
 
 
 def test_point_loss_is_a_distance():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidllm.training.supervision.oracle_features import SHELL_WEIGHT, OracleFeatures, naming_loss
+from vidllm.training.supervision.geometry import SHELL_WEIGHT, OracleFeatures, naming_loss
 
 
 def test_the_vectors_are_the_same_for_every_run_and_tell_names_apart():

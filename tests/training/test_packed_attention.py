@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vidllm.training import packed_attention
-from vidllm.training.packing import Text, pack, packed_hidden
+from vidllm.training.packing import CHUNK, PACKED_ATTENTION, Text, pack, packed_hidden
 
 
 def _packed():
@@ -36,8 +35,8 @@ def _run(implementation: str):
 
 def test_blocks_equal_the_dense_form():
     dense, dense_grad, packed = _run("eager")
-    blocks, blocks_grad, _ = _run(packed_attention.NAME)
-    assert packed.input_ids.shape[1] > 2 * packed_attention.CHUNK  # several blocks were needed
+    blocks, blocks_grad, _ = _run(PACKED_ATTENTION)
+    assert packed.input_ids.shape[1] > 2 * CHUNK  # several blocks were needed
     torch.testing.assert_close(blocks, dense, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(blocks_grad, dense_grad, atol=1e-3, rtol=1e-4)
 
@@ -50,6 +49,6 @@ def test_without_lengths_it_is_plain_attention():
     ids = torch.tensor([[3, 4, 5, 6], [0, 0, 7, 8]])
     mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
     plain = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
-    model.set_attn_implementation(packed_attention.NAME)
+    model.set_attn_implementation(PACKED_ATTENTION)
     ours = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert plain.tolist() == ours.tolist()

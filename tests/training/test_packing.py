@@ -7,14 +7,7 @@ import torch
 from helpers import COORD, LOC, micro_model
 
 from vidllm.model.text import IGNORE_INDEX
-from vidllm.training.packing import (
-    Text,
-    pack,
-    packed_cross_entropy,
-    packed_hidden,
-    packed_mask,
-    packed_positions,
-)
+from vidllm.training.packing import Text, pack, packed_cross_entropy, packed_hidden, packed_mask, packed_positions
 
 BOX = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
 

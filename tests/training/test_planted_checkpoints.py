@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import pytest
 import torch
 from micro_start import quiet, save_start, short_run
 
-from vidllm.training.loop import train
-from vidllm.training.run import Run
-from vidllm.training.sharded_checkpoints import is_whole, load_sharded, save_sharded
-from vidllm.training.world import World
+from vidllm.training import checkpoints
+from vidllm.training.checkpoints import load_checkpoint, save_checkpoint
+from vidllm.training.config import changed
+from vidllm.training.distributed import World
+from vidllm.training.stage2 import Run, train
 
 
 class Planted:
@@ -34,7 +34,7 @@ class Planted:
 def config(rooms_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     made = short_run(rooms_folder, save_start(folder / "start", rooms_folder), folder / "run")
-    return replace(made, steps=1, guide_weight=0.0, word_weight=0.0, device="cpu")
+    return changed(made, steps=1, guide_weight=0.0, word_weight=0.0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +42,31 @@ def saved(config):
     """A sharded checkpoint of one process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch: one process is meant
-        return save_sharded(Run.build(config), Path(config.out) / "kept", 1, 3, World.from_environment(cpu=True))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(checkpoints, "is_sharded", lambda run: True)
+            return save_checkpoint(Run.build(config), Path(config.loop.out) / "kept", 1, 3, World())
 
 
 def test_a_planted_checkpoint_does_not_run(config, saved, tmp_path):
     mark, folder = tmp_path / "ran", tmp_path / "run" / "checkpoints"
     shutil.copytree(saved, folder / saved.name)
-    assert is_whole(folder / saved.name)
+    assert (folder / saved.name / ".metadata").is_file()
     (folder / saved.name / ".metadata").write_bytes(pickle.dumps(Planted(mark)))
     torch.save({"step": 1, "model": Planted(mark)}, folder / "step_0000000.pt")
     with pytest.raises(ValueError, match=r"step_0000001, .*step_0000000\.pt: damaged"):
-        train(replace(config, out=str(tmp_path / "run")), quiet)
+        train(changed(config, out=str(tmp_path / "run")), quiet)
     assert not mark.exists()
 
 
 def test_what_does_not_fit_a_run_is_said_in_one_line(config, saved, tmp_path):
-    run = Run.build(replace(config, out=str(tmp_path / "run")))
-    assert load_sharded(run, saved) == 1
+    run = Run.build(changed(config, out=str(tmp_path / "run")))
+    assert load_checkpoint(run, saved) == 1
     parts = list(saved.glob("*.distcp"))
     for content in (b"\0" * parts[0].stat().st_size, pickle.dumps(Planted(tmp_path / "ran")) * 100_000):
         broken = shutil.copytree(saved, tmp_path / "broken", dirs_exist_ok=True)
         (broken / parts[0].name).write_bytes(content)
         with pytest.raises(ValueError) as caught:
-            load_sharded(run, broken)
+            load_checkpoint(run, broken)
         line = str(caught.value)
         assert str(broken) in line and "\n" not in line and "weights_only" not in line and "Traceback" not in line
     assert not (tmp_path / "ran").exists()

@@ -11,15 +11,13 @@ from PIL import Image, ImageColor
 from vidllm.cli import main
 from vidllm.export import line_chart
 from vidllm.export.line_chart import COLOURS, PANEL, Panel, Series, line_charts, smoothed
-from vidllm.training.config import tiny_test
+from vidllm.training.config import tiny_test, write_config
 from vidllm.training.plot import names, panels, plot_runs, read_log
-from vidllm.training.schedule import learning_rate
 
 
 def write_run(folder, count=40, scale=1.0):
     folder.mkdir(parents=True)
-    config = tiny_test()
-    config.write(folder / "config.json")
+    write_config(tiny_test(), folder / "config.json")
     rows = [
         {"step": i, "seconds": 2.0 * i, "bad_steps": i // 30, "loss": scale * 100 * 0.8**i, "norm": 1.0 + i % 3,
          "window_steps": 1.0, **({"text": 2.0 - 0.01 * i} if i > 10 else {})}
@@ -34,7 +32,7 @@ def test_a_log_becomes_curves(tmp_path):
     assert list(log.curves) == ["bad_steps", "loss", "norm", "text", "learning_rate", "seconds_a_step"]
     assert log.curves["text"][0][0] == 11 and len(log.curves["loss"][0]) == 40
     assert np.allclose(log.curves["seconds_a_step"][1], 2.0)
-    assert log.curves["learning_rate"][1][1] == learning_rate(1, tiny_test())
+    assert log.curves["learning_rate"][1][1] == tiny_test().learning_rate(1)
 
 
 def test_the_clock_of_a_resumed_run_begins_anew(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from micro_start import log_of, quiet, save_start, short_run
 from test_posed_clips import write_clip
 
 from vidllm.model.loading import load_pretrained
-from vidllm.training.loop import train
-from vidllm.training.run import Run, batch_of_step
+from vidllm.training.config import changed
+from vidllm.training.stage2 import Run, train
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def config(rooms_folder, tmp_path):
     write_clip(tmp_path / "clips" / "a", meta={"up": [0, -1, 0]})
     write_clip(tmp_path / "clips" / "b", 3, poses=False)
     run = short_run(rooms_folder, start, tmp_path / "run")
-    return replace(
+    return changed(
         run, language_start=100, posed_clips=str(tmp_path / "clips"), posed_share=0.6, sides=(28, 42), vary_share=0.5,
         prefetch=2, dtype="auto", export="int8",
     )  # fmt: skip
@@ -29,7 +28,7 @@ def config(rooms_folder, tmp_path):
 
 def test_rooms_and_clips_in_one_run(config):
     folder = train(config, quiet)
-    lines = log_of(config.out)
+    lines = log_of(config.loop.out)
     assert len(lines) == 4 and all(math.isfinite(line["loss"]) for line in lines)
     assert sum(line.get("posed_steps", 0) for line in lines) >= 1
     assert sum(line.get("window_steps", 0) for line in lines) >= 1
@@ -43,16 +42,16 @@ def test_every_step_has_the_size_that_was_drawn_for_it(config):
     run = Run.build(config)
     kinds = set()
     for step in range(8):
-        batch, kind = batch_of_step(run, step, np.random.default_rng([0, step]))
-        assert min(batch.images.shape[-2:]) in config.sides
+        batch, kind = run.draw(step, np.random.default_rng([0, step]))
+        assert min(batch.images.shape[-2:]) in config.batches.sides
         kinds.add(kind)
     assert kinds == {"window", "posed"}
 
 
 def test_a_run_ends_when_its_time_is_over(config):
     lines: list[str] = []
-    timed = replace(config, steps=10**6, minutes=0.02, posed_clips=None, prefetch=0, export="half")
+    timed = changed(config, steps=10**6, minutes=0.02, posed_clips=None, prefetch=0, export="half")
     folder = train(timed, lines.append)
-    done = log_of(config.out)[-1]["step"]
+    done = log_of(config.loop.out)[-1]["step"]
     assert 1 <= done < 1000 and (folder / "config.json").exists()
     assert any(line.startswith("computing in ") for line in lines)

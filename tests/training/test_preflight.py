@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ from teacher_models import save_teachers
 from vidllm.cli import main
 from vidllm.profiling import parts, total
 from vidllm.training import preflight
-from vidllm.training.activations import checkpoint_activations
-from vidllm.training.config import TrainConfig, tiny_test
+from vidllm.training.config import TrainConfig, changed, tiny_test
+from vidllm.training.models import checkpoint_activations
 from vidllm.training.preflight import count_run, dry_run, model_settings
-from vidllm.training.run import Run
+from vidllm.training.stage2 import Run
 from vidllm_rooms.shards import plan_shards
 
 
@@ -29,24 +28,24 @@ def places(rooms_folder, tmp_path_factory):
 
 @pytest.fixture
 def config(rooms_folder, places, tmp_path):
-    start = replace(tiny_test(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=places[2], device="cpu")
-    return replace(start, language_start=0, guide_weight=0.0, word_weight=0.0, max_text_tokens=120)
+    start = changed(tiny_test(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=places[2], device="cpu")
+    return changed(start, language_start=0, guide_weight=0.0, word_weight=0.0, max_text_tokens=120)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------------------------
 
 
 def test_counts_are_those_of_the_run(config):
-    for changed in (config, replace(config, freeze_encoder=True), replace(config, lora_rank=2)):
-        run, counts = Run.build(changed), count_run(changed)
+    for each in (config, changed(config, freeze_encoder=True), changed(config, lora_rank=2)):
+        run, counts = Run.build(each), count_run(each)
         assert counts.model == sum(p.numel() for p in run.model.parameters()) == counts.averaged
         assert counts.held == sum(p.numel() for p in run.named_parameters().values())
         assert counts.trained == sum(p.numel() for p in run.parameters())
 
 
 def test_the_papers_size_is_counted_without_its_memory():
-    counts = count_run(TrainConfig(preset="paper", out="nowhere", freeze_encoder=True))
-    settings = model_settings(TrainConfig(preset="paper", out="nowhere"))
+    counts = count_run(changed(TrainConfig(), preset="paper", out="nowhere", freeze_encoder=True))
+    settings = model_settings(changed(TrainConfig(), preset="paper", out="nowhere"))
     assert counts.model == total(parts(settings)) > 7.8e9
     one, eight = counts.states(), counts.states(8)
     assert one["weights"] == 4 * counts.held and one["gradients"] == 4 * counts.trained
@@ -66,8 +65,8 @@ def test_frames_at_the_papers_resolution_are_whole_patches():
 
 
 def test_what_is_wrong_is_named(config, tmp_path, monkeypatch, places):
-    def wrong(**changed):
-        found = preflight.look(replace(config, **changed))
+    def wrong(**values):
+        found = preflight.look(changed(config, **values))
         return {f.what: f.told for f in found if not f.good}
 
     assert wrong() == {}
@@ -75,7 +74,7 @@ def test_what_is_wrong_is_named(config, tmp_path, monkeypatch, places):
     assert "clip_frames" in wrong(clip_frames=(2, 8))["data"]
     assert "checkpoint" in wrong(init_from=str(tmp_path))["weights"]
     bad = tmp_path / "shards"
-    shutil.copytree(config.data, bad)
+    shutil.copytree(config.loop.data, bad)
     first = sorted(bad.iterdir())[0]
     first.write_bytes(first.read_bytes()[:-100])
     assert first.name in wrong(data=str(bad))["data"]
@@ -94,7 +93,7 @@ def test_weights_that_do_not_fit_are_named(config, places, tmp_path):
     name = next(n for n in tensors if n.startswith("adapter."))
     del tensors[name]
     save_file(tensors, file, metadata={"format": "pt"})
-    found = {f.what: f for f in preflight.look(replace(config, init_from=str(broken)))}
+    found = {f.what: f for f in preflight.look(changed(config, init_from=str(broken)))}
     assert not found["weights"].good and name in found["weights"].told
 
 
@@ -107,7 +106,7 @@ def test_a_frozen_encoder_has_no_backward_pass_where_activations_are_computed_an
 
 
 def test_a_good_run_is_timed_and_left_alone(config, tmp_path):
-    report = dry_run(replace(config, language_start=2))
+    report = dry_run(changed(config, language_start=2))
     assert not report.problems and report.timing is not None and report.untimed == ""
     assert set(report.timing.seconds) == {"window", "clip"} and sum(report.timing.shares.values()) == 1
     assert 0 < report.timing.mean <= max(report.timing.seconds.values())
@@ -126,7 +125,8 @@ def test_what_cannot_be_timed_is_said(config, monkeypatch):
 
 
 def test_the_command_tells_json_and_exits_2_when_not_ready(config, capsys, places):
-    told = ["--data", config.data, "--out", config.out, "--init-from", places[2], "--clip-frames", "4", "--steps", "2"]
+    loop = config.loop
+    told = ["--data", loop.data, "--out", loop.out, "--init-from", places[2], "--clip-frames", "4", "--steps", "2"]
     geometry, language = ("--teacher-geometry", places[0]), ("--teacher-language", places[1])
     dry = ["--dry-run", "--json", "--device", "cpu"]
     assert main(["train", "stage1", *told, *geometry, *language, *dry]) == 0

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vidllm.training.spikes import KNOWN, RECENT, Watch
+from vidllm.training.trainable import KNOWN, RECENT, Watch
 
 
 def taught(watch: Watch, kind: str = "clip", steps: int = KNOWN) -> Watch:

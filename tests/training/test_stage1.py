@@ -14,11 +14,11 @@ from teacher_models import save_teachers
 
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
-from vidllm.training.config import tiny_test
-from vidllm.training.driver import train_step
-from vidllm.training.losses.distillation import Projections, Streams, distillation_losses, unit
-from vidllm.training.run import Run
-from vidllm.training.stage1 import Stage1Config, Stage1Run, paper_stage1, tiny_stage1, train_stage1
+from vidllm.training.config import changed, tiny_test
+from vidllm.training.distillation import Projections, Streams, distillation_losses, unit
+from vidllm.training.loop import train_step
+from vidllm.training.stage1 import Stage1Config, Stage1Run, compact_stage1, paper_stage1, train_stage1
+from vidllm.training.stage2 import Run
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def places(rooms_folder, tmp_path_factory):
 @pytest.fixture
 def config(rooms_folder, places, tmp_path):
     geometry, language, student = places
-    return Stage1Config(
-        data=str(rooms_folder), out=str(tmp_path / "run"), init_from=student, teacher_geometry=geometry,
+    return changed(
+        Stage1Config(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=student, teacher_geometry=geometry,
         teacher_language=language, steps=4, warmup_steps=1, clip_images=4, clip_frames=(2,), save_minutes=0.0,
         log_every=1, dtype="float32",
     )  # fmt: skip
@@ -42,7 +42,7 @@ def quiet(line: str) -> None:
 
 def log_of(config):
     """The lines of a run's log, without the time they took."""
-    with open(f"{config.out}/log.jsonl") as file:
+    with open(f"{config.loop.out}/log.jsonl") as file:
         return [{**json.loads(line), "seconds": 0} for line in file]
 
 
@@ -54,14 +54,14 @@ def test_a_run_leaves_a_model_that_stage_2_starts_from(config, rooms_folder, tmp
     before, after = (load_pretrained(place)[0].state_dict() for place in (config.init_from, folder))
     moved = {name.split(".")[0] for name, value in after.items() if float((value - before[name]).abs().max()) > 1e-3}
     assert moved == {"encoder", "adapter"}
-    stage2 = replace(tiny_test(), data=str(rooms_folder), out=str(tmp_path / "stage2"), init_from=str(folder))
+    stage2 = changed(tiny_test(), data=str(rooms_folder), out=str(tmp_path / "stage2"), init_from=str(folder))
     run = Run.build(stage2)
     assert all(torch.equal(value, after[name]) for name, value in run.model.state_dict().items())
 
 
 @pytest.mark.parametrize("tuned", [True, False])
 def test_gradients_are_zero_where_they_must_be(config, tuned):
-    run = Stage1Run.build(replace(config, tune_encoder=tuned))
+    run = Stage1Run.build(changed(config, tune_encoder=tuned))
     rng = np.random.default_rng(0)
     run.losses(run.draw(0, rng), 0, rng).total().backward()
     for name, parameter in run.model.named_parameters():
@@ -82,7 +82,7 @@ def test_gradients_are_zero_where_they_must_be(config, tuned):
 
 def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path):
     unbroken = load_pretrained(train_stage1(config, quiet))[0].state_dict()
-    broken = replace(config, out=str(tmp_path / "broken"))
+    broken = changed(config, out=str(tmp_path / "broken"))
     with interrupted_at(2):
         train_stage1(broken, quiet)
     said: list[str] = []
@@ -92,7 +92,7 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path):
 
 
 def test_kept_tokens_change_nothing(config, tmp_path):
-    live, kept = (Stage1Run.build(replace(config, teacher_cache=place)) for place in (None, str(tmp_path / "cache")))
+    live, kept = (Stage1Run.build(changed(config, teacher_cache=place)) for place in (None, str(tmp_path / "cache")))
     a, b = (train_step(run, 0) for run in (live, kept))
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-3) and len(list((tmp_path / "cache").iterdir())) == 2
 
@@ -102,7 +102,7 @@ def test_fifty_steps_on_two_scenes_reach_near_zero(config, places, rooms_folder,
     one.mkdir()
     first = sorted(rooms_folder.iterdir())[0]
     (one / first.name).write_bytes(first.read_bytes())
-    config = replace(config, data=str(one), steps=50, learning_rate=4e-3, beta2=0.9, clip_frames=(4,), clip_images=8)
+    config = changed(config, data=str(one), steps=50, learning_rate=4e-3, beta2=0.9, clip_frames=(4,), clip_images=8)
     run = wide_student(config, Stage1Run.build(config))
     history = [train_step(run, step) for step in range(50)]
     start, end = history[0], history[-1]
@@ -123,12 +123,12 @@ def wide_student(config, run):
 
 def test_bfloat16_autocast_runs(config, tmp_path):
     for cache in (None, str(tmp_path / "cache")):
-        figures = train_step(Stage1Run.build(replace(config, dtype="bfloat16", teacher_cache=cache)), 0)
+        figures = train_step(Stage1Run.build(changed(config, dtype="bfloat16", teacher_cache=cache)), 0)
         assert 0 < figures["loss"] < 8
 
 
 def test_without_structure_it_is_told_but_not_trained(config):
-    run = Stage1Run.build(replace(config, structure_weight=0.0))
+    run = Stage1Run.build(changed(config, structure_weight=0.0))
     figures = train_step(run, 0)
     assert figures["structure_now"] > 0 and figures["loss"] == pytest.approx(figures["geo"] + figures["lang"], rel=1e-5)
 
@@ -141,5 +141,5 @@ def test_a_projection_between_equal_widths_starts_as_the_identity():
 
 def test_both_teachers_are_asked_for(config):
     with pytest.raises(ValueError, match="--teacher-language"):
-        Stage1Run.build(replace(config, teacher_language=""))
-    assert tiny_stage1().structure_weight == paper_stage1().structure_weight == 1.0
+        Stage1Run.build(changed(config, teacher_language=""))
+    assert compact_stage1().structure_weight == paper_stage1().structure_weight == 1.0

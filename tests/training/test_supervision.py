@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from micro_start import save_start, short_run
 
-from vidllm.training.run import Run
-from vidllm.training.supervision import SUPERVISIONS, Parts, build
+from vidllm.datasets.shards import LabelSpace, rooms_labels
+from vidllm.training.config import changed, compact, paper
+from vidllm.training.stage2 import Run
+from vidllm.training.supervision import SUPERVISIONS, wanted
 from vidllm_rooms.language.template_questions import template_questions
 
 WEIGHTS = {f"{kind.name}_weight": 0.0 for kind in SUPERVISIONS}
@@ -27,18 +29,21 @@ def config(rooms_folder, start, tmp_path):
 
 def test_each_is_switched_by_its_own_weight(config):
     run = Run.build(config)
-    parts = Parts(config, run.model, run.auxiliary, run.data.labels, run.texts)
-    assert [type(each) for each in build(parts)] == list(SUPERVISIONS)
+    assert [type(each) for each in run.supervision] == list(SUPERVISIONS)
     for kind in SUPERVISIONS:
-        without = build(replace(parts, config=replace(config, **{f"{kind.name}_weight": 0.0})))
-        assert [type(each) for each in without] == [other for other in SUPERVISIONS if other is not kind]
-    unnamed = build(replace(parts, labels=type(run.data.labels)()))
-    assert not any(each.needs_labels for each in unnamed) and unnamed
+        without = replace(config.supervision, **{f"{kind.name}_weight": 0.0})
+        assert wanted(without, run.data.labels) == [other for other in SUPERVISIONS if other is not kind]
+    unnamed = wanted(config.supervision, LabelSpace())
+    assert not any(kind.needs_labels for kind in unnamed) and unnamed
 
 
-def test_at_weight_0_no_term_is_left(config):
-    run = Run.build(replace(config, **WEIGHTS))
-    assert not run.supervision
+def test_the_papers_setting_has_none():
+    assert wanted(paper().supervision, rooms_labels()) == wanted(compact().supervision, rooms_labels()) == []
+
+
+def test_at_weight_0_nothing_is_built_and_no_term_is_left(config):
+    run = Run.build(changed(config, **WEIGHTS))
+    assert not run.supervision and run.auxiliary is None and run.oracle is None and set(run.modules()) == {"model"}
     rng = np.random.default_rng(0)
     losses = run.losses((run.data.draw(rng, 1, 2, window=True), "window"), 0, rng)
     assert not {"semantic", "patch_points", "naming", "correspondence", "guide"} & set(losses.terms)
@@ -46,8 +51,8 @@ def test_at_weight_0_no_term_is_left(config):
 
 def test_template_questions_have_to_be_handed_in(config):
     with pytest.raises(ValueError, match="template_questions"):
-        Run.build(replace(config, plain=2))
-    run = Run.build(replace(config, plain=2), template_questions)
+        Run.build(changed(config, plain=2))
+    run = Run.build(changed(config, plain=2), template_questions)
     batch = run.data.draw(np.random.default_rng(0), 1, 2, window=True)
     asked = run.texts.extra_questions
     record = batch.records[0]

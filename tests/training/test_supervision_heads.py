@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidllm.training.supervision.heads import NEAR, AuxiliaryHeads
+from vidllm.training.supervision.base import NEAR, AuxiliaryHeads
 
 
 def test_bearing_adds_the_distance_of_directions() -> None:

@@ -14,21 +14,23 @@ from transformers import CLIPModel
 
 from vidllm.datasets.shards import rooms_labels
 from vidllm.model.loading import load_pretrained
-from vidllm.training import teacher_runs
-from vidllm.training.config import tiny_test
-from vidllm.training.contrast import END, contrastive_loss, draw_pairs, frame_text, list_text
+from vidllm.training import language_teacher
+from vidllm.training.config import changed, tiny_test
 from vidllm.training.data import RoomsData
-from vidllm.training.driver import train_step
-from vidllm.training.loop import train
-from vidllm.training.run import Run
-from vidllm.training.starting import LANGUAGE_HALF
-from vidllm.training.teacher_runs import (
+from vidllm.training.language_teacher import (
+    END,
     LanguageTeacherConfig,
     LanguageTeacherRun,
+    contrastive_loss,
+    draw_pairs,
+    frame_text,
     geometry_teacher,
-    language_teacher,
+    list_text,
     train_language_teacher,
 )
+from vidllm.training.loop import train_step
+from vidllm.training.models import LANGUAGE_HALF
+from vidllm.training.stage2 import Run, train
 from vidllm.training.teachers import load_geometry_teacher, load_language_teacher
 
 
@@ -39,10 +41,11 @@ def student(rooms_folder, tmp_path_factory):
 
 @pytest.fixture
 def config(rooms_folder, student, tmp_path):
-    return LanguageTeacherConfig(
-        data=str(rooms_folder), out=str(tmp_path / "run"), init_from=student, steps=4, contrastive_steps=2,
-        warmup_steps=1, image_size=56, depth=2, heads=2, text_depth=1, shards_a_step=2, scenes_a_shard=2, clip_images=4,
-        clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0, log_every=1, dtype="float32",
+    return changed(
+        LanguageTeacherConfig(), data=str(rooms_folder), out=str(tmp_path / "run"), init_from=student,
+        steps=4, contrastive_steps=2, warmup_steps=1, image_size=56, depth=2, heads=2, text_depth=1, shards_a_step=2,
+        scenes_a_shard=2, clip_images=4, clip_frames=(2,), questions=3, references=2, captions=1, save_minutes=0.0,
+        log_every=1, dtype="float32",
     )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def quiet(line: str) -> None:
 
 def test_the_geometry_teacher_has_no_adapter_and_no_words(rooms_folder, tmp_path):
     small = tiny_test()
-    config = replace(
+    config = changed(
         geometry_teacher(), data=str(rooms_folder), out=str(tmp_path / "run"), steps=1, window_scenes=2,
         window_frames=(2,), save_minutes=0.0, log_every=1, warmup_steps=small.warmup_steps, dtype="float32",
     )  # fmt: skip
@@ -103,19 +106,19 @@ def test_each_phase_trains_its_own_parts(config):
     assert all(p.grad is None for p in run.clip.text_model.parameters())
     for part in ("encoder", "adapter", "attention", "camera_head", "depth_head", "metric_depth"):
         assert all(p.grad is None for p in run.model.get_submodule(part).parameters()), part
-    frozen = LanguageTeacherRun(replace(config, tune_tower=False))
+    frozen = LanguageTeacherRun(changed(config, tune_tower=False))
     loss_of(frozen, 2).backward()
     assert all(p.grad is None for p in frozen.clip.parameters())
 
 
 def test_bfloat16_autocast_runs(config):
-    run = LanguageTeacherRun(replace(config, dtype="bfloat16"))
+    run = LanguageTeacherRun(changed(config, dtype="bfloat16"))
     assert [0 < train_step(run, step)["loss"] < 100 for step in (0, 2)] == [True, True]
 
 
 def test_a_resumed_teacher_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch):
     unbroken = CLIPModel.from_pretrained(train_language_teacher(config, quiet)).state_dict()
-    broken = replace(config, out=str(tmp_path / "broken"))
+    broken = changed(config, out=str(tmp_path / "broken"))
     whole = LanguageTeacherRun.losses
 
     def killed(run, batch, step, rng):
@@ -123,7 +126,7 @@ def test_a_resumed_teacher_goes_on_as_the_unbroken_one(config, tmp_path, monkeyp
             raise KeyboardInterrupt
         return whole(run, batch, step, rng)
 
-    monkeypatch.setattr(teacher_runs.LanguageTeacherRun, "losses", killed)
+    monkeypatch.setattr(language_teacher.LanguageTeacherRun, "losses", killed)
     with pytest.raises(KeyboardInterrupt):
         train_language_teacher(broken, quiet)
     monkeypatch.undo()
@@ -132,9 +135,9 @@ def test_a_resumed_teacher_goes_on_as_the_unbroken_one(config, tmp_path, monkeyp
 
 
 def test_contrast_learns_which_text_belongs_to_which_frame(config):
-    run = LanguageTeacherRun(replace(config, contrastive_steps=4, learning_rate=3e-3))
+    run = LanguageTeacherRun(changed(config, contrastive_steps=4, learning_rate=3e-3))
     assert not any(p.requires_grad for p in run.language.parameters())
-    pairs = draw_pairs(run.data, run.texts.tokenizer, np.random.default_rng(0), 4, 2, 56, 24)
+    pairs = _pairs(run, replace(run.config, shards_a_step=4, text_length=24))
     history = []
     for _ in range(40):
         loss, right = contrastive_loss(run.clip, pairs)
@@ -147,8 +150,8 @@ def test_contrast_learns_which_text_belongs_to_which_frame(config):
 
 def test_the_phases_have_their_steps(config):
     with pytest.raises(ValueError, match="contrastive_steps"):
-        train_language_teacher(replace(config, contrastive_steps=5))
-    assert language_teacher().contrastive_steps < language_teacher().steps
+        train_language_teacher(changed(config, contrastive_steps=5))
+    assert LanguageTeacherConfig().contrastive_steps < LanguageTeacherConfig().loop.steps
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def test_a_frames_text_names_what_it_shows(rooms_folder):
 
 def test_pairs_are_padded_and_end_where_clip_looks(config):
     run = LanguageTeacherRun(config)
-    pairs = draw_pairs(run.data, run.texts.tokenizer, np.random.default_rng(0), 2, 2, 56, 12)
+    pairs = _pairs(run, replace(run.config, shards_a_step=2, text_length=12))
     assert pairs.pixels.shape == (4, 3, 56, 56) and pairs.ids.shape[1] <= 12 and len(pairs.texts) == 4
     last = pairs.mask.sum(1) - 1
     assert bool((pairs.ids.gather(1, last[:, None]) == END).all()) and int((pairs.ids == END).sum()) == 4
@@ -185,8 +188,12 @@ def test_pairs_are_padded_and_end_where_clip_looks(config):
 
 def test_frames_of_one_text_are_all_right(config):
     run = LanguageTeacherRun(config)
-    pairs = draw_pairs(run.data, run.texts.tokenizer, np.random.default_rng(0), 2, 2, 56, 12)
+    pairs = _pairs(run, replace(run.config, shards_a_step=2, text_length=12))
     same = replace(pairs, texts=["one"] * 4, ids=pairs.ids[:1].expand(4, -1), mask=pairs.mask[:1].expand(4, -1))
     with torch.no_grad():
         loss, right = contrastive_loss(run.clip, same)
         assert right == 1.0 and float(loss) >= np.log(4) - 1e-4  # nothing tells them apart: the entropy of four
+
+
+def _pairs(run, config):
+    return draw_pairs(run.data, run.texts.tokenizer, np.random.default_rng(0), config)

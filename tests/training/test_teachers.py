@@ -13,12 +13,13 @@ from teacher_models import geometry_model, tiny_tower
 from transformers import CLIPConfig, CLIPModel
 
 from vidllm.pretrained.vggt import load_vggt
-from vidllm.training import teacher_cache
+from vidllm.training import teachers
 from vidllm.training.data import RoomsData
-from vidllm.training.teacher_cache import CachedTeacher, LiveTeacher
 from vidllm.training.teachers import (
+    CachedTeacher,
     GeometryTeacher,
     LanguageTeacher,
+    LiveTeacher,
     clip_pixels,
     load_geometry_teacher,
     load_language_teacher,
@@ -149,7 +150,7 @@ def test_kept_tokens_are_those_of_the_teacher(data, tmp_path):
 def test_filling_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
     teacher = GeometryTeacher(geometry_model())
     kept = CachedTeacher(teacher, data, tmp_path)
-    write = teacher_cache.save_file
+    write = teachers.save_file
 
     def stopped(tensors, path, **kwargs):
         if data.paths[1].stem in str(path):
@@ -157,7 +158,7 @@ def test_filling_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(tensors, path, **kwargs)
 
-    monkeypatch.setattr(teacher_cache, "save_file", stopped)
+    monkeypatch.setattr(teachers, "save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         kept.fill()
     monkeypatch.undo()

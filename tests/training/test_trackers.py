@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from vidllm.training import trackers
-from vidllm.training.loop_config import LoopConfig
-from vidllm.training.trackers import Trackers, check_trackers
+from vidllm.training import progress
+from vidllm.training.config import RunConfig, changed
+from vidllm.training.progress import Trackers, check_trackers
 
 
 def test_a_missing_tracker_is_named_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"'wandb' is not installed; pip install 'vidllm\[wandb\]'"):
-        Trackers(replace(LoopConfig(), trackers=("wandb",)))
+        Trackers(changed(RunConfig(), trackers=("wandb",)))
     with pytest.raises(ValueError, match="known are tensorboard, wandb"):
         check_trackers(("paper",))
 
 
 def test_without_trackers_nothing_happens():
-    for config in (None, LoopConfig()):
+    for config in (None, RunConfig()):
         none = Trackers(config)
         assert none.log({"step": 1, "loss": 2.0}, 1) is None and none.close() is None
 
@@ -43,10 +41,10 @@ def test_lines_are_sent(tmp_path, monkeypatch):
         def end_training(self):
             sent.append("end")
 
-    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
+    monkeypatch.setattr(progress, "find_spec", lambda name: object())
     monkeypatch.setattr(accelerate, "Accelerator", Recorder)
     out = str(tmp_path / "run")
-    told = Trackers(replace(LoopConfig(), out=out, trackers=("tensorboard",)))
+    told = Trackers(changed(RunConfig(), out=out, trackers=("tensorboard",)))
     told.log({"step": 7, "loss": 2.0}, 7)
     told.close()
     assert sent == [(["tensorboard"], out), ("vidllm", "('tensorboard',)", 2000), ({"loss": 2.0}, 7), "end"]

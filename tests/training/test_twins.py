@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from vidllm.training.twins import TWIN_COSINE, part_twins
+from vidllm.training.models import TWIN_COSINE, part_twins
 
 
 def test_twins_part_and_others_stay():

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vidllm.training.losses.targets import normalise
-from vidllm.training.losses.vggt import corner_normals, vggt_camera_losses, vggt_dense_losses
+from vidllm.training.losses import camera_losses, corner_normals, normalise, vggt_dense_losses
 
 CASES = (
     "default(camera l1, depth grad .98)", "point(normal .98)", "depth_grad_conf_no_quantile", "point_normal_conf",
@@ -52,7 +51,7 @@ def losses_of(case: dict[str, Any], predicted: dict[str, Tensor], targets) -> tu
     for part, told in case.items():
         if part == "camera":
             refined = [predicted[name] for name in REFINEMENTS]
-            terms = vggt_camera_losses(refined, targets.pose, targets.valid, told["loss_type"])
+            terms = camera_losses(refined, targets.pose, targets.valid, form=told["loss_type"])
             names = {"camera": "camera", "translation": "T", "rotation": "R", "fov": "FL"}
             found |= {f"loss_{names[name]}": value for name, value in terms.items()}
             objective = objective + told["weight"] * terms["camera"]
@@ -131,13 +130,13 @@ def test_a_scene_counts_for_the_camera_by_its_first_frame():
     valid = torch.ones(2, 2, 20, 20, dtype=torch.bool)
     valid[1, 0] = False
     valid[1, 0].view(-1)[:100] = True  # one too few
-    vggt_camera_losses([told], target, valid)["camera"].backward()
+    camera_losses([told], target, valid)["camera"].backward()
     assert bool(told.grad[0].all()) and not bool(told.grad[1].any())
-    none = vggt_camera_losses([told], target, valid & False)
+    none = camera_losses([told], target, valid & False)
     assert all(float(t.detach()) == 0 for t in none.values())
-    assert float(vggt_camera_losses([told], target, valid)["camera"].detach()) == pytest.approx(1 + 1 + 0.5)
+    assert float(camera_losses([told], target, valid)["camera"].detach()) == pytest.approx(1 + 1 + 0.5)
     with pytest.raises(ValueError, match="'l1' or 'l2'"):
-        vggt_camera_losses([told], target, valid, "huber")
+        camera_losses([told], target, valid, form="huber")
 
 
 def test_normals_of_a_plane_point_one_way():

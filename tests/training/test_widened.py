@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +11,10 @@ from small_model import small_config
 
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
+from vidllm.training.config import changed
 from vidllm.training.data import RoomsData
-from vidllm.training.starting import _take_language_half, run_tokenizer, widened
-from vidllm.training.supervision.oracle_features import BASE_WIDTH, OracleFeatures
+from vidllm.training.models import _take_language_half, run_tokenizer, widened
+from vidllm.training.supervision.geometry import BASE_WIDTH, OracleFeatures
 
 IDS = {"<video>": 3, "<loc>": 4, "<coord>": 5}
 
@@ -55,8 +55,8 @@ def test_no_multiple_no_weight(shape):
 
 def test_the_words_are_those_of_the_language_model_that_is_taken(rooms_folder, tmp_path):
     spoken = save_start(tmp_path / "spoken", rooms_folder)
-    config = replace(
+    config = changed(
         short_run(rooms_folder, spoken, tmp_path / "run"), init_from=None, language_from=str(spoken), preset="tiny"
     )
-    told = run_tokenizer(config, RoomsData(rooms_folder, 14))
+    told = run_tokenizer(tmp_path / "run", RoomsData(rooms_folder), config.start.init_from, config.start.language_from)
     assert told.get_vocab() == load_pretrained(spoken)[1].tokenizer.get_vocab()

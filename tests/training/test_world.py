@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from interruptions import free_port
 from torch import nn
 
-from vidllm.training.world import World
+from vidllm.training.distributed import World
 
 
 def _one(rank: int, port: int, folder: str) -> None:

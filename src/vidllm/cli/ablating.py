@@ -31,7 +31,7 @@ def ablate(argv: list[str]) -> None:
     table = table_named(argv[0])
     config = options_of(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
     known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
-    for line in idle_options(config, AblationConfig(), known=known):
+    for line in idle_options(AblationConfig, vars(config) | known, vars(AblationConfig())):
         reading.note(f"vidllm: warning: {line}")
     seeds = reading.seeds(config.eval_seeds)
     out = reading.writable_folder(config.out)

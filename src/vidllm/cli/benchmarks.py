@@ -19,7 +19,7 @@ def run(options: argparse.Namespace, protocols: Sequence[str]) -> None:
         raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
     out = reading.writable_folder(options.output)
     scenes = reading.words(options.scenes) or ()
-    from vidllm.training.world import check_processes
+    from vidllm.training.distributed import check_processes
 
     check_processes()
     from vidllm.evaluation.harness import own_device

@@ -53,8 +53,7 @@ def _note_lengths(report: JsonlReport) -> None:
     from vidllm.datasets.jsonl_check import Remark
     from vidllm.scene import TINY
     from vidllm.training.finetune import FinetuneConfig
-    from vidllm.training.own_texts import too_long
-    from vidllm.training.texts import TextMaker
+    from vidllm.training.texts import TextMaker, too_long
 
     wrong = {remark.line for remark in report.problems}
     sound = [example for example in report.examples if example.line not in wrong]

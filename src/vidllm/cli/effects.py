@@ -71,8 +71,8 @@ _LANGUAGE = (
 
 #: Runs of training, by the class of their configuration: an option without an effect is warned about.
 TRAINING = (
-    Effect("LoopConfig", ("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
-    Effect("LoopConfig", ("parallel",), "several processes (torchrun)", _several_processes),
+    Effect("RunConfig", ("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
+    Effect("RunConfig", ("parallel",), "several processes (torchrun)", _several_processes),
     Effect("TrainConfig", ("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m"),
            "fresh weights, without --init-from", lambda c: not c.init_from),
     Effect("TrainConfig", ("bridge_tokens",), "--adapter bridge", lambda c: c.adapter in (None, "bridge")),
@@ -119,15 +119,14 @@ def check_options(options: Namespace, parser: ArgumentParser) -> None:
 
 
 def idle_options(
-    config: Any, usual: Any, *, known: dict[str, Any] | None = None, but: tuple[str, ...] = ()
+    config: type, values: dict[str, Any], usual: dict[str, Any], but: tuple[str, ...] = ()
 ) -> list[str]:
     """A line for every kind of option of a configuration that has no effect; ``usual`` has the defaults.
 
-    ``known`` is what predicates need beside the configuration; options in ``but`` are not looked at.
+    ``values`` may hold more that predicates need; options in ``but`` are not looked at.
     """
-    classes = tuple(kind.__name__ for kind in type(config).__mro__)
-    mode = Namespace(**vars(config), **(known or {}))
-    found = _without(TRAINING, classes, mode, {name: getattr(usual, name) for name in vars(config)})
+    classes = tuple(kind.__name__ for kind in config.__mro__)
+    found = _without(TRAINING, classes, Namespace(**values), usual)
     lines = []
     for names, effect in found:
         told = [_option(name) for name in names if name not in but]

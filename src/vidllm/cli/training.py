@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field, make_dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from vidllm.cli import reading
 from vidllm.cli.effects import idle_options
 from vidllm.cli.models import options_of
-from vidllm.cli.parser import LineParser
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 
@@ -29,9 +31,26 @@ plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
-
 STAGES = ("stage2", "joint", "stage1", "finetune", "blind", "teacher", "plot")
 DRY_STAGES = ("stage1", "stage2", "joint", "teacher geometry", "teacher language")
+
+
+@dataclass(frozen=True)
+class Dry:
+    """Look, count and time in place of training."""
+
+    dry_run: bool = False  # check data, weights and disk, count memory and time real steps, without training
+    gpus: int = 1  # of a dry run: processes with a GPU each, for the memory
+    json: bool = False  # of a dry run: JSON on standard output
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the curves of training runs, one over another."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()  # folders of runs, or their log.jsonl
+    output: Annotated[str | None, tyro.conf.arg(aliases=("-o",))] = None  # FILE.png; none: curves.png in the first run
+    smooth: int | None = None  # lines of the log to average for a point; 1: none
 
 
 def train(argv: list[str]) -> None:
@@ -43,14 +62,17 @@ def train(argv: list[str]) -> None:
     if stage == "plot":
         _plot(plot_options(rest))
         return
-    dry, rest = dry_options(stage, rest)
-    config, run = configuration(stage, rest)
-    for line in idle_options(config, usual(stage), but=() if dry is None else ("parallel",)):
+    config, run, dry = configuration(stage, rest)
+    from vidllm.training.config import flat
+
+    usual = configuration(stage, preset_options(rest))[0]
+    but = ("parallel",) if dry.dry_run else ()
+    for line in idle_options(type(config), flat(config), flat(usual), but):
         reading.note(f"vidllm: warning: {line}")
-    if dry is not None:
+    if dry.dry_run:
         _dry_run(config, dry)
         return
-    reading.writable_folder(config.out)
+    reading.writable_folder(config.loop.out)
     print(run(config))
 
 
@@ -68,59 +90,62 @@ def split_stage(argv: list[str]) -> tuple[str, list[str]]:
     return f"teacher {kind}", rest[1:]
 
 
-def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path]]:
-    """The configuration of a stage from its options, and what runs it; ValueError of one line for a wrong option."""
-    prog = f"vidllm train {stage}"
-    if stage in ("stage2", "joint", "teacher geometry"):
-        return _stage2(prog, argv, teacher=stage == "teacher geometry")
-    if stage == "stage1":
-        from vidllm.training.stage1 import Stage1Config, train_stage1
+def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path], Dry]:
+    """The configuration of a stage from its options, what runs it, and whether it is a dry run.
 
-        return options_of(Stage1Config, prog, argv), train_stage1
+    ``--preset`` also chooses the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
+    """
+    usual, run = _stage(stage, preset_options(argv))
+    kind: Any = type(usual)
+    parts: list[Any] = [("config", Annotated[kind, tyro.conf.arg(name="")], field(default=usual))]
+    if stage in DRY_STAGES:
+        parts.append(("dry", Annotated[Dry, tyro.conf.arg(name="")], field(default=Dry())))
+    elif "--dry-run" in argv:
+        raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
+    read: Any = options_of(make_dataclass("Options", parts, frozen=True), f"vidllm train {stage}", argv)
+    dry = read.dry if stage in DRY_STAGES else Dry()
+    if not dry.dry_run and dry != Dry():
+        raise ValueError("--gpus and --json are options of --dry-run; give it too")
+    return read.config, run, dry
+
+
+def preset_options(argv: list[str]) -> list[str]:
+    """``--preset NAME`` of some options, alone."""
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    return next((["--preset", b] for a, b in pairwise(words) if a == "--preset"), [])
+
+
+def _stage(stage: str, preset_option: list[str]) -> tuple[Any, Callable[[Any], Path]]:
+    """A stage's configuration without other options, and what runs it."""
+    name = preset_option[1] if preset_option else "tiny"
+    if stage in ("stage2", "joint", "teacher geometry"):
+        from vidllm.model.presets import preset
+        from vidllm.training.config import PRESETS
+        from vidllm.training.language_teacher import geometry_teacher
+        from vidllm.training.stage2 import train as run
+        from vidllm_rooms.language.template_questions import template_questions
+
+        preset(name)
+        config = geometry_teacher() if stage == "teacher geometry" else PRESETS[name]()
+        return config, partial(run, extra_questions=template_questions)
+    if stage == "stage1":
+        from vidllm.training.stage1 import STAGE1_PRESETS, Stage1Config, train_stage1
+
+        return STAGE1_PRESETS.get(name, Stage1Config)(), train_stage1
     if stage == "finetune":
         from vidllm.training.finetune import FinetuneConfig, finetune
 
-        return options_of(FinetuneConfig, prog, argv), finetune
+        return FinetuneConfig(), finetune
     if stage == "blind":
         from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 
-        return options_of(LanguageOnlyConfig, prog, argv), train_language_only
-    from vidllm.training.teacher_runs import LanguageTeacherConfig, train_language_teacher
+        return LanguageOnlyConfig(), train_language_only
+    from vidllm.training.language_teacher import LanguageTeacherConfig, train_language_teacher
 
-    return options_of(LanguageTeacherConfig, prog, argv), train_language_teacher
-
-
-def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable[[Any], Path]]:
-    from vidllm.model.presets import preset
-    from vidllm.training.config import TrainConfig
-    from vidllm.training.loop import train as run
-    from vidllm.training.teacher_runs import geometry_teacher
-    from vidllm_rooms.language.template_questions import template_questions
-
-    config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
-    preset(config.preset)
-    return config, partial(run, extra_questions=template_questions)
+    return LanguageTeacherConfig(), train_language_teacher
 
 
-def usual(stage: str) -> Any:
-    """The configuration of a stage without options."""
-    return configuration(stage, [])[0]
-
-
-def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None, list[str]]:
-    """The options of a dry run, None without one, and the other options."""
-    if "--dry-run" not in argv:
-        return None, argv
-    if stage not in DRY_STAGES:
-        raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
-    parser = LineParser(prog=f"vidllm train {stage} --dry-run", allow_abbrev=False, add_help=False)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_known_args(argv)
-
-
-def _dry_run(config: Any, options: argparse.Namespace) -> None:
+def _dry_run(config: Any, options: Dry) -> None:
     from vidllm.training.preflight import dry_run
     from vidllm_rooms.language.template_questions import template_questions
 
@@ -134,16 +159,15 @@ def _dry_run(config: Any, options: argparse.Namespace) -> None:
         raise ValueError(f"not ready: {names}; see the lines above" if not options.json else f"not ready: {names}")
 
 
-def plot_options(argv: Sequence[str]) -> argparse.Namespace:
+def plot_options(argv: list[str]) -> Plot:
     """The options of ``vidllm train plot``."""
-    parser = LineParser(prog="vidllm train plot", description="Draw the curves of training runs, one over another.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("-o", "--output", metavar="FILE.png", help="(default: curves.png in the first run)")
-    parser.add_argument("--smooth", type=int, metavar="N", help="lines of the log to average for a point; 1: none")
-    return parser.parse_args(argv)
+    options = options_of(Plot, "vidllm train plot", argv)
+    if not options.runs:
+        raise ValueError("give at least one run's folder; see vidllm train plot --help")
+    return options
 
 
-def _plot(options: argparse.Namespace) -> None:
+def _plot(options: Plot) -> None:
     if options.output:
         reading.writable(options.output)
     from vidllm.training.plot import plot_runs

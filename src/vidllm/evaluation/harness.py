@@ -42,7 +42,7 @@ from vidllm.evaluation.tasks import (
 from vidllm.io.atomic import atomic_path
 from vidllm.io.locks import folder_lock
 from vidllm.scene import VidLLM
-from vidllm.training.world import World
+from vidllm.training.distributed import World
 
 Record = dict[str, Any]
 _PATIENCE = timedelta(days=7)  # a process may be done long before the others

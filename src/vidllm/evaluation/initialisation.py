@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.model.modeling import Network
-from vidllm.training.losses.distillation import Streams, distillation_losses, resample_grid
+from vidllm.training.distillation import Streams, distillation_losses, resample_grid
 from vidllm.training.teachers import clip_tokens
 
 

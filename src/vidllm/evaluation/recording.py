@@ -32,7 +32,7 @@ from vidllm.model.outputs import Features, Geometry
 from vidllm.model.processing import Processor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
-from vidllm.training.losses.targets import normalise
+from vidllm.training.losses import normalise
 
 #: Our corners in the order of ScanRefer's evaluators: the upper face, then the lower one, clockwise seen from above.
 _ORDER = [6, 5, 4, 7, 2, 1, 0, 3]

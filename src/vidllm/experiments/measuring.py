@@ -1,23 +1,79 @@
-"""What is measured of a row, and the table that needs no training: one model's scale, estimated in several ways."""
+"""What is measured of a row and kept in its folder; one model's scale, estimated in several ways."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vidllm.evaluation.results import json_text, plain
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
-from vidllm.experiments.shared import Record, read_json, write_json
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import read_json_object
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load
+from vidllm.training.config import RunConfig, flat
 from vidllm.training.texts import ExtraQuestions
 
+Record = dict[str, Any]
+
 Say = Callable[[str], None]
+PLAN, TRAINED, RESULT = "plan.json", "trained.json", "result.json"
+_UNTOLD = ("out", "init_from", "device", "threads", "log_every", "save_minutes", "keep_checkpoints", "trackers",
+           "teacher_cache")  # fmt: skip
+
+
+def keep_plan(folder: Path, plan: Record) -> None:
+    """Write down what a folder is made with; ValueError naming what differs where it was made with something else."""
+    before = read_json(folder / PLAN)
+    if before is None:
+        write_json(folder / PLAN, plan)
+        return
+    old, new = _flat(before), _flat(plan)
+    differ = [f"{k} {old.get(k)} (now {new.get(k)})" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if differ:
+        told = ", ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else "")
+        raise ValueError(f"{folder} was made with {told}; give another --out, or delete that folder to train it again")
+
+
+def _flat(plan: Record, before: str = "") -> Record:
+    flat: Record = {}
+    for name, value in plan.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat
+
+
+def telling(config: RunConfig) -> Record:
+    """The fields of a run that its numbers rest on; where a row begins is told apart."""
+    return {name: value for name, value in flat(config).items() if name not in _UNTOLD}
+
+
+def once(folder: Path, make: Callable[[], Record]) -> Record:
+    """What ``make`` told when it was last done in ``folder``; done now if it was not yet."""
+    return read_json(folder / TRAINED) or write_json(folder / TRAINED, make())
+
+
+def read_json(path: Path) -> Record | None:
+    """A file written by :func:`write_json`, None where there is none or it is damaged."""
+    with suppress(ValueError):
+        return read_json_object(path)
+    return None
+
+
+def write_json(path: Path, value: Record) -> Record:
+    """Write atomically; returns the value as it will be read."""
+    with atomic_path(path) as part:
+        part.write_text(json_text(value) + "\n", encoding="utf-8")
+    told: Record = plain(value)
+    return told
+
+
 
 
 @dataclass(frozen=True)

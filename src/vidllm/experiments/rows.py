@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.model.presets import preset
-from vidllm.training.config import TrainConfig
+from vidllm.training.config import TrainConfig, changed, flat, tiny
 from vidllm.training.stage1 import Stage1Config
 
 SUBMISSION = "the paper's submission (arXiv 2509.24385, first version), component ablation"
@@ -23,7 +23,7 @@ TABLE_6 = "the paper's Table 6 (ICLR 2026) as quoted second-hand, means over eac
 class Row:
     """One line of a table.
 
-    ``changes`` are fields of ``TrainConfig``; ``stage1`` fields of ``Stage1Config``, None for a row that is trained
+    ``changes`` are options of stage 2; ``stage1`` those of stage 1, None for a row that is trained
     in a single stage; ``scale`` fields of ``ScaleConfig`` that only the evaluation changes. ``against`` are the
     numbers of the rows in the table that this one is compared with; ``paper`` the paper's own numbers by column.
     """
@@ -159,8 +159,8 @@ STAGE1_OWN = (*OWN, "teacher_geometry", "teacher_language")
 
 def ablation_joint() -> TrainConfig:
     """Joint training of a row: short clips, and a gradient from both branches in every joint step."""
-    return replace(
-        TrainConfig(), warmup_steps=30, window_scenes=8, window_frames=(2, 2, 3), clip_images=16, clip_frames=(4, 8),
+    return changed(
+        tiny(), warmup_steps=30, window_scenes=8, window_frames=(2, 2, 3), clip_images=16, clip_frames=(4, 8),
         language_share=1.0, language_only_share=0.0, spread_share=0.3, questions=16, references=6, captions=2,
         keep_checkpoints=1, log_every=10,
     )  # fmt: skip
@@ -168,7 +168,7 @@ def ablation_joint() -> TrainConfig:
 
 def ablation_stage1() -> Stage1Config:
     """Distillation of a row."""
-    return replace(
+    return changed(
         Stage1Config(), warmup_steps=20, clip_images=16, clip_frames=(4, 8), keep_checkpoints=1, log_every=10
     )
 
@@ -211,5 +211,5 @@ class AblationConfig:
         parts = ("joint", self.joint, ablation_joint(), JOINT_OWN), ("distil", self.distil, Stage1Config(), STAGE1_OWN)
         for part, given, usual, names in parts:
             for name in names:
-                if getattr(given, name) != getattr(usual, name):
+                if flat(given)[name] != flat(usual)[name]:
                     raise ValueError(f"--{part}.{name.replace('_', '-')}: the ablation decides this for every row")

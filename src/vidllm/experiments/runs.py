@@ -13,46 +13,51 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
-from vidllm.experiments.measuring import Rooms, measure_scale, summary
-from vidllm.experiments.rows import AblationConfig, Row, Table
-from vidllm.experiments.shared import (
+from vidllm.experiments.measuring import (
     RESULT,
     Record,
+    Rooms,
+    Say,
     keep_plan,
-    make_teachers,
+    measure_scale,
     once,
     read_json,
+    summary,
     telling,
-    tokenizer_of,
-    typical_unit,
     write_json,
 )
+from vidllm.experiments.rows import AblationConfig, Row, Table
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import naming, read_json_lines
 from vidllm.io.locks import folder_lock
+from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
+from vidllm.model.text import read_tokenizer
 from vidllm.scene import load
-from vidllm.training.config import TrainConfig
-from vidllm.training.exporting import write_model
-from vidllm.training.loop import train
+from vidllm.training.config import TrainConfig, changed, flat
+from vidllm.training.data import RoomsData
+from vidllm.training.language_teacher import LanguageTeacherConfig, geometry_teacher, train_language_teacher
+from vidllm.training.losses import normalise
+from vidllm.training.models import VOCABULARY, starting_model, write_model
 from vidllm.training.plot import LOG_FILE
 from vidllm.training.stage1 import Stage1Config, train_stage1
-from vidllm.training.starting import VOCABULARY, starting_model
-from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.stage2 import train
+from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 
-Say = Callable[[str], None]
+CONTRAST = 0.6  # of the language teacher's steps: contrast; the rest is instruction tuning
 
 NEW = ("adapter", "metric_depth")  # what every row learns from nothing: the ablation is about it
 TRUE_GEOMETRY = 0.5  # of the joint steps: over them the share that is lifted with true geometry falls to nothing
@@ -156,7 +161,7 @@ def joint_config(job: Job) -> TrainConfig:
     config = job.config
     steps = config.steps - (config.stage1_steps if job.row.stage1 is not None else 0)
     start = steps - config.language_steps
-    return replace(
+    return changed(
         config.joint, **job.row.changes, data=config.data, out=str(job.folder / "joint"), preset=config.preset,
         seed=job.seed, steps=steps, language_start=start, init_from=str(job.folder / "start"), unit_m=job.unit_m,
         true_geometry_until=start + round(TRUE_GEOMETRY * config.language_steps),
@@ -168,7 +173,7 @@ def stage1_config(job: Job) -> Stage1Config | None:
     if job.row.stage1 is None or job.teachers is None:
         return None
     config, (geometry, language) = job.config, job.teachers
-    return replace(
+    return changed(
         config.distil, **job.row.stage1, data=config.data, out=str(job.folder / "stage1"), preset=config.preset,
         seed=job.seed, steps=config.stage1_steps, init_from=str(job.folder / "start"), teacher_geometry=geometry,
         teacher_language=language,
@@ -184,11 +189,11 @@ def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Say) 
     if not (job.folder / "start" / "config.json").exists():
         write_start(job)
     if stage1 is not None:
-        joint = replace(joint, init_from=str(train_stage1(stage1, partial(tell, "stage 1"))))
+        joint = changed(joint, init_from=str(train_stage1(stage1, partial(tell, "stage 1"))))
     model = train(joint, partial(tell, "joint"), job.rooms.extra_questions)
     parameters = sum(p.numel() for p in load_pretrained(str(model))[0].parameters())
     stages = {"stage1": stage1, "joint": joint}
-    seconds = {name: _seconds(Path(stage.out)) for name, stage in stages.items() if stage is not None}
+    seconds = {name: _seconds(Path(stage.loop.out)) for name, stage in stages.items() if stage is not None}
     return {"model": str(model.relative_to(job.folder)), "parameters": parameters, "seconds": seconds}
 
 
@@ -210,11 +215,11 @@ def write_start(job: Job) -> None:
     """The model that a row begins with: fresh weights of the seed, the same as the other rows' wherever parts agree."""
     config = job.config
     texts = TextMaker(load_or_build_tokenizer(tokenizer_of(config), [], VOCABULARY))
-    whole = replace(config.joint, preset=config.preset, language_from=config.language_from, unit_m=job.unit_m)
+    whole = changed(config.joint, preset=config.preset, language_from=config.language_from, unit_m=job.unit_m)
     models = []
-    for settings in (replace(whole, **job.row.changes), whole):
+    for settings in (changed(whole, **job.row.changes), whole):
         torch.manual_seed(job.seed)
-        models.append(starting_model(settings, texts))
+        models.append(starting_model(settings.start, texts))
     model, full = models
     take_common(model, full)
     if config.init_from and not take_common(model, load_pretrained(config.init_from)[0], NEW):
@@ -251,3 +256,72 @@ def publish(
     with atomic_path(out / f"{table.name}.md") as part:
         part.write_text("\n".join(told) + "\n", encoding="utf-8")
     return report(table, results, command)
+
+
+# ---- what all rows have in common ----
+
+
+def tokenizer_of(config: AblationConfig) -> Path:
+    """The folder of the tokenizer of all runs: that of the model they begin with, or one trained on the data."""
+    folder, source = Path(config.out) / "tokenizer", config.init_from or config.language_from
+    if source and saved_tokenizer(folder) is None:
+        keep_tokenizer(read_tokenizer(model_of_run(source)), folder)
+    load_or_build_tokenizer(folder, RoomsData(Path(config.data)).paths, VOCABULARY)
+    return folder
+
+
+def typical_unit(data: str, scenes: int = 48, frames: int = 4) -> float:
+    """Metres a unit of relative depth in the training data: the median over scenes of what lengths are divided by.
+
+    It stands for the scale where a row measures none (no metric depth, or no alignment).
+    """
+    rooms, rng = RoomsData(Path(data)), np.random.default_rng(0)
+    found: list[float] = []
+    while len(found) < scenes:
+        batch = rooms.draw(rng, 4, frames, window=False)
+        found += normalise(batch.depth_m, batch.extrinsics, batch.intrinsics).scale.tolist()
+    return round(float(np.median(found)), 4)
+
+
+def make_teachers(config: AblationConfig, say: Say) -> tuple[str, str]:
+    """Both teachers of stage 1: those given, or our own, trained once for all rows."""
+    geometry, language = config.teacher_geometry, config.teacher_language
+    return geometry or _make_teacher("geometry", config, say), language or _make_teacher("language", config, say)
+
+
+def _make_teacher(kind: str, config: AblationConfig, say: Say) -> str:
+    out = Path(config.out) / "teachers" / kind
+    settings = _geometry_teacher(config, out) if kind == "geometry" else _language_teacher(config, out)
+    keep_plan(out, plain(telling(settings)))
+    tell = partial(_tell_teacher, kind, say)
+
+    def make() -> Record:
+        shutil.copytree(tokenizer_of(config), out / "tokenizer", dirs_exist_ok=True)
+        made = train(settings, tell) if isinstance(settings, TrainConfig) else train_language_teacher(settings, tell)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return {"model": str(made.relative_to(out))}
+
+    return str(out / once(out, make)["model"])
+
+
+def _tell_teacher(kind: str, say: Say, line: str) -> None:
+    say(f"[{kind} teacher] {line}")
+
+
+def _geometry_teacher(config: AblationConfig, out: Path) -> TrainConfig:
+    names = ("window_scenes", "window_frames", "clip_images", "clip_frames", "learning_rate", "warmup_steps", "dtype",
+             "device", "threads", "log_every", "save_minutes", "keep_checkpoints")  # fmt: skip
+    alike = {name: flat(config.joint)[name] for name in names}
+    return changed(
+        geometry_teacher(), **alike, data=config.data, out=str(out), preset=config.preset, steps=config.teacher_steps
+    )
+
+
+def _language_teacher(config: AblationConfig, out: Path) -> LanguageTeacherConfig:
+    names = ("clip_images", "clip_frames", "questions", "references", "captions", "warmup_steps", "dtype", "device",
+             "threads", "log_every", "save_minutes", "keep_checkpoints")  # fmt: skip
+    alike = {name: flat(config.joint)[name] for name in names}
+    return changed(
+        LanguageTeacherConfig(), **alike, data=config.data, out=str(out), preset=config.preset,
+        steps=config.teacher_steps, contrastive_steps=round(CONTRAST * config.teacher_steps),
+    )  # fmt: skip

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.experiments.measuring import PLAN, Record, read_json
 from vidllm.experiments.rows import Table
-from vidllm.experiments.shared import PLAN, Record, read_json
 from vidllm.export.line_chart import can_plot, line_charts
 from vidllm.io.atomic import atomic_path
 from vidllm.training.plot import LOG_FILE, RunLog, panels, read_log

@@ -1,37 +1,170 @@
 """Checkpoints that survive a kill at any moment: written whole or not at all (:mod:`vidllm.io.atomic`), a few kept.
 
-``step_N.pt`` is a file; where blocks are sharded, ``step_N`` is a folder (:mod:`sharded_checkpoints`).
+Either form holds a run's tensors by name (``weights|NAME``, ``averaged|NAME``, ``optimizer|SLOT|NAME``) and its counts.
+``step_N.pt`` is one file; where blocks are sharded, ``step_N`` is a folder of torch.distributed.checkpoint to which
+every process writes its own part. Any number of processes goes on from either, sharded or not. Nothing in them is
+unpickled without a guard (:mod:`vidllm.io`).
+
+Moments are named here rather than by torch's ``get_optimizer_state_dict``: its counterpart gives parameters that had
+no gradient yet moments of one step, and their first real step would be another one.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import warnings
 import zipfile
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vidllm.io.atomic import atomic_path, remove_folder
-from vidllm.io.tensors import load_pickled
+from vidllm.io.atomic import atomic_folder, atomic_path, remove_folder
+from vidllm.io.json_files import read_json_object
+from vidllm.io.sharded_tensors import TensorsReader, read_metadata
+from vidllm.io.tensors import load_pickled, reason_without_advice
+from vidllm.training.distributed import World, is_sharded
+from vidllm.training.trainable import Trainable
 
+REST = "run.json"  # in a folder, the counts
+SEPARATOR = "|"
 _NAME = re.compile(r"step_(\d+)(\.pt)?")
+#: What a checkpoint of another run, or a damaged one, raises on the way in.
+_UNFIT = (CheckpointException, AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write ``step_N.pt``; older ones beyond ``keep`` go. ValueError on a full disk, which leaves the last good one."""
-    path = folder / f"step_{step:07d}.pt"
+def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, world: World) -> Path:
+    """Write a run's state; older checkpoints beyond ``keep`` go. Called by all processes.
+
+    ValueError on a full disk, which leaves the last good one.
+    """
+    path = folder / f"step_{step:07d}"
+    counts = {
+        "step": step, "steps_averaged": run.steps_averaged, "bad_steps": run.bad_steps, "watch": run.watch.state()
+    }  # fmt: skip
     try:
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
-        raise unwritten(path, error) from error
-    forget_old(folder, keep)
+        if is_sharded(run):
+            with atomic_folder(path) if world.rank == 0 else nullcontext(path) as part:
+                part = world.first(part)
+                save(tensors_of(run), storage_writer=FileSystemWriter(part))
+                if world.rank == 0:
+                    (part / REST).write_text(json.dumps(counts))
+        elif world.rank == 0:
+            path = path.with_suffix(".pt")
+            with atomic_path(path) as temporary:
+                torch.save({**counts, "tensors": tensors_of(run)}, temporary)
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch's writer has a RuntimeError for a full disk
+        raise _unwritten(path, error) from error
+    if world.rank == 0:
+        for old in list_checkpoints(folder)[: -max(1, keep)]:
+            _remove(old)
+    world.first(None)
     return path
 
 
-def unwritten(path: Path, error: BaseException) -> ValueError:
-    """What is said when a checkpoint could not be written."""
+def load_checkpoint(run: Trainable, path: Path) -> int | None:
+    """Read a file or folder into a run, sharded or whole; the step to go on with, None where it is damaged.
+
+    Raises:
+        ValueError: it is another run's.
+    """
+    try:
+        if path.is_dir():
+            read_metadata(path)
+            rest = read_json_object(path / REST)
+        else:
+            rest = load_pickled(path) if _passes_checksums(path) else {}
+    except ValueError:  # damaged, or it holds code (which is not run)
+        return None
+    if not isinstance(rest, dict) or not isinstance(rest.get("step"), int):
+        return None
+    try:
+        _take(run, _read_folder(run, path) if path.is_dir() else rest["tensors"])
+        run.steps_averaged, run.bad_steps = rest["steps_averaged"], rest["bad_steps"]
+        run.watch.load(rest["watch"])
+    except _UNFIT as error:
+        cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+        told = " ".join(str(cause).split())[:200]
+        reason = reason_without_advice(cause) if "weights_only" in told else f"{type(cause).__name__}: {told}"
+        raise ValueError(
+            f"{path}: not a checkpoint of this run, or damaged ({reason}); delete it, or give another --out"
+        ) from None
+    return int(rest["step"])
+
+
+def tensors_of(run: Trainable) -> dict[str, Any]:
+    """Every tensor of a run by name, where it is."""
+    found: dict[str, Any] = {}
+    for name, module in run.modules().items():
+        found |= {f"weights{SEPARATOR}{name}.{key}": value for key, value in module.state_dict().items()}
+    for name, parameter in run.named_parameters().items():
+        for slot, value in run.optimizer.state.get(parameter, {}).items():
+            found[f"optimizer{SEPARATOR}{slot}{SEPARATOR}{name}"] = value
+    return found | {f"averaged{SEPARATOR}{name}": value for name, value in run.averaged.items()}
+
+
+def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
+    """Make the tensors of a checkpoint the run's own."""
+    options = StateDictOptions(full_state_dict=not any(isinstance(value, DTensor) for value in found.values()))
+    named: dict[str, dict[str, Any]] = {name: {} for name in run.modules()}
+    run.averaged.clear()
+    for key, value in found.items():
+        sort, *slot, name = key.split(SEPARATOR)
+        if sort == "weights":
+            part, name = name.split(".", 1)
+            named[part][name] = value
+        elif sort == "averaged":
+            run.averaged[name] = _like(_home(run, key), value)
+        else:
+            run.optimizer.state[_home(run, key)][slot[0]] = _like(_home(run, key), value)
+    for name, module in run.modules().items():
+        set_model_state_dict(module, named[name], options=options)
+
+
+def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
+    """The tensors of a folder, of each the part that this process needs."""
+    reader = TensorsReader(path)
+    wanted = tensors_of(run)
+    for key in reader.read_metadata().state_dict_metadata:
+        if key not in wanted:  # moments and averages that a fresh run does not have yet
+            home = _home(run, key)
+            wanted[key] = torch.zeros((), device=home.device) if "|step|" in key else torch.zeros_like(home).detach()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
+        load(wanted, storage_reader=reader)
+    return wanted
+
+
+def _home(run: Trainable, key: str) -> torch.nn.Parameter:
+    """The parameter that a moment or an average belongs to."""
+    sort, *_, name = key.split(SEPARATOR)
+    averaging = run.averaging()
+    known = {"optimizer": run.named_parameters()}
+    if averaging is not None:
+        known["averaged"] = dict(averaging.named_parameters())
+    if name not in known.get(sort, {}):
+        raise ValueError(f"it holds {key!r}, which this run does not have")
+    return known[sort][name]
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A value on a parameter's device, sharded as it is where it has its shape."""
+    if isinstance(value, DTensor) or not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _unwritten(path: Path, error: BaseException) -> ValueError:
     good = list_checkpoints(path.parent)
     last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
@@ -45,16 +178,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), pair[1].name))]
 
 
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What a file holds; None when it is damaged, or holds code (which is not run)."""
-    try:
-        state = load_pickled(path)
-    except ValueError:
-        return None
-    return state if isinstance(state, dict) else None
-
-
-def passes_checksums(path: Path) -> bool:
+def _passes_checksums(path: Path) -> bool:
     """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
 
     A file that is no archive (another format, or cut) has none: whoever reads it tells.
@@ -68,18 +192,6 @@ def passes_checksums(path: Path) -> bool:
             return file.testzip() is None
     except Exception:  # zipfile has many: BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError
         return False
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed run of an earlier version left half written; call it under the run folder's lock."""
-    for path in folder.glob("step_*.tmp"):
-        _remove(path)
-
-
-def forget_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` (at least one)."""
-    for old in list_checkpoints(folder)[: -max(1, keep)]:
-        _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -5,8 +5,8 @@ Every batch is a function of (seed, step) and the list of shards, so a resumed r
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -20,10 +20,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidllm.datasets.shards import LabelSpace, Shard, shards_of
-from vidllm.geometry.gravity import scene_from_world
-from vidllm.geometry.precision import full_precision
-from vidllm.training.framing import crop_for_side, crop_intrinsics, crop_maps, crop_pictures
-from vidllm.training.texts import TextMaker
+from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
+
+PLAN = 1  # keeps the draws of a step's plan apart from those of its data
+
+
+def plan_of(seed: int, step: int) -> np.random.Generator:
+    """What is drawn alike for all processes of a step."""
+    return np.random.default_rng([seed, step, PLAN])
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Batch:
 class RoomsData:
     """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int, cache: int = 64) -> None:
+    def __init__(self, folder: Path, patch_size: int = PATCH_SIZE, cache: int = 64) -> None:
         self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._cache, self._lock = cache, Lock()
@@ -101,22 +105,20 @@ class RoomsData:
         batch.places, batch.named = places, shard.labels != LabelSpace()
         return batch
 
+    def clips(self, plan: np.random.Generator, rng: np.random.Generator, images: int, frames: Sequence[int]) -> Batch:
+        """Whole clips, ``images`` frames in all; how many each has is drawn from ``plan`` (:func:`plan_of`)."""
+        count = int(plan.choice(frames))
+        return self.draw(rng, max(1, images // count), count, window=False)
+
     def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
         instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
         category, colour, material = patch_classes(instance, records, self.labels, self.patch_size)
         return Batch(
-            _pictures(stacked["rgb"]),
-            stacked["depth_m"].float(),
-            extrinsics,
-            stacked["intrinsics"],
-            extrinsics[:, 0, :3, 2].clone(),
-            category,
-            colour,
-            material,
-            records,
-        )
+            _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
+            extrinsics[:, 0, :3, 2].clone(), category, colour, material, records,
+        )  # fmt: skip
 
 
 def _pictures(rgb: Tensor) -> Float[Tensor, "*batch 3 H W"]:
@@ -168,37 +170,3 @@ def _spread(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:
     edges = np.linspace(1, total, frames)
     rest = [int(rng.uniform(a, b)) for a, b in pairwise(edges)]
     return np.array([0, *rest])
-
-
-@full_precision()
-def scene_boxes(record: dict[str, Any], scene_from_room: Float[Tensor, "4 4"]) -> dict[int, list[float]]:
-    """Boxes (centre, size, yaw) of the scene's objects in the scene frame, by object id."""
-    turn = math.atan2(float(scene_from_room[1, 0]), float(scene_from_room[0, 0]))
-    boxes = {}
-    for item in record["objects"]:
-        centre = scene_from_room[:3, :3] @ torch.tensor(item["box"][:3]) + scene_from_room[:3, 3]
-        boxes[item["id"]] = [*centre.tolist(), *item["box"][3:6], item["box"][6] + turn]
-    return boxes
-
-
-@full_precision()
-def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
-    """The level scene frame of a clip (docs/method.md, section 0) from room coordinates: first camera at the origin."""
-    first = extrinsics[0]
-    return scene_from_world(first[:3, 2]) @ first
-
-
-def draw_texts(
-    batch: Batch,
-    maker: TextMaker,
-    rng: np.random.Generator,
-    questions: int,
-    references: int,
-    captions: int,
-) -> list[list[Any]]:
-    """Texts of each scene of a batch, with boxes and points in its scene frame."""
-    texts = []
-    for b, record in enumerate(batch.records):
-        boxes = scene_boxes(record, scene_from_room(batch.extrinsics[b].cpu()))
-        texts.append(maker.scene(record, boxes, rng, questions, references, captions))
-    return texts

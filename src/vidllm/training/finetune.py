@@ -7,47 +7,50 @@ depth, cameras and scale of the fine-tuned model are those of the model that it 
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
+from vidllm.io.atomic import atomic_path
+from vidllm.io.json_files import has_file
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
-from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
 from vidllm.model.outputs import VisualPrefix
 from vidllm.scene import TINY
-from vidllm.training import packed_attention
-from vidllm.training.activations import checkpoint_activations
-from vidllm.training.driver import drive
-from vidllm.training.exporting import write_model
-from vidllm.training.joint import Losses, language_losses
-from vidllm.training.loop_config import LoopConfig
+from vidllm.training.config import FLAT, Loop, LossWeights, Optimiser, RunConfig
+from vidllm.training.joint import language_losses
+from vidllm.training.loop import drive
 from vidllm.training.lora import apply_lora, lora_matrices, save_adapter, trained_share
-from vidllm.training.own_texts import OwnTexts
-from vidllm.training.packing import PackedTexts, pack
-from vidllm.training.run import training_device
-from vidllm.training.scene_cache import SceneCache, SeenScene
-from vidllm.training.stage1 import as_train_config
-from vidllm.training.texts import TextMaker
-from vidllm.training.trainable import Trainable, adamw
+from vidllm.training.losses import Losses
+from vidllm.training.models import LANGUAGE_HALF, checkpoint_activations, training_device, write_model
+from vidllm.training.packing import PACKED_ATTENTION, PackedTexts, pack
+from vidllm.training.teachers import weights_name
+from vidllm.training.texts import OwnTexts, TextMaker
+from vidllm.training.trainable import Trainable
 
 TOLD = 10  # lines of progress while videos are seen
 Part = Literal["language_model", "projector", "grounding", "adapter"]
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(LoopConfig):
+class FinetuneConfig(RunConfig):
     """One run of fine-tuning."""
 
-    data: str = "data.jsonl"  # videos and sentences; vidllm data check looks at them
-    out: str = "runs/finetune"
+    # its data are a file of videos and sentences; vidllm data check looks at them
+    loop: Annotated[Loop, FLAT] = Loop(data="data.jsonl", out="runs/finetune", steps=300)
+    optimiser: Annotated[Optimiser, FLAT] = Optimiser(learning_rate=3e-4, warmup_steps=20, beta2=0.98)
     init_from: str | None = None  # a model folder or hub id; None: the shipped model
     frames: int | None = None  # sampled of each video, and by the model that comes out; None: as the model does
     train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # adapter: where its language stream reads
@@ -58,10 +61,6 @@ class FinetuneConfig(LoopConfig):
     scenes: int = 4  # videos a step
     texts: int = 16  # sentences a video and step
     max_text_tokens: int = 800  # of a video's sentences together
-    steps: int = 300
-    learning_rate: float = 3e-4
-    warmup_steps: int = 20
-    beta2: float = 0.98
 
 
 @dataclass
@@ -77,22 +76,20 @@ class FinetuneRun(Trainable):
 
     def __init__(self, config: FinetuneConfig, say: Callable[[str], None]) -> None:
         self.config: FinetuneConfig = config
-        self.device = training_device(config.device)
-        examples = checked(config.data)
+        self.device = training_device(config.loop.device)
+        examples = checked(config.loop.data)
         self.model, processor = load_pretrained(config.init_from or TINY)
         if self.model.config.model_type != "vidllm":
             raise ValueError(f"{config.init_from}: only a Vid-LLM is fine-tuned; this is a {type(self.model).__name__}")
         self.model.to(self.device)  # type: ignore[arg-type]
         self.tokenizer = processor.tokenizer
-        self.seen = SceneCache(self.model, processor, Path(config.cache or f"{config.out}/cache"), config.frames)
+        self.seen = SceneCache(self.model, processor, Path(config.cache or f"{config.loop.out}/cache"), config.frames)
         self.model.config.default_frames = self.seen.frames
         self.texts = OwnTexts(examples, TextMaker(self.tokenizer), config.max_text_tokens)
         self._fill(say)
         self.parts = trained_parts(self.model, config)
         say("{:,} of {:,} numbers learn".format(*trained_share(self.model)))
         self._settle()
-        self.start = replace(as_train_config(config, "", None), word_weight=0.0)
-        self.optimizer = adamw(config, self.modules())
 
     def _fill(self, say: Callable[[str], None]) -> None:
         def tell(done: int, total: int) -> None:
@@ -106,8 +103,8 @@ class FinetuneRun(Trainable):
         self.model.train()
         language = self.model.language_model
         if self.device.type == "cpu":
-            language.set_attn_implementation(packed_attention.NAME)
-        if self.config.gradient_checkpointing:
+            language.set_attn_implementation(PACKED_ATTENTION)
+        if self.config.loop.gradient_checkpointing:
             checkpoint_activations(language)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -128,7 +125,7 @@ class FinetuneRun(Trainable):
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
         prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
         before, after = (ids.to(self.device) for ids in self.texts.maker.prefix_ids)
-        return language_losses(self.model, prefix, batch.packed, (before, after), self.start)
+        return language_losses(self.model, prefix, batch.packed, (before, after), LossWeights())
 
     def _lift(self, scene: SeenScene) -> VisualPrefix:
         streams = self.model.adapter(scene.tokens)
@@ -205,6 +202,91 @@ def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
 
 def finetune(config: FinetuneConfig, log: Callable[[str], None] | None = None) -> Path:
     """Run (or resume); returns the folder of the fine-tuned model."""
-    checked(config.data)  # before a run folder is made
+    checked(config.loop.data)  # before a run folder is made
     say = log or (lambda line: print(line, file=sys.stderr, flush=True))
     return drive(lambda: FinetuneRun(config, say), config, say)
+
+
+@dataclass
+class SeenScene:
+    """A video as the frozen parts see it.
+
+    tokens (1,F,P,C) of the encoder, positions (1,F,P,3) of the patches in the scene frame, metres, valid (1,F,P).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device) -> SeenScene:
+        """The same on a device, tokens in single precision."""
+        return SeenScene(self.tokens.to(device).float(), self.positions.to(device), self.valid.to(device))
+
+
+def _checked(seen: SeenScene, width: int) -> SeenScene:
+    """The scene; ValueError for tensors of other shapes or types than the encoder and the geometry give."""
+    shape = seen.tokens.shape[:3]
+    fits = (
+        seen.tokens.ndim == 4 and seen.tokens.shape[-1] == width and seen.tokens.is_floating_point()
+        and seen.positions.shape == (*shape, 3) and seen.positions.is_floating_point()
+        and seen.valid.shape == shape and seen.valid.dtype == torch.bool
+    )  # fmt: skip
+    if not fits:
+        raise ValueError("not the tokens of a scene")
+    return seen
+
+
+class SceneCache:
+    """What a model sees of videos; ``frames`` of each are sampled (the model's own number when None)."""
+
+    def __init__(
+        self,
+        model: VidLLMForConditionalGeneration,
+        processor: VidLLMProcessor,
+        folder: Path,
+        frames: int | None = None,
+    ) -> None:
+        self.model, self.reader, self.folder = model, processor.image_processor, folder
+        self.frames = frames or self.reader.num_frames
+        seeing = {k: v for k, v in model.state_dict().items() if k.split(".")[0] not in LANGUAGE_HALF}
+        about = f"{self.frames} {self.reader.shorter_side} {self.reader.resize_mode} {model.config.scale}"
+        self.name = weights_name(seeing, about)
+
+    def path(self, video: Path) -> Path:
+        """Where a video's tokens lie; another file once the video or the model has changed."""
+        files = sorted(p for p in video.iterdir() if p.is_file()) if video.is_dir() else [video]
+        stamps = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        key = hashlib.sha256(f"{self.name} {stamps}".encode()).hexdigest()[:16]
+        return self.folder / f"{video.stem[:40]}-{key}.safetensors"
+
+    def scene(self, video: Path) -> SeenScene:
+        """What is kept of a video; seen now where nothing is, or where its file is damaged."""
+        path = self.path(video)
+        if has_file(path):
+            try:
+                return _checked(SeenScene(**load_file(path)), self.model.config.encoder.hidden_size)
+            except (SafetensorError, OSError, TypeError, ValueError):
+                path.unlink(missing_ok=True)
+        seen = self._see(video)
+        with atomic_path(path) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in vars(seen).items()}, temporary)
+        return seen
+
+    def fill(self, videos: Sequence[Path], tell: Callable[[int, int], None] | None = None) -> None:
+        """See every video that is not kept yet; ``tell`` hears (videos done, videos to do)."""
+        missing = [video for video in videos if not self.path(video).exists()]
+        for done, video in enumerate(missing, 1):
+            self.scene(video)
+            if tell is not None:
+                tell(done, len(missing))
+
+    @torch.no_grad()
+    def _see(self, video: Path) -> SeenScene:
+        parameter = next(self.model.encoder.parameters())
+        images = self.reader.read(video, self.frames).images[None].to(parameter.device, parameter.dtype)
+        features = self.model.encode(images)
+        geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
+        positions, valid = self.model.patch_positions(geometry, features.encoder.grid)
+        tokens = features.encoder.tokens
+        half = tokens.half()
+        return SeenScene(half if bool(half.isfinite().all()) else tokens.float(), positions, valid)

@@ -1,7 +1,7 @@
 """Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
 
 As the language-only baseline (:mod:`vidllm.evaluation.baselines`) it shows what the words give away. As the start
-(``TrainConfig.language_from``) it stands for the pretrained language model that every larger preset has: a small one
+(``Start.language_from``) it stands for the pretrained language model that every larger preset has: a small one
 that begins at nothing spends most of its joint training on learning to read.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,30 +22,25 @@ from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.presets import preset
 from vidllm.model.text import IGNORE_INDEX
-from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
-from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
-from vidllm.training.joint import Losses
+from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig
+from vidllm.training.data import RoomsData
+from vidllm.training.loop import drive
+from vidllm.training.losses import Losses
+from vidllm.training.models import VOCABULARY, training_device
 from vidllm.training.packing import Text
-from vidllm.training.run import PATCH_SIZE, training_device
-from vidllm.training.starting import VOCABULARY
-from vidllm.training.texts import TextMaker, load_or_build_tokenizer
+from vidllm.training.texts import TextMaker, load_or_build_tokenizer, scene_boxes, scene_from_room
+from vidllm.training.trainable import Trainable
 
 
 @dataclass(frozen=True)
-class LanguageOnlyConfig(LoopConfig):
+class LanguageOnlyConfig(RunConfig):
     """Language-only training: same language model, same questions, no scene."""
 
-    RECORDED_AS: ClassVar[str] = "BlindConfig"  # the kind that run folders tell, so that older ones resume
-
-    out: str = "runs/blind"
+    loop: Annotated[Loop, FLAT] = Loop(out="runs/blind", steps=1500, log_every=50)
+    optimiser: Annotated[Optimiser, FLAT] = Optimiser(warmup_steps=50, final_fraction=0.0, beta2=0.98)
     tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
     preset: str = "tiny"
-    steps: int = 1500
     batch: int = 128  # texts of a micro-batch
-    warmup_steps: int = 50
-    final_fraction: float = 0.0
-    beta2: float = 0.98
-    log_every: int = 50
 
 
 class LanguageOnlyRun(Trainable):
@@ -53,8 +48,8 @@ class LanguageOnlyRun(Trainable):
 
     def __init__(self, config: LanguageOnlyConfig) -> None:
         self.config: LanguageOnlyConfig = config
-        self.device = training_device(config.device)
-        data = RoomsData(Path(config.data), PATCH_SIZE)
+        self.device = training_device(config.loop.device)
+        data = RoomsData(Path(config.loop.data))
         maker = TextMaker(load_or_build_tokenizer(Path(config.tokenizer), data.paths, VOCABULARY))
         self.tokenizer = maker.tokenizer
         settings = preset(config.preset).text_config
@@ -62,10 +57,9 @@ class LanguageOnlyRun(Trainable):
         self.model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
         self.model.set_attn_implementation("eager")
         self.model.to(self.device)
-        if config.gradient_checkpointing:
+        if config.loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        self.texts, self.mean_box = _texts(data, maker, np.random.default_rng(config.seed))
-        self.optimizer = adamw(config, self.modules())
+        self.texts, self.mean_box = _texts(data, maker, np.random.default_rng(config.loop.seed))
 
     def modules(self) -> dict[str, nn.Module]:
         """The language model."""

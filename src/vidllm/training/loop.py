@@ -1,27 +1,227 @@
-"""Stage 2's run through the loop (:mod:`driver`)."""
+"""The training loop, one for every run: stage 2, stage 1, the teachers, fine-tuning (docs/method.md, "The loop").
+
+Every step is made of ``processes * accumulation`` micro-batches, and micro-batch m draws its random numbers from
+(seed, step, m): a run that was stopped goes on as an unbroken one, also with another number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from vidllm.training.config import TrainConfig
-from vidllm.training.driver import drive
-from vidllm.training.run import Run
-from vidllm.training.steps import train_step
-from vidllm.training.texts import ExtraQuestions
+import numpy as np
+import torch
 
-__all__ = ["train", "train_step"]
+from vidllm.datasets.shards import check_shards, shards_of
+from vidllm.io.atomic import clear_leftovers_of
+from vidllm.io.locks import folder_lock
+from vidllm.io.signals import Stopped, StopRequest
+from vidllm.model.precision import describe_dtype, resolve_dtype
+from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from vidllm.training.config import RunConfig, flat
+from vidllm.training.distributed import (
+    World,
+    check_processes,
+    clip_gradients,
+    gather_weights,
+    is_sharded,
+    shard_blocks,
+)
+from vidllm.training.lora import check_peft
+from vidllm.training.progress import Clock, Trackers, check_trackers, trim_log, write_log
+from vidllm.training.resuming import begin, check_tokenizer_of
+from vidllm.training.trainable import RECENT, Trainable
+
+ALONE = World()
 
 
-def train(
-    config: TrainConfig, log: Callable[[str], None] | None = None, extra_questions: ExtraQuestions | None = None
-) -> Path:
-    """Run (or resume) joint training; returns the folder of the final model.
+def drive(build: Callable[[], Trainable], config: RunConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Run (or resume) what ``build`` makes; returns where it was exported.
 
-    ``extra_questions`` make the template questions of ``plain`` and ``places``
-    (``vidllm_rooms.language.template_questions``).
-
-    Raises ValueError as :func:`~vidllm.training.driver.drive`.
+    Raises:
+        ValueError: an extra that is not installed, another process in the folder, a folder that was begun with other
+            settings or data, a damaged shard, no readable checkpoint among those there, a checkpoint that cannot be
+            written, or too many steps whose loss or gradient was not finite or jumped.
+        Stopped: SIGINT or SIGTERM came while steps were taken; a checkpoint of the last one is written.
     """
-    return drive(lambda: Run.build(config, extra_questions), config, log)
+    check_extras(config)
+    data = Path(config.loop.data)
+    if not data.is_file():
+        shards_of(data)
+        check_shards(data)
+    world = World.from_environment(cpu=config.loop.device == "cpu")
+    say = (log or _to_stderr) if world.rank == 0 else _nothing
+    lock = folder_lock(config.loop.out)
+    world.do_first(lock.__enter__)
+    try:
+        return _drive(build, config, world, say)
+    finally:
+        if world.rank == 0:
+            lock.__exit__(None, None, None)
+
+
+def check_extras(config: RunConfig) -> None:
+    """ValueError for the first package that a run needs and that is not installed, with the extra that brings it."""
+    check_processes()
+    values = flat(config)
+    if values.get("lora", values.get("lora_rank", 0)):  # fine-tuning has both, and uses no rank without
+        check_peft()
+    check_trackers(config.loop.trackers)
+
+
+def _drive(build: Callable[[], Trainable], config: RunConfig, world: World, say: Callable[[str], None]) -> Path:
+    loop, out = config.loop, Path(config.loop.out)
+    told = world.do_first(lambda: _begin(config, world.size))
+    trackers = Trackers(config if world.rank == 0 else None)
+    torch.set_num_threads(loop.threads)
+    torch.set_flush_denormal(True)
+    with world.in_turn():
+        torch.manual_seed(loop.seed)
+        run = build()
+    world.do_first(lambda: check_tokenizer_of(config))
+    if loop.parallel == "fsdp" and world.size > 1:
+        shard_blocks(run, world.size)  # before the optimiser is made, which is at its first use
+    start, damaged = resume(run, out / "checkpoints")
+    if start > loop.steps:
+        raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
+                         "as many or more, or another --out")  # fmt: skip
+    world.do_first(lambda: trim_log(out / "log.jsonl", start))
+    say(f"{out}: step {start} of {loop.steps}, {world.size} process{'es' * (world.size > 1)}")
+    for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
+        say(f"warning: {line}")
+    say(describe_dtype(loop.dtype, run.device))
+    _steps(run, start, world, trackers, say)
+    trackers.close()
+    if is_sharded(run):
+        gather_weights(run, keep=world.rank == 0)
+    return world.first(run.export(out) if world.rank == 0 else out)
+
+
+def _begin(config: RunConfig, processes: int) -> list[str]:
+    """What the first process does before anything is loaded."""
+    clear_leftovers_of(config.loop.out)
+    return begin(config, processes)
+
+
+def resume(run: Trainable, folder: Path) -> tuple[int, list[Path]]:
+    """Load the newest whole checkpoint, of one file or sharded.
+
+    Returns the step to go on with and the damaged checkpoints that were passed over. ValueError where there are
+    checkpoints and none can be read.
+    """
+    damaged: list[Path] = []
+    for path in reversed(list_checkpoints(folder)):
+        start = load_checkpoint(run, path)
+        if start is not None:
+            return start, damaged
+        damaged.append(path)
+    if damaged:
+        raise ValueError(
+            f"{', '.join(map(str, damaged))}: damaged, and there is no other checkpoint to go on from; delete {folder} "
+            "to train anew"
+        )
+    return 0, []
+
+
+def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Callable[[str], None]) -> None:
+    """The steps from ``start`` on, with their log and checkpoints; a signal ends them with a checkpoint."""
+    loop, out = run.config.loop, Path(run.config.loop.out)
+    clock = Clock(loop, start)
+    with StopRequest() as stop:
+        for step in range(start, loop.steps):
+            figures = train_step(run, step, world, world.first(clock.spent()))
+            clock.add(figures)
+            done = step + 1
+            out_of_time = done < loop.steps and world.first(clock.spent() >= 1)
+            last = out_of_time or done == loop.steps
+            if "skipped_steps" in figures:
+                say(f"step {done} skipped: {run.watch.reason}")
+            if (done % loop.log_every == 0 or out_of_time) and world.rank == 0:
+                line = clock.line(done, run.bad_steps)
+                write_log(out / "log.jsonl", line)
+                trackers.log(line, done)
+                say(clock.text)
+            signals, due = zip(*world.gather((stop.signum, clock.due(loop.save_minutes))), strict=True)
+            if any(signals) or due[0] or last:
+                save_checkpoint(run, out / "checkpoints", done, loop.keep_checkpoints, world)
+                run.refresh()
+            if last:
+                return
+            if any(signals):
+                trackers.close()
+                say(f"stopped at step {done} of {loop.steps}; the same command goes on from there")
+                raise Stopped(max(signals))
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _nothing(_: str) -> None:
+    """Processes but the first are silent."""
+
+
+# ---- one step ------------------------------------------------------------------------------------------------------
+
+
+def train_step(run: Trainable, step: int, world: World = ALONE, spent: float = 0.0) -> dict[str, float]:
+    """One step of all processes: its figures, means over their micro-batches. A bad one is skipped and counted.
+
+    ``spent``: the share of the run's ``minutes`` that has passed. Every process decides alike. ValueError when too
+    many of the last steps were skipped.
+    """
+    loop = run.config.loop
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.config.learning_rate(step, spent) * group["scale"]
+    run.optimizer.zero_grad(set_to_none=True)
+    seeds = world.seeds(loop.seed, step, loop.accumulation)
+    later = [each for n in range(1, loop.prefetch + 1)
+             for each in ((step + n, seed) for seed in world.seeds(loop.seed, step + n, loop.accumulation))]
+    run.ahead.want([(step, seed) for seed in seeds] + later)  # fmt: skip
+    told = [_micro_batch(run, step, seed) for seed in seeds]
+    trained = list(run.parameters())
+    world.average_gradients(trained)
+    norm = clip_gradients(trained, run.config.optimiser.clip_norm)
+    gathered = world.gather((told, norm))
+    figures = _means([figures for each, _ in gathered for _, figures in each])
+    figures = {"loss": figures["loss"], "norm": gathered[0][1], **figures}
+    reason = run.watch.judge(told[0][0], figures["loss"], figures["norm"])
+    if reason is None:
+        run.optimizer.step()
+        run.average(step)
+        return figures
+    run.bad_steps += 1
+    if run.watch.skipped() > loop.max_bad_steps:
+        raise ValueError(
+            f"training stopped at step {step}: {run.watch.skipped()} of the last {RECENT} steps were skipped "
+            f"({reason}); lower --learning-rate or look at the data, then start again: it resumes from the last "
+            f"checkpoint in {loop.out}"
+        )
+    return figures | {"skipped_steps": 1.0}
+
+
+def _micro_batch(run: Trainable, step: int, seed: list[int]) -> tuple[str, dict[str, float]]:
+    """Add a micro-batch's share to the gradients; its kind and its figures."""
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # for dropout, where there is any
+    batch, rng = run.ahead.take(step, seed)
+    with autocast(run.config.loop.dtype, run.device.type):
+        losses = run.losses(batch, step, rng)
+    total = losses.total()
+    (total / run.config.loop.accumulation).backward()
+    terms = {name: term.item() for name, term in losses.terms.items()}
+    return run.kind(batch), {"loss": total.item(), **terms, **losses.figures}
+
+
+def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
+    """Mixed precision of a configuration's ``dtype``; float32, named or meant by "auto", switches it off."""
+    name, _ = resolve_dtype(dtype, device)
+    return nullcontext() if name == "float32" else torch.autocast(device, dtype=getattr(torch, name))
+
+
+def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the micro-batches that have it."""
+    names = dict.fromkeys(name for each in figures for name in each)
+    return {name: float(np.mean([each[name] for each in figures if name in each])) for name in names}

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from vidllm.model.generation import run_backbone
 from vidllm.model.text import IGNORE_INDEX
@@ -165,3 +168,52 @@ def packed_cross_entropy(
         return hidden.sum() * 0, hidden.new_zeros(())
     right = (logits.argmax(-1) == wanted).float().mean()
     return F.cross_entropy(logits, wanted), right.detach()
+
+
+PACKED_ATTENTION = "packed_texts"
+CHUNK = 96  # text tokens a block
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packed: tuple[int, int] = (0, 0),
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention interface of transformers: query (B,H,S,d), key and value (B,G,S,d), additive mask (B,1,S,S).
+
+    ``packed``: how many tokens of the prefix come first, and the length of the longest text. Returns (B,S,H,d).
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    length = query.shape[2]
+    first, reach = packed
+    if first == 0 or attention_mask is None or length == 1:
+        return _attend(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
+    blocks = [_attend(query[:, :, :first], key[:, :, :first], value[:, :, :first],
+                      attention_mask[:, :, :first, :first], scale)]  # fmt: skip
+    for start in range(first, length, CHUNK):
+        end, back = min(length, start + CHUNK), max(first, start - reach)
+        k, v, mask = (
+            torch.cat([x.narrow(d, 0, first), x.narrow(d, back, end - back)], d)
+            for x, d in ((key, 2), (value, 2), (attention_mask[:, :, start:end], 3))
+        )
+        blocks.append(_attend(query[:, :, start:end], k, v, mask, scale))
+    return torch.cat(blocks, 2).transpose(1, 2).contiguous(), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    logits = query @ key.transpose(2, 3) * scale
+    if mask is not None:
+        logits = logits + mask
+    return logits.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, eager_mask)

@@ -18,8 +18,7 @@ from vidllm.export.line_chart import Panel, Series, check_plot, line_charts, smo
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import has_file, naming, parse_json, read_json_object
 from vidllm.io.text_files import read_text
-from vidllm.training.loop_config import LoopConfig
-from vidllm.training.schedule import learning_rate
+from vidllm.training.config import RunConfig, changed, flat
 
 LOG_FILE, CONFIG_FILE = "log.jsonl", "config.json"
 RATE, SPEED = "learning_rate", "seconds_a_step"
@@ -139,10 +138,10 @@ def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any])
     file = folder / CONFIG_FILE
     if RATE in drawn or not has_file(file):
         return {}
-    told = read_json_object(file)
+    told = flat(read_json_object(file))
     if not all(name in told for name in _SCHEDULE):
         return {}
     steps = np.array(sorted({row["step"] for row in rows}))
     with naming(file, "delete it"):
-        config = LoopConfig(**{name: told[name] for name in _SCHEDULE})
-        return {RATE: (steps, np.array([learning_rate(int(step) - 1, config) for step in steps]))}
+        config = changed(RunConfig(), **{name: told[name] for name in _SCHEDULE})
+        return {RATE: (steps, np.array([config.learning_rate(int(step) - 1) for step in steps]))}

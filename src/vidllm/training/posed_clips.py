@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidllm.datasets.posed_clips import PosedClip, PosedFrame, is_clip, read_clip
 from vidllm.training.data import Batch
-from vidllm.training.framing import PATCH_SIZE, crop_intrinsics, crop_maps, crop_pictures, crop_to
+from vidllm.training.pictures import PATCH_SIZE, crop_intrinsics, crop_maps, crop_pictures, crop_to
 
 ASPECTS = (4 / 3, 5 / 4, 1.0)  # width over height of a batch's frames
 ZOOM = 1.35  # at most: fields of view are varied by cropping

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,18 @@ from vidllm.model.text import read_tokenizer
 from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import TrainConfig
+from vidllm.training.config import TrainConfig, changed, flat
 from vidllm.training.data import RoomsData
+from vidllm.training.distillation import Projections
+from vidllm.training.distributed import BLOCKS
+from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeacherRun, clip_config
+from vidllm.training.loop import ALONE, autocast, train_step
 from vidllm.training.lora import apply_lora
-from vidllm.training.losses.distillation import Projections
-from vidllm.training.run import PATCH_SIZE, Run, training_device
-from vidllm.training.sharding import BLOCKS
-from vidllm.training.stage1 import Stage1Config, Stage1Run, as_train_config, trained_in_stage1
-from vidllm.training.starting import LANGUAGE_HALF, VOCABULARY, fresh_settings
-from vidllm.training.steps import ALONE, autocast, train_step
-from vidllm.training.supervision.heads import AuxiliaryHeads
-from vidllm.training.teacher_runs import LanguageTeacherConfig, LanguageTeacherRun, clip_config
+from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, fresh_settings, training_device
+from vidllm.training.stage1 import Stage1Config, Stage1Run, trained_in_stage1
+from vidllm.training.stage2 import Run
+from vidllm.training.supervision import wanted
+from vidllm.training.supervision.base import AuxiliaryHeads
 from vidllm.training.texts import ExtraQuestions
 from vidllm.training.trainable import Trainable
 
@@ -129,18 +130,18 @@ class Report:
         """Everything as plain values."""
         timed = {} if self.timing is None else {
             "device": self.timing.device, "seconds_by_kind": self.timing.seconds, "shares": self.timing.shares,
-            "seconds_of_a_mean_step": self.timing.mean, "hours": self.timing.mean * self.config.steps / 3600,
+            "seconds_of_a_mean_step": self.timing.mean, "hours": self.timing.mean * self.config.loop.steps / 3600,
         }  # fmt: skip
         return {
             "findings": [asdict(finding) for finding in self.findings], "parameters": asdict(self.counts),
-            "gpus": self.gpus, "parallel": self.config.parallel,
+            "gpus": self.gpus, "parallel": self.config.loop.parallel,
             "memory_bytes": {**self.memory, "total": sum(self.memory.values())}, "timing": timed,
             "untimed": self.untimed,
         }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The table."""
-        how = f"{self.gpus} GPUs, {self.config.parallel}" if self.gpus > 1 else "one process"
+        how = f"{self.gpus} GPUs, {self.config.loop.parallel}" if self.gpus > 1 else "one process"
         told = [f"{'ok' if f.good else 'WRONG':7s}{f.what:18s}{f.told}" for f in self.findings]
         told += ["", f"{self.counts.model:,} numbers in the model, {self.counts.trained:,} learn",
                  f"memory of each process ({how})"]  # fmt: skip
@@ -150,8 +151,8 @@ class Report:
             return [*told, f"no step was taken: {self.untimed}"]
         for kind, seconds in self.timing.seconds.items():
             told.append(f"  {self.timing.shares[kind]:4.0%} {kind}: {_duration(seconds)}")
-        whole = _duration(self.timing.mean * self.config.steps)
-        return [*told, f"{self.config.steps:,} steps of {_duration(self.timing.mean)}: {whole} "
+        whole = _duration(self.timing.mean * self.config.loop.steps)
+        return [*told, f"{self.config.loop.steps:,} steps of {_duration(self.timing.mean)}: {whole} "
                        f"(real steps on {self.timing.device})"]  # fmt: skip
 
 
@@ -163,8 +164,10 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, received {gpus}")
     findings = list(look(config))
-    counts = count_run(_startable(config, findings))
-    shares = config.parallel == "fsdp" and gpus > 1
+    if any(f.what == "weights" and not f.good for f in findings):  # the rest is counted without them
+        config = changed(config, init_from=None)
+    counts = count_run(config)
+    shares = config.loop.parallel == "fsdp" and gpus > 1
     memory = counts.states(gpus if shares else 1)
     if shares:
         memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
@@ -175,19 +178,12 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     return Report(config, gpus, findings, counts, memory, timing, untimed)
 
 
-def _startable(config: AnyConfig, findings: list[Finding]) -> AnyConfig:
-    """The configuration without starting weights that a finding says are not there, so that the rest is counted."""
-    if config.init_from and any(f.what == "weights" and not f.good for f in findings):
-        return replace(config, init_from=None)
-    return config
-
-
 def _why_untimed(config: AnyConfig, findings: list[Finding], gpus: int, states: int) -> str:
     if not all(finding.good for finding in findings):
         return "something is wrong (above)"
     if gpus > 1:
         return f"this is one process and the run has {gpus}; start it with torchrun and look at its first log lines"
-    device = training_device(config.device)
+    device = training_device(config.loop.device)
     there = torch.cuda.mem_get_info()[1] if device.type == "cuda" else _host_memory()
     if states > 0.8 * there:
         return f"weights, gradients and moments take {gib(states)} and this {device.type} has {gib(there)}"
@@ -232,7 +228,7 @@ def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
 
 def data_told(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
-    folder = Path(config.data)
+    folder = Path(config.loop.data)
     paths = shards_of(folder)
     check_shards(folder)
     sizes = shard_sizes(folder)
@@ -240,7 +236,7 @@ def data_told(config: AnyConfig) -> str:
     odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
     if odd:
         raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
-    wanted, shortest = max(config.clip_frames), min(frames for frames, _, _ in sizes)
+    wanted, shortest = max(flat(config)["clip_frames"]), min(frames for frames, _, _ in sizes)
     if wanted > shortest:
         raise ValueError(
             f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
@@ -251,26 +247,26 @@ def data_told(config: AnyConfig) -> str:
 
 
 def _tokenizer_told(config: AnyConfig) -> str:
-    own = Path(config.out) / "tokenizer"
+    own = Path(config.loop.out) / "tokenizer"
     if (own / "tokenizer.json").is_file():
         return f"{own}, the run's own"
-    if config.init_from:
-        if Path(config.init_from).is_dir() and not any(Path(config.init_from).glob("tokenizer*")):
-            raise ValueError(f"{config.init_from}: no tokenizer beside the weights; write the model with its processor")
-        return f"that of {config.init_from}"
-    first = next(iter(sorted(Path(config.data).glob(PATTERN))), None)
+    if (place := config.start.init_from) is not None:
+        if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")):
+            raise ValueError(f"{place}: no tokenizer beside the weights; write the model with its processor")
+        return f"that of {place}"
+    first = next(iter(sorted(Path(config.loop.data).glob(PATTERN))), None)
     if first is None or not Shard(first).records[0].get("language"):
-        raise ValueError(f"{config.data}: no language to train a tokenizer on; render shards, or give --init-from")
+        raise ValueError(f"{config.loop.data}: no language to train a tokenizer on; render shards, or give --init-from")
     return "will be trained on the data's words"
 
 
 def _start_told(config: AnyConfig) -> str:
-    told = [f"fresh weights of {config.preset}"]
-    if config.init_from:
-        check_start(config.init_from)
-        told = [f"{config.init_from}, whole"]
-    language = config.language_from if isinstance(config, TrainConfig) else None
-    if language:
+    start = config.start
+    told = [f"fresh weights of {start.preset}"]
+    if start.init_from:
+        check_start(start.init_from)
+        told = [f"{start.init_from}, whole"]
+    if language := start.language_from:
         settings = settings_in(model_of_run(language))
         if settings is None:
             raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
@@ -310,14 +306,14 @@ def _widths_told(config: Stage1Config) -> str:
 
 
 def _output_told(config: AnyConfig) -> str:
-    out, counts = Path(config.out), count_run(config)
+    out, counts = Path(config.loop.out), count_run(config)
     parent = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"{out}: cannot write there ({parent} is not a writable folder)")
-    need = counts.checkpoint_bytes * (config.keep_checkpoints + 1) + HALF * counts.model
+    need = counts.checkpoint_bytes * (config.loop.keep_checkpoints + 1) + HALF * counts.model
     free = shutil.disk_usage(parent).free
     if free < need:
-        raise ValueError(f"{out}: {gib(need)} are needed ({config.keep_checkpoints + 1} checkpoints of "
+        raise ValueError(f"{out}: {gib(need)} are needed ({config.loop.keep_checkpoints + 1} checkpoints of "
                          f"{gib(counts.checkpoint_bytes)} and the model) and {gib(free)} are free")  # fmt: skip
     saved = list_checkpoints(out / "checkpoints")
     resumed = f", goes on from {saved[-1].name}" if saved else ""
@@ -342,12 +338,11 @@ def _duration(seconds: float) -> str:
 
 def model_settings(config: AnyConfig) -> VidLLMConfig:
     """The configuration of the model that a run trains, whether it starts from a saved one or from nothing."""
-    start = config if isinstance(config, TrainConfig) else as_train_config(config, config.preset, config.init_from)
-    if start.init_from:
-        return load_config(start.init_from)
-    known = Path(start.out) / "tokenizer"
+    if config.start.init_from:
+        return load_config(config.start.init_from)
+    known = Path(config.loop.out) / "tokenizer"
     rows = len(read_tokenizer(known)) if (known / "tokenizer.json").is_file() else VOCABULARY
-    return fresh_settings(start, rows)
+    return fresh_settings(config.start, rows)
 
 
 def count_run(config: AnyConfig) -> Counts:
@@ -364,7 +359,7 @@ def count_run(config: AnyConfig) -> Counts:
 def _labels(config: TrainConfig) -> LabelSpace:
     """Those of the data, or of rooms where no shard can be read: a finding says so."""
     try:
-        return RoomsData(Path(config.data), PATCH_SIZE).labels
+        return RoomsData(Path(config.loop.data)).labels
     except ValueError:
         return rooms_labels()
 
@@ -373,11 +368,13 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
     """What lies on the device, and what is averaged."""
     with torch.device("meta"):
         if isinstance(config, TrainConfig):
-            if config.lora_rank:
-                apply_lora(model, config.lora_rank, config.lora_alpha)
-            if config.freeze_encoder:
+            if config.start.lora_rank:
+                apply_lora(model, config.start.lora_rank, config.start.lora_alpha)
+            if config.start.freeze_encoder:
                 model.encoder.requires_grad_(False)
-            return [model, AuxiliaryHeads(model.config.encoder.hidden_size, *_labels(config).sizes)], [model]
+            labels = _labels(config)
+            heads = [AuxiliaryHeads(model.config.encoder.hidden_size, *labels.sizes)]
+            return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
         if isinstance(config, Stage1Config):
             trained_in_stage1(model, tune_encoder=config.tune_encoder)
             geometry, tower = teacher_settings(config)
@@ -388,7 +385,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
         clip = CLIPModel(clip_config(config, model.config.encoder.hidden_size, model.config.text_config.vocab_size))
     model.requires_grad_(False)
     for name in LANGUAGE_HALF:
-        model.get_submodule(name).requires_grad_(config.contrastive_steps < config.steps)
+        model.get_submodule(name).requires_grad_(config.contrastive_steps < config.loop.steps)
     return [clip, model], []
 
 
@@ -416,16 +413,16 @@ def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
 
 def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None) -> Timing:
     """Seconds of a real step of each kind, after one that warms up; the weights they make are lost."""
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.loop.threads)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = Path(config.out) / "tokenizer"
+        tokenizer = Path(config.loop.out) / "tokenizer"
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, Path(folder) / "tokenizer")
-        run = _build(replace(config, out=folder), extra_questions)
+        run = _build(changed(config, out=folder), extra_questions)
         train_step(run, 0)
         kinds: dict[str, list[int]] = {}
-        for step in range(0, config.steps, max(1, config.steps // LOOKED_AT)):
-            kinds.setdefault(_kind(run, step), []).append(step)
+        for step in range(0, config.loop.steps, max(1, config.loop.steps // LOOKED_AT)):
+            kinds.setdefault(run.kind(run.draw(step, _rng(run, step))), []).append(step)
         often = Counter({kind: len(steps) for kind, steps in kinds.items()})
         seconds = {kind: _seconds(run, steps[-1]) for kind, steps in kinds.items()}
         slowest = kinds[max(seconds, key=lambda kind: seconds[kind])][-1]
@@ -448,11 +445,7 @@ def _seconds(run: Trainable, step: int) -> float:
 
 
 def _rng(run: Trainable, step: int) -> np.random.Generator:
-    return np.random.default_rng(ALONE.seeds(run.config.seed, step, run.config.accumulation)[0])
-
-
-def _kind(run: Trainable, step: int) -> str:
-    return run.kind(run.draw(step, _rng(run, step)))
+    return np.random.default_rng(ALONE.seeds(run.config.loop.seed, step, run.config.loop.accumulation)[0])
 
 
 def _peak(run: Trainable, step: int) -> int:
@@ -462,7 +455,7 @@ def _peak(run: Trainable, step: int) -> int:
     forget = [p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None)) for p in run.parameters()]
     weights = [t for module in run.modules().values() for t in (*module.parameters(), *module.buffers())]
     with LiveBytes(weights) as counted:
-        with autocast(run.config.dtype, run.device.type):
+        with autocast(run.config.loop.dtype, run.device.type):
             losses = run.losses(batch, step, rng)
         losses.total().backward()
     for handle in forget:

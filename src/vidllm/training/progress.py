@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vidllm.io.atomic import atomic_path, naming_errors
 from vidllm.io.json_files import naming, parse_json
 from vidllm.io.text_files import read_text
-from vidllm.training.loop_config import LoopConfig
+from vidllm.training.config import Loop, RunConfig, flat
 
 
 def trim_log(path: Path, step: int) -> None:
@@ -35,8 +37,8 @@ def write_log(path: Path, line: dict[str, float | int]) -> None:
 class Clock:
     """Averages of the figures since the last line, time left, and when to save."""
 
-    def __init__(self, config: LoopConfig, start: int) -> None:
-        self.config, self.begin, self.first = config, time.monotonic(), start
+    def __init__(self, loop: Loop, start: int) -> None:
+        self.loop, self.begin, self.first = loop, time.monotonic(), start
         self.saved = self.begin
         self.sums: dict[str, list[float]] = {}
         self.text = ""
@@ -50,19 +52,19 @@ class Clock:
     def line(self, step: int, bad: int) -> dict[str, float | int]:
         """The log's line at ``step``; begins the next averages."""
         spent = time.monotonic() - self.begin
-        left = spent / max(1, step - self.first) * (self.config.steps - step)
-        if self.config.minutes > 0:
-            left = min(left, max(0.0, 60 * self.config.minutes - spent))
+        left = spent / max(1, step - self.first) * (self.loop.steps - step)
+        if self.loop.minutes > 0:
+            left = min(left, max(0.0, 60 * self.loop.minutes - spent))
         means = {k: (sum(v) if k.endswith("_steps") else float(np.mean(v))) for k, v in self.sums.items()}
         self.sums = {}
         shown = " ".join(f"{k} {v:.3g}" for k, v in means.items())
-        self.text = f"step {step}/{self.config.steps} left {left / 60:.0f} min | {shown}"
+        self.text = f"step {step}/{self.loop.steps} left {left / 60:.0f} min | {shown}"
         rounded = {k: round(v, 5) for k, v in means.items()}
         return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
 
     def spent(self) -> float:
         """The share of the configuration's ``minutes`` that has passed; 0 where it sets none."""
-        limit = 60 * self.config.minutes
+        limit = 60 * self.loop.minutes
         return (time.monotonic() - self.begin) / limit if limit > 0 else 0.0
 
     def due(self, minutes: float) -> bool:
@@ -71,3 +73,44 @@ class Clock:
             return False
         self.saved = time.monotonic()
         return True
+
+
+#: What each needs to be installed, and the extra of this package that brings it.
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+
+
+class Trackers:
+    """What a run's log lines are also sent to; with no configuration, or one that names none, nothing."""
+
+    def __init__(self, config: RunConfig | None) -> None:
+        self._accelerator: Any = None
+        if config is None or not config.loop.trackers:
+            return
+        check_trackers(config.loop.trackers)
+        from accelerate import Accelerator
+
+        out = Path(config.loop.out)
+        out.mkdir(parents=True, exist_ok=True)
+        self._accelerator = Accelerator(log_with=list(config.loop.trackers), project_dir=str(out))
+        plain = {k: v if isinstance(v, str | int | float | bool) else str(v) for k, v in flat(config).items()}
+        named = {"wandb": {"name": out.name, "dir": str(out)}} if "wandb" in config.loop.trackers else {}
+        self._accelerator.init_trackers("vidllm", config=plain, init_kwargs=named)
+
+    def log(self, line: dict[str, float | int], step: int) -> None:
+        """Send a line of the log."""
+        if self._accelerator is not None:
+            self._accelerator.log({k: v for k, v in line.items() if k != "step"}, step=step)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._accelerator is not None:
+            self._accelerator.end_training()
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """ValueError for a tracker that is not known or not installed, with what to install."""
+    for name in names:
+        if name not in PACKAGES:
+            raise ValueError(f"unknown tracker {name!r}; known are {', '.join(PACKAGES)}")
+        if not any(find_spec(package) for package in PACKAGES[name]) or find_spec("accelerate") is None:
+            raise ValueError(f"the tracker {name!r} is not installed; pip install 'vidllm[{name}]'")

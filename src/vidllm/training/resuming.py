@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
 from vidllm.io.json_files import check_regular_file, read_json_object
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.loop_config import LoopConfig, write_config
+from vidllm.training.config import RunConfig, flat, write_config
 
 Record = dict[str, Any]
 
@@ -60,7 +59,7 @@ PLACES = ("init_from", "language_from", "encoder_from", "teacher_geometry", "tea
 OF_TOKENIZER = ("kind", "data", "init_from")
 
 
-def begin(config: LoopConfig, processes: int) -> list[str]:
+def begin(config: RunConfig, processes: int) -> list[str]:
     """Compare a run folder with how it is to go on, then write down the settings; what is worth telling, as lines.
 
     Nothing is loaded for it. A folder without a checkpoint may be begun with other settings, of the data that its
@@ -69,7 +68,7 @@ def begin(config: LoopConfig, processes: int) -> list[str]:
     Raises:
         ValueError: settings or data differ from those that the folder was begun with; the message names them.
     """
-    out = Path(config.out)
+    out = Path(config.loop.out)
     record = _record(config, processes)
     trained = bool(list_checkpoints(out / "checkpoints"))
     before = _read(out / RECORD_FILE)
@@ -87,9 +86,9 @@ def begin(config: LoopConfig, processes: int) -> list[str]:
     return told
 
 
-def check_tokenizer_of(config: LoopConfig) -> None:
+def check_tokenizer_of(config: RunConfig) -> None:
     """Write down the run's tokenizer once it is there; ValueError where it is not the one the run was begun with."""
-    out = Path(config.out)
+    out = Path(config.loop.out)
     file = _tokenizer_file(config)
     record = _read(out / RECORD_FILE) or {}
     if not file.is_file():
@@ -102,19 +101,20 @@ def check_tokenizer_of(config: LoopConfig) -> None:
     _write(out / RECORD_FILE, {**record, "tokenizer": found})
 
 
-def _tokenizer_file(config: LoopConfig) -> Path:
-    return Path(getattr(config, "tokenizer", Path(config.out) / "tokenizer")) / "tokenizer.json"
+def _tokenizer_file(config: RunConfig) -> Path:
+    return Path(flat(config).get("tokenizer", f"{config.loop.out}/tokenizer")) / "tokenizer.json"
 
 
 # ---- what is compared -----------------------------------------------------------------------------------------------
 
 
-def _record(config: LoopConfig, processes: int) -> Record:
-    places = {name: place for name in PLACES if (place := getattr(config, name, None))}
+def _record(config: RunConfig, processes: int) -> Record:
+    values = flat(config)
+    places = {name: place for name in PLACES if (place := values.get(name))}
     return {
-        "kind": getattr(config, "RECORDED_AS", type(config).__name__),
-        "micro_batches": processes * config.accumulation,
-        "data": _data_files(Path(config.data)),
+        "kind": type(config).__name__,
+        "micro_batches": processes * config.loop.accumulation,
+        "data": _data_files(Path(config.loop.data)),
         **{name: _checkpoint_files(str(place)) for name, place in places.items()},
     }
 
@@ -178,15 +178,14 @@ def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[l
     return differ, told
 
 
-def _other_settings(before: Record, config: LoopConfig) -> list[str]:
+def _other_settings(before: Record, config: RunConfig) -> list[str]:
     """Settings that are others than those written down; one that an earlier version did not have is as its default."""
-    now = json.loads(json.dumps(asdict(config)))
-    usual = json.loads(json.dumps({f.name: f.default for f in fields(config)}, default=str))
+    now, usual, old = (json.loads(json.dumps(flat(each))) for each in (config, type(config)(), before))
     found = []
     for name, value in now.items():
-        old = before.get(name, usual[name])
-        if name not in MAY_CHANGE and old != value:
-            found.append(f"{_option(name)} {_short(old)} (now {_short(value)})")
+        told = old.get(name, usual[name])
+        if name not in MAY_CHANGE and told != value:
+            found.append(f"{_option(name)} {_short(told)} (now {_short(value)})")
     return found
 
 

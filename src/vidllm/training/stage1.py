@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from safetensors.torch import save_file
@@ -16,35 +17,31 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
-from vidllm.training.config import TrainConfig
-from vidllm.training.data import Batch, RoomsData
-from vidllm.training.driver import LoopConfig, Trainable, adamw, drive
-from vidllm.training.exporting import write_model
-from vidllm.training.joint import Losses
-from vidllm.training.losses.distillation import Projections, Streams, distillation_losses
-from vidllm.training.run import PATCH_SIZE, PLAN, training_device
-from vidllm.training.starting import run_tokenizer, starting_model
-from vidllm.training.teacher_cache import CachedTeacher, LiveTeacher
-from vidllm.training.teachers import Teacher, load_geometry_teacher, load_language_teacher
+from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig, Start
+from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.distillation import Projections, Streams, distillation_losses
+from vidllm.training.loop import drive
+from vidllm.training.losses import Losses
+from vidllm.training.models import run_tokenizer, starting_model, training_device, write_model
+from vidllm.training.teachers import CachedTeacher, LiveTeacher, Teacher, load_geometry_teacher, load_language_teacher
 from vidllm.training.texts import TextMaker
+from vidllm.training.trainable import Trainable
 
 PROJECTIONS_FILE = "projections.safetensors"  # in the run folder, beside the model
 
 
 @dataclass(frozen=True)
-class Stage1Config(LoopConfig):
+class Stage1Config(RunConfig):
     """One run of dual-teacher distillation (docs/method.md, section 8)."""
 
-    out: str = "runs/stage1"
+    loop: Annotated[Loop, FLAT] = Loop(out="runs/stage1")
     preset: str = "tiny"
     init_from: str | None = None  # a saved model folder to start from (weights only)
     teacher_geometry: str = ""  # a model folder of ours, or VGGT-1B's weights
     teacher_language: str = ""  # a CLIP folder or hub id, or a LLaVA-3D folder with its tower
     geometry_source: str = "encoder"  # "encoder" [P], or "attention": VGGT's last block
     teacher_cache: str | None = None  # keep the teachers' tokens here; None: compute them every step
-    steps: int = 2000
     tune_encoder: bool = True  # [P] stage 1 trains encoder and adapter
-    gradient_checkpointing: bool = False  # of the encoder: less memory, a third more time
     clip_images: int = 32  # frames of a step, over its scenes
     clip_frames: tuple[int, ...] = (2, 4, 8)  # frames a scene, spread over its clip
     geometry_weight: float = 1.0
@@ -52,19 +49,30 @@ class Stage1Config(LoopConfig):
     structure_weight: float = 1.0  # [D] lambda of Eq 5; 0 leaves L_sc out (ablation)
     structure: str = "joint"  # Eq 7 over both streams together; "streams": each by itself
 
+    @property
+    def start(self) -> Start:
+        """What the model starts from."""
+        return Start(self.preset, init_from=self.init_from)
 
-def tiny_stage1() -> Stage1Config:
-    """The shipped recipe's stage 1."""
-    return Stage1Config()
+
+def compact_stage1() -> Stage1Config:
+    """From VGGT-1B and CLIP-L on one GPU (recipes/compact_1gpu.sh)."""
+    return Stage1Config(
+        Loop(out="runs/compact_stage1", steps=10_000, accumulation=4, gradient_checkpointing=True),
+        Optimiser(learning_rate=1e-4, warmup_steps=500), "compact", clip_images=4, clip_frames=(4,),
+    )  # fmt: skip
 
 
 def paper_stage1() -> Stage1Config:
-    """The paper's size, from folders of VGGT-1B and LLaVA-3D-7B; learning rate, batch and steps are ours."""
+    """The paper's size, from VGGT-1B and LLaVA-3D-7B on eight GPUs; learning rate, batch and steps are ours."""
     return Stage1Config(
-        out="runs/paper_stage1", preset="paper", teacher_geometry="weights/VGGT-1B",
-        teacher_language="weights/LLaVA-3D-7B", steps=20_000, learning_rate=1e-4, warmup_steps=1000,
-        gradient_checkpointing=True, clip_images=32, clip_frames=(8, 16, 32),
+        Loop(out="runs/paper_stage1", steps=20_000, gradient_checkpointing=True),
+        Optimiser(learning_rate=1e-4, warmup_steps=1000), "paper", clip_images=16, clip_frames=(8, 16),
     )  # fmt: skip
+
+
+#: By the student's preset: the options are changes of these.
+STAGE1_PRESETS = {"compact": compact_stage1, "paper": paper_stage1}
 
 
 class Stage1Run(Trainable):
@@ -79,17 +87,16 @@ class Stage1Run(Trainable):
         texts: TextMaker,
     ) -> None:
         self.config: Stage1Config = config
-        self.device = training_device(config.device)
+        self.device = training_device(config.loop.device)
         self.data, self.texts = data, texts
         geometry, language = (teacher.to(self.device) for teacher in teachers)
         self.model = trained_in_stage1(model, tune_encoder=config.tune_encoder)
         for part in (self.model.encoder, self.model.adapter):  # the others, the language model among them, stay behind
             part.to(self.device)
-        self.model.encoder.gradient_checkpointing = config.gradient_checkpointing
+        self.model.encoder.gradient_checkpointing = config.loop.gradient_checkpointing
         width = model.config.encoder.hidden_size
         self.projections = Projections(width, geometry.width, language.width).to(self.device)
         self.geometry, self.language = self._sight(geometry), self._sight(language)
-        self.optimizer = adamw(config, self.modules())
 
     @classmethod
     def build(cls, config: Stage1Config) -> Stage1Run:
@@ -97,12 +104,12 @@ class Stage1Run(Trainable):
         for option, place in (("geometry", config.teacher_geometry), ("language", config.teacher_language)):
             if not place:
                 raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
-        data = RoomsData(Path(config.data), PATCH_SIZE)
-        start = as_train_config(config, config.preset, config.init_from)
-        texts = TextMaker(run_tokenizer(start, data))
+        data = RoomsData(Path(config.loop.data))
+        texts = TextMaker(run_tokenizer(Path(config.loop.out), data, config.init_from))
+        model = starting_model(config.start, texts)
         geometry = load_geometry_teacher(config.teacher_geometry, config.geometry_source)
         teachers = geometry, load_language_teacher(config.teacher_language)
-        return cls(config, starting_model(start, texts), teachers, data, texts)
+        return cls(config, model, teachers, data, texts)
 
     def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
         cache = self.config.teacher_cache
@@ -117,10 +124,8 @@ class Stage1Run(Trainable):
 
     def draw(self, step: int, rng: np.random.Generator) -> Batch:
         """The step's batch; how many frames a scene has is the same in every process."""
-        config = self.config
-        frames = int(np.random.default_rng([config.seed, step, PLAN]).choice(config.clip_frames))
-        scenes = max(1, config.clip_images // frames)
-        return self.data.draw(rng, scenes, frames, window=False).to(self.device)
+        config, plan = self.config, plan_of(self.config.loop.seed, step)
+        return self.data.clips(plan, rng, config.clip_images, config.clip_frames).to(self.device)
 
     def losses(self, batch: Batch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 5 on a batch."""
@@ -151,11 +156,6 @@ def trained_in_stage1(
     model.adapter.requires_grad_(True)
     model.encoder.requires_grad_(tune_encoder)
     return model
-
-
-def as_train_config(config: LoopConfig, preset: str, init_from: str | None) -> TrainConfig:
-    """The fields that decide what a run's model and tokenizer start from."""
-    return TrainConfig(data=config.data, out=config.out, preset=preset, init_from=init_from, seed=config.seed)
 
 
 def train_stage1(config: Stage1Config, log: Callable[[str], None] | None = None) -> Path:

@@ -1,8 +1,9 @@
-"""Language of a scene as training texts: questions, situated questions, captions, references, all tasks mixed."""
+"""Language as training texts behind the visual prefix: of rooms, all tasks mixed, or about your own videos."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -11,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vidllm.datasets.jsonl import Example, scene_places
 from vidllm.datasets.language import Caption, Question, Reference, language_from_record
 from vidllm.datasets.shards import Shard
+from vidllm.geometry.gravity import scene_from_world
+from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_folder
 from vidllm.model import prompts
 from vidllm.model.text import (
@@ -26,6 +31,8 @@ from vidllm.model.text import (
     read_tokenizer,
     special_token_ids,
 )
+from vidllm.training.config import Texts
+from vidllm.training.data import Batch
 from vidllm.training.packing import Text
 
 TOKENIZER_SCENES = 400
@@ -35,7 +42,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 Boxes = Mapping[int, Sequence[float]]  # of a scene's objects, in the scene frame
 #: Questions on top of a scene's own, from its record.
 SceneQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator], list[Question]]
-#: The same with how many: ``TrainConfig.plain`` and ``places``.
+#: The same with how many: ``Texts.plain`` and ``places``.
 ExtraQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator, int, int], list[Question]]
 
 
@@ -96,19 +103,13 @@ class TextMaker:
         return self.text(prompts.caption_prompt(), said, "object", [(x, y, z)])
 
     def scene(
-        self,
-        record: dict[str, Any],
-        boxes: dict[int, list[float]],
-        rng: np.random.Generator,
-        questions: int,
-        references: int,
-        captions: int,
+        self, record: dict[str, Any], boxes: dict[int, list[float]], rng: np.random.Generator, counts: Texts
     ) -> list[Text]:
         """A random choice of a scene's language as texts, with the extra questions, in random order."""
         language = language_from_record(record)
-        made = [self.question(q) for q in _some(rng, language.questions, questions)]
-        made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, references)]
-        made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, captions)]
+        made = [self.question(q) for q in _some(rng, language.questions, counts.questions)]
+        made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, counts.references)]
+        made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
         if self.extra_questions is not None:
             made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
         return [made[int(i)] for i in rng.permutation(len(made))]
@@ -116,6 +117,35 @@ class TextMaker:
 
 def _some(rng: np.random.Generator, items: Sequence[Any], count: int) -> list[Any]:
     return [items[int(i)] for i in rng.permutation(len(items))[:count]]
+
+
+@full_precision()
+def scene_boxes(record: dict[str, Any], scene_from_room: Float[Tensor, "4 4"]) -> dict[int, list[float]]:
+    """Boxes (centre, size, yaw) of the scene's objects in the scene frame, by object id."""
+    turn = math.atan2(float(scene_from_room[1, 0]), float(scene_from_room[0, 0]))
+    boxes = {}
+    for item in record["objects"]:
+        centre = scene_from_room[:3, :3] @ torch.tensor(item["box"][:3]) + scene_from_room[:3, 3]
+        boxes[item["id"]] = [*centre.tolist(), *item["box"][3:6], item["box"][6] + turn]
+    return boxes
+
+
+@full_precision()
+def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
+    """The level scene frame of a clip (docs/method.md, section 0) from room coordinates: first camera at the origin."""
+    first = extrinsics[0]
+    return scene_from_world(first[:3, 2]) @ first
+
+
+def draw_texts(batch: Batch, maker: TextMaker, rng: np.random.Generator, counts: Texts) -> list[list[Text]]:
+    """Texts of each scene of a batch, with boxes and points in its scene frame."""
+    texts = []
+    for extrinsics, record in zip(batch.extrinsics.cpu(), batch.records, strict=True):
+        texts.append(maker.scene(record, scene_boxes(record, scene_from_room(extrinsics)), rng, counts))
+    return texts
+
+
+# ---- the run's tokenizer -------------------------------------------------------------------------------------------
 
 
 def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -165,3 +195,72 @@ def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
             return forget_origin(read_tokenizer(folder))
     logging.getLogger(__name__).warning("%s: a half-written tokenizer (%s); it is made again", folder, reason)
     return None
+
+
+# ---- your own videos -----------------------------------------------------------------------------------------------
+
+
+class OwnTexts:
+    """The texts of each video, made anew at every draw: one of the answers, one of the wordings.
+
+    Raises ValueError, naming the line, for a sentence that is longer than ``max_tokens``.
+    """
+
+    def __init__(self, examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> None:
+        self.maker = maker
+        self._of: dict[Path, list[tuple[Example, bool]]] = {}
+        self._places = {}
+        for example in examples:
+            self._places[example.line] = scene_places(example)
+            ways = [True] * (example.boxes is not None) + [False] * (example.task != "expression")
+            self._of.setdefault(example.video, []).extend((example, finds) for finds in ways)
+            for finds in ways:
+                self._check_length(example, finds, max_tokens)
+        self.videos = sorted(self._of)
+
+    def shares(self, texts: int) -> np.ndarray:
+        """How often each video is drawn, when ``texts`` of it are taken at a time: each sentence about as often."""
+        visits = np.array([-(-len(self._of[video]) // texts) for video in self.videos], dtype=np.float64)
+        return visits / visits.sum()
+
+    def draw(self, video: int, count: int, rng: np.random.Generator) -> list[Text]:
+        """Up to ``count`` texts of a video, in random order."""
+        known = self._of[self.videos[video]]
+        return [self.text(*known[int(i)], rng) for i in rng.permutation(len(known))[:count]]
+
+    def text(self, example: Example, finds: bool, rng: np.random.Generator) -> Text:
+        """An example as a question with its answer, or (``finds``) as an expression with its boxes."""
+        boxes, point = self._places[example.line]
+        if finds:
+            several = len(boxes or ()) != 1 or rng.random() < 0.5  # "all" must not give the number away
+            prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(example.text)
+            return self.maker.text(prompt, None, example.kind, boxes=boxes)
+        said = example.answers[int(rng.integers(len(example.answers)))]
+        return self.maker.text(_prompt(example), said, example.kind, [point] if point else [])
+
+    def _check_length(self, example: Example, finds: bool, most: int) -> None:
+        prompt = prompts.multi_grounding_prompt(example.text) if finds else _prompt(example)
+        for answer in example.answers if not finds else (None,):
+            length = len(self.maker.text(prompt, answer, example.kind).ids)
+            if length > most:
+                raise ValueError(
+                    f"line {example.line} of the data has {length} tokens, at most {most} fit; shorten it, "
+                    "or give a higher --max-text-tokens"
+                )
+
+
+def too_long(examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> list[tuple[int, str]]:
+    """(line, message) of every example that :class:`OwnTexts` refuses by itself."""
+    found = []
+    for example in examples:
+        try:
+            OwnTexts([example], maker, max_tokens)
+        except ValueError as error:
+            found.append((example.line, str(error)))
+    return found
+
+
+def _prompt(example: Example) -> str:
+    if example.task == "question":
+        return prompts.question_prompt(example.text, example.situation)
+    return prompts.room_prompt() if example.point is None else prompts.caption_prompt()

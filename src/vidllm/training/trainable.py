@@ -1,14 +1,19 @@
-"""What the loop needs of a run: modules, an optimiser, a batch for every micro-batch, its losses, and what it leaves.
+"""What the loop needs of a run: modules, a batch for every micro-batch, its losses, and what it leaves.
 
-The loop (:mod:`driver`) is the same for stage 2, stage 1, the teachers and fine-tuning; each is a :class:`Trainable`.
+The loop (:mod:`vidllm.training.loop`) is the same for stage 2, stage 1, the teachers and fine-tuning; each is a
+:class:`Trainable`. Beside it: batches drawn ahead by threads, and the judge of which steps are not taken.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,18 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vidllm.training.ahead import Ahead
-from vidllm.training.joint import Losses
-from vidllm.training.loop_config import LoopConfig
-from vidllm.training.spikes import Watch
+from vidllm.training.config import RunConfig
+from vidllm.training.losses import Losses
+
+RECENT = 100  # steps over which the skipped ones are counted
+KNOWN = 20  # steps of a kind before it is judged
 
 
 class Trainable(ABC):
-    """Modules, optimiser and the losses of a micro-batch."""
+    """Modules and the losses of a micro-batch."""
 
-    config: LoopConfig
+    config: RunConfig
     device: torch.device
-    optimizer: torch.optim.Optimizer
     bad_steps: int = 0  # that were skipped
     steps_averaged: int = 0
 
@@ -58,6 +63,24 @@ class Trainable(ABC):
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
         """Called whenever a checkpoint has been written."""
 
+    def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Trained parameters by what their learning rate is multiplied by."""
+        return [(1.0, list(self.parameters()))]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW, made at its first use, when blocks have been sharded; tensors of two and more dimensions decay,
+        vectors (norms, biases, scales) do not. (Its fused form wants sharded parameters and others in groups apart.)
+        """
+        settings, groups = self.config.optimiser, []
+        for scale, parameters in self.rates():
+            for decays in (True, False):
+                for sharded in (False, True):
+                    part = [p for p in parameters if (p.ndim >= 2) == decays and isinstance(p, DTensor) == sharded]
+                    decay = settings.weight_decay if decays else 0.0
+                    groups += [{"params": part, "weight_decay": decay, "scale": scale}] if part else []
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
+
     @cached_property
     def averaged(self) -> dict[str, Tensor]:
         """Exponential moving averages of the weights of :meth:`averaging`, by name."""
@@ -66,12 +89,12 @@ class Trainable(ABC):
     @cached_property
     def ahead(self) -> Ahead:
         """What draws the batches."""
-        return Ahead(self.draw, self.config.prefetch)
+        return Ahead(self.draw, self.config.loop.prefetch)
 
     @cached_property
     def watch(self) -> Watch:
         """What decides whether a step is taken."""
-        return Watch(self.config.spike_factor, self.config.spike_window)
+        return Watch(self.config.loop.spike_factor, self.config.loop.spike_window)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter, trained or not, as ``module.name``."""
@@ -95,45 +118,82 @@ class Trainable(ABC):
                     self.averaged[name] = value.detach().clone()
                 _local(self.averaged[name]).lerp_(_local(value.detach()), 1 - decay)
 
-    def counts(self) -> dict[str, Any]:
-        """What resuming needs beside tensors, as plain values."""
-        return {
-            "steps_averaged": self.steps_averaged, "bad_steps": self.bad_steps, "watch": self.watch.state()
-        }
-
-    def load_counts(self, counts: dict[str, Any]) -> None:
-        """The inverse of :meth:`counts`; older checkpoints do not have all of them."""
-        self.steps_averaged, self.bad_steps = counts.get("steps_averaged", 0), counts["bad_steps"]
-        if "watch" in counts:
-            self.watch.load(counts["watch"])
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        weights = {name: module.state_dict() for name, module in self.modules().items()}
-        kept = {"step": step, **weights, "optimizer": self.optimizer.state_dict(), **self.counts()}
-        return kept if self.averaging() is None else kept | {"averaged": self.averaged}
-
-    def load_state(self, state: dict[str, Any]) -> int:
-        """The inverse of :meth:`state`; returns the step to go on with."""
-        for name, module in self.modules().items():
-            module.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged.clear()
-        self.averaged.update({name: value.to(self.device) for name, value in state.get("averaged", {}).items()})
-        self.load_counts(state)
-        return int(state["step"])
-
-
-def adamw(config: LoopConfig, modules: dict[str, nn.Module]) -> torch.optim.AdamW:
-    """AdamW over what wants a gradient; tensors of two and more dimensions decay, vectors do not."""
-    trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
-
 
 def _local(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that this process has; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+Drawn = tuple[Any, np.random.Generator]
+Wanted = tuple[int, list[int]]  # step and what its random numbers are drawn from
+
+
+class Ahead:
+    """Draws by ``draw(step, rng)``, in ``threads`` threads; with none, when a batch is taken."""
+
+    def __init__(self, draw: Callable[[int, np.random.Generator], Any], threads: int) -> None:
+        self._draw = draw
+        self._pool = ThreadPoolExecutor(threads, "batches") if threads > 0 else None
+        self._drawn: dict[tuple[int, ...], Future[Drawn]] = {}
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Begin to draw what is not being drawn yet; what is not wanted any more is forgotten."""
+        if self._pool is None:
+            return
+        keys = {(step, *seed): (step, seed) for step, seed in wanted}
+        self._drawn = {key: future for key, future in self._drawn.items() if key in keys}
+        for key, (step, seed) in keys.items():
+            if key not in self._drawn:
+                self._drawn[key] = self._pool.submit(self._make, step, seed)
+
+    def take(self, step: int, seed: list[int]) -> Drawn:
+        """The batch of a step and its generator; an error of the draw is raised here."""
+        future = self._drawn.pop((step, *seed), None)
+        return self._make(step, seed) if future is None else future.result()
+
+    def _make(self, step: int, seed: list[int]) -> Drawn:
+        rng = np.random.default_rng(seed)
+        return self._draw(step, rng), rng
+
+
+
+
+class Watch:
+    """Remembers the losses and gradient norms of the steps taken, and how many were skipped of late."""
+
+    def __init__(self, factor: float = 10.0, window: int = 100) -> None:
+        self.factor, self.window = factor, window
+        self._seen: dict[str, deque[tuple[float, float]]] = {}
+        self._skipped: deque[bool] = deque(maxlen=RECENT)
+        self.reason: str | None = None  # of the last step that was not taken
+
+    def judge(self, kind: str, loss: float, norm: float) -> str | None:
+        """Why a step of that kind is not to be taken, or None; a step that is taken is remembered."""
+        reason = self._reason(kind, loss, norm)
+        self.reason = reason or self.reason
+        if reason is None:
+            self._seen.setdefault(kind, deque(maxlen=self.window)).append((loss, norm))
+        self._skipped.append(reason is not None)
+        return reason
+
+    def skipped(self) -> int:
+        """How many of the last hundred steps were skipped."""
+        return sum(self._skipped)
+
+    def _reason(self, kind: str, loss: float, norm: float) -> str | None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"loss {loss} or gradient norm {norm} is not finite"
+        seen = self._seen.get(kind, ())
+        for name, value, past in zip(("loss", "gradient norm"), (loss, norm), zip(*seen, strict=True), strict=False):
+            if self.factor > 0 and len(seen) >= KNOWN and value > self.factor * median(past):
+                return f"{name} {value:.3g} is over {self.factor:g} times the median {median(past):.3g}"
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"seen": {k: [list(pair) for pair in v] for k, v in self._seen.items()}, "skipped": list(self._skipped)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self._seen = {k: deque(((a, b) for a, b in v), maxlen=self.window) for k, v in state["seen"].items()}
+        self._skipped = deque(state["skipped"], maxlen=RECENT)

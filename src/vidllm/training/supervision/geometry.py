@@ -2,16 +2,98 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.patches_3d import back_project
+from vidllm.model.transformer import Attention
 from vidllm.training.data import Batch
-from vidllm.training.losses.correspondence import correspondence_loss
-from vidllm.training.losses.targets import GeometryTargets
-from vidllm.training.supervision.attention import MatchingAttention
+from vidllm.training.losses import GeometryTargets
 from vidllm.training.supervision.base import GeometryOutputs, Parts, Supervision, Terms
-from vidllm.training.supervision.oracle_features import OracleFeatures, naming_loss
+from vidllm.training.supervision.matches import Matches, correspondence_loss
+
+SEED = 20_26
+BASE_WIDTH = 192  # of the first models; multiples of it repeat their vectors, so that a language half carries over
+SHARES = (0.7, 0.5, 0.4)  # standard deviation of the vectors of categories, colours, materials
+SHELL_WEIGHT = 0.15  # of a patch of the shell in the naming loss
+
+
+class OracleFeatures:
+    """The fixed vectors: the same for all runs of one width and one set of names."""
+
+    def __init__(self, width: int, categories: int, colours: int, materials: int) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        counts = (categories, colours, materials)
+        times = width // BASE_WIDTH if width % BASE_WIDTH == 0 else 1
+        drawn = [s * torch.randn(n, width // times, generator=generator) for n, s in zip(counts, SHARES, strict=True)]
+        self.tables = [table.repeat(1, times) for table in drawn]
+
+    def to(self, device: torch.device) -> OracleFeatures:
+        """The same vectors on a device (in place)."""
+        self.tables = [table.to(device) for table in self.tables]
+        return self
+
+    def features(
+        self, category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"], material: Int[Tensor, "B F P"]
+    ) -> Float[Tensor, "B F P C"]:
+        """The named feature of every patch; class 0 is the shell."""
+        return sum(t[i] for t, i in zip(self.tables, (category, colour, material), strict=True))  # type: ignore[return-value]
+
+
+def naming_loss(
+    language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
+) -> Tensor:
+    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell."""
+    weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
+    error = (language.float() - named).square().mean(-1)
+    return (error * weight).sum() / weight.sum()
+
+
+class MatchingAttention:
+    """Listens to some global blocks of an attention stack and scores one head of each."""
+
+    def __init__(self, attention: GlobalFrameAttention, layers: Sequence[int] = (1,), head: int = 0) -> None:
+        self._head = head
+        self._heard: dict[int, tuple[Tensor, Tensor | None]] = {}
+        blocks = [attention.global_blocks[layer].attn for layer in layers]
+        self._modules = [block for block in blocks if isinstance(block, Attention)]
+        for order, module in enumerate(self._modules):
+            module.register_forward_pre_hook(partial(self._listen, order), with_kwargs=True)
+
+    def _listen(self, order: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._heard[order] = args[0], args[1] if len(args) > 1 else kwargs.get("rotary")
+
+    def loss(self, matches: Matches, other: Int[Tensor, " F"]) -> Tensor:
+        """Mean cross-entropy with the matching patches, over patches that have them, for the last forward pass."""
+        if not self._heard:
+            raise ValueError("the guided block has not run yet; call the model first")
+        target, share = matches.corners()
+        _, frames, patches = matches.valid.shape
+        weight = matches.valid.float()
+        terms = []
+        for order, module in enumerate(self._modules):
+            q, k, _ = module.heads(*self._heard[order])
+            query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
+            logs = supervised_logits(query, key, patches, other).log_softmax(-1)
+            each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
+            terms.append((each * weight).sum() / weight.sum().clamp(min=1))
+        self._heard.clear()
+        return torch.stack(terms).mean()
+
+
+def supervised_logits(
+    query: Float[Tensor, "B F T D"], key: Float[Tensor, "B F T D"], patches: int, other: Int[Tensor, " F"]
+) -> Float[Tensor, "B F P S"]:
+    """Attention logits of each patch over its own frame's tokens, then its partner's (S = 2T)."""
+    asked = query[:, :, -patches:].float() * query.shape[-1] ** -0.5
+    both = torch.cat([key, key[:, other]], 2).float()
+    return torch.einsum("bfpd,bfsd->bfps", asked, both)
 
 
 class PatchLabels(Supervision[GeometryOutputs]):
@@ -45,7 +127,7 @@ class PatchPoints(Supervision[GeometryOutputs]):
                 model.config.encoder.patch_size,
             )  # fmt: skip
         last = outputs.cameras.attended.intermediate_features[max(model.config.dense_head.tap_layers)]
-        loss = self.heads.point_loss(last, points, valid, self.config.bearing_weight)
+        loss = self.heads.point_loss(last, points, valid, self.weights.bearing_weight)
         return {"patch_points": self.weight * loss}, {}
 
 
@@ -92,7 +174,7 @@ class Correspondence(Supervision[GeometryOutputs]):
 
 
 class AttentionToMatches(Supervision[GeometryOutputs]):
-    """A head of some global blocks attends to matching patches (:mod:`vidllm.training.supervision.attention`)."""
+    """A head of some global blocks attends to matching patches (:mod:`vidllm.training.supervision.matches`)."""
 
     name = "guide"
     reads = GeometryOutputs
@@ -100,7 +182,7 @@ class AttentionToMatches(Supervision[GeometryOutputs]):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         last = parts.model.config.attention.depth - 1
-        layers = sorted({min(i, last) for i in parts.config.guide_layers})
+        layers = sorted({min(i, last) for i in parts.weights.guide_layers})
         self.attention = MatchingAttention(parts.model.attention, layers)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:

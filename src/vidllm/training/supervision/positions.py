@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidllm.model.outputs import VisualPrefix
-from vidllm.training.losses.targets import masked_mean
+from vidllm.training.losses import masked_mean
 
 SEED = 11_26
 THINGS = 4  # that an answer may be about

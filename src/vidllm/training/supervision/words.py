@@ -27,10 +27,12 @@ from vidllm.datasets.words import plural
 from vidllm.geometry.boxes import points_in_boxes
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import IGNORE_INDEX
+from vidllm.training.data import Batch
 from vidllm.training.lora import weight_of
-from vidllm.training.losses.targets import masked_mean
+from vidllm.training.losses import masked_mean
 from vidllm.training.packing import PackedTexts
-from vidllm.training.supervision.positions import THINGS, text_positions_loss
+from vidllm.training.supervision.base import LanguageOutputs, Parts, Supervision, Terms
+from vidllm.training.supervision.positions import THINGS, text_positions_loss, token_positions_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
@@ -317,3 +319,31 @@ def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor
     boxes[..., 3:6] += 2 * BOX_MARGIN_M
     inside = points_in_boxes(prefix.patch_positions[rows][:, :, None].float(), boxes[:, None])
     return rows, packed.loc[rows, order], (inside & packed.box_mask[rows, order][:, None]).any(-1)
+
+
+class Words(Supervision[LanguageOutputs]):
+    """Attention of words to the patches they mean; with it positions (``place_weight``) and ``resemble_weight``."""
+
+    name = "word"
+    reads = LanguageOutputs
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.labels = parts.labels
+        labels = parts.labels
+        words = Vocabulary(parts.texts.tokenizer, labels.categories, labels.colours, labels.materials)
+        self.attention = WordAttention(parts.model.language_model, words, parts.texts.special_ids[2])
+
+    def loss(self, outputs: LanguageOutputs, batch: Batch) -> Terms:
+        """``words``, ``places`` and ``resemble``; the attention that each kind of word puts where it should."""
+        weights, prefix = self.weights, outputs.prefix
+        shown = (batch.category, batch.colour, batch.material)
+        names = pooled_names(prefix.patch_index, shown, self.labels.sizes, prefix.patch_mask.shape[1])
+        looking, telling, figures = self.attention.loss(prefix, names, outputs.packed, outputs.start)
+        terms = {"words": self.weight * looking}
+        if weights.place_weight > 0:
+            terms["places"] = weights.place_weight * (token_positions_loss(prefix) + telling)
+        if weights.resemble_weight > 0 and self.labels.categories:
+            table = outputs.model.token_table()
+            terms["resemble"] = weights.resemble_weight * token_words_loss(prefix, names, table, self.attention.words)
+        return terms, figures

@@ -1,69 +1,79 @@
-"""What a run starts from: fresh weights, a saved model, a language half learned elsewhere, or both."""
+"""What a run starts from (fresh weights, a saved model, a language half learned elsewhere, or both), and leaves."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vidllm.io.atomic import atomic_folder
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
+from vidllm.model.compact_weights import save_compact
+from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_causal_lm, load_pretrained
 from vidllm.model.presets import preset
 from vidllm.model.text import read_tokenizer
 from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
-from vidllm.training.config import TrainConfig
+from vidllm.training.config import Start
 from vidllm.training.data import RoomsData
-from vidllm.training.lora import apply_lora
-from vidllm.training.supervision.heads import LABEL_HEADS, AuxiliaryHeads
+from vidllm.training.lora import apply_lora, merged_state
+from vidllm.training.supervision.base import LABEL_HEADS, AuxiliaryHeads
 from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
-from vidllm.training.twins import part_twins
 
 VOCABULARY = 1536
 FITTED_SCENES = 16  # whose pictures the final norm of a shortened encoder is fitted to
 AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
+TWIN_COSINE = 0.6
+KEPT = 0.5  # of a twin's own direction; the random part makes up its length
+LARGEST_MIB = 15.0  # of a file of compact weights
 #: The parts that read, say and ground; the others see.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
 
 
-def run_tokenizer(config: TrainConfig, data: RoomsData) -> PreTrainedTokenizerBase:
+def run_tokenizer(
+    out: Path, data: RoomsData, init_from: str | None, language_from: str | None = None
+) -> PreTrainedTokenizerBase:
     """The run's own, that of the language model it starts from (whose ids the weights know), or one trained on the
     data: that of ``language_from``, where it has one, goes before that of ``init_from``.
     """
-    folder = Path(config.out) / "tokenizer"
+    folder = out / "tokenizer"
     found = saved_tokenizer(folder)
     if found is not None:
         return found
-    language = model_of_run(config.language_from) if config.language_from else None
+    language = model_of_run(language_from) if language_from else None
     if language is not None and (language / "tokenizer.json").exists():
         return keep_tokenizer(read_tokenizer(language), folder)
-    if config.init_from:
-        return keep_tokenizer(load_pretrained(config.init_from)[1].tokenizer, folder)
+    if init_from:
+        return keep_tokenizer(load_pretrained(init_from)[1].tokenizer, folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
 def starting_model(
-    config: TrainConfig, texts: TextMaker, data: RoomsData | None = None
+    start: Start, texts: TextMaker, data: RoomsData | None = None
 ) -> VidLLMForConditionalGeneration:
     """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
 
     Fresh ones begin with the encoder of ``encoder_from``; where that has more layers, the final norm is fitted to
     pictures of ``data``. Raises ValueError when the tokens of either are not the run's.
     """
-    model = _saved(config.init_from, config, texts) if config.init_from else _fresh(config, texts)
-    if config.encoder_from and not config.init_from:
-        _take_encoder(model, config.encoder_from, data)
-    if config.language_from:
-        place = str(model_of_run(config.language_from))
+    model = _saved(start.init_from, texts) if start.init_from else _fresh(start, texts)
+    if start.encoder_from and not start.init_from:
+        _take_encoder(model, start.encoder_from, data)
+    if start.language_from:
+        place = str(model_of_run(start.language_from))
         if _is_whole_model(Path(place)):
-            _take_language_half(model, _saved(place, config, texts))
+            _take_language_half(model, _saved(place, texts))
         else:
             _take_language_model(model, place)
-    if config.lora_rank:
-        apply_lora(model, config.lora_rank, config.lora_alpha)
+    if start.lora_rank:
+        apply_lora(model, start.lora_rank, start.lora_alpha)
     return model
 
 
@@ -85,31 +95,31 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
         auxiliary.load_state_dict(known | found)
 
 
-def fresh_settings(config: TrainConfig, vocabulary: int) -> VidLLMConfig:
+def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
     """The preset's configuration with what the run changes of it; a token table of ``vocabulary`` rows."""
-    settings = preset(config.preset)
-    settings.adapter.variant = config.adapter or settings.adapter.variant
-    settings.adapter.bridge_tokens = config.bridge_tokens or settings.adapter.bridge_tokens
-    settings.metric_depth.enabled, settings.scale.unit_m = config.metric_depth, config.unit_m
-    if not config.scale_alignment:
+    settings = preset(start.preset)
+    settings.adapter.variant = start.adapter or settings.adapter.variant
+    settings.adapter.bridge_tokens = start.bridge_tokens or settings.adapter.bridge_tokens
+    settings.metric_depth.enabled, settings.scale.unit_m = start.metric_depth, start.unit_m
+    if not start.scale_alignment:
         settings.scale.estimator = "none"
     settings.text_config.vocab_size = vocabulary
     return settings
 
 
-def _fresh(config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
-    settings = fresh_settings(config, len(texts.tokenizer))
+def _fresh(start: Start, texts: TextMaker) -> VidLLMForConditionalGeneration:
+    settings = fresh_settings(start, len(texts.tokenizer))
     settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
     return VidLLMForConditionalGeneration(settings)
 
 
-def _saved(folder: str, config: TrainConfig, texts: TextMaker) -> VidLLMForConditionalGeneration:
+def _saved(folder: str, texts: TextMaker) -> VidLLMForConditionalGeneration:
     model, _ = load_pretrained(folder)
     told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
     if told != texts.special_ids or model.config.text_config.vocab_size < len(texts.tokenizer):
         raise ValueError(
-            f"the tokenizer in {config.out} is not that of {folder} (special tokens {texts.special_ids} "
-            f"and {told}); choose a new run folder"
+            f"the run's tokenizer is not that of {folder} (special tokens {texts.special_ids} and {told}); "
+            "choose a new run folder"
         )
     return model
 
@@ -155,3 +165,66 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
             f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
         )
     part_twins(model.token_table())
+
+
+def part_twins(table: Float[Tensor, "V D"], seed: int = 0) -> int:
+    """Set words apart that text alone cannot tell apart (ours), in place; returns how many there were.
+
+    A small language model trained on words alone gives "red" and "blue", or "left" and "right", almost one embedding
+    (cosines of 0.9 and 0.98 here): in text each stands wherever the other does. With the table tied to the output,
+    neither the question's word nor the answer's can then say which of them is meant, and the gradient that would part
+    them is small. Each such embedding keeps half of itself and gets a random vector of its own.
+    """
+    with torch.no_grad():
+        directions = F.normalize(table.float(), dim=1)
+        cosine = (directions @ directions.T).fill_diagonal_(-1)
+        twins = (cosine > TWIN_COSINE).any(1)
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)).to(table.device)
+        own = F.normalize(noise, dim=1) * table.float().norm(dim=1, keepdim=True)
+        table[twins] = (KEPT * table.float() + (1 - KEPT**2) ** 0.5 * own)[twins].to(table.dtype)
+    return int(twins.sum())
+
+
+def write_model(
+    model: VidLLMForConditionalGeneration,
+    state: dict[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype = torch.float16,
+    *,
+    compact: bool = False,
+) -> Path:
+    """Write a model's configuration with the weights of ``state``, and its processor; the model itself stays as it is.
+
+    ``state`` may hold the averaged weights in place of the model's own. LoRA is folded in. ``compact``: in int8
+    (:mod:`vidllm.model.compact_weights`).
+    """
+    copied = VidLLMForConditionalGeneration(copy.deepcopy(model.config)).eval()
+    copied.load_state_dict(merged_state(model, state))
+    with atomic_folder(folder) as part:
+        if compact:
+            save_compact(copied.state_dict(), part, LARGEST_MIB)
+            copied.config.save_pretrained(part)
+            if copied.generation_config is not None:
+                copied.generation_config.save_pretrained(part)
+        else:
+            copied.to(dtype).save_pretrained(part, max_shard_size="15MB")
+        VidLLMProcessor.from_config(copied.config, tokenizer).save_pretrained(part)
+    return folder
+
+
+def training_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one; ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
+    return torch.device(name)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Switch it on in every block of a model that knows it; numbers stay the same."""
+    switched: Any = model  # transformers renamed the switch during its fifth version
+    enable = getattr(switched, "activation_checkpointing_enable", None) or switched.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    switched.disable_input_require_grads()  # it wants them of every input: frozen parts would compute a backward pass

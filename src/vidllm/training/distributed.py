@@ -8,6 +8,7 @@ micro-batch m draws from (seed, step, m) whoever computes it: the product alone 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from vidllm.io.atomic import OutputError
+from vidllm.training.trainable import Trainable
 
 T = TypeVar("T")
 BUCKET = 2**25  # gradient values that travel together
@@ -151,3 +155,35 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
 def _norm(parameters: list[nn.Parameter]) -> Tensor:
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+#: Class names of blocks that every process calls equally often in a step. (Grounding is called where there is a <loc>.)
+BLOCKS = re.compile(r"Block|Dinov2\w*Layer|CLIPEncoderLayer|\w*DecoderLayer")
+
+
+def is_sharded(run: Trainable) -> bool:
+    """Whether any of a run's parameters is."""
+    return any(isinstance(p, DTensor) for p in run.named_parameters().values())
+
+
+def shard_blocks(run: Trainable, size: int) -> None:
+    """Split the blocks of a run over ``size`` processes, before its optimiser is made."""
+    mesh = init_device_mesh(run.device.type, (size,))
+    for module in run.modules().values():
+        for block in [part for part in module.modules() if BLOCKS.fullmatch(type(part).__name__)]:
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+
+
+def gather_weights(run: Trainable, *, keep: bool) -> None:
+    """Make a run's weights and averages whole again, for export; all processes call it, those that do not ``keep``
+    forget them. The run trains no more.
+    """
+    for module in run.modules().values():
+        for part in module.modules():
+            for name, value in list(part._parameters.items()):
+                if isinstance(value, DTensor):
+                    whole = value.full_tensor().detach().cpu()
+                    part._parameters[name] = nn.Parameter(whole, value.requires_grad) if keep else None
+    for name, average in list(run.averaged.items()):
+        if isinstance(average, DTensor):
+            run.averaged[name] = average.full_tensor().cpu()

@@ -1,0 +1,281 @@
+"""The teachers that we train ourselves at ``tiny``, where no released one fits (docs/method.md, section 8).
+
+* geometry: a small VGGT, which is our geometric half without an adapter, trained by stage 2's own loop on geometry
+  alone (:func:`geometry_teacher` is its configuration);
+* language: a CLIP-form image tower, trained by contrast with the rooms' captions and then, as LLaVA-3D's, by 3D
+  instruction tuning on posed RGB-D (:class:`LanguageTeacherRun`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+
+from vidllm.datasets.language import language_from_record
+from vidllm.datasets.shards import LabelSpace
+from vidllm.datasets.words import listing, with_article
+from vidllm.geometry.precision import full_precision
+from vidllm.io.atomic import atomic_folder
+from vidllm.training.config import (
+    FLAT,
+    Loop,
+    LossWeights,
+    Optimiser,
+    RunConfig,
+    Start,
+    Texts,
+    TrainConfig,
+    changed,
+    tiny,
+)
+from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.distillation import resample_grid
+from vidllm.training.joint import language_losses, true_geometry
+from vidllm.training.loop import drive
+from vidllm.training.losses import Losses, normalise
+from vidllm.training.models import (
+    LANGUAGE_HALF,
+    checkpoint_activations,
+    run_tokenizer,
+    starting_model,
+    training_device,
+    write_model,
+)
+from vidllm.training.packing import PACKED_ATTENTION, pack
+from vidllm.training.pictures import PATCH_SIZE
+from vidllm.training.teachers import clip_pixels, clip_tokens
+from vidllm.training.texts import TextMaker, draw_texts
+from vidllm.training.trainable import Trainable
+
+NEVER = 10**9
+END = 1  # <s> ends a caption: CLIP reads its summary there (transformers takes an end token of id 2 for an old form)
+MOST_NAMED = 6  # things in a list
+LIST_SHARE = 0.5
+MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP
+
+#: (category, colour) as the classes of a patch.
+Look = tuple[int, int]
+
+
+def geometry_teacher() -> TrainConfig:
+    """A small VGGT: encoder, global-frame attention and heads, no adapter, no words, no metres."""
+    return changed(
+        tiny(), out="runs/teacher_geometry", adapter="none", steps=4000, language_start=NEVER, spread_share=0.3,
+        metric_weight=0.0, semantic_weight=0.0, naming_weight=0.0, word_weight=0.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LanguageTeacherConfig(RunConfig):
+    """A small LLaVA-3D: contrast of frames and captions first, then instruction tuning with true depth and poses."""
+
+    loop: Annotated[Loop, FLAT] = Loop(out="runs/teacher_language", steps=4000)
+    optimiser: Annotated[Optimiser, FLAT] = Optimiser(beta2=0.98)
+    preset: str = "tiny"  # whose width the tower has, and whose language half reads it
+    init_from: str | None = None  # a model folder whose tokenizer and language half to begin with
+    contrastive_steps: int = 2500  # the rest is instruction tuning; equal to ``steps``: none
+    image_size: int = 112  # the tower's square
+    depth: int = 6
+    heads: int = 3
+    text_depth: int = 3
+    text_length: int = 64  # tokens of a caption
+    shards_a_step: int = 3  # of the contrast: frames of that many shards, one frame a scene
+    scenes_a_shard: int = 16
+    tune_tower: bool = True  # in instruction tuning
+    clip_images: int = 16
+    clip_frames: tuple[int, ...] = (2, 4)
+    questions: int = 22
+    references: int = 8
+    captions: int = 3
+
+    @property
+    def start(self) -> Start:
+        """What the model starts from."""
+        return Start(self.preset, init_from=self.init_from)
+
+
+# ---- contrast: a frame and what can be seen in it (the form of CLIP) -------------------------------------------------
+
+
+@dataclass
+class FramePairs:
+    """N frames with their texts: pixels (N,3,S,S) normalised for the tower; ids and mask (N,L); the texts."""
+
+    pixels: Tensor
+    ids: Tensor
+    mask: Tensor
+    texts: list[str]
+
+    def to(self, device: torch.device) -> FramePairs:
+        """The same pairs on a device."""
+        return FramePairs(self.pixels.to(device), self.ids.to(device), self.mask.to(device), self.texts)
+
+
+def draw_pairs(
+    data: RoomsData, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, config: LanguageTeacherConfig
+) -> FramePairs:
+    """One frame of each of some scenes of some shards, with a text of it."""
+    pixels, texts = [], []
+    for _ in range(config.shards_a_step):
+        batch = data.draw(rng, config.scenes_a_shard, 1, window=True)
+        pixels.append(clip_pixels(batch.images[:, 0], config.image_size))
+        texts += [frame_text(batch, b, data.labels, rng) for b in range(config.scenes_a_shard)]
+    ids, mask = _encode(tokenizer, texts, config.text_length)
+    return FramePairs(torch.cat(pixels), ids, mask, texts)
+
+
+def frame_text(batch: Batch, scene: int, labels: LabelSpace, rng: np.random.Generator) -> str:
+    """What is said of the first frame of a scene of the batch: a list of what it shows, or a thing's caption."""
+    record = batch.records[scene]
+    pairs = zip(batch.category[scene, 0].tolist(), batch.colour[scene, 0].tolist(), strict=True)
+    seen = Counter(look for look in pairs if look[0] > 0)
+    things = record["objects"]
+    looks = {item["id"]: labels.classes(item)[:2] for item in things}
+    told = language_from_record(record).captions
+    captions = [c for c in told if c.object_id is not None and looks[c.object_id] in seen]
+    if captions and rng.random() >= LIST_SHARE:
+        chosen = captions[int(rng.integers(len(captions)))]
+        return chosen.texts[int(rng.integers(len(chosen.texts)))]
+    return list_text(record, seen, looks)
+
+
+def list_text(record: dict[str, Any], seen: Counter[Look], looks: dict[int, Look]) -> str:
+    """The things that fill most patches, largest first: "a red chair, a brown table and a white bed"."""
+    named = {looks[item["id"]]: f"{item['colour']} {item['category'].replace('_', ' ')}" for item in record["objects"]}
+    words = [with_article(named[look]) for look, _ in seen.most_common(MOST_NAMED) if look in named]
+    return listing(words) if words else "an empty part of the room"
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int
+) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
+    rows = [[*tokenizer.encode(text, add_special_tokens=False)[: length - 1], END] for text in texts]
+    longest = max(len(row) for row in rows)
+    ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+    return ids, mask
+
+
+def contrastive_loss(clip: CLIPModel, pairs: FramePairs) -> tuple[Float[Tensor, ""], float]:
+    """CLIP's loss, with every frame of the same text a positive; and the share of frames whose text is found."""
+    out = clip(input_ids=pairs.ids, attention_mask=pairs.mask, pixel_values=pairs.pixels)
+    with full_precision():
+        image, text = (F.normalize(x.float(), dim=-1) for x in (out.image_embeds, out.text_embeds))
+        logits = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T
+    number = {said: i for i, said in enumerate(dict.fromkeys(pairs.texts))}
+    which = torch.tensor([number[said] for said in pairs.texts], device=logits.device)
+    same = which[:, None] == which[None, :]
+    target = same / same.sum(1, keepdim=True)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    found = same.gather(1, logits.argmax(1, keepdim=True)).float().mean()
+    return loss, float(found)
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+class LanguageTeacherRun(Trainable):
+    """A CLIP model, and the language half that reads its tower's patches."""
+
+    def __init__(self, config: LanguageTeacherConfig) -> None:
+        self.config: LanguageTeacherConfig = config
+        self.device = training_device(config.loop.device)
+        self.data = RoomsData(Path(config.loop.data))
+        self.texts = TextMaker(run_tokenizer(Path(config.loop.out), self.data, config.init_from))
+        self.model = starting_model(config.start, self.texts).train()
+        self.model.to(self.device)
+        width = self.model.config.encoder.hidden_size
+        self.clip: Any = CLIPModel(clip_config(config, width, len(self.texts.tokenizer)))
+        self.clip.to(self.device)  # type: ignore[arg-type]
+        self.model.requires_grad_(False)
+        self.language = nn.ModuleDict({name: self.model.get_submodule(name) for name in LANGUAGE_HALF})
+        self.language.requires_grad_(config.contrastive_steps < config.loop.steps)
+        if self.device.type == "cpu":
+            self.clip.set_attn_implementation("eager")
+            self.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        if config.loop.gradient_checkpointing:
+            for part in (self.clip, self.model.language_model):
+                checkpoint_activations(part)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """CLIP and the language half."""
+        return {"clip": self.clip, "language": self.language}
+
+    def draw(self, step: int, rng: np.random.Generator) -> FramePairs | Batch:
+        """Frames with their texts, then scenes; how many frames a scene has is the same in every process."""
+        config = self.config
+        if step < config.contrastive_steps:
+            return draw_pairs(self.data, self.texts.tokenizer, rng, config).to(self.device)
+        plan = plan_of(config.loop.seed, step)
+        return self.data.clips(plan, rng, config.clip_images, config.clip_frames).to(self.device)
+
+    def losses(self, batch: FramePairs | Batch, step: int, rng: np.random.Generator) -> Losses:
+        """Contrast, then instruction."""
+        if isinstance(batch, Batch):
+            return self._instruct(batch, rng)
+        loss, right = contrastive_loss(self.clip, batch)
+        return Losses({"contrast": loss}, {"retrieved": right, "pairs": float(len(batch.pixels))})
+
+    def _instruct(self, batch: Batch, rng: np.random.Generator) -> Losses:
+        """L_VL of the tower's patches, lifted with true depth and poses."""
+        config = self.config
+        rows, columns = (side // PATCH_SIZE for side in batch.images.shape[-2:])
+        geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
+        prefix = self.model.pool_patches(
+            self._patches(batch, (rows, columns)), None, *self.model.patch_positions(geometry, (rows, columns))
+        )
+        counts = Texts(config.questions, config.references, config.captions)
+        texts = draw_texts(batch, self.texts, rng, counts)
+        packed = pack(texts, self.model.config.loc_token_id, counts.max_text_tokens).to(self.device)
+        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
+        return language_losses(self.model, prefix, packed, (before, after), LossWeights())
+
+    def _patches(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """The tower's tokens (B,F,P,C) on the patch grid of the frames."""
+        with torch.set_grad_enabled(self.config.tune_tower):
+            tokens = clip_tokens(self.clip.vision_model, batch.images.flatten(0, 1))
+        side = self.config.image_size // PATCH_SIZE
+        return resample_grid(tokens.unflatten(0, batch.images.shape[:2]), (side, side), grid)
+
+    def export(self, folder: Path) -> Path:
+        """``model``: CLIP with the tokenizer; ``reader``: the language half, for ``language_from``, where trained."""
+        with atomic_folder(folder / "model") as part:
+            self.clip.save_pretrained(part)
+            self.texts.tokenizer.save_pretrained(part)
+        if self.config.contrastive_steps < self.config.loop.steps:
+            write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "reader")
+        return folder / "model"
+
+
+def clip_config(config: LanguageTeacherConfig, width: int, vocabulary: int) -> CLIPConfig:
+    """CLIP's form, as wide as the encoder whose place its tower takes before the language half."""
+    vision = {
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads, "image_size": config.image_size, "patch_size": PATCH_SIZE,
+    }  # fmt: skip
+    text = {
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": config.text_depth,
+        "num_attention_heads": config.heads, "max_position_embeddings": config.text_length, "vocab_size": vocabulary,
+        "bos_token_id": END, "eos_token_id": END, "pad_token_id": 0,
+    }  # fmt: skip
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
+
+
+def train_language_teacher(config: LanguageTeacherConfig, log: Callable[[str], None] | None = None) -> Path:
+    """Run (or resume); returns the folder of the CLIP model, which ``stage1 --teacher-language`` takes."""
+    if not 0 <= config.contrastive_steps <= config.loop.steps:
+        raise ValueError(
+            f"contrastive_steps must be 0 to steps ({config.loop.steps}), received {config.contrastive_steps}"
+        )
+    return drive(lambda: LanguageTeacherRun(config), config, log)

@@ -1,1 +1,0 @@
-"""Losses, one file a group of the paper's equations."""

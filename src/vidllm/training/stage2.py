@@ -1,0 +1,242 @@
+"""Stage 2: joint training of geometry and language; what a run holds, its plan of steps, and what one computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vidllm.io.atomic import atomic_path
+from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.outputs import VisualPrefix
+from vidllm.training.config import TrainConfig
+from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.joint import geometry_losses, language_losses, true_geometry
+from vidllm.training.loop import drive
+from vidllm.training.losses import Losses, normalise
+from vidllm.training.models import (
+    AUXILIARY_FILE,
+    LANGUAGE_HALF,
+    checkpoint_activations,
+    run_tokenizer,
+    starting_auxiliary,
+    starting_model,
+    training_device,
+    write_model,
+)
+from vidllm.training.packing import PACKED_ATTENTION, pack
+from vidllm.training.pictures import PATCH_SIZE, augment
+from vidllm.training.posed_clips import PosedClips
+from vidllm.training.supervision import wanted
+from vidllm.training.supervision.base import AuxiliaryHeads, Parts, Supervision
+from vidllm.training.supervision.geometry import OracleFeatures
+from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker, draw_texts
+from vidllm.training.trainable import Trainable
+
+COIN = 2  # keeps these draws apart from those of a step's plan (data.PLAN) and data
+GEOMETRY = ("window", "posed")  # kinds of steps without language
+
+
+def train(
+    config: TrainConfig, log: Callable[[str], None] | None = None, extra_questions: ExtraQuestions | None = None
+) -> Path:
+    """Run (or resume) joint training; returns the folder of the final model.
+
+    ``extra_questions`` make the template questions of ``plain`` and ``places`` (of ``vidllm_rooms.language``).
+    Raises ValueError as :func:`~vidllm.training.loop.drive`.
+    """
+    return drive(lambda: Run.build(config, extra_questions), config, log)
+
+
+@dataclass
+class Run(Trainable):
+    """A training run in memory; ``auxiliary`` are the heads of its supervision, where there is any."""
+
+    config: TrainConfig
+    model: VidLLMForConditionalGeneration
+    auxiliary: AuxiliaryHeads | None
+    supervision: list[Supervision[Any]]
+    data: RoomsData
+    texts: TextMaker
+    device: torch.device
+    oracle: OracleFeatures | None = None
+    posed: PosedClips | None = None
+
+    @classmethod
+    def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
+        """Fresh weights (or those of ``init_from``) and the data of a configuration.
+
+        ``extra_questions`` are drawn from at ``plain`` and ``places`` of 0 as well, so that a run with the same seed
+        meets the same other texts.
+        """
+        _check_sharding(config)
+        loop, start = config.loop, config.start
+        torch.manual_seed(loop.seed)
+        data = RoomsData(Path(loop.data))
+        tokenizer = run_tokenizer(Path(loop.out), data, start.init_from, start.language_from)
+        texts = TextMaker(tokenizer, _questions_of_scene(config, extra_questions))
+        device = training_device(loop.device)
+        model = starting_model(start, texts, data)
+        model.to(device)  # type: ignore[arg-type]
+        if device.type == "cpu":  # in blocks; the fused kernel has the slower backward pass there
+            model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        width, labels = model.config.encoder.hidden_size, data.labels
+        kinds = wanted(config.supervision, labels)
+        auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device) if kinds else None
+        if start.init_from and auxiliary is not None:
+            starting_auxiliary(auxiliary, start.init_from)
+        parts = None if auxiliary is None else Parts(config.supervision, model, auxiliary, labels, texts)
+        supervision = [] if parts is None else [kind(parts) for kind in kinds]
+        if start.freeze_encoder:
+            model.encoder.requires_grad_(False)
+        if loop.gradient_checkpointing:
+            checkpoint_activations(model)
+        if loop.compile_blocks:
+            _compile_blocks(model)
+        oracle = OracleFeatures(width, *labels.sizes).to(device) if config.curriculum.named_share > 0 else None
+        posed = PosedClips(Path(config.batches.posed_clips)) if config.batches.posed_clips else None
+        return cls(config, model.train(), auxiliary, supervision, data, texts, device, oracle, posed)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The model, and the heads that only training has."""
+        return {"model": self.model} | ({} if self.auxiliary is None else {"auxiliary": self.auxiliary})
+
+    def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """The parts that see (and the auxiliary heads) learn at ``vision_scale`` times the rate of those that speak."""
+        parts = dict(self.model.named_children()) | {n: m for n, m in self.modules().items() if n != "model"}
+        rates = []
+        for speaks, scale in ((False, self.config.start.vision_scale), (True, 1.0)):
+            chosen = [module for name, module in parts.items() if (name in LANGUAGE_HALF) == speaks]
+            rates.append((scale, [p for module in chosen for p in module.parameters() if p.requires_grad]))
+        return rates
+
+    def averaging(self) -> nn.Module:
+        """The model: its averaged weights are exported."""
+        return self.model
+
+    def refresh(self) -> None:
+        """Look for new shards."""
+        self.data.refresh()
+
+    def export(self, folder: Path) -> Path:
+        """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
+        state = self.model.state_dict() | self.averaged
+        compact = self.config.export == "int8"
+        model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
+        if self.auxiliary is not None:
+            with atomic_path(folder / AUXILIARY_FILE) as temporary:
+                save_file(self.auxiliary.state_dict(), temporary)
+        return model
+
+    def kind(self, batch: tuple[Batch, str]) -> str:
+        """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
+        return batch[1]
+
+    def draw(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
+        """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real clips), ``clip`` (geometry
+        and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+
+        The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
+        """
+        order, sizes = self.config.curriculum, self.config.batches
+        plan = plan_of(self.config.loop.seed, step)
+        if step >= order.language_start and plan.random() < order.language_share:
+            batch = self.data.clips(plan, rng, sizes.clip_images, sizes.clip_frames)
+            kind = "language" if plan.random() < order.language_only_share else "clip"
+            if kind == "language" and plan.random() < order.named_share:
+                kind = "named"
+            return batch, kind
+        spread = plan.random() < sizes.spread_share
+        frames = int(plan.choice(sizes.clip_frames if spread else sizes.window_frames))
+        scenes = max(1, sizes.window_scenes * min(sizes.window_frames) // frames)
+        side = int(plan.choice(sizes.sides)) if sizes.sides else None
+        if self.posed is not None and plan.random() < sizes.posed_share:
+            return self.posed.draw(rng, scenes, frames, side or self.model.config.shorter_side), "posed"
+        return self.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
+
+    def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
+        """Eq 8 on a batch."""
+        scenes, kind = batch[0].to(self.device), batch[1]
+        losses = self._geometry(scenes, kind, step, rng) if kind in (*GEOMETRY, "clip") else self._language_alone(
+            scenes, step, rng, named=kind == "named"
+        )
+        return Losses(losses.terms, losses.figures | {f"{kind}_steps": 1.0})
+
+    def _geometry(self, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
+        """Losses of a step with vision, and of language after it where the step is of whole clips."""
+        weights, share = self.config.weights, self.config.batches.vary_share
+        if kind in GEOMETRY and share > 0:
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            batch = replace(batch, images=augment(batch.images, share, generator))
+        count, dense = batch.images.shape[1], weights.dense_frames if kind == "clip" else weights.window_dense_frames
+        frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(self.device)
+        losses, features, cameras, targets = geometry_losses(self.model, batch, weights, frames, self.supervision)
+        if kind in GEOMETRY:
+            return losses
+        if rng.random() < self.config.curriculum.true_geometry_share(step):
+            geometry = true_geometry(targets, batch.up)
+        else:
+            with torch.no_grad():
+                geometry = self.model.metric_geometry(features, cameras)
+        said = self._language(batch, self.model.build_visual_tokens(features, geometry), rng)
+        return Losses(losses.terms | said.terms, losses.figures | said.figures)
+
+    def _language_alone(self, batch: Batch, step: int, rng: np.random.Generator, *, named: bool) -> Losses:
+        """Language losses on the vision as it stands, or on the patches' names, which are lifted with true geometry."""
+        geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
+        if named:
+            assert self.oracle is not None
+            tokens = self.oracle.features(batch.category, batch.colour, batch.material)
+            grid = batch.images.shape[-2] // PATCH_SIZE, batch.images.shape[-1] // PATCH_SIZE
+            positions, valid = self.model.patch_positions(geometry, grid)
+            return self._language(batch, self.model.pool_patches(tokens, None, positions, valid), rng)
+        with torch.no_grad():
+            features = self.model.encode(batch.images)
+            if self._coin(step, rng) >= self.config.curriculum.true_geometry_share(step):
+                geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
+        return self._language(batch, self.model.build_visual_tokens(features, geometry), rng)
+
+    def _coin(self, step: int, rng: np.random.Generator) -> float:
+        """A number in [0, 1) for each micro-batch; with sharded blocks one for all, since all call them or none."""
+        own, loop = float(rng.random()), self.config.loop
+        return float(np.random.default_rng([loop.seed, step, COIN]).random()) if loop.parallel == "fsdp" else own
+
+    def _language(self, batch: Batch, prefix: VisualPrefix, rng: np.random.Generator) -> Losses:
+        texts = draw_texts(batch, self.texts, rng, self.config.texts)
+        packed = pack(texts, self.model.config.loc_token_id, self.config.texts.max_text_tokens).to(self.device)
+        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
+        weights, supervision = self.config.weights, self.supervision
+        return language_losses(self.model, prefix, packed, (before, after), weights, supervision, batch)
+
+
+def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
+    plain, places = config.texts.plain, config.texts.places
+    if extra is not None:
+        return lambda record, boxes, rng: extra(record, boxes, rng, plain, places)
+    if plain or places:
+        raise ValueError("plain and places ask template questions: give train() those of vidllm_rooms")
+    return None
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """ValueError for sharded blocks together with what reads their weights from outside."""
+    if config.loop.parallel == "fsdp" and (config.supervision.guide_weight > 0 or config.supervision.word_weight > 0):
+        raise ValueError(
+            "parallel fsdp shards the weights that the guides read; give --guide-weight 0 --word-weight 0, or ddp"
+        )
+
+
+def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
+    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
+    (the attention guide's) stay as they are.
+    """
+    blocks = [*model.encoder.blocks, *model.attention.frame_blocks, *model.camera_head.trunk]
+    blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
+    for block in blocks:
+        block.compile(dynamic=True)
