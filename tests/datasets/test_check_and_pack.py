@@ -21,7 +21,8 @@ from vidllm.datasets.check import check_root
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.pack import PackSettings, pack, pack_scene, scene_language
 from vidllm.datasets.shards import Shard, check_shards
-from vidllm.training.data import RoomsData, scene_boxes, scene_from_room
+from vidllm.training.data import RoomsData
+from vidllm.training.texts import scene_boxes, scene_from_room
 
 SETTINGS = PackSettings(frames=3, shorter_side=14, split="val")
 SCENES = [f"scene000{i}_00" for i in range(5)]
