@@ -28,7 +28,7 @@ FLOORS = (
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
-    ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene", "vidllm.saved_scene"),
+    ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene", "vidllm.scene"),
     ("vidllm.datasets",),
     ("vidllm.training",),
     ("vidllm.evaluation",),

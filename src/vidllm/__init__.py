@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "vidllm.scene",
-    "load_scene": "vidllm.saved_scene",
-    "GivenCameras": "vidllm.given_cameras",
-    "read_cameras": "vidllm.given_cameras",
+    "load_scene": "vidllm.scene",
+    "GivenCameras": "vidllm.io.cameras.given",
+    "read_cameras": "vidllm.io.cameras.given",
     "Scene": "vidllm.scene",
     "VidLLMConfig": "vidllm.model.huggingface",
     "VidLLMForConditionalGeneration": "vidllm.model.huggingface",
@@ -36,10 +36,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vidllm.given_cameras import GivenCameras, read_cameras
+    from vidllm.io.cameras.given import GivenCameras, read_cameras
     from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
-    from vidllm.saved_scene import load_scene
-    from vidllm.scene import Scene, load
+    from vidllm.scene import Scene, load, load_scene
 
 
 announce()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vidllm.given_cameras import GivenCameras, known_of
+from vidllm.io.cameras.given import GivenCameras, known_of
 from vidllm.io.frames import Frames, joined
 from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file, read_json_object
+from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import SceneScale, VisualPrefix

@@ -15,8 +15,7 @@ from micro_start import log_of, quiet
 from safetensors.torch import load_file
 
 from vidllm.evaluation.baselines import load_language_only
-from vidllm.io.locks import folder_lock
-from vidllm.io.signals import Stopped
+from vidllm.io.processes import Stopped, folder_lock
 from vidllm.training import language_only, loop, lora
 from vidllm.training.config import TrainConfig, changed, flat
 from vidllm.training.finetune import FinetuneConfig, finetune

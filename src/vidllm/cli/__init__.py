@@ -17,7 +17,7 @@ from typing import Any
 
 from vidllm.cli.effects import check_options
 from vidllm.cli.parser import build_parser, join_values
-from vidllm.io.signals import Stopped, sigterm_raises
+from vidllm.io.processes import Stopped, sigterm_raises
 
 __all__ = ["main"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from vidllm.cli import reading
 from vidllm.evaluation.protocols import Protocol, protocols
 from vidllm.evaluation.results import flat
-from vidllm.io import json_files as files
+from vidllm.io import files
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import numbered_lines
+from vidllm.io.files import numbered_lines
 
 __all__ = ["evaluate", "read_json", "score_files"]
 

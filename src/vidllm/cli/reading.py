@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vidllm.io.atomic import clear_leftovers_of
 
 if TYPE_CHECKING:
-    from vidllm.given_cameras import GivenCameras
+    from vidllm.io.cameras.given import GivenCameras
     from vidllm.model.priors import KnownLength, KnownScale
 
 
@@ -76,7 +76,7 @@ def known_cameras(
         raise ValueError("--one-lens has no effect beside --intrinsics; leave one of them out")
     if intrinsics is None and poses is None and one_lens is None:
         return None
-    from vidllm.given_cameras import read_cameras
+    from vidllm.io.cameras.given import read_cameras
 
     return read_cameras(intrinsics, poses, None if scale is None else scale == "metric", one_lens)
 
@@ -96,7 +96,7 @@ def known_length(text: str) -> KnownLength:
 
 def source(path: str) -> None:
     """ValueError when there is no such file or folder, before a model is loaded for it."""
-    from vidllm.io.sources import check_source
+    from vidllm.io.files import check_source
 
     check_source(path)
 

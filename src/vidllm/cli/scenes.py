@@ -47,7 +47,7 @@ def describe(options: argparse.Namespace) -> None:
 
 def ground(options: argparse.Namespace) -> None:
     """``vidllm ground VIDEO EXPRESSION [-o PICTURE]``"""
-    from vidllm.export.frames_picture import check_picture_name, write_frames_picture
+    from vidllm.export.pictures import check_picture_name, write_frames_picture
 
     check_question(options.expression, what="expression")
     if options.output:
@@ -149,7 +149,7 @@ def _scene(options: argparse.Namespace) -> Scene:
 
 def _saved(options: argparse.Namespace) -> Scene:
     """A saved scene; ValueError for options that can change nothing in it."""
-    from vidllm.saved_scene import restored
+    from vidllm.scene import restored
     from vidllm.scene_file import SceneFile
 
     given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]

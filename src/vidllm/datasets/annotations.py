@@ -35,7 +35,7 @@ from vidllm.datasets.records import (
     texts,
     whole,
 )
-from vidllm.io.json_files import check_regular_file, read_json
+from vidllm.io.files import check_regular_file, read_json
 
 
 def read_scene_list(path: str | Path) -> list[str]:

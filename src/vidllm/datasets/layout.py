@@ -29,7 +29,7 @@ from vidllm.datasets.annotations import (
 )
 from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
 from vidllm.datasets.scannet_mesh import Proposals, read_proposals
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 SCENE_SPLITS = {"train": 1201, "val": 312, "test": 100}
 SCAN_FOLDERS = ("scans", "scans_test")

@@ -27,9 +27,9 @@ from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.datasets.shards import LabelSpace, Shard, save_shard
 from vidllm.io.atomic import clear_leftovers_of
+from vidllm.io.files import has_file, parse_json
 from vidllm.io.frames import frame_spec
-from vidllm.io.json_files import has_file, parse_json
-from vidllm.io.locks import folder_lock
+from vidllm.io.processes import folder_lock
 
 MOST_ID = 255  # of an object, as instances of rooms are bytes
 _MOST_M = 65.535  # what 16 bits of millimetres hold

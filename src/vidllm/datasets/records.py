@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 from vidllm.model.prompts import check_text
 
 MOST = 10**18  # whole numbers stay below it, so that they fit 64 bits

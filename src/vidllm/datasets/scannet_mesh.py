@@ -17,8 +17,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from vidllm.datasets.records import MOST, entries, list_of, read_table, text, whole
-from vidllm.io.arrays import read_npz
-from vidllm.io.json_files import check_regular_file, read_json
+from vidllm.io.files import check_regular_file, read_json, read_npz
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",

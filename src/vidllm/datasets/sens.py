@@ -29,7 +29,7 @@ from PIL import Image
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 VERSION = 4
 COLOUR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}

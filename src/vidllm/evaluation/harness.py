@@ -40,7 +40,7 @@ from vidllm.evaluation.tasks import (
     variants,
 )
 from vidllm.io.atomic import atomic_path
-from vidllm.io.locks import folder_lock
+from vidllm.io.processes import folder_lock
 from vidllm.scene import VidLLM
 from vidllm.training.distributed import World
 

@@ -40,7 +40,7 @@ from vidllm.datasets.annotations import (
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.words import tokens
 from vidllm.evaluation.recording import box_reader
-from vidllm.io.json_files import read_json
+from vidllm.io.files import read_json
 from vidllm.model import prompts
 
 Kind = Literal["answer", "caption", "box"]

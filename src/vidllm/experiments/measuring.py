@@ -14,7 +14,7 @@ from vidllm.evaluation.results import json_text, plain
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load

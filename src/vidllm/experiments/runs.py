@@ -40,8 +40,8 @@ from vidllm.experiments.measuring import (
 from vidllm.experiments.rows import AblationConfig, Row, Table
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import naming, read_json_lines
-from vidllm.io.locks import folder_lock
+from vidllm.io.files import naming, read_json_lines
+from vidllm.io.processes import folder_lock
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained

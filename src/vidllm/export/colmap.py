@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vidllm.export.cameras import quaternions
 from vidllm.export.geometry import PointSamples, SceneData
-from vidllm.export.tum import quaternions
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.cameras.colmap import IN_METRES
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vidllm.export.depth_png import write_depth_png
 from vidllm.export.geometry import SceneData
-from vidllm.export.ply import write_points
+from vidllm.export.points import write_points
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
-from vidllm.io.cameras.tables import NO_CLOCK
+from vidllm.io.cameras.matrices import NO_CLOCK
 
 
 def write_tum(path: str | Path, data: SceneData) -> None:

@@ -22,8 +22,8 @@ from vidllm.geometry.cameras import (
     project,
     unproject,
 )
+from vidllm.geometry.photometric import made_small, sampled
 from vidllm.geometry.precision import full_precision
-from vidllm.geometry.small_pictures import made_small, sampled
 
 POINTS = 768  # pixels a frame that are compared, about
 OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 MAX_BYTES = 64 * 2**20  # of all arrays of a file together
 MAX_ARRAYS = 64

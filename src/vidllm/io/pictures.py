@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 from torch import Tensor
 
-from vidllm.io.sources import InputError
+from vidllm.io.files import InputError
 
 try:  # HEIC is read where this package is installed
     from pillow_heif import register_heif_opener

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 MAX_BYTES = 256 * 2**20
 

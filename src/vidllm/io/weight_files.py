@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidllm.io.hub import fetch, may_be_hub_id
-from vidllm.io.json_files import has_file, read_json_object
+from vidllm.io.files import has_file, read_json_object
 from vidllm.io.tensors import load_pickled_tensors
+from vidllm.io.weight_files import fetch, may_be_hub_id
 
 _SINGLE = ("model.safetensors", "model.pt", "pytorch_model.bin", "model.pth")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.long_video.voxel_map import VoxelMap
+from vidllm.long_video.reconstruction import VoxelMap
 from vidllm.long_video.windows import Chain
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Features, Geometry, SceneScale, VisualPrefix

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 from vidllm.model.encoder import newer_names
 
 STEM = "model.int8"

@@ -17,10 +17,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vidllm.io.hub import fetch, may_be_hub_id
-from vidllm.io.json_files import check_regular_file, has_file, read_json_object
+from vidllm.io.files import check_regular_file, has_file, read_json_object
 from vidllm.io.tensors import code_refused, reason_without_advice
-from vidllm.io.weight_files import Checkpoint, open_checkpoint, settings_in, weights_of_model
+from vidllm.io.weight_files import Checkpoint, fetch, may_be_hub_id, open_checkpoint, settings_in, weights_of_model
 from vidllm.model.compact_weights import is_compact, load_compact
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.encoder import newer_names

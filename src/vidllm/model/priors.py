@@ -30,7 +30,7 @@ from vidllm.geometry.cameras import (
     unproject,
     unproject_pixels,
 )
-from vidllm.geometry.floor import floor_height
+from vidllm.geometry.gravity import floor_height
 from vidllm.geometry.photometric import find_units
 from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.scale_alignment import unit_scale

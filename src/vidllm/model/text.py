@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vidllm.io.json_files import check_regular_file, read_json_object
+from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.prompts import (
     ASSISTANT,
     BOS_TOKEN,

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vidllm.io.atomic import atomic_folder, atomic_path, remove_folder
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.io.sharded_tensors import TensorsReader, read_metadata
 from vidllm.io.tensors import load_pickled, reason_without_advice
 from vidllm.training.distributed import World, is_sharded

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.model.configuration import AdapterVariant
 
 FLAT = tyro.conf.arg(name="")  # of a part: its fields are options without the part's name

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained

@@ -26,7 +26,7 @@ from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 from vidllm.io.weight_files import open_checkpoint, settings_in
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import check_finite, load_pretrained, load_with_report

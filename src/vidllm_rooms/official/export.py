@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.atomic import atomic_folder, atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
 from vidllm_rooms.shards import render_scene

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vidllm.io.cameras.records import TIME_TOLERANCE_S, PerFrame
-from vidllm.io.frame_names import number_of, stem
+from vidllm.io.pictures import number_of, stem
 
 if TYPE_CHECKING:
     from vidllm.io.frames import Frames

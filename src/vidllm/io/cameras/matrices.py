@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vidllm.io.cameras.records import Intrinsics, PerFrame, pinhole
-from vidllm.io.frame_names import number_of, times_of
-from vidllm.io.text_files import data_lines, number, read_bytes, read_text
+from vidllm.io.files import data_lines, number, read_bytes, read_text
+from vidllm.io.pictures import number_of, times_of
 
 MAX_MATRIX_BYTES = 2**20
 BOTTOM_TOLERANCE = 1e-6

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from vidllm.io.frame_names import number_of, stem, times_of
+from vidllm.io.pictures import number_of, stem, times_of
 
 TIME_TOLERANCE_S = 0.02  # between a frame and its pose (the TUM RGB-D tools' own default)
 

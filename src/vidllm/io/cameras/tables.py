@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from vidllm.io.cameras.matrices import counted, read_intrinsics_text, read_npy, whole_poses
 from vidllm.io.cameras.records import Intrinsics, PerFrame, per_word, pinhole
-from vidllm.io.text_files import data_lines, number, read_text
+from vidllm.io.files import data_lines, number, read_text
 
 NO_CLOCK = "times are frame numbers"  # in the comment of a trajectory of pictures without a clock
 QUATERNION_TOLERANCE = 0.01  # of its length
