@@ -39,9 +39,9 @@ FLOORS = (
 BUDGET: dict[str, int] = {
     "vidllm": 1690,
     "vidllm.baselines": 510,
-    "vidllm.cli": 1675,
+    "vidllm.cli": 1730,
     "vidllm.datasets": 3760,
-    "vidllm.evaluation": 5530,
+    "vidllm.evaluation": 5650,
     "vidllm.experiments": 980,
     "vidllm.export": 1250,
     "vidllm.geometry": 1390,

@@ -15,8 +15,8 @@ supports_gradient_checkpointing, valid_kwargs
 alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
 instance_type, nyu40, question_type, reference_type, times_us
 
-# found by name in a table: the exporters of vidllm.export, the verbs of vidllm.cli
-run_import, write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
+# found by name in a table: the exporters of vidllm.export
+write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
 
 # read by name: the weight of a supervision is config.NAME_weight
 correspondence_weight, naming_weight, semantic_weight

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vidllm.cli import main
-from vidllm.cli.evaluating import score_files
+from vidllm.evaluation.scoring import score_files
 
 QUESTIONS = [
     {"scene_id": "s", "question_id": f"val-s-{i}", "question": f"How many {i}?", "answers": [answer]}

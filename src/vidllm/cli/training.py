@@ -1,17 +1,20 @@
-"""The verb train: a stage with its options, a dry run of it, or the curves of what was trained."""
+"""The verbs train and ablate: a stage or a table with its options, a dry run of it, or the curves of a run."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.effects import idle_options
-from vidllm.cli.models import options_of
-from vidllm.cli.parser import LineParser
+from vidllm.cli.options import Effect, Flag, Verb, Whole, flat, idle, parse, parse_known, read_by
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 
@@ -29,9 +32,138 @@ plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
+ABLATE_HELP = """usage: vidllm ablate main|adapter|metric|stages|scale --data SHARDS --out FOLDER [--OPTION VALUE ...]
 
-STAGES = ("stage2", "joint", "stage1", "finetune", "blind", "teacher", "plot")
+main      baseline, + adapter, + metric depth, + two-stage distillation
+adapter   no adapter, concat self-attention, cross-attention, bridge of 4, 8, 16, 32 tokens
+metric    without metric depth, without alignment, full
+stages    one stage, two without L_sc, two; with convergence curves
+scale     scale estimators of one model (no training)
+
+The same command resumes a stopped ablation.
+Every field of the configuration is an option: vidllm ablate main --help."""
+
+
+def _speaks(config: Any) -> bool:
+    return config.language_start < config.steps and config.language_share > 0
+
+
+def _has_windows(config: Any) -> bool:
+    return config.language_start > 0 or config.language_share < 1
+
+
+def _has_geometry(config: Any) -> bool:
+    return _has_windows(config) or config.language_only_share < 1
+
+
+def _several_processes(_: Any) -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+_GEOMETRY = (
+    "camera_weight", "rotation_weight", "translation_weight", "fov_weight", "depth_weight", "point_weight",
+    "metric_weight", "gravity_weight", "correspondence_weight", "guide_weight", "patch_point_weight", "semantic_weight",
+    "naming_weight", "vision_scale",
+)  # fmt: skip
+_LANGUAGE = (
+    "clip_images", "dense_frames", "language_only_share", "true_geometry_until", "questions", "references", "captions",
+    "plain", "places", "max_text_tokens", "text_weight", "box_weight", "word_weight", "resemble_weight", "place_weight",
+)  # fmt: skip
+
+#: Of the configurations, by class: a run warns of an option without an effect.
+TRAINING: dict[str, tuple[Effect, ...]] = {
+    "LoopConfig": (
+        Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
+        Effect(("parallel",), "several processes (torchrun)", _several_processes),
+    ),
+    "TrainConfig": (
+        Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m"),
+               "fresh weights, without --init-from", lambda c: not c.init_from),
+        Effect(("bridge_tokens",), "--adapter bridge", lambda c: c.adapter in (None, "bridge")),
+        Effect(("unit_m",), "--no-metric-depth or --no-scale-alignment",
+               lambda c: not (c.metric_depth and c.scale_alignment)),
+        Effect(("lora_alpha",), "--lora-rank above 0", lambda c: c.lora_rank > 0),
+        Effect(("window_scenes", "window_frames", "window_dense_frames", "spread_share", "vary_share"),
+               "steps of geometry: --language-start above 0 or --language-share below 1", _has_windows),
+        Effect(("clip_frames",), "steps with whole clips: --language-start below --steps, or --spread-share",
+               lambda c: _speaks(c) or c.spread_share > 0),
+        Effect(("language_share",), "--language-start below --steps", lambda c: c.language_start < c.steps),
+        Effect(_LANGUAGE, "steps of language: --language-start below --steps", _speaks),
+        Effect(("named_share",), "--language-only-share above 0", lambda c: c.language_only_share > 0),
+        Effect(_GEOMETRY, "steps of geometry: --language-only-share below 1, or --language-start above 0",
+               _has_geometry),
+        Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
+        Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
+               "--reconstruction ours", lambda c: c.reconstruction == "ours"),
+        Effect(("guide_layers",), "--guide-weight above 0", lambda c: c.guide_weight > 0),
+        Effect(("bearing_weight",), "--patch-point-weight above 0", lambda c: c.patch_point_weight > 0),
+        Effect(("resemble_weight", "place_weight"), "--word-weight above 0", lambda c: c.word_weight > 0),
+    ),
+    "Stage1Config": (
+        Effect(("structure",), "--structure-weight above 0", lambda c: c.structure_weight > 0),
+    ),
+    "FinetuneConfig": (
+        Effect(("lora_rank", "lora_alpha"), "--lora", lambda c: c.lora),
+    ),
+    "LanguageTeacherConfig": (
+        Effect(("clip_images", "clip_frames", "questions", "references", "captions", "tune_tower"),
+               "instruction tuning: --contrastive-steps below --steps", lambda c: c.contrastive_steps < c.steps),
+        Effect(("shards_a_step", "scenes_a_shard"), "contrast: --contrastive-steps above 0",
+               lambda c: c.contrastive_steps > 0),
+    ),
+    "AblationConfig": (
+        Effect(("model",), "the table scale", lambda c: not c.trained),
+        Effect(("data", "steps", "stage1_steps", "language_steps", "init_from", "language_from", "blind",
+                "teacher_geometry", "teacher_language", "teacher_steps", "jobs", "joint", "distil"),
+               "tables whose rows are trained", lambda c: c.trained),
+        Effect(("stage1_steps", "teacher_geometry", "teacher_language", "teacher_steps", "distil"),
+               "tables with rows of two stages", lambda c: c.two_stages),
+        Effect(("teacher_steps",), "a teacher trained here: without --teacher-geometry or "
+               "--teacher-language", lambda c: not (c.teacher_geometry and c.teacher_language)),
+    ),
+}  # fmt: skip
+
+STAGES = {
+    "stage1": ("vidllm.training.stage1", "Stage1Config", "train_stage1"),
+    "stage2": ("vidllm.training.config", "TrainConfig", "train"),
+    "joint": ("vidllm.training.config", "TrainConfig", "train"),
+    "finetune": ("vidllm.training.finetune", "FinetuneConfig", "finetune"),
+    "blind": ("vidllm.training.language_only", "LanguageOnlyConfig", "train_language_only"),
+    "teacher geometry": ("vidllm.training.config", "TrainConfig", "train"),
+    "teacher language": ("vidllm.training.teacher_runs", "LanguageTeacherConfig", "train_language_teacher"),
+}
 DRY_STAGES = ("stage1", "stage2", "joint", "teacher geometry", "teacher language")
+
+
+@dataclass(frozen=True)
+class DryRun(Verb):
+    """What ``train STAGE --dry-run`` takes beside the options of the stage."""
+
+    dry_run: Flag = False  # check data, weights and disk, count memory and time real steps, without training
+    gpus: int = 1  # how many there will be
+    json: Flag = False  # JSON on standard output
+
+
+@dataclass(frozen=True)
+class Plot(Verb):
+    """Draw the curves of training runs, one over another."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]  # folder of a run, or its log.jsonl
+    output: Annotated[str | None, read_by(str, "FILE.png"), arg(aliases=("-o",), help_behavior_hint="")] = None
+    """(default: curves.png in the first run)"""
+    smooth: Whole = None  # lines of the log to average for a point; 1: none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.runs:
+            raise ValueError("RUN is missing; see vidllm train plot --help")
+
+    def run(self) -> None:
+        if self.output:
+            reading.writable(self.output)
+        from vidllm.training.plot import plot_runs
+
+        print(plot_runs(list(self.runs), self.output, self.smooth))
 
 
 def train(argv: list[str]) -> None:
@@ -41,11 +173,11 @@ def train(argv: list[str]) -> None:
         return
     stage, rest = split_stage(argv)
     if stage == "plot":
-        _plot(plot_options(rest))
+        parse(Plot, "vidllm train plot", rest).run()
         return
     dry, rest = dry_options(stage, rest)
     config, run = configuration(stage, rest)
-    for line in idle_options(config, usual(stage), but=() if dry is None else ("parallel",)):
+    for line in idle_lines(config, configuration(stage, [])[0], but=() if dry is None else ("--parallel",)):
         reading.note(f"vidllm: warning: {line}")
     if dry is not None:
         _dry_run(config, dry)
@@ -58,69 +190,57 @@ def split_stage(argv: list[str]) -> tuple[str, list[str]]:
     """The stage ("stage2" where none is named; a teacher with its kind) and the options that follow it."""
     stage = argv[0] if argv and not argv[0].startswith("-") else "stage2"
     rest = argv[1:] if argv[:1] == [stage] else argv
-    if stage not in STAGES:
+    if stage == "teacher":
+        kind = rest[0] if rest else ""
+        if kind not in ("geometry", "language"):
+            raise ValueError(f"unknown teacher {kind!r}; expected geometry or language")
+        return f"teacher {kind}", rest[1:]
+    if stage not in (*STAGES, "plot"):
         raise ValueError(f"unknown stage {stage!r}; expected stage1, stage2, joint, finetune, blind, teacher or plot")
-    if stage != "teacher":
-        return stage, rest
-    kind = rest[0] if rest else ""
-    if kind not in ("geometry", "language"):
-        raise ValueError(f"unknown teacher {kind!r}; expected geometry or language")
-    return f"teacher {kind}", rest[1:]
+    return stage, rest
 
 
 def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path]]:
     """The configuration of a stage from its options, and what runs it; ValueError of one line for a wrong option."""
-    prog = f"vidllm train {stage}"
-    if stage in ("stage2", "joint", "teacher geometry"):
-        return _stage2(prog, argv, teacher=stage == "teacher geometry")
-    if stage == "stage1":
-        from vidllm.training.stage1 import Stage1Config, train_stage1
-
-        return options_of(Stage1Config, prog, argv), train_stage1
-    if stage == "finetune":
-        from vidllm.training.finetune import FinetuneConfig, finetune
-
-        return options_of(FinetuneConfig, prog, argv), finetune
-    if stage == "blind":
-        from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
-
-        return options_of(LanguageOnlyConfig, prog, argv), train_language_only
-    from vidllm.training.teacher_runs import LanguageTeacherConfig, train_language_teacher
-
-    return options_of(LanguageTeacherConfig, prog, argv), train_language_teacher
-
-
-def _stage2(prog: str, argv: list[str], *, teacher: bool) -> tuple[Any, Callable[[Any], Path]]:
+    module, kind, run = STAGES[stage]
+    home = import_module(module)
+    if kind != "TrainConfig":
+        return parse(getattr(home, kind), f"vidllm train {stage}", argv), getattr(home, run)
     from vidllm.model.configuration import preset
-    from vidllm.training.config import TrainConfig
-    from vidllm.training.loop import train as run
+    from vidllm.training.loop import train as run_stage2
     from vidllm.training.teacher_runs import geometry_teacher
     from vidllm_rooms.template_questions import template_questions
 
-    config = options_of(TrainConfig, prog, argv, geometry_teacher() if teacher else None)
+    usual = geometry_teacher() if stage == "teacher geometry" else None
+    config = parse(home.TrainConfig, f"vidllm train {stage}", argv, usual)
     preset(config.preset)
-    return config, partial(run, extra_questions=template_questions)
+    return config, partial(run_stage2, extra_questions=template_questions)
 
 
-def usual(stage: str) -> Any:
-    """The configuration of a stage without options."""
-    return configuration(stage, [])[0]
-
-
-def dry_options(stage: str, argv: list[str]) -> tuple[argparse.Namespace | None, list[str]]:
+def dry_options(stage: str, argv: list[str]) -> tuple[DryRun | None, list[str]]:
     """The options of a dry run, None without one, and the other options."""
     if "--dry-run" not in argv:
         return None, argv
     if stage not in DRY_STAGES:
         raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
-    parser = LineParser(prog=f"vidllm train {stage} --dry-run", allow_abbrev=False, add_help=False)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_known_args(argv)
+    return parse_known(DryRun, f"vidllm train {stage} --dry-run", argv)
 
 
-def _dry_run(config: Any, options: argparse.Namespace) -> None:
+def idle_lines(config: Any, usual: Any, but: tuple[str, ...] = (), **known: Any) -> list[str]:
+    """A line for every kind of option of a configuration that has no effect; ``usual`` has the defaults.
+
+    ``known`` is what predicates need beside the configuration; options in ``but`` are not looked at.
+    """
+    effects = tuple(e for kind in reversed(type(config).__mro__) for e in TRAINING.get(kind.__name__, ()))
+    lines = []
+    for names, effect in idle(effects, config, flat(usual), **known):
+        if told := [name for name in names if name not in but]:
+            needs = "it needs" if len(told) == 1 else "they need"
+            lines.append(f"{', '.join(told)}: no effect here; {needs} {effect.where}")
+    return lines
+
+
+def _dry_run(config: Any, options: DryRun) -> None:
     from vidllm.training.preflight import dry_run
     from vidllm_rooms.template_questions import template_questions
 
@@ -134,18 +254,30 @@ def _dry_run(config: Any, options: argparse.Namespace) -> None:
         raise ValueError(f"not ready: {names}; see the lines above" if not options.json else f"not ready: {names}")
 
 
-def plot_options(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of ``vidllm train plot``."""
-    parser = LineParser(prog="vidllm train plot", description="Draw the curves of training runs, one over another.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("-o", "--output", metavar="FILE.png", help="(default: curves.png in the first run)")
-    parser.add_argument("--smooth", type=int, metavar="N", help="lines of the log to average for a point; 1: none")
-    return parser.parse_args(argv)
+def ablate(argv: list[str]) -> None:
+    """``vidllm ablate TABLE ...``: train and measure its rows; the table on standard output and below --out."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(ABLATE_HELP)
+        return
+    from vidllm.experiments.rows import AblationConfig, table_named
 
+    table = table_named(argv[0])
+    config = parse(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
+    two_stages = any(row.stage1 is not None for row in table.rows)
+    for line in idle_lines(config, AblationConfig(), trained=table.trained, two_stages=two_stages):
+        reading.note(f"vidllm: warning: {line}")
+    try:
+        seeds = reading.seeds(config.eval_seeds)
+    except ValueError as error:
+        raise ValueError(f"--eval-seeds: {error}") from None
+    out = reading.writable_folder(config.out)
+    from vidllm.experiments.measuring import Rooms
+    from vidllm.experiments.runs import ablate as run
+    from vidllm.experiments.runs import publish
+    from vidllm_rooms.evaluation import evaluate, remembered_clip, remembered_room
+    from vidllm_rooms.template_questions import template_questions
 
-def _plot(options: argparse.Namespace) -> None:
-    if options.output:
-        reading.writable(options.output)
-    from vidllm.training.plot import plot_runs
-
-    print(plot_runs(options.runs, options.output, options.smooth))
+    rooms = Rooms(remembered_clip, partial(evaluate, render=remembered_room), template_questions)
+    results = run(table, config, seeds, rooms, reading.note)
+    command = f"vidllm ablate {shlex.join(argv)}"
+    print("\n".join(publish(table, config, results, Path(out), command)))
