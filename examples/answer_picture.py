@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import vidllm
-from vidllm.export.frames_picture import frames_picture
+from vidllm.export.pictures import frames_picture
 
 LINE = 30  # pixels
 

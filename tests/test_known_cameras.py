@@ -14,7 +14,7 @@ import vidllm
 from vidllm.cli import main
 from vidllm.geometry.cameras import relative_to_first
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
-from vidllm.io.cameras.matching import rows_of
+from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
 from vidllm.io.video import load_frames, write_video
 from vidllm.model.known_cameras import KnownCameras

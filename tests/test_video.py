@@ -15,9 +15,9 @@ from PIL import Image
 
 from vidllm.io import film as film_reader
 from vidllm.io.atomic import OutputError
+from vidllm.io.files import InputError
 from vidllm.io.film_scan import Scan, open_film
 from vidllm.io.frames import frame_spec, joined, uniform_indices
-from vidllm.io.sources import InputError
 from vidllm.io.video import iter_frames, load_frames, write_video
 
 

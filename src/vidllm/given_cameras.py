@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 
 from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
-from vidllm.io.cameras.matching import rows_of
 from vidllm.io.cameras.matrices import check_bottom_row
+from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
 from vidllm.model.known_cameras import KnownCameras
 

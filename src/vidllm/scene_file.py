@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file, read_json_object
+from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.outputs import SceneScale, VisualPrefix

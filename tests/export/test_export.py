@@ -13,10 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_folder, atomic_path, export_scene
 from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
+from vidllm.export.cameras import quaternions
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
 from vidllm.export.pictures import _draw_plan, overview
-from vidllm.export.ply import write_points
-from vidllm.export.tum import quaternions
+from vidllm.export.points import write_points
 from vidllm.io.cameras import read_poses
 
 FRAMES, HEIGHT, WIDTH = 4, 28, 42

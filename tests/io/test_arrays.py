@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vidllm.datasets.proposals import read_proposals
-from vidllm.io.arrays import read_npz
+from vidllm.io.files import read_npz
 
 
 class Planted:

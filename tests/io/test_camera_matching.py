@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
-from vidllm.io.cameras.matching import rows_of
-from vidllm.io.frame_names import number_of, stem, times_of
+from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
+from vidllm.io.pictures import number_of, stem, times_of
 from vidllm.io.video import iter_frames, load_frames, write_video
 
 SIZE = (56, 70)

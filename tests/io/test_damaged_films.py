@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vidllm.cli import explain
+from vidllm.io.files import InputError
 from vidllm.io.film_scan import Entry, Scan, _index, _join, _numbers_by_time, scan_film
-from vidllm.io.sources import InputError
 from vidllm.io.video import iter_frames, load_frames
 
 COUNT = 60

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vidllm.io.film_frames import HLG, PQ, tone_map
 from vidllm.io.film_scan import Scan
-from vidllm.io.hdr import HLG, PQ, tone_map
 from vidllm.io.video import load_frames
 
 BT2020_FROM_709 = np.array(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidllm.io.json_files import parse_json, read_json, read_json_lines, read_json_object
+from vidllm.io.files import parse_json, read_json, read_json_lines, read_json_object
 
 BAD = {
     "deep": ("[" * 100_000 + "]" * 100_000, "nested too deeply"),

@@ -10,12 +10,11 @@ import threading
 
 import pytest
 
-from vidllm.io.locks import LOCK_FILE, folder_lock
-from vidllm.io.signals import Stopped, StopRequest, sigterm_raises
+from vidllm.io.processes import LOCK_FILE, Stopped, StopRequest, folder_lock, sigterm_raises
 
 HOLDS = """
 import sys, time
-from vidllm.io.locks import folder_lock
+from vidllm.io.processes import folder_lock
 with folder_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -16,9 +16,9 @@ from PIL import Image
 
 from vidllm.cli import main
 from vidllm.io import pictures
+from vidllm.io.files import InputError
 from vidllm.io.frames import MAX_PATCHES
 from vidllm.io.pictures import natural_order
-from vidllm.io.sources import InputError
 from vidllm.io.video import iter_frames, load_frames
 
 

@@ -16,8 +16,7 @@ from micro_start import log_of, quiet
 from safetensors.torch import load_file
 
 from vidllm.evaluation.baselines import load_language_only
-from vidllm.io.locks import folder_lock
-from vidllm.io.signals import Stopped
+from vidllm.io.processes import Stopped, folder_lock
 from vidllm.training import driver, language_only, lora
 from vidllm.training.config import TrainConfig
 from vidllm.training.finetune import FinetuneConfig, finetune

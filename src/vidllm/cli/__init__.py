@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vidllm.io.signals import Stopped, sigterm_raises
+from vidllm.io.processes import Stopped, sigterm_raises
 
 if TYPE_CHECKING:
     from vidllm.cli.options import Verb

@@ -73,7 +73,7 @@ class OfVideo(WithModel):
 
     def scene(self) -> Scene:
         """The scene; a video that is not there is told before a model is loaded for it."""
-        from vidllm.io.sources import check_source
+        from vidllm.io.files import check_source
 
         check_source(self.video)
         if Path(self.video).expanduser().is_dir():
@@ -158,7 +158,7 @@ class Ground(OfVideo):
         check_question(self.expression, what="expression")
 
     def run(self) -> None:
-        from vidllm.export.frames_picture import check_picture_name, write_frames_picture
+        from vidllm.export.pictures import check_picture_name, write_frames_picture
 
         if self.output:
             check_picture_name(reading.writable(self.output))

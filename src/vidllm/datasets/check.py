@@ -26,7 +26,7 @@ from vidllm.datasets.proposals import read_proposals
 from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
 from vidllm.datasets.scannet_mesh import read_groups, read_label_map, read_mesh, read_segments
 from vidllm.datasets.scannet_sens import SensFile
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 
 SHOWN = 5
 PATCH = PackSettings().patch_size  # pictures as small as can be packed

@@ -23,7 +23,7 @@ from vidllm.datasets.records import Entry
 from vidllm.geometry.boxes import transform_boxes
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
-from vidllm.io.json_files import numbered_lines, parse_json, read_json
+from vidllm.io.files import numbered_lines, parse_json, read_json
 from vidllm.model.prompts import check_question
 
 SAYS = ("question", "expression", "caption", "captions")  # a line holds one of these

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from vidllm.datasets.jsonl import Example, parse_line, scene_places
-from vidllm.io.json_files import numbered_lines
+from vidllm.io.files import numbered_lines
 from vidllm.io.video import load_frames
 
 LARGE_M = 50.0  # a box or a place beyond this is hardly in metres

@@ -25,7 +25,7 @@ from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
 from vidllm.datasets.scanqa import read_scanqa
 from vidllm.datasets.scanrefer import read_scanrefer, read_scene_list
 from vidllm.datasets.sqa3d import annotations_path, read_sqa3d
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 SCENE_SPLITS = {"train": 1201, "val": 312, "test": 100}
 SCAN_FOLDERS = ("scans", "scans_test")

@@ -30,9 +30,9 @@ from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.io.atomic import atomic_path, clear_leftovers_of
+from vidllm.io.files import check_regular_file, has_file, naming, parse_json, read_json_object
 from vidllm.io.frames import FrameSpec, frame_spec
-from vidllm.io.json_files import check_regular_file, has_file, naming, parse_json, read_json_object
-from vidllm.io.locks import folder_lock
+from vidllm.io.processes import folder_lock
 from vidllm.model.prompts import check_text
 
 VERSION = 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm.datasets.pack import PackedScenes, Record
 from vidllm.datasets.shards import LabelSpace, save_shard
-from vidllm.io.json_files import naming
+from vidllm.io.files import naming
 
 MOST_ID = 255  # instances are bytes
 CAPTIONS = "scan2cap"

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidllm.io.json_files import read_json_object
-from vidllm.io.text_files import read_text
+from vidllm.io.files import read_json_object, read_text
 
 CAMERAS, POSES = "cameras.json", "poses_c2w.txt"
 PICTURES = (".jpg", ".jpeg", ".png")

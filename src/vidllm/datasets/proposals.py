@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vidllm.io.arrays import read_npz
+from vidllm.io.files import read_npz
 
 MAX_PROPOSALS = 50
 MAX_MASKS, MAX_VERTICES = 100_000, 50_000_000  # of a file; ScanNet has hundreds and under a million

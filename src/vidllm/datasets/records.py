@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vidllm.io.json_files import read_json
+from vidllm.io.files import read_json
 from vidllm.model.prompts import check_text
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.records import Entry
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 _STIMULUS = re.compile(
     r"(?P<scene>scene[0-9_]+)-(?P<label>.+?)-(?P<n>\d{1,18})-(?P<target>\d{1,18})(?P<rest>(?:-\d{1,18})*)"

@@ -32,8 +32,8 @@ from vidllm.datasets.scannet_mesh import (
     read_segments,
 )
 from vidllm.io.cameras.matrices import half_centres
+from vidllm.io.files import check_regular_file, has_file
 from vidllm.io.frames import uniform_indices
-from vidllm.io.json_files import check_regular_file, has_file
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals

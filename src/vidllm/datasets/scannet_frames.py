@@ -21,9 +21,8 @@ from jaxtyping import Float, UInt8
 from vidllm.datasets.scannet_sens import SensFile
 from vidllm.export.depth_png import read_depth_png
 from vidllm.io.cameras.matrices import half_centres, read_matrix
-from vidllm.io.json_files import has_file
+from vidllm.io.files import InputError, has_file
 from vidllm.io.pictures import open_image
-from vidllm.io.sources import InputError
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vidllm.datasets.proposals import box_of
 from vidllm.datasets.records import MOST, Entry, entries
-from vidllm.io.json_files import check_regular_file, read_json
+from vidllm.io.files import check_regular_file, read_json
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",

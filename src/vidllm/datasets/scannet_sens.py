@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vidllm.datasets.sens_writer import COLOUR_CODECS, DEPTH_CODECS, FRAME_HEAD, VERSION
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 _MAX_NAME = 4096
 _MAX_SIDE = 65_535

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidllm.datasets.records import Entry, read_list
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vidllm.datasets.language import language_from_record
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file, parse_json, read_json_object
+from vidllm.io.files import check_regular_file, parse_json, read_json_object
 from vidllm.model.prompts import check_text
 
 PATTERN = "rooms_*.safetensors"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vidllm.datasets.records import Entry, entries
-from vidllm.io.json_files import read_json
+from vidllm.io.files import read_json
 
 _QUATERNION_TOLERANCE = 1e-2
 

@@ -18,8 +18,7 @@ from vidllm.datasets.words import answer_matches
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.evaluation.scene_metrics import box_rows
 from vidllm.geometry.boxes import iou_oriented
-from vidllm.io.arrays import read_npz
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object, read_npz
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene

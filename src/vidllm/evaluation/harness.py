@@ -31,7 +31,7 @@ from vidllm.evaluation.results import files_record, folder_record, json_text, mo
 from vidllm.evaluation.settings import BASELINES_OF, SETTINGS, SOURCES, Source, Variant, variants
 from vidllm.evaluation.tasks import Item, Task, refuse_repeats, task_named
 from vidllm.io.atomic import atomic_path
-from vidllm.io.locks import folder_lock
+from vidllm.io.processes import folder_lock
 from vidllm.scene import VidLLM
 from vidllm.training.world import World
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.atomic import atomic_path, naming_errors
-from vidllm.io.json_files import parse_json, read_json_object
+from vidllm.io.files import parse_json, read_json_object
 
 Row = dict[str, Any]
 

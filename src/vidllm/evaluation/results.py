@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidllm.evaluation.protocols import NOT_AVAILABLE, TASKS
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import read_json
+from vidllm.io.files import read_json
 
 if TYPE_CHECKING:
     from torch import nn

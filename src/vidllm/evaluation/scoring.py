@@ -7,8 +7,8 @@ from typing import Any
 
 from vidllm.evaluation.protocols import Protocol, protocols
 from vidllm.evaluation.protocols.field_names import usual_rows
-from vidllm.io import json_files as files
-from vidllm.io.json_files import numbered_lines
+from vidllm.io import files
+from vidllm.io.files import numbered_lines
 
 OFFICIAL = "official"
 ALL = "all"

@@ -25,7 +25,7 @@ from vidllm.datasets.sqa3d import SQA3DQuestion
 from vidllm.datasets.words import tokens
 from vidllm.evaluation.registration import box_reader
 from vidllm.evaluation.settings import Kind, Variant
-from vidllm.io.json_files import read_json
+from vidllm.io.files import read_json
 from vidllm.model import prompts
 
 __all__ = ["TASKS", "BoxOf", "Item", "Task", "refusals", "refuse_repeats", "task_named"]

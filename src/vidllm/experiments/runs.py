@@ -39,8 +39,8 @@ from vidllm.experiments.shared import (
 )
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import naming, read_json_lines
-from vidllm.io.locks import folder_lock
+from vidllm.io.files import naming, read_json_lines
+from vidllm.io.processes import folder_lock
 from vidllm.model.auto import load_pretrained
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.scene import load

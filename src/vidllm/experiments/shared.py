@@ -18,7 +18,7 @@ import numpy as np
 from vidllm.evaluation.results import json_text, plain
 from vidllm.experiments.rows import AblationConfig
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.text import read_tokenizer
 from vidllm.training.config import TrainConfig

@@ -28,11 +28,10 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from vidllm.io.deinterlace import deinterlaced
+from vidllm.io.files import InputError
+from vidllm.io.film_frames import deinterlaced, is_hdr, sdr_picture
 from vidllm.io.film_scan import Scan, open_film, reason
 from vidllm.io.frames import uniform_indices
-from vidllm.io.hdr import is_hdr, sdr_picture
-from vidllm.io.sources import InputError
 
 _MOST_RANGES = 8  # ranges of damaged frames named in a warning
 Neighbour = Callable[[int], av.VideoFrame | None]

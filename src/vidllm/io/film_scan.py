@@ -18,7 +18,7 @@ import av.error
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from vidllm.io.sources import InputError
+from vidllm.io.files import InputError
 
 _NOT_VIDEO = frozenset({"hls", "concat", "dash", "tty", "image2"})  # formats that point elsewhere or draw text
 _EXPLODING = frozenset({"mjpeg", "hevc"})  # decoders that report broken pictures only when told to stop at them

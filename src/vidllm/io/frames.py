@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vidllm.io.sources import InputError
+from vidllm.io.files import InputError
 
 Resize = Literal["shorter_side", "longer_side"]
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 from vidllm.io.tensors import code_refused
 
 NAME = ".metadata"

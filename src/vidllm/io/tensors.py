@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 _WRAPPERS = ("model", "state_dict")  # under which training checkpoints keep their tensors
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from vidllm.io import film, pictures
 from vidllm.io.atomic import atomic_path
+from vidllm.io.files import InputError, check_source
 from vidllm.io.film_scan import scan_film
-from vidllm.io.frame_names import times_of
 from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, uniform_indices
-from vidllm.io.sources import InputError, check_source
+from vidllm.io.pictures import times_of
 
 __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
 

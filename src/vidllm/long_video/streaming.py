@@ -24,8 +24,8 @@ from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.given_cameras import GivenCameras, known_of
+from vidllm.io.files import InputError
 from vidllm.io.frames import Frames, joined
-from vidllm.io.sources import InputError
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of
 from vidllm.model.known_scale import KnownScale

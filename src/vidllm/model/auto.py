@@ -21,10 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from vidllm.io.hub import fetch, may_be_hub_id
-from vidllm.io.json_files import check_regular_file, has_file, read_json_object
+from vidllm.io.files import check_regular_file, has_file, read_json_object
 from vidllm.io.tensors import code_refused, reason_without_advice
-from vidllm.io.weight_files import open_checkpoint, settings_in, weights_of_model
+from vidllm.io.weight_files import fetch, may_be_hub_id, open_checkpoint, settings_in, weights_of_model
 from vidllm.model.configuration import VidLLMConfig
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor, VidLLMVideoFrameProcessor

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file
+from vidllm.io.files import check_regular_file
 
 STEM = "model.int8"
 SCALE = ".scale"

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.model.prompts import (
     ASSISTANT,
     BOS_TOKEN,

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidllm.baselines.cascade import CascadeConfig
-from vidllm.io.json_files import naming
+from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.auto import load_config
 from vidllm.model.configuration import PRESETS, DenseHeadConfig, EncoderConfig, VidLLMConfig, preset

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.model.configuration import AdapterVariant
 from vidllm.training.loop_config import LoopConfig, write_config
 

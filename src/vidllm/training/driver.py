@@ -15,8 +15,7 @@ import torch
 
 from vidllm.datasets.shards import check_shards, shards_of
 from vidllm.io.atomic import clear_leftovers_of
-from vidllm.io.locks import folder_lock
-from vidllm.io.signals import Stopped, StopRequest
+from vidllm.io.processes import Stopped, StopRequest, folder_lock
 from vidllm.model.dtypes import describe_dtype
 from vidllm.training.checkpoints import (
     clear_unfinished,

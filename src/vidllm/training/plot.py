@@ -16,8 +16,7 @@ import numpy as np
 
 from vidllm.export.line_chart import Panel, Series, check_plot, line_charts, smoothed
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import has_file, naming, parse_json, read_json_object
-from vidllm.io.text_files import read_text
+from vidllm.io.files import has_file, naming, parse_json, read_json_object, read_text
 from vidllm.training.loop_config import LoopConfig
 from vidllm.training.schedule import learning_rate
 

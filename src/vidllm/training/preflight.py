@@ -24,7 +24,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPVisionModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
-from vidllm.io.json_files import check_regular_file, naming
+from vidllm.io.files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.auto import kind_of, load_config
 from vidllm.model.configuration import EncoderConfig, VidLLMConfig

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vidllm.io.atomic import atomic_path, naming_errors
-from vidllm.io.json_files import naming, parse_json
-from vidllm.io.text_files import read_text
+from vidllm.io.files import naming, parse_json, read_text
 from vidllm.training.loop_config import LoopConfig
 
 

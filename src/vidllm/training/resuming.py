@@ -16,7 +16,7 @@ from typing import Any
 
 from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import check_regular_file, read_json_object
+from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.loop_config import LoopConfig, write_config
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 from vidllm.model.modeling import VidLLMForConditionalGeneration
 from vidllm.model.processing import VidLLMProcessor
 from vidllm.training.starting import LANGUAGE_HALF

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from vidllm.io.atomic import temporary_beside
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm.io.sharded_tensors import TensorsReader, read_metadata
 from vidllm.io.tensors import reason_without_advice
 from vidllm.training.checkpoints import forget_old, unwritten

@@ -21,7 +21,7 @@ from torch import Tensor
 from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 from vidllm.training.data import Batch, RoomsData
 from vidllm.training.losses.distillation import resample_grid
 from vidllm.training.teachers import Teacher

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.atomic import atomic_folder, atomic_path
-from vidllm.io.json_files import read_json_object
+from vidllm.io.files import read_json_object
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.labels import label_map
 from vidllm_rooms.official.naming import SPLITS, scene_name

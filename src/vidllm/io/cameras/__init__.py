@@ -16,11 +16,17 @@ from pathlib import Path
 
 from vidllm.io.cameras.colmap import find_model, read_colmap_intrinsics, read_colmap_poses
 from vidllm.io.cameras.json_frames import read_json_intrinsics, read_json_poses
-from vidllm.io.cameras.matrices import intrinsics_of_array, read_intrinsics_text, read_pose_folder
+from vidllm.io.cameras.matrices import (
+    intrinsics_of_array,
+    poses_of_array,
+    read_intrinsics_csv,
+    read_intrinsics_text,
+    read_pose_folder,
+    read_pose_table,
+)
 from vidllm.io.cameras.opencv_yaml import read_yaml_intrinsics
 from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, pinhole
-from vidllm.io.cameras.tables import poses_of_array, read_intrinsics_csv, read_pose_table
-from vidllm.io.json_files import has_file
+from vidllm.io.files import has_file
 
 __all__ = ["Intrinsics", "Lens", "PerFrame", "Poses", "read_intrinsics", "read_poses"]
 

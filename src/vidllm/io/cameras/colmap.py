@@ -10,12 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vidllm.io.cameras.distortion import refuse_lens, tell_distortion
-from vidllm.io.cameras.records import Intrinsics, PerFrame, Poses, pinhole
-from vidllm.io.cameras.tables import poses_of_quaternions
-from vidllm.io.frame_names import stem, times_of
-from vidllm.io.json_files import check_regular_file, has_file
-from vidllm.io.text_files import data_lines, number, read_text
+from vidllm.io.cameras.matrices import poses_of_quaternions
+from vidllm.io.cameras.records import Intrinsics, PerFrame, Poses, pinhole, refuse_lens, tell_distortion
+from vidllm.io.files import check_regular_file, data_lines, has_file, number, read_text
+from vidllm.io.pictures import stem, times_of
 
 IN_METRES = "metres"  # in a comment of images.txt, where its unit is known
 _FOLDERS = ("", "sparse/0", "sparse", "0", "colmap/sparse/0")

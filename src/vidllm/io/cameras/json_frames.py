@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.io.cameras.distortion import refuse_lens, tell_distortion
 from vidllm.io.cameras.matrices import whole_poses
-from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses
-from vidllm.io.frame_names import number_of, stem, times_of
-from vidllm.io.json_files import read_json_object
+from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, refuse_lens, tell_distortion
+from vidllm.io.files import read_json_object
+from vidllm.io.pictures import number_of, stem, times_of
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 NO_CLOCK = "frame numbers"  # of ``timestamp_s`` where the source has no clock

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.io.cameras.distortion import refuse_lens, tell_distortion
 from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.cameras.records import Intrinsics, pinhole
-from vidllm.io.text_files import read_text
+from vidllm.io.cameras.records import Intrinsics, pinhole, refuse_lens, tell_distortion
+from vidllm.io.files import read_text
 
 _MAX_BYTES = 2**20
 _MATRICES = ("camera_matrix", "cameramatrix", "k", "intrinsic_matrix", "m1")
