@@ -15,7 +15,7 @@ from vidllm.cli.reading import seeds
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.evaluation.scene_metrics import Metrics
 from vidllm.geometry.cameras import relative_to_first, unproject
-from vidllm.given_cameras import GivenCameras
+from vidllm.io.cameras.given import GivenCameras
 from vidllm.scene import Scene
 from vidllm_rooms.shards import SIZES, render_scene
 from vidllm_rooms.types import Clip

@@ -13,7 +13,7 @@ from small_model import save_small_model
 import vidllm
 from vidllm.cli import main
 from vidllm.geometry.cameras import relative_to_first
-from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
+from vidllm.io.cameras.given import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
 from vidllm.io.video import load_frames, write_video

@@ -12,7 +12,7 @@ from small_model import noise_clip, save_small_model
 import vidllm
 from vidllm.cli import main
 from vidllm.evaluation.reconstruction_metrics import pose_errors
-from vidllm.given_cameras import GivenCameras
+from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.video import write_video
 from vidllm.model.known_scale import KnownScale
 from vidllm_rooms.shards import SIZES, render_scene

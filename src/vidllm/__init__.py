@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "vidllm.scene",
-    "load_scene": "vidllm.saved_scene",
-    "GivenCameras": "vidllm.given_cameras",
-    "read_cameras": "vidllm.given_cameras",
+    "load_scene": "vidllm.scene",
+    "GivenCameras": "vidllm.io.cameras.given",
+    "read_cameras": "vidllm.io.cameras.given",
     "Scene": "vidllm.scene",
     "VidLLMConfig": "vidllm.model.configuration",
     "VidLLMForConditionalGeneration": "vidllm.model.modeling",
@@ -36,12 +36,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vidllm.given_cameras import GivenCameras, read_cameras
+    from vidllm.io.cameras.given import GivenCameras, read_cameras
     from vidllm.model.configuration import VidLLMConfig
     from vidllm.model.modeling import VidLLMForConditionalGeneration
     from vidllm.model.processing import VidLLMProcessor
-    from vidllm.saved_scene import load_scene
-    from vidllm.scene import Scene, load
+    from vidllm.scene import Scene, load, load_scene
 
 
 announce()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidllm.geometry.floor import floor_height, room_frame, up_from_cameras, up_from_points
+from vidllm.geometry.gravity import floor_height, room_frame, up_from_cameras, up_from_points
 from vidllm.geometry.rotations import quaternion_to_matrix
 
 UP = torch.tensor([0.0, -1.0, 0.0])

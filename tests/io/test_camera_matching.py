@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidllm.given_cameras import GivenCameras, PerFrame, read_cameras
+from vidllm.io.cameras.given import GivenCameras, PerFrame, read_cameras
 from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
 from vidllm.io.pictures import number_of, stem, times_of

@@ -13,7 +13,7 @@ from small_model import save_small_model
 import vidllm
 from vidllm.cli import main
 from vidllm.geometry.cameras import one_lens
-from vidllm.given_cameras import GivenCameras, read_cameras
+from vidllm.io.cameras.given import GivenCameras, read_cameras
 from vidllm.io.video import load_frames, write_video
 from vidllm.long_video.reconstruction import WindowedReconstruction
 from vidllm_rooms.shards import render_scene

@@ -15,8 +15,7 @@ from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.rotations import quaternion_to_matrix, rotation_angle_deg
 from vidllm.geometry.sim3 import Sim3
 from vidllm.long_video import windows
-from vidllm.long_video.reconstruction import WindowedReconstruction
-from vidllm.long_video.voxel_map import VoxelMap
+from vidllm.long_video.reconstruction import VoxelMap, WindowedReconstruction
 from vidllm.long_video.windows import Chain, window_sizes, windows_of
 from vidllm.model.configuration import PatchesConfig, WindowsConfig
 from vidllm.model.known_scale import KnownLength, KnownScale

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLI
 from vidllm.baselines import llava_3d
 from vidllm.baselines.depth_estimator import DepthEstimator
 from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
-from vidllm.geometry.floor import room_frame, up_from_cameras, up_from_points
+from vidllm.geometry.gravity import room_frame, up_from_cameras, up_from_points
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.config_fields import check_loops, check_value
 from vidllm.model.configuration import EncoderConfig, MetricDepthConfig, VidLLMConfig, build_part

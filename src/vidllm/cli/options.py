@@ -21,7 +21,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from vidllm.cli import reading
 
 if TYPE_CHECKING:
-    from vidllm.given_cameras import GivenCameras
+    from vidllm.io.cameras.given import GivenCameras
     from vidllm.model.known_scale import KnownScale
     from vidllm.scene import VidLLM
 
@@ -269,7 +269,7 @@ class KnownCameraOptions:
         lens = True if self.one_lens else False if self.no_one_lens else None
         if self.intrinsics is None and self.poses is None and lens is None:
             return None
-        from vidllm.given_cameras import read_cameras
+        from vidllm.io.cameras.given import read_cameras
 
         metric = None if self.poses_scale is None else self.poses_scale == "metric"
         return read_cameras(self.intrinsics, self.poses, metric, lens)

@@ -89,7 +89,7 @@ class OfVideo(WithModel):
 
     def _saved(self) -> Scene:
         """A saved scene; ValueError for options that can change nothing in it."""
-        from vidllm.saved_scene import restored
+        from vidllm.scene import restored
         from vidllm.scene_file import SceneFile
 
         given = {"frames": self.frames, "refine": self.compute.refine or self.compute.no_refine}

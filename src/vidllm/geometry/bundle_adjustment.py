@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidllm.geometry.cameras import inside_image, one_lens, pixel_centres, project
+from vidllm.geometry.photometric import made_small, sampled
 from vidllm.geometry.precision import full_precision
-from vidllm.geometry.small_pictures import made_small, sampled
 
 OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
 BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.cameras import camera_centres, unproject, unproject_pixels
-from vidllm.geometry.floor import floor_height
+from vidllm.geometry.gravity import floor_height
 from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.scale_alignment import unit_scale
 
