@@ -37,7 +37,7 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1360,
+    "vidllm": 1400,
     "vidllm.baselines": 510,
     "vidllm.cli": 1720,
     "vidllm.datasets": 3760,
