@@ -32,7 +32,7 @@ class Check(Verb):
         from vidllm.datasets.check import check_root
         from vidllm.evaluation.tasks import refusals
 
-        report = check_root(self.root, quick=self.quick, tell=reading.progress("scenes"), further=refusals)
+        report = check_root(self.root, quick=self.quick, tell=reading.Progress("scenes"), further=refusals)
         self._print(report)
         if report.broken:
             raise ValueError(f"{self.root}: damaged files: {len(report.broken)}, named above; download them again")
@@ -45,7 +45,7 @@ class Check(Verb):
     def _check_own(self) -> None:
         from vidllm.datasets.jsonl_check import check_jsonl
 
-        report = check_jsonl(self.root, quick=self.quick, tell=reading.progress("videos"))
+        report = check_jsonl(self.root, quick=self.quick, tell=reading.Progress("videos"))
         if not self.quick:
             _note_lengths(report)
         self._print(report)
@@ -93,7 +93,7 @@ class Score(Verb):
 
         examples = read_jsonl(self.file)
         model = self.compute.load()
-        rows = score_examples(model, examples, self.frames, reading.progress("videos"))
+        rows = score_examples(model, examples, self.frames, reading.Progress("videos"))
         if self.json:
             name = self.compute.model
             reading.print_json({"file": self.file, "model": name, "rows": [asdict(row) for row in rows]})
@@ -121,7 +121,7 @@ class Pack(Verb):
         folder = reading.writable_folder(self.output)
         settings = PackSettings(self.frames, self.shorter_side)
         print(pack(self.root, folder, settings, scenes=reading.words(self.scenes) or None, per_shard=self.per_shard,
-                   tell=reading.progress("scenes")))  # fmt: skip
+                   tell=reading.Progress("scenes")))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,5 +136,5 @@ class Repack(Verb):
         from vidllm.datasets.pack_shards import write_training_shards
 
         folder = reading.writable_folder(self.output)
-        count = write_training_shards(self.pack, folder, split=self.split, tell=reading.progress("shards"))
+        count = write_training_shards(self.pack, folder, split=self.split, tell=reading.Progress("shards"))
         print(f"{folder}: {count} scenes")

@@ -140,7 +140,7 @@ class Evaluate(Verb):
         from vidllm.io.weight_files import model_of_run
 
         model, given = self.compute.load(own_device(self.compute.device)), self.running
-        scenes, progress = reading.words(given.scenes), reading.progress("scenes")
+        scenes, progress = reading.words(given.scenes), reading.Progress("scenes")
         if is_reconstruction:
             where = ReconstructionPlan(data, out, given.split, scenes, given.frames)
             results = evaluate_reconstruction(where, model, self.compute.model, progress)

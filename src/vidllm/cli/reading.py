@@ -146,29 +146,18 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end."""
+    """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end; begins when made."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int = 0) -> None:
         self.what, self.total = what, total
         self.begin = self.told = time.monotonic()
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, total: int | None = None) -> None:
         """Tell how much is done."""
-        now = time.monotonic()
-        if done < self.total and now - self.told < 5:
+        now, total = time.monotonic(), self.total if total is None else total
+        if done < total and now - self.told < 5:
             return
         self.told = now
-        left = (now - self.begin) / max(done, 1) * (self.total - done)
+        left = (now - self.begin) / max(done, 1) * (total - done)
         shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-        note(f"{self.what} {done}/{self.total}, {shown} left")
-
-
-def progress(what: str) -> Callable[[int, int], None]:
-    """A progress line that hears (done, total); its time begins at the call of this function."""
-    line = Progress(what, 0)
-
-    def tell(done: int, total: int) -> None:
-        line.total = total
-        line(done)
-
-    return tell
+        note(f"{self.what} {done}/{total}, {shown} left")

@@ -5,8 +5,6 @@ Pixel centres of matrices in files lie at whole numbers.
 
 from __future__ import annotations
 
-import ast
-import math
 import re
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from vidllm.io.cameras.records import Intrinsics, PerFrame, per_word, pinhole
-from vidllm.io.files import data_lines, number, read_bytes, read_text
+from vidllm.io.files import data_lines, number, read_npy, read_text
 from vidllm.io.pictures import number_of, times_of
 
 MAX_MATRIX_BYTES = 2**20
@@ -99,36 +97,6 @@ def read_pose_folder(folder: Path) -> PerFrame:
         np.stack([read_matrix(file) for file in files]), names, times_of(names),
         numbers if len(numbers) == len(names) else None, str(folder), [file.name for file in files],
     )  # fmt: skip
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """The numbers of a ``.npy`` file as float64; its header is believed only where the file is as long as it says."""
-    content = read_bytes(path)
-    try:
-        shape, fortran, dtype, start = _npy_header(content)
-        count = math.prod(shape)
-        if dtype.kind not in "fiu" or min(shape, default=1) < 0 or count * dtype.itemsize != len(content) - start:
-            raise ValueError(f"{dtype} of shape {shape}, but {len(content) - start} bytes follow")
-        flat = np.frombuffer(content, dtype, count, start).astype(np.float64)
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ValueError(f"{path}: not an array of numbers that numpy.save wrote ({reason}); write it again") from None
-    return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def _npy_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Shape, whether columns come first, type and where the numbers start (numpy.lib.format, versions 1 to 3)."""
-    if content[:6] != b"\x93NUMPY" or content[6:7] not in (b"\x01", b"\x02", b"\x03"):
-        raise ValueError("no such file begins so")
-    width = 2 if content[6] == 1 else 4
-    start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
-    if not 8 + width < start <= min(len(content), 10_000):
-        raise ValueError("its header is cut")
-    header = ast.literal_eval(content[8 + width : start].decode("latin1").strip())
-    shape = header["shape"]
-    if not isinstance(shape, tuple) or len(shape) > 4 or not all(type(side) is int for side in shape):
-        raise ValueError("its shape is none")
-    return shape, bool(header["fortran_order"]), np.dtype(header["descr"]), start
 
 
 def intrinsics_of_array(path: Path) -> Intrinsics:

@@ -122,6 +122,13 @@ def _focal(angle: float | None, side: int) -> float | None:
     return None if angle is None else side / 2 / math.tan(angle / 2)
 
 
+def a_number(value: object, where: str) -> float:
+    """A number that a file holds as such; ValueError that names where it stands."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        raise ValueError(f"{where}: expected a number, got {str(value)[:40]!r}")
+    return float(value)
+
+
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 3"]:
     """K of four numbers."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
