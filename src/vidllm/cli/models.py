@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of, read_by
+from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of
 
 if TYPE_CHECKING:
     from vidllm.model.configuration import VidLLMConfig
@@ -75,7 +75,7 @@ class Import(Verb):
     dinov2: Place = None  # DINOv2 with registers, in place of VGGT's encoder
     lm: Place = None  # any Hugging Face causal language model, in place of LLaVA-3D's
     clip: Place = None  # cascade: CLIP-L/14-336, where LLaVA-3D's folder lacks it
-    metric: Annotated[str | None, read_by(str, "MODEL"), NO_HINT] = None
+    metric: Place = None
     """cascade: a vidllm model whose metric depth gives the scale"""
     metric_depth: Place = None
     """cascade: a depth estimator of transformers in metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)"""

@@ -21,6 +21,7 @@ from vidllm.cli.options import (
     MaybeOutput,
     MemoryOptions,
     Output,
+    Text,
     Verb,
     WindowOptions,
     read_by,
@@ -107,9 +108,9 @@ class OfVideo(WithModel):
 class Ask(OfVideo):
     """Answer questions about a video, one answer per line."""
 
-    questions: Annotated[Positional[tuple[str, ...]], arg(metavar="QUESTION...")]
+    questions: Annotated[Positional[tuple[str, ...]], arg(metavar="QUESTION...", help_behavior_hint="(required)")]
     """one or several; the video is encoded once"""
-    situation: Annotated[str | None, read_by(str, "TEXT"), NO_HINT] = None
+    situation: Text = None
     """your position and viewing direction, e.g. 'I am sitting on the sofa.'"""
 
     def __post_init__(self) -> None:

@@ -148,7 +148,9 @@ class DryRun(Verb):
 class Plot(Verb):
     """Draw the curves of training runs, one over another."""
 
-    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]  # folder of a run, or its log.jsonl
+    runs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")
+    ]  # folder of a run, or its log.jsonl
     output: Annotated[str | None, read_by(str, "FILE.png"), arg(aliases=("-o",), help_behavior_hint="")] = None
     """(default: curves.png in the first run)"""
     smooth: Whole = None  # lines of the log to average for a point; 1: none
