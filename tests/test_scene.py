@@ -107,7 +107,7 @@ def test_save_writes_everything_or_nothing(scene, tmp_path, monkeypatch):
     assert all(p.exists() for p in paths) and len(list((tmp_path / "out" / "depth").iterdir())) == 8
     with pytest.raises(ValueError, match="unknown export format"):
         scene.save(tmp_path / "other", formats=["obj"])
-    monkeypatch.setattr("vidllm.export.ply.write_points", _full_disk)
+    monkeypatch.setattr("vidllm.export.points.write_points", _full_disk)
     with pytest.raises(OSError, match="No space left"):
         scene.save(tmp_path / "full")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
