@@ -15,8 +15,12 @@ supports_gradient_checkpointing, valid_kwargs
 alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
 instance_type, n_objects, nyu40, object_names, question_type, reference_type, times_us
 
-# found by name in a table: the exporters of vidllm.export, the verbs of vidllm.cli
-run_import, write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
+# found by name in a table: the exporters of vidllm.export
+write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
+
+# found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
+Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Repack, Score
+finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight
 correspondence_weight, naming_weight, semantic_weight
@@ -27,5 +31,6 @@ on_page_content, on_page_markdown
 # public: what a user of the library calls
 from_original, to_original  # pixels of the film as pixels of the processed frames, and back
 with_geometry  # a scene with given geometry, for oracle evaluation
+score_files  # two JSON files under a named protocol
 reconstruction_metrics  # every metric of two posed reconstructions in arrays
 read_config  # the configuration that a run wrote into its folder

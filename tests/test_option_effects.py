@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 
-from vidllm.cli import main
-from vidllm.cli.effects import TRAINING, VERBS, check_options, idle_options
-from vidllm.cli.parser import build_parser
-from vidllm.cli.training import configuration
+from vidllm.cli import evaluating, main, models, read_verb
+from vidllm.cli.options import flat, parse
+from vidllm.cli.training import TRAINING, configuration, idle_lines
 from vidllm.experiments.rows import AblationConfig, table_named
-from vidllm.training.config import flat
 
 EVAL = ("eval", "scanqa")
 RUN = (*EVAL, "--data", "ROOT", "-o", "OUT")
 SCORE = (*EVAL, "--predictions", "P", "--references", "R")
-#: For each row of VERBS: a command in whose mode an option has no effect, and one in which the same option has one.
+#: For each row of EFFECTS of eval, info and import: a command in whose mode an option has no effect, and one in which
+#: the same option has one.
 VERB_CASES = (
     ((*SCORE, "-o", "OUT"), (*RUN, "--split", "test")),
     ((*RUN, "--per-item", "I.json"), (*SCORE, "--per-item", "I.json")),
@@ -27,6 +24,7 @@ VERB_CASES = (
     (("import", "--preset", "tiny", "-o", "M", "--every-key", "--json"),
      ("import", "--preset", "tiny", "-o", "M", "--every-key")),
 )  # fmt: skip
+TABLES = ("main", "adapter", "metric", "stages", "scale")
 ONLY = ("--language-start", "0", "--language-share", "1", "--language-only-share", "1")
 #: For each row of TRAINING: stage, the option, and what is given beside it where it has no effect and where it has one.
 TRAINING_CASES = (
@@ -59,21 +57,20 @@ TRAINING_CASES = (
 
 
 def test_every_row_of_the_table_has_a_case_and_names_options_that_exist():
-    assert len(VERB_CASES) == len(VERBS)
-    named = {name for effect in TRAINING for name in effect.options}
-    usual = [configuration(stage, [])[0] for stage in ("stage2", "stage1", "finetune", "teacher language")]
-    assert named <= {name for config in usual for name in flat(config)} | {f.name for f in fields(AblationConfig)}
-    covered = {effect for effect in TRAINING for _, option, *_ in TRAINING_CASES if _name(option) in effect.options}
-    assert covered == {effect for effect in TRAINING}
+    assert len(VERB_CASES) == sum(len(v.EFFECTS) for v in (evaluating.Evaluate, models.Info, models.Import))
+    rows = [effect for effects in TRAINING.values() for effect in effects]
+    configs = [configuration(stage, [])[0] for stage in ("stage2", "stage1", "finetune", "teacher language")]
+    known = {name for config in [*configs, AblationConfig()] for name in flat(config)}
+    assert {name for effect in rows for name in effect.options} <= known
+    covered = {effect for effect in rows for _, option, *_ in TRAINING_CASES if _name(option) in effect.options}
+    assert covered == set(rows)
 
 
 @pytest.mark.parametrize(("without", "with_one"), VERB_CASES)
 def test_a_verb_refuses_an_option_without_effect(without, with_one):
-    options = build_parser().parse_args(without)
     with pytest.raises(ValueError, match="no effect here"):
-        check_options(options, options.parser)
-    options = build_parser().parse_args(with_one)
-    check_options(options, options.parser)
+        read_verb(list(without))
+    read_verb(list(with_one))
 
 
 def test_the_command_says_it_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -94,7 +91,7 @@ def test_training_warns_of_an_option_without_effect(stage, option, idle, used):
 def test_nothing_is_said_of_the_defaults():
     for stage in ("stage2", "stage1", "finetune", "blind", "teacher geometry", "teacher language"):
         assert _lines(stage, ()) == []
-    for table in ("main", "adapter", "metric", "stages", "scale"):
+    for table in TABLES:
         assert _lines(table, ()) == []
 
 
@@ -108,12 +105,10 @@ def _name(option):
 
 
 def _lines(stage, argv):
-    if stage not in ("main", "adapter", "metric", "stages", "scale"):
-        config, usual = configuration(stage, list(argv))[0], configuration(stage, [])[0]
-        return idle_options(type(config), flat(config), flat(usual))
-    from vidllm.cli.models import options_of
-
+    usual = configuration(stage, [])[0] if stage not in TABLES else AblationConfig()
+    if stage not in TABLES:
+        return idle_lines(configuration(stage, list(argv))[0], usual)
     table = table_named(stage)
-    known = {"trained": table.trained, "two_stages": any(row.stage1 is not None for row in table.rows)}
-    values = vars(options_of(AblationConfig, "ablate", list(argv)))
-    return idle_options(AblationConfig, values | known, vars(AblationConfig()))
+    two_stages = any(row.stage1 is not None for row in table.rows)
+    config = parse(AblationConfig, "ablate", list(argv))
+    return idle_lines(config, usual, trained=table.trained, two_stages=two_stages)

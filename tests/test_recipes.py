@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from vidllm.cli.models import options_of
-from vidllm.cli.parser import build_parser, join_values
-from vidllm.cli.training import configuration, plot_options, split_stage
+from vidllm.cli import read_verb
+from vidllm.cli.options import flat, parse
+from vidllm.cli.training import Plot, configuration, split_stage
 from vidllm.experiments.rows import AblationConfig, table_named
-from vidllm.training.config import flat
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 # A command is one write: two of them run side by side (`&`) and must not end up in one line.
@@ -39,11 +38,13 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
 def parsed(argv: list[str]) -> Any:
     """What the command line makes of a command, without running it."""
     if argv[0] == "ablate":
-        return options_of(AblationConfig, f"vidllm ablate {table_named(argv[1]).name}", argv[2:])
+        return parse(AblationConfig, f"vidllm ablate {table_named(argv[1]).name}", argv[2:])
     if argv[0] != "train":
-        return build_parser().parse_args(join_values(argv))
+        return read_verb(argv)
     stage, rest = split_stage(argv[1:])
-    return plot_options(rest) if stage == "plot" else configuration(stage, rest)[0]
+    if stage == "plot":
+        return parse(Plot, "vidllm train plot", rest)
+    return configuration(stage, rest)[0]
 
 
 def arguments_of(recipe: Path) -> list[str]:

@@ -8,7 +8,6 @@ kind is read. Then everything is registered as usual (``vidllm.model.loading.reg
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -42,28 +41,22 @@ _CONFIGS = (
     _placeholder("model.huggingface", "VidLLMConfig", model_type="vidllm"),
     _placeholder("baselines.cascade", "CascadeConfig", model_type="vidllm_cascade"),
 )
-_PROCESSOR = _placeholder("model.huggingface", "VidLLMProcessor")
 _FRAME_PROCESSOR = _placeholder("model.huggingface", "VidLLMVideoFrameProcessor")
-
-
-def _add_configs(registry: ModuleType) -> None:
-    for config in _CONFIGS:
-        registry.CONFIG_MAPPING.register(config.model_type, config, exist_ok=True)
-
-
-def _add_processor(registry: ModuleType) -> None:
-    registry.PROCESSOR_MAPPING.register(_CONFIGS[0], _PROCESSOR, exist_ok=True)
-
-
-def _add_frame_processor(registry: ModuleType) -> None:
-    registry.IMAGE_PROCESSOR_MAPPING.register(_CONFIGS[0], {"pil": _FRAME_PROCESSOR}, exist_ok=True)
-
-
-_REGISTRIES: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _add_configs,
-    "transformers.models.auto.processing_auto": _add_processor,
-    "transformers.models.auto.image_processing_auto": _add_frame_processor,
+#: Modules of transformers: in which mapping which key gets which placeholder.
+_REGISTRIES: dict[str, list[tuple[str, Any, Any]]] = {
+    "transformers.models.auto.configuration_auto": [("CONFIG_MAPPING", one.model_type, one) for one in _CONFIGS],
+    "transformers.models.auto.processing_auto": [
+        ("PROCESSOR_MAPPING", _CONFIGS[0], _placeholder("model.huggingface", "VidLLMProcessor"))
+    ],
+    "transformers.models.auto.image_processing_auto": [
+        ("IMAGE_PROCESSOR_MAPPING", _CONFIGS[0], {"pil": _FRAME_PROCESSOR})
+    ],
 }
+
+
+def _add(registry: ModuleType) -> None:
+    for mapping, key, placeholder in _REGISTRIES[registry.__name__]:
+        getattr(registry, mapping).register(key, placeholder, exist_ok=True)
 
 
 class RegistryFinder:
@@ -72,15 +65,14 @@ class RegistryFinder:
     @staticmethod
     def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The module's usual spec, with our addition behind its execution; None for every other module."""
-        add = _REGISTRIES.get(name)
-        spec = None if add is None else PathFinder.find_spec(name, path, target)
-        if add is None or spec is None or spec.loader is None:
+        spec = PathFinder.find_spec(name, path, target) if name in _REGISTRIES else None
+        if spec is None or spec.loader is None:
             return None
         run = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            add(module)
+            _add(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -91,6 +83,6 @@ def announce() -> None:
     if RegistryFinder in sys.meta_path:
         return
     sys.meta_path.insert(0, RegistryFinder)
-    for name, add in _REGISTRIES.items():
+    for name in _REGISTRIES:
         if name in sys.modules:
-            add(sys.modules[name])
+            _add(sys.modules[name])

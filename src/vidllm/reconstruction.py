@@ -16,18 +16,28 @@ from torch import Tensor
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
 from vidllm.model import prompts
 from vidllm.model.generation import CachedPrefix
 from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
+from vidllm.model.priors import KnownCameras
 from vidllm.model.processing import Processor
 
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
 
 SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.scene_file)
 DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
+
+
+def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:
+    """What is known of the used frames: ``cameras``, and that pixels are not square where resizing made them so."""
+    aspect = pixel_aspect(frames)
+    if cameras is not None:
+        return KnownCameras(frames.images[None], **vars(cameras.for_frames(frames, begin)), pixel_aspect=aspect)
+    return None if abs(aspect - 1) < 0.005 else KnownCameras(frames.images[None], pixel_aspect=aspect)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
     model = vidllm.load()
     scene = model.reconstruct("kitchen.mp4")   # encoded once
     scene.ask("How many chairs are there?")    # re-uses reconstruction and the visual prefix's key-value cache
+    scene.save("kitchen")                      # or: vidllm reconstruct kitchen.mp4 -o kitchen --format scene
+    scene = vidllm.load_scene("kitchen")       # the same answers, boxes and exports, without encoding the video again
 
 Lengths are metres; see :class:`Scene` for the frames.
 """
@@ -11,26 +13,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from vidllm.io.cameras.given import GivenCameras, known_of
+from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.frames import Frames, joined
+from vidllm.long_video.reconstruction import Snapshot
+from vidllm.long_video.streaming import LongScene, Record, StreamingReconstructor
 from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
-from vidllm.model.outputs import Geometry
+from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.priors import KnownScale
 from vidllm.model.processing import Processor
-from vidllm.reconstruction import Box, Scale, Scene
+from vidllm.reconstruction import Box, Scale, Scene, known_of
+from vidllm.scene_file import VALUES, SavedMaps, SceneFile, from_texts, in_words, origin_of
 
-if TYPE_CHECKING:
-    from vidllm.long_video.streaming import LongScene, StreamingReconstructor
-
-__all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load"]
+__all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load", "load_scene"]
 
 
 class VidLLM:
@@ -123,8 +127,6 @@ class VidLLM:
         self, size: int, overlap: int, known: KnownScale | None, keep_maps: bool, cameras: GivenCameras | None,
         refine: bool | None,
     ) -> StreamingReconstructor:  # fmt: skip
-        from vidllm.long_video.streaming import StreamingReconstructor
-
         refine = self.refine if refine is None else refine
         return StreamingReconstructor((self.model, self.processor), size, overlap, known, keep_maps, cameras, refine)
 
@@ -180,3 +182,54 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return device
+
+
+# ---- saved scenes --------------------------------------------------------------------------------------------------
+
+def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, device: str = "cpu") -> Scene:
+    """The scene that ``scene.save(folder)`` wrote: the same answers, boxes and exports, without its video.
+
+    ``model``: a loaded one, or the folder or hub id of one; None: the one that the scene names, where that is the
+    shipped model or a folder. A model that is loaded here has the dtypes of the scene's. ValueError, naming the file,
+    where the folder holds no saved scene or a damaged one; ValueError for another model than the scene came from.
+    """
+    saved = SceneFile.read(folder)
+    if not isinstance(model, VidLLM):
+        place = saved.place() if model is None else model
+        model = load(place, device, saved.origin["dtype"], saved.origin["language_dtype"])
+    return restored(saved, model)
+
+
+def restored(file: SceneFile, owner: VidLLM) -> Scene:
+    """The scene, its tensors on the model's device; ValueError where it came from another model."""
+    ours = origin_of(owner.model)
+    if ours["fingerprint"] != file.origin["fingerprint"]:
+        raise ValueError(f"{file.folder}: the scene came from {in_words(file.origin)}, and this model is another: "
+                         f"{in_words(ours)}; give that one, in the same dtypes")  # fmt: skip
+    try:
+        return _long(file, owner) if file.values["kind"] == "long scene" else _whole(file, owner)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file.folder / VALUES}: does not describe a scene ({type(error).__name__}: "
+                         f"{error}); save the scene again") from error  # fmt: skip
+
+
+def _whole(file: SceneFile, owner: VidLLM) -> Scene:
+    device = next(owner.model.parameters()).device
+    geometry, prefix = file.build(Geometry, "geometry", device), file.build(VisualPrefix, "prefix", device)
+    return Scene(owner.model, owner.processor, file.build(Frames, "frames"), geometry, prefix)
+
+
+def _long(file: SceneFile, owner: VidLLM) -> LongScene:
+    device = next(owner.model.parameters()).device
+    snapshot = replace(
+        file.build(Snapshot, "snapshot"),
+        scale=file.build(SceneScale, "snapshot.scale", device),
+        prefix=file.build(VisualPrefix, "snapshot.prefix", device),
+    )
+    record = Record(
+        SavedMaps(file.tensors) if "maps.depth" in file.tensors else None,
+        file.build(Frames, "first"), file.tensors["times"].tolist(), file.tensors["indices"].tolist(),
+        list(from_texts(file.values["values"]["names"])), [file.tensors["depths"].clone()],
+        PictureMotion(file.tensors["views"].tolist()),
+    )  # fmt: skip
+    return LongScene(owner.model, owner.processor, snapshot, record)

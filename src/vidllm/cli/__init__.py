@@ -13,32 +13,37 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidllm.cli.effects import check_options
-from vidllm.cli.parser import build_parser, join_values
 from vidllm.io.processes import Stopped, sigterm_raises
+
+if TYPE_CHECKING:
+    from vidllm.cli.options import Verb
 
 __all__ = ["main"]
 
 _MAX_MESSAGE = 600
-_HOME = {
-    "ask": "scenes",
-    "describe": "scenes",
-    "ground": "scenes",
-    "reconstruct": "scenes",
-    "demo": "scenes",
-    "info": "models",
-    "import": "importing",
-    "render": "worlds",
-    "export": "worlds",
-    "shards": "worlds",
-    "check": "data",
-    "pack": "data",
-    "score": "data",
-    "eval": "worlds",
-    "evaluate": "evaluating",
+#: Verb: module, its dataclass, one line of help. train and ablate take words of their own before their options.
+VERBS = {
+    "ask": ("scenes", "Ask", "answer questions about a video, one answer per line"),
+    "describe": ("scenes", "Describe", "describe the room, or the object at a point"),
+    "ground": ("scenes", "Ground", "find the objects that an expression means: boxes in metres"),
+    "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
+    "demo": ("scenes", "Demo", "run the bundled clip and print the errors against its ground truth"),
+    "info": ("models", "Info", "parameters of each part, without allocating any"),
+    "train": ("training", "train", "train a model or a baseline"),
+    "ablate": ("training", "ablate", "train and measure the paper's ablations"),
+    "import": ("models", "Import", "make a model from published checkpoints: files, folders or hub ids"),
+    "eval": ("evaluating", "Evaluate", "run a model on a benchmark, or score a file of predictions"),
+    "rooms render": ("rooms", "Render", "write rooms with ground truth as folders in the ScanNet layout"),
+    "rooms export": ("rooms", "Export", "write rooms as ScanNet and its language sets are distributed"),
+    "rooms shards": ("rooms", "Shards", "write training data; finished shards are kept"),
+    "rooms eval": ("rooms", "Evaluate", "evaluate a model and baselines on unseen rooms"),
+    "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
+    "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
+    "data score": ("data", "Score", "evaluate a model on your own data"),
 }
+GROUPS = ("rooms", "data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,16 +72,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
-    if argv[:1] == ["train"]:
-        import_module("vidllm.cli.training").train(argv[1:])
-        return
-    if argv[:1] == ["ablate"]:
-        import_module("vidllm.cli.ablating").ablate(argv[1:])
-        return
-    options = build_parser().parse_args(join_values(argv))
-    check_options(options, options.parser)
-    module = import_module(f"vidllm.cli.{_HOME[options.command]}")
-    getattr(module, "run_import" if options.command == "import" else options.command)(options)
+    if argv[:1] == ["--version"]:
+        from vidllm import __version__
+
+        print(f"vidllm {__version__}")
+    elif argv[:1] in (["-h"], ["--help"]):
+        print(_help("vidllm", VERBS))
+    elif argv[:1] in (["train"], ["ablate"]):
+        getattr(import_module("vidllm.cli.training"), argv[0])(argv[1:])
+    elif len(argv) > 1 and argv[0] in GROUPS and argv[1] in ("-h", "--help"):
+        print(_help(f"vidllm {argv[0]}", {name: told for name, told in VERBS.items() if name.startswith(argv[0])}))
+    else:
+        read_verb(argv).run()
+
+
+def read_verb(argv: list[str]) -> Verb:
+    """A verb with its options; ValueError of one line for a wrong one. Not for train and ablate."""
+    prog = f"vidllm {argv[0]}" if argv[:1] and argv[0] in GROUPS else "vidllm"
+    length = len(prog.split())
+    name = " ".join(argv[:length])
+    if len(argv) < length:
+        raise ValueError(f"the following arguments are required: VERB; see {prog} --help")
+    if name not in VERBS:
+        raise ValueError(f"invalid choice of a VERB: {argv[length - 1]!r}; see {prog} --help")
+    from vidllm.cli.options import parse
+
+    module, kind, _ = VERBS[name]
+    verb: Verb = parse(getattr(import_module(f"vidllm.cli.{module}"), kind), f"vidllm {name}", argv[length:])
+    return verb
+
+
+def _help(prog: str, verbs: dict[str, tuple[str, str, str]]) -> str:
+    lines = [f"usage: {prog} VERB [OPTIONS]", "", "An ordinary video in, metres and answers out.", "", "verbs:"]
+    lines += [f"  {name:14s}{told}" for name, (_, _, told) in verbs.items()]
+    return "\n".join([*lines, "", f"Options of a verb: {prog.split()[0]} VERB --help. Version: vidllm --version."])
 
 
 def explain(error: Exception) -> str:

@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
+from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Verb, Words
 
 if TYPE_CHECKING:
     from vidllm.datasets.check import Report
     from vidllm.datasets.jsonl_check import JsonlReport
 
 
-def check(options: argparse.Namespace) -> None:
-    """``vidllm data check ROOT`` or ``FILE.jsonl``"""
-    if options.root.endswith(".jsonl"):
-        _check_own(options)
-        return
-    from vidllm.datasets.check import check_root
-    from vidllm.evaluation.tasks import refusals
+@dataclass(frozen=True)
+class Check(Verb):
+    """List what is present, missing or damaged in ScanNet's sets or in your own data."""
 
-    report = check_root(options.root, quick=options.quick, tell=reading.progress("scenes"), further=refusals)
-    _print_report(report, options)
-    if report.broken:
-        raise ValueError(f"{options.root}: damaged files: {len(report.broken)}, named above; download them again")
-    if not report.usable:
-        raise ValueError(f"{options.root}: no data of ScanNet or its language sets found; see above for the sources")
-    if options.strict and report.differs:
-        names = ", ".join(row.what for row in report.differs)
-        raise ValueError(f"{options.root}: counts differ from the official ones: {names}")
+    root: Annotated[Positional[str], arg(metavar="ROOT")]
+    """the folder that holds scans/ and the annotation files; or your own FILE.jsonl"""
+    quick: Flag = False  # check that scenes and videos exist, without reading them
+    strict: Flag = False  # exit code 2 if a count differs from the official one, or if there are notes
+    json: Flag = False  # JSON on standard output
 
+    def run(self) -> None:
+        if self.root.endswith(".jsonl"):
+            self._check_own()
+            return
+        from vidllm.datasets.check import check_root
+        from vidllm.evaluation.tasks import refusals
 
-def _check_own(options: argparse.Namespace) -> None:
-    """``vidllm data check FILE.jsonl``"""
-    from vidllm.datasets.jsonl_check import check_jsonl
+        report = check_root(self.root, quick=self.quick, tell=reading.Progress("scenes"), further=refusals)
+        self._print(report)
+        if report.broken:
+            raise ValueError(f"{self.root}: damaged files: {len(report.broken)}, named above; download them again")
+        if not report.usable:
+            raise ValueError(f"{self.root}: no data of ScanNet or its language sets found; see above for the sources")
+        if self.strict and report.differs:
+            names = ", ".join(row.what for row in report.differs)
+            raise ValueError(f"{self.root}: counts differ from the official ones: {names}")
 
-    report = check_jsonl(options.root, quick=options.quick, tell=reading.progress("videos"))
-    if not options.quick:
-        _note_lengths(report)
-    _print_report(report, options)
-    if report.problems:
-        raise ValueError(f"{options.root}: problems: {len(report.problems)}, named above by line; correct them")
-    if options.strict and report.notes:
-        raise ValueError(f"{options.root}: notes: {len(report.notes)}, named above by line")
+    def _check_own(self) -> None:
+        from vidllm.datasets.jsonl_check import check_jsonl
+
+        report = check_jsonl(self.root, quick=self.quick, tell=reading.Progress("videos"))
+        if not self.quick:
+            _note_lengths(report)
+        self._print(report)
+        if report.problems:
+            raise ValueError(f"{self.root}: problems: {len(report.problems)}, named above by line; correct them")
+        if self.strict and report.notes:
+            raise ValueError(f"{self.root}: notes: {len(report.notes)}, named above by line")
+
+    def _print(self, report: Report | JsonlReport) -> None:
+        if self.json:
+            reading.print_json(report.to_json())
+        else:
+            print("\n".join(report.lines()))
 
 
 def _note_lengths(report: JsonlReport) -> None:
@@ -51,7 +66,7 @@ def _note_lengths(report: JsonlReport) -> None:
     from transformers import AutoTokenizer
 
     from vidllm.datasets.jsonl_check import Remark
-    from vidllm.scene import TINY
+    from vidllm.model.configuration import TINY
     from vidllm.training.finetune import FinetuneConfig
     from vidllm.training.texts import TextMaker, too_long
 
@@ -62,41 +77,49 @@ def _note_lengths(report: JsonlReport) -> None:
         report.notes.append(Remark(line, f"{report.path}: {text}"))
 
 
-def _print_report(report: Report | JsonlReport, options: argparse.Namespace) -> None:
-    if options.json:
-        reading.print_json(report.to_json())
-    else:
-        print("\n".join(report.lines()))
+@dataclass(frozen=True)
+class Score(Verb):
+    """Evaluate a model on your own data."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE.jsonl")]  # docs/fine_tuning.md has the format
+    json: Flag = False  # JSON on standard output
+    frames: Frames = None  # frames to sample (default: the model's)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+
+    def run(self) -> None:
+        from vidllm.datasets.jsonl import read_jsonl
+        from vidllm.evaluation.scene_metrics import score_examples
+
+        examples = read_jsonl(self.file)
+        model = self.compute.load()
+        rows = score_examples(model, examples, self.frames, reading.Progress("videos"))
+        if self.json:
+            name = self.compute.model
+            reading.print_json({"file": self.file, "model": name, "rows": [asdict(row) for row in rows]})
+            return
+        print(f"{'measure':32s}{'of':>6s}{'model':>8s}{'most frequent answer':>22s}")
+        for row in rows:
+            usual = "" if row.baseline is None else f"{row.baseline:22.3f}"
+            print(f"{row.measure:32s}{row.count:6d}{row.value:8.3f}{usual}")
 
 
-def score(options: argparse.Namespace) -> None:
-    """``vidllm data score FILE.jsonl``"""
-    count = reading.frames(options.frames)
-    from vidllm.datasets.jsonl import read_jsonl
-    from vidllm.evaluation.scene_metrics import score_examples
-    from vidllm.scene import load
+@dataclass(frozen=True)
+class Pack(Verb):
+    """Write scenes and their texts as training shards; packed scenes are kept."""
 
-    examples = read_jsonl(options.file)
-    model = load(options.model, options.device, options.dtype, refine=options.refine)
-    rows = score_examples(model, examples, count, reading.progress("videos"))
-    if options.json:
-        reading.print_json({"file": options.file, "model": options.model, "rows": [asdict(row) for row in rows]})
-        return
-    print(f"{'measure':32s}{'of':>6s}{'model':>8s}{'most frequent answer':>22s}")
-    for row in rows:
-        usual = "" if row.baseline is None else f"{row.baseline:22.3f}"
-        print(f"{row.measure:32s}{row.count:6d}{row.value:8.3f}{usual}")
+    root: Annotated[Positional[str], arg(metavar="ROOT")]  # the folder that holds scans/ and the annotation files
+    output: Output  # folder of the shards
+    frames: Count = 32  # frames per scene
+    shorter_side: int = 518  # pixels
+    scenes: Words = ()  # these alone; may be repeated
+    per_shard: int = 4  # scenes per shard
+    split: str = "train"  # split of the texts; scenes without any are left out
 
+    def run(self) -> None:
+        from vidllm.datasets.pack import PackSettings, pack
 
-def pack(options: argparse.Namespace) -> None:
-    """``vidllm data pack ROOT -o DIR``"""
-    count = reading.frames(options.frames) or 1
-    folder = reading.writable_folder(options.output)
-    from vidllm.datasets.pack import PackSettings
-    from vidllm.datasets.pack import pack as write
-
-    settings = PackSettings(count, options.shorter_side, split=options.split)
-    names = reading.words(options.scenes)
-    held = write(options.root, folder, settings, scenes=names or None, per_shard=options.per_shard,
-                 tell=reading.progress("scenes"))  # fmt: skip
-    print(f"{folder}: {held} scenes")
+        folder = reading.writable_folder(self.output)
+        settings = PackSettings(self.frames, self.shorter_side, split=self.split)
+        held = pack(self.root, folder, settings, scenes=reading.words(self.scenes) or None, per_shard=self.per_shard,
+                    tell=reading.Progress("scenes"))  # fmt: skip
+        print(f"{folder}: {held} scenes")

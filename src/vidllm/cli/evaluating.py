@@ -1,56 +1,166 @@
-"""``vidllm eval``: score a file of predictions under a named protocol, and say which numbers these are."""
+"""``vidllm eval``: run a model on a benchmark as it was downloaded, or score a file of predictions."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
+from vidllm.cli.options import (
+    NO_HINT,
+    ComputeOptions,
+    Effect,
+    File,
+    Flag,
+    Frames,
+    MaybeOutput,
+    Place,
+    Verb,
+    Words,
+    one_of,
+)
 from vidllm.evaluation.protocols import Protocol, protocols
 from vidllm.evaluation.results import flat
-from vidllm.io import files
+from vidllm.evaluation.scoring import ALL, OFFICIAL, PredictionFiles, chosen_protocols
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import numbered_lines
 
-__all__ = ["evaluate", "read_json", "score_files"]
-
-_DEFAULT = "official"
-_ALL = "all"
+TASKS = Literal["scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction"]
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """``vidllm eval TASK --predictions FILE --references FILE`` or ``--data ROOT -o OUT``; ``--protocol NAME``"""
-    if options.data:
-        _run_model(options)
-        return
-    if options.task == "reconstruction":
-        raise ValueError("reconstruction is evaluated on scans: give --data ROOT")
-    if not (options.predictions and options.references):
-        raise ValueError("give --predictions FILE and --references FILE, or --data ROOT to run a model")
-    chosen = _chosen(options.task, options.protocol)
-    out = reading.writable(options.per_item) if options.per_item else None
-    if out is not None and (len(chosen) > 1 or chosen[0].items is None):
-        raise ValueError(f"--per-item: give one protocol that has values per item; {_with_items(options.task)}")
-    given = _Files(options.predictions, options.references)
-    results = [given.result(options.task, entry) for entry in chosen]
-    tell_missing_meteor(options.task, [entry.name for entry in chosen])
-    if out is not None:
-        items = given.told(chosen[0].per_item)
-        with atomic_path(out) as temporary:
-            temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
-    if options.json:
-        reading.print_json(results[0] if options.protocol != _ALL else results)
-        return
-    for name, path in (("predictions", options.predictions), ("references", options.references)):
-        print(f"{name}: {path} (sha256 {_checksum(path)})")
-    for entry, result in zip(chosen, results, strict=True):
-        _print_table(entry, result["scores"])
+@dataclass(frozen=True)
+class FileOptions:
+    """Score a file of predictions."""
+
+    predictions: File = None  # a file to score, as submitted to the benchmark
+    references: File = None  # the benchmark's annotations, as distributed
+    per_item: File = None  # also write the scores of every item
 
 
-def tell_missing_meteor(task: str, names: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class RunOptions:
+    """Run a model."""
+
+    data: Place = None  # run the model on the data under this folder
+    output: MaybeOutput = None  # predictions and results; interrupted runs resume
+    split: str = "val"  # split of the annotations
+    scenes: Words = ()  # these alone; may be repeated
+    setting: Words = ()  # raw, proposals, oracle-geometry (default: all that are available)
+    proposals: Annotated[Literal["mask3d", "gt"] | None, one_of("mask3d", "gt"), NO_HINT] = None
+    """source of proposals (default: mask3d if present)"""
+    baselines: Words = ()  # 2d, language-only, most-frequent, mean-box, none (default: all of the task)
+    blind: Place = None  # folder of the language-only baseline (default: the shipped one)
+    frames: Frames = None  # frames to sample (default: the model's)
+
+
+def _has_language_only(options: Any) -> bool:
+    words = reading.words(options.baselines) or ("language-only",)
+    return options.task in ("scanqa", "sqa3d", "scan2cap") and "language-only" in words
+
+
+@dataclass(frozen=True)
+class Evaluate(Verb):
+    """Run a model on a benchmark, or score a file of predictions, with a named protocol."""
+
+    EFFECTS = (
+        Effect(("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "frames", "refine",
+                "no_refine", "device", "dtype"),
+               "not used for scoring files; they need --data ROOT, which runs a model", lambda o: bool(o.data)),
+        Effect(("predictions", "references", "per_item"),
+               "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
+        Effect(("setting", "proposals", "baselines", "blind", "protocol"),
+               "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
+        Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d")),
+        Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d or scan2cap", _has_language_only),
+    )  # fmt: skip
+
+    task: Annotated[Positional[TASKS], arg(metavar="TASK")]
+    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, reconstruction"""
+    protocol: str = OFFICIAL  # evaluation script to reproduce, or all
+    json: Flag = False  # JSON on standard output
+    files: FileOptions = field(default_factory=FileOptions)
+    running: RunOptions = field(default_factory=RunOptions)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.running.data:
+            if not self.running.output:
+                raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
+        elif self.task == "reconstruction":
+            raise ValueError("reconstruction is evaluated on scans: give --data ROOT")
+        elif not (self.files.predictions and self.files.references):
+            raise ValueError("give --predictions FILE and --references FILE, or --data ROOT to run a model")
+
+    def run(self) -> None:
+        if self.running.data:
+            self._run_model(Path(self.running.data))
+        else:
+            self._score_files()
+
+    def _score_files(self) -> None:
+        assert self.files.predictions is not None and self.files.references is not None
+        chosen = chosen_protocols(self.task, self.protocol)
+        out = reading.writable(self.files.per_item) if self.files.per_item else None
+        if out is not None and (len(chosen) > 1 or chosen[0].items is None):
+            raise ValueError(f"--per-item: give one protocol that has values per item; {_with_items(self.task)}")
+        given = PredictionFiles(self.files.predictions, self.files.references)
+        results = [given.result(self.task, entry) for entry in chosen]
+        _warn_of_missing_meteor(self.task, [entry.name for entry in chosen])
+        if out is not None:
+            items = given.scored(chosen[0].per_item)
+            with atomic_path(out) as temporary:
+                temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
+        if self.json:
+            reading.print_json(results[0] if self.protocol != ALL else results)
+            return
+        for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
+            print(f"{name}: {path} (sha256 {_checksum(path)})")
+        for entry, result in zip(chosen, results, strict=True):
+            _print_table(entry, result["scores"])
+
+    def _run_model(self, data: Path) -> None:
+        """Predict, gather and score; only the first of several processes prints."""
+        assert self.running.output is not None
+        is_reconstruction = self.task == "reconstruction"
+        names = () if is_reconstruction else tuple(p.name for p in chosen_protocols(self.task, self.protocol))
+        if not (Path(self.running.output) / "results.json").exists():
+            _warn_of_missing_meteor(self.task, names)
+        out = reading.writable_folder(self.running.output)
+        from vidllm.training.distributed import check_processes
+
+        check_processes()
+        from vidllm.evaluation.harness import Plan, evaluate, own_device
+        from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction
+        from vidllm.evaluation.results import lines_of
+        from vidllm.io.weight_files import model_of_run
+
+        model, given = self.compute.load(own_device(self.compute.device)), self.running
+        scenes, progress = reading.words(given.scenes), reading.Progress("scenes")
+        if is_reconstruction:
+            where = ReconstructionPlan(data, out, given.split, scenes, given.frames)
+            results = evaluate_reconstruction(where, model, self.compute.model, progress)
+        else:
+            baselines = reading.words(given.baselines) or None
+            blind = {"blind": model_of_run(given.blind)} if given.blind else {}
+            plan = Plan(
+                self.task, data, out, names, given.split, scenes, given.frames, reading.words(given.setting) or None,
+                given.proposals, () if baselines == ("none",) else baselines, **blind,
+            )  # fmt: skip
+            results = evaluate(plan, model, self.compute.model, progress)
+        if results is None:
+            return
+        if self.json:
+            reading.print_json(results)
+        else:
+            print("\n".join(lines_of(results)))
+
+
+def _warn_of_missing_meteor(task: str, names: Sequence[str]) -> None:
     """A line on standard error where a protocol reports METEOR and this machine cannot compute it."""
     from vidllm.evaluation.text_metrics.meteor import meteor_missing
 
@@ -59,90 +169,12 @@ def tell_missing_meteor(task: str, names: Sequence[str]) -> None:
         reading.note(f"vidllm: warning: {missing}")
 
 
-def _run_model(options: argparse.Namespace) -> None:
-    """``--data``: the protocols by name, then :mod:`vidllm.cli.benchmarks`."""
-    from vidllm.cli.benchmarks import run
-
-    names = [] if options.task == "reconstruction" else [p.name for p in _chosen(options.task, options.protocol)]
-    if not (options.output and (Path(options.output) / "results.json").exists()):
-        tell_missing_meteor(options.task, names)
-    run(options, names)
-
-
-def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = _DEFAULT) -> dict[str, Any]:
-    """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
-
-    Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
-    """
-    (entry,) = _chosen(task, protocol)
-    return _Files(predictions, references).result(task, entry)
-
-
-class _Files:
-    """A file of predictions and one of references, each read once for all protocols."""
-
-    def __init__(self, predictions: str | Path, references: str | Path) -> None:
-        self.names = f"(predictions {predictions}, references {references})"
-        self.references, self.predictions = read_json(references), read_json(predictions)
-
-    def result(self, task: str, entry: Protocol) -> dict[str, Any]:
-        """Task, protocol and scores."""
-        return {"task": task, "protocol": entry.name, "scores": self.told(entry.score)}
-
-    def told(self, score: Any) -> Any:
-        """Score, and let a complaint name the files."""
-        try:
-            return score(self.references, self.predictions)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-            text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
-            raise ValueError(f"{text} {self.names}") from error
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, or of a file with one JSON value a line, whatever the file is called.
-
-    Raises:
-        ValueError: it can be read as neither; the message names file and line.
-    """
-    first = next(numbered_lines(path), None)
-    if first is None:
-        raise ValueError(f"{path}: is empty; give a JSON file")
-    try:
-        value = files.read_json(path)
-    except ValueError:
-        if str(path).endswith(".jsonl") or _is_object(first[1]):
-            return [value for _, value in files.read_json_lines(path)]
-        raise
-    row = isinstance(value, dict) and not all(isinstance(inner, list) for inner in value.values())
-    return [value] if row and str(path).endswith(".jsonl") else value
-
-
-def _is_object(line: bytes) -> bool:
-    """Whether a first line is a JSON object by itself: then the file has one a line."""
-    try:
-        return isinstance(files.parse_json(line, ""), dict)
-    except ValueError:
-        return False
-
-
-def _chosen(task: str, name: str) -> list[Protocol]:
-    """The protocol of this name, or all; ``official`` is the first one of a task that has several official ones."""
-    table = protocols(task)
-    if name == _ALL:
-        return list(table.values())
-    if name == _DEFAULT and name not in table:
-        return [next(iter(table.values()))]
-    if name not in table:
-        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}, or {_ALL}")
-    return [table[name]]
-
-
 def _with_items(task: str) -> str:
     names = [name for name, entry in protocols(task).items() if entry.items is not None]
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _checksum(path: str | Path) -> str:
+def _checksum(path: str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 

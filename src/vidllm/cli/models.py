@@ -1,75 +1,116 @@
-"""The verb info, and a configuration from its options."""
+"""The verbs about models: info and import."""
 
 from __future__ import annotations
 
-import argparse
-import io
-from contextlib import redirect_stderr
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
+from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of
 
 if TYPE_CHECKING:
     from vidllm.model.huggingface import VidLLMConfig
 
-C = TypeVar("C")
+
+@dataclass(frozen=True)
+class Info(Verb):
+    """Parameters of each part, without allocating any."""
+
+    EFFECTS = (
+        Effect(("language_dtype",), "it needs --frames, and affects the memory", lambda o: o.frames is not None),
+    )
+
+    model: Annotated[Positional[str | None], arg(metavar="MODEL", help_behavior_hint="")] = None
+    """tiny, compact, paper or a model's folder (default: the shipped model)"""
+    json: Flag = False  # JSON on standard output
+    frames: Frames = None  # also operations and memory for a video of N frames
+    language_dtype: Annotated[str | None, one_of("int8", "int4"), NO_HINT] = None
+    """of the language model, for its memory"""
+
+    def run(self) -> None:
+        from vidllm.model.configuration import TINY
+        from vidllm.model.loading import load_config
+        from vidllm.model.presets import PRESETS, preset
+        from vidllm.profiling import parts, total
+
+        config = preset(self.model) if self.model in PRESETS else load_config(self.model or TINY)
+        rows = parts(config)
+        flops, memory = self._costs(config) if self.frames else ([], [])
+        if self.json:
+            table = [{"part": row.name, "form": row.form, "parameters": row.parameters} for row in rows]
+            more = {"flops": dict(flops), "bytes": dict(memory)} if self.frames else {}
+            name = self.model or "shipped"
+            reading.print_json({"model": name, "parts": table, "parameters": total(rows), **more})
+            return
+        for row in rows:
+            print(f"{row.name:27s}{row.parameters:>16,d}  {row.form}".rstrip())
+        print(f"{'total':27s}{total(rows):>16,d}  {2 * total(rows) / 2**30:.2f} GiB in bfloat16")
+        for part, count in flops:
+            print(f"{part:60s}{count / 1e9:14,.1f} GFLOP")
+        for purpose, count in memory:
+            print(f"{purpose:60s}{count / 1e9:14.2f} GB")
+
+    def _costs(self, config: VidLLMConfig) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """Operations by part and bytes by purpose for a video of 4 to 3, in bfloat16."""
+        from vidllm.profiling import costs, extent_of, memory
+
+        assert self.frames is not None
+        extent = extent_of(config, self.frames)
+        flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]
+        return flops, memory(config, extent, self.language_dtype or "bfloat16")
 
 
-def info(options: argparse.Namespace) -> None:
-    """``vidllm info [PRESET or FOLDER]``"""
-    from vidllm.model.loading import load_config
-    from vidllm.model.presets import PRESETS, preset
-    from vidllm.profiling import parts, total
-    from vidllm.scene import TINY
+@dataclass(frozen=True)
+class Import(Verb):
+    """Make a model from published checkpoints: files, folders or hub ids."""
 
-    name = options.model
-    config = preset(name) if name in PRESETS else load_config(TINY if name is None else name)
-    rows = parts(config)
-    costs = None if reading.frames(options.frames) is None else _costs_of(config, options)
-    if options.json:
-        table = [{"part": row.name, "form": row.form, "parameters": row.parameters} for row in rows]
-        more = {} if costs is None else {"flops": dict(costs[0]), "bytes": dict(costs[1])}
-        reading.print_json({"model": name or "shipped", "parts": table, "parameters": total(rows), **more})
-        return
-    for row in rows:
-        print(f"{row.name:27s}{row.parameters:>16,d}  {row.form}".rstrip())
-    print(f"{'total':27s}{total(rows):>16,d}  {2 * total(rows) / 2**30:.2f} GiB in bfloat16")
-    for part, flops in costs[0] if costs else ():
-        print(f"{part:60s}{flops / 1e9:14,.1f} GFLOP")
-    for purpose, count in costs[1] if costs else ():
-        print(f"{purpose:60s}{count / 1e9:14.2f} GB")
+    EFFECTS = (Effect(("every_key",), "--json lists every key anyway", lambda o: not o.json),)
 
+    preset: Literal["cascade", "paper", "compact", "tiny"]
+    """cascade (VGGT and LLaVA-3D as they are), or a Vid-LLM initialised from them"""
+    output: Annotated[Output, arg(metavar="M")]  # folder of the model; created if missing
+    vggt: Place = None  # VGGT-1B: encoder and geometry
+    llava_3d: Place = None  # LLaVA-3D-7B: language model, projector, position embedding
+    dinov2: Place = None  # DINOv2 with registers, in place of VGGT's encoder
+    lm: Place = None  # any Hugging Face causal language model, in place of LLaVA-3D's
+    clip: Place = None  # cascade: CLIP-L/14-336, where LLaVA-3D's folder lacks it
+    metric: Place = None
+    """cascade: a vidllm model whose metric depth gives the scale"""
+    metric_depth: Place = None
+    """cascade: a depth estimator of transformers in metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)"""
+    camera_height: Metres = None
+    """cascade: height of the camera over the floor in metres, if a video has no other known scale"""
+    shorter_side: Whole = None  # pixels of the frames (default: the preset's)
+    weights_dtype: Annotated[str | None, one_of("float32", "bfloat16", "float16"), NO_HINT] = None
+    """dtype of the weights that are written (default: as in the checkpoints)"""
+    every_key: Flag = False  # list every key in the report
+    json: Flag = False  # JSON on standard output
 
-def _costs_of(
-    config: VidLLMConfig, options: argparse.Namespace
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Operations by part and bytes by purpose for a video of 4 to 3, in bfloat16."""
-    from vidllm.profiling import costs, extent_of, memory
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shorter_side is not None and self.shorter_side < 14:
+            raise ValueError(f"--shorter-side: expected at least 14 pixels, received {self.shorter_side}")
+        if self.camera_height is not None and not self.camera_height > 0:
+            raise ValueError(f"--camera-height: expected a positive number of metres, received {self.camera_height}")
 
-    extent = extent_of(config, options.frames)
-    flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]
-    return flops, memory(config, extent, options.language_dtype or "bfloat16")
+    def run(self) -> None:
+        import torch
 
+        from vidllm.pretrained import Ingredients, import_model
 
-def options_of(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
-    """A configuration from its options (and other defaults than its own); ValueError of one line for a wrong one."""
-    import tyro
-
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return tyro.cli(kind, args=argv, prog=prog, default=kind() if default is None else default)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(f"{_first_sentence(told.getvalue())}; see {prog} --help") from None
-
-
-def _first_sentence(drawn: str) -> str:
-    """The message inside the frame that tyro draws, without its title and its advice."""
-    words = []
-    for line in drawn.splitlines()[1:]:
-        if "──" in line:
-            break
-        words.append(line.strip("│╭╮╰╯─ \t"))
-    return " ".join(" ".join(words).split()).rstrip(".") or "wrong options"
+        folder = reading.writable_folder(self.output)
+        given = Ingredients(
+            vggt=self.vggt, llava_3d=self.llava_3d, dinov2=self.dinov2, lm=self.lm, clip=self.clip,
+            metric=self.metric, metric_depth=self.metric_depth,
+            camera_height_m=self.camera_height, shorter_side=self.shorter_side,
+        )  # fmt: skip
+        dtype = None if self.weights_dtype is None else getattr(torch, self.weights_dtype)
+        report = import_model(self.preset, given, folder, dtype)
+        if self.json:
+            reading.print_json({"model": str(folder), **report.as_dict()})
+            for line in report.licence_lines():
+                reading.note(line)
+        else:
+            print("\n".join([*report.lines(self.every_key), f"wrote     {folder}"]))

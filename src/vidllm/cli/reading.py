@@ -7,15 +7,39 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidllm.io.atomic import clear_leftovers_of
 
 if TYPE_CHECKING:
-    from vidllm.io.cameras.given import GivenCameras
-    from vidllm.model.priors import KnownLength, KnownScale
+    from vidllm.model.priors import KnownLength
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
+    """A number."""
+    return _number(text, float, "a number")
+
+
+def _number(text: str, kind: Callable[[str], Any], name: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"expected {name}, received {text!r}") from None
+
+
+def frames(text: str) -> int:
+    """A number of frames, at least one."""
+    count = whole(text)
+    if count < 1:
+        raise ValueError(f"expected at least 1, received {count}")
+    return count
 
 
 def point(text: str) -> tuple[float, float, float]:
@@ -23,9 +47,9 @@ def point(text: str) -> tuple[float, float, float]:
     try:
         x, y, z = (float(word) for word in text.split(","))
     except ValueError:
-        raise ValueError(f"--at: expected three numbers X,Y,Z in metres, received {text!r}") from None
+        raise ValueError(f"expected three numbers X,Y,Z in metres, received {text!r}") from None
     if not all(math.isfinite(v) for v in (x, y, z)):
-        raise ValueError(f"--at: expected finite numbers, received {text!r}")
+        raise ValueError(f"expected finite numbers, received {text!r}")
     return x, y, z
 
 
@@ -33,10 +57,10 @@ def seeds(text: str) -> range:
     """``A:B`` as the seeds A to B - 1; a single number is one seed."""
     first, _, last = text.partition(":")
     if not (first.isdecimal() and (last.isdecimal() or (not last and ":" not in text))):
-        raise ValueError(f"--seeds: expected A:B with whole numbers, received {text!r}")
+        raise ValueError(f"expected A:B with whole numbers, received {text!r}")
     span = range(int(first), int(last) if last else int(first) + 1)
     if not span:
-        raise ValueError(f"--seeds: {text} has no seed; expected A:B with A below B")
+        raise ValueError(f"{text} has no seed; expected A:B with A below B")
     return span
 
 
@@ -44,41 +68,19 @@ def size(text: str) -> tuple[int, int]:
     """``HxW`` as even pixels (height, width)."""
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()) or min(int(height), int(width)) < 2:
-        raise ValueError(f"--size: expected HxW in pixels, received {text!r}")
+        raise ValueError(f"expected HxW in pixels, received {text!r}")
     if int(height) % 2 or int(width) % 2:
-        raise ValueError(f"--size: expected even sides (video has colour at half resolution), received {text!r}")
+        raise ValueError(f"expected even sides (video has colour at half resolution), received {text!r}")
     return int(height), int(width)
 
 
-def frames(count: int | None) -> int | None:
-    """A number of frames, at least one, or None for the model's own."""
-    if count is not None and count < 1:
-        raise ValueError(f"--frames: expected at least 1, received {count}")
-    return count
-
-
-def known_scale(scale: float | None, camera_height: float | None, length: str | None) -> KnownScale | None:
-    """``--scale``, ``--camera-height``, ``--known-length``: None without any, ValueError with several or wrong ones."""
-    from vidllm.model.priors import KnownScale
-
-    if scale is None and camera_height is None and length is None:
-        return None
-    return KnownScale(scale, camera_height, None if length is None else known_length(length))
-
-
-def known_cameras(
-    intrinsics: str | None, poses: str | None, scale: str | None, one_lens: bool | None = None
-) -> GivenCameras | None:
-    """``--intrinsics``, ``--poses``, ``--poses-scale``, ``--one-lens``: None without any, ValueError for wrong ones."""
-    if scale is not None and poses is None:
-        raise ValueError("--poses-scale is the unit of the poses; it needs --poses")
-    if one_lens is not None and intrinsics is not None:
-        raise ValueError("--one-lens has no effect beside --intrinsics; leave one of them out")
-    if intrinsics is None and poses is None and one_lens is None:
-        return None
-    from vidllm.io.cameras.given import read_cameras
-
-    return read_cameras(intrinsics, poses, None if scale is None else scale == "metric", one_lens)
+def as_word(value: Any) -> str:
+    """A value that was read, as the word that gives it."""
+    if isinstance(value, range):
+        return f"{value.start}:{value.stop}"
+    if isinstance(value, tuple):
+        return ("x" if isinstance(value[0], int) else ",").join(map(str, value))
+    return str(value)
 
 
 def known_length(text: str) -> KnownLength:
@@ -94,29 +96,9 @@ def known_length(text: str) -> KnownLength:
         raise ValueError(f"--known-length: expected FRAME:U,V:U,V=METRES, received {text!r}") from None
 
 
-def source(path: str) -> None:
-    """ValueError when there is no such file or folder, before a model is loaded for it."""
-    from vidllm.io.files import check_source
-
-    check_source(path)
-
-
-def is_saved_scene(path: str) -> bool:
-    """Whether a folder in place of a video holds a saved scene, whole or damaged (what ``--format scene`` writes)."""
-    if not Path(path).expanduser().is_dir():
-        return False
-    from vidllm import scene_file
-
-    return scene_file.is_saved_scene(path)
-
-
-def formats(text: str, known: tuple[str, ...]) -> list[str]:
-    """Comma-separated export formats, each once."""
-    names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(f"--format: unknown format {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
-    return names
+def words(given: Sequence[str]) -> tuple[str, ...]:
+    """Comma-separated words of an option that may be repeated, each once."""
+    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
 
 
 def writable(path: str) -> Path:
@@ -164,36 +146,18 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end."""
+    """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end; begins when made."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int = 0) -> None:
         self.what, self.total = what, total
         self.begin = self.told = time.monotonic()
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, total: int | None = None) -> None:
         """Tell how much is done."""
-        now = time.monotonic()
-        if done < self.total and now - self.told < 5:
+        now, total = time.monotonic(), self.total if total is None else total
+        if done < total and now - self.told < 5:
             return
         self.told = now
-        left = (now - self.begin) / max(done, 1) * (self.total - done)
+        left = (now - self.begin) / max(done, 1) * (total - done)
         shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-        note(f"{self.what} {done}/{self.total}, {shown} left")
-
-
-def progress(what: str) -> Callable[[int, int], None]:
-    """A progress line that hears (done, total); its time begins at the call of this function."""
-    line = Progress(what, 0)
-
-    def tell(done: int, total: int) -> None:
-        line.total = total
-        line(done)
-
-    return tell
-
-
-def words(given: list[str] | None) -> tuple[str, ...] | None:
-    """Comma-separated words of an option that may be repeated; None where it was not given."""
-    if given is None:
-        return None
-    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
+        note(f"{self.what} {done}/{total}, {shown} left")

@@ -2,65 +2,228 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
 
 from vidllm.cli import reading
-from vidllm.cli.parser import FORMATS
+from vidllm.cli.options import (
+    NO_HINT,
+    ComputeOptions,
+    Flag,
+    Frames,
+    KnownCameraOptions,
+    KnownScaleOptions,
+    MaybeOutput,
+    MemoryOptions,
+    Output,
+    Text,
+    Verb,
+    WindowOptions,
+    read_by,
+    spelled,
+)
 from vidllm.model.prompts import check_question
 
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
+FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "scene")
 IN_SCENE = {"frame": "scene", "units": "m"}
-OF_VIDEOS = ("frames", "refine", "scale", "camera_height", "known_length", "intrinsics", "poses", "poses_scale",
-             "window", "overlap")  # fmt: skip
 
 
-def ask(options: argparse.Namespace) -> None:
-    """``vidllm ask VIDEO QUESTION...``"""
-    for question in options.questions:
-        check_question(question)
-    if options.situation is not None:
-        check_question(options.situation, what="situation")
-    scene = _scene(options)
-    told = {} if options.situation is None else {"situation": options.situation}
-    said = [{"question": q, **told, "answer": scene.ask(q, options.situation), **IN_SCENE} for q in options.questions]
-    if options.json:
-        reading.print_json(said if len(said) > 1 else said[0])
-    else:
-        print("\n".join(str(item["answer"]) for item in said))
+def read_formats(text: str) -> tuple[str, ...]:
+    """Comma-separated export formats, each once."""
+    names = reading.words([text])
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise ValueError(f"unknown format {', '.join(unknown) or repr(text)}; choose from {', '.join(FORMATS)}")
+    return names
 
 
-def describe(options: argparse.Namespace) -> None:
-    """``vidllm describe VIDEO [--at X,Y,Z]``"""
-    at = None if options.at is None else reading.point(options.at)
-    text = _scene(options).describe(at)
-    if options.json:
-        reading.print_json({"at": at, "description": text, **IN_SCENE})
-    else:
-        print(text)
+@dataclass(frozen=True)
+class WithModel(Verb):
+    """A verb that runs a model."""
+
+    json: Flag = field(default=False, kw_only=True)  # JSON on standard output
+    compute: ComputeOptions = field(default_factory=ComputeOptions, kw_only=True)
+    memory: MemoryOptions = field(default_factory=MemoryOptions, kw_only=True)
+
+    def model(self, default: Path | None = None) -> VidLLM:
+        """The model that is named, else ``default``, else the shipped one."""
+        from vidllm.scene import load
+
+        where, memory = self.compute, self.memory
+        place = default if where.model is None else where.model
+        return load(place, where.device, where.dtype, memory.language_dtype, memory.offload, where.refined)
 
 
-def ground(options: argparse.Namespace) -> None:
-    """``vidllm ground VIDEO EXPRESSION [-o PICTURE]``"""
-    from vidllm.export.pictures import check_picture_name, write_frames_picture
+@dataclass(frozen=True)
+class OfVideo(WithModel):
+    """A verb that reconstructs a video, or reads a saved scene."""
 
-    check_question(options.expression, what="expression")
-    if options.output:
-        check_picture_name(reading.writable(options.output))
-    scene = _scene(options)
-    _tell_doubts(scene)
-    boxes = scene.ground(options.expression)
-    if options.output:
-        write_frames_picture(options.output, scene.data, [box.as_dict() for box in boxes])
-    if options.json:
-        reading.print_json({"expression": options.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
-    else:
-        print("\n".join(box_lines(boxes)) or f"no such object: {options.expression}")
+    video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
+    frames: Frames = field(default=None, kw_only=True)  # frames to sample (default: the model's)
+    known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
+    known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
+    windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
+
+    def scene(self) -> Scene:
+        """The scene; a video that is not there is told before a model is loaded for it."""
+        from vidllm.io.files import check_source
+
+        check_source(self.video)
+        if Path(self.video).expanduser().is_dir():
+            from vidllm.scene_file import is_saved_scene
+
+            if is_saved_scene(self.video):
+                return self._saved()
+        known, cameras = self.known_scale.known(), self.known_cameras.known()
+        model = self.model()
+        line = reading.Progress("frames", self.frames or model.processor.image_processor.num_frames)
+        window, overlap = self.windows.window, self.windows.overlap
+        return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras)
+
+    def _saved(self) -> Scene:
+        """A saved scene; ValueError for options that can change nothing in it."""
+        from vidllm.scene import restored
+        from vidllm.scene_file import SceneFile
+
+        given = {"frames": self.frames, "refine": self.compute.refine or self.compute.no_refine}
+        for group in (self.known_scale, self.known_cameras, self.windows):
+            given |= {f.name: getattr(group, f.name) for f in fields(group)}
+        idle = [spelled(name) for name, value in given.items() if value not in (None, False)]
+        if idle:
+            raise ValueError(f"{self.video} is a saved scene, without effect on it: {', '.join(idle)}; "
+                             "give the video to reconstruct it again")  # fmt: skip
+        saved = SceneFile.read(self.video)
+        return restored(saved, self.model(saved.place() if self.compute.model is None else None))
+
+
+@dataclass(frozen=True)
+class Ask(OfVideo):
+    """Answer questions about a video, one answer per line."""
+
+    questions: Annotated[Positional[tuple[str, ...]], arg(metavar="QUESTION...", help_behavior_hint="(required)")]
+    """one or several; the video is encoded once"""
+    situation: Text = None
+    """your position and viewing direction, e.g. 'I am sitting on the sofa.'"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.questions:
+            raise ValueError("a question is missing; see vidllm ask --help")
+        for question in self.questions:
+            check_question(question)
+        if self.situation is not None:
+            check_question(self.situation, what="situation")
+
+    def run(self) -> None:
+        scene = self.scene()
+        told = {} if self.situation is None else {"situation": self.situation}
+        said = [{"question": q, **told, "answer": scene.ask(q, self.situation), **IN_SCENE} for q in self.questions]
+        if self.json:
+            reading.print_json(said if len(said) > 1 else said[0])
+        else:
+            print("\n".join(str(item["answer"]) for item in said))
+
+
+@dataclass(frozen=True)
+class Describe(OfVideo):
+    """Describe the room, or the object at a point."""
+
+    at: Annotated[tuple[float, float, float] | None, read_by(reading.point, "X,Y,Z"), NO_HINT] = None
+    """a point of the scene frame in metres"""
+
+    def run(self) -> None:
+        text = self.scene().describe(self.at)
+        if self.json:
+            reading.print_json({"at": self.at, "description": text, **IN_SCENE})
+        else:
+            print(text)
+
+
+@dataclass(frozen=True)
+class Ground(OfVideo):
+    """Find the objects that an expression means: boxes in metres."""
+
+    expression: Annotated[Positional[str], arg(metavar="EXPRESSION")]  # e.g. 'the chair right of the sofa'
+    output: Annotated[MaybeOutput, arg(metavar="PICTURE")] = None  # write a picture of the frames with the boxes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_question(self.expression, what="expression")
+
+    def run(self) -> None:
+        from vidllm.export.pictures import check_picture_name, write_frames_picture
+
+        if self.output:
+            check_picture_name(reading.writable(self.output))
+        scene = self.scene()
+        note_warnings(scene)
+        boxes = scene.ground(self.expression)
+        if self.output:
+            write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
+        if self.json:
+            reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
+        else:
+            print("\n".join(box_lines(boxes)) or f"no such object: {self.expression}")
+
+
+@dataclass(frozen=True)
+class Reconstruct(OfVideo):
+    """Write cameras, depth and points in metres."""
+
+    output: Output  # folder; created if missing
+    format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, scene; scene: a saved scene, to be asked
+    later in place of the video"""
+    ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
+    """also find this and draw its boxes in the overview; may be repeated"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for expression in self.ground:
+            check_question(expression, what="expression")
+
+    def run(self) -> None:
+        folder = reading.writable_folder(self.output)
+        scene = self.scene()
+        note_warnings(scene)
+        found = [(e, scene.ground(e)) for e in self.ground]
+        files = scene.save(folder, self.format, [box for _, boxes in found for box in boxes])
+        summary = {"video": self.video, **scene.summary(), "files": [str(f) for f in files]}
+        if self.ground:
+            summary["ground"] = [{"expression": e, "boxes": [b.as_dict() for b in boxes]} for e, boxes in found]
+        if self.json:
+            reading.print_json(summary)
+        else:
+            print("\n".join(_summary_lines(summary, found)))
+
+
+@dataclass(frozen=True)
+class Demo(WithModel):
+    """Run the bundled clip and print the errors against its ground truth."""
+
+    output: MaybeOutput = None  # also write the reconstruction to this folder
+
+    def run(self) -> None:
+        from vidllm.evaluation import demo as bundled
+
+        folder = None if self.output is None else reading.writable_folder(self.output)
+        truth = bundled.load_truth()
+        scene = self.model().reconstruct(bundled.CLIP, len(truth.depth_m))
+        report = bundled.report(scene, truth)
+        if folder is not None:
+            report["files"] = [str(f) for f in scene.save(folder, boxes=bundled.found_boxes(scene, truth))]
+        if self.json:
+            reading.print_json(report)
+        else:
+            print("\n".join(bundled.lines(report)))
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:
@@ -74,25 +237,6 @@ def box_lines(boxes: Sequence[Box]) -> list[str]:
 
 def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"
-
-
-def reconstruct(options: argparse.Namespace) -> None:
-    """``vidllm reconstruct VIDEO -o OUT``"""
-    names = reading.formats(options.format, FORMATS)
-    for expression in options.ground:
-        check_question(expression, what="expression")
-    folder = reading.writable_folder(options.output)
-    scene = _scene(options)
-    _tell_doubts(scene)
-    found = [(e, scene.ground(e)) for e in options.ground]
-    files = scene.save(folder, names, [box for _, boxes in found for box in boxes])
-    summary = {"video": options.video, **scene.summary(), "files": [str(f) for f in files]}
-    if options.ground:
-        summary["ground"] = [{"expression": e, "boxes": [b.as_dict() for b in boxes]} for e, boxes in found]
-    if options.json:
-        reading.print_json(summary)
-    else:
-        print("\n".join(_summary_lines(summary, found)))
 
 
 def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) -> list[str]:
@@ -111,55 +255,7 @@ def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) 
     return lines + [f"wrote         {file}" for file in summary["files"]]
 
 
-def demo(options: argparse.Namespace) -> None:
-    """``vidllm demo [-o OUT]``"""
-    from vidllm.evaluation import demo as bundled
-
-    folder = None if options.output is None else reading.writable_folder(options.output)
-    truth = bundled.load_truth()
-    scene = _model(options).reconstruct(bundled.CLIP, len(truth.depth_m))
-    report = bundled.report(scene, truth)
-    if folder is not None:
-        report["files"] = [str(f) for f in scene.save(folder, boxes=bundled.found_boxes(scene, truth))]
-    if options.json:
-        reading.print_json(report)
-    else:
-        print("\n".join(bundled.lines(report)))
-
-
-def _model(options: argparse.Namespace, default: Path | None = None) -> VidLLM:
-    from vidllm.scene import load
-
-    place = default if options.model is None else options.model
-    return load(place, options.device, options.dtype, options.language_dtype, options.offload, options.refine)
-
-
-def _scene(options: argparse.Namespace) -> Scene:
-    """The reconstructed video, or the saved scene; a missing one is told before a model is loaded for it."""
-    count = reading.frames(options.frames)
-    reading.source(options.video)
-    if reading.is_saved_scene(options.video):
-        return _saved(options)
-    known = reading.known_scale(options.scale, options.camera_height, options.known_length)
-    cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale, options.one_lens)
-    model = _model(options)
-    line = reading.Progress("frames", count or model.processor.image_processor.num_frames)
-    return model.reconstruct(options.video, count, known, options.window, options.overlap, line, cameras)
-
-
-def _saved(options: argparse.Namespace) -> Scene:
-    """A saved scene; ValueError for options that can change nothing in it."""
-    from vidllm.scene import restored
-    from vidllm.scene_file import SceneFile
-
-    given = [f"--{name.replace('_', '-')}" for name in OF_VIDEOS if getattr(options, name) is not None]
-    if given:
-        raise ValueError(f"{options.video} is a saved scene, without effect on it: {', '.join(given)}; "
-                         "give the video to reconstruct it again")  # fmt: skip
-    saved = SceneFile.read(options.video)
-    return restored(saved, _model(options, saved.place() if options.model is None else None))
-
-
-def _tell_doubts(scene: Scene) -> None:
-    for doubt in scene.scale.warnings:
-        reading.note(f"vidllm: warning: {doubt}")
+def note_warnings(scene: Scene) -> None:
+    """What makes the scale doubtful, on standard error."""
+    for warning in scene.scale.warnings:
+        reading.note(f"vidllm: warning: {warning}")

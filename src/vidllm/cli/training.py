@@ -1,7 +1,9 @@
-"""The verb train: a stage with its options, a dry run of it, or the curves of what was trained."""
+"""The verbs train and ablate: a stage or a table with its options, a dry run of it, or the curves of a run."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
@@ -9,11 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.effects import idle_options
-from vidllm.cli.models import options_of
+from vidllm.cli.options import Effect, Verb, Whole, flat, idle, parse, read_by
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 
@@ -31,12 +32,103 @@ plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
+ABLATE_HELP = """usage: vidllm ablate main|adapter|metric|stages|scale --data SHARDS --out FOLDER [--OPTION VALUE ...]
+
+main      baseline, + adapter, + metric depth, + two-stage distillation
+adapter   no adapter, concat self-attention, cross-attention, bridge of 4, 8, 16, 32 tokens
+metric    without metric depth, without alignment, full
+stages    one stage, two without L_sc, two; with convergence curves
+scale     scale estimators of one model (no training)
+
+The same command resumes a stopped ablation.
+Every field of the configuration is an option: vidllm ablate main --help."""
+
+
+def _speaks(config: Any) -> bool:
+    return config.language_start < config.steps and config.language_share > 0
+
+
+def _has_windows(config: Any) -> bool:
+    return config.language_start > 0 or config.language_share < 1
+
+
+def _has_geometry(config: Any) -> bool:
+    return _has_windows(config) or config.language_only_share < 1
+
+
+def _several_processes(_: Any) -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+_GEOMETRY = (
+    "camera_weight", "rotation_weight", "translation_weight", "fov_weight", "depth_weight", "point_weight",
+    "metric_weight", "gravity_weight", "correspondence_weight", "guide_weight", "patch_point_weight", "semantic_weight",
+    "naming_weight", "vision_scale",
+)  # fmt: skip
+_LANGUAGE = (
+    "clip_images", "dense_frames", "language_only_share", "true_geometry_until", "questions", "references", "captions",
+    "plain", "places", "max_text_tokens", "text_weight", "box_weight", "word_weight", "resemble_weight", "place_weight",
+)  # fmt: skip
+
+#: Of the configurations, by class: a run warns of an option without an effect.
+TRAINING: dict[str, tuple[Effect, ...]] = {
+    "RunConfig": (
+        Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
+        Effect(("parallel",), "several processes (torchrun)", _several_processes),
+    ),
+    "TrainConfig": (
+        Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m"),
+               "fresh weights, without --init-from", lambda c: not c.init_from),
+        Effect(("bridge_tokens",), "--adapter bridge", lambda c: c.adapter in (None, "bridge")),
+        Effect(("unit_m",), "--no-metric-depth or --no-scale-alignment",
+               lambda c: not (c.metric_depth and c.scale_alignment)),
+        Effect(("lora_alpha",), "--lora-rank above 0", lambda c: c.lora_rank > 0),
+        Effect(("window_scenes", "window_frames", "window_dense_frames", "spread_share", "vary_share"),
+               "steps of geometry: --language-start above 0 or --language-share below 1", _has_windows),
+        Effect(("clip_frames",), "steps with whole clips: --language-start below --steps, or --spread-share",
+               lambda c: _speaks(c) or c.spread_share > 0),
+        Effect(("language_share",), "--language-start below --steps", lambda c: c.language_start < c.steps),
+        Effect(_LANGUAGE, "steps of language: --language-start below --steps", _speaks),
+        Effect(("named_share",), "--language-only-share above 0", lambda c: c.language_only_share > 0),
+        Effect(_GEOMETRY, "steps of geometry: --language-only-share below 1, or --language-start above 0",
+               _has_geometry),
+        Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
+        Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
+               "--reconstruction ours", lambda c: c.reconstruction == "ours"),
+        Effect(("guide_layers",), "--guide-weight above 0", lambda c: c.guide_weight > 0),
+        Effect(("bearing_weight",), "--patch-point-weight above 0", lambda c: c.patch_point_weight > 0),
+        Effect(("resemble_weight", "place_weight"), "--word-weight above 0", lambda c: c.word_weight > 0),
+    ),
+    "Stage1Config": (
+        Effect(("structure",), "--structure-weight above 0", lambda c: c.structure_weight > 0),
+    ),
+    "FinetuneConfig": (
+        Effect(("lora_rank", "lora_alpha"), "--lora", lambda c: c.lora),
+    ),
+    "LanguageTeacherConfig": (
+        Effect(("clip_images", "clip_frames", "questions", "references", "captions", "tune_tower"),
+               "instruction tuning: --contrastive-steps below --steps", lambda c: c.contrastive_steps < c.steps),
+        Effect(("shards_a_step", "scenes_a_shard"), "contrast: --contrastive-steps above 0",
+               lambda c: c.contrastive_steps > 0),
+    ),
+    "AblationConfig": (
+        Effect(("model",), "the table scale", lambda c: not c.trained),
+        Effect(("data", "steps", "stage1_steps", "language_steps", "init_from", "language_from", "blind",
+                "teacher_geometry", "teacher_language", "teacher_steps", "jobs", "joint", "distil"),
+               "tables whose rows are trained", lambda c: c.trained),
+        Effect(("stage1_steps", "teacher_geometry", "teacher_language", "teacher_steps", "distil"),
+               "tables with rows of two stages", lambda c: c.two_stages),
+        Effect(("teacher_steps",), "a teacher trained here: without --teacher-geometry or "
+               "--teacher-language", lambda c: not (c.teacher_geometry and c.teacher_language)),
+    ),
+}  # fmt: skip
+
 STAGES = ("stage2", "joint", "stage1", "finetune", "blind", "teacher", "plot")
 DRY_STAGES = ("stage1", "stage2", "joint", "teacher geometry", "teacher language")
 
 
 @dataclass(frozen=True)
-class Dry:
+class DryRun:
     """Look, count and time in place of training."""
 
     dry_run: bool = False  # check data, weights and disk, count memory and time real steps, without training
@@ -45,12 +137,27 @@ class Dry:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Verb):
     """Draw the curves of training runs, one over another."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()  # folders of runs, or their log.jsonl
-    output: Annotated[str | None, tyro.conf.arg(aliases=("-o",))] = None  # FILE.png; none: curves.png in the first run
-    smooth: int | None = None  # lines of the log to average for a point; 1: none
+    runs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")
+    ]  # folder of a run, or its log.jsonl
+    output: Annotated[str | None, read_by(str, "FILE.png"), arg(aliases=("-o",), help_behavior_hint="")] = None
+    """(default: curves.png in the first run)"""
+    smooth: Whole = None  # lines of the log to average for a point; 1: none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.runs:
+            raise ValueError("RUN is missing; see vidllm train plot --help")
+
+    def run(self) -> None:
+        if self.output:
+            reading.writable(self.output)
+        from vidllm.training.plot import plot_runs
+
+        print(plot_runs(list(self.runs), self.output, self.smooth))
 
 
 def train(argv: list[str]) -> None:
@@ -60,14 +167,11 @@ def train(argv: list[str]) -> None:
         return
     stage, rest = split_stage(argv)
     if stage == "plot":
-        _plot(plot_options(rest))
+        parse(Plot, "vidllm train plot", rest).run()
         return
     config, run, dry = configuration(stage, rest)
-    from vidllm.training.config import flat
-
     usual = configuration(stage, preset_options(rest))[0]
-    but = ("parallel",) if dry.dry_run else ()
-    for line in idle_options(type(config), flat(config), flat(usual), but):
+    for line in idle_lines(config, usual, but=("--parallel",) if dry.dry_run else ()):
         reading.note(f"vidllm: warning: {line}")
     if dry.dry_run:
         _dry_run(config, dry)
@@ -90,21 +194,21 @@ def split_stage(argv: list[str]) -> tuple[str, list[str]]:
     return f"teacher {kind}", rest[1:]
 
 
-def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path], Dry]:
+def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path], DryRun]:
     """The configuration of a stage from its options, what runs it, and whether it is a dry run.
 
     ``--preset`` also chooses the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
     """
     usual, run = _stage(stage, preset_options(argv))
     kind: Any = type(usual)
-    parts: list[Any] = [("config", Annotated[kind, tyro.conf.arg(name="")], field(default=usual))]
+    parts: list[Any] = [("config", Annotated[kind, arg(name="")], field(default=usual))]
     if stage in DRY_STAGES:
-        parts.append(("dry", Annotated[Dry, tyro.conf.arg(name="")], field(default=Dry())))
+        parts.append(("dry", Annotated[DryRun, arg(name="")], field(default=DryRun())))
     elif "--dry-run" in argv:
         raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
-    read: Any = options_of(make_dataclass("Options", parts, frozen=True), f"vidllm train {stage}", argv)
-    dry = read.dry if stage in DRY_STAGES else Dry()
-    if not dry.dry_run and dry != Dry():
+    read: Any = parse(make_dataclass("Options", parts, frozen=True), f"vidllm train {stage}", argv)
+    dry = read.dry if stage in DRY_STAGES else DryRun()
+    if not dry.dry_run and dry != DryRun():
         raise ValueError("--gpus and --json are options of --dry-run; give it too")
     return read.config, run, dry
 
@@ -145,7 +249,21 @@ def _stage(stage: str, preset_option: list[str]) -> tuple[Any, Callable[[Any], P
     return LanguageTeacherConfig(), train_language_teacher
 
 
-def _dry_run(config: Any, options: Dry) -> None:
+def idle_lines(config: Any, usual: Any, but: tuple[str, ...] = (), **known: Any) -> list[str]:
+    """A line for every kind of option of a configuration that has no effect; ``usual`` has the defaults.
+
+    ``known`` is what predicates need beside the configuration; options in ``but`` are not looked at.
+    """
+    effects = tuple(e for kind in reversed(type(config).__mro__) for e in TRAINING.get(kind.__name__, ()))
+    lines = []
+    for names, effect in idle(effects, config, flat(usual), **known):
+        if told := [name for name in names if name not in but]:
+            needs = "it needs" if len(told) == 1 else "they need"
+            lines.append(f"{', '.join(told)}: no effect here; {needs} {effect.where}")
+    return lines
+
+
+def _dry_run(config: Any, options: DryRun) -> None:
     from vidllm.training.preflight import dry_run
     from vidllm_rooms.language.template_questions import template_questions
 
@@ -159,17 +277,30 @@ def _dry_run(config: Any, options: Dry) -> None:
         raise ValueError(f"not ready: {names}; see the lines above" if not options.json else f"not ready: {names}")
 
 
-def plot_options(argv: list[str]) -> Plot:
-    """The options of ``vidllm train plot``."""
-    options = options_of(Plot, "vidllm train plot", argv)
-    if not options.runs:
-        raise ValueError("give at least one run's folder; see vidllm train plot --help")
-    return options
+def ablate(argv: list[str]) -> None:
+    """``vidllm ablate TABLE ...``: train and measure its rows; the table on standard output and below --out."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(ABLATE_HELP)
+        return
+    from vidllm.experiments.rows import AblationConfig, table_named
 
+    table = table_named(argv[0])
+    config = parse(AblationConfig, f"vidllm ablate {table.name}", argv[1:])
+    two_stages = any(row.stage1 is not None for row in table.rows)
+    for line in idle_lines(config, AblationConfig(), trained=table.trained, two_stages=two_stages):
+        reading.note(f"vidllm: warning: {line}")
+    try:
+        seeds = reading.seeds(config.eval_seeds)
+    except ValueError as error:
+        raise ValueError(f"--eval-seeds: {error}") from None
+    out = reading.writable_folder(config.out)
+    from vidllm.experiments.measuring import Rooms
+    from vidllm.experiments.runs import ablate as run
+    from vidllm.experiments.runs import publish
+    from vidllm_rooms.evaluation import evaluate, remembered_clip, remembered_room
+    from vidllm_rooms.language.template_questions import template_questions
 
-def _plot(options: Plot) -> None:
-    if options.output:
-        reading.writable(options.output)
-    from vidllm.training.plot import plot_runs
-
-    print(plot_runs(options.runs, options.output, options.smooth))
+    rooms = Rooms(remembered_clip, partial(evaluate, render=remembered_room), template_questions)
+    results = run(table, config, seeds, rooms, reading.note)
+    command = f"vidllm ablate {shlex.join(argv)}"
+    print("\n".join(publish(table, config, results, Path(out), command)))

@@ -37,13 +37,13 @@ def _lazy(module: str, function: str) -> Callable[..., None]:
 
 
 EXPORTERS: dict[str, Callable[..., None]] = {
-    "ply": _lazy("ply", "write_ply"),
-    "tum": _lazy("tum", "write_tum"),
+    "ply": _lazy("points", "write_ply"),
+    "tum": _lazy("cameras", "write_tum"),
     "depth": _lazy("depth_png", "write_depth"),
-    "cameras": _lazy("cameras_json", "write_cameras"),
-    "colmap": _lazy("colmap", "write_colmap"),
-    "nerfstudio": _lazy("nerfstudio", "write_nerfstudio"),
-    "glb": _lazy("glb", "write_glb"),
+    "cameras": _lazy("cameras", "write_cameras"),
+    "colmap": _lazy("splatting", "write_colmap"),
+    "nerfstudio": _lazy("splatting", "write_nerfstudio"),
+    "glb": _lazy("points", "write_glb"),
     "overview": _lazy("pictures", "write_overview"),
 }
 

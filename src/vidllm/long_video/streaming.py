@@ -23,7 +23,7 @@ from torch import Tensor
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
-from vidllm.io.cameras.given import GivenCameras, known_of
+from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.files import InputError
 from vidllm.io.frames import Frames, joined
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
@@ -32,7 +32,7 @@ from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.priors import KnownScale
 from vidllm.model.processing import Processor
-from vidllm.reconstruction import Scene
+from vidllm.reconstruction import Scene, known_of
 from vidllm.scene_file import as_bytes, flat, texts
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted

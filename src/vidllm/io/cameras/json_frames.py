@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.io.cameras.matrices import whole_poses
-from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, refuse_lens, tell_distortion
+from vidllm.io.cameras.records import Intrinsics, Lens, PerFrame, Poses, a_number, refuse_lens, tell_distortion
 from vidllm.io.files import read_json_object
 from vidllm.io.pictures import number_of, stem, times_of
 
@@ -82,7 +82,7 @@ def _lens(content: dict[str, Any], frames: list[dict[str, Any]], path: Path) -> 
 def _one(entry: dict[str, Any], size: tuple[int, int] | None, where: str) -> Lens:
     """The lens of one entry; ValueError without a focal length, and where a field of view contradicts it."""
     names = ("fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
-    fx, fy, cx, cy, ax, ay = (_number(entry[n], f"{where}: {n}") if entry.get(n) is not None else None for n in names)
+    fx, fy, cx, cy, ax, ay = (a_number(entry[n], f"{where}: {n}") if entry.get(n) is not None else None for n in names)
     if fx is None and fy is None and ax is None and ay is None:
         raise ValueError(f"{where}: no intrinsics here (expected fl_x, fl_y, cx, cy, or camera_angle_x)")
     for angle in (ax, ay):
@@ -97,7 +97,7 @@ def _one(entry: dict[str, Any], size: tuple[int, int] | None, where: str) -> Len
                 raise ValueError(f"{where}: a focal length of {focal:g} pixels, but its field of view means {seen:g}; "
                                  "keep one of them")  # fmt: skip
     lens = Lens(fx, fy, cx, cy, ax, ay)
-    terms = {name: _number(entry[name], f"{where}: {name}") for name in _TERMS if entry.get(name) is not None}
+    terms = {name: a_number(entry[name], f"{where}: {name}") for name in _TERMS if entry.get(name) is not None}
     if size is not None or lens.whole:
         tell_distortion(lens.matrix(size or (0, 0)), size, terms, where)
     elif any(abs(value) > 1e-3 for value in terms.values()):
@@ -114,7 +114,7 @@ def _check_kind(content: dict[str, Any], path: Path) -> None:
 def _size(entry: dict[str, Any], path: Path) -> tuple[int, int] | None:
     if entry.get("w") is None or entry.get("h") is None:
         return None
-    height, width = (_number(entry[name], f"{path}: {name}") for name in ("h", "w"))
+    height, width = (a_number(entry[name], f"{path}: {name}") for name in ("h", "w"))
     if not all(side.is_integer() and 0 < side < 10**6 for side in (height, width)):
         raise ValueError(f"{path}: pictures of {width:g}x{height:g} pixels")
     return int(height), int(width)
@@ -127,7 +127,7 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
     times = [f.get("timestamp_s") for f in frames]
     for place, given in enumerate(times):
         if given is not None:
-            _number(given, f"{_place(place, path)}: timestamp_s")
+            a_number(given, f"{_place(place, path)}: timestamp_s")
     timed = all(t is not None for t in times) and content.get("timestamps") != NO_CLOCK
     seconds = [float(t) for t in times if t is not None] if timed else times_of(written)
     if not all(names):
@@ -156,10 +156,5 @@ def _array(frame: dict[str, Any], name: str, shape: tuple[int, int], where: str)
         raise ValueError(f"{where}: a frame lacks {name}")
     if len(rows) != shape[0] or any(not isinstance(row, list) or len(row) != shape[1] for row in rows):
         raise ValueError(f"{where}: {name} is not a matrix of {shape[0]}x{shape[1]} numbers")
-    return np.array([[_number(cell, f"{where}: {name}") for cell in row] for row in rows], np.float64)
+    return np.array([[a_number(cell, f"{where}: {name}") for cell in row] for row in rows], np.float64)
 
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
-        raise ValueError(f"{where}: expected a number, got {str(value)[:40]!r}")
-    return float(value)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.cameras.records import Intrinsics, pinhole, refuse_lens, tell_distortion
+from vidllm.io.cameras.records import Intrinsics, a_number, pinhole, refuse_lens, tell_distortion
 from vidllm.io.files import read_text
 
 _MAX_BYTES = 2**20
@@ -129,9 +129,7 @@ def _float(value: Any, where: str) -> float:
             return float(value)
         except ValueError:
             pass
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
-        raise ValueError(f"{where}: expected a number, got {str(value)[:40]!r}")
-    return float(value)
+    return a_number(value, where)
 
 
 def _size(content: dict[str, Any], path: Path) -> tuple[int, int] | None:

@@ -6,13 +6,18 @@ Intrinsics are in pixels with centres at +0.5; poses are world-from-camera with 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from vidllm.io.pictures import number_of, stem, times_of
+
+if TYPE_CHECKING:
+    from vidllm.io.frames import Frames
 
 TIME_TOLERANCE_S = 0.02  # between a frame and its pose (the TUM RGB-D tools' own default)
 
@@ -117,6 +122,13 @@ def _focal(angle: float | None, side: int) -> float | None:
     return None if angle is None else side / 2 / math.tan(angle / 2)
 
 
+def a_number(value: object, where: str) -> float:
+    """A number that a file holds as such; ValueError that names where it stands."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        raise ValueError(f"{where}: expected a number, got {str(value)[:40]!r}")
+    return float(value)
+
+
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 3"]:
     """K of four numbers."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
@@ -138,3 +150,156 @@ class Poses:
     given: PerFrame
     up: tuple[float, float, float] | None = None
     metric: bool | None = True
+
+
+# ---- lens distortion -----------------------------------------------------------------------------------------------
+
+NEGLIGIBLE_PIXELS = 0.5
+
+
+def tell_distortion(matrix: np.ndarray, size: tuple[int, int] | None, terms: Mapping[str, float], where: str) -> None:
+    """Warn of distortion that moves some pixel of the border by over half a pixel.
+
+    ``terms``: k1 to k6, p1, p2 of OpenCV's model; ``size``: (H, W), twice the principal point where it is not told.
+    """
+    told = {name: value for name, value in terms.items() if value}
+    if not told:
+        return
+    shift = _largest_shift(matrix, size, told)
+    if not shift <= NEGLIGIBLE_PIXELS:
+        warnings.warn(f"{where}: the lens distortion, up to {shift:.1f} pixels, is not modelled; undistort the "
+                      "pictures", stacklevel=3)  # fmt: skip
+
+
+def refuse_lens(kind: str, where: str) -> ValueError:
+    """The error of a lens that no pinhole camera stands for."""
+    return ValueError(f"{where}: a lens of kind {kind}, expected a pinhole camera; undistort the pictures (COLMAP: "
+                      "colmap image_undistorter)")  # fmt: skip
+
+
+def _largest_shift(matrix: np.ndarray, size: tuple[int, int] | None, terms: Mapping[str, float]) -> float:
+    """Pixels by which the model moves the border of the picture, at most."""
+    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+    height, width = (2 * cy, 2 * cx) if size is None else size
+    along = np.linspace(0, 1, 9)
+    u = np.concatenate([along * width, along * width, 0 * along, 0 * along + width])
+    v = np.concatenate([0 * along, 0 * along + height, along * height, along * height])
+    with np.errstate(all="ignore"):
+        x, y = (u - cx) / fx, (v - cy) / fy
+        r2 = x * x + y * y
+        k1, k2, k3, k4, k5, k6, p1, p2 = (terms.get(n, 0.0) for n in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"))
+        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+        dx = x * (radial - 1) + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        dy = y * (radial - 1) + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        return float(np.hypot(dx * fx, dy * fy).max())
+
+
+# ---- which camera is that of a frame -------------------------------------------------------------------------------
+#
+# Pictures and arrays have no clock: their times are frame numbers (``Frames.clock_start_s`` is None) and match no time.
+
+Rows = list[int | None]
+
+
+def rows_of(cameras: PerFrame, frames: Frames, begin: int | None = None) -> list[int]:
+    """:meth:`PerFrame.rows`."""
+    if not cameras.keyed:
+        return _in_order(cameras, len(frames), begin)
+    found = {"name": _by_name(cameras, frames), "time": _by_time(cameras, frames),
+             "number": _by_number(cameras, frames)}  # fmt: skip
+    whole = {way: _whole(rows) for way, rows in found.items()}
+    if whole["name"] is not None:
+        _check_times(cameras, frames, whole["name"])
+        return whole["name"]
+    by_time, by_number = whole["time"], whole["number"]
+    if by_time is not None and by_number is not None and by_time != by_number:
+        raise ValueError(f"{cameras.where}: its whole numbers fit {frames.source} both as seconds and as frame "
+                         "numbers; write times with decimals, or frame names")  # fmt: skip
+    if by_time is not None:
+        return by_time
+    if by_number is not None:
+        _tell_counting(cameras, frames)
+        return by_number
+    raise ValueError(_none_fits(cameras, frames, list(found.values())))
+
+
+def _in_order(cameras: PerFrame, count: int, begin: int | None) -> list[int]:
+    """Rows of cameras that are given for the used frames alone."""
+    total, first = len(cameras.matrices), begin or 0
+    if first + count > total or (begin is None and count != total):
+        raise ValueError(f"{cameras.where}: {total} cameras for {first + count} frames; give one each")
+    return list(range(first, first + count))
+
+
+def _by_name(cameras: PerFrame, frames: Frames) -> Rows:
+    places = {name: row for row, name in enumerate(cameras.names)}
+    return [places.get(stem(name)) for name in frames.names]
+
+
+def _by_time(cameras: PerFrame, frames: Frames) -> Rows:
+    if cameras.times_s is None or frames.clock_start_s is None or not len(cameras.times_s):
+        return [None] * len(frames)
+    times = np.asarray(cameras.times_s, np.float64)
+    wanted = frames.timestamps_s.numpy() + frames.clock_start_s
+    order = np.argsort(times, kind="stable")
+    after = np.searchsorted(times[order], wanted).clip(1, max(len(times) - 1, 1))
+    pairs = np.stack([order[after - 1], order[np.minimum(after, len(times) - 1)]])
+    apart = np.abs(times[pairs] - wanted)
+    nearest = pairs[apart.argmin(0), np.arange(len(wanted))]
+    near = apart.min(0) <= TIME_TOLERANCE_S
+    return [int(row) if close else None for row, close in zip(nearest, near, strict=True)]
+
+
+def _by_number(cameras: PerFrame, frames: Frames) -> Rows:
+    numbers = [int(n) for n in frames.indices] if cameras.counted else [number_of(name) for name in frames.names]
+    if cameras.numbers is None or len(set(numbers)) != len(numbers):
+        return [None] * len(frames)
+    places = {number: row for row, number in enumerate(cameras.numbers)}
+    return [None if number is None else places.get(number) for number in numbers]
+
+
+def _whole(rows: Rows) -> list[int] | None:
+    found = [row for row in rows if row is not None]
+    return found if len(found) == len(rows) else None
+
+
+def _check_times(cameras: PerFrame, frames: Frames, rows: list[int]) -> None:
+    """Frames of a film are named by counting: what its clock says must agree, or the counting is told."""
+    clock = frames.clock_start_s
+    if clock is None:
+        return
+    if cameras.times_s is None:
+        _tell_counting(cameras, frames)
+        return
+    for row, name, seconds in zip(rows, frames.names, frames.timestamps_s.tolist(), strict=True):
+        told = float(cameras.times_s[row])
+        if not abs(told - clock - seconds) <= TIME_TOLERANCE_S:
+            raise ValueError(f"{cameras.place(row)}: {name} at {told:.10g} s, but in {frames.source} it is at "
+                             f"{clock + seconds:.10g} s; are these the cameras of another video?")  # fmt: skip
+
+
+def _tell_counting(cameras: PerFrame, frames: Frames) -> None:
+    if cameras.counted:
+        warnings.warn(f"{cameras.where}: no names or times here: the cameras are taken as those of the frames "
+                      f"0, 1, 2, ... of {frames.source}", stacklevel=2)  # fmt: skip
+    elif frames.clock_start_s == 0:
+        warnings.warn(f"{cameras.where}: no times here: the numbers in it are taken as those of all frames of "
+                      f"{frames.source}, counted from 0", stacklevel=2)  # fmt: skip
+
+
+def _none_fits(cameras: PerFrame, frames: Frames, ways: list[Rows]) -> str:
+    best = max(ways, key=lambda rows: sum(row is not None for row in rows))
+    missing = best.index(None)
+    name, clock = frames.names[missing], frames.clock_start_s
+    when = "no time" if clock is None else f"at {clock + float(frames.timestamps_s[missing]):.10g} s"
+    return (f"{cameras.where}: none of its {len(cameras.matrices)} cameras is that of {name} ({when}); it holds "
+            f"{_span(cameras)}; expected the frames' names, times within {TIME_TOLERANCE_S} s or numbers")  # fmt: skip
+
+
+def _span(cameras: PerFrame) -> str:
+    """The keys of a file, shortly."""
+    if cameras.times_s is not None and len(cameras.times_s):
+        return f"times from {min(cameras.times_s):.10g} to {max(cameras.times_s):.10g} s"
+    if cameras.numbers is not None and len(cameras.numbers):
+        return f"numbers from {min(cameras.numbers)} to {max(cameras.numbers)}"
+    return f"names from {min(cameras.names)} to {max(cameras.names)}"

@@ -1,4 +1,4 @@
-"""High dynamic range to standard: PQ (HDR10) and HLG frames as the 8-bit BT.709 pictures of an ordinary film.
+"""A film's decoded frames as ordinary pictures: interlaced ones made whole, PQ (HDR10) and HLG ones as 8-bit BT.709.
 
 1. Signal to light: PQ's curve gives cd/m2 (BT.2100 table 4). HLG's inverse OETF gives scene light, and the OOTF
    with gamma 1.2 the light of a display of 1000 cd/m2 (BT.2100 table 5).
@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import av
+import av.filter
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -92,3 +95,35 @@ def _light_curve(transfer: int) -> Float[np.ndarray, " 65536"]:
 def _sdr_curve() -> UInt8[np.ndarray, " 65536"]:
     """The 8-bit signal for each 16-bit square root of light."""
     return (np.linspace(0, 1, 65536) ** (2 / SDR_GAMMA) * 255).round().astype(np.uint8)
+
+
+# ---- interlaced frames ---------------------------------------------------------------------------------------------
+
+
+def deinterlaced(
+    frame: av.VideoFrame, before: Callable[[], av.VideoFrame | None], after: Callable[[], av.VideoFrame | None]
+) -> av.VideoFrame:
+    """The picture of a frame's first field, the lines of the other field interpolated; other frames unchanged.
+
+    The neighbours in presentation order are asked for only where the frame is interlaced; None at the ends of a film.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    neighbours = [before(), frame, after()]
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=all"), graph.add("buffersink")).configure()
+    for neighbour in neighbours:
+        if neighbour is not None and _alike(neighbour, frame):
+            graph.push(neighbour)
+    graph.push(None)
+    wanted = 0 if neighbours[0] is None or not _alike(neighbours[0], frame) else 1
+    for _ in range(wanted):
+        graph.pull()
+    picture = graph.pull()
+    assert isinstance(picture, av.VideoFrame)
+    return picture
+
+
+def _alike(one: av.VideoFrame, other: av.VideoFrame) -> bool:
+    return (one.width, one.height, one.format.name) == (other.width, other.height, other.format.name)

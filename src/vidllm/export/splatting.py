@@ -1,4 +1,4 @@
-"""A COLMAP text model with its pictures: what Gaussian splatting and multi-view stereo programs open.
+"""What Gaussian splatting and multi-view stereo programs open: a COLMAP text model, a nerfstudio data set.
 
 COLMAP's world is the scene frame (z up, metres); its poses are camera-from-world and its pixel centres lie at +0.5,
 as ours. Every point is one back-projected pixel, so its track is that one observation.
@@ -6,15 +6,21 @@ as ours. Every point is one back-projected pixel, so its track is that one obser
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from vidllm.export.cameras import quaternions
+from vidllm.export.depth_png import write_depth_png
 from vidllm.export.geometry import PointSamples, SceneData
+from vidllm.export.points import write_points
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.cameras.colmap import IN_METRES
+from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
 
 
 def write_colmap(
@@ -67,3 +73,45 @@ def _points(samples: PointSamples) -> list[str]:
     for n, ((x, y, z), (r, g, b), frame, start) in enumerate(rows):
         lines.append(f"{n + 1} {x:.6f} {y:.6f} {z:.6f} {r} {g} {b} 0 {frame + 1} {n - start}")
     return lines
+
+
+# ---- nerfstudio ----------------------------------------------------------------------------------------------------
+#
+# nerfstudio's cameras are OpenGL (x right, y up, looking along -z), so the y and z columns of each pose change sign;
+# its world is z up, as the scene frame; its pixel centres lie at +0.5.
+
+
+def write_nerfstudio(
+    path: str | Path, data: SceneData, *, max_points: int = 500_000, min_confidence: float | None = None
+) -> None:
+    """Write the folder: `transforms.json`, `images/`, `depths/`, `points.ply`."""
+    with atomic_folder(path) as folder:
+        (folder / "images").mkdir()
+        (folder / "depths").mkdir()
+        for stem, rgb, depth_m in zip(data.file_stems(), data.rgb, data.depth_m, strict=True):
+            Image.fromarray(rgb).save(folder / "images" / f"{stem}.png")
+            write_depth_png(folder / "depths" / f"{stem}.png", depth_m)
+        write_points(folder / "points.ply", *data.points(data.stride_for(max_points), min_confidence))
+        (folder / "transforms.json").write_text(json.dumps(transforms(data), indent=1) + "\n", encoding="utf-8")
+
+
+def transforms(data: SceneData) -> dict[str, Any]:
+    """The content of `transforms.json`."""
+    height, width = data.size
+    frames = []
+    times = [{"timestamp_s": t} if data.has_clock else {} for t in data.timestamps_s.tolist()]
+    rows = zip(data.file_stems(), data.intrinsics.tolist(), opengl_poses(data), times, strict=True)
+    for stem, k, pose, time in rows:
+        frames.append({
+            "file_path": f"images/{stem}.png",
+            "depth_file_path": f"depths/{stem}.png",
+            "fl_x": k[0][0], "fl_y": k[1][1], "cx": k[0][2], "cy": k[1][2], "w": width, "h": height,
+            "transform_matrix": pose.tolist(),
+            **time,
+        })  # fmt: skip
+    return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+
+
+def opengl_poses(data: SceneData) -> Float[np.ndarray, "F 4 4"]:
+    """Scene-from-camera poses of cameras with OpenGL axes."""
+    return data.scene_from_camera @ OPENGL_FROM_OPENCV

@@ -20,9 +20,8 @@ from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
 from vidllm.io.cameras.matrices import check_bottom_row
 from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
-from vidllm.model.priors import KnownCameras
 
-__all__ = ["GivenCameras", "PerFrame", "known_of", "read_cameras"]
+__all__ = ["FrameCameras", "GivenCameras", "PerFrame", "pixel_aspect", "read_cameras"]
 
 RIGID_TOLERANCE = 1e-2  # of any entry of R R^T - 1
 CENTRAL = (0.25, 0.75)  # where a principal point may lie, of a picture's side
@@ -59,17 +58,22 @@ def read_cameras(
     )
 
 
-def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:
-    """What is known of the used frames: ``cameras``, and that pixels are not square where resizing made them so."""
-    if cameras is not None:
-        return cameras.for_frames(frames, begin)
-    aspect = _pixel_aspect(frames)
-    return None if abs(aspect - 1) < 0.005 else KnownCameras(frames.images[None], pixel_aspect=aspect)
-
-
-def _pixel_aspect(frames: Frames) -> float:
+def pixel_aspect(frames: Frames) -> float:
     """Fx over fy of a camera with square pixels, in processed pixels."""
     return float(frames.affine[0, 0] / frames.affine[1, 1])
+
+
+@dataclass(frozen=True)
+class FrameCameras:
+    """What is known of F used frames: intrinsics (1,F,3,3) in their pixels, extrinsics (1,F,4,4) from the first camera,
+    in metres where ``metric``; up (1,3) against gravity in the first camera's frame; one_lens as of the given ones.
+    """
+
+    intrinsics: torch.Tensor | None
+    extrinsics: torch.Tensor | None
+    metric: bool
+    up: torch.Tensor | None
+    one_lens: bool | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class GivenCameras:
             if isinstance(given, np.ndarray) and given.ndim == 3 and len(given) != count:
                 raise ValueError(f"{_where(given)}: {len(given)} cameras for {count} frames; give one each")
 
-    def for_frames(self, frames: Frames, begin: int | None = None) -> KnownCameras:
+    def for_frames(self, frames: Frames, begin: int | None = None) -> FrameCameras:
         """What is known of the used frames, in their pixels, as a batch of one; ValueError where it does not fit.
 
         ``begin``: how many used frames went before, where these are a part of them.
@@ -116,14 +120,12 @@ class GivenCameras:
         poses = None if self.poses is None else self._placed(_per_frame(self.poses), frames, begin)
         extrinsics = None if poses is None else np.linalg.inv(poses) @ poses[0]
         up = None if self.up is None or poses is None else poses[0, :3, :3].T @ np.asarray(self.up, np.float64)
-        return KnownCameras(
-            frames.images[None],
+        return FrameCameras(
             None if self.intrinsics is None else _tensor(self._processed(frames, begin)),
             None if extrinsics is None else _tensor(extrinsics),
             self.metric,
             None if up is None else _tensor(up),
             self.one_lens,
-            _pixel_aspect(frames),
         )
 
     def _placed(self, given: PerFrame, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 4 4"]:
@@ -152,7 +154,7 @@ class GivenCameras:
         checked: set[bytes] = set()
         for matrix, where in found:
             if matrix.tobytes() not in checked:
-                check_pinhole(matrix, size, where, _pixel_aspect(frames))
+                check_pinhole(matrix, size, where, pixel_aspect(frames))
                 checked.add(matrix.tobytes())
         return np.stack([affine @ matrix for matrix, _ in found])
 

@@ -1,8 +1,4 @@
-"""The scene as one GLB file for web viewers: the coloured points, and the outline of each camera's view.
-
-Written from the glTF 2.0 specification: a JSON chunk that describes the arrays of a binary chunk. glTF has y up:
-scene (x, y, z) becomes (x, z, -y). Its vertex colours are linear light, so sRGB colours are linearised.
-"""
+"""Coloured points: binary little-endian PLY (metres, scene frame, z up), and GLB for web viewers."""
 
 from __future__ import annotations
 
@@ -17,6 +13,37 @@ from jaxtyping import Float, UInt8
 from vidllm.export.depth_png import colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
+
+_VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+_PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+
+
+def write_ply(
+    path: str | Path, data: SceneData, *, max_points: int = 2_000_000, min_confidence: float | None = None
+) -> None:
+    """Write the scene's points. The pixel stride is the smallest that stays within `max_points`."""
+    write_points(path, *data.points(data.stride_for(max_points), min_confidence))
+
+
+def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"]) -> None:
+    """Write `(N, 3)` positions and uint8 colours. Raises `OutputError` when the file cannot be written."""
+    vertices = np.empty(len(xyz), _VERTEX)
+    vertices["xyz"], vertices["rgb"] = xyz, rgb
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write("\n".join(_header(len(xyz))).encode("ascii") + b"\n")
+        file.write(vertices.tobytes())
+
+
+def _header(count: int) -> list[str]:
+    comments = ["comment metres, z up, origin at the first camera"]
+    start = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}"]
+    return [*start, *_PROPERTIES, "end_header"]
+
+
+# ---- GLB for web viewers -------------------------------------------------------------------------------------------
+#
+# Written from the glTF 2.0 specification: a JSON chunk that describes the arrays of a binary chunk. glTF has y up:
+# scene (x, y, z) becomes (x, z, -y). Its vertex colours are linear light, so sRGB colours are linearised.
 
 _EDGES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
 _POINTS, _LINES = 0, 1  # glTF primitive modes

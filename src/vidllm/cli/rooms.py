@@ -1,0 +1,109 @@
+"""The verbs about procedural rooms: render, export, shards, eval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vidllm.cli import reading
+from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Place, Seeds, Size, Verb
+
+
+@dataclass(frozen=True)
+class Render(Verb):
+    """Write rooms with ground truth as folders in the ScanNet layout."""
+
+    seeds: Seeds  # seeds A to B - 1
+    output: Output  # finished rooms of an export are kept
+    frames: Count = 24  # frames of a room
+    size: Size = (240, 320)  # pixels of colour
+
+    def run(self) -> None:
+        from vidllm_rooms.shards import render_scene, write_room
+
+        folder = reading.writable_folder(self.output)
+        tell = reading.Progress("rooms", len(self.seeds))
+        for done, seed in enumerate(self.seeds, 1):
+            clip, language = render_scene(seed, self.frames, *self.size)
+            print(write_room(folder / f"room_{seed:06d}", clip, language))
+            tell(done)
+
+
+@dataclass(frozen=True)
+class Export(Render):
+    """Write rooms as ScanNet and its language sets are distributed."""
+
+    split: Literal["train", "val", "test"] = "val"  # which the texts belong to
+
+    def run(self) -> None:
+        from vidllm_rooms.official.export import export_rooms
+
+        root = reading.writable_folder(self.output)
+        tell = reading.Progress("rooms", len(self.seeds))
+        height, width = self.size
+        settings = {"frames": self.frames, "height": height, "width": width}
+        for folder in export_rooms(root, self.seeds, split=self.split, **settings, tell=tell):
+            print(folder)
+
+
+@dataclass(frozen=True)
+class Shards(Verb):
+    """Write training data; finished shards are kept."""
+
+    seeds: Seeds  # seeds A to B - 1
+    output: Output  # folder of the shards
+    frames: Count = 8  # frames of a room
+    shorter_side: int = 112  # pixels, whole patches of 14 (112: tiny's; compact and paper: 518)
+    look: Literal["plain", "life"] = "plain"  # life: clutter, close or shaking cameras, a phone's pictures
+
+    def run(self) -> None:
+        from vidllm_rooms.shards import plan_shards, shard_path, write_shard
+
+        folder = reading.writable_folder(self.output)
+        plan = list(plan_shards(self.seeds.start, self.seeds.stop, shorter_side=self.shorter_side))
+        missing = [p for p in plan if not shard_path(folder, *p, self.look).exists()]
+        if len(missing) < len(plan):
+            reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards exist already")
+        tell = reading.Progress("shards", len(missing))
+        for done, (part, height, width) in enumerate(missing, 1):
+            write_shard(folder, part, self.frames, height, width, self.look)
+            tell(done)
+        print(folder)
+
+
+@dataclass(frozen=True)
+class Evaluate(Verb):
+    """Evaluate a model and baselines on unseen rooms."""
+
+    seeds: Seeds = range(1000, 1200)  # seeds A to B - 1
+    json: Flag = False  # JSON on standard output
+    blind: Place = None  # folder of the language-only baseline (default: the shipped one)
+    frames: Frames = None  # frames to sample (default: the model's)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+
+    def run(self) -> None:
+        from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
+        from vidllm.evaluation.scene_metrics import table
+        from vidllm_rooms.evaluation import evaluate
+
+        model = self.compute.load()
+        blind = load_language_only(Path(self.blind) if self.blind else LANGUAGE_ONLY)
+        if blind is None and self.blind:
+            raise ValueError(f"{self.blind}: no language-only baseline (config.json is missing)")
+        rows = table(evaluate(model, self.seeds, blind, reading.Progress("rooms", len(self.seeds)), self.frames))
+        seeds = reading.as_word(self.seeds)
+        if self.json:
+            names = ("measure", "value", "baseline", "baseline_name")
+            reading.print_json({"seeds": seeds, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
+        else:
+            print("\n".join(_table_lines(rows, seeds)))
+
+
+def _table_lines(rows: list[tuple[str, float, float | None, str]], seeds: str) -> list[str]:
+    lines = [f"rooms {seeds}", f"{'measure':38s}{'value':>8s}{'baseline':>10s}"]
+    for title, value, baseline, name in rows:
+        other = "" if baseline is None or math.isnan(baseline) else f"{baseline:10.3f}  ({name})"
+        lines.append(f"{title:38s}{value:8.3f}{other}")
+    return lines

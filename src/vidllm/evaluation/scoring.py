@@ -1,0 +1,83 @@
+"""A file of predictions scored against a file of references, under a named protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.io import files
+from vidllm.io.files import numbered_lines
+
+OFFICIAL = "official"
+ALL = "all"
+
+
+def score_files(
+    task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL
+) -> dict[str, Any]:
+    """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
+
+    Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
+    """
+    (entry,) = chosen_protocols(task, protocol)
+    return PredictionFiles(predictions, references).result(task, entry)
+
+
+class PredictionFiles:
+    """A file of predictions and one of references, each read once for all protocols."""
+
+    def __init__(self, predictions: str | Path, references: str | Path) -> None:
+        self.names = f"(predictions {predictions}, references {references})"
+        self.references, self.predictions = read_json(references), read_json(predictions)
+
+    def result(self, task: str, entry: Protocol) -> dict[str, Any]:
+        """Task, protocol and scores."""
+        return {"task": task, "protocol": entry.name, "scores": self.scored(entry.score)}
+
+    def scored(self, score: Any) -> Any:
+        """Score, and let a complaint name the files."""
+        try:
+            return score(self.references, self.predictions)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
+            raise ValueError(f"{text} {self.names}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file, or of a file with one JSON value a line, whatever the file is called.
+
+    Raises:
+        ValueError: it can be read as neither; the message names file and line.
+    """
+    first = next(numbered_lines(path), None)
+    if first is None:
+        raise ValueError(f"{path}: is empty; give a JSON file")
+    try:
+        value = files.read_json(path)
+    except ValueError:
+        if str(path).endswith(".jsonl") or _is_object(first[1]):
+            return [value for _, value in files.read_json_lines(path)]
+        raise
+    row = isinstance(value, dict) and not all(isinstance(inner, list) for inner in value.values())
+    return [value] if row and str(path).endswith(".jsonl") else value
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a first line is a JSON object by itself: then the file has one a line."""
+    try:
+        return isinstance(files.parse_json(line, ""), dict)
+    except ValueError:
+        return False
+
+
+def chosen_protocols(task: str, name: str) -> list[Protocol]:
+    """The protocol of this name, or all; ``official`` is the first one of a task that has several official ones."""
+    table = protocols(task)
+    if name == ALL:
+        return list(table.values())
+    if name == OFFICIAL and name not in table:
+        return [next(iter(table.values()))]
+    if name not in table:
+        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}, or {ALL}")
+    return [table[name]]

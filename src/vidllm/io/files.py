@@ -1,0 +1,291 @@
+"""Files read: JSON, text, arrays, and whether a source of pictures is there.
+
+Every error is a ValueError of one line that names the file, the line and the remedy. Python's JSON reader also raises
+RecursionError (deep nesting), a ValueError without a file (integers over 4300 digits) and UnicodeDecodeError, and it
+lets through integers that no float can hold and unpaired surrogates that no file can store. All JSON of the package is
+read here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_DIGITS = 308  # the largest float has 309 digits: longer integers overflow wherever they meet one
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def check_regular_file(path: str | Path) -> Path:
+    """The path, where it is a regular file; ValueError for what is missing, a folder, a FIFO or a device."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+    raise ValueError(f"{path}: {kind}; give the path of a file")
+
+
+def has_file(path: str | Path) -> bool:
+    """Whether there is a file; ValueError where a folder, a FIFO or a device has its place, which is not ignored."""
+    path = Path(path)
+    return path.exists() and check_regular_file(path) == path
+
+
+@contextmanager
+def naming(path: str | Path, remedy: str = "fetch it again") -> Iterator[None]:
+    """What a parser raises inside, of any kind, becomes a ValueError of one line that names the file.
+
+    For parsers that have no error of their own. Errors that name the file, and those of the machine (no memory, a full
+    disk), are left as they are.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: damaged or another kind of file ({reason}); {remedy}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file (UTF-8, with or without a byte order mark).
+
+    Raises:
+        ValueError: the file is missing, no regular file, not UTF-8 or not JSON; the message names file and line.
+    """
+    return parse_json(read_bytes(path, None), str(path))
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """:func:`read_json` of a file that holds one object; ValueError for any other value."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; is it another file?")
+    return value
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of every line of a JSON lines file that is not blank; ValueError as for one file."""
+    for number, line in numbered_lines(path):
+        yield number, parse_json(line, f"{path}: line {number}")
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes) of every line that is not blank; ValueError when the file cannot be read.
+
+    For a reader that goes on behind a broken line; :func:`parse_json` makes a value of each.
+    """
+    for number, line in enumerate(read_bytes(path, None).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def parse_json(content: bytes | str, name: str) -> Any:
+    """The value of JSON text; ``name`` is how messages call it (a path, or a path and a line)."""
+    text = _decoded(content, name) if isinstance(content, bytes) else content
+    try:
+        value = json.loads(text, parse_int=_bounded_integer)
+    except json.JSONDecodeError as error:
+        place = f" at line {error.lineno}" if "\n" in text else f" at character {error.pos + 1}"
+        raise ValueError(f"{name}: not JSON{place} ({error.msg}); write or fetch the file again") from None
+    except RecursionError:
+        raise ValueError(f"{name}: JSON nested too deeply to be read; write or fetch the file again") from None
+    except _TooLong as error:
+        raise ValueError(f"{name}: {error}; write or fetch the file again") from None
+    if _SURROGATE.search(text):
+        _refuse_lone_surrogates(value, name)
+    return value
+
+
+class _TooLong(Exception):
+    """An integer of more than MAX_DIGITS digits."""
+
+
+def _bounded_integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise _TooLong(f"an integer of {len(digits.lstrip('-'))} digits")
+    return int(digits)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        place = f"line {line}, byte {error.start}" if b"\n" in content.strip() else f"byte {error.start}"
+        raise ValueError(f"{name}: not UTF-8 text ({place}); is it a binary file? fetch it again") from None
+
+
+def _refuse_lone_surrogates(value: Any, name: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+        raise ValueError(f"{name}: an unpaired surrogate \\u{code:04x} in a text; write the file again") from None
+
+
+# ---- text and bytes, bounded ---------------------------------------------------------------------------------------
+
+MAX_TEXT_BYTES = 256 * 2**20
+
+
+def read_bytes(path: str | Path, most: int | None = MAX_TEXT_BYTES) -> bytes:
+    """The bytes of a regular file of at most ``most`` bytes; ValueError naming the file."""
+    path = check_regular_file(path)
+    try:
+        size = path.stat().st_size
+        if most is not None and size > most:
+            raise ValueError(f"{path}: {size} bytes, expected at most {most}; is it another file?")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def read_text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
+    """The UTF-8 text of a file, without a byte order mark; ValueError as :func:`read_bytes`, and for other bytes."""
+    return _decoded(read_bytes(path, most), str(path))
+
+
+def data_lines(text: str) -> list[tuple[int, str]]:
+    """(line number from 1, line) of every line that is neither blank nor a comment after ``#``."""
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def number(word: str, where: str) -> float:
+    """A float from a word; ValueError that names where it stands."""
+    try:
+        return float(word)
+    except ValueError:
+        shown = word if len(word) <= 40 else word[:40] + "..."
+        raise ValueError(f"{where}: expected a number, got {shown!r}") from None
+
+
+# ---- NumPy's .npz: headers are checked before data are read; no object is unpickled --------------------------------
+
+MAX_NPZ_BYTES = 64 * 2**20  # of all arrays of a file together
+MAX_ARRAYS = 64
+_CHUNK = 2**20
+_KINDS = "biufSU"  # whole and real numbers, truth values, text
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def read_npz(path: str | Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, np.ndarray]:
+    """The arrays of a .npz by name.
+
+    Raises:
+        ValueError: the file is missing, damaged, no .npz, or its arrays hold objects or over ``max_bytes`` bytes.
+    """
+    path = check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start == b"\x93NUMPY":
+            raise ValueError("a single array (.npy), expected several (.npz)")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_sizes(members, max_bytes)
+            return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
+    except Exception as error:  # zipfile and numpy's header have no error of their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: not a readable .npz ({reason}); fetch it again") from None
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_ARRAYS:
+        raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
+    if total > max_bytes:
+        raise ValueError(f"{total:,} bytes of arrays, expected at most {max_bytes:,}")
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    name = member.filename
+    if not name.endswith(".npy") or member.compress_type not in _COMPRESSIONS:
+        raise ValueError(f"{name}: not an array that numpy wrote")
+    with archive.open(member) as stream:
+        return _read_array(stream, member.file_size, name)
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """The numbers of a ``.npy`` file as float64; its header is believed only where the file is as long as it says."""
+    content = read_bytes(path)
+    try:
+        array = _read_array(io.BytesIO(content), len(content), "it")
+        if array.dtype.kind not in "fiu" or array.ndim > 4:
+            raise ValueError(f"{array.dtype} of shape {array.shape}")
+        return array.astype(np.float64)
+    except Exception as error:  # numpy's header has no error of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(f"{path}: not an array of numbers that numpy.save wrote ({reason}); write it again") from None
+
+
+def _read_array(stream: Any, size: int, name: str) -> np.ndarray:
+    """One array in NumPy's form from a stream of ``size`` bytes; nothing is unpickled."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name}: an array of form {version[0]}.{version[1]}, expected 1.0 or 2.0")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"{name}: holds {dtype}, expected numbers or text: objects are never unpickled")
+    needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if needed != left or min(shape, default=0) < 0:
+        raise ValueError(f"{name}: shape {shape} needs {needed:,} bytes, the file holds {left:,}")
+    return _filled(stream, needed).view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _filled(stream: Any, size: int) -> np.ndarray:
+    """``size`` bytes of a stream that holds just these (its checksum is compared at the end)."""
+    buffer = np.empty(size, np.uint8)
+    done = 0
+    while done < size:
+        part = stream.read(min(_CHUNK, size - done))
+        if not part:
+            raise ValueError(f"{size:,} bytes expected, {done:,} found")
+        buffer[done : done + len(part)] = np.frombuffer(part, np.uint8)
+        done += len(part)
+    if stream.read(1):
+        raise ValueError(f"more than {size:,} bytes found")
+    return buffer
+
+
+# ---- sources of pictures -------------------------------------------------------------------------------------------
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+class InputError(ValueError):
+    """An input that cannot be read: one line naming the input, what is wrong with it, and the remedy."""
+
+
+def check_source(path: str | Path) -> Path:
+    """The path of an existing regular file or folder, `~` expanded.
+
+    Raises:
+        InputError: an empty name, a URL, nothing of this name, or a pipe, socket or device (reading one may never end).
+    """
+    text = str(path)
+    if not text.strip():
+        raise InputError("the video's name is empty; give a video file or a folder of pictures")
+    if _URL.match(text):
+        raise InputError(f"{text}: URLs are not opened; download the file and give its path")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError:  # the home of a user who does not exist
+        found = Path(text)
+    if found.is_dir() or found.is_file():
+        return found
+    if found.exists():
+        raise InputError(f"{text}: not a file or folder but a pipe or device; save the video to a file first")
+    raise InputError(f"{text}: no such file or folder; check the path")
