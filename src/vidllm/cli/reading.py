@@ -166,13 +166,16 @@ def note(text: str) -> None:
 class Progress:
     """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int | None) -> None:
         self.what, self.total = what, total
         self.begin = self.told = time.monotonic()
 
     def __call__(self, done: int) -> None:
         """Tell how much is done."""
         now = time.monotonic()
+        if self.total is None:
+            note(f"{self.what} {done}")
+            return
         if done < self.total and now - self.told < 5:
             return
         self.told = now

@@ -143,7 +143,7 @@ def _scene(options: argparse.Namespace) -> Scene:
     known = reading.known_scale(options.scale, options.camera_height, options.known_length)
     cameras = reading.known_cameras(options.intrinsics, options.poses, options.poses_scale, options.one_lens)
     model = _model(options)
-    line = reading.Progress("frames", count or model.processor.image_processor.num_frames)
+    line = reading.Progress("frames", count)
     return model.reconstruct(options.video, count, known, options.window, options.overlap, line, cameras)
 
 

@@ -52,7 +52,7 @@ class VidLLMVideoFrameProcessor(PilBackend):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def read(self, source: Any, num_frames: int | None = None) -> Frames:
+    def read(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Frames:
         """One source's frames with the affine from original pixels; ValueError when it holds no picture."""
         return load_frames(
             source,
@@ -62,7 +62,7 @@ class VidLLMVideoFrameProcessor(PilBackend):
             patch_size=self.patch_size,
         )
 
-    def stream(self, source: Any, num_frames: int | None = None) -> Iterator[Frames]:
+    def stream(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Iterator[Frames]:
         """One source's frames one by one, each decoded when it is asked for; all of them when ``num_frames`` is None.
 
         The source may be an iterator of images as well, such as a live camera.
