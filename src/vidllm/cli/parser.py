@@ -254,7 +254,7 @@ def _model_options(parser: argparse.ArgumentParser, frames: bool = True) -> None
     parser.add_argument("--model", help="a model's folder or hub id (default: the shipped model)")
     if frames:
         parser.add_argument("--frames", type=int, metavar="N",
-                            help="frames to sample, evenly (default: as many as it takes for them to overlap)")  # fmt: skip
+                            help="frames to sample, evenly (default: as many as overlap)")  # fmt: skip
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=None,
                         help="bundle adjustment of cameras and depth: docs/refinement.md (default: the model's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")

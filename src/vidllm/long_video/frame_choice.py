@@ -30,10 +30,10 @@ LEAST_AGREEMENT = 0.6  # correlation below which two pictures are not registered
 SIDE = 56  # pixels of the shorter side of candidates
 
 
-def choose_frames(source: Any, least: int, most: int) -> list[int]:
-    """Numbers of the frames to reconstruct, at least ``least`` (all of a shorter source), at most ``most``.
+def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
+    """Numbers of the frames to reconstruct, at most ``most``; or ``least``, a number of frames to be spread evenly.
 
-    Where overlap asks for no more than ``least``, they are spread evenly in time; where it asks for more than ``most``,
+    The latter where overlap asks for no more of them. Where it asks for more than ``most``,
     those are spread evenly over the chosen ones, with a warning. Raises as :func:`vidllm.io.video.load_frames`.
     """
     numbers: list[int] = []
@@ -42,7 +42,7 @@ def choose_frames(source: Any, least: int, most: int) -> list[int]:
         pictures = (_noted(frame, numbers) for frame in iter_frames(source, _candidates(source), shorter_side=SIDE))
         chosen = list(overlapping(pictures))
     if len(chosen) <= least:
-        return [numbers[i] for i in _spread(len(numbers), least)]
+        return least
     if len(chosen) > most:
         warnings.warn(f"the camera moves so much that {len(chosen)} frames overlap; taking {most} of them. "
                       "Give a number of frames, or a shorter part of the video", stacklevel=2)  # fmt: skip
