@@ -72,7 +72,7 @@ class VidLLM:
         config, images = self.model.config, self.processor.image_processor
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
         most = config.windows.whole_up_to if window is None and overlap is None else size
-        chosen = num_frames
+        chosen: int | list[int] = num_frames or 0
         if num_frames is None:
             from vidllm.long_video.frame_choice import choose_frames
 
