@@ -17,7 +17,7 @@ from vidllm.io import film as film_reader
 from vidllm.io.atomic import OutputError
 from vidllm.io.files import InputError
 from vidllm.io.film_scan import Scan, open_film
-from vidllm.io.frames import frame_spec, joined, uniform_indices
+from vidllm.io.frames import frame_spec, joined, sampled_indices
 from vidllm.io.video import iter_frames, load_frames, write_video
 
 
@@ -39,7 +39,7 @@ def load(source, num_frames=32, **kw):
 def test_frames_are_exactly_the_uniform_ones(tmp_path, suffix, wanted):
     path = film(tmp_path / f"a{suffix}", list(range(100)))
     frames = load(path, wanted)
-    expected = uniform_indices(100, wanted).tolist()
+    expected = sampled_indices(100, wanted).tolist()
     assert numbers(frames) == expected == frames.indices.tolist()
     assert torch.allclose(frames.timestamps_s, torch.tensor(expected, dtype=torch.float64) / 30, atol=2e-3)
     assert frames.images.shape == (len(expected), 3, 84, 112)
@@ -221,7 +221,7 @@ def test_arrays_tensors_and_lists_agree(tmp_path):
     array = np.stack([picture(n) for n in range(6)])
     Image.fromarray(array[3]).save(tmp_path / "3.png")
     reference = load(array, 4)
-    assert numbers(reference) == uniform_indices(6, 4).tolist()
+    assert numbers(reference) == sampled_indices(6, 4).tolist()
     assert torch.equal(load(array / np.float32(255), 4).images, reference.images)
     assert torch.equal(load(torch.from_numpy(array).permute(0, 3, 1, 2), 4).images, reference.images)
     mixed = [array[0], Image.fromarray(array[1]), torch.from_numpy(array[2]).permute(2, 0, 1), str(tmp_path / "3.png")]

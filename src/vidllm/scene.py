@@ -60,7 +60,8 @@ class VidLLM:
     ) -> Scene:
         """Read a video file, image folder, list of images or array and reconstruct it in metres.
 
-        ``num_frames`` frames are sampled uniformly (the model's default when None; fewer when the video is shorter).
+        ``num_frames`` frames are sampled uniformly (fewer when the video is shorter). None: at least the model's
+        default, and as many as it takes for neighbouring frames to overlap (:mod:`vidllm.long_video.frame_choice`).
         ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
         are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known ones,
         in place of predicted ones (docs/known_cameras.md). ``refine``: cameras, focal length and depth are moved until
@@ -75,9 +76,15 @@ class VidLLM:
         config, images = self.model.config, self.processor.image_processor
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
         most = config.windows.whole_up_to if window is None and overlap is None else size
-        if (images.num_frames if num_frames is None else num_frames) <= most:
-            return self._whole(images.read(source, num_frames), known, cameras, refine)
-        frames = images.stream(source, images.num_frames if num_frames is None else num_frames)
+        chosen: int | list[int] = num_frames or 0
+        if num_frames is None:
+            from vidllm.long_video.frame_choice import choose_frames
+
+            source = list(source) if isinstance(source, Iterator) and not hasattr(source, "read") else source
+            chosen = choose_frames(source, images.num_frames, config.windows.most)
+        if (chosen if isinstance(chosen, int) else len(chosen)) <= most:
+            return self._whole(images.read(source, chosen), known, cameras, refine)
+        frames = images.stream(source, chosen)
         begun = list(islice(frames, most + 1))
         if 0 < len(begun) <= most:
             return self._whole(joined(begun), known, cameras, refine)

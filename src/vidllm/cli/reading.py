@@ -148,16 +148,19 @@ def note(text: str) -> None:
 class Progress:
     """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end; begins when made."""
 
-    def __init__(self, what: str, total: int = 0) -> None:
+    def __init__(self, what: str, total: int = 0) -> None:  # 0: unknown
         self.what, self.total = what, total
         self.begin = self.told = time.monotonic()
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Tell how much is done."""
         now, total = time.monotonic(), self.total if total is None else total
-        if done < total and now - self.told < 5:
+        if (not total or done < total) and now - self.told < 5:
             return
         self.told = now
+        if not total:
+            note(f"{self.what} {done}")
+            return
         left = (now - self.begin) / max(done, 1) * (total - done)
         shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
         note(f"{self.what} {done}/{total}, {shown} left")

@@ -67,7 +67,7 @@ class OfVideo(WithModel):
     """A verb that reconstructs a video, or reads a saved scene."""
 
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
-    frames: Frames = field(default=None, kw_only=True)  # frames to sample (default: the model's)
+    frames: Frames = field(default=None, kw_only=True)  # frames to sample (default: as many as overlap)
     known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
     known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
     windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
@@ -84,7 +84,7 @@ class OfVideo(WithModel):
                 return self._saved()
         known, cameras = self.known_scale.known(), self.known_cameras.known()
         model = self.model()
-        line = reading.Progress("frames", self.frames or model.processor.image_processor.num_frames)
+        line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
         return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras)
 

@@ -33,7 +33,7 @@ from vidllm.datasets.scannet_mesh import (
 from vidllm.datasets.sens import SensFile
 from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.files import check_regular_file, has_file
-from vidllm.io.frames import uniform_indices
+from vidllm.io.frames import sampled_indices
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals
@@ -131,7 +131,7 @@ class ScanNetScene:
         """
         if not len(self.posed):
             raise ValueError(f"{self.source.where}: none of its {len(self)} frames has a finite pose; leave it out")
-        return self.posed[uniform_indices(len(self.posed), count)]
+        return self.posed[sampled_indices(len(self.posed), count)]
 
     @cached_property
     def colour_intrinsics(self) -> Float[np.ndarray, "3 3"]:

@@ -176,7 +176,8 @@ def measure_clip(
 def _measure(
     model: VidLLM, frames: Sequence[PosedFrame], metres_per_unit: float, num_frames: int | None
 ) -> dict[str, float]:
-    scene = model.reconstruct([str(frame.picture) for frame in frames], num_frames)
+    count = num_frames or model.processor.image_processor.num_frames
+    scene = model.reconstruct([str(frame.picture) for frame in frames], count)
     chosen = [frames[int(i)] for i in scene.frames.indices]
     extrinsics = torch.stack([frame.extrinsics for frame in chosen if frame.extrinsics is not None])
     maps = (np.asarray(Image.open(f.depth)).astype(np.float32) * metres_per_unit for f in chosen if f.depth is not None)

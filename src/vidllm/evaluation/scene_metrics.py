@@ -148,7 +148,7 @@ def score_examples(
         videos.setdefault(example.video, []).append(example)
     metrics, said = Metrics(), dict[int, str]()
     for done, (video, of_it) in enumerate(videos.items(), 1):
-        scene = model.reconstruct(video, frames)
+        scene = model.reconstruct(video, frames or model.processor.image_processor.num_frames)
         said |= _answers(scene, [e for e in of_it if e.task == "question"])
         for example in of_it:
             if example.boxes is not None:

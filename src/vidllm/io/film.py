@@ -31,7 +31,7 @@ from jaxtyping import UInt8
 from vidllm.io.files import InputError
 from vidllm.io.film_frames import deinterlaced, is_hdr, sdr_picture
 from vidllm.io.film_scan import Scan, open_film, reason
-from vidllm.io.frames import uniform_indices
+from vidllm.io.frames import sampled_indices
 
 _MOST_RANGES = 8  # ranges of damaged frames named in a warning
 Neighbour = Callable[[int], av.VideoFrame | None]
@@ -55,7 +55,7 @@ class Picture:
     time_s: float
 
 
-def read_film(path: Path, scan: Scan, num_frames: int | None) -> Iterator[Picture]:
+def read_film(path: Path, scan: Scan, num_frames: int | Sequence[int] | None) -> Iterator[Picture]:
     """The wanted pictures in order: `num_frames` spread evenly over the film's, or all with None.
 
     Where damage is met on the way they are spread over the pictures that decode whole, and a warning names the others.
@@ -87,12 +87,12 @@ def _warn_of_scan(path: Path, scan: Scan) -> None:
 # ---- by seeking ---------------------------------------------------------------------------------------------------
 
 
-def seek_pictures(path: Path, scan: Scan, num_frames: int | None) -> Iterator[Picture]:
+def seek_pictures(path: Path, scan: Scan, num_frames: int | Sequence[int] | None) -> Iterator[Picture]:
     """The wanted pictures, each reached from the last key frame before it. Raises `SeekFailedError` on any doubt."""
     container, stream = open_film(path)
     with container:
         cursor = _Cursor(container, stream, scan)
-        for index in uniform_indices(len(scan.pts), num_frames).tolist():
+        for index in sampled_indices(len(scan.pts), num_frames).tolist():
             yield _picture(cursor.frame(index), stream, index, scan.time_s(index), cursor.near)
 
 
@@ -161,7 +161,7 @@ class _Pass:
     said: list[str]
 
 
-def decode_pictures(path: Path, scan: Scan, num_frames: int | None, skip: int = 0) -> Iterator[Picture]:
+def decode_pictures(path: Path, scan: Scan, num_frames: int | Sequence[int] | None, skip: int = 0) -> Iterator[Picture]:
     """The wanted pictures, without the first `skip`, by decoding all twice: once to find the whole ones, once to keep.
 
     Warns of damage; raises `InputError` when no frame decodes.
@@ -176,7 +176,10 @@ def decode_pictures(path: Path, scan: Scan, num_frames: int | None, skip: int = 
                          "the file is cut or damaged, copy or convert it again")  # fmt: skip
     _warn_of_damage(path, scan, found, careful)
     numbers = sorted(found.whole)
-    wanted = [numbers[i] for i in uniform_indices(len(numbers), num_frames).tolist()][skip:]
+    if isinstance(num_frames, Sequence):
+        wanted = [number for number in numbers if number - found.start in set(num_frames)][skip:]
+    else:
+        wanted = [numbers[i] for i in sampled_indices(len(numbers), num_frames).tolist()][skip:]
     if wanted:
         yield from _kept_pictures(path, scan, found, wanted, careful)
 

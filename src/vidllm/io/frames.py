@@ -147,12 +147,14 @@ def _whole_patches(side: float, patch_size: int) -> int:
     return max(round(side / patch_size), 1) * patch_size
 
 
-def uniform_indices(count: int, num_frames: int | None) -> Int[np.ndarray, " F"]:
+def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[np.ndarray, " F"]:
     """Numbers of `num_frames` frames spread evenly over `count`, the first and the last always among them.
 
     The rule is `round(linspace(0, count - 1, num_frames))`; one frame is the first; `None`, or a number not below
-    `count`, is every frame.
+    `count`, is every frame. A sequence names the frames itself; those that are not there are left out.
     """
+    if isinstance(num_frames, Sequence):
+        return np.array(sorted({i for i in num_frames if 0 <= i < count}), dtype=np.int64)
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}; pass None for every frame")
     if num_frames is None or num_frames >= count:

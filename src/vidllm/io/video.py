@@ -6,7 +6,7 @@ them by `vidllm.io.pictures`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from vidllm.io import film, pictures
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import InputError, check_source
 from vidllm.io.film_scan import scan_film
-from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, uniform_indices
+from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, sampled_indices
 from vidllm.io.pictures import times_of
 
 __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
@@ -30,7 +30,7 @@ __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
 
 def load_frames(
     source: Any,
-    num_frames: int | None = 32,
+    num_frames: int | Sequence[int] | None = 32,
     *,
     shorter_side: int = 518,
     resize: Resize = "shorter_side",
@@ -43,7 +43,7 @@ def load_frames(
             (animated WebP and PNG, TIFF pages, MPO); a PIL picture; a list of paths, PIL pictures or arrays; or an
             array or tensor `(F, H, W, 3)` or `(F, 3, H, W)`, uint8 or float in [0, 1].
         num_frames: how many, at `round(linspace(0, n - 1, num_frames))` of the source's n frames; all when there
-            are fewer, or when None.
+            are fewer, or when None. A sequence of numbers names the frames itself.
         shorter_side: pixels of the shorter side after resizing (of the longer one with `resize="longer_side"`).
         resize: `"shorter_side"` (the paper; crops the centre to whole patches) or `"longer_side"` (VGGT's loader).
         patch_size: H and W of the result are multiples of it.
@@ -61,7 +61,7 @@ def load_frames(
 
 def iter_frames(
     source: Any,
-    num_frames: int | None = None,
+    num_frames: int | Sequence[int] | None = None,
     *,
     shorter_side: int = 518,
     resize: Resize = "shorter_side",
@@ -94,9 +94,9 @@ def _collector(source: Any, **options: Any) -> FrameCollector:
     return FrameCollector("iterator of frames" if isinstance(source, Iterator) else kind, plan)
 
 
-def _read(source: Any, num_frames: int | None, collector: FrameCollector) -> Iterator[None]:
+def _read(source: Any, num_frames: int | Sequence[int] | None, collector: FrameCollector) -> Iterator[None]:
     """Steps that each add one wanted frame of the source to the collector."""
-    uniform_indices(1, num_frames)
+    sampled_indices(1, num_frames)
     if not isinstance(source, str | Path):
         items = _listed(source)
         return _add_items(collector, _sampled(items, num_frames), _times(items))
@@ -127,8 +127,8 @@ def _listed(source: Any) -> Any:
     return list(source)
 
 
-def _sampled(items: Any, num_frames: int | None) -> Iterator[tuple[int, Any]]:
-    return ((index, items[index]) for index in uniform_indices(len(items), num_frames).tolist())
+def _sampled(items: Any, num_frames: int | Sequence[int] | None) -> Iterator[tuple[int, Any]]:
+    return ((index, items[index]) for index in sampled_indices(len(items), num_frames).tolist())
 
 
 def _times(items: Any) -> list[float] | None:
@@ -153,14 +153,16 @@ def _add_items(
         yield
 
 
-def _add_pictures(collector: FrameCollector, path: Path, count: int, num_frames: int | None) -> Iterator[None]:
-    wanted = uniform_indices(count, num_frames).tolist()
+def _add_pictures(
+    collector: FrameCollector, path: Path, count: int, num_frames: int | Sequence[int] | None
+) -> Iterator[None]:
+    wanted = sampled_indices(count, num_frames).tolist()
     for index, picture, time_s in pictures.read_pictures(path, wanted):
         collector.add(picture, index, time_s, path.name if count == 1 else f"frame_{index:06d}")
         yield
 
 
-def _add_film(collector: FrameCollector, path: Path, num_frames: int | None) -> Iterator[None]:
+def _add_film(collector: FrameCollector, path: Path, num_frames: int | Sequence[int] | None) -> Iterator[None]:
     scan = scan_film(path)
     collector.pixel_aspect, collector.clock_start_s = scan.aspect, 0.0
     for picture in film.read_film(path, scan, num_frames):

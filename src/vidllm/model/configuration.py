@@ -138,6 +138,7 @@ class WindowsConfig:
     size: int | None = None  # [D] frames a window; None: ``default_frames``
     overlap: int | None = None  # [D] frames shared with the window before; None: a quarter of a window
     whole_up_to: int = 64  # [D] more frames than this go in windows without being asked to
+    most: int = 192  # [D] frames that are chosen of a video at most, unless a number is given
 
 
 @dataclass

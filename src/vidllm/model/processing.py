@@ -43,7 +43,7 @@ class FrameProcessor:
         self.num_frames, self.shorter_side = num_frames, shorter_side
         self.resize_mode, self.patch_size = resize_mode, patch_size
 
-    def read(self, source: Any, num_frames: int | None = None) -> Frames:
+    def read(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Frames:
         """One source's frames with the affine from original pixels; ValueError when it holds no picture."""
         return load_frames(
             source,
@@ -53,7 +53,7 @@ class FrameProcessor:
             patch_size=self.patch_size,
         )
 
-    def stream(self, source: Any, num_frames: int | None = None) -> Iterator[Frames]:
+    def stream(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Iterator[Frames]:
         """One source's frames one by one, each decoded when it is asked for; all of them when ``num_frames`` is None.
 
         The source may be an iterator of images as well, such as a live camera.

@@ -1,0 +1,100 @@
+"""Which frames of a video are reconstructed: as many as it takes for neighbours to overlap.
+
+Frames spread evenly over a long walk hardly share anything, and nothing can join what shares nothing. Candidates, six a
+second of a film or every picture of a folder, are registered one to the next on small pictures
+(:mod:`vidllm.geometry.picture_overlap`); a candidate is taken when the one after it would share less than
+``LEAST_OVERLAP`` with the last one taken, or can no longer be registered to it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidllm.geometry.picture_overlap import compose, half_sides, overlap, register_pictures, small_pictures
+from vidllm.io.film_scan import scan_film
+from vidllm.io.frames import Frames
+from vidllm.io.pictures import IMAGE_SUFFIXES, UNREAD_HEIF
+from vidllm.io.video import iter_frames
+
+CANDIDATES_HZ = 6.0
+LEAST_OVERLAP = 0.7  # share of a frame's area that the next one still shows
+LEAST_AGREEMENT = 0.6  # correlation below which two pictures are not registered
+SIDE = 56  # pixels of the shorter side of candidates
+
+
+def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
+    """Numbers of the frames to reconstruct, at most ``most``; or ``least``, a number of frames to be spread evenly.
+
+    The latter where overlap asks for no more of them. Where it asks for more than ``most``,
+    those are spread evenly over the chosen ones, with a warning. Raises as :func:`vidllm.io.video.load_frames`.
+    """
+    numbers: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever reads the chosen frames warns of damage
+        pictures = (_noted(frame, numbers) for frame in iter_frames(source, _candidates(source), shorter_side=SIDE))
+        chosen = list(overlapping(pictures))
+    if len(chosen) <= least:
+        return least
+    if len(chosen) > most:
+        warnings.warn(f"the camera moves so much that {len(chosen)} frames overlap; taking {most} of them. "
+                      "Give a number of frames, or a shorter part of the video", stacklevel=2)  # fmt: skip
+        chosen = [chosen[i] for i in _spread(len(chosen), most)]
+    return [numbers[i] for i in chosen]
+
+
+def overlapping(pictures: Iterable[Float[Tensor, "1 1 h w"]]) -> Iterator[int]:
+    """Numbers of those pictures (:func:`small_pictures`) of which each overlaps the next; first and last are there."""
+    stay = torch.eye(2, 3)[None]
+    taken, number, moved = 0, -1, stay
+    before: Tensor | None = None
+    for number, picture in enumerate(pictures):
+        if before is None:
+            yield 0
+        else:
+            step, agreement = register_pictures(before, picture)
+            moved = compose(step, moved)
+            if not _overlaps(moved, agreement, picture):
+                if taken < number - 1:
+                    taken, moved = number - 1, step
+                    yield taken
+                if not _overlaps(moved, agreement, picture):
+                    taken, moved = number, stay
+                    yield taken
+        before = picture
+    if taken < number:
+        yield number
+
+
+def _overlaps(moved: Tensor, agreement: Tensor, picture: Tensor) -> bool:
+    share = overlap(moved, half_sides((picture.shape[-2], picture.shape[-1])))
+    return float(share) >= LEAST_OVERLAP and float(agreement) >= LEAST_AGREEMENT
+
+
+def _noted(frame: Frames, numbers: list[int]) -> Tensor:
+    numbers += frame.indices.tolist()
+    return small_pictures(frame.images)
+
+
+def _candidates(source: Any) -> int | None:
+    """How many frames to look at: of a film some a second, else all."""
+    if not isinstance(source, str | Path) or not Path(source).is_file():
+        return None
+    if Path(source).suffix.lower() in IMAGE_SUFFIXES | UNREAD_HEIF:
+        return None
+    scan = scan_film(Path(source))
+    if scan.total < 2:
+        return None
+    seconds = scan.time_s(scan.numbers[-1], scan.numbers[0])
+    return min(len(scan.numbers), math.ceil(seconds * CANDIDATES_HZ) + 1)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return torch.linspace(0, count - 1, min(count, wanted)).round().int().tolist()
