@@ -38,16 +38,16 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1380,
+    "vidllm": 1385,
     "vidllm.baselines": 495,
     "vidllm.cli": 1700,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
     "vidllm.export": 1190,
-    "vidllm.geometry": 1345,
-    "vidllm.io": 4120,
-    "vidllm.long_video": 650,
+    "vidllm.geometry": 1460,
+    "vidllm.io": 4125,
+    "vidllm.long_video": 750,
     "vidllm.model": 5635,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6290,
