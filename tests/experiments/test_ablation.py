@@ -77,7 +77,7 @@ def config(rooms_folder, teachers, tmp_path, micro):
     small = tiny_test()
     joint = changed(
         ablation_joint(), warmup_steps=1, window_scenes=2, window_frames=(2,), clip_images=2, clip_frames=(2,),
-        questions=3, references=2, captions=1, log_every=1, dtype="float32", save_minutes=small.save_minutes,
+        questions=3, references=2, captions=1, log_every=1, dtype="float32", save_minutes=small.loop.save_minutes,
     )  # fmt: skip
     distil = changed(
         ablation_stage1(), warmup_steps=1, clip_images=2, clip_frames=(2,), log_every=1, dtype="float32",
