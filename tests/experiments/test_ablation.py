@@ -197,7 +197,7 @@ def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
     train, taken = runs.train, []
 
     def killed(joint, log, extra_questions):
-        taken.append(joint.out)
+        taken.append(joint.loop.out)
         if len(taken) == 3:
             raise KeyboardInterrupt
         return train(joint, log, extra_questions)
