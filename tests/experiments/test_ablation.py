@@ -77,7 +77,7 @@ def config(rooms_folder, teachers, tmp_path, micro):
     small = tiny_test()
     joint = changed(
         ablation_joint(), warmup_steps=1, window_scenes=2, window_frames=(2,), clip_images=2, clip_frames=(2,),
-        questions=3, references=2, captions=1, log_every=1, dtype="float32", save_minutes=small.save_minutes,
+        questions=3, references=2, captions=1, log_every=1, dtype="float32", save_minutes=small.loop.save_minutes,
     )  # fmt: skip
     distil = changed(
         ablation_stage1(), warmup_steps=1, clip_images=2, clip_frames=(2,), log_every=1, dtype="float32",
@@ -197,7 +197,7 @@ def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
     train, taken = runs.train, []
 
     def killed(joint, log, extra_questions):
-        taken.append(joint.out)
+        taken.append(joint.loop.out)
         if len(taken) == 3:
             raise KeyboardInterrupt
         return train(joint, log, extra_questions)

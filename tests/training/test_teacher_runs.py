@@ -15,7 +15,7 @@ from transformers import CLIPModel
 from vidllm.datasets.shards import rooms_labels
 from vidllm.model.loading import load_pretrained
 from vidllm.training import language_teacher
-from vidllm.training.config import changed, tiny_test
+from vidllm.training.config import changed
 from vidllm.training.data import RoomsData
 from vidllm.training.language_teacher import (
     END,
@@ -57,10 +57,9 @@ def quiet(line: str) -> None:
 
 
 def test_the_geometry_teacher_has_no_adapter_and_no_words(rooms_folder, tmp_path):
-    small = tiny_test()
     config = changed(
         geometry_teacher(), data=str(rooms_folder), out=str(tmp_path / "run"), steps=1, window_scenes=2,
-        window_frames=(2,), save_minutes=0.0, log_every=1, warmup_steps=small.warmup_steps, dtype="float32",
+        window_frames=(2,), save_minutes=0.0, log_every=1, warmup_steps=1, dtype="float32",
     )  # fmt: skip
     run = Run.build(config)
     assert run.model.adapter.exchange is None and run.model.config.adapter.variant == "none"
