@@ -32,7 +32,7 @@ FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step 
 TRIES = 3  # of one step
 ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
 STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
-AGREED = 0.5  # disagreement above which what was found is not believed: true cameras of rooms leave 0.1 to 0.2
+AGREED = 0.5  # disagreement above which what was found is not believed: refined rooms have less than 0.2
 DULL = 2e-3  # mean difference of colours from their surroundings below which pictures hold no texture
 
 
