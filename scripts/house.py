@@ -44,7 +44,7 @@ BUDGET: dict[str, int] = {
     "vidllm.evaluation": 5530,
     "vidllm.experiments": 980,
     "vidllm.export": 1250,
-    "vidllm.geometry": 1620,
+    "vidllm.geometry": 1625,
     "vidllm.io": 4030,
     "vidllm.long_video": 675,
     "vidllm.model": 5155,
