@@ -45,7 +45,7 @@ BUDGET: dict[str, int] = {
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
     "vidllm.export": 1190,
-    "vidllm.geometry": 1460,
+    "vidllm.geometry": 1730,
     "vidllm.io": 4125,
     "vidllm.long_video": 750,
     "vidllm.model": 5635,

@@ -101,7 +101,7 @@ TARGETS = {
         "root/sqa3d/v1_balanced_sqa_annotations_val_scannetv2.json", PACK, True, (), "rotation"
     ),
     "multi3drefer annotations": Target("root/multi3drefer/multi3drefer_val.json", PACK, json=True),
-    "nr3d annotations": Target("root/referit3d/nr3d.csv", PACK),
+    "nr3d annotations": Target("root/referit3d/nr3d.csv", CHECK),
     "scene list": Target("root/scannetv2_val.txt", CHECK, harmless=("empty",)),
     "label map": Target("root/scannetv2-labels.combined.tsv", CHECK),
     "proposals": Target(f"root/mask3d/{SCENE}.mask.npz", CHECK),

@@ -213,7 +213,7 @@ def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
         (("train", "stage2", "--bogus", "1"), ("--bogus",)),
         (("train", "--steps", "many"), ("--steps", "many")),
         (("train", "--preset", "huge"), ("unknown preset 'huge'",)),
-        (("train", "blind", "--data", "nowhere"), ("no shards", "nowhere")),
+        (("train", "blind", "--data", "nowhere"), ("no training shards", "nowhere")),
     ],
 )
 def test_wrong_arguments_are_one_line(run, video, tmp_path, monkeypatch, arguments, fragments):

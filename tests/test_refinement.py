@@ -14,6 +14,7 @@ from vidllm.cli import main
 from vidllm.evaluation.reconstruction_metrics import pose_errors
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.video import write_video
+from vidllm.model.loading import load_pretrained
 from vidllm.model.priors import KnownScale
 from vidllm_rooms.shards import SIZES, render_scene
 
@@ -54,10 +55,10 @@ def test_off_unless_asked_for_or_configured(folder, model, rendered):
 
 
 def test_the_configuration_is_saved_with_the_model(folder, tmp_path):
-    model = vidllm.load(folder)
-    model.model.config.refine = True
-    model.model.save_pretrained(tmp_path)
-    model.processor.save_pretrained(tmp_path)
+    model, processor = load_pretrained(folder)
+    model.config.refine = True
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     assert vidllm.load(tmp_path).refine and not vidllm.load(tmp_path, refine=False).refine
 
 
@@ -87,8 +88,9 @@ def test_a_known_scale_goes_before(model, rendered):
     torch.testing.assert_close(again.depth, 2 * scene.depth)
 
 
-def test_windows_are_refined_each_by_itself(model):
-    clip = render_scene(10001, 9, 56, 70)[0].rgb
+def test_windows_are_refined_each_by_itself():
+    model = vidllm.load()
+    clip = render_scene(10001, 9, 112, 140)[0].rgb
     plain = model.reconstruct(clip, 9, window=5, overlap=2)
     refined = model.reconstruct(clip, 9, window=5, overlap=2, refine=True)
     assert len(refined) == 9 and bool(refined.extrinsics.isfinite().all())
@@ -97,11 +99,11 @@ def test_windows_are_refined_each_by_itself(model):
     assert torch.equal(last.extrinsics, refined.extrinsics)
 
 
-def test_on_the_command_line(folder, rendered, tmp_path, capsys):
+def test_on_the_command_line(rendered, tmp_path, capsys):
     write_video(tmp_path / "room.mp4", rendered.rgb)
     told = []
     for option in ("--refine", "--no-refine"):
-        command = ["reconstruct", str(tmp_path / "room.mp4"), "--model", str(folder), "--format", "cameras", "--json"]
+        command = ["reconstruct", str(tmp_path / "room.mp4"), "--format", "cameras", "--json"]
         assert main([*command, "-o", str(tmp_path / option[2:]), option]) == 0
         told.append(json.loads(capsys.readouterr().out)["camera_path_length"])
     assert told[0] != told[1]

@@ -38,7 +38,7 @@ from vidllm.experiments.runs import (
     write_start,
 )
 from vidllm.experiments.tables import as_record, grid, report, statement, steps_of, verdict
-from vidllm.model import configuration
+from vidllm.model import presets
 from vidllm.model.loading import load_pretrained
 from vidllm.training.config import changed, tiny_test
 from vidllm_rooms.evaluation import evaluate, remembered_clip
@@ -64,7 +64,7 @@ SMALL = Rooms(remembered_clip, partial(evaluate, render=small_room), template_qu
 @pytest.fixture
 def micro(monkeypatch):
     """The smallest model as a preset."""
-    monkeypatch.setitem(configuration.PRESETS, "micro", micro_config)
+    monkeypatch.setitem(presets.PRESETS, "micro", micro_config)
 
 
 @pytest.fixture(scope="module")

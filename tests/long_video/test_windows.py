@@ -226,8 +226,9 @@ def test_a_known_scale_holds_for_the_whole_chain(model):
     images = video(12)
     plain, scaled = (run(model, images, 6, 2, known).snapshot() for known in (None, KnownScale(factor=3.0)))
     assert float(scaled.scale.scale[0]) == 3 and bool(scaled.scale.spread.isnan())
+    # to within what the plain chain is pulled towards its windows' metres
     ratio = scaled.extrinsics[-1, :, 3].norm() / plain.extrinsics[-1, :, 3].norm()
-    assert float(ratio) == pytest.approx(3 / float(plain.scale.scale[0]), rel=1e-3)
+    assert float(ratio) == pytest.approx(3 / float(plain.scale.scale[0]), rel=0.03)
 
 
 def test_a_known_length_of_a_late_frame_gives_the_scale_of_all(model):

@@ -50,7 +50,7 @@ def test_at_weight_0_nothing_is_built_and_no_term_is_left(config):
 
 
 def test_template_questions_have_to_be_handed_in(config):
-    with pytest.raises(ValueError, match="template_questions"):
+    with pytest.raises(ValueError, match="those of vidllm_rooms"):
         Run.build(changed(config, plain=2))
     run = Run.build(changed(config, plain=2), template_questions)
     batch = run.data.draw(np.random.default_rng(0), 1, 2, window=True)

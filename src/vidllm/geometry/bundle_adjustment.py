@@ -1,8 +1,10 @@
 """Dense bundle adjustment: a predicted reconstruction moved until its frames agree (docs/refinement.md).
 
 A frame's pixels, placed in space by its depth and seen by the camera of another frame, should find their own colour
-there, and a surface at their own depth. Cameras, one focal length for all frames and a smooth factor of every depth
-map are moved by gradient descent until they do. Ours: the paper has no refinement (VGGT's adjusts sparse tracks).
+there, and a surface at their own depth (:mod:`frame_comparison`). Cameras, one focal length for all frames and a smooth
+factor of every depth map are moved until they do, by damped Gauss-Newton steps (Levenberg and Marquardt): with H and g
+the derivatives of the re-weighted objective, ``(H + damping diag H) step = -g``; a step that does not lower the
+objective is tried again with more damping. Ours: the paper has no refinement (VGGT's adjusts sparse tracks).
 """
 
 from __future__ import annotations
@@ -14,24 +16,24 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from vidllm.geometry.cameras import inside_image, one_lens, pixel_centres, project
-from vidllm.geometry.photometric import made_small, sampled
+from vidllm.geometry.cameras import one_lens, pixel_centres
+from vidllm.geometry.frame_comparison import GRID, Comparison, SmallFrames, State, Views, cross_matrices, knot_weights
+from vidllm.geometry.photometric import made_small
 from vidllm.geometry.precision import full_precision
 
-OFFSETS = (1, 2, 3)  # frames are compared with those so many places later, in both directions
+REACH = 3  # frames are compared with those up to so many places away
 BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side
 EVERY = (8, 8, 4, 4)  # at each blur, every such pixel of every such row is placed in space
-STEPS = 100  # steps at each blur
-LEARNING_RATE = 0.02  # radians, log factors, and translations over the median depth; falls to a tenth
-GRID = 4  # knots of the factor of a depth map, a side
-COLOUR, DEPTH = 0.125, 0.2  # differences (of 1; of the log depth) beyond which it hardly matters how large they are
-DEPTH_WEIGHT = 0.3  # of the disagreement in depth beside that in colour
-FRONT, BEHIND = 0.35, 0.5  # a surface nearer by so much log depth hides a point, one so much farther is another one
-STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.05, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
-AGREED = 0.5  # disagreement above which what was found is not believed: true cameras of rooms leave 0.1 to 0.2
-NEAR = 0.02  # of the median depth: points nearer to a camera are not compared
+STEPS = (6, 6, 6, 8)  # at each blur, at most
+START_BLURS, START_STEPS = (0.08, 0.04), 6  # the same where only the motions between neighbours are sought
+TURN_DEG, ROLL_DEG = (4.0, 5), (7.0, 2)  # turns between neighbours that are tried: step, how many to each side
+FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step that helps, after one that does not
+TRIES = 3  # of one step
+ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
+STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
+AGREED = 0.5  # disagreement above which what was found is not believed: refined rooms have less than 0.2
+DULL = 2e-3  # mean difference of colours from their surroundings below which pictures hold no texture
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Adjusted:
 
 
 @full_precision()
+@torch.no_grad()
 def adjust(
     images: Float[Tensor, "F 3 H W"],
     depth: Float[Tensor, "F H W"],
@@ -64,160 +67,144 @@ def adjust(
     The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
     ``move_focal`` all frames get one lens whose fx is ``lens_aspect`` times its fy (1: square pixels); with None they
     keep their own focal lengths up to one factor. What was given comes back where nothing agrees better (one frame,
-    none that see the same), and with a warning where the frames do not agree even so: it began too far off.
+    none that see the same), and with a warning where the frames do not agree even so or hold no texture.
     """
+    stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf)
     if len(images) < 2:
-        return Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf)
-    with torch.inference_mode(False), torch.enable_grad():
-        given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
-        if move_focal and lens_aspect is not None:
-            given[2] = one_lens(given[2], lens_aspect)
-        bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
-        before = bundle.disagreement()
-        if math.isfinite(before):
-            bundle.descend()
-        after = bundle.disagreement()
-    if AGREED < after < before:
+        return stays
+    given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
+    if move_focal and lens_aspect is not None:
+        given[2] = one_lens(given[2], lens_aspect)
+    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
+    first = bundle.look()
+    before = first.disagreement()
+    if not math.isfinite(before):
+        return stays
+    stays = Adjusted(depth, intrinsics, extrinsics, before, before)
+    if bundle.dull():
+        warnings.warn("the frames hold no texture; the reconstruction stays as predicted", stacklevel=1)
+        return stays
+    bundle.descend()
+    last = bundle.look()
+    after = last.disagreement()
+    better = after < before and float(last.scores().mean()) < float(first.scores().mean())
+    if better and after < AGREED:
+        new_depth, matrices, poses = bundle.found()
+        return Adjusted(new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics), before, after)
+    if min(before, after) > AGREED:
         warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=1)
-    if not after < min(before, AGREED):
-        return Adjusted(depth, intrinsics, extrinsics, before, before)
-    new_depth, matrices, poses = bundle.found()
-    return Adjusted(new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics), before, after)
+    return stays
 
 
 class _Bundle:
-    """What moves (from zero: turns, shifts, log factors), and the disagreement of the frames it leads to."""
+    """A reconstruction, and what of it moves."""
 
     def __init__(self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor,
                  *, move_cameras: bool, move_focal: bool) -> None:  # fmt: skip
-        count = len(images)
-        self.full_depth, self.full_intrinsics, self.extrinsics = depth, intrinsics, extrinsics
-        self.move_cameras, self.move_focal = move_cameras, move_focal
-        self.images, nearest, self.to_small = made_small(images, depth)
-        self.known = (nearest.isfinite() & (nearest > 0))[:, None]
-        self.log_depth = torch.where(self.known, nearest[:, None], 1.0).log()
-        self.unit = float(torch.where(depth.isfinite() & (depth > 0), depth, 1.0).median())
-        self.turns, self.shifts = (depth.new_zeros(count - 1, 3, requires_grad=move_cameras) for _ in range(2))
-        self.frames = depth.new_zeros(count, 1, 1, 1, requires_grad=True)
-        self.knots = depth.new_zeros(count, 1, GRID, GRID, requires_grad=True)
-        self.zoom = depth.new_zeros((), requires_grad=move_focal)
-        offsets = torch.tensor([sign * o for o in OFFSETS if o < count for sign in (1, -1)], device=depth.device)
-        others = torch.arange(count, device=depth.device)[:, None] + offsets
-        self.there = (others >= 0) & (others < count)
-        self.others = others.clamp(0, count - 1)  # (F, k): whose pixels each frame is asked to see
-        self._look(len(BLURS) - 1)
+        count, knots = len(images), GRID**2
+        self.depth, self.intrinsics, self.move_cameras = depth, intrinsics, move_cameras
+        small, nearest, to_small = made_small(images, depth)
+        known = nearest.isfinite() & (nearest > 0)
+        unit = float(torch.where(depth.isfinite() & (depth > 0), depth, 1.0).median())
+        self.frames = SmallFrames(small, torch.where(known, nearest, 1.0).log(), known, to_small @ intrinsics, unit)
+        zero = depth.new_zeros
+        self.state = State(extrinsics[:, :3, :3], extrinsics[:, :3, 3], zero(count, knots), zero(()))
+        place = torch.arange(count * (6 + knots) + 1, device=depth.device)
+        self.cameras, self.rest = place[6 : 6 * count], place[6 * count : len(place) if move_focal else -1]
+        mean = depth.new_full((knots, knots), 1 / knots)
+        one = (STAY_KNOT * (torch.eye(knots).to(mean) - mean) + STAY_FRAME * mean) / (knots * count)
+        self.stay = torch.block_diag(zero(6 * count, 6 * count), *[one] * count, zero(1, 1) + STAY_FOCAL)
+
+    def look(self) -> Comparison:
+        """All frames as they are now, at the last blur."""
+        return Views(self.frames, BLURS[-1], EVERY[-1], REACH).compare(self.state)
+
+    def dull(self) -> bool:
+        """Whether the pictures hold no texture."""
+        return float(Views(self.frames, BLURS[0], EVERY[0], 1).maps[..., :3].abs().mean()) < DULL
+
+    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Depth (F,H,W), intrinsics (F,3,3) and extrinsics (F,4,4) at full size."""
+        size, state = self.depth.shape[-2:], self.state
+        uv = pixel_centres(*size, device=self.depth.device, dtype=self.depth.dtype).flatten(0, 1)
+        factor = (state.knots @ knot_weights(uv, size)[0].mT).exp().unflatten(-1, size)
+        unit = factor.median() if self.move_cameras else 1.0
+        extrinsics = torch.eye(4).to(factor).repeat(len(factor), 1, 1)
+        extrinsics[:, :3, :3], extrinsics[:, :3, 3] = state.rotations, state.translations / unit
+        intrinsics = self.intrinsics.clone()
+        intrinsics[:, (0, 1), (0, 1)] *= state.zoom.exp()
+        return self.depth * (factor / unit), intrinsics, extrinsics
 
     def descend(self) -> None:
-        """Adam down the disagreement, blur by blur."""
-        moving = [p for p in (self.turns, self.shifts, self.frames, self.knots, self.zoom) if p.requires_grad]
-        optimiser = torch.optim.Adam(moving, LEARNING_RATE, betas=(0.9, 0.99))
-        total = STEPS * len(BLURS)
-        for step in range(total):
-            if step % STEPS == 0:
-                self._look(step // STEPS)
-            for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * (1 - 0.9 * step / total)
-            optimiser.zero_grad()
-            (self._disagreement() + self._moved()).backward()
-            optimiser.step()
-
-    @torch.no_grad()
-    def disagreement(self) -> float:
-        """At the last blur; infinite where no frame sees what another sees."""
-        self._look(len(BLURS) - 1)
-        return float(self._disagreement())
-
-    @torch.no_grad()
-    def found(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Depth (F,H,W), intrinsics and extrinsics at full size."""
-        size = self.full_depth.shape[-2:]
-        uv = pixel_centres(*size, device=self.full_depth.device).expand(len(self.full_depth), -1, -1, 2)
-        factor = (self.frames[:, 0] + self._bend(uv, size)).exp()
-        extrinsics = self.extrinsics.clone()
-        extrinsics[:, :3, :3], extrinsics[:, :3, 3] = self._cameras()
+        """From the better of two starts down the objective, blur by blur."""
+        moving = torch.cat([self.cameras, self.rest]) if self.move_cameras else self.rest
         if self.move_cameras:
-            unit = factor.median()
-            factor, extrinsics[:, :3, 3] = factor / unit, extrinsics[:, :3, 3] / unit
-        return self.full_depth * factor, self._intrinsics(), extrinsics
+            self._start()
+        for blur, every, steps in zip(BLURS, EVERY, STEPS, strict=True):
+            self._steps(Views(self.frames, blur, every, REACH), steps, moving)
 
-    def _look(self, stage: int) -> None:
-        """Blur the pictures and choose the pixels of a stage."""
-        size, at = self.images.shape[-2:], slice(EVERY[stage] // 2, None, EVERY[stage])
-        self.uv = pixel_centres(*size, device=self.images.device)[at, at].flatten(0, 1)
-        self.colours = blurred(self.images, BLURS[stage] * min(size))
-        own = self.uv.expand(len(self.images), 1, -1, 2)
-        self.own_colours = sampled(self.colours, own)[:, :, 0][self.others].transpose(1, 2)
-        known = sampled(self.known.float(), own)[:, 0, 0] > 0.5
-        self.asked = known[self.others] & self.there[..., None]
+    def _start(self) -> None:
+        """Cameras from the motions between neighbours, where all frames agree better with these than as predicted.
 
-    def _cameras(self) -> tuple[Tensor, Tensor]:
-        """Rotations (F,3,3) and translations (F,3), the first as given."""
-        first_stays = (0, 0, 1, 0)
-        turn = torch.linalg.matrix_exp(_cross_matrices(F.pad(self.turns, first_stays)))
-        shift = F.pad(self.shifts, first_stays) * self.unit
-        return turn @ self.extrinsics[:, :3, :3], (turn @ self.extrinsics[:, :3, 3:])[..., 0] + shift
+        Neighbours differ less than a prediction may be wrong: each motion begins as predicted, or as that rotation of a
+        grid which makes the two pictures most alike, whichever agrees better.
+        """
+        predicted, views = self.state, Views(self.frames, START_BLURS[0], EVERY[0], 1)
+        frame = torch.arange(len(self.depth), device=self.depth.device)
+        turns, shifts = predicted.motions(frame[:-1], frame[1:])
+        options = [(turns, shifts), (views.best_turns(_turns_to_try().to(turns)), torch.zeros_like(shifts))]
+        earlier, scores = torch.minimum(views.here, views.there), []
+        for option in options:
+            score = views.compare(self._chained(*option)).scores()
+            scores.append(score.new_zeros(len(turns)).index_add(0, earlier, score))
+        turned = scores[1] < scores[0]
+        self.state = self._chained(torch.where(turned[:, None, None], options[1][0], turns),
+                                   torch.where(turned[:, None], 0.0, shifts))  # fmt: skip
+        for blur in START_BLURS:
+            self._steps(Views(self.frames, blur, EVERY[0], 1), START_STEPS, self.cameras)
+        views = Views(self.frames, START_BLURS[-1], EVERY[0], REACH)
+        before, after = (float(views.compare(state).scores().mean()) for state in (predicted, self.state))
+        if before <= after:
+            self.state = predicted
 
-    def _intrinsics(self) -> Tensor:
-        """K at full size: where the focal length moves, by one factor for all frames."""
-        if not self.move_focal:
-            return self.full_intrinsics
-        intrinsics = self.full_intrinsics.clone()
-        intrinsics[:, (0, 1), (0, 1)] = intrinsics[:, (0, 1), (0, 1)] * self.zoom.exp()
-        return intrinsics
+    def _chained(self, turns: Float[Tensor, "m 3 3"], shifts: Float[Tensor, "m 3"]) -> State:
+        """The state whose cameras follow each other by these motions; the first stays."""
+        rotations, translations = [self.state.rotations[0]], [self.state.translations[0]]
+        for turn, shift in zip(turns, shifts, strict=True):
+            rotations.append(turn @ rotations[-1])
+            translations.append(turn @ translations[-1] + shift)
+        return State(torch.stack(rotations), torch.stack(translations), self.state.knots, self.state.zoom)
 
-    def _bend(self, uv: Float[Tensor, "F k N 2"], size: torch.Size) -> Float[Tensor, "F k N"]:
-        """The smooth log factor of depth maps of a size (H, W), at pixels."""
-        last = uv.new_tensor([size[1] - 1, size[0] - 1])
-        at = (uv - 0.5) / last * 2 - 1
-        return F.grid_sample(self.knots, at, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
+    def _steps(self, views: Views, most: int, moving: Tensor) -> None:
+        """At most so many steps of what is ``moving``."""
+        found, damping = views.compare(self.state), FIRST_DAMPING
+        cost = self._objective(self.state, found)
+        for _ in range(most if math.isfinite(cost) else 0):
+            normal, slope = views.system(found)
+            normal, slope = normal + 2 * self.stay, slope + 2 * self.stay @ self.state.values()
+            h, g = normal[moving][:, moving].double(), slope[moving].double()
+            for _ in range(TRIES):
+                step, damped = torch.zeros_like(slope), h + (damping * h.diagonal() + 1e-9).diag()
+                step[moving] = torch.linalg.solve_ex(damped, -g).result.to(slope)
+                state = self.state.moved(step, self.frames.unit)
+                then = views.compare(state)
+                lower = self._objective(state, then)
+                if lower < cost:
+                    break
+                damping *= MORE
+            else:
+                return
+            gain, cost, found, self.state = 1 - lower / cost, lower, then, state
+            damping *= LESS
+            if gain < ENOUGH:
+                return
 
-    def _moved(self) -> Tensor:
-        """What keeps the log factors near 0."""
-        return (
-            STAY_FRAME * self.frames.square().mean() + STAY_KNOT * self.knots.square().mean()
-            + STAY_FOCAL * self.zoom.square()
-        )  # fmt: skip
-
-    def _disagreement(self) -> Tensor:
-        """Mean over all pixels that two frames see: how little colours and depths agree."""
-        (rotations, translations), k = self._cameras(), self.to_small @ self._intrinsics()
-        uv = self.uv.expand(len(k), -1, 2)
-        z = self._log_depth(uv[:, None])[:, 0].exp()
-        # not by unproject_pixels: its gradients differ in the last bit, and hundreds of steps enlarge that
-        rays = (uv - k[:, None, (0, 1), 2]) / k[:, None, (0, 1), (0, 1)]
-        world = (torch.cat([rays * z[..., None], z[..., None]], -1) - translations[:, None]) @ rotations
-        moved = world[self.others] @ rotations[:, None].mT + translations[:, None, None]
-        near = NEAR * self.unit
-        seen_at, depth = project(moved, k[:, None], nearest=near)
-        colour = (sampled(self.colours, seen_at) - self.own_colours).abs().mean(1)
-        behind = self._log_depth(seen_at) - depth.clamp_min(near).log()
-        with torch.no_grad():
-            same = (depth > near) & (behind > -FRONT) & (behind < BEHIND)
-            used = (inside_image(seen_at, self.images.shape[-2:]) & same & self.asked).float()
-        wrong = _soft(colour, COLOUR) + DEPTH_WEIGHT * _soft(behind.abs(), DEPTH)
-        return (used * wrong).sum() / used.sum() if bool(used.any()) else wrong.sum() * 0 + math.inf
-
-    def _log_depth(self, uv: Float[Tensor, "F k N 2"]) -> Float[Tensor, "F k N"]:
-        """Of the adjusted maps, at pixels of the small pictures."""
-        return sampled(self.log_depth, uv)[:, 0] + self._bend(uv, self.images.shape[-2:]) + self.frames[:, 0]
-
-
-def _soft(difference: Tensor, scale: float) -> Tensor:
-    """Grows as the difference over ``scale``, and flattens towards 1."""
-    return 1 - (-difference / scale).exp()
+    def _objective(self, state: State, found: Comparison) -> float:
+        values = state.values()
+        return found.disagreement() + float(values @ self.stay @ values)
 
 
-def _cross_matrices(vectors: Float[Tensor, "F 3"]) -> Float[Tensor, "F 3 3"]:
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-
-
-def blurred(images: Float[Tensor, "F C H W"], sigma: float) -> Float[Tensor, "F C H W"]:
-    """Gaussian blur with a standard deviation in pixels; beyond the borders the outermost pixels go on."""
-    reach = max(1, math.ceil(3 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    across = F.conv2d(padded, kernel, groups=images.shape[1])
-    return F.conv2d(across, kernel.mT, groups=images.shape[1])
+def _turns_to_try() -> Float[Tensor, "t 3 3"]:
+    """Rotations of a camera about its axes, in equal steps."""
+    side, roll = (step * torch.arange(-many, many + 1.0) for step, many in (TURN_DEG, ROLL_DEG))
+    return torch.linalg.matrix_exp(cross_matrices(torch.cartesian_prod(side, side, roll) * (math.pi / 180)))
