@@ -15,11 +15,14 @@ supports_gradient_checkpointing, valid_kwargs
 alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
 instance_type, n_objects, nyu40, object_names, question_type, reference_type, times_us
 
+# weights that a checkpoint holds
+mask_token
+
 # found by name in a table: the exporters of vidllm.export
 write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
 
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
-Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Repack, Score
+Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Score
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight

@@ -50,8 +50,6 @@ class TextConfig:
     mlp_bias: bool
     tie_word_embeddings: bool
     rope_parameters: dict[str, Any]
-    hidden_act = "silu"
-    sliding_window = None
 
     def __init__(self, given: dict[str, Any]) -> None:
         """ValueError for a field of another type; the form must be one that :func:`is_llama_form` says yes to."""
