@@ -48,7 +48,7 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1730,
     "vidllm.io": 4125,
     "vidllm.long_video": 750,
-    "vidllm.model": 5635,
+    "vidllm.model": 5655,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6290,
     "vidllm_rooms": 1820,

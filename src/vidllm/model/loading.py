@@ -225,7 +225,19 @@ def _processor(folder: Path) -> Processor:
             return Processor(FrameProcessor(**{name: frames[name] for name in names}), tokenizer)
     except Exception:  # told by the usual way, in its words
         pass
+    _check_settings(folder / "tokenizer_config.json")
     return _load_processor(folder)
+
+
+def _check_settings(path: Path) -> None:
+    """ValueError for a setting that transformers takes as true, whatever it is."""
+    try:
+        value = read_json_object(path).get("clean_up_tokenization_spaces")
+    except ValueError:  # told by the usual way
+        return
+    if not isinstance(value, bool | None):
+        raise ValueError(f"{path}: clean_up_tokenization_spaces must be true or false, received {value!r:.60}; "
+                         "fetch the file again")  # fmt: skip
 
 
 def _load_processor(folder: Path) -> VidLLMProcessor:
