@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SECONDS = 20.0  # of processor time beside other processes, which doubles it: 10 alone
+SECONDS = 10.0  # of processor time
 HANG = 90.0  # of wall clock, on a machine that does other work as well
 GIGABYTE = 2**30
 WORDS_OF_WARNING = ("warning", "made again")

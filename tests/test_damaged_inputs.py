@@ -30,7 +30,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, rooms_folder: Path) -> Copier
     import vidllm.cli.data
     import vidllm.cli.scenes
     import vidllm.scene
-    import vidllm.training.loop  # noqa: F401
+    import vidllm.training.stage2  # noqa: F401
 
     torch.manual_seed(0)
     return build_all(tmp_path_factory.mktemp("good") / "set", rooms_folder)

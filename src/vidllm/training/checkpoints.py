@@ -117,6 +117,7 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
     """Make the tensors of a checkpoint the run's own."""
     options = StateDictOptions(full_state_dict=not any(isinstance(value, DTensor) for value in found.values()))
     named: dict[str, dict[str, Any]] = {name: {} for name in run.modules()}
+    homes = _homes(run)
     run.averaged.clear()
     for key, value in found.items():
         sort, *slot, name = key.split(SEPARATOR)
@@ -124,9 +125,10 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
             part, name = name.split(".", 1)
             named[part][name] = value
         elif sort == "averaged":
-            run.averaged[name] = _like(_home(run, key), value)
+            run.averaged[name] = _like(_home(homes, key), value)
         else:
-            run.optimizer.state[_home(run, key)][slot[0]] = _like(_home(run, key), value)
+            home = _home(homes, key)
+            run.optimizer.state[home][slot[0]] = _like(home, value)
     for name, module in run.modules().items():
         set_model_state_dict(module, named[name], options=options)
 
@@ -134,10 +136,10 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
 def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
     """The tensors of a folder, of each the part that this process needs."""
     reader = TensorsReader(path)
-    wanted = tensors_of(run)
+    wanted, homes = tensors_of(run), _homes(run)
     for key in reader.read_metadata().state_dict_metadata:
         if key not in wanted:  # moments and averages that a fresh run does not have yet
-            home = _home(run, key)
+            home = _home(homes, key)
             wanted[key] = torch.zeros((), device=home.device) if "|step|" in key else torch.zeros_like(home).detach()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
@@ -145,16 +147,19 @@ def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
     return wanted
 
 
-def _home(run: Trainable, key: str) -> torch.nn.Parameter:
+def _homes(run: Trainable) -> dict[str, dict[str, torch.nn.Parameter]]:
+    """The parameters that moments and averages belong to, by sort and name."""
+    averaging = run.averaging()
+    averaged = {} if averaging is None else dict(averaging.named_parameters())
+    return {"optimizer": run.named_parameters(), "averaged": averaged}
+
+
+def _home(homes: Mapping[str, Mapping[str, torch.nn.Parameter]], key: str) -> torch.nn.Parameter:
     """The parameter that a moment or an average belongs to."""
     sort, *_, name = key.split(SEPARATOR)
-    averaging = run.averaging()
-    known = {"optimizer": run.named_parameters()}
-    if averaging is not None:
-        known["averaged"] = dict(averaging.named_parameters())
-    if name not in known.get(sort, {}):
+    if name not in homes.get(sort, {}):
         raise ValueError(f"it holds {key!r}, which this run does not have")
-    return known[sort][name]
+    return homes[sort][name]
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
