@@ -46,7 +46,7 @@ BUDGET: dict[str, int] = {
     "vidllm.experiments": 930,
     "vidllm.export": 1190,
     "vidllm.geometry": 1730,
-    "vidllm.io": 4125,
+    "vidllm.io": 4135,
     "vidllm.long_video": 750,
     "vidllm.model": 5655,
     "vidllm.pretrained": 1520,

@@ -23,6 +23,7 @@ from vidllm.geometry.cameras import (
     project,
     unproject,
 )
+from vidllm.geometry.picture_motion import shrunk
 from vidllm.geometry.precision import full_precision
 
 POINTS = 768  # pixels a frame that are compared, about
@@ -180,11 +181,10 @@ def made_small(
 ) -> tuple[Float[Tensor, "F 3 h w"], Float[Tensor, "F h w"], Float[Tensor, "3 3"]]:
     """Pictures (areas averaged) and depth (nearest) with a shorter side of ``SIDE`` at most; what takes K to them."""
     height, width = depth.shape[-2:]
-    small = max(1.0, min(height, width) / SIDE)
-    size = round(height / small), round(width / small)
-    to_small = torch.diag(depth.new_tensor([size[1] / width, size[0] / height, 1.0]))
-    nearest = F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
-    return F.interpolate(images, size, mode="area"), nearest, to_small
+    small = shrunk(images, SIDE)
+    to_small = torch.diag(depth.new_tensor([small.shape[-1] / width, small.shape[-2] / height, 1.0]))
+    nearest = F.interpolate(depth[:, None], small.shape[-2:], mode="nearest-exact")[:, 0]
+    return small, nearest, to_small
 
 
 def sampled(maps: Float[Tensor, "F C h w"], uv: Float[Tensor, "F k n 2"]) -> Float[Tensor, "F C k n"]:

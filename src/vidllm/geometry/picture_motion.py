@@ -32,7 +32,7 @@ class PictureMotion:
 
     def add(self, images: Float[Tensor, "F 3 H W"]) -> None:
         """Note further frames, values in [0, 1]."""
-        for picture in _small(images.float()):
+        for picture in shrunk(images.float(), SIDE):
             normalised, gradient = _normalised(picture)
             self.views.append(self._view(normalised, gradient, MOVED * min(picture.shape[-2:])))
 
@@ -51,10 +51,10 @@ class PictureMotion:
         return view
 
 
-def _small(images: Tensor) -> Tensor:
-    """Areas averaged, so that the shorter side has ``SIDE`` pixels at most."""
+def shrunk(images: Float[Tensor, "F C H W"], side: int) -> Float[Tensor, "F C h w"]:
+    """Areas averaged, so that the shorter side has ``side`` pixels at most."""
     height, width = images.shape[-2:]
-    ratio = max(1.0, min(height, width) / SIDE)
+    ratio = max(1.0, min(height, width) / side)
     return F.interpolate(images, (round(height / ratio), round(width / ratio)), mode="area")
 
 

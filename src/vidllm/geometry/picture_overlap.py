@@ -13,19 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidllm.geometry.picture_motion import LEAST_DEVIATION, shrunk
+
 SIDES = (12, 24, 48)  # pixels of the shorter side, one after the other
 ITERATIONS = (8, 5, 2)  # at each of them
 HUBER = 0.5  # of differences, in standard deviations of the picture
 DAMPING = 0.01  # of the mean diagonal of the normal equations
-FLAT = 4 / 255  # standard deviation below which a picture is one flat colour with noise
 
 
 def small_pictures(images: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F 1 h w"]:
     """Grey pictures of mean 0 and deviation 1 whose shorter side has ``SIDES[-1]`` pixels at most."""
-    grey = images.float().mean(1, keepdim=True)
-    ratio = max(1.0, min(grey.shape[-2:]) / SIDES[-1])
-    small = F.interpolate(grey, [max(round(side / ratio), 2) for side in grey.shape[-2:]], mode="area")
-    deviation = small.std(dim=(-2, -1), correction=0, keepdim=True).clamp(min=FLAT)
+    small = shrunk(images.float().mean(1, keepdim=True), SIDES[-1])
+    deviation = small.std(dim=(-2, -1), correction=0, keepdim=True).clamp(min=LEAST_DEVIATION)
     return (small - small.mean(dim=(-2, -1), keepdim=True)) / deviation
 
 
@@ -39,9 +38,7 @@ def register_pictures(
     maps = torch.eye(2, 3, dtype=first.dtype).repeat(len(first), 1, 1)
     agreement = first.new_zeros(len(first))
     for side, iterations in zip(SIDES, ITERATIONS, strict=True):
-        ratio = max(1.0, min(first.shape[-2:]) / side)
-        size = [max(round(length / ratio), 2) for length in first.shape[-2:]]
-        one, two = (_blurred(F.interpolate(x, size, mode="area")) for x in (first, second))
+        one, two = (_blurred(shrunk(x, side)) for x in (first, second))
         for _ in range(iterations):
             maps, agreement = _step(one, two, maps)
     return maps, agreement

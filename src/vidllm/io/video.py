@@ -6,6 +6,7 @@ them by `vidllm.io.pictures`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -66,12 +67,13 @@ def iter_frames(
     shorter_side: int = 518,
     resize: Resize = "shorter_side",
     patch_size: int = 14,
+    per_second: float | None = None,
 ) -> Iterator[Frames]:
     """The frames of :func:`load_frames` one at a time, each a `Frames` of one, decoded when it is asked for.
 
-    Every frame by default. The source may also be an iterator of paths, pictures or arrays (a live camera), whose
-    number of frames nobody knows: `InputError` when `num_frames` of them are wanted. Of a film that turns out damaged
-    on the way, frames already given are not given again.
+    Every frame by default; with ``per_second``, of a film so many at most. The source may also be an iterator of paths,
+    pictures or arrays (a live camera), whose number of frames nobody knows: `InputError` when `num_frames` of them are
+    wanted. Of a film that turns out damaged on the way, frames already given are not given again.
     """
     collector = _collector(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
     if isinstance(source, Iterator) and not hasattr(source, "read"):
@@ -80,7 +82,7 @@ def iter_frames(
                              "take every frame, or thin it yourself (itertools.islice)")  # fmt: skip
         steps = _add_items(collector, enumerate(source))
     else:
-        steps = _read(source, num_frames, collector)
+        steps = _read(source, num_frames, collector, per_second)
     return (collector.take() for _ in steps)
 
 
@@ -94,7 +96,9 @@ def _collector(source: Any, **options: Any) -> FrameCollector:
     return FrameCollector("iterator of frames" if isinstance(source, Iterator) else kind, plan)
 
 
-def _read(source: Any, num_frames: int | Sequence[int] | None, collector: FrameCollector) -> Iterator[None]:
+def _read(
+    source: Any, num_frames: int | Sequence[int] | None, collector: FrameCollector, per_second: float | None = None
+) -> Iterator[None]:
     """Steps that each add one wanted frame of the source to the collector."""
     sampled_indices(1, num_frames)
     if not isinstance(source, str | Path):
@@ -109,7 +113,7 @@ def _read(source: Any, num_frames: int | Sequence[int] | None, collector: FrameC
         count, is_film = pictures.pictures_in(path)
         if not is_film:
             return _add_pictures(collector, path, count, num_frames)
-    return _add_film(collector, path, num_frames)
+    return _add_film(collector, path, num_frames, per_second)
 
 
 def _listed(source: Any) -> Any:
@@ -162,8 +166,13 @@ def _add_pictures(
         yield
 
 
-def _add_film(collector: FrameCollector, path: Path, num_frames: int | Sequence[int] | None) -> Iterator[None]:
+def _add_film(
+    collector: FrameCollector, path: Path, num_frames: int | Sequence[int] | None, per_second: float | None
+) -> Iterator[None]:
     scan = scan_film(path)
+    if per_second is not None and scan.total > 1:
+        seconds = scan.time_s(scan.numbers[-1], scan.numbers[0])
+        num_frames = min(len(scan.numbers), math.ceil(seconds * per_second) + 1)
     collector.pixel_aspect, collector.clock_start_s = scan.aspect, 0.0
     for picture in film.read_film(path, scan, num_frames):
         if picture.transposed and collector.spec is None:

@@ -8,10 +8,8 @@ second of a film or every picture of a folder, are registered one to the next on
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.picture_overlap import compose, half_sides, overlap, register_pictures, small_pictures
-from vidllm.io.film_scan import scan_film
-from vidllm.io.frames import Frames
-from vidllm.io.pictures import IMAGE_SUFFIXES, UNREAD_HEIF
+from vidllm.io.frames import Frames, sampled_indices
 from vidllm.io.video import iter_frames
 
 CANDIDATES_HZ = 6.0
@@ -39,14 +35,15 @@ def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
     numbers: list[int] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever reads the chosen frames warns of damage
-        pictures = (_noted(frame, numbers) for frame in iter_frames(source, _candidates(source), shorter_side=SIDE))
+        candidates = iter_frames(source, shorter_side=SIDE, per_second=CANDIDATES_HZ)
+        pictures = (_noted(frame, numbers) for frame in candidates)
         chosen = list(overlapping(pictures))
     if len(chosen) <= least:
         return least
     if len(chosen) > most:
         warnings.warn(f"the camera moves so much that {len(chosen)} frames overlap; taking {most} of them. "
                       "Give a number of frames, or a shorter part of the video", stacklevel=2)  # fmt: skip
-        chosen = [chosen[i] for i in _spread(len(chosen), most)]
+        chosen = [chosen[i] for i in sampled_indices(len(chosen), most)]
     return [numbers[i] for i in chosen]
 
 
@@ -81,20 +78,3 @@ def _overlaps(moved: Tensor, agreement: Tensor, picture: Tensor) -> bool:
 def _noted(frame: Frames, numbers: list[int]) -> Tensor:
     numbers += frame.indices.tolist()
     return small_pictures(frame.images)
-
-
-def _candidates(source: Any) -> int | None:
-    """How many frames to look at: of a film some a second, else all."""
-    if not isinstance(source, str | Path) or not Path(source).is_file():
-        return None
-    if Path(source).suffix.lower() in IMAGE_SUFFIXES | UNREAD_HEIF:
-        return None
-    scan = scan_film(Path(source))
-    if scan.total < 2:
-        return None
-    seconds = scan.time_s(scan.numbers[-1], scan.numbers[0])
-    return min(len(scan.numbers), math.ceil(seconds * CANDIDATES_HZ) + 1)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    return torch.linspace(0, count - 1, min(count, wanted)).round().int().tolist()
