@@ -225,27 +225,19 @@ def _processor(folder: Path) -> Processor:
             return Processor(FrameProcessor(**{name: frames[name] for name in names}), tokenizer)
     except Exception:  # told by the usual way, in its words
         pass
-    _check_settings(folder / "tokenizer_config.json")
     return _load_processor(folder)
-
-
-def _check_settings(path: Path) -> None:
-    """ValueError for a setting that transformers takes as true, whatever it is."""
-    try:
-        value = read_json_object(path).get("clean_up_tokenization_spaces")
-    except ValueError:  # told by the usual way
-        return
-    if not isinstance(value, bool | None):
-        raise ValueError(f"{path}: clean_up_tokenization_spaces must be true or false, received {value!r:.60}; "
-                         "fetch the file again")  # fmt: skip
 
 
 def _load_processor(folder: Path) -> VidLLMProcessor:
     from vidllm.model.huggingface import VidLLMProcessor
 
     register()
-    for name in ("processor_config.json", "tokenizer_config.json"):
-        settings_in(folder, name)
+    settings_in(folder, "processor_config.json")
+    settings = settings_in(folder, "tokenizer_config.json") or {}
+    cleans = settings.get("clean_up_tokenization_spaces")
+    if not isinstance(cleans, bool | None):  # transformers takes anything as true
+        raise ValueError(f"{folder / 'tokenizer_config.json'}: clean_up_tokenization_spaces must be true or false, "
+                         f"received {cleans!r:.60}; fetch the file again")  # fmt: skip
     try:
         with quiet():
             processor = VidLLMProcessor.from_pretrained(folder, trust_remote_code=False)
