@@ -216,6 +216,7 @@ def _find(model: str | Path) -> Path:
 
 def _processor(folder: Path) -> Processor:
     """The processor of a folder without transformers, where its files say nothing that only transformers knows."""
+    _check_tokenizer(folder)
     try:
         tokenizer = PlainTokenizer.read(folder)
         frames = read_json_object(folder / "processor_config.json")["image_processor"]
@@ -228,16 +229,21 @@ def _processor(folder: Path) -> Processor:
     return _load_processor(folder)
 
 
+def _check_tokenizer(folder: Path) -> None:
+    """ValueError for settings of a wrong type, which transformers takes as they are, and for a damaged file of them."""
+    settings = settings_in(folder, "tokenizer_config.json") or {}
+    for name, kinds in (("clean_up_tokenization_spaces", bool), ("model_max_length", int | float)):
+        if name in settings and not isinstance(settings[name], kinds | None):
+            raise ValueError(f"{folder / 'tokenizer_config.json'}: {name} is {settings[name]!r:.60}, of a wrong type; "
+                             "fetch the file again")  # fmt: skip
+
+
 def _load_processor(folder: Path) -> VidLLMProcessor:
     from vidllm.model.huggingface import VidLLMProcessor
 
     register()
     settings_in(folder, "processor_config.json")
-    settings = settings_in(folder, "tokenizer_config.json") or {}
-    cleans = settings.get("clean_up_tokenization_spaces")
-    if not isinstance(cleans, bool | None):  # transformers takes anything as true
-        raise ValueError(f"{folder / 'tokenizer_config.json'}: clean_up_tokenization_spaces must be true or false, "
-                         f"received {cleans!r:.60}; fetch the file again")  # fmt: skip
+    _check_tokenizer(folder)
     try:
         with quiet():
             processor = VidLLMProcessor.from_pretrained(folder, trust_remote_code=False)

@@ -259,11 +259,22 @@ def tiny_test() -> TrainConfig:
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The values of a configuration, or of what its file holds, by their names as options."""
-    values = config if isinstance(config, Mapping) else {f.name: getattr(config, f.name) for f in fields(config)}
+    """The values of a configuration by their names as options."""
+    found: dict[str, Any] = {}
+    for name in [f.name for f in fields(config)]:
+        value = getattr(config, name)
+        found |= flat(value) if is_dataclass(value) else {name: value}
+    return found
+
+
+def flat_file(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    """The same of what a file holds; ``like``: a configuration of its class. ValueError for a part that is none."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value) if isinstance(value, Mapping) or is_dataclass(value) else {name: value}
+        part = getattr(like, name, None)
+        if is_dataclass(part) and not isinstance(value, Mapping):
+            raise ValueError(f"{name} must hold options, received {value!r:.60}")
+        found |= flat_file(value, part) if is_dataclass(part) else {name: value}
     return found
 
 
@@ -292,5 +303,5 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 def read_config(path: Path, kind: C) -> C:
     """The configuration that a run left in its folder as ``config.json``; ``kind``: one of the same class."""
-    values = flat(read_json_object(path)).items()
+    values = flat_file(read_json_object(path), kind).items()
     return changed(kind, **{name: tuple(value) if isinstance(value, list) else value for name, value in values})

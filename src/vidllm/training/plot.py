@@ -17,7 +17,7 @@ import numpy as np
 from vidllm.export.line_chart import Panel, Series, check_plot, line_charts, smoothed
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import has_file, naming, parse_json, read_json_object, read_text
-from vidllm.training.config import RunConfig, changed, flat
+from vidllm.training.config import RunConfig, changed, flat_file
 
 LOG_FILE, CONFIG_FILE = "log.jsonl", "config.json"
 RATE, SPEED = "learning_rate", "seconds_a_step"
@@ -137,7 +137,9 @@ def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any])
     file = folder / CONFIG_FILE
     if RATE in drawn or not has_file(file):
         return {}
-    told = flat(read_json_object(file))
+    values = read_json_object(file)
+    with naming(file, "delete it"):
+        told = flat_file(values, RunConfig())
     if not all(name in told for name in _SCHEDULE):
         return {}
     steps = np.array(sorted({row["step"] for row in rows}))

@@ -15,9 +15,9 @@ from typing import Any
 
 from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import check_regular_file, read_json_object
+from vidllm.io.files import check_regular_file, naming, read_json_object
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import RunConfig, flat, write_config
+from vidllm.training.config import RunConfig, flat, flat_file, write_config
 
 Record = dict[str, Any]
 
@@ -78,7 +78,9 @@ def begin(config: RunConfig, processes: int) -> list[str]:
         differ, told = _differences(before, record, keys)
         _refuse(out, differ)
     if trained and (settings := _read(out / CONFIG_FILE)) is not None:
-        _refuse(out, _other_settings(settings, config))
+        with naming(out / CONFIG_FILE, "put the run's own back, or give another --out"):
+            differ = _other_settings(settings, config)
+        _refuse(out, differ)
     if before is not None and "tokenizer" in before:
         record["tokenizer"] = before["tokenizer"]
     write_config(config, out / CONFIG_FILE)
@@ -180,7 +182,8 @@ def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[l
 
 def _other_settings(before: Record, config: RunConfig) -> list[str]:
     """Settings that are others than those written down; one that an earlier version did not have is as its default."""
-    now, usual, old = (json.loads(json.dumps(flat(each))) for each in (config, type(config)(), before))
+    now, usual = (json.loads(json.dumps(flat(each))) for each in (config, type(config)()))
+    old = flat_file(before, config)
     found = []
     for name, value in now.items():
         told = old.get(name, usual[name])
