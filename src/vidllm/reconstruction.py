@@ -174,6 +174,25 @@ class Scene:
         motion.add(self._frames.images)
         return motion.views
 
+    @property
+    def frames_agree(self) -> bool | None:
+        """Whether the frames agree after refinement, in every window (docs/refinement.md); None: not refined."""
+        told = self._agreements()
+        return all(told) if told else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All that makes the reconstruction doubtful: refined frames that do not agree, and the scale's warnings."""
+        told = self._agreements()
+        if all(told):
+            return self.scale.warnings
+        where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
+        return f"{where} do not agree after refinement; cameras and depth are uncertain", *self.scale.warnings
+
+    def _agreements(self) -> list[bool]:
+        """Of each window, whether its frames agree after refinement; none without."""
+        return [] if self.geometry.agrees is None else self.geometry.agrees.tolist()
+
     def _doubts(self) -> list[str]:
         """What else makes the reconstruction doubtful."""
         return []
@@ -223,7 +242,8 @@ class Scene:
             "frames": len(self),
             "scale": self.scale.value,
             "scale_spread": self.scale.spread,
-            "warnings": list(self.scale.warnings),
+            "warnings": list(self.warnings),
+            "frames_agree": self.frames_agree,
             "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
             "processed_size": list(processed),

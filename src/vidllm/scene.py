@@ -12,6 +12,7 @@ Lengths are metres; see :class:`Scene` for the frames.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -92,7 +93,7 @@ class VidLLM:
         for done in growing.run(chain(begun, frames)):
             if progress is not None:
                 progress(done)
-        return growing.scene
+        return _told(growing.scene)
 
     @torch.inference_mode()
     def _whole(
@@ -104,7 +105,7 @@ class VidLLM:
             known = KnownScale(length=known.length.mapped(frames.affine))
         given = known_of(cameras, frames)
         found = self.model.encode_scene(images, known, given, self.refine if refine is None else refine)
-        return Scene(self.model, self.processor, frames, found.geometry, found.prefix)
+        return _told(Scene(self.model, self.processor, frames, found.geometry, found.prefix))
 
     def stream(
         self,
@@ -143,6 +144,13 @@ class VidLLM:
         parameter = next(self.model.parameters())
         features = self.model.encode(frames.images[None].to(parameter.device, parameter.dtype))
         return Scene(self.model, self.processor, frames, geometry, self.model.build_visual_tokens(features, geometry))
+
+
+def _told(scene: Scene) -> Scene:
+    """The scene, with a warning where its frames do not agree after refinement."""
+    if scene.frames_agree is False:
+        warnings.warn(scene.warnings[0], stacklevel=3)
+    return scene
 
 
 def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None:

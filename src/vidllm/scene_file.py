@@ -228,7 +228,7 @@ class SceneFile:
                 found[field.name] = tensor / 255 if field.name == "images" and tensor.dtype == torch.uint8 else tensor
             elif field.name in _NESTED:
                 found[field.name] = self.build(_NESTED[field.name], key, device)
-            else:
+            elif key in self.values["values"] or field.default is MISSING:
                 value = self.values["values"][key]
                 found[field.name] = from_texts(value) if isinstance(value, list) else from_texts([value])[0]
         return kind(**found)

@@ -7,7 +7,7 @@ import torch
 from textured_corner import corner, turned
 from torch import Tensor
 
-from vidllm.geometry.bundle_adjustment import adjust
+from vidllm.geometry.bundle_adjustment import _Bundle, adjust
 from vidllm.geometry.rotations import rotation_angle_deg
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -43,7 +43,7 @@ def test_cameras_come_back(truth: Views):
     (turn, place), (turn_before, place_before) = errors(found.extrinsics, truth), errors(wrong, truth)
     assert turn_before > 3 and turn < 0.15 * turn_before
     assert place_before > 0.08 and place < 0.15 * place_before
-    assert found.after < 0.2 * found.before
+    assert found.after < 0.2 * found.before and found.agrees
     torch.testing.assert_close(found.extrinsics[0], wrong[0])
 
 
@@ -89,13 +89,24 @@ def test_where_nothing_can_be_compared_all_stays(truth: Views):
         assert torch.equal(found.intrinsics, given[2]) and torch.equal(found.extrinsics, given[3])
 
 
+def test_whether_frames_agree_is_told_of_right_and_of_wrong_cameras(truth: Views):
+    images, depth, k, extrinsics = truth
+    right = _Bundle(images, depth, k, extrinsics, move_cameras=True, move_focal=False).test()
+    wrong = _Bundle(images, depth, k, wrong_cameras(extrinsics), move_cameras=True, move_focal=False).test()
+    assert right[0] and not wrong[0]
+    assert float(right[1].max()) < 0.25 and float(wrong[1].max()) > 0.6
+    one_off = extrinsics.clone()
+    one_off[3:, :3, :3] = turned(0.05, 0.08) @ one_off[3:, :3, :3]
+    agrees, contrast = _Bundle(images, depth, k, one_off, move_cameras=True, move_focal=False).test()
+    assert not agrees and int(contrast.argmax()) == 2  # between the frames 2 and 3
+
+
 @pytest.mark.slow
-def test_frames_of_different_things_stay_and_a_warning_says_so(truth: Views):
+def test_frames_of_different_things_stay_and_do_not_agree(truth: Views):
     _, depth, k, extrinsics = truth
     others = torch.nn.functional.interpolate(torch.rand(6, 3, 24, 32), depth.shape[-2:], mode="bilinear")
-    with pytest.warns(UserWarning, match="do not agree after refinement"):
-        found = adjust(others, depth, k, extrinsics)
-    assert torch.equal(found.depth, depth) and torch.equal(found.extrinsics, extrinsics)
+    found = adjust(others, depth, k, extrinsics)
+    assert not found.agrees and torch.equal(found.depth, depth) and torch.equal(found.extrinsics, extrinsics)
     assert found.after == found.before
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,9 @@ FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step 
 TRIES = 3  # of one step
 ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
 STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
-AGREED = 0.5  # disagreement above which what was found is not believed: refined rooms have less than 0.2
+AGREED = 0.5  # disagreement above which what was found is not taken: refined rooms have less than 0.2
+FIT = 2  # the blur at which frames are tested afterwards (an index)
+RIGHT, FIRM = 0.75, 0.62  # frames agree: at least this share of blocks lies right; contrast of all neighbours at most
 DULL = 2e-3  # mean difference of colours from their surroundings below which pictures hold no texture
 
 
@@ -40,7 +42,8 @@ DULL = 2e-3  # mean difference of colours from their surroundings below which pi
 class Adjusted:
     """A reconstruction, shapes as given, and the disagreement of its frames ``before`` and ``after``.
 
-    It is 0 to 1.3, and infinite where no frame sees what another sees.
+    It is 0 to 1.3, and infinite where no frame sees what another sees. ``agrees``: whether the frames do, so that the
+    cameras can be relied on; ``contrast`` (F-1,): of each two neighbours, 0 to about 1, where 1 is no agreement.
     """
 
     depth: Tensor
@@ -48,6 +51,8 @@ class Adjusted:
     extrinsics: Tensor
     before: float
     after: float
+    agrees: bool
+    contrast: Tensor
 
 
 @full_precision()
@@ -61,46 +66,53 @@ def adjust(
     move_cameras: bool = True,
     move_focal: bool = True,
     lens_aspect: float | None = 1.0,
+    lens_weight: float = 1.0,
 ) -> Adjusted:
     """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
 
     The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
     ``move_focal`` all frames get one lens whose fx is ``lens_aspect`` times its fy (1: square pixels); with None they
-    keep their own focal lengths up to one factor. What was given comes back where nothing agrees better (one frame,
-    none that see the same), and with a warning where the frames do not agree even so or hold no texture.
+    keep their own focal lengths up to one factor; ``lens_weight`` multiplies the penalty on changing it. What was given
+    comes back where nothing agrees better (one frame, none that see the same) or all is far from agreeing, and with a
+    warning where the frames hold no texture.
     """
-    stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf)
+    nothing = depth.new_ones(max(len(images) - 1, 0))
+    stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf, len(images) < 2, nothing)
     if len(images) < 2:
         return stays
     given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
     if move_focal and lens_aspect is not None:
         given[2] = one_lens(given[2], lens_aspect)
-    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal)
+    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal, lens_weight=lens_weight)
     first = bundle.look()
     before = first.disagreement()
     if not math.isfinite(before):
         return stays
-    stays = Adjusted(depth, intrinsics, extrinsics, before, before)
+    stays = replace(stays, before=before, after=before)
     if bundle.dull():
         warnings.warn("the frames hold no texture; the reconstruction stays as predicted", stacklevel=1)
         return stays
+    start = bundle.state
     bundle.descend()
     last = bundle.look()
     after = last.disagreement()
     better = after < before and float(last.scores().mean()) < float(first.scores().mean())
-    if better and after < AGREED:
-        new_depth, matrices, poses = bundle.found()
-        return Adjusted(new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics), before, after)
-    if min(before, after) > AGREED:
-        warnings.warn("the frames do not agree after refinement; the reconstruction stays as predicted", stacklevel=1)
-    return stays
+    if not better or after >= AGREED:
+        bundle.state, after = start, before
+    agrees, contrast = bundle.test()
+    agrees = agrees and after < AGREED
+    if bundle.state is start:
+        return replace(stays, agrees=agrees, contrast=contrast)
+    new_depth, matrices, poses = bundle.found()
+    found = new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics)
+    return Adjusted(*found, before, after, agrees, contrast)
 
 
 class _Bundle:
     """A reconstruction, and what of it moves."""
 
     def __init__(self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor,
-                 *, move_cameras: bool, move_focal: bool) -> None:  # fmt: skip
+                 *, move_cameras: bool, move_focal: bool, lens_weight: float = 1.0) -> None:  # fmt: skip
         count, knots = len(images), GRID**2
         self.depth, self.intrinsics, self.move_cameras = depth, intrinsics, move_cameras
         small, nearest, to_small = made_small(images, depth)
@@ -113,11 +125,20 @@ class _Bundle:
         self.cameras, self.rest = place[6 : 6 * count], place[6 * count : len(place) if move_focal else -1]
         mean = depth.new_full((knots, knots), 1 / knots)
         one = (STAY_KNOT * (torch.eye(knots).to(mean) - mean) + STAY_FRAME * mean) / (knots * count)
-        self.stay = torch.block_diag(zero(6 * count, 6 * count), *[one] * count, zero(1, 1) + STAY_FOCAL)
+        self.stay = torch.block_diag(zero(6 * count, 6 * count), *[one] * count, zero(1, 1) + STAY_FOCAL * lens_weight)
 
     def look(self) -> Comparison:
         """All frames as they are now, at the last blur."""
         return Views(self.frames, BLURS[-1], EVERY[-1], REACH).compare(self.state)
+
+    def test(self) -> tuple[bool, Tensor]:
+        """Whether the frames agree, and the contrast of each two neighbours (:meth:`Views.fit`)."""
+        views = Views(self.frames, BLURS[FIT], EVERY[FIT], REACH)
+        right, contrast = views.fit(views.compare(self.state))
+        beside = (views.here - views.there).abs() == 1
+        earlier = torch.minimum(views.here, views.there)[beside]
+        each = contrast.new_zeros(len(self.depth) - 1).index_add(0, earlier, contrast[beside] / 2)
+        return float(right.mean()) >= RIGHT and float(each.max()) <= FIRM, each
 
     def dull(self) -> bool:
         """Whether the pictures hold no texture."""

@@ -18,6 +18,9 @@ from vidllm.model.patches_3d import voxel_pool
 from vidllm.model.priors import KnownCameras, KnownScale
 
 
+LENS_WEIGHT = 5.0  # penalty on leaving the lens of a refined window before, over that on leaving the predicted one
+
+
 @dataclass(frozen=True)
 class NewFrames:
     """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
@@ -36,7 +39,8 @@ class Snapshot:
     """All windows so far. ``factor`` takes the lengths of :class:`NewFrames` to metres; the other lengths are metres.
 
     extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
-    pair of windows are apart where they are registered, over their depth (median).
+    pair of windows are apart where they are registered, over their depth (median); ``agrees``: of each refined window,
+    whether its frames do (docs/refinement.md).
     """
 
     extrinsics: Tensor
@@ -47,6 +51,7 @@ class Snapshot:
     scene_from_world: Tensor
     prefix: VisualPrefix
     residuals: tuple[float, ...]
+    agrees: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.extrinsics)
@@ -69,6 +74,8 @@ class WindowedReconstruction:
         self.frames = 0
         self._extrinsics: list[Tensor] = []
         self._intrinsics: list[Tensor] = []
+        self._agrees: list[bool] = []
+        self._lenses: list[Tensor] = []
         self._bridge: Tensor | None = None
         self._place = torch.eye(4)
 
@@ -78,7 +85,7 @@ class WindowedReconstruction:
     ) -> NewFrames:
         """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
         known, votes = self._known_here(shared, pixel_values.shape[1])
-        found = self.model.encode_scene(pixel_values, known, self._with_lens(cameras), self.refined)
+        found = self.model.encode_scene(pixel_values, known, self._with_lens(pixel_values, cameras), self.refined)
         features, geometry = found.features, found.geometry
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
         self._remember(features, _part(placed, slice(shared, None)), shared)
@@ -88,11 +95,22 @@ class WindowedReconstruction:
         ))  # fmt: skip
         self._extrinsics.append(new.extrinsics)
         self._intrinsics.append(new.intrinsics)
+        if geometry.agrees is not None:
+            self._agrees += geometry.agrees.tolist()
+            self._lenses += [geometry.intrinsics[0, 0].float().cpu()] if self._agrees[-1] else []
         self.frames += len(new.depth)
         return new
 
-    def _with_lens(self, cameras: KnownCameras | None) -> KnownCameras | None:
-        """Where one lens took the whole video, that of the first window is known in the later ones."""
+    def _with_lens(self, pixel_values: Tensor, cameras: KnownCameras | None) -> KnownCameras | None:
+        """Where one lens took the whole video, that of the first window is known in the later ones.
+
+        Refined windows, of which one lens is supposed, start with the median of those that agree, and leave it the less
+        the more these are.
+        """
+        if self._lenses and (cameras is None or (cameras.intrinsics is None and cameras.one_lens is not False)):
+            cameras = KnownCameras(pixel_values) if cameras is None else cameras
+            lens = torch.stack(self._lenses).median(0).values.expand(*pixel_values.shape[:2], 3, 3)
+            return replace(cameras, lens=lens.to(pixel_values), lens_weight=1 + LENS_WEIGHT * len(self._lenses))
         if cameras is None or not cameras.one_lens or cameras.intrinsics is not None or not self._intrinsics:
             return cameras
         lens = self._intrinsics[0][0].expand(*cameras.images.shape[:2], 3, 3)
@@ -150,7 +168,7 @@ class WindowedReconstruction:
         return Snapshot(
             extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
             self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
-            tuple(r.residual for r in self.chain.registrations),
+            tuple(r.residual for r in self.chain.registrations), tuple(self._agrees),
         )
 
 

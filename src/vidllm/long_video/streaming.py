@@ -187,6 +187,9 @@ class LongScene(Scene):
     def _votes(self) -> Tensor:
         return (self._measured.per_image[0] / self._snapshot.factor).float().cpu()
 
+    def _agreements(self) -> list[bool]:
+        return list(self._snapshot.agrees)
+
     def _doubts(self) -> list[str]:
         worst = max(self.residuals, default=0.0)
         if worst <= WARN_RESIDUAL:

@@ -43,7 +43,8 @@ class KnownCameras:
     intrinsics (B,F,3,3) in their pixels; extrinsics (B,F,4,4) camera-from-world of any world, in metres where
     ``metric``; up (B,3) against gravity in the first camera's frame. None: not known. ``one_lens``: whether one lens
     with square pixels took all frames (None: only refinement supposes so); ``pixel_aspect``: its fx over fy, not 1
-    where resizing stretched the images. ValueError for other shapes.
+    where resizing stretched the images. ``lens`` (B,F,3,3): intrinsics in place of predicted ones which refinement may
+    move, with ``lens_weight`` times the usual penalty. ValueError for other shapes.
     """
 
     images: Tensor
@@ -53,10 +54,13 @@ class KnownCameras:
     up: Tensor | None = None
     one_lens: bool | None = None
     pixel_aspect: float = 1.0
+    lens: Tensor | None = None
+    lens_weight: float = 1.0
 
     def __post_init__(self) -> None:
         batch, frames = self.images.shape[:2]
-        wanted = {"intrinsics": (batch, frames, 3, 3), "extrinsics": (batch, frames, 4, 4), "up": (batch, 3)}
+        wanted = {"intrinsics": (batch, frames, 3, 3), "extrinsics": (batch, frames, 4, 4), "up": (batch, 3),
+                  "lens": (batch, frames, 3, 3)}  # fmt: skip
         for name, shape in wanted.items():
             given = getattr(self, name)
             if given is not None and tuple(given.shape) != shape:
@@ -74,7 +78,8 @@ class KnownCameras:
         depth: Float[Tensor, "B F H W"],
     ) -> FittedCameras:
         """What is known in place of what was predicted, with the unit of ``depth`` where poses are known."""
-        found = intrinsics if self.intrinsics is None else self.intrinsics.to(intrinsics)
+        given = self.lens if self.intrinsics is None else self.intrinsics
+        found = intrinsics if given is None else given.to(intrinsics)
         if self.one_lens and self.intrinsics is None:
             found = one_lens(found, self.pixel_aspect)
         if self.extrinsics is None:

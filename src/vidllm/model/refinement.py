@@ -28,10 +28,16 @@ def adjusted(
     lens = None if intrinsics or (known is not None and known.one_lens is False) else 1.0
     if lens is not None and known is not None:
         lens = known.pixel_aspect
-    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens_aspect=lens) for scene in scenes]
+    weight = 1.0 if known is None else known.lens_weight
+    found = [
+        adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens_aspect=lens, lens_weight=weight)
+        for scene in scenes
+    ]
     return replace(
         geometry,
         depth_m=torch.stack([one.depth for one in found]),
         intrinsics=torch.stack([one.intrinsics for one in found]),
         extrinsics=torch.stack([one.extrinsics for one in found])[..., :rows, :],
+        agrees=torch.tensor([one.agrees for one in found]),
+        contrast=torch.stack([one.contrast for one in found]),
     )
