@@ -89,10 +89,11 @@ class VidLLM:
         begun = list(islice(frames, most + 1))
         if 0 < len(begun) <= most:
             return self._whole(joined(begun), known, cameras, refine)
-        growing = self._growing(size, shared, known, True, cameras, refine)
+        growing = self._growing(size, shared, known, True, cameras, refine, True)
         for done in growing.run(chain(begun, frames)):
             if progress is not None:
                 progress(done)
+        growing.close_loops()
         return _told(growing.scene)
 
     @torch.inference_mode()
@@ -133,10 +134,11 @@ class VidLLM:
 
     def _growing(
         self, size: int, overlap: int, known: KnownScale | None, keep_maps: bool, cameras: GivenCameras | None,
-        refine: bool | None,
+        refine: bool | None, loops: bool = False,
     ) -> StreamingReconstructor:  # fmt: skip
-        refine = self.refine if refine is None else refine
-        return StreamingReconstructor((self.model, self.processor), size, overlap, known, keep_maps, cameras, refine)
+        refine, model = self.refine if refine is None else refine, (self.model, self.processor)
+        loops = loops and refine and (cameras is None or cameras.poses is None)
+        return StreamingReconstructor(model, size, overlap, known, keep_maps, cameras, refine, loops)
 
     @torch.inference_mode()
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:

@@ -138,7 +138,7 @@ class _Bundle:
         beside = (views.here - views.there).abs() == 1
         earlier = torch.minimum(views.here, views.there)[beside]
         each = contrast.new_zeros(len(self.depth) - 1).index_add(0, earlier, contrast[beside] / 2)
-        return float(right.mean()) >= RIGHT and float(each.max()) <= FIRM, each
+        return float(right) >= RIGHT and float(each.max()) <= FIRM, each
 
     def dull(self) -> bool:
         """Whether the pictures hold no texture."""

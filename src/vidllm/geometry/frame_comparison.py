@@ -33,6 +33,7 @@ FRONT, BEHIND = 0.35, 0.5  # a surface nearer by so much log depth hides a point
 NEAR = 0.02  # of the median depth: points nearer to a camera are not compared
 UNSEEN = 0.5  # counted for a pixel that cannot be compared, where reconstructions that see different pixels compete
 SHIFT, BLOCKS = 0.03, 4  # of the shorter side: how far pictures are moved to see whether they lie right; blocks a side
+FEW = 4  # blocks of a pair, of 16, below which it tells nothing
 SURROUNDINGS, CONTRAST = 3.0, 1.5  # blur of what is subtracted from the colours, of their own; factor of the rest
 
 
@@ -149,11 +150,11 @@ class Views:
         return Comparison((turn, shift), points, seen, focal, offset, basis, colour, slopes[..., :3],
                           behind, behind_slopes, used, wrong)  # fmt: skip
 
-    def fit(self, found: Comparison) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
-        """How well pairs fit: the share of blocks that lie right, and the colours' disagreement over that if moved.
+    def fit(self, found: Comparison) -> tuple[Float[Tensor, ""], Float[Tensor, " P"]]:
+        """How well frames fit: the share of blocks that lie right; of each pair, its disagreement over that if moved.
 
         A block of frame i, most of which frame j sees, lies right where its colours agree better than after moving
-        frame j by ``SHIFT`` along any of eight directions. Pairs of frames that see nothing of each other: 0 and 1.
+        frame j by ``SHIFT`` along any of eight directions. Pairs that share fewer than ``FEW`` blocks have 1.
         """
         at = found.offset + self.frames.intrinsics[:, None, (0, 1), (2, 2)][self.there]
         moves = torch.cartesian_prod(*[at.new_tensor([0.0, -1.0, 1.0])] * 2) * (SHIFT * min(self.size))
@@ -167,8 +168,9 @@ class Views:
         blocks = F.one_hot(place[:, 1] * BLOCKS + place[:, 0], BLOCKS**2).to(wrong)
         seen = found.used @ blocks > blocks.sum(0) / 2
         sums = (wrong @ blocks) * seen
-        right = ((sums.argmin(0) == 0) & seen).sum(-1) / seen.sum(-1).clamp_min(1)
-        return right, sums[0].sum(-1) / sums[1:].mean(0).sum(-1).clamp_min(1e-6)
+        right = ((sums.argmin(0) == 0) & seen).sum() / seen.sum().clamp_min(1)
+        contrast = sums[0].sum(-1) / sums[1:].mean(0).sum(-1).clamp_min(1e-6)
+        return right, torch.where(seen.sum(-1) < FEW, 1.0, contrast)
 
     def system(self, found: Comparison) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
         """Second and first derivatives, by a step of :class:`State`, of the mean of the parabolas.

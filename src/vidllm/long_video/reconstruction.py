@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidllm.geometry.precision import full_precision
+from vidllm.long_video.loops import Chained, Maps, close_loops, moved_cameras
 from vidllm.long_video.windows import Chain
 from vidllm.model.configuration import PatchesConfig
 from vidllm.model.modeling import Network
@@ -17,7 +18,7 @@ from vidllm.model.outputs import Features, Geometry, PooledPatches, SceneScale, 
 from vidllm.model.patches_3d import voxel_pool
 from vidllm.model.priors import KnownCameras, KnownScale
 
-
+RELIFTED = 16  # frames whose patches are placed at once, after loops were closed
 LENS_WEIGHT = 5.0  # penalty on leaving the lens of a refined window before, over that on leaving the predicted one
 
 
@@ -25,13 +26,15 @@ LENS_WEIGHT = 5.0  # penalty on leaving the lens of a refined window before, ove
 class NewFrames:
     """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
 
-    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth and confidence (n,H,W).
+    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth and confidence (n,H,W); tokens (n,P,C) of the
+    language stream, half precision.
     """
 
     extrinsics: Tensor
     intrinsics: Tensor
     depth: Tensor
     confidence: Tensor
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Snapshot:
 
     extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
     pair of windows are apart where they are registered, over their depth (median); ``agrees``: of each refined window,
-    whether its frames do (docs/refinement.md).
+    whether its frames do (docs/refinement.md); ``loops``: places that were found to be seen again.
     """
 
     extrinsics: Tensor
@@ -52,6 +55,7 @@ class Snapshot:
     prefix: VisualPrefix
     residuals: tuple[float, ...]
     agrees: tuple[bool, ...] = ()
+    loops: int = 0
 
     def __len__(self) -> int:
         return len(self.extrinsics)
@@ -76,6 +80,11 @@ class WindowedReconstruction:
         self._intrinsics: list[Tensor] = []
         self._agrees: list[bool] = []
         self._lenses: list[Tensor] = []
+        self._begins: list[int] = []
+        self._features: list[Tensor] = []
+        self._contrast: list[Tensor] = []
+        self._grid = (0, 0)
+        self._loops = 0
         self._bridge: Tensor | None = None
         self._place = torch.eye(4)
 
@@ -89,12 +98,20 @@ class WindowedReconstruction:
         features, geometry = found.features, found.geometry
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
         self._remember(features, _part(placed, slice(shared, None)), shared)
-        new = NewFrames(*(
+        extrinsics, intrinsics, depth, confidence = (
             x[0, shared:].float().cpu()
             for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence)
-        ))  # fmt: skip
+        )
+        tokens = features.streams.language[0, shared:].half().cpu()
+        new = NewFrames(extrinsics, intrinsics, depth, confidence, tokens)
         self._extrinsics.append(new.extrinsics)
         self._intrinsics.append(new.intrinsics)
+        self._begins.append(self.frames - shared)
+        self._features.append(features.encoder.tokens[0, shared:].float().mean(1).cpu())
+        contrast = geometry.depth_m.new_full((1, len(geometry.depth_m[0]) - 1), torch.nan)
+        contrast = contrast if geometry.contrast is None else geometry.contrast
+        self._contrast.append(contrast[0, max(shared - 1, 0) :].float().cpu())
+        self._grid = features.encoder.grid
         if geometry.agrees is not None:
             self._agrees += geometry.agrees.tolist()
             self._lenses += [geometry.intrinsics[0, 0].float().cpu()] if self._agrees[-1] else []
@@ -159,6 +176,38 @@ class WindowedReconstruction:
         return self._bridge + (bridge - self._bridge) / (len(self.chain.registrations) + 1)
 
     @torch.inference_mode()
+    def close_loops(self, maps: Maps, depths: Tensor, apart: int) -> Tensor | None:
+        """Bring places that are seen again together (:mod:`vidllm.long_video.loops`), once all windows are there.
+
+        ``maps``: rgb, depth and tokens of all frames, the depth not yet scaled; ``depths`` (F,) its medians. Returns
+        the factors (F,) of the depth, or None where nothing is seen again.
+        """
+        frames = Chained(torch.cat(self._extrinsics), torch.cat(self._intrinsics), depths, torch.cat(self._features),
+                         torch.cat(self._contrast))  # fmt: skip
+        similarities, self._loops = close_loops(frames, maps, apart)
+        if similarities is None:
+            return None
+        extrinsics, factors = moved_cameras(frames.extrinsics, similarities)
+        self._extrinsics = [extrinsics]
+        self.chain.move(similarities[self._begins])
+        self.patches = VoxelMap(self.patches.config, self.patches.embedding)
+        self._place = _to_scene(self._scene_from_world(), self.chain.factor)
+        level, count = self._scene_from_world()[None], len(depths)
+        depth, tokens = (maps.read(name, count) for name in ("depth", "tokens"))
+        device = next(self.model.parameters()).device
+        for begin in range(0, count, RELIFTED):
+            part = slice(begin, begin + RELIFTED)
+            metres = torch.from_numpy(depth[part]) * (factors[part, None, None] * self.chain.factor)
+            poses = extrinsics[part].clone()
+            poses[..., 3] *= self.chain.factor
+            geometry = Geometry(poses[None], frames.intrinsics[None, part], metres[None], torch.ones_like(metres)[None],
+                                None, self.chain.scale, self.chain.up[None], level)  # fmt: skip
+            positions, valid = (x.to(device) for x in self.model.patch_positions(geometry, self._grid))
+            language = torch.from_numpy(tokens[part])[None].to(device, next(self.model.parameters()).dtype)
+            self.patches.add(self.model.pool_patches(language, None, positions, valid))
+        return factors
+
+    @torch.inference_mode()
     def snapshot(self) -> Snapshot:
         """The scene as far as it has been seen; ValueError before the first window."""
         if self.patches.pooled is None:
@@ -168,7 +217,7 @@ class WindowedReconstruction:
         return Snapshot(
             extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
             self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
-            tuple(r.residual for r in self.chain.registrations), tuple(self._agrees),
+            tuple(r.residual for r in self.chain.registrations), tuple(self._agrees), self._loops,
         )
 
 

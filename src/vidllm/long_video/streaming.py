@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.files import InputError
 from vidllm.io.frames import Frames, joined
+from vidllm.long_video.loops import Maps
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of
 from vidllm.model.modeling import Network
@@ -37,14 +38,6 @@ from vidllm.scene_file import as_bytes, flat, texts
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted
 _MAX_HALF = 65504.0
-
-
-@runtime_checkable
-class Maps(Protocol):
-    """Arrays by name, of which the first frames can be read."""
-
-    def read(self, name: str, frames: int) -> np.ndarray:
-        """The first ``frames`` frames of an array."""
 
 
 class FrameMaps:
@@ -63,6 +56,13 @@ class FrameMaps:
             file.write(np.ascontiguousarray(array).tobytes())
             file.flush()
 
+    def multiply(self, name: str, factors: np.ndarray) -> None:
+        """Each frame of an array by its factor."""
+        file, dtype, shape = self._files[name]
+        map = np.memmap(file, dtype, "r+", shape=(len(factors), *shape))
+        map *= factors.reshape(-1, *[1] * len(shape)).astype(dtype)
+        map.flush()
+
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames, mapped from the file: memory is used by what is looked at."""
         file, dtype, shape = self._files[name]
@@ -76,7 +76,10 @@ def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
 
 @dataclass
 class Record:
-    """What is kept of every frame besides its camera: time, number, name, median depth, view; and maps, if any."""
+    """What is kept of every frame besides its camera: time, number, name, median depth, view; and maps, if any.
+
+    ``tokens``: whether the language stream is among these.
+    """
 
     maps: Maps | None
     first: Frames | None = None
@@ -85,6 +88,7 @@ class Record:
     names: list[str] = field(default_factory=list)
     depths: list[Tensor] = field(default_factory=list)
     motion: PictureMotion = field(default_factory=PictureMotion)
+    tokens: bool = False
 
     def add(self, frames: list[Frames], new: NewFrames) -> None:
         """Note the new frames of a window; depth is in the first window's metres."""
@@ -101,6 +105,7 @@ class Record:
                 rgb=(pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
                 depth=new.depth.numpy(),
                 confidence=new.confidence.clamp(max=_MAX_HALF).half().numpy(),
+                **({"tokens": new.tokens.numpy()} if self.tokens else {}),
             )
 
     def map(self, name: str, frames: int) -> np.ndarray:
@@ -219,7 +224,10 @@ class LongScene(Scene):
 
 @dataclass
 class StreamingReconstructor:
-    """``run`` a video through a model and its processor, and take the ``scene`` whenever a window is done."""
+    """``run`` a video through a model and its processor, and take the ``scene`` whenever a window is done.
+
+    ``loops``: keep what :meth:`close_loops` needs.
+    """
 
     model: tuple[Network, Processor]
     size: int
@@ -228,9 +236,10 @@ class StreamingReconstructor:
     keep_maps: bool = True
     cameras: GivenCameras | None = None
     refine: bool | None = None
+    loops: bool = False
 
     def __post_init__(self) -> None:
-        self._record = Record(FrameMaps() if self.keep_maps else None)
+        self._record = Record(FrameMaps() if self.keep_maps else None, tokens=self.loops)
         self._windows = WindowedReconstruction(self.model[0], self.known, self.refine)
 
     def run(self, frames: Iterable[Frames]) -> Iterator[int]:
@@ -254,6 +263,16 @@ class StreamingReconstructor:
             raise InputError("the source holds no frame; give a source with at least one")
         if length is not None and not 0 <= length.frame < count:
             raise ValueError(f"the known length is in frame {length.frame}, but frames are 0 to {count - 1}")
+
+    def close_loops(self) -> None:
+        """After the last window: places that are seen again are brought together, where ``loops`` says so."""
+        record = self._record
+        if not self.loops or not isinstance(record.maps, FrameMaps):
+            return
+        factors = self._windows.close_loops(record.maps, torch.cat(record.depths), self.size)
+        if factors is not None:
+            record.maps.multiply("depth", factors.numpy())
+            record.depths = [torch.cat(record.depths) * factors]
 
     @property
     def scene(self) -> LongScene:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidllm.geometry.alignment import weighted_median
 from vidllm.geometry.cameras import invert_extrinsics
+from vidllm.geometry.pose_graph import scale_and_rotation
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.sim3 import Registration, Sim3, Views, mean_direction, nudge, register
 from vidllm.model.configuration import WindowsConfig
@@ -108,6 +109,13 @@ class Chain:
         if votes:
             self._factors.append(1 / size)
             self._spreads.append((scale.per_image[0, shared:] / scale.scale[0]).cpu().double() / size)
+
+    def move(self, similarities: Float[Tensor, "w 4 4"]) -> None:
+        """What each window says of up and of metres, after its similarity of the world."""
+        scales, turns = scale_and_rotation(similarities)
+        self._ups = [turn @ up for turn, up in zip(turns, self._ups, strict=True)]
+        if len(self._factors) == len(scales):
+            self._factors = [factor / scale for factor, scale in zip(self._factors, scales, strict=True)]
 
     @property
     def factor(self) -> float:

@@ -1,0 +1,127 @@
+"""A chain of cameras moved until places that it comes back to lie where they were seen first: a graph over Sim(3).
+
+A place is the similarity ``x_world = T x_camera`` as a matrix [s R, t; 0, 1]: its camera, and what the lengths of its
+depth map are in the world. Each link tells ``Z = T_a^-1 T_b`` of two places, so its error is ``Z^-1 T_a^-1 T_b``: the
+logarithm of the scale, a rotation vector, and a translation over the depth of b, each in units of what is usual. Moved
+by ``T exp(step)`` the error changes by ``step_b - Ad(T_b^-1 T_a) step_a``: Gauss-Newton with Levenberg's damping.
+Loops have Cauchy's weights, whose width goes down to ``WIDTHS[-1]``, so that a wrong one does not bend the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidllm.geometry.rotations import matrix_to_quaternion
+
+USUAL = (0.03, 0.025, 0.025)  # error of a link: log scale, radians, translation over depth
+WIDTHS = (1000.0, 100.0, 30.0, 10.0)  # error of a loop, in these units, at which its weight is a half
+STEPS, ENOUGH = 12, 1e-4  # for each width, at most; gain of a step after which the next begins
+FIRST_DAMPING, LESS, MORE, TRIES = 1e-3, 1 / 5, 10.0, 6
+
+
+@dataclass(frozen=True)
+class Links:
+    """E links: places ``first`` and ``second`` (E,), ``motion`` (E,4,4) Z, depth (E,) of the second in its own unit.
+
+    ``loose`` (E,): how many times the usual error is expected; ``loop`` (E,): which are loops.
+    """
+
+    first: Int[Tensor, " e"]
+    second: Int[Tensor, " e"]
+    motion: Float[Tensor, "e 4 4"]
+    depth: Float[Tensor, " e"]
+    loose: Float[Tensor, " e"]
+    loop: Tensor
+
+
+def relax(places: Float[Tensor, "n 4 4"], links: Links) -> Float[Tensor, "n 4 4"]:
+    """The places (float64) with which all links agree best; the first one stays."""
+    for width in WIDTHS:
+        places = _descend(places, links, width)
+    return places
+
+
+def _descend(places: Tensor, links: Links, width: float) -> Tensor:
+    errors, damping = _errors(places, links), FIRST_DAMPING
+    for _ in range(STEPS):
+        weights = torch.where(links.loop, 1 / (1 + errors.square().sum(-1) / width**2), 1.0)
+        normal, slope = _system(places, links, errors, weights)
+        cost = _cost(errors, links, width)
+        for _ in range(TRIES):
+            damped = normal + (damping * normal.diagonal() + 1e-9).diag()
+            step = torch.cat([slope.new_zeros(1, 7), torch.linalg.solve(damped, -slope).view(-1, 7)])
+            moved = places @ torch.linalg.matrix_exp(_generators(step))
+            then = _errors(moved, links)
+            lower = _cost(then, links, width)
+            if lower < cost:
+                break
+            damping *= MORE
+        else:
+            return places
+        places, errors, damping = moved, then, damping * LESS
+        if lower > (1 - ENOUGH) * cost:
+            return places
+    return places
+
+
+def _cost(errors: Tensor, links: Links, width: float) -> float:
+    squares = errors.square().sum(-1)
+    return float(torch.where(links.loop, width**2 * (squares / width**2).log1p(), squares).sum())
+
+
+def _errors(places: Tensor, links: Links) -> Float[Tensor, "e 7"]:
+    """Scale, rotation and translation of each link's error, in units of what is expected."""
+    error = torch.linalg.inv(links.motion) @ torch.linalg.inv(places[links.first]) @ places[links.second]
+    scale, turn = scale_and_rotation(error)
+    quaternion = matrix_to_quaternion(turn)
+    sine = quaternion[:, :3].norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[:, 3:]) / sine.clamp_min(1e-12)
+    parts = scale.log()[:, None], quaternion[:, :3] * angle, error[:, :3, 3] / links.depth[:, None]
+    return torch.cat(parts, -1) / _expected(links)
+
+
+def _expected(links: Links) -> Float[Tensor, "e 7"]:
+    scale, turn, shift = USUAL
+    return links.loose[:, None] * links.loose.new_tensor([scale, turn, turn, turn, shift, shift, shift])
+
+
+def _system(places: Tensor, links: Links, errors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal equations (7 (n - 1) unknowns) by a step of all places but the first: scale, turn, shift of each."""
+    back = torch.linalg.inv(places[links.second]) @ places[links.first]
+    error = torch.linalg.inv(links.motion) @ torch.linalg.inv(back)
+    scale, turn = scale_and_rotation(back)
+    carried = torch.zeros(len(back), 7, 7, dtype=back.dtype)
+    carried[:, 0, 0] = 1
+    carried[:, 1:4, 1:4] = turn
+    carried[:, 4:, 4:] = scale[:, None, None] * turn
+    carried[:, 4:, 0] = -back[:, :3, 3]
+    carried[:, 4:, 1:4] = torch.linalg.cross(back[:, :3, 3, None].expand_as(turn), turn, dim=1)
+    own = torch.eye(7, dtype=back.dtype).repeat(len(back), 1, 1)
+    own[:, 4:, 4:] = error[:, :3, :3] / links.depth[:, None, None]
+    own = own / _expected(links)[:, :, None]
+    jacobian = torch.zeros(len(back), 7, len(places), 7, dtype=back.dtype)
+    row = torch.arange(len(back))
+    jacobian[row, :, links.second] += own
+    jacobian[row, :, links.first] -= own @ carried
+    rows = jacobian[:, :, 1:].flatten(2).flatten(0, 1)
+    weighted = rows * weights.repeat_interleave(7)[:, None]
+    return weighted.T @ rows, weighted.T @ errors.flatten()
+
+
+def _generators(step: Float[Tensor, "n 7"]) -> Float[Tensor, "n 4 4"]:
+    """Matrices whose exponentials are small similarities: scale, turn, shift."""
+    scale, (x, y, z), shift = step[:, 0], step[:, 1:4].unbind(-1), step[:, 4:]
+    zero = torch.zeros_like(x)
+    rows = torch.stack([scale, -z, y, z, scale, -x, -y, x, scale], -1).unflatten(-1, (3, 3))
+    return torch.cat([torch.cat([rows, shift[..., None]], -1), zero[:, None, None].expand(-1, 1, 4)], 1)
+
+
+def scale_and_rotation(places: Float[Tensor, "n 4 4"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3 3"]]:
+    """The parts of similarities [s R, t; 0, 1]."""
+    linear = places[:, :3, :3]
+    scale = torch.linalg.det(linear) ** (1 / 3)
+    return scale, linear / scale[:, None, None]
