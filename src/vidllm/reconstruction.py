@@ -94,6 +94,10 @@ class Scene:
         raise TypeError("a scene holds a whole model and is not pickled; keep it with scene.save(folder) and "
                         "vidllm.load_scene(folder)")  # fmt: skip
 
+    def replaced(self, frames: Frames, geometry: Geometry) -> Scene:
+        """A scene of the same model with these frames and this geometry, whatever it comes from."""
+        return scene_with(self._model, self._processor, frames, geometry)
+
     # ---- geometry ---------------------------------------------------------------------------------------------
 
     @property
@@ -181,6 +185,11 @@ class Scene:
         return all(told) if told else None
 
     @property
+    def registration(self) -> str:
+        """What the cameras come from: "learned", or "sfm" (:mod:`vidllm.feature_registration`)."""
+        return self.geometry.registration
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """All that makes the reconstruction doubtful: refined frames that do not agree, and the scale's warnings."""
         told = self._agreements()
@@ -244,6 +253,7 @@ class Scene:
             "scale_spread": self.scale.spread,
             "warnings": list(self.warnings),
             "frames_agree": self.frames_agree,
+            "registration": self.registration,
             "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
             "processed_size": list(processed),
@@ -350,3 +360,11 @@ class Scene:
 def _three(values: Any) -> tuple[float, float, float]:
     x, y, z = (float(v) for v in values)
     return x, y, z
+
+
+@torch.inference_mode()
+def scene_with(model: Network, processor: Processor, frames: Frames, geometry: Geometry) -> Scene:
+    """A scene whose geometry is given, on the model's device."""
+    parameter = next(model.parameters())
+    features = model.encode(frames.images[None].to(parameter.device, parameter.dtype))
+    return Scene(model, processor, frames, geometry, model.build_visual_tokens(features, geometry))

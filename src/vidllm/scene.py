@@ -32,7 +32,7 @@ from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.priors import KnownScale
 from vidllm.model.processing import Processor
-from vidllm.reconstruction import Box, Scale, Scene, known_of
+from vidllm.reconstruction import Box, Scale, Scene, known_of, scene_with
 from vidllm.scene_file import VALUES, SavedMaps, SceneFile, from_texts, in_words, origin_of
 
 __all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load", "load_scene"]
@@ -140,12 +140,9 @@ class VidLLM:
         loops = loops and refine and (cameras is None or cameras.poses is None)
         return StreamingReconstructor(model, size, overlap, known, keep_maps, cameras, refine, loops)
 
-    @torch.inference_mode()
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
         """A scene whose geometry is given (for instance the ground truth's, for oracle evaluation)."""
-        parameter = next(self.model.parameters())
-        features = self.model.encode(frames.images[None].to(parameter.device, parameter.dtype))
-        return Scene(self.model, self.processor, frames, geometry, self.model.build_visual_tokens(features, geometry))
+        return scene_with(self.model, self.processor, frames, geometry)
 
 
 def _told(scene: Scene) -> Scene:

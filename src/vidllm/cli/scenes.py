@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -71,6 +71,7 @@ class OfVideo(WithModel):
     known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
     known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
     windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
+    REFINES: ClassVar[bool] = False  # whether the verb refines unless told not to
 
     def scene(self) -> Scene:
         """The scene; a video that is not there is told before a model is loaded for it."""
@@ -86,7 +87,8 @@ class OfVideo(WithModel):
         model = self.model()
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
-        return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras)
+        refine = self.REFINES if self.compute.refined is None else None
+        return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras, refine or None)
 
     def _saved(self) -> Scene:
         """A saved scene; ValueError for options that can change nothing in it."""
@@ -184,15 +186,21 @@ class Reconstruct(OfVideo):
     later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
     """also find this and draw its boxes in the overview; may be repeated"""
+    registration: Literal["learned", "sfm", "auto"] = "auto"
+    """what places the cameras: the model; features (pip install 'vidllm[sfm]'); auto: features where the frames do not
+    agree after refinement and the extra is there"""
+    REFINES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.registration == "sfm" and (self.known_cameras.poses or self.known_scale.known()):
+            raise ValueError("--registration sfm replaces cameras and scale; leave it out beside known ones")
         for expression in self.ground:
             check_question(expression, what="expression")
 
     def run(self) -> None:
         folder = reading.writable_folder(self.output)
-        scene = self.scene()
+        scene = self.registered()
         note_warnings(scene)
         found = [(e, scene.ground(e)) for e in self.ground]
         files = scene.save(folder, self.format, [box for _, boxes in found for box in boxes])
@@ -203,6 +211,34 @@ class Reconstruct(OfVideo):
             reading.print_json(summary)
         else:
             print("\n".join(_summary_lines(summary, found)))
+
+
+    def registered(self) -> Scene:
+        """The scene, its cameras registered by features where that is asked for or helps."""
+        from vidllm.feature_registration import INSTALL, is_installed, registered
+        from vidllm.scene_file import is_saved_scene
+
+        saved, known = is_saved_scene(self.video), self.known_cameras.poses or self.known_scale.known()
+        if self.registration == "sfm":
+            if saved:
+                raise ValueError(f"{self.video} is a saved scene, without effect on it: --registration; "
+                                 "give the video to reconstruct it again")  # fmt: skip
+            if not is_installed():
+                raise ValueError(INSTALL)
+        scene = self.scene()
+        if self.registration == "learned" or saved or known:
+            return scene
+        if self.registration == "auto" and scene.frames_agree is not False:
+            return scene
+        if not is_installed():
+            reading.note(f"vidllm: {INSTALL}")
+            return scene
+        found = registered(scene, self.video)
+        if found is None:
+            reading.note("vidllm: warning: features register less than half of the frames; the learned cameras stay")
+            return scene
+        reading.note(f"vidllm: cameras registered by features (pycolmap): {len(found)} of {len(scene)} frames")
+        return found
 
 
 @dataclass(frozen=True)
@@ -248,7 +284,7 @@ def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) 
         f"frames        {summary['frames']} at {width}x{height} pixels",
         f"scale         {summary['scale']:.3f} m per unit, {agree}",
         f"median depth  {summary['median_depth']:.2f} m",
-        f"camera path   {summary['camera_path_length']:.2f} m",
+        f"camera path   {summary['camera_path_length']:.2f} m, {summary['registration']} cameras",
     ]
     for expression, boxes in found:
         lines += [f"found         {expression}: {line}" for line in box_lines(boxes) or ["no such object"]]

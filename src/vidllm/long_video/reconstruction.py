@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -197,13 +198,13 @@ class WindowedReconstruction:
         device = next(self.model.parameters()).device
         for begin in range(0, count, RELIFTED):
             part = slice(begin, begin + RELIFTED)
-            metres = torch.from_numpy(depth[part]) * (factors[part, None, None] * self.chain.factor)
+            metres = torch.from_numpy(np.array(depth[part])) * (factors[part, None, None] * self.chain.factor)
             poses = extrinsics[part].clone()
             poses[..., 3] *= self.chain.factor
             geometry = Geometry(poses[None], frames.intrinsics[None, part], metres[None], torch.ones_like(metres)[None],
                                 None, self.chain.scale, self.chain.up[None], level)  # fmt: skip
             positions, valid = (x.to(device) for x in self.model.patch_positions(geometry, self._grid))
-            language = torch.from_numpy(tokens[part])[None].to(device, next(self.model.parameters()).dtype)
+            language = torch.from_numpy(np.array(tokens[part]))[None].to(device, next(self.model.parameters()).dtype)
             self.patches.add(self.model.pool_patches(language, None, positions, valid))
         return factors
 

@@ -192,6 +192,11 @@ class LongScene(Scene):
     def _votes(self) -> Tensor:
         return (self._measured.per_image[0] / self._snapshot.factor).float().cpu()
 
+    @property
+    def registration(self) -> str:
+        """Windows are joined by learned depth."""
+        return "learned"
+
     def _agreements(self) -> list[bool]:
         return list(self._snapshot.agrees)
 

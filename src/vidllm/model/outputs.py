@@ -102,7 +102,8 @@ class Geometry:
 
     extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
     (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4). After refinement: agrees (B,) whether the
-    frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
+    frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`). registration:
+    what the cameras come from, "learned" or "sfm" (:mod:`vidllm.feature_registration`).
     """
 
     extrinsics: Tensor
@@ -115,6 +116,7 @@ class Geometry:
     scene_from_world: Tensor
     agrees: Tensor | None = None
     contrast: Tensor | None = None
+    registration: str = "learned"
 
 
 @dataclass(frozen=True)

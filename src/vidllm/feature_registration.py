@@ -1,0 +1,157 @@
+"""Cameras registered by features, for videos whose frames do not agree after refinement (docs/refinement.md).
+
+pycolmap (BSD, the extra ``sfm``) finds and matches SIFT features in the pictures and solves for cameras, one lens and
+points, in a unit of its own. The learned depth gives the metres: the unit is the median over the frames of what the
+learned depth of their points is over theirs, and each frame's depth is brought to its points by one factor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vidllm.geometry.cameras import relative_to_first
+from vidllm.geometry.gravity import scene_from_world
+from vidllm.io.frames import Frames
+from vidllm.io.video import load_frames
+from vidllm.model.outputs import Geometry
+from vidllm.reconstruction import Scene
+
+INSTALL = "registration by features needs pycolmap: pip install 'vidllm[sfm]'"
+SIDE = 480  # pixels of the shorter side of pictures that features are sought in, at most about so many
+NEIGHBOURS = 8  # frames that each is matched with, before and after it
+PEAK, INITIAL_DEG, INITIAL_INLIERS, INLIERS = 0.002, 2.0, 40, 15  # looser than usual: rooms have little texture
+LEAST = 0.5  # share of the frames that must be registered
+FEW = 8  # points of a frame below which its depth keeps its scale
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """n registered frames: their numbers; camera-from-world (n,4,4); K (3,3) in pixels of the pictures; of each frame
+    the points that it sees, (k,3): u, v, and depth. Lengths have a unit of their own.
+    """
+
+    numbers: list[int]
+    extrinsics: Tensor
+    intrinsics: Tensor
+    points: list[Tensor]
+
+
+def is_installed() -> bool:
+    """Whether pycolmap is there."""
+    return importlib.util.find_spec("pycolmap") is not None
+
+
+def registered(scene: Scene, source: Any) -> Scene | None:
+    """The scene with its cameras registered by features in the pictures of ``source``, from which it was made.
+
+    Frames that cannot be registered are left out; None where these are more than half. ValueError without pycolmap.
+    """
+    if not is_installed():
+        raise ValueError(INSTALL)
+    frames = scene.frames
+    side = min(SIDE, *frames.original_size)
+    pictures = load_frames(source, frames.indices.tolist(), shorter_side=side)
+    model = sparse_model((pictures.images.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+    if model is None or len(model.numbers) < max(2, LEAST * len(frames)):
+        return None
+    to_processed = frames.affine.float() @ torch.linalg.inv(pictures.affine.float())
+    return scene.replaced(_part(frames, model.numbers), placed(scene.geometry, model, to_processed))
+
+
+def placed(geometry: Geometry, model: SparseModel, to_processed: Float[Tensor, "3 3"]) -> Geometry:
+    """The registered frames of a learned geometry (a batch of one) with the sparse model's cameras, in metres.
+
+    ``to_processed`` takes pixels of the pictures to those of the depth maps.
+    """
+    at = model.numbers
+    depth, logs = geometry.depth_m[0, at].float().cpu(), []
+    for one, seen in zip(depth, model.points, strict=True):
+        uv = seen[:, :2] @ to_processed[:2, :2].T + to_processed[:2, 2]
+        column, row = (uv[:, i].long().clamp(0, one.shape[1 - i] - 1) for i in (0, 1))
+        ratio = one[row, column].log() - seen[:, 2].log()
+        ratio = ratio[ratio.isfinite()]
+        logs.append(ratio.median() if len(ratio) >= FEW else torch.tensor(torch.nan))
+    each = torch.stack(logs)
+    metres = each.nanmedian().nan_to_num()
+    first = relative_to_first(model.extrinsics[None].float())[:, :, :3]
+    first[..., 3] *= metres.exp()
+    up = geometry.up.cpu().float() @ geometry.extrinsics[:, at[0], :, :3].cpu().float()[0].T
+    scale, images = geometry.scale, geometry.scale.per_image
+    if images.shape[1] == geometry.depth_m.shape[1]:
+        scale = replace(scale, per_image=images[:, at])
+    return Geometry(
+        first, (to_processed @ model.intrinsics.float()).expand(1, len(at), 3, 3),
+        (depth * (metres - each).nan_to_num().exp()[:, None, None])[None], geometry.confidence[:, at].cpu(), None,
+        scale, up, scene_from_world(up), registration="sfm",
+    )  # fmt: skip
+
+
+def sparse_model(pictures: np.ndarray) -> SparseModel | None:
+    """What pycolmap makes of pictures (F,H,W,3), 0 to 255, in their order; None where it finds no model."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = 3
+    pycolmap.set_random_seed(0)
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as name:
+        folder, database = Path(name) / "pictures", Path(name) / "database.db"
+        folder.mkdir()
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(folder / f"{number:06d}.png")
+        reader, extraction, matching = (
+            pycolmap.ImageReaderOptions(), pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
+        )  # fmt: skip
+        reader.camera_model = "SIMPLE_PINHOLE"
+        extraction.num_threads = matching.num_threads = threads
+        extraction.sift.peak_threshold = PEAK
+        pycolmap.extract_features(database, folder, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader,
+                                  extraction_options=extraction, device=pycolmap.Device.cpu)  # fmt: skip
+        pairing = pycolmap.SequentialPairingOptions()
+        pairing.overlap, pairing.loop_detection = NEIGHBOURS, False
+        pycolmap.match_sequential(database, matching_options=matching, pairing_options=pairing,
+                                  device=pycolmap.Device.cpu)  # fmt: skip
+        options = pycolmap.IncrementalPipelineOptions()
+        options.num_threads, options.random_seed = threads, 0
+        options.mapper.init_min_tri_angle = INITIAL_DEG
+        options.mapper.init_min_num_inliers = INITIAL_INLIERS
+        options.mapper.abs_pose_min_num_inliers = INLIERS
+        found = pycolmap.incremental_mapping(database, folder, Path(name) / "models", options)
+    models = sorted(found.values(), key=lambda one: one.num_reg_images())
+    return _read(models[-1]) if models else None
+
+
+def _read(model: Any) -> SparseModel:
+    """A model of pycolmap."""
+    images = sorted((model.image(number) for number in model.reg_image_ids()), key=lambda image: str(image.name))
+    extrinsics, points = [], []
+    for image in images:
+        pose = image.cam_from_world()
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3] = torch.from_numpy(np.array(pose.matrix()))
+        seen = [(point.xy, model.point3D(point.point3D_id).xyz) for point in image.points2D if point.has_point3D()]
+        uv, xyz = (torch.from_numpy(np.array([pair[i] for pair in seen])).reshape(len(seen), -1) for i in (0, 1))
+        z = (xyz @ matrix[2, :3] + matrix[2, 3]) if len(seen) else torch.zeros(0, dtype=torch.float64)
+        ahead = z > 0
+        points.append(torch.cat([uv[ahead, :2], z[ahead, None]], -1).float() if len(seen) else torch.zeros(0, 3))
+        extrinsics.append(matrix)
+    intrinsics = torch.from_numpy(np.array(next(iter(model.cameras.values())).calibration_matrix()))
+    numbers = [int(Path(image.name).stem) for image in images]
+    return SparseModel(numbers, torch.stack(extrinsics), intrinsics, points)
+
+
+def _part(frames: Frames, numbers: Sequence[int]) -> Frames:
+    """Some of the frames."""
+    at = list(numbers)
+    return replace(frames, images=frames.images[at], timestamps_s=frames.timestamps_s[at], indices=frames.indices[at],
+                   names=tuple(frames.names[i] for i in at))  # fmt: skip
