@@ -39,16 +39,16 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1385,
+    "vidllm": 1590,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1700,
+    "vidllm.cli": 1735,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
     "vidllm.export": 1190,
-    "vidllm.geometry": 1730,
+    "vidllm.geometry": 1910,
     "vidllm.io": 4135,
-    "vidllm.long_video": 750,
+    "vidllm.long_video": 965,
     "vidllm.model": 5655,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6305,

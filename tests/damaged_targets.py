@@ -44,7 +44,7 @@ SAVED = ("ask", "saved", "Why?", "--model", "model")
 TRAIN = ("train", "stage2", "--init-from", "start", "--data", "shards", "--out", "run", "--steps", "1", "--device",
          "cpu", "--clip-frames", "2", "--window-frames", "2", "--dtype", "float32")  # fmt: skip
 IMPORT = ("import", "--preset", "cascade", "--vggt", "vggt", "--llava-3d", "llava", "-o", "imported")
-RECONSTRUCT = ("reconstruct", "film.mp4", "-o", "out", "--format", "cameras", *MODEL)
+RECONSTRUCT = ("reconstruct", "film.mp4", "-o", "out", "--format", "cameras", "--no-refine", *MODEL)
 SCENE_FILES = f"root/scans/{SCENE}/{SCENE}"
 
 
@@ -190,7 +190,7 @@ def _copy(source: Path, sandbox: Path, target: Target) -> None:
 def _write_cameras(folder: Path) -> None:
     """The camera files that a reconstruction writes, and a matrix."""
     formats = "cameras,nerfstudio,tum,colmap"
-    _run(("reconstruct", "film.mp4", "-o", "out", "--format", formats, *MODEL), folder)
+    _run(("reconstruct", "film.mp4", "-o", "out", "--format", formats, "--no-refine", *MODEL), folder)
     for file in ("cameras.json", "transforms.json", "trajectory.txt"):
         (found,) = (folder / "out").rglob(file)
         shutil.move(found, folder / file)
@@ -237,7 +237,7 @@ def _run(command: tuple[str, ...], folder: Path) -> None:
 
 def _write_what_commands_write(folder: Path) -> None:
     """A saved scene, packed scenes and the folder of a run with two checkpoints."""
-    _run(("reconstruct", "film.mp4", "-o", "saved", "--format", "scene", *MODEL), folder)
+    _run(("reconstruct", "film.mp4", "-o", "saved", "--format", "scene", "--no-refine", *MODEL), folder)
     _run(PACK, folder)
     shutil.move(folder / "packing", folder / "packed")
     _run((*RESUME, "2"), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from small_model import noise_clip, save_small_model
 import vidllm
 from vidllm.cli import main
 from vidllm.evaluation.reconstruction_metrics import pose_errors
+from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.video import write_video
 from vidllm.model.loading import load_pretrained
@@ -115,3 +117,34 @@ def test_frames_that_do_not_agree_are_told_in_one_line(folder, tmp_path, capsys)
     assert main([*command, "-o", str(tmp_path / "out")]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "do not agree after refinement" in line]
     assert len(told) == 1 and told[0].startswith("vidllm: warning: ")
+
+
+@pytest.mark.slow
+def test_a_walk_forth_and_back_ends_where_it_began():
+    clip = render_scene(10001, 12, 112, 140)[0].rgb
+    clip = np.concatenate([clip, clip[-2::-1]])
+    scene = vidllm.load().reconstruct(clip, len(clip), window=6, overlap=2, refine=True)
+    first, last = scene.extrinsics[[0, -1]].double()
+    path = float(torch.linalg.inv(scene.extrinsics.double())[:, :3, 3].diff(dim=0).norm(dim=-1).sum())
+    assert scene.loops >= 1 and scene.summary()["loops"] == scene.loops
+    assert float(rotation_angle_deg(first[:3, :3], last[:3, :3])) < 3
+    assert float(torch.linalg.inv(last)[:3, 3].norm()) < 0.05 * path
+    # patches lie where the moved depth and cameras put them
+    assert scene.ask("How many chairs are there?", max_new_tokens=2) is not None
+    points, patches = scene.points, scene._prefix.patch_positions[0, scene._prefix.patch_mask[0]]
+    nearest = torch.cdist(patches, points[:: len(points) // 20000]).amin(1)
+    assert float(nearest.quantile(0.9)) < 0.3
+
+
+def test_whether_frames_agree_is_told_and_saved(rendered, tmp_path):
+    model = vidllm.load()
+    assert model.reconstruct(rendered.rgb).summary()["frames_agree"] is None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scene = model.reconstruct(rendered.rgb, refine=True)
+    told = scene.summary()
+    assert told["frames_agree"] is scene.frames_agree and isinstance(scene.frames_agree, bool)
+    assert (scene.frames_agree is False) == any("do not agree after refinement" in w for w in told["warnings"])
+    assert (scene.frames_agree is False) == any("do not agree" in str(w.message) for w in caught)
+    scene.save(tmp_path / "saved", ("scene",))
+    assert vidllm.load_scene(tmp_path / "saved", model).frames_agree is scene.frames_agree

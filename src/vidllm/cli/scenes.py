@@ -231,7 +231,7 @@ class Reconstruct(OfVideo):
         if self.registration == "auto" and scene.frames_agree is not False:
             return scene
         if not is_installed():
-            reading.note(f"vidllm: {INSTALL}")
+            reading.note(f"vidllm: warning: {INSTALL}")
             return scene
         found = registered(scene, self.video)
         if found is None:

@@ -39,6 +39,14 @@ DULL = 2e-3  # mean difference of colours from their surroundings below which pi
 
 
 @dataclass(frozen=True)
+class OneLens:
+    """One lens for all frames: its fx over its fy (1: square pixels), and the factor of the penalty on changing it."""
+
+    aspect: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Adjusted:
     """A reconstruction, shapes as given, and the disagreement of its frames ``before`` and ``after``.
 
@@ -65,25 +73,24 @@ def adjust(
     *,
     move_cameras: bool = True,
     move_focal: bool = True,
-    lens_aspect: float | None = 1.0,
-    lens_weight: float = 1.0,
+    lens: OneLens | None = OneLens(),
 ) -> Adjusted:
     """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
 
     The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
-    ``move_focal`` all frames get one lens whose fx is ``lens_aspect`` times its fy (1: square pixels); with None they
-    keep their own focal lengths up to one factor; ``lens_weight`` multiplies the penalty on changing it. What was given
-    comes back where nothing agrees better (one frame, none that see the same) or all is far from agreeing, and with a
-    warning where the frames hold no texture.
+    ``move_focal`` all frames get one ``lens``; with None they keep their own focal lengths up to one factor. What was
+    given comes back where nothing agrees better (one frame, none that see the same) or all is far from agreeing, and
+    with a warning where the frames hold no texture.
     """
     nothing = depth.new_ones(max(len(images) - 1, 0))
     stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf, len(images) < 2, nothing)
     if len(images) < 2:
         return stays
     given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
-    if move_focal and lens_aspect is not None:
-        given[2] = one_lens(given[2], lens_aspect)
-    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal, lens_weight=lens_weight)
+    if move_focal and lens is not None:
+        given[2] = one_lens(given[2], lens.aspect)
+    weight = 1.0 if lens is None else lens.weight
+    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal, lens_weight=weight)
     first = bundle.look()
     before = first.disagreement()
     if not math.isfinite(before):

@@ -197,6 +197,11 @@ class LongScene(Scene):
         """Windows are joined by learned depth."""
         return "learned"
 
+    @property
+    def loops(self) -> int:
+        """How many places were found to be seen again."""
+        return self._snapshot.loops
+
     def _agreements(self) -> list[bool]:
         return list(self._snapshot.agrees)
 

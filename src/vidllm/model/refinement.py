@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.geometry.bundle_adjustment import adjust
+from vidllm.geometry.bundle_adjustment import OneLens, adjust
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.model.outputs import Geometry
 from vidllm.model.priors import KnownCameras
@@ -25,14 +25,10 @@ def adjusted(
     intrinsics = known is not None and known.intrinsics is not None
     rows = geometry.extrinsics.shape[-2]
     scenes = zip(pixel_values, geometry.depth_m, geometry.intrinsics, to_homogeneous(geometry.extrinsics), strict=True)
-    lens = None if intrinsics or (known is not None and known.one_lens is False) else 1.0
+    lens = None if known is not None and known.one_lens is False else OneLens()
     if lens is not None and known is not None:
-        lens = known.pixel_aspect
-    weight = 1.0 if known is None else known.lens_weight
-    found = [
-        adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens_aspect=lens, lens_weight=weight)
-        for scene in scenes
-    ]
+        lens = OneLens(known.pixel_aspect, known.lens_weight)
+    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens=lens) for scene in scenes]
     return replace(
         geometry,
         depth_m=torch.stack([one.depth for one in found]),
