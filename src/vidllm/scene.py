@@ -148,7 +148,7 @@ class VidLLM:
 def _told(scene: Scene) -> Scene:
     """The scene, with a warning where its frames do not agree after refinement."""
     if scene.frames_agree is False:
-        warnings.warn(scene.warnings[0], stacklevel=3)
+        warnings.warn(scene.warnings[0], stacklevel=1)  # the command line shows the warnings of our modules
     return scene
 
 
