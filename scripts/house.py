@@ -39,7 +39,7 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1590,
+    "vidllm": 1595,
     "vidllm.baselines": 495,
     "vidllm.cli": 1735,
     "vidllm.datasets": 3085,
@@ -48,7 +48,7 @@ BUDGET: dict[str, int] = {
     "vidllm.export": 1190,
     "vidllm.geometry": 1910,
     "vidllm.io": 4135,
-    "vidllm.long_video": 965,
+    "vidllm.long_video": 970,
     "vidllm.model": 5655,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6305,

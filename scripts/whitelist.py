@@ -28,6 +28,8 @@ finetune, train_language_only
 # read by name: the weight of a supervision is config.NAME_weight
 correspondence_weight, naming_weight, semantic_weight
 
+minloglevel  # a setting of pycolmap
+
 # hooks of mkdocs
 on_page_content, on_page_markdown
 

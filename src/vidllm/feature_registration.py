@@ -30,7 +30,8 @@ from vidllm.reconstruction import Scene
 INSTALL = "registration by features needs pycolmap: pip install 'vidllm[sfm]'"
 SIDE = 480  # pixels of the shorter side of pictures that features are sought in, at most about so many
 NEIGHBOURS = 8  # frames that each is matched with, before and after it
-PEAK, INITIAL_DEG, INITIAL_INLIERS, INLIERS = 0.002, 2.0, 40, 15  # looser than usual: rooms have little texture
+PEAK = 0.002  # of SIFT; looser than usual, as what follows is: rooms have little texture
+MAPPER = {"init_min_tri_angle": 2.0, "init_min_num_inliers": 40, "abs_pose_min_num_inliers": 15}
 LEAST = 0.5  # share of the frames that must be registered
 FEW = 8  # points of a frame below which its depth keeps its scale
 
@@ -103,32 +104,35 @@ def sparse_model(pictures: np.ndarray) -> SparseModel | None:
 
     pycolmap.logging.minloglevel = 3
     pycolmap.set_random_seed(0)
-    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as name:
         folder, database = Path(name) / "pictures", Path(name) / "database.db"
         folder.mkdir()
         for number, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{number:06d}.png")
-        reader, extraction, matching = (
-            pycolmap.ImageReaderOptions(), pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
-        )  # fmt: skip
-        reader.camera_model = "SIMPLE_PINHOLE"
-        extraction.num_threads = matching.num_threads = threads
-        extraction.sift.peak_threshold = PEAK
+        usual = {"num_threads": torch.get_num_threads()}
+        reader, extraction, matching, pairing, options = (
+            _with(kind(), settings)
+            for kind, settings in (
+                (pycolmap.ImageReaderOptions, {"camera_model": "SIMPLE_PINHOLE"}),
+                (pycolmap.FeatureExtractionOptions, {**usual, "sift": {"peak_threshold": PEAK}}),
+                (pycolmap.FeatureMatchingOptions, usual),
+                (pycolmap.SequentialPairingOptions, {"overlap": NEIGHBOURS, "loop_detection": False}),
+                (pycolmap.IncrementalPipelineOptions, {**usual, "random_seed": 0, "mapper": MAPPER}),
+            )
+        )
         pycolmap.extract_features(database, folder, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader,
                                   extraction_options=extraction, device=pycolmap.Device.cpu)  # fmt: skip
-        pairing = pycolmap.SequentialPairingOptions()
-        pairing.overlap, pairing.loop_detection = NEIGHBOURS, False
         pycolmap.match_sequential(database, matching_options=matching, pairing_options=pairing,
                                   device=pycolmap.Device.cpu)  # fmt: skip
-        options = pycolmap.IncrementalPipelineOptions()
-        options.num_threads, options.random_seed = threads, 0
-        options.mapper.init_min_tri_angle = INITIAL_DEG
-        options.mapper.init_min_num_inliers = INITIAL_INLIERS
-        options.mapper.abs_pose_min_num_inliers = INLIERS
         found = pycolmap.incremental_mapping(database, folder, Path(name) / "models", options)
     models = sorted(found.values(), key=lambda one: one.num_reg_images())
     return _read(models[-1]) if models else None
+
+
+def _with(options: Any, settings: dict[str, Any]) -> Any:
+    """Options of pycolmap with these settings."""
+    options.mergedict(settings)
+    return options
 
 
 def _read(model: Any) -> SparseModel:
