@@ -193,7 +193,7 @@ class Reconstruct(OfVideo):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.registration == "sfm" and (self.known_cameras.poses or self.known_scale.known()):
+        if self.registration == "sfm" and self.knows:
             raise ValueError("--registration sfm replaces cameras and scale; leave it out beside known ones")
         for expression in self.ground:
             check_question(expression, what="expression")
@@ -213,12 +213,18 @@ class Reconstruct(OfVideo):
             print("\n".join(_summary_lines(summary, found)))
 
 
+    @property
+    def knows(self) -> bool:
+        """Whether something is given of the cameras or the scale, which registration by features would replace."""
+        given = [*vars(self.known_scale).values(), *vars(self.known_cameras).values()]
+        return any(value not in (None, False) for value in given)
+
     def registered(self) -> Scene:
         """The scene, its cameras registered by features where that is asked for or helps."""
         from vidllm.feature_registration import INSTALL, is_installed, registered
         from vidllm.scene_file import is_saved_scene
 
-        saved, known = is_saved_scene(self.video), self.known_cameras.poses or self.known_scale.known()
+        saved = is_saved_scene(self.video)
         if self.registration == "sfm":
             if saved:
                 raise ValueError(f"{self.video} is a saved scene, without effect on it: --registration; "
@@ -226,7 +232,7 @@ class Reconstruct(OfVideo):
             if not is_installed():
                 raise ValueError(INSTALL)
         scene = self.scene()
-        if self.registration == "learned" or saved or known:
+        if self.registration == "learned" or saved or self.knows:
             return scene
         if self.registration == "auto" and scene.frames_agree is not False:
             return scene
