@@ -25,7 +25,7 @@ from vidllm.training.config import (
     tiny,
     tiny_test,
 )
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 from vidllm.training.loop import train_step
 from vidllm.training.models import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.progress import Clock
@@ -104,7 +104,7 @@ def test_two_micro_batches_are_averaged(config):
     gradients = [None if p.grad is None else p.grad.clone() for p in run.parameters()]
     alone = Run.build(changed(config, clip_norm=1e9))
     parts, sums = [], None
-    for seed in World().seeds(config.loop.seed, 0, 2):
+    for seed in ProcessGroup().seeds(config.loop.seed, 0, 2):
         rng = np.random.default_rng(seed)
         losses = alone.losses(alone.draw(0, rng), 0, rng)
         found = torch.autograd.grad(losses.total(), list(alone.parameters()), materialize_grads=True)

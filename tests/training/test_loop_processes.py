@@ -14,7 +14,7 @@ from interruptions import free_port
 from micro_start import log_of, quiet, save_start, short_run, weights_of
 
 from vidllm.training.config import TrainConfig, changed
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 from vidllm.training.loop import train_step
 from vidllm.training.stage2 import Run, train
 
@@ -31,7 +31,7 @@ def _one(rank: int, port: int, configs: list[TrainConfig], bad: TrainConfig) -> 
 
 def _bad_in_one(rank: int, config: TrainConfig) -> None:
     """The second process's first micro-batch is not a number."""
-    world = World.from_environment()
+    processes = ProcessGroup.from_environment()
     run = Run.build(config)
     honest = run.losses
 
@@ -42,10 +42,10 @@ def _bad_in_one(rank: int, config: TrainConfig) -> None:
 
     run.losses = losses  # type: ignore[method-assign]
     before = torch.cat([p.detach().flatten() for p in run.parameters()])
-    train_step(run, 0, world)
+    train_step(run, 0, processes)
     assert run.bad_steps == 1
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.parameters()]))
-    train_step(run, 1, world)
+    train_step(run, 1, processes)
     torch.save(torch.cat([p.detach().flatten() for p in run.parameters()]), f"{config.loop.out}.{rank}.pt")
 
 
@@ -111,5 +111,6 @@ def test_guides_do_not_read_sharded_weights(runs):
 
 
 def test_micro_batches_are_the_same_whoever_computes_them():
-    assert World(1, 2).seeds(7, 5, 2) == World().seeds(7, 5, 4)[2:] and World().seeds(7, 5) == [[7, 5]]
-    assert len({tuple(seed) for rank in range(4) for seed in World(rank, 4).seeds(7, 5, 2)}) == 8
+    alone = ProcessGroup()
+    assert ProcessGroup(1, 2).seeds(7, 5, 2) == alone.seeds(7, 5, 4)[2:] and alone.seeds(7, 5) == [[7, 5]]
+    assert len({tuple(seed) for rank in range(4) for seed in ProcessGroup(rank, 4).seeds(7, 5, 2)}) == 8

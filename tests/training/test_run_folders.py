@@ -42,10 +42,10 @@ def stopped_at(config, step, signum=signal.SIGTERM):
     """Run until a signal comes in a step."""
     taken = loop.train_step
 
-    def steps(run, number, *world):
+    def steps(run, number, *processes):
         if number == step:
             os.kill(os.getpid(), signum)
-        return taken(run, number, *world)
+        return taken(run, number, *processes)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped) as caught:
         patched.setattr(loop, "train_step", steps)

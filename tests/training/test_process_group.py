@@ -1,4 +1,4 @@
-"""Two processes average their gradients; a world of one leaves them alone."""
+"""Two processes average their gradients; a group of one leaves them alone."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch.multiprocessing as mp
 from interruptions import free_port
 from torch import nn
 
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 
 
 def _one(rank: int, port: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
     os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    world = World.from_environment()
+    processes = ProcessGroup.from_environment()
     first, second = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4))
     first.grad = torch.full((2, 3), float(rank + 1))
     if rank == 0:  # the other process never used it
         second.grad = torch.full((4,), 6.0)
     third = nn.Parameter(torch.ones(1))  # no process used it
-    world.average_gradients([first, second, third])
-    assert third.grad is None and world.gather(rank) == [0, 1] and world.first(rank) == 0
-    torch.save((first.grad, second.grad, world.seeds(7, 5)), Path(folder) / f"{rank}.pt")
+    processes.average_gradients([first, second, third])
+    assert third.grad is None and processes.gather(rank) == [0, 1] and processes.first(rank) == 0
+    torch.save((first.grad, second.grad, processes.seeds(7, 5)), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -40,6 +40,6 @@ def test_two_processes_hold_the_mean_and_draw_different_batches(tmp_path: Path) 
 
 def test_a_world_of_one_changes_nothing() -> None:
     parameter = nn.Parameter(torch.ones(2))
-    World().average_gradients([parameter])
+    ProcessGroup().average_gradients([parameter])
     assert parameter.grad is None
-    assert World().seeds(7, 5) == [[7, 5]] and World().gather(3) == [3]
+    assert ProcessGroup().seeds(7, 5) == [[7, 5]] and ProcessGroup().gather(3) == [3]
