@@ -89,9 +89,9 @@ def test_a_spike_is_skipped_and_too_many_stop_the_run(config, capsys):
     """Steps of this kind have been far smaller, as far as the run remembers."""
     run = Run.build(changed(config, max_bad_steps=1))
     for _ in range(KNOWN):
-        assert run.watch.judge("window", 0.01, 0.01) is None
+        assert run.spike_guard.judge("window", 0.01, 0.01) is None
     before = [p.clone() for p in run.parameters()]
-    assert train_step(run, 0)["skipped_steps"] == 1 and "10 times the median 0.01" in str(run.watch.reason)
+    assert train_step(run, 0)["skipped_steps"] == 1 and "10 times the median 0.01" in str(run.spike_guard.reason)
     assert all(torch.equal(p, q) for p, q in zip(run.parameters(), before, strict=True))
     with pytest.raises(ValueError, match=r"step 1: 2 of the last 100 steps were skipped .*--learning-rate"):
         train_step(run, 1)

@@ -50,7 +50,7 @@ def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processe
     """
     path = folder / f"step_{step:07d}"
     counts = {
-        "step": step, "steps_averaged": run.steps_averaged, "bad_steps": run.bad_steps, "watch": run.watch.state()
+        "step": step, "steps_averaged": run.steps_averaged, "bad_steps": run.bad_steps, "watch": run.spike_guard.state()
     }  # fmt: skip
     try:
         if is_sharded(run):
@@ -91,7 +91,7 @@ def load_checkpoint(run: Trainable, path: Path) -> int | None:
     try:
         _take(run, _read_folder(run, path) if path.is_dir() else rest["tensors"])
         run.steps_averaged, run.bad_steps = rest["steps_averaged"], rest["bad_steps"]
-        run.watch.load(rest["watch"])
+        run.spike_guard.load(rest["watch"])  # the key that earlier checkpoints have
     except _UNFIT as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         told = " ".join(str(cause).split())[:200]

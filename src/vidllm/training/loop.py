@@ -138,7 +138,7 @@ def _steps(run: Trainable, start: int, processes: ProcessGroup, trackers: Tracke
             out_of_time = done < loop.steps and processes.first(clock.spent() >= 1)
             last = out_of_time or done == loop.steps
             if "skipped_steps" in figures:
-                say(f"step {done} skipped: {run.watch.reason}")
+                say(f"step {done} skipped: {run.spike_guard.reason}")
             if (done % loop.log_every == 0 or out_of_time) and processes.rank == 0:
                 line = clock.line(done, run.bad_steps)
                 write_log(out / "log.jsonl", line)
@@ -188,15 +188,15 @@ def train_step(run: Trainable, step: int, processes: ProcessGroup = ALONE, spent
     gathered = processes.gather((told, norm))
     figures = _means([figures for each, _ in gathered for _, figures in each])
     figures = {"loss": figures["loss"], "norm": gathered[0][1], **figures}
-    reason = run.watch.judge(told[0][0], figures["loss"], figures["norm"])
+    reason = run.spike_guard.judge(told[0][0], figures["loss"], figures["norm"])
     if reason is None:
         run.optimizer.step()
         run.average(step)
         return figures
     run.bad_steps += 1
-    if run.watch.skipped() > loop.max_bad_steps:
+    if run.spike_guard.skipped() > loop.max_bad_steps:
         raise ValueError(
-            f"training stopped at step {step}: {run.watch.skipped()} of the last {RECENT} steps were skipped "
+            f"training stopped at step {step}: {run.spike_guard.skipped()} of the last {RECENT} steps were skipped "
             f"({reason}); lower --learning-rate or look at the data, then start again: it resumes from the last "
             f"checkpoint in {loop.out}"
         )
