@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from vidllm.datasets.shards import Shard
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
+from vidllm.model.text import read_tokenizer
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import (
     TrainConfig,
@@ -137,6 +138,7 @@ def test_a_damaged_shard_is_named_before_the_first_step(config, rooms_folder, tm
     assert not Path(config.loop.out).exists()
 
 
+@pytest.mark.slow
 def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
     one = tmp_path / "one"
     one.mkdir()
@@ -185,16 +187,18 @@ def test_fresh_weights_come_from_the_preset_and_the_data(rooms_folder, tmp_path)
 
 
 def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
-    assert Run.build(config).texts.tokenizer.get_vocab() == load_pretrained(start)[1].tokenizer.get_vocab()
+    tokenizer = read_tokenizer(start)
+    assert Run.build(config).texts.tokenizer.get_vocab() == tokenizer.get_vocab()
     other = tmp_path / "other"
     VidLLMForConditionalGeneration(micro_config(20)).save_pretrained(other)
-    VidLLMProcessor.from_config(micro_config(20), load_pretrained(start)[1].tokenizer).save_pretrained(other)
+    VidLLMProcessor.from_config(micro_config(20), tokenizer).save_pretrained(other)
     with pytest.raises(ValueError, match="is not that of"):
         Run.build(changed(config, init_from=str(other)))
     with pytest.raises(ValueError, match="no such folder"):
         Run.build(changed(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
 
 
+@pytest.mark.slow
 def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
     """The recipe: one run sees, one speaks on names alone, a third starts from both halves."""
     mute = changed(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2)

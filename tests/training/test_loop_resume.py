@@ -64,6 +64,7 @@ def test_interrupted(config, as_unbroken, tmp_path):
     assert "step 2 of" in said[0]
 
 
+@pytest.mark.slow
 def test_killed(config, as_unbroken, tmp_path):
     """SIGKILL while the third step is written down: no handler runs, no file is closed."""
     broken = changed(config, out=str(tmp_path / "run"))
@@ -81,6 +82,7 @@ def test_killed(config, as_unbroken, tmp_path):
     as_unbroken(train(broken, quiet))
 
 
+@pytest.mark.slow
 def test_out_of_disk(config, as_unbroken, tmp_path, monkeypatch):
     broken = changed(config, out=str(tmp_path / "run"))
     honest = torch.save
@@ -100,6 +102,7 @@ def test_out_of_disk(config, as_unbroken, tmp_path, monkeypatch):
     as_unbroken(train(broken, quiet))
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over(config, as_unbroken, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
