@@ -18,9 +18,10 @@ import torch
 from vidllm.datasets.shards import check_shards, shards_of
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.processes import Stopped, StopRequest, folder_lock
+from vidllm.model.config_fields import flat
 from vidllm.model.precision import describe_dtype, resolve_dtype
 from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from vidllm.training.config import RunConfig, flat
+from vidllm.training.config import RunConfig
 from vidllm.training.distributed import (
     ProcessGroup,
     check_processes,
@@ -53,7 +54,7 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = N
         shards_of(data)
         check_shards(data)
     processes = ProcessGroup.from_environment(cpu=config.loop.device == "cpu")
-    say = (log or _to_stderr) if processes.rank == 0 else _nothing
+    say = (log or to_stderr) if processes.rank == 0 else _nothing
     lock = folder_lock(config.loop.out)
     processes.do_first(lock.__enter__)
     try:
@@ -156,7 +157,8 @@ def _steps(run: Trainable, start: int, processes: ProcessGroup, trackers: Tracke
                 raise Stopped(max(signals))
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """A line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from vidllm.model.outputs import VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, plan_of
 from vidllm.training.joint import geometry_losses, language_losses, true_geometry
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses, normalise
 from vidllm.training.models import (
     AUXILIARY_FILE,
@@ -43,9 +42,7 @@ COIN = 2  # keeps these draws apart from those of a step's plan (data.PLAN) and 
 GEOMETRY = ("window", "posed")  # kinds of steps without language
 
 
-def train(
-    config: TrainConfig, log: Callable[[str], None] | None = None, extra_questions: ExtraQuestions | None = None
-) -> Path:
+def train(config: TrainConfig, log: Log | None = None, extra_questions: ExtraQuestions | None = None) -> Path:
     """Run (or resume) joint training; returns the folder of the final model.
 
     ``extra_questions`` make the template questions of ``plain`` and ``places`` (of ``vidllm_rooms.language``).
