@@ -53,6 +53,7 @@ def as_unbroken(config, unbroken):
     return check
 
 
+@pytest.mark.slow
 def test_interrupted(config, as_unbroken, tmp_path):
     broken = changed(config, out=str(tmp_path / "run"))
     with interrupted_at(2):
