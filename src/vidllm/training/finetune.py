@@ -123,8 +123,7 @@ class FinetuneRun(Trainable):
     def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
         prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
-        before, after = (ids.to(self.device) for ids in self.texts.maker.prefix_ids)
-        return language_losses(self.model, prefix, batch.packed, (before, after), LossWeights())
+        return language_losses(self.model, prefix, batch.packed, self.texts.maker.prefix_ids, LossWeights())
 
     def _lift(self, scene: SeenScene) -> VisualPrefix:
         streams = self.model.adapter(scene.tokens)

@@ -237,8 +237,7 @@ class LanguageTeacherRun(Trainable):
         counts = Texts(config.questions, config.references, config.captions)
         texts = draw_texts(batch, self.texts, rng, counts)
         packed = pack(texts, self.model.config.loc_token_id, counts.max_text_tokens).to(self.device)
-        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
-        return language_losses(self.model, prefix, packed, (before, after), LossWeights())
+        return language_losses(self.model, prefix, packed, self.texts.prefix_ids, LossWeights())
 
     def _patches(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """The tower's tokens (B,F,P,C) on the patch grid of the frames."""

@@ -207,9 +207,8 @@ class Run(Trainable):
     def _language(self, batch: Batch, prefix: VisualPrefix, rng: np.random.Generator) -> Losses:
         texts = draw_texts(batch, self.texts, rng, self.config.texts)
         packed = pack(texts, self.model.config.loc_token_id, self.config.texts.max_text_tokens).to(self.device)
-        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
         weights, supervision = self.config.weights, self.supervision
-        return language_losses(self.model, prefix, packed, (before, after), weights, supervision, batch)
+        return language_losses(self.model, prefix, packed, self.texts.prefix_ids, weights, supervision, batch)
 
 
 def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
