@@ -124,7 +124,7 @@ def idle(
 
     ``known`` is what predicates need beside the configuration.
     """
-    values, told = flat(config), set[str]()
+    values, told = by_name(config), set[str]()
     mode = SimpleNamespace(**values, **known)
     for effect in effects:
         if not effect.applies(mode):
@@ -132,6 +132,11 @@ def idle(
             told.update(names)
             if names:
                 yield [spelled(name) for name in names], effect
+
+
+def by_name(config: Any) -> dict[str, Any]:
+    """The values of a configuration's options, and its parts themselves."""
+    return flat(config) | vars(config)
 
 
 def spelled(name: str) -> str:
@@ -159,10 +164,10 @@ class Verb:
 
 def defaults(kind: Any) -> dict[str, Any]:
     """Of the options of a verb, by name."""
-    return flat({
+    return by_name(SimpleNamespace(**{
         field.name: field.default_factory() if field.default_factory is not MISSING else field.default
         for field in fields(kind)
-    })  # fmt: skip
+    }))  # fmt: skip
 
 
 @dataclass(frozen=True)

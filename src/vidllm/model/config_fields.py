@@ -22,8 +22,8 @@ _POSITIVE = ("hidden_size", "num_heads", "patch_size", "image_size", "features",
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass (or a dictionary of them) and of dataclasses in it by name; its own hide theirs."""
-    own = config if isinstance(config, dict) else {field.name: getattr(config, field.name) for field in fields(config)}
+    """The fields of a dataclass (or of any object) and of dataclasses in it by name; its own hide theirs."""
+    own = vars(config)
     nested = [flat(value) for value in own.values() if is_dataclass(value)]
     plain = {name: value for name, value in own.items() if not is_dataclass(value)}
     return {name: value for values in (*nested, plain) for name, value in values.items()}

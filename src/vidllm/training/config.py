@@ -96,6 +96,8 @@ class Start:
     unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
     init_from: str | None = None  # a saved model folder to start from (weights only)
     encoder_from: str | None = None  # DINOv2's weights for fresh ones: file, folder or hub id; the first layers of it
+    geometry_from: str | None = None  # a narrower model whose attention and camera heads are taken (widening)
+    fit_steps: int = 500  # in which the adapter is fitted to that model's geometric stream
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     lora_rank: int = 0  # of matrices beside the language model's layers, which alone learn there; 0: it learns whole
     lora_alpha: float = 32.0  # what they add is scaled by this over their rank

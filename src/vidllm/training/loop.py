@@ -94,6 +94,8 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
     for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
         say(f"warning: {line}")
     say(describe_dtype(loop.dtype, run.device))
+    if start == 0:
+        run.prepare(say)
     _steps(run, start, processes, trackers, say)
     trackers.close()
     if is_sharded(run):

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vidllm.io.atomic import atomic_path
+from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import load_pretrained
 from vidllm.model.outputs import VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, plan_of
@@ -37,8 +39,9 @@ from vidllm.training.supervision.base import AuxiliaryHeads, Parts, Supervision
 from vidllm.training.supervision.geometry import OracleFeatures
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker, draw_texts
 from vidllm.training.trainable import Trainable
+from vidllm.training.widening import fit_adapter, take_geometry_half
 
-COIN = 2  # keeps these draws apart from those of a step's plan (data.PLAN) and data
+COIN, FIT = 2, 3  # keep these draws apart from those of a step's plan (data.PLAN) and data
 GEOMETRY = ("window", "posed")  # kinds of steps without language
 
 
@@ -116,6 +119,19 @@ class Run(Trainable):
     def averaging(self) -> nn.Module:
         """The model: its averaged weights are exported."""
         return self.model
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it."""
+        start, seed = self.config.start, self.config.loop.seed
+        if start.geometry_from is None:
+            return
+
+        def pictures(step: int) -> Tensor:
+            return self.draw(step, np.random.default_rng([seed, step, FIT]))[0].images.to(self.device)
+
+        other = load_pretrained(str(model_of_run(start.geometry_from)))[0].to(self.device)
+        take_geometry_half(self.model, other)
+        fit_adapter(self.model, other, pictures, start.fit_steps, say=say)
 
     def refresh(self) -> None:
         """Look for new shards."""
@@ -226,6 +242,8 @@ def _check_sharding(config: TrainConfig) -> None:
         raise ValueError(
             "parallel fsdp shards the weights that the guides read; give --guide-weight 0 --word-weight 0, or ddp"
         )
+    if config.loop.parallel == "fsdp" and config.start.geometry_from:
+        raise ValueError("geometry_from widens whole weights, which parallel fsdp shards; take ddp")
 
 
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:

@@ -60,6 +60,9 @@ class Trainable(ABC):
         """The module whose weights are averaged over the steps; None: none is."""
         return None
 
+    def prepare(self, say: Callable[[str], None]) -> None:  # noqa: B027 - nothing to do is the rule
+        """Called once, before the first step of a run that does not resume."""
+
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
         """Called whenever a checkpoint has been written."""
 
