@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vidllm.cli import evaluating, main, models, read_verb
-from vidllm.cli.options import parse
+from vidllm.cli.options import flat, parse
 from vidllm.cli.training import TRAINING, configuration, idle_lines
 from vidllm.experiments.rows import AblationConfig, table_named
-from vidllm.model.config_fields import flat
 
 EVAL = ("eval", "scanqa")
 RUN = (*EVAL, "--data", "ROOT", "-o", "OUT")

@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 
 from vidllm.evaluation.baselines import load_language_only
 from vidllm.io.processes import Stopped, folder_lock
-from vidllm.model.config_fields import flat
 from vidllm.training import language_only, loop, lora
-from vidllm.training.config import TrainConfig, changed
+from vidllm.training.config import TrainConfig, changed, flat
 from vidllm.training.finetune import FinetuneConfig, finetune
 from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 from vidllm.training.resuming import MAY_CHANGE

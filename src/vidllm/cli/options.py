@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -19,7 +19,6 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vidllm.cli import reading
-from vidllm.model.config_fields import flat
 
 if TYPE_CHECKING:
     from vidllm.io.cameras.given import GivenCameras
@@ -70,13 +69,17 @@ MaybeOutput = Annotated[str | None, read_by(str, "OUT"), arg(aliases=("-o",), he
 # ---- parsing -----------------------------------------------------------------------------------------------------
 
 
-def parse(kind: type[C], prog: str, argv: list[str]) -> C:
-    """An instance of a dataclass from its options; ValueError for a wrong one."""
+def parse(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
+    """An instance of a dataclass from its options (and other defaults than its own); ValueError for a wrong one."""
+    return _parse(kind, prog, argv, **({} if default is None else {"default": default}))
+
+
+def _parse(kind: Any, prog: str, argv: list[str], **more: Any) -> Any:
     markers = (OmitArgPrefixes, FlagCreatePairsOff) if issubclass(kind, Verb) else ()
     drawn = io.StringIO()
     try:
         with redirect_stderr(drawn):
-            return tyro.cli(kind, args=argv, prog=prog, config=markers)
+            return tyro.cli(kind, args=argv, prog=prog, config=markers, **more)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -134,6 +137,17 @@ def idle(
                 yield [spelled(name) for name in names], effect
 
 
+def flat(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass and of those nested in it, by their names as options; its own come first."""
+    own = {field.name: getattr(config, field.name) for field in fields(config)}
+    return _with_nested(own)
+
+
+def _with_nested(own: dict[str, Any]) -> dict[str, Any]:
+    nested = [flat(value) for value in own.values() if is_dataclass(value)]
+    return {name: value for values in (*nested, own) for name, value in values.items()}
+
+
 def spelled(name: str) -> str:
     """A field's name as an option."""
     return f"--{name.replace('_', '-')}"
@@ -159,7 +173,7 @@ class Verb:
 
 def defaults(kind: Any) -> dict[str, Any]:
     """Of the options of a verb, by name."""
-    return flat({
+    return _with_nested({
         field.name: field.default_factory() if field.default_factory is not MISSING else field.default
         for field in fields(kind)
     })  # fmt: skip

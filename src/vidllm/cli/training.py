@@ -14,8 +14,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import Effect, Verb, Whole, idle, parse, read_by
-from vidllm.model.config_fields import flat
+from vidllm.cli.options import Effect, Verb, Whole, flat, idle, parse, read_by
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 

@@ -15,11 +15,10 @@ from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import read_json_object
-from vidllm.model.config_fields import flat
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load
-from vidllm.training.config import RunConfig
+from vidllm.training.config import RunConfig, flat
 from vidllm.training.loop import Log
 from vidllm.training.texts import ExtraQuestions
 

@@ -41,12 +41,11 @@ from vidllm.io.atomic import atomic_path
 from vidllm.io.files import naming, read_json_lines
 from vidllm.io.processes import folder_lock
 from vidllm.io.weight_files import model_of_run
-from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
 from vidllm.model.text import read_tokenizer
 from vidllm.scene import load
-from vidllm.training.config import TrainConfig, changed
+from vidllm.training.config import TrainConfig, changed, flat
 from vidllm.training.data import RoomsData
 from vidllm.training.language_teacher import LanguageTeacherConfig, geometry_teacher, train_language_teacher
 from vidllm.training.loop import Log, to_stderr

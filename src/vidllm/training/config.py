@@ -17,7 +17,6 @@ import tyro
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import read_json_object
-from vidllm.model.config_fields import flat
 from vidllm.model.configuration import AdapterVariant
 
 FLAT = tyro.conf.arg(name="")  # of a part: its fields are options without the part's name
@@ -259,8 +258,17 @@ def tiny_test() -> TrainConfig:
 # ---- fields by name, and the file ------------------------------------------------------------------------------------
 
 
+def flat(config: Any) -> dict[str, Any]:
+    """The values of a configuration by their names as options."""
+    found: dict[str, Any] = {}
+    for name in [f.name for f in fields(config)]:
+        value = getattr(config, name)
+        found |= flat(value) if is_dataclass(value) else {name: value}
+    return found
+
+
 def flat_file(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """As :func:`flat`, of what a file holds; ``like``: a configuration of its class. ValueError for a wrong part."""
+    """The same of what a file holds; ``like``: a configuration of its class. ValueError for a part that is none."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         part = getattr(like, name, None)

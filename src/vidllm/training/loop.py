@@ -18,10 +18,9 @@ import torch
 from vidllm.datasets.shards import check_shards, shards_of
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.processes import Stopped, StopRequest, folder_lock
-from vidllm.model.config_fields import flat
 from vidllm.model.precision import describe_dtype, resolve_dtype
 from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from vidllm.training.config import RunConfig
+from vidllm.training.config import RunConfig, flat
 from vidllm.training.distributed import (
     ProcessGroup,
     check_processes,

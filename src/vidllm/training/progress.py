@@ -13,8 +13,7 @@ import numpy as np
 
 from vidllm.io.atomic import atomic_path, naming_errors
 from vidllm.io.files import naming, parse_json, read_text
-from vidllm.model.config_fields import flat
-from vidllm.training.config import Loop, RunConfig
+from vidllm.training.config import Loop, RunConfig, flat
 
 
 def trim_log(path: Path, step: int) -> None:

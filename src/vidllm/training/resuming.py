@@ -16,9 +16,8 @@ from typing import Any
 from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import check_regular_file, naming, read_json_object
-from vidllm.model.config_fields import flat
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import RunConfig, flat_file, write_config
+from vidllm.training.config import RunConfig, flat, flat_file, write_config
 
 Record = dict[str, Any]
 
