@@ -120,7 +120,7 @@ class Run(Trainable):
         """The model: its averaged weights are exported."""
         return self.model
 
-    def prepare(self, say: Callable[[str], None]) -> None:
+    def prepare(self, say: Log) -> None:
         """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it."""
         start, seed = self.config.start, self.config.loop.seed
         if start.geometry_from is None:
@@ -129,7 +129,8 @@ class Run(Trainable):
         def pictures(step: int) -> Tensor:
             return self.draw(step, np.random.default_rng([seed, step, FIT]))[0].images.to(self.device)
 
-        other = load_pretrained(str(model_of_run(start.geometry_from)))[0].to(self.device)
+        other = load_pretrained(str(model_of_run(start.geometry_from)))[0]
+        other.to(self.device)  # type: ignore[arg-type]
         take_geometry_half(self.model, other)
         fit_adapter(self.model, other, pictures, start.fit_steps, say=say)
 
