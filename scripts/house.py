@@ -49,7 +49,7 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1910,
     "vidllm.io": 4135,
     "vidllm.long_video": 970,
-    "vidllm.model": 5655,
+    "vidllm.model": 5660,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6465,
     "vidllm_rooms": 1820,
