@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.priors import KnownCameras
 from vidllm.model.processing import Processor
+from vidllm.model.words import Vocabulary, unknown_words
 
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
 
@@ -52,6 +53,26 @@ class Box:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"center": list(self.center), "size": list(self.size), "yaw": self.yaw, "score": self.score}
+
+
+class Answer(str):
+    """An answer, and in ``notes`` what has to be said about it: words taken for others, doubts."""
+
+    notes: tuple[str, ...]
+
+    def __new__(cls, text: str, notes: Sequence[str] = ()) -> Answer:
+        """A text with its notes."""
+        answer = super().__new__(cls, text)
+        answer.notes = tuple(notes)
+        return answer
+
+
+class Boxes(list[Box]):
+    """Boxes, best first, and in ``notes`` what has to be said about them."""
+
+    def __init__(self, boxes: Iterable[Box] = (), notes: Sequence[str] = ()) -> None:
+        super().__init__(boxes)
+        self.notes = tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -234,17 +255,44 @@ class Scene:
 
     # ---- language ---------------------------------------------------------------------------------------------
 
-    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
-        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
-        return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
+    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> Answer:
+        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy.
+
+        A model of a closed vocabulary takes words that it does not know to the nearest it knows (``answer.notes``), or
+        says that it does not know them (:mod:`vidllm.model.words`).
+        """
+        return self.ask_all([(question, situation)], max_new_tokens)[0]
 
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
-        said = self._reader.answers(asked, max_new_tokens, batch_size)
-        return self._processor.decode_answers(said)
+        for pair in questions:
+            prompts.question_prompt(*pair)  # checked as it is given
+        read = [self._in_known_words(*pair) for pair in questions]
+        asked = [prompts.question_prompt(*texts) for texts, _, unknown in read if not unknown]
+        found = self._processor.decode_answers(self._reader.answers(asked, max_new_tokens, batch_size))
+        said = iter([self._of_asked_kind(*pair) for pair in zip(asked, found, strict=True)])
+        return [Answer(unknown or next(said), notes) for _, notes, unknown in read]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        """The words that the model knows; None where any may be said to it."""
+        return Vocabulary.read(self._model.name_or_path) if self._model.name_or_path else None
+
+    def _in_known_words(self, *texts: str | None) -> tuple[list[Any], tuple[str, ...], str]:
+        """Texts in words that the model knows, notes on what was replaced, and what is said where a word is unknown."""
+        if self._vocabulary is None:
+            return list(texts), (), ""
+        read = [self._vocabulary.interpret(text or "") for text in texts]
+        notes = (f'"{word}" is taken as "{name}"' for one in read for word, name in one.taken)
+        unknown = [word for one in read for word in one.unknown]
+        return [one.text for one in read], tuple(notes), unknown_words(unknown) if unknown else ""
+
+    def _of_asked_kind(self, prompt: str, said: str) -> str:
+        """A colour to who asks for a colour: the likeliest one where the answer is none."""
+        allowed = () if self._vocabulary is None else self._vocabulary.allowed(prompt)
+        return said if not allowed or said in allowed else self._reader.likeliest(prompt, allowed)
 
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
         """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
@@ -255,14 +303,25 @@ class Scene:
         return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
 
     @torch.inference_mode()
-    def ground(self, expression: str, several: bool = True) -> list[Box]:
-        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+    def ground(self, expression: str, several: bool = True) -> Boxes:
+        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box.
+
+        Where it has a word that the model does not know, ``boxes.notes`` says so and only the best box is ever given.
+        """
+        as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
+        prompt = as_prompt(expression)
+        (read,), notes, unknown = self._in_known_words(expression)
+        notes = (*notes, unknown) if unknown else notes
+        if unknown and several:
+            return Boxes((), notes)
+        prompt = as_prompt(read) if notes else prompt
         hidden, _ = self._reader.read(prompt)
         output = self._model.ground(self._prefix, hidden[:, -1:])
         most = self._model.config.grounding.max_boxes
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
-        return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
+        return Boxes(
+            (Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found), notes
+        )
 
     @torch.inference_mode()
     def choose(
@@ -275,8 +334,8 @@ class Scene:
         """
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._reader.read(prompt)
+        as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
+        hidden, _ = self._reader.read(as_prompt(self._in_known_words(expression)[0][0]))
         seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
         logits, none_logit = self._model.grounding.choose_proposal(
             seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]

@@ -125,11 +125,15 @@ class Ask(OfVideo):
     def run(self) -> None:
         scene = self.scene()
         told = {} if self.situation is None else {"situation": self.situation}
-        said = [{"question": q, **told, "answer": scene.ask(q, self.situation), **IN_SCENE} for q in self.questions]
+        note_warnings(scene)
+        answers = [scene.ask(question, self.situation) for question in self.questions]
         if self.json:
+            warnings = list(scene.scale.warnings)
+            said = [{"question": q, **told, "answer": a, "notes": list(a.notes), "warnings": warnings, **IN_SCENE}
+                    for q, a in zip(self.questions, answers, strict=True)]  # fmt: skip
             reading.print_json(said if len(said) > 1 else said[0])
         else:
-            print("\n".join(str(item["answer"]) for item in said))
+            print("\n".join(with_notes(answer, answer.notes) for answer in answers))
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,10 @@ class Ground(OfVideo):
         if self.output:
             write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
         if self.json:
-            reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
+            said = {"notes": list(boxes.notes), "warnings": list(scene.scale.warnings)}
+            reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **said, **IN_SCENE})
         else:
-            print("\n".join(box_lines(boxes)) or f"no such object: {self.expression}")
+            print(with_notes("\n".join(box_lines(boxes)) or f"no such object: {self.expression}", boxes.notes))
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,11 @@ class Demo(WithModel):
             reading.print_json(report)
         else:
             print("\n".join(bundled.lines(report)))
+
+
+def with_notes(text: str, notes: Sequence[str]) -> str:
+    """A text, and in brackets what has to be said about it."""
+    return f"{text}  ({'; '.join(notes)})" if notes else text
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:
