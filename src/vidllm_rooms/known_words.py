@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.words import NUMBER_WORDS, plural
+from vidllm.io.atomic import atomic_path
 from vidllm.model.prompts import fixed_texts
+from vidllm.model.words import VOCABULARY
 from vidllm_rooms.language.facts import GENERIC_NAMES
 from vidllm_rooms.language.guessing import MOST
 from vidllm_rooms.language.speaker import PHRASES
@@ -28,6 +32,13 @@ def vocabulary() -> dict[str, Any]:
         "answers": answers,
         "words": " ".join(sorted(words | {"wooden"})),
     }
+
+
+def write_vocabulary(folder: str | Path) -> Path:
+    """Tell of a model in a folder that it knows these words alone; OutputError where that fails."""
+    with atomic_path(Path(folder) / VOCABULARY) as part:
+        part.write_text(json.dumps(vocabulary(), indent=1) + "\n", encoding="utf-8")
+    return Path(folder) / VOCABULARY
 
 
 def _texts(data: Any) -> Iterator[str]:

@@ -144,9 +144,12 @@ class Describe(OfVideo):
     """a point of the scene frame in metres"""
 
     def run(self) -> None:
-        text = self.scene().describe(self.at)
+        scene = self.scene()
+        note_warnings(scene)
+        text = scene.describe(self.at)
         if self.json:
-            reading.print_json({"at": self.at, "description": text, **IN_SCENE})
+            warnings = list(scene.scale.warnings)
+            reading.print_json({"at": self.at, "description": text, "warnings": warnings, **IN_SCENE})
         else:
             print(text)
 
@@ -174,7 +177,8 @@ class Ground(OfVideo):
             write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
         if self.json:
             said = {"notes": list(boxes.notes), "warnings": list(scene.scale.warnings)}
-            reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **said, **IN_SCENE})
+            found = [box.as_dict() for box in boxes]
+            reading.print_json({"expression": self.expression, "boxes": found, **said, **IN_SCENE})
         else:
             print(with_notes("\n".join(box_lines(boxes)) or f"no such object: {self.expression}", boxes.notes))
 
@@ -241,6 +245,7 @@ def box_lines(boxes: Sequence[Box]) -> list[str]:
     return [
         f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
         f"yaw {math.degrees(b.yaw):.0f} deg  score {b.score:.2f}"
+        + (f"  90% within {b.center_error:.2f} m, sides {100 * b.size_error:.0f}%" if b.center_error >= 0 else "")
         for number, b in enumerate(boxes, 1)
     ]
 
@@ -249,15 +254,18 @@ def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"
 
 
-def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) -> list[str]:
+def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[Box]]]) -> list[str]:
     height, width = summary["processed_size"]
     spread = summary["scale_spread"]
     agree = f"the images agree within {100 * spread:.0f}%"
     agree = "the agreement of the images is unknown" if math.isnan(spread) else agree
+    low, high = summary["scale_interval"]
+    between = "" if math.isnan(low) else f", 90% between {low:.3f} and {high:.3f}"
+    std = "" if math.isnan(summary["depth_std"]) else f", standard deviation {summary['depth_std']:.2f} m"
     lines = [
         f"frames        {summary['frames']} at {width}x{height} pixels",
-        f"scale         {summary['scale']:.3f} m per unit, {agree}",
-        f"median depth  {summary['median_depth']:.2f} m",
+        f"scale         {summary['scale']:.3f} m per unit{between}, {agree}",
+        f"median depth  {summary['median_depth']:.2f} m{std} ({summary['uncertainty']})",
         f"camera path   {summary['camera_path_length']:.2f} m",
     ]
     for expression, boxes in found:

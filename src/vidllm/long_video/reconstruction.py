@@ -22,13 +22,14 @@ from vidllm.model.priors import KnownCameras, KnownScale
 class NewFrames:
     """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
 
-    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth and confidence (n,H,W).
+    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth, confidence and log_std (n,H,W).
     """
 
     extrinsics: Tensor
     intrinsics: Tensor
     depth: Tensor
     confidence: Tensor
+    log_std: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class WindowedReconstruction:
         self._remember(features, _part(placed, slice(shared, None)), shared)
         new = NewFrames(*(
             x[0, shared:].float().cpu()
-            for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence)
+            for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence, placed.log_std)
+            if x is not None
         ))  # fmt: skip
         self._extrinsics.append(new.extrinsics)
         self._intrinsics.append(new.intrinsics)
@@ -159,6 +161,7 @@ def _part(geometry: Geometry, frames: slice) -> Geometry:
     return replace(
         geometry, extrinsics=geometry.extrinsics[:, frames], intrinsics=geometry.intrinsics[:, frames],
         depth_m=geometry.depth_m[:, frames], confidence=geometry.confidence[:, frames], metric_depth_m=None,
+        log_std=None,
     )
 
 

@@ -101,7 +101,8 @@ class Geometry:
     """The reconstruction in metres, the world being the first camera's frame.
 
     extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
-    (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4).
+    (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4); log_std (B,F,H,W) standard deviation of
+    the logarithm of depth that the metric depth model tells (None where it tells none).
     """
 
     extrinsics: Tensor
@@ -112,6 +113,7 @@ class Geometry:
     scale: SceneScale
     up: Tensor
     scene_from_world: Tensor
+    log_std: Tensor | None = None
 
 
 @dataclass(frozen=True)

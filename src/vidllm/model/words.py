@@ -20,7 +20,7 @@ from vidllm.io.files import read_json_object
 
 VOCABULARY = "vocabulary.json"
 KINDS = ("thing", "colour", "material")
-#: Cosine from which a word of a kind is taken to the nearest known one (tests/model/test_words.py has the measured lists).
+#: Cosine from which a word of a kind is taken to the nearest known one (measured: tests/model/test_words.py).
 NEAR = {"thing": 0.58, "colour": 0.54, "material": 0.54}
 #: What a question asks for, by its words; the answers that it may have are in the vocabulary.
 ASKED = {
