@@ -59,7 +59,8 @@ class Errors:
 
 def upper(errors: np.ndarray) -> float:
     """The 90% quantile that holds for one more error of the same kind (split conformal prediction)."""
-    return float(np.quantile(errors, min(1.0, SHARE * (len(errors) + 1) / len(errors)), method="higher"))
+    rank = math.ceil(SHARE * (len(errors) + 1) - 1e-9)
+    return float(np.sort(errors)[min(rank, len(errors)) - 1])
 
 
 def measure(model: VidLLM, seeds: Iterable[int], progress: Callable[[int], None] | None = None) -> Errors:

@@ -54,7 +54,8 @@ def test_a_calibration_belongs_to_its_weights(tmp_path):
     assert Calibration.read(folder) == found
     shard = next(folder.glob("*.safetensors"))
     data = bytearray(shard.read_bytes())
-    data[-4096:] = bytes(byte ^ 1 for byte in data[-4096:])
+    middle = slice(len(data) // 2, len(data) // 2 + 4096)  # retraining changes every byte, or nearly
+    data[middle] = bytes(byte ^ 1 for byte in data[middle])
     shard.write_bytes(data)
     assert Calibration.read(folder) is None
     (folder / FILE).write_text('{"weights": 1}')
