@@ -38,9 +38,9 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1530,
+    "vidllm": 1535,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1755,
+    "vidllm.cli": 1765,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,

@@ -48,19 +48,20 @@ class Box:
     """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1].
 
     With 90% the true centre lies within ``center_error`` metres, and no true side is larger or smaller by more than a
-    factor of 1 + ``size_error``; nan where the model is not calibrated (:mod:`vidllm.model.calibration`).
+    factor of 1 + ``size_error``; None where the model is not calibrated (:mod:`vidllm.model.calibration`).
     """
 
     center: tuple[float, float, float]
     size: tuple[float, float, float]
     yaw: float
     score: float
-    center_error: float = math.nan
-    size_error: float = math.nan
+    center_error: float | None = None
+    size_error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
 
 
 class Answer(str):
@@ -88,13 +89,13 @@ class Scale:
     """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
 
     The spread is nan where it is not known: a scale that was given, or pictures that show one view. ``interval`` holds
-    the true scale with 90%; nan without a spread or a calibration.
+    the true scale with 90%; None without a spread or a calibration.
     """
 
     value: float
     spread: float
     warnings: tuple[str, ...]
-    interval: tuple[float, float] = (math.nan, math.nan)
+    interval: tuple[float, float] | None = None
 
 
 class Scene:
@@ -202,15 +203,17 @@ class Scene:
             doubts.append("a single view tells the metric scale: how far images agree about it is not known")
         if still or self._parallax() < MIN_PARALLAX:
             doubts.append("the camera hardly moves: depth and scale rest on single images")
-        value = float(found.scale[0])
-        factor = math.nan if self.calibration is None else self.calibration.scale_factor(spread)
         pictures = self._contrasts
         blank = int((pictures < BLANK).sum())
         if blank:
             doubts.append(f"{blank} of {len(pictures)} pictures are of one colour: nothing is to be seen in them")
         elif bool(pictures.median() < FAINT):
             doubts.append("the pictures have hardly any contrast: what is said of them is doubtful")
-        return Scale(value, spread, (*doubts, *self._doubts()), (value / factor, value * factor))
+        value, interval = float(found.scale[0]), None
+        if self.calibration is not None and math.isfinite(spread):
+            factor = self.calibration.scale_factor(spread)
+            interval = value / factor, value * factor
+        return Scale(value, spread, (*doubts, *self._doubts()), interval)
 
     @property
     def _measured(self) -> SceneScale:
@@ -303,7 +306,7 @@ class Scene:
             "frames": len(self),
             "scale": self.scale.value,
             "scale_spread": self.scale.spread,
-            "scale_interval": list(self.scale.interval),
+            "scale_interval": None if self.scale.interval is None else list(self.scale.interval),
             "depth_std": self._median_std(),
             "uncertainty": f"calibrated on rooms {self.calibration.seeds}" if self.calibration else "uncalibrated",
             "warnings": list(self.scale.warnings),

@@ -40,10 +40,9 @@ def test_the_quantile_holds_for_one_more():
     assert upper(np.array([1.0, 2.0])) == 2.0
 
 
-def test_scale_factor_of_an_unknown_spread_is_unknown():
+def test_scale_factor_where_all_images_agree():
     found = Calibration(1.0, 1.0, ((1.0, 0.1, 0.1),), "0:1")
     assert found.scale_factor(0.0) == pytest.approx(math.exp(DEVIATIONS * 0.05))
-    assert math.isnan(found.scale_factor(math.nan))
 
 
 def test_a_calibration_belongs_to_its_weights(tmp_path):
@@ -71,7 +70,7 @@ def test_a_model_without_calibration_says_so(tmp_path, capsys):
     assert "uncalibrated" in capsys.readouterr().err
     scene = vidllm.load(folder).reconstruct(CLIP, 2)
     assert scene.summary()["uncertainty"] == "uncalibrated"
-    assert math.isnan(scene.scale.interval[0]) and math.isnan(scene.ground("the table", several=False)[0].center_error)
+    assert scene.scale.interval is None and scene.ground("the table", several=False)[0].center_error is None
     assert scene.depth_std.shape == scene.depth.shape and bool((scene.depth_std > 0).all())
 
 

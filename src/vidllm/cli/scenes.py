@@ -245,9 +245,16 @@ def box_lines(boxes: Sequence[Box]) -> list[str]:
     return [
         f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
         f"yaw {math.degrees(b.yaw):.0f} deg  score {b.score:.2f}"
-        + (f"  90% within {b.center_error:.2f} m, sides {100 * b.size_error:.0f}%" if b.center_error >= 0 else "")
+        + _bounds(b)
         for number, b in enumerate(boxes, 1)
     ]
+
+
+def _bounds(box: Box) -> str:
+    """How far a box may be off, where that is known."""
+    if box.center_error is None or box.size_error is None:
+        return ""
+    return f"  90% within {box.center_error:.2f} m, sides within {100 * box.size_error:.0f}%"
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -259,8 +266,8 @@ def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[
     spread = summary["scale_spread"]
     agree = f"the images agree within {100 * spread:.0f}%"
     agree = "the agreement of the images is unknown" if math.isnan(spread) else agree
-    low, high = summary["scale_interval"]
-    between = "" if math.isnan(low) else f", 90% between {low:.3f} and {high:.3f}"
+    interval = summary["scale_interval"]
+    between = "" if interval is None else f", 90% between {interval[0]:.3f} and {interval[1]:.3f}"
     std = "" if math.isnan(summary["depth_std"]) else f", standard deviation {summary['depth_std']:.2f} m"
     lines = [
         f"frames        {summary['frames']} at {width}x{height} pixels",

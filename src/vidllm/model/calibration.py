@@ -62,7 +62,7 @@ class Calibration:
         return Path(folder) / FILE
 
     def scale_factor(self, spread: float) -> float:
-        """How many times the true scale may be above or below the told one, 90%; nan where the spread is."""
+        """How many times the true scale may be above or below the told one, 90%."""
         return math.exp(DEVIATIONS * self.scale * math.hypot(spread, SPREAD_FLOOR))
 
     def box_errors(self, score: float) -> tuple[float, float]:
