@@ -125,7 +125,6 @@ class Ask(OfVideo):
     def run(self) -> None:
         scene = self.scene()
         told = {} if self.situation is None else {"situation": self.situation}
-        note_warnings(scene)
         answers = [scene.ask(question, self.situation) for question in self.questions]
         if self.json:
             warnings = list(scene.scale.warnings)
@@ -145,7 +144,6 @@ class Describe(OfVideo):
 
     def run(self) -> None:
         scene = self.scene()
-        note_warnings(scene)
         text = scene.describe(self.at)
         if self.json:
             warnings = list(scene.scale.warnings)
