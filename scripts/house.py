@@ -52,7 +52,7 @@ BUDGET: dict[str, int] = {
     "vidllm.model": 5660,
     "vidllm.pretrained": 1520,
     "vidllm.training": 6465,
-    "vidllm_rooms": 1820,
+    "vidllm_rooms": 1975,
     "vidllm_rooms.language": 1610,
     "vidllm_rooms.official": 835,
     "vidllm_rooms.world": 1740,

@@ -104,7 +104,7 @@ def test_save_writes_everything_or_nothing(scene, tmp_path, monkeypatch):
         "depth", "cameras.json", "trajectory.txt", "points.ply", "overview.png", "vidllm_scene.json",
         "vidllm_scene.safetensors",
     ]  # fmt: skip
-    assert all(p.exists() for p in paths) and len(list((tmp_path / "out" / "depth").iterdir())) == 8
+    assert all(p.exists() for p in paths) and len(list((tmp_path / "out" / "depth").iterdir())) == 12
     with pytest.raises(ValueError, match="unknown export format"):
         scene.save(tmp_path / "other", formats=["obj"])
     monkeypatch.setattr("vidllm.export.points.write_points", _full_disk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vidllm
@@ -64,3 +65,24 @@ def test_the_language_only_baseline_answers() -> None:
     assert said[0] in ("yes", "no")
     assert said[1].isdigit()
     assert len(blind.mean_box) == 7
+
+
+def test_what_was_not_seen_is_said(model: VidLLM) -> None:
+    scene = model.reconstruct(CLIP, 3)
+    far = scene.describe(at=(40.0, 0.0, 0.0))
+    assert far.startswith("Nothing was seen at this point: the nearest surface is 3")
+    assert "Nothing was seen" not in scene.describe(at=scene.ground("the table", several=False)[0].center)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_black_frozen_and_faint_videos_are_said_to_be_so(model: VidLLM, window: int | None, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 3, (6, 112, 140, 3), dtype=np.uint8)
+    scene = model.reconstruct(noise, 6, window=window)
+    assert any("of one colour" in warning for warning in scene.scale.warnings)
+    assert scene.describe() == "I see nothing: the pictures are of one colour."
+    assert scene.ask("How many chairs are there?") == scene.describe()
+    assert scene.ground("the table") == [] and "I see nothing" in scene.ground("the table").notes[0]
+    scene.save(tmp_path, ("scene",))
+    assert vidllm.load_scene(tmp_path).ask("Is there a sofa?") == scene.describe()
+    faint = model.reconstruct(noise * 20, 6, window=window)
+    assert not any("of one colour" in warning for warning in faint.scale.warnings)

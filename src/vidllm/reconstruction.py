@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +15,20 @@ from torch import Tensor
 
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
-from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.geometry.picture_motion import BLANK, FAINT, PictureMotion, contrasts
 from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
 from vidllm.model import prompts
+from vidllm.model.calibration import Calibration
 from vidllm.model.generation import CachedPrefix
 from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.priors import KnownCameras
 from vidllm.model.processing import Processor
+from vidllm.model.words import Vocabulary, unknown_words
 
+UNSEEN_M = 1.0  # from a point to the nearest patch beyond which nothing was seen there
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
 
 SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.scene_file)
@@ -42,28 +45,57 @@ def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = N
 
 @dataclass(frozen=True)
 class Box:
-    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1]."""
+    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1].
+
+    With 90% the true centre lies within ``center_error`` metres, and no true side is larger or smaller by more than a
+    factor of 1 + ``size_error``; None where the model is not calibrated (:mod:`vidllm.model.calibration`).
+    """
 
     center: tuple[float, float, float]
     size: tuple[float, float, float]
     yaw: float
     score: float
+    center_error: float | None = None
+    size_error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"center": list(self.center), "size": list(self.size), "yaw": self.yaw, "score": self.score}
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+
+
+class Answer(str):
+    """An answer, and in ``notes`` what has to be said about it: words taken for others, doubts."""
+
+    notes: tuple[str, ...]
+
+    def __new__(cls, text: str, notes: Sequence[str] = ()) -> Answer:
+        """A text with its notes."""
+        answer = super().__new__(cls, text)
+        answer.notes = tuple(notes)
+        return answer
+
+
+class Boxes(list[Box]):
+    """Boxes, best first, and in ``notes`` what has to be said about them."""
+
+    def __init__(self, boxes: Iterable[Box] = (), notes: Sequence[str] = ()) -> None:
+        super().__init__(boxes)
+        self.notes = tuple(notes)
 
 
 @dataclass(frozen=True)
 class Scale:
     """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
 
-    The spread is nan where it is not known: a scale that was given, or pictures that show one view.
+    The spread is nan where it is not known: a scale that was given, or pictures that show one view. ``interval`` holds
+    the true scale with 90%; None without a spread or a calibration.
     """
 
     value: float
     spread: float
     warnings: tuple[str, ...]
+    interval: tuple[float, float] | None = None
 
 
 class Scene:
@@ -117,6 +149,31 @@ class Scene:
         return self.geometry.depth_m[0].float().cpu()
 
     @property
+    def bins_std(self) -> Tensor | None:
+        """The standard deviation of depth that the metric depth model's bins tell (F,H,W), metres, not calibrated."""
+        log_std = self._log_std
+        return None if log_std is None else self.depth * log_std
+
+    @property
+    def depth_std(self) -> Tensor | None:
+        """Standard deviation of depth (F,H,W), metres: 90% of true depths lie within 1.645 of them in unseen rooms.
+
+        Not calibrated where ``calibration`` is None; None where the model has no metric depth model.
+        """
+        factor, std = 1.0 if self.calibration is None else self.calibration.depth, self.bins_std
+        return None if std is None else std * factor
+
+    @property
+    def _log_std(self) -> Tensor | None:
+        log_std = self.geometry.log_std
+        return None if log_std is None else log_std[0].float().cpu()
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What turns the model's uncertainties into intervals; None: they are uncalibrated."""
+        return Calibration.read(self._model.name_or_path) if self._model.name_or_path else None
+
+    @property
     def extrinsics(self) -> Tensor:
         """Camera-from-world (F,4,4), metres; the first is the identity."""
         return to_homogeneous(self.geometry.extrinsics[0].float().cpu())
@@ -150,7 +207,17 @@ class Scene:
             doubts.append("a single view tells the metric scale: how far images agree about it is not known")
         if still or self._parallax() < MIN_PARALLAX:
             doubts.append("the camera hardly moves: depth and scale rest on single images")
-        return Scale(float(found.scale[0]), spread, (*doubts, *self._doubts()))
+        pictures = self._contrasts
+        blank = int((pictures < BLANK).sum())
+        if blank:
+            doubts.append(f"{blank} of {len(pictures)} pictures are of one colour: nothing is to be seen in them")
+        elif bool(pictures.median() < FAINT):
+            doubts.append("the pictures have hardly any contrast: what is said of them is doubtful")
+        value, interval = float(found.scale[0]), None
+        if self.calibration is not None and math.isfinite(spread):
+            factor = self.calibration.scale_factor(spread)
+            interval = value / factor, value * factor
+        return Scale(value, spread, (*doubts, *self._doubts()), interval)
 
     @property
     def _measured(self) -> SceneScale:
@@ -207,6 +274,16 @@ class Scene:
         """Of each window, whether its frames agree after refinement; none without."""
         return [] if self.geometry.agrees is None else self.geometry.agrees.tolist()
 
+    @cached_property
+    def _contrasts(self) -> Tensor:
+        """Of each picture (F,), see :func:`contrasts`."""
+        return contrasts(self._frames.images)
+
+    @property
+    def _blind(self) -> str:
+        """What is said to every question where nothing is to be seen; else nothing."""
+        return "I see nothing: the pictures are of one colour." if bool((self._contrasts < BLANK).all()) else ""
+
     def _doubts(self) -> list[str]:
         """What else makes the reconstruction doubtful."""
         return []
@@ -216,6 +293,11 @@ class Scene:
 
     def _median_depth(self) -> float:
         return float(self.depth.median())
+
+    def _median_std(self) -> float:
+        """Median of ``depth_std``; nan where it is not known."""
+        std = self.depth_std
+        return math.nan if std is None else float(std.median())
 
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """(H, W) of the processed frames and of the original ones."""
@@ -246,6 +328,7 @@ class Scene:
             confidence=confidence,
             names=names,
             has_clock=source.clock_start_s is not None,
+            depth_std_m=None if self.depth_std is None else self.depth_std.numpy(),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -256,6 +339,9 @@ class Scene:
             "frames": len(self),
             "scale": self.scale.value,
             "scale_spread": self.scale.spread,
+            "scale_interval": None if self.scale.interval is None else list(self.scale.interval),
+            "depth_std": self._median_std(),
+            "uncertainty": f"calibrated on rooms {self.calibration.seeds}" if self.calibration else "uncalibrated",
             "warnings": list(self.warnings),
             "frames_agree": self.frames_agree,
             "registration": self.registration,
@@ -270,35 +356,91 @@ class Scene:
 
     # ---- language ---------------------------------------------------------------------------------------------
 
-    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> str:
-        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy."""
-        return self._answer(prompts.question_prompt(question, situation), None, max_new_tokens)
+    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> Answer:
+        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy.
+
+        A model of a closed vocabulary takes words that it does not know to the nearest it knows (``answer.notes``), or
+        says that it does not know them (:mod:`vidllm.model.words`).
+        """
+        return self.ask_all([(question, situation)], max_new_tokens)[0]
 
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
-        asked = [prompts.question_prompt(question, situation) for question, situation in questions]
-        said = self._reader.answers(asked, max_new_tokens, batch_size)
-        return self._processor.decode_answers(said)
+        for pair in questions:
+            prompts.question_prompt(*pair)  # checked as it is given
+        read = [self._in_known_words(*pair) for pair in questions]
+        asked = [prompts.question_prompt(*texts) for texts, _, unknown in read if not unknown]
+        found = self._processor.decode_answers(self._reader.answers(asked, max_new_tokens, batch_size))
+        said = iter([self._of_asked_kind(*pair) for pair in zip(asked, found, strict=True)])
+        return [Answer(unknown or next(said), notes) for _, notes, unknown in read]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        """The words that the model knows; None where any may be said to it."""
+        return Vocabulary.read(self._model.name_or_path) if self._model.name_or_path else None
+
+    def _in_known_words(self, *texts: str | None) -> tuple[list[Any], tuple[str, ...], str]:
+        """Texts in words that the model knows, notes on what was replaced, and what is said where a word is unknown."""
+        if self._vocabulary is None or self._blind:
+            return list(texts), (), self._blind
+        read = [self._vocabulary.interpret(text or "") for text in texts]
+        notes = (f'"{word}" is taken as "{name}"' for one in read for word, name in one.taken)
+        unknown = [word for one in read for word in one.unknown]
+        return [one.text for one in read], tuple(notes), unknown_words(unknown) if unknown else ""
+
+    def _of_asked_kind(self, prompt: str, said: str) -> str:
+        """A colour to who asks for a colour: the likeliest one where the answer is none."""
+        allowed = () if self._vocabulary is None else self._vocabulary.allowed(prompt)
+        return said if not allowed or said in allowed else self._reader.likeliest(prompt, allowed)
 
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
-        """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres."""
+        """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres.
+
+        Says so where nothing was seen within ``UNSEEN_M`` of the point.
+        """
         if at is None:
-            return self._answer(prompts.room_prompt(), None, max_new_tokens)
+            return self._blind or self._answer(prompts.room_prompt(), None, max_new_tokens)
         if len(at) != 3 or not all(math.isfinite(float(v)) for v in at):
             raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
-        return self._answer(prompts.caption_prompt(), torch.tensor([[list(map(float, at))]]), max_new_tokens)
+        point = torch.tensor([[list(map(float, at))]])
+        away = self._away(point[0, 0])
+        if self._blind or away > UNSEEN_M:
+            return self._blind or f"Nothing was seen at this point: the nearest surface is {away:.1f} m away."
+        return self._answer(prompts.caption_prompt(), point, max_new_tokens)
+
+    def _away(self, point: Tensor) -> float:
+        """From a point of the scene frame (3,) to the nearest patch that was seen, metres."""
+        seen = self._prefix.patch_positions[0][self._prefix.patch_mask[0]].float().cpu()
+        return float((seen - point).norm(dim=-1).min()) if len(seen) else math.inf
 
     @torch.inference_mode()
-    def ground(self, expression: str, several: bool = True) -> list[Box]:
-        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box."""
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
+    def ground(self, expression: str, several: bool = True) -> Boxes:
+        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box.
+
+        Where it has a word that the model does not know, ``boxes.notes`` says so and only the best box is ever given.
+        """
+        as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
+        prompt = as_prompt(expression)
+        (read,), notes, unknown = self._in_known_words(expression)
+        notes = (*notes, unknown) if unknown else notes
+        if unknown and several:
+            return Boxes((), notes)
+        prompt = as_prompt(read) if notes else prompt
         hidden, _ = self._reader.read(prompt)
         output = self._model.ground(self._prefix, hidden[:, -1:])
         most = self._model.config.grounding.max_boxes
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
-        return [Box(_three(f.box[:3]), _three(f.box[3:6]), float(f.box[6]), float(f.score)) for f in found]
+        return Boxes((self._box(f.box.tolist(), f.score) for f in found), notes)
+
+    def _box(self, box: list[float], score: float) -> Box:
+        """A found box (centre, size, yaw) with how far it may be off."""
+        center, size = _three(box[:3]), _three(box[3:6])
+        if self.calibration is None:
+            return Box(center, size, box[6], score)
+        centre_error, size_error = self.calibration.box_errors(score)
+        return Box(center, size, box[6], score, centre_error * math.hypot(*center), size_error)
 
     @torch.inference_mode()
     def choose(
@@ -311,8 +453,8 @@ class Scene:
         """
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
-        prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(expression)
-        hidden, _ = self._reader.read(prompt)
+        as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
+        hidden, _ = self._reader.read(as_prompt(self._in_known_words(expression)[0][0]))
         seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
         logits, none_logit = self._model.grounding.choose_proposal(
             seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]

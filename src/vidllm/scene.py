@@ -245,5 +245,6 @@ def _long(file: SceneFile, owner: VidLLM) -> LongScene:
         file.build(Frames, "first"), file.tensors["times"].tolist(), file.tensors["indices"].tolist(),
         list(from_texts(file.values["values"]["names"])), [file.tensors["depths"].clone()],
         PictureMotion(file.tensors["views"].tolist()),
+        file.tensors.get("contrasts", torch.ones(len(file.tensors["views"]))).tolist(),
     )  # fmt: skip
     return LongScene(owner.model, owner.processor, snapshot, record)

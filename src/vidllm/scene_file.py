@@ -240,6 +240,10 @@ class SavedMaps:
 
     tensors: dict[str, Tensor]
 
+    def has(self, name: str) -> bool:
+        """Whether the file holds a map."""
+        return f"maps.{name}" in self.tensors
+
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames."""
         return self.tensors[f"maps.{name}"].numpy()[:frames]

@@ -39,8 +39,7 @@ def score_questions(scene: Scene, language: Language, blind: LanguageOnly | None
 
 def score_grounding(scene: Scene, clip: Clip, language: Language, mean_box: Sequence[float], metrics: Metrics) -> None:
     """Raw boxes against the oriented boxes of the ground truth, in the scene frame of the first camera."""
-    record = {"objects": [_boxed(o) for o in clip.room.objects]}
-    boxes = scene_boxes(record, scene_from_room(torch.from_numpy(clip.extrinsics).float()))
+    boxes = true_boxes(clip)
     for item in language.references:
         several = item.kind in ("none", "several")
         found = scene.ground(item.expression, several=several)
@@ -55,6 +54,12 @@ def score_grounding(scene: Scene, clip: Clip, language: Language, mean_box: Sequ
                 metrics.add(f"{name}iou", value)
                 metrics.add(f"{name}acc_25", value >= 0.25)
                 metrics.add(f"{name}acc_50", value >= 0.5)
+
+
+def true_boxes(clip: Clip) -> dict[int, list[float]]:
+    """Boxes (centre, size, yaw) of a room's objects in the scene frame of the first camera, by id."""
+    record = {"objects": [_boxed(o) for o in clip.room.objects]}
+    return scene_boxes(record, scene_from_room(torch.from_numpy(clip.extrinsics).float()))
 
 
 def _boxed(item: Any) -> dict[str, Any]:

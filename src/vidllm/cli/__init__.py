@@ -39,6 +39,7 @@ VERBS = {
     "rooms export": ("rooms", "Export", "write rooms as ScanNet and its language sets are distributed"),
     "rooms shards": ("rooms", "Shards", "write training data; finished shards are kept"),
     "rooms eval": ("rooms", "Evaluate", "evaluate a model and baselines on unseen rooms"),
+    "rooms calibrate": ("rooms", "Calibrate", "measure on rooms what a model's uncertainties are worth, and store it"),
     "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
     "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
     "data score": ("data", "Score", "evaluate a model on your own data"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
 from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Place, Seeds, Size, Verb
@@ -99,6 +101,44 @@ class Evaluate(Verb):
             reading.print_json({"seeds": seeds, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
         else:
             print("\n".join(_table_lines(rows, seeds)))
+
+
+@dataclass(frozen=True)
+class Calibrate(Verb):
+    """Measure on rooms what a model's uncertainties are worth, and store it in the model's folder."""
+
+    model: Annotated[Positional[str | None], arg(metavar="MODEL", help_behavior_hint="")] = None
+    """folder of a model (default: the shipped one)"""
+    seeds: Seeds = range(600, 640)  # seeds A to B - 1: neither trained on nor tested on
+    check: Flag = False  # store nothing; print how often the stored 90% intervals hold in these rooms
+    closed_vocabulary: Flag = False
+    """also store the words of the rooms as all that the model knows: others are taken to these, or refused"""
+    json: Flag = False  # JSON on standard output
+
+    def run(self) -> None:
+        from vidllm.model.calibration import Calibration
+        from vidllm.scene import load
+        from vidllm_rooms.calibration import measure
+        from vidllm_rooms.known_words import write_vocabulary
+
+        model = load(self.model)
+        folder = model.model.name_or_path
+        stored = Calibration.read(folder) if self.check else None
+        if self.check and stored is None:
+            raise ValueError(f"{folder}: uncalibrated, as to these weights; leave --check out to store a calibration")
+        errors = measure(model, self.seeds, reading.Progress("rooms", len(self.seeds)))
+        found = errors.calibration(reading.as_word(self.seeds)) if stored is None else stored
+        if not self.check:
+            reading.note(f"wrote {found.write(folder)}")
+        if self.closed_vocabulary:
+            reading.note(f"wrote {write_vocabulary(folder)}")
+        held = errors.coverage(found)
+        if self.json:
+            shares = {name: {"share": share, "of": count} for name, (share, count) in held.items()}
+            reading.print_json({"calibrated_on": found.seeds, "seeds": reading.as_word(self.seeds), "held": shares})
+        else:
+            print(f"90% intervals calibrated on rooms {found.seeds}, in rooms {reading.as_word(self.seeds)}")
+            print("\n".join(f"{name:12s}{100 * share:6.1f}% of {count}" for name, (share, count) in held.items()))
 
 
 def _table_lines(rows: list[tuple[str, float, float | None, str]], seeds: str) -> list[str]:

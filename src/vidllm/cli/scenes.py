@@ -127,11 +127,14 @@ class Ask(OfVideo):
     def run(self) -> None:
         scene = self.scene()
         told = {} if self.situation is None else {"situation": self.situation}
-        said = [{"question": q, **told, "answer": scene.ask(q, self.situation), **IN_SCENE} for q in self.questions]
+        answers = [scene.ask(question, self.situation) for question in self.questions]
         if self.json:
+            warnings = list(scene.scale.warnings)
+            said = [{"question": q, **told, "answer": a, "notes": list(a.notes), "warnings": warnings, **IN_SCENE}
+                    for q, a in zip(self.questions, answers, strict=True)]  # fmt: skip
             reading.print_json(said if len(said) > 1 else said[0])
         else:
-            print("\n".join(str(item["answer"]) for item in said))
+            print("\n".join(with_notes(answer, answer.notes) for answer in answers))
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,11 @@ class Describe(OfVideo):
     """a point of the scene frame in metres"""
 
     def run(self) -> None:
-        text = self.scene().describe(self.at)
+        scene = self.scene()
+        text = scene.describe(self.at)
         if self.json:
-            reading.print_json({"at": self.at, "description": text, **IN_SCENE})
+            warnings = list(scene.scale.warnings)
+            reading.print_json({"at": self.at, "description": text, "warnings": warnings, **IN_SCENE})
         else:
             print(text)
 
@@ -171,9 +176,11 @@ class Ground(OfVideo):
         if self.output:
             write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
         if self.json:
-            reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
+            said = {"notes": list(boxes.notes), "warnings": list(scene.scale.warnings)}
+            found = [box.as_dict() for box in boxes]
+            reading.print_json({"expression": self.expression, "boxes": found, **said, **IN_SCENE})
         else:
-            print("\n".join(box_lines(boxes)) or f"no such object: {self.expression}")
+            print(with_notes("\n".join(box_lines(boxes)) or f"no such object: {self.expression}", boxes.notes))
 
 
 @dataclass(frozen=True)
@@ -268,28 +275,44 @@ class Demo(WithModel):
             print("\n".join(bundled.lines(report)))
 
 
+def with_notes(text: str, notes: Sequence[str]) -> str:
+    """A text, and in brackets what has to be said about it."""
+    return f"{text}  ({'; '.join(notes)})" if notes else text
+
+
 def box_lines(boxes: Sequence[Box]) -> list[str]:
     """One line a box: where, how large, turned by how much, how sure."""
     return [
         f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
         f"yaw {math.degrees(b.yaw):.0f} deg  score {b.score:.2f}"
+        + _bounds(b)
         for number, b in enumerate(boxes, 1)
     ]
+
+
+def _bounds(box: Box) -> str:
+    """How far a box may be off, where that is known."""
+    if box.center_error is None or box.size_error is None:
+        return ""
+    return f"  90% within {box.center_error:.2f} m, sides within {100 * box.size_error:.0f}%"
 
 
 def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"
 
 
-def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) -> list[str]:
+def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[Box]]]) -> list[str]:
     height, width = summary["processed_size"]
     spread = summary["scale_spread"]
     agree = f"the images agree within {100 * spread:.0f}%"
     agree = "the agreement of the images is unknown" if math.isnan(spread) else agree
+    interval = summary["scale_interval"]
+    between = "" if interval is None else f", 90% between {interval[0]:.3f} and {interval[1]:.3f}"
+    std = "" if math.isnan(summary["depth_std"]) else f", standard deviation {summary['depth_std']:.2f} m"
     lines = [
         f"frames        {summary['frames']} at {width}x{height} pixels",
-        f"scale         {summary['scale']:.3f} m per unit, {agree}",
-        f"median depth  {summary['median_depth']:.2f} m",
+        f"scale         {summary['scale']:.3f} m per unit{between}, {agree}",
+        f"median depth  {summary['median_depth']:.2f} m{std} ({summary['uncertainty']})",
         f"camera path   {summary['camera_path_length']:.2f} m, {summary['registration']} cameras",
     ]
     for expression, boxes in found:

@@ -69,7 +69,9 @@ def _placed(variant: Variant, case: EvaluationScene) -> Placed:
     return case.placed(variant.setting, positions=variant.system != "2d")
 
 
-def _answers(task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers) -> list[str]:
+def _answers(
+    task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers
+) -> Sequence[str]:
     if variant.sees:
         return _placed(variant, case).scene.ask_all([task.ask(item) for item in items], MAX_ANSWER_TOKENS)
     if variant.system == "language-only":

@@ -19,12 +19,18 @@ _STOPS = np.array([
 
 
 def write_depth(path: str | Path, data: SceneData) -> None:
-    """Write a folder with `NAME.png` (millimetres) and `NAME_colour.png` (one colour range for all) a frame."""
+    """Write a folder with `NAME.png` (millimetres) and `NAME_colour.png` (one colour range for all) a frame.
+
+    Where the standard deviation of depth is known, it is in `NAME_std.png`, in millimetres too.
+    """
     near, far = depth_range(data.depth_m)
     with atomic_folder(path) as folder:
-        for stem, depth_m in zip(data.file_stems(), data.depth_m, strict=True):
+        stds = [None] * len(data) if data.depth_std_m is None else data.depth_std_m
+        for stem, depth_m, std_m in zip(data.file_stems(), data.depth_m, stds, strict=True):
             _millimetres(depth_m).save(folder / f"{stem}.png")
             Image.fromarray(colour_depth(depth_m, near, far)).save(folder / f"{stem}_colour.png")
+            if std_m is not None:
+                _millimetres(std_m).save(folder / f"{stem}_std.png")
 
 
 def write_depth_png(path: str | Path, depth_m: Float[np.ndarray, "H W"]) -> None:

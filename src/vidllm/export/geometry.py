@@ -44,6 +44,7 @@ class SceneData:
         processed_from_original: `(3, 3)` pixel map.
         original_size: `(H0, W0)` of the frames before processing.
         confidence: `(F, H, W)` or None; larger is surer.
+        depth_std_m: `(F, H, W)` standard deviation of depth in metres, or None.
         names: `F` frame names, or empty for `frame_000000`, ...
         has_clock: whether the timestamps are times.
 
@@ -62,6 +63,7 @@ class SceneData:
     confidence: np.ndarray | None = None
     names: Sequence[str] = ()
     has_clock: bool = True
+    depth_std_m: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 3 or self.rgb.dtype != np.uint8:
@@ -74,7 +76,9 @@ class SceneData:
             "scene_from_world": (4, 4),
             "timestamps_s": (frames,),
             "processed_from_original": (3, 3),
-        } | ({} if self.confidence is None else {"confidence": (frames, height, width)})
+        }
+        maps = (name for name in ("confidence", "depth_std_m") if getattr(self, name) is not None)
+        expected |= dict.fromkeys(maps, (frames, height, width))
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name}: expected shape {shape} beside depth_m {self.depth_m.shape}, "

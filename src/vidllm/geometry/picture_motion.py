@@ -20,6 +20,15 @@ LEAST_GRADIENT = 2 / 255  # a pixel; the same of the mean gradient
 REMEMBERED = 64  # latest views that a frame is compared with, besides the first
 
 
+BLANK = 0.012  # contrast of a picture in which nothing is to be seen, but for the noise of its compression
+FAINT = 0.04  # contrast below which hardly anything is
+
+
+def contrasts(images: Float[Tensor, "F 3 H W"]) -> Float[Tensor, " F"]:
+    """Standard deviation of each picture's values (0 to 1), that of the channel which varies most."""
+    return images.float().flatten(2).std(-1).amax(1)
+
+
 class PictureMotion:
     """``views``: for each frame added so far, the number of the view it shows, counted from 0 in order of appearance.
 

@@ -34,6 +34,9 @@ class Maps(Protocol):
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames of an array."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+
 
 @dataclass(frozen=True)
 class Chained:

@@ -27,8 +27,8 @@ LENS_WEIGHT = 5.0  # penalty on leaving the lens of a refined window before, ove
 class NewFrames:
     """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
 
-    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth and confidence (n,H,W); tokens (n,P,C) of the
-    language stream, half precision.
+    extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth, confidence and log_std (n,H,W);
+    tokens (n,P,C) of the language stream, half precision.
     """
 
     extrinsics: Tensor
@@ -36,6 +36,7 @@ class NewFrames:
     depth: Tensor
     confidence: Tensor
     tokens: Tensor
+    log_std: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class WindowedReconstruction:
             for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence)
         )
         tokens = features.streams.language[0, shared:].half().cpu()
-        new = NewFrames(extrinsics, intrinsics, depth, confidence, tokens)
+        log_std = None if placed.log_std is None else placed.log_std[0, shared:].float().cpu()
+        new = NewFrames(extrinsics, intrinsics, depth, confidence, tokens, log_std)
         self._extrinsics.append(new.extrinsics)
         self._intrinsics.append(new.intrinsics)
         self._begins.append(self.frames - shared)
@@ -227,6 +229,7 @@ def _part(geometry: Geometry, frames: slice) -> Geometry:
     return replace(
         geometry, extrinsics=geometry.extrinsics[:, frames], intrinsics=geometry.intrinsics[:, frames],
         depth_m=geometry.depth_m[:, frames], confidence=geometry.confidence[:, frames], metric_depth_m=None,
+        log_std=None,
     )
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
-from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.geometry.picture_motion import PictureMotion, contrasts
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.files import InputError
 from vidllm.io.frames import Frames, joined
@@ -62,6 +62,9 @@ class FrameMaps:
         map = np.memmap(file, dtype, "r+", shape=(len(factors), *shape))
         map *= factors.reshape(-1, *[1] * len(shape)).astype(dtype)
         map.flush()
+    def has(self, name: str) -> bool:
+        """Whether anything was added by this name."""
+        return name in self._files
 
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames, mapped from the file: memory is used by what is looked at."""
@@ -76,7 +79,7 @@ def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
 
 @dataclass
 class Record:
-    """What is kept of every frame besides its camera: time, number, name, median depth, view; and maps, if any.
+    """What is kept of every frame besides its camera: time, number, name, median depth, view, contrast; maps, if any.
 
     ``tokens``: whether the language stream is among these.
     """
@@ -88,6 +91,7 @@ class Record:
     names: list[str] = field(default_factory=list)
     depths: list[Tensor] = field(default_factory=list)
     motion: PictureMotion = field(default_factory=PictureMotion)
+    contrasts: list[float] = field(default_factory=list)
     tokens: bool = False
 
     def add(self, frames: list[Frames], new: NewFrames) -> None:
@@ -98,10 +102,13 @@ class Record:
             self.indices += frame.indices.tolist()
             self.names += frame.names
             self.motion.add(frame.images)
+            self.contrasts += contrasts(frame.images).tolist()
         self.depths.append(new.depth.flatten(1).median(-1).values)
         if isinstance(self.maps, FrameMaps):
             pictures = torch.cat([frame.images for frame in frames])
+            told = {} if new.log_std is None else {"log_std": new.log_std.half().numpy()}
             self.maps.add(
+                **told,
                 rgb=(pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy(),
                 depth=new.depth.numpy(),
                 confidence=new.confidence.clamp(max=_MAX_HALF).half().numpy(),
@@ -131,6 +138,7 @@ class LongScene(Scene):
         count = len(snapshot)
         self._times, self._indices, self._names = record.times[:count], record.indices[:count], record.names[:count]
         self._depths, self._views = torch.cat(record.depths)[:count], record.motion.views[:count]
+        self._contrasts = torch.tensor(record.contrasts[:count])
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -144,6 +152,11 @@ class LongScene(Scene):
     def depth(self) -> Tensor:
         """Depth (F,H,W) in metres, read from disk."""
         return torch.from_numpy(self._record.map("depth", len(self)) * np.float32(self._snapshot.factor))
+
+    @property
+    def _log_std(self) -> Tensor | None:
+        kept = self._record.maps is not None and self._record.maps.has("log_std")
+        return torch.from_numpy(np.array(self._record.map("log_std", len(self)))).float() if kept else None
 
     @property
     def extrinsics(self) -> Tensor:
@@ -176,7 +189,7 @@ class LongScene(Scene):
         confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
         return Geometry(
             now.extrinsics[None], now.intrinsics[None], self.depth[None], confidence[None], None, now.scale,
-            now.up[None], now.scene_from_world[None],
+            now.up[None], now.scene_from_world[None], None if self._log_std is None else self._log_std[None],
         )
 
     @cached_property
@@ -224,10 +237,11 @@ class LongScene(Scene):
             "times": torch.tensor(self._times, dtype=torch.float64),
             "indices": torch.tensor(self._indices, dtype=torch.int64),
             "views": torch.tensor(self._views),
+            "contrasts": self._contrasts,
             "depths": self._depths,
         }
         if self._record.maps is not None:
-            for name in ("rgb", "depth", "confidence"):
+            for name in ("rgb", "depth", "confidence", *(["log_std"] if self._record.maps.has("log_std") else ())):
                 tensors[f"maps.{name}"] = torch.from_numpy(np.array(self._record.map(name, len(self))))
         return "long scene", {**values, "names": texts(self._names)}, tensors
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from vidllm.model.language_model import KeyValueCache
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.prompts import VISUAL_PREFIX
-from vidllm.model.text import IGNORE_INDEX, AnyTokenizer
+from vidllm.model.text import IGNORE_INDEX, AnyTokenizer, encode_answer
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
 #: Layers of transformers' caches whose tensors are replaced as they grow, never written into.
@@ -220,6 +220,19 @@ class CachedPrefix:
                     self.tokenizer.eos_token_id, max_new_tokens, self.model.name_or_path,
                 )
         return said
+
+    @torch.inference_mode()
+    def likeliest(self, prompt: str, answers: Sequence[str]) -> str:
+        """The one of some answers to which the model gives the highest probability."""
+        with self._lock:
+            return max(answers, key=lambda answer: self._log_probability(prompt, answer))
+
+    def _log_probability(self, prompt: str, answer: str) -> float:
+        asked, said = self._suffix(prompt), encode_answer(self.tokenizer, answer)
+        told = torch.tensor([said], device=asked.device)
+        _, logits = self._read(torch.cat([asked, told], 1)[:, :-1])
+        chances = logits[0, -len(said) :].float().log_softmax(-1)
+        return float(chances.gather(1, told.T).sum())
 
     def _suffix(self, prompt: str) -> Int[Tensor, "1 L"]:
         _, suffix = self.model.encode_parts(self.tokenizer, prompt)

@@ -173,9 +173,9 @@ class Network(nn.Module):
         if known is not None:
             fitted = known.fit(extrinsics, intrinsics, depth)
             intrinsics, up = fitted.intrinsics, up if known.up is None else known.up.to(up)
-        metric, scale = None, unit_scale(depth, config.unit_m)
+        metric, log_std, scale = None, None, unit_scale(depth, config.unit_m)
         if self.metric_depth is not None:
-            metric, _ = self.predict_metric_depth(features, intrinsics)
+            metric, log_std = self.predict_metric_depth(features, intrinsics)
         if metric is not None and config.estimator != "none":
             scale = align_scale(depth.float(), metric.float(), confidence.float(), config)
         if fitted is not None:
@@ -187,7 +187,7 @@ class Network(nn.Module):
         depth_m = depth * s[..., None].to(depth.dtype) if aligned else metric
         assert depth_m is not None
         level = scene_from_world(up.float())
-        return Geometry(metric_pose, intrinsics, depth_m, confidence, metric, scale, up, level)
+        return Geometry(metric_pose, intrinsics, depth_m, confidence, metric, scale, up, level, log_std)
 
     def refined(self, features: Features, geometry: Geometry, known: KnownCameras | None) -> Geometry:
         """An adjusted geometry with its metres measured anew: metric depth is proportional to the focal length."""

@@ -101,9 +101,10 @@ class Geometry:
     """The reconstruction in metres, the world being the first camera's frame.
 
     extrinsics (B,F,3,4) camera-from-world; intrinsics (B,F,3,3) pixels; depth_m, confidence, metric_depth_m
-    (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4). After refinement: agrees (B,) whether the
-    frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`). registration:
-    what the cameras come from, "learned" or "sfm" (:mod:`vidllm.feature_registration`).
+    (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4); log_std (B,F,H,W) standard deviation of
+    the logarithm of depth that the metric depth model tells (None where it tells none). After refinement: agrees (B,)
+    whether the frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
+    registration: what the cameras come from, "learned" or "sfm" (:mod:`vidllm.feature_registration`).
     """
 
     extrinsics: Tensor
@@ -117,6 +118,7 @@ class Geometry:
     agrees: Tensor | None = None
     contrast: Tensor | None = None
     registration: str = "learned"
+    log_std: Tensor | None = None
 
 
 @dataclass(frozen=True)

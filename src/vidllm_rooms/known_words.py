@@ -1,0 +1,50 @@
+"""The vocabulary of the rooms: what a model that was trained on them alone knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vidllm.datasets.words import NUMBER_WORDS, plural
+from vidllm.io.atomic import atomic_path
+from vidllm.model.prompts import fixed_texts
+from vidllm.model.words import VOCABULARY
+from vidllm_rooms.language.facts import GENERIC_NAMES
+from vidllm_rooms.language.guessing import MOST
+from vidllm_rooms.language.speaker import PHRASES
+from vidllm_rooms.world.catalogue import CATALOGUE, DATA, LABELS
+
+
+def vocabulary() -> dict[str, Any]:
+    """Names by kind with their plurals, all other words, and the answers to questions of a kind, for JSON."""
+    things = sorted({*CATALOGUE, *GENERIC_NAMES})
+    floors = (floor["name"] for floor in DATA["floors"])
+    phrases = {name: said for name, said in PHRASES.items() if name != "also_accepted"}  # of answers, never asked
+    others = " ".join([*_texts(phrases), *fixed_texts(), *DATA["rooms"], *floors, *map(plural, things), *NUMBER_WORDS])
+    words = set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", others).lower()))
+    names = {"thing": things, "colour": sorted(LABELS.colours), "material": sorted(LABELS.materials)}
+    answers = {"colour": names["colour"], "material": names["material"], "number": [str(n) for n in range(MOST + 1)]}
+    return {
+        "names": {kind: {name: plural(name) for name in found} for kind, found in names.items()},
+        "answers": answers,
+        "words": " ".join(sorted(words | {"wooden"})),
+    }
+
+
+def write_vocabulary(folder: str | Path) -> Path:
+    """Tell of a model in a folder that it knows these words alone; OutputError where that fails."""
+    with atomic_path(Path(folder) / VOCABULARY) as part:
+        part.write_text(json.dumps(vocabulary(), indent=1) + "\n", encoding="utf-8")
+    return Path(folder) / VOCABULARY
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """Every text in nested lists and objects."""
+    if isinstance(data, str):
+        yield data
+    else:
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from _texts(item)
