@@ -29,7 +29,11 @@ from vidllm.evaluation.results import flat
 from vidllm.evaluation.scoring import ALL, OFFICIAL, PredictionFiles, chosen_protocols
 from vidllm.io.atomic import atomic_path
 
-TASKS = Literal["scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction"]
+TASKS = Literal[
+    "scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "vsi", "revsi", "spar", "3dsr", "mmsi",
+    "openeqa", "reconstruction",
+]  # fmt: skip
+_SCORED_ONLY = ("revsi", "spar", "3dsr", "mmsi", "openeqa")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class RunOptions:
 
 def _has_language_only(options: Any) -> bool:
     words = reading.words(options.baselines) or ("language-only",)
-    return options.task in ("scanqa", "sqa3d", "scan2cap") and "language-only" in words
+    return options.task in ("scanqa", "sqa3d", "scan2cap", "vsi") and "language-only" in words
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,13 @@ class Evaluate(Verb):
                "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
         Effect(("setting", "proposals", "baselines", "blind", "protocol"),
                "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
-        Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d")),
-        Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d or scan2cap", _has_language_only),
+        Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d", "vsi")),
+        Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d, scan2cap or vsi", _has_language_only),
     )  # fmt: skip
 
     task: Annotated[Positional[TASKS], arg(metavar="TASK")]
-    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, reconstruction"""
+    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, vsi, reconstruction; from files alone: revsi, spar,
+    3dsr, mmsi, openeqa (its predictions are the marks of your judge)"""
     protocol: str = OFFICIAL  # evaluation script to reproduce, or all
     json: Flag = False  # JSON on standard output
     files: FileOptions = field(default_factory=FileOptions)
@@ -89,6 +94,8 @@ class Evaluate(Verb):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.running.data:
+            if self.task in _SCORED_ONLY:
+                raise ValueError(f"{self.task} is scored from files: give --predictions FILE and --references FILE")
             if not self.running.output:
                 raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
         elif self.task == "reconstruction":

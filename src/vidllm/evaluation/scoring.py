@@ -8,14 +8,13 @@ from typing import Any
 from vidllm.evaluation.protocols import Protocol, protocols
 from vidllm.io import files
 from vidllm.io.files import numbered_lines
+from vidllm.io.parquet import read_parquet
 
 OFFICIAL = "official"
 ALL = "all"
 
 
-def score_files(
-    task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL
-) -> dict[str, Any]:
+def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL) -> dict[str, Any]:
     """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
 
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
@@ -29,7 +28,7 @@ class PredictionFiles:
 
     def __init__(self, predictions: str | Path, references: str | Path) -> None:
         self.names = f"(predictions {predictions}, references {references})"
-        self.references, self.predictions = read_json(references), read_json(predictions)
+        self.references, self.predictions = read_references(references), read_json(predictions)
 
     def result(self, task: str, entry: Protocol) -> dict[str, Any]:
         """Task, protocol and scores."""
@@ -42,6 +41,22 @@ class PredictionFiles:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
             raise ValueError(f"{text} {self.names}") from error
+
+
+def read_references(path: str | Path) -> Any:
+    """The content of a file of references: JSON, JSON lines or a parquet table.
+
+    Where VSI-Bench's ``pruned_ids.txt`` lies beside JSON lines, rows get its field ``pruned``: whether the debiased set
+    leaves them out.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    value, pruned = read_json(path), path.with_name("pruned_ids.txt")
+    if path.suffix != ".jsonl" or not pruned.exists():
+        return value
+    left_out = set(files.read_text(pruned).replace(",", " ").split())
+    return [row if not isinstance(row, dict) else {"pruned": str(row.get("id")) in left_out, **row} for row in value]
 
 
 def read_json(path: str | Path) -> Any:
