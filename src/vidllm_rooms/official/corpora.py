@@ -25,11 +25,14 @@ import numpy as np
 
 from vidllm.datasets.language import Language, Question, Reference
 from vidllm.datasets.words import capitalised, plural, tokens
+from vidllm.io.cameras.matrices import half_centres
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES, observe, viewer_axes
 from vidllm_rooms.language.guessing import SEATS
 from vidllm_rooms.language.situations import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.official.scan import Scan
+from vidllm_rooms.official.measures import in_room, in_scan
+from vidllm_rooms.official.scan import Scan, cameras, recorded
+from vidllm_rooms.official.vsi import Asker
 from vidllm_rooms.world import Clip, Room
 from vidllm_rooms.world.catalogue import CATALOGUE
 from vidllm_rooms.world.outline import Outline
@@ -39,7 +42,7 @@ _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
 
 
 def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str, list[Entry]]:
-    """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer, scan2cap, multi3drefer.
+    """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer and so on.
 
     Those of scanrefer and scan2cap carry ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
     """
@@ -58,7 +61,15 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
         "scanrefer": list(_described(scan, single)),
         "scan2cap": list(_described(scan, captions)),
         "multi3drefer": [_multi(scan, item, number) for number, item in enumerate(language.references)],
+        "vsi": [{"scene_name": scan.name, **entry} for entry in _asker(clip, scan).questions()],
     }
+
+
+def _asker(clip: Clip, scan: Scan) -> Asker:
+    """One of VSI-Bench's kinds, with the depth and the poses that the recording has."""
+    frames = [(millimetres / 1000.0, pose) for _, millimetres, pose in recorded(clip, scan)]
+    depth_m, poses = (np.stack(part) for part in zip(*frames, strict=True))
+    return Asker(clip, (in_room(clip), in_scan(scan, depth_m, poses, half_centres(cameras(clip)[1], scan.name))))
 
 
 def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry]:

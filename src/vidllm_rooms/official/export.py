@@ -10,6 +10,7 @@ a time is exported, whole or not at all, then the lists and JSON files over all 
     scanrefer/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}       references with one target
     scan2cap/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}        captions of things, in ScanRefer's form
     multi3drefer/multi3drefer_SPLIT.json, multi3drefer/ground_truth_SPLIT/SCENE.json   all references
+    vsi/SPLIT.jsonl                                      VSI-Bench's eight tasks
 
 A finished scene is not rendered again. The files over all scenes are made from the entries of every scene that lies
 there, so that further calls with other seeds or splits add to what is there. The same seeds give the same bytes.
@@ -28,6 +29,7 @@ from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import read_json_object
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
+from vidllm_rooms.official.vsi import numbered
 from vidllm_rooms.shards import render_scene
 from vidllm_rooms.world.catalogue import CATALOGUE
 
@@ -71,7 +73,7 @@ def label_map() -> str:
     return "\n".join(lines) + "\n"
 
 
-VERSION = 1
+VERSION = 2
 Record = dict[str, Any]
 
 
@@ -168,6 +170,8 @@ def _write_split(root: Path, split: str, records: list[Record]) -> None:
     _write_json(multi / f"multi3drefer_{split}.json", [_without(entry, "aabb_bound") for entry in entries])
     for record in records:
         _write_json(multi / f"ground_truth_{split}" / f"{record['scene_id']}.json", record["multi3drefer"])
+    questions = numbered(_all(records, "vsi"))
+    _write(root / "vsi" / f"{split}.jsonl", "".join(json.dumps(question) + "\n" for question in questions))
 
 
 def _sqa3d_head(kind: str) -> Record:
