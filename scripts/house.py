@@ -40,9 +40,9 @@ FLOORS = (
 BUDGET: dict[str, int] = {
     "vidllm": 1385,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1705,
+    "vidllm.cli": 1740,
     "vidllm.datasets": 3160,
-    "vidllm.evaluation": 5940,
+    "vidllm.evaluation": 6125,
     "vidllm.experiments": 930,
     "vidllm.export": 1190,
     "vidllm.geometry": 1730,

@@ -29,8 +29,7 @@ def said(*texts: Any) -> list[Row]:
 
 def graded(protocol: Any, reference: tuple[str, Any], text: Any, **fields: str) -> float:
     """The grade of one answer to one question."""
-    found: dict[str, float] = protocol.per_item(asked(reference, **fields), said(text))
-    return found["0"]
+    return float(protocol.per_item(asked(reference, **fields), said(text))["0"]["grade"])
 
 
 @pytest.mark.parametrize(

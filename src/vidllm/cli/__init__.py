@@ -35,6 +35,7 @@ VERBS = {
     "ablate": ("training", "ablate", "train and measure the paper's ablations"),
     "import": ("models", "Import", "make a model from published checkpoints: files, folders or hub ids"),
     "eval": ("evaluating", "Evaluate", "run a model on a benchmark, or score a file of predictions"),
+    "compare": ("evaluating", "Compare", "compare two files of predictions: difference and interval"),
     "rooms render": ("rooms", "Render", "write rooms with ground truth as folders in the ScanNet layout"),
     "rooms export": ("rooms", "Export", "write rooms as ScanNet and its language sets are distributed"),
     "rooms shards": ("rooms", "Shards", "write training data; finished shards are kept"),

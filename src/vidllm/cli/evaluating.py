@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,18 +13,20 @@ from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
     ComputeOptions,
+    Count,
     Effect,
     File,
     Flag,
     Frames,
     MaybeOutput,
     Place,
+    Text,
     Verb,
     Words,
     one_of,
 )
 from vidllm.evaluation.protocols import Protocol, protocols
-from vidllm.evaluation.results import flat
+from vidllm.evaluation.results import flat, headline_first
 from vidllm.evaluation.scoring import ALL, OFFICIAL, PredictionFiles, chosen_protocols
 from vidllm.io.atomic import atomic_path
 
@@ -126,7 +127,7 @@ class Evaluate(Verb):
             reading.print_json(results[0] if self.protocol != ALL else results)
             return
         for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
-            print(f"{name}: {path} (sha256 {_checksum(path)})")
+            print(f"{name}: {path} (sha256 {given.checksums[name]['sha256'][:12]})")
         for entry, result in zip(chosen, results, strict=True):
             _print_table(entry, result["scores"])
 
@@ -181,14 +182,47 @@ def _with_items(task: str) -> str:
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _checksum(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
     print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
     rows = flat(scores, with_text=True)
     width = max(map(len, rows), default=0)
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+    for name in headline_first({name: [value] for name, value in rows.items()}):
+        print(f"  {name:<{width}}  {f'{rows[name]:.6g}' if isinstance(rows[name], float) else rows[name]}")
+
+
+@dataclass(frozen=True)
+class Compare(Verb):
+    """Compare two files of predictions: the difference of a score and its 95% interval (paired bootstrap)."""
+
+    first: Annotated[Positional[str], arg(metavar="A")]
+    """a file of predictions"""
+    second: Annotated[Positional[str], arg(metavar="B")]
+    """another one, of the same items"""
+    task: Annotated[TASKS, arg(metavar="TASK")]
+    """as of vidllm eval"""
+    references: Annotated[str, arg(metavar="FILE")]
+    """the benchmark's annotations, as distributed"""
+    protocol: str = OFFICIAL  # evaluation script to reproduce
+    metric: Text = None  # which of the values of an item (default: the first)
+    resamples: Count = 2000  # how often the items are drawn again
+    seed: int = 0  # of the draws
+    json: Flag = False  # JSON on standard output
+
+    def run(self) -> None:
+        from vidllm.evaluation.comparing import COVERAGE, compare
+
+        (entry,) = chosen_protocols(self.task, self.protocol)
+        files = [PredictionFiles(path, self.references) for path in (self.first, self.second)]
+        one, other = (given.scored(entry.per_item) for given in files)
+        found = compare(one, other, self.metric, self.resamples, self.seed)
+        if self.json:
+            told = {"task": self.task, "protocol": entry.name, **asdict(found), "difference": found.difference}
+            told |= {"is_noise": found.is_noise, "references": files[0].checksums["references"]}
+            told |= {name: given.checksums["predictions"] for name, given in zip("AB", files, strict=True)}
+            reading.print_json(told)
+            return
+        print(f"{self.task}, protocol {entry.name}: {found.metric} of {found.items} items")
+        print(f"A {found.first:.4f}  {self.first}\nB {found.second:.4f}  {self.second}")
+        said = "within the noise" if found.is_noise else "more than noise"
+        print(f"A - B {found.difference:+.4f}, {COVERAGE}% interval {found.low:+.4f} to {found.high:+.4f}: {said} "
+              f"({found.resamples} resamples, seed {found.seed})")  # fmt: skip

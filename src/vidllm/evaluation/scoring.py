@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.evaluation.results import sha256_file, versions
 from vidllm.io import files
 from vidllm.io.files import numbered_lines
 from vidllm.io.parquet import read_parquet
@@ -15,7 +17,7 @@ ALL = "all"
 
 
 def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL) -> dict[str, Any]:
-    """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
+    """The record of :meth:`PredictionFiles.result` of two files; ``scores`` in the keys and scale of the protocol.
 
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
     """
@@ -28,11 +30,20 @@ class PredictionFiles:
 
     def __init__(self, predictions: str | Path, references: str | Path) -> None:
         self.names = f"(predictions {predictions}, references {references})"
+        self._paths = {"predictions": Path(predictions), "references": Path(references)}
         self.references, self.predictions = read_references(references), read_json(predictions)
 
     def result(self, task: str, entry: Protocol) -> dict[str, Any]:
-        """Task, protocol and scores."""
-        return {"task": task, "protocol": entry.name, "scores": self.scored(entry.score)}
+        """Task, protocol with source and scale, scores, versions, and the files with their checksums."""
+        return {
+            "task": task, "protocol": entry.name, "scores": self.scored(entry.score), "source": entry.source,
+            "scale": entry.scale, "versions": versions("numpy"), **self.checksums,
+        }  # fmt: skip
+
+    @cached_property
+    def checksums(self) -> dict[str, dict[str, str]]:
+        """Name and SHA-256 of both files."""
+        return {what: {"file": path.name, "sha256": sha256_file(path)} for what, path in self._paths.items()}
 
     def scored(self, score: Any) -> Any:
         """Score, and let a complaint name the files."""

@@ -1,7 +1,8 @@
 """Questions whose answer is a letter or a number: their files, how a number is found in a text, and how it is graded.
 
 References are the rows of a benchmark's file; predictions are ``[{"id", "prediction"}]`` with the text as the model
-said it. The id of a row is its ``id``, ``question_id`` or ``index``, else its number from 0.
+said it, or the rows that ``vidllm eval --data`` writes. The id of a row is its ``id``, ``question_id``, ``index`` or
+``key``, else its number from 0.
 
 Numbers are graded by MRA (mean relative accuracy): the share of the ten confidences 0.50, 0.55, ..., 0.95 whose
 complement bounds the relative error.
@@ -24,7 +25,7 @@ from vidllm.evaluation.protocols.files import identifier, refuse_missing, refuse
 
 CHOICE, NUMBER, ACTIONS = "accuracy", "MRA:.5:.95:.05", "vci_metric"
 """How a type of question is graded, as the scripts write it behind the name of the type."""
-_IDS = ("id", "question_id", "index")
+_IDS = ("id", "question_id", "index", "key")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ def as_said(entry: Entry, field: str, value: Any) -> str:
     return str(value)
 
 
+def _prediction(entry: Entry) -> str:
+    """``prediction``, or ``answer`` of a row that ``vidllm eval --data`` wrote."""
+    own = "key" in entry.values and "prediction" not in entry.values
+    found: str = entry.get("answer" if own else "prediction", as_said)
+    return found
+
+
 def by_key(data: Any, what: str) -> dict[str, Entry]:
     """The rows of a file by id; ValueError naming a row that has the id of another one."""
     found: dict[str, Entry] = {}
@@ -99,15 +107,18 @@ def read_questions(form: Form, references: Any, predictions: Any) -> list[Questi
         metric = CHOICE if form.kinds is None else form.kinds.get(kind)
         if metric is None:
             raise entry.error(form.kind, f"one of {', '.join(form.kinds or ())}", kind)
-        truth, said = entry.get(form.answer, as_said), answered[key].get("prediction", as_said)
+        truth, said = entry.get(form.answer, as_said), _prediction(answered[key])
         group = str(entry.values.get("qid", ""))
         found.append(Question(entry.where, key, kind, metric, truth, said, group, bool(entry.values.get("pruned"))))
     return found
 
 
-def grade_all(grade: Grade, questions: Sequence[Question]) -> dict[str, float]:
-    """The grade of every question by id, in 0..1."""
-    return {question.key: grade(question) for question in questions}
+def grade_all(
+    grade: Grade, questions: Sequence[Question], task: Callable[[str], str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """``grade`` of every question by id, in 0..1; its ``task`` where means of tasks count (``a/b``: a part of one)."""
+    tasks = [{} if task is None else {"task": task(question.kind)} for question in questions]
+    return {q.key: {"grade": grade(q), **told} for q, told in zip(questions, tasks, strict=True)}
 
 
 def means_of(grade: Grade, questions: Sequence[Question]) -> dict[tuple[str, str], float]:

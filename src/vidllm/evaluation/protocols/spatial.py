@@ -104,6 +104,10 @@ VSI_TASKS = (
 """The eight tasks in the order of the paper's table."""
 
 
+def _vsi_task(kind: str) -> str:
+    return kind.replace(f"{_DIRECTION}_", f"{_DIRECTION}/")
+
+
 def _with_debiased(scores: Callable[[Sequence[Question]], Scores], questions: Sequence[Question]) -> Scores:
     kept = [question for question in questions if not question.pruned]
     found = scores(questions)
@@ -144,11 +148,13 @@ _LMMS = "EvolvingLMMs-Lab/lmms-eval 0.7.3 lmms_eval/tasks"
 _read_vsi = partial(read_questions, Form("question_type", "ground_truth", VSI_KINDS))
 VSI = by_name(
     Protocol("vsi", "official", _OFFICIAL_VSI, "percent; MRA with <=", _read_vsi,
-             partial(_with_debiased, partial(_official, grade=_official_grade)), partial(grade_all, _official_grade)),
+             partial(_with_debiased, partial(_official, grade=_official_grade)),
+             partial(grade_all, _official_grade, task=_vsi_task)),
     Protocol("vsi", "paper", "arXiv 2412.14171, the formula of MRA", "percent; MRA with <", _read_vsi,
-             partial(_with_debiased, partial(_official, grade=_paper_grade)), partial(grade_all, _paper_grade)),
+             partial(_with_debiased, partial(_official, grade=_paper_grade)),
+             partial(grade_all, _paper_grade, task=_vsi_task)),
     Protocol("vsi", "lmms-eval-0.7.3", f"{_LMMS}/vsibench/utils.py", "fractions; MRA with <=", _read_vsi,
-             partial(_with_debiased, _lmms), partial(grade_all, _lmms_grade)),
+             partial(_with_debiased, _lmms), partial(grade_all, _lmms_grade, task=_vsi_task)),
 )  # fmt: skip
 """The evaluators of VSI-Bench by name."""
 
@@ -176,6 +182,10 @@ def _revsi_grade(question: Question) -> float:
         return 0.0
 
 
+def _revsi_task(kind: str) -> str:
+    return next((f"{task}/{kind}" for task in _REVSI_PARTS if kind.startswith(f"{task}_")), kind)
+
+
 def _revsi(questions: Sequence[Question]) -> Scores:
     means = {kind: mean for (kind, _), mean in means_of(_revsi_grade, questions).items()}
     for task, parts in _REVSI_PARTS.items():
@@ -188,7 +198,7 @@ def _revsi(questions: Sequence[Question]) -> Scores:
 REVSI = by_name(
     Protocol("revsi", "lmms-eval-0.7.3", f"{_LMMS}/revsi/utils.py", "fractions; MRA with <=",
              partial(read_questions, Form("question_type", "ground_truth", _REVSI_KINDS)), _revsi,
-             partial(grade_all, _revsi_grade)),
+             partial(grade_all, _revsi_grade, task=_revsi_task)),
 )  # fmt: skip
 """The evaluator of ReVSI by name."""
 
@@ -266,9 +276,11 @@ def _spar(questions: Sequence[Question], numbers: bool = True) -> Scores:
 _read_spar = partial(read_questions, Form("task", "answer", _SPAR_KINDS))
 SPAR = by_name(
     Protocol("spar", "official", "LogosRoboticsGroup/SPAR lmms-eval/lmms_eval/tasks/sparbench/utils.py",
-             "score in percent, the rest fractions; MRA with <=", _read_spar, _spar, partial(grade_all, _spar_grade)),
+             "score in percent, the rest fractions; MRA with <=", _read_spar, _spar,
+             partial(grade_all, _spar_grade, task=str)),
     Protocol("spar", "lmms-eval-0.7.3", f"{_LMMS}/sparbench/utils.py", "score in percent, the rest fractions",
-             _read_spar, partial(_spar, numbers=False), partial(grade_all, partial(_spar_grade, numbers=False))),
+             _read_spar, partial(_spar, numbers=False),
+             partial(grade_all, partial(_spar_grade, numbers=False), task=str)),
 )  # fmt: skip
 """The evaluators of SPAR-Bench by name."""
 
