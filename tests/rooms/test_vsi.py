@@ -162,3 +162,16 @@ def test_what_other_rooms_foretell_is_pruned() -> None:
     assert [row["pruned"] for row in rows].count(True) >= 1
     assert not any(row["pruned"] for row in rows[8:]) and "topic" not in rows[0]
     assert 0 < MOST_BLIND < 1
+
+
+def test_references_among_several_of_a_category(rooms: list[tuple[Clip, Scan]]) -> None:
+    found = 0
+    for clip, scan in rooms:
+        built = in_room(clip)
+        asker = Asker(clip, (built, scanned(clip, scan)))
+        for name, meant, anchor, nearest in asker.nearest_of():
+            to = asker.single[anchor]
+            away = {n: np.linalg.norm(built.centre[n] - built.centre[to]) for n in asker.ids[name]}
+            assert meant == (min if nearest else max)(away, key=away.__getitem__)
+            found += 1
+    assert found

@@ -42,6 +42,7 @@ VERBS = {
     "rooms eval": ("rooms", "Evaluate", "evaluate a model and baselines on unseen rooms"),
     "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
     "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
+    "data seen": ("data", "SeenIn", "check a benchmark's scenes against what a model has seen"),
     "data score": ("data", "Score", "evaluate a model on your own data"),
 }
 GROUPS = ("rooms", "data")

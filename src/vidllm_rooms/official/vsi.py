@@ -179,6 +179,15 @@ class Asker:
                 others = self._shuffled([combo for combo in combos if combo != answer], 3)
                 yield _ROUTE.format(*names), answer, others
 
+    def nearest_of(self) -> Iterator[tuple[str, int, str, bool]]:
+        """(category, the one of it that is meant, unique anchor, whether it is the nearest or the farthest)."""
+        for name, ids in self.ids.items():
+            for anchor in self.single if len(ids) > 1 else ():
+                for nearest in (True, False):
+                    chosen = self._agree(_outermost, ids, self.single[anchor], nearest)
+                    if chosen is not None:
+                        yield name, chosen, anchor, nearest
+
     def _is_inside(self, a: int, b: int) -> bool:
         """Whether the way between two objects stays in the room."""
         first, second = (self.measured[0].centre[number] for number in (a, b))
@@ -215,6 +224,13 @@ def _longest(one: Measures, number: int) -> float:
 
 def _apart(one: Measures, a: int, b: int) -> float:
     return one.apart(a, b)
+
+
+def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:
+    """The nearest or the farthest of some objects to another one, by centres in plan; None where it is not clear."""
+    away = {number: float(np.linalg.norm(one.centre[number] - one.centre[anchor])) for number in ids}
+    first, second = sorted(ids, key=away.__getitem__, reverse=not nearest)[:2]
+    return first if abs(away[first] - away[second]) >= _CLOSER_M else None
 
 
 def _turn(first: np.ndarray, second: np.ndarray) -> float | None:
