@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vidllm.evaluation.protocols.graded import exact_relative_accuracy, first_word, mean_relative_accuracy, number_in
-from vidllm.evaluation.protocols.spatial import MMSI, OPENEQA, REVSI, SPAR, THREEDSR, VSI
+from vidllm.evaluation.protocols.spatial import MMSI, OPENEQA, REVSI, SPAR, THREEDSR, VSI, VSI_KINDS
 from vidllm.evaluation.scoring import read_references
 
 Row = dict[str, Any]
@@ -89,6 +89,14 @@ def test_overall_is_the_mean_of_tasks_and_direction_that_of_its_levels() -> None
     assert VSI["lmms-eval-0.7.3"].score(rows, answers) == {
         "vsibench_overall": 0.583333, f"{COUNT}_mra": 0.5, f"{DIRECTION}_accuracy": 0.666667
     }  # fmt: skip
+
+
+def test_a_half_is_rounded_as_numpy_does() -> None:
+    """0.0015625 to six digits: 0.001562, as lmms-eval prints it, where Python's own rounding gives 0.001563."""
+    kinds = [kind for kind in VSI_KINDS if kind != COUNT]
+    rows = asked(*((COUNT, 4) for _ in range(8)), *((kind, "9") for kind in kinds))
+    scores = VSI["lmms-eval-0.7.3"].score(rows, said("2", *("0" for _ in rows[1:])))
+    assert (scores["vsibench_overall"], scores[f"{COUNT}_mra"]) == (0.001562, 0.0125)
 
 
 def test_levels_of_direction_that_are_not_there() -> None:

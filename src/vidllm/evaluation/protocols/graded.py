@@ -78,7 +78,7 @@ def as_said(entry: Entry, field: str, value: Any) -> str:
     return str(value)
 
 
-def _prediction(entry: Entry) -> str:
+def prediction_of(entry: Entry) -> str:
     """``prediction``, or ``answer`` of a row that ``vidllm eval --data`` wrote."""
     own = "key" in entry.values and "prediction" not in entry.values
     found: str = entry.get("answer" if own else "prediction", as_said)
@@ -107,7 +107,7 @@ def read_questions(form: Form, references: Any, predictions: Any) -> list[Questi
         metric = CHOICE if form.kinds is None else form.kinds.get(kind)
         if metric is None:
             raise entry.error(form.kind, f"one of {', '.join(form.kinds or ())}", kind)
-        truth, said = entry.get(form.answer, as_said), _prediction(answered[key])
+        truth, said = entry.get(form.answer, as_said), prediction_of(answered[key])
         group = str(entry.values.get("qid", ""))
         found.append(Question(entry.where, key, kind, metric, truth, said, group, bool(entry.values.get("pruned"))))
     return found

@@ -140,7 +140,8 @@ def _official(questions: Sequence[Question], grade: Grade) -> Scores:
 def _lmms(questions: Sequence[Question]) -> Scores:
     means = _vsi_means(_lmms_grade, questions, strict=True)
     named = {f"{kind}_{'mra' if metric == NUMBER else metric}": mean for (kind, metric), mean in means.items()}
-    return {name: round(mean, 6) for name, mean in {"vsibench_overall": mean_of([*means.values()]), **named}.items()}
+    overall = {"vsibench_overall": mean_of([*means.values()])}
+    return {name: float(np.round(mean, 6)) for name, mean in (overall | named).items()}  # numpy's rounding of a half
 
 
 _OFFICIAL_VSI = "vision-x-nyu/thinking-in-space lmms_eval/tasks/vsibench/utils.py"
