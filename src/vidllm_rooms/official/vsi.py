@@ -6,7 +6,8 @@ no other one in the picture could be called by, and where one object is meant th
 
 Balance, so that words alone gain little: an answer is drawn first, evenly among those that are possible, then a
 question that has it; letters are drawn evenly; and over all scenes of a file, questions whose number is foretold by
-other rooms' numbers about the same category are marked ``pruned``, as in VSI-Bench's own debiased set.
+the median of other questions of the kind (or of the kind about the same category) are marked ``pruned``, as in
+VSI-Bench's own debiased set.
 """
 
 from __future__ import annotations
@@ -272,21 +273,24 @@ def numbered(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _foretold(entries: Sequence[Entry]) -> set[int]:
-    """The numbers whose kind and topic foretell them best, so many that the others stay below ``MOST_BLIND``."""
+    """The numbers that their kind, or their kind and topic, foretell best; so many that the others stay below
+    ``MOST_BLIND``.
+    """
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, entry in enumerate(entries):
         if entry["options"] is None:
-            groups[entry["question_type"], entry["topic"]].append(number)
-    blind: dict[str, list[tuple[float, int]]] = defaultdict(list)
+            for topic in {"", entry["topic"]}:
+                groups[entry["question_type"], topic].append(number)
+    blind: dict[str, dict[int, float]] = defaultdict(dict)
     for (kind, _), numbers in groups.items():
         values = {number: float(entries[number]["ground_truth"]) for number in numbers}
         for number in numbers:
             others = [value for other, value in values.items() if other != number]
             known = mean_relative_accuracy(median(others), values[number]) if others else 0.0
-            blind[kind].append((known, number))
+            blind[kind][number] = max(known, blind[kind].get(number, 0.0))
     pruned: set[int] = set()
-    for graded in blind.values():
-        graded.sort(reverse=True)
+    for found in blind.values():
+        graded = sorted(((known, number) for number, known in found.items()), reverse=True)
         while graded and sum(known for known, _ in graded) / len(graded) > MOST_BLIND:
             pruned.add(graded.pop(0)[1])
     return pruned
