@@ -50,7 +50,7 @@ BUDGET: dict[str, int] = {
     "vidllm.long_video": 750,
     "vidllm.model": 5655,
     "vidllm.pretrained": 1520,
-    "vidllm.training": 6325,
+    "vidllm.training": 6490,
     "vidllm_rooms": 1820,
     "vidllm_rooms.language": 1610,
     "vidllm_rooms.official": 1380,

@@ -469,7 +469,7 @@ def read_vsi(path: str | Path) -> list[VSIQuestion]:
     """``test.jsonl``."""
     rows = [row for _, row in read_json_lines(path)]
     found = []
-    for entry in entries(rows, path, "VSI-Bench questions", ("id", "scene_name"), "line"):
+    for entry in entries(rows, path, "VSI-Bench questions", ("id", "scene_name")):
         values = entry.read(_VSI)
         renamed = {"scene_id": values.pop("scene_name"), "question_id": str(values.pop("id"))}
         found.append(VSIQuestion(**renamed, answers=(values.pop("ground_truth"),), **values))
