@@ -21,8 +21,11 @@ mask_token
 # found by name in a table: the exporters of vidllm.export
 write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
 
+# found by name in a table: the evaluators of vidllm.evaluation.protocols
+PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
+
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
-Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Score
+Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Score, Compare, SeenIn
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight

@@ -52,6 +52,7 @@ TRAINING_CASES = (
     ("teacher language", ("--shards-a-step", "2"), ("--contrastive-steps", "0"), ()),
     ("main", ("--model", "M"), (), None),
     ("scale", ("--steps", "5"), (), None),
+    ("main", ("--benchmark-split", "test"), (), ("--benchmarks", "ROOT")),
     ("adapter", ("--teacher-steps", "5"), ("--teacher-geometry", "A", "--teacher-language", "B"), ()),
     ("main", ("--teacher-steps", "5"), ("--teacher-geometry", "A", "--teacher-language", "B"), ()),
 )  # fmt: skip

@@ -162,7 +162,8 @@ def files(tmp_path: Path, stored: dict[str, Any]) -> list[str]:
 def test_the_command_prints_exactly_the_scores(files, stored, capsys):
     assert main(["eval", "sqa3d", *files, "--protocol", "llava3d", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["task", "protocol", "scores"]
+    assert printed["source"] == protocol("sqa3d", "llava3d").source and printed["versions"]["vidllm"]
+    assert len(printed["predictions"]["sha256"]) == 64 and printed["references"]["file"] == "references.json"
     assert (printed["task"], printed["protocol"]) == ("sqa3d", "llava3d")
     _assert_agrees(printed["scores"], stored["sqa3d"]["scores"]["llava3d"])
 

@@ -51,7 +51,8 @@ def test_every_file_is_there(root: Path) -> None:
         "scanrefer/ScanRefer_filtered_val.json", "scanrefer/ScanRefer_filtered_val.txt",
         "scanrefer/ScanRefer_filtered_val_gt_bbox.json", "scan2cap/ScanRefer_filtered_val.json",
         "scan2cap/ScanRefer_filtered_val.txt", "scan2cap/ScanRefer_filtered_val_gt_bbox.json",
-        "multi3drefer/multi3drefer_val.json", "scannetv2-labels.combined.tsv",
+        "multi3drefer/multi3drefer_val.json", "scannetv2-labels.combined.tsv", "vsi/val.jsonl",
+        "nr3d/nr3d_val.csv", "sr3d/sr3d_val.csv",
         "scannetv2_train.txt", "scannetv2_val.txt", "scannetv2_test.txt",
     )  # fmt: skip
     of_scenes = []

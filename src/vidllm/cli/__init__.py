@@ -35,6 +35,7 @@ VERBS = {
     "ablate": ("training", "ablate", "train and measure the paper's ablations"),
     "import": ("models", "Import", "make a model from published checkpoints: files, folders or hub ids"),
     "eval": ("evaluating", "Evaluate", "run a model on a benchmark, or score a file of predictions"),
+    "compare": ("evaluating", "Compare", "compare two files of predictions: difference and interval"),
     "rooms render": ("rooms", "Render", "write rooms with ground truth as folders in the ScanNet layout"),
     "rooms export": ("rooms", "Export", "write rooms as ScanNet and its language sets are distributed"),
     "rooms shards": ("rooms", "Shards", "write training data; finished shards are kept"),
@@ -42,6 +43,7 @@ VERBS = {
     "rooms calibrate": ("rooms", "Calibrate", "measure on rooms what a model's uncertainties are worth, and store it"),
     "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
     "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
+    "data seen": ("data", "SeenIn", "check a benchmark's scenes against what a model has seen"),
     "data score": ("data", "Score", "evaluate a model on your own data"),
 }
 GROUPS = ("rooms", "data")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Verb, Words
+from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Place, Verb, Words
 
 if TYPE_CHECKING:
     from vidllm.datasets.check import Report
@@ -123,3 +123,34 @@ class Pack(Verb):
         held = pack(self.root, folder, settings, scenes=reading.words(self.scenes) or None, per_shard=self.per_shard,
                     tell=reading.Progress("scenes"))  # fmt: skip
         print(f"{folder}: {held} scenes")
+
+
+@dataclass(frozen=True)
+class SeenIn(Verb):
+    """Check a benchmark's scenes against what a model has seen in training, by the statement in its folder."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """the benchmark's annotations (JSON, JSON lines, parquet), or a list of scenes"""
+    model: Place = None  # a model's folder (default: the shipped model)
+    json: Flag = False  # JSON on standard output
+
+    def run(self) -> None:
+        from vidllm.datasets.seen import SEEN_FILE, benchmark_scenes, read_seen
+        from vidllm.io.weight_files import model_of_run
+        from vidllm.model.configuration import TINY
+
+        folder = model_of_run(self.model) if self.model else TINY
+        scenes, seen = benchmark_scenes(self.file), read_seen(folder)
+        if seen is None:
+            raise ValueError(f"{folder}: no {SEEN_FILE}, so nothing is known of what it has seen; ask who trained it")
+        known = [scene for scene in scenes if seen.knows(scene)]
+        doubts = {scene: why for scene in scenes if not seen.knows(scene) and (why := seen.doubt(scene))}
+        if self.json:
+            reading.print_json({"model": str(folder), "scenes": len(scenes), "seen": known, "possibly": doubts})
+            return
+        print(f"{self.file}: {len(scenes)} scenes; seen in training: {len(known)}, possibly: {len(doubts)}")
+        for what, found in (("seen", known), ("possibly seen", [*doubts])):
+            if found:
+                print(f"{what}: {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}")
+        for why in dict.fromkeys(doubts.values()):
+            print(f"possibly, because {why}")

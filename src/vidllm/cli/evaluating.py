@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,22 +13,28 @@ from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
     ComputeOptions,
+    Count,
     Effect,
     File,
     Flag,
     Frames,
     MaybeOutput,
     Place,
+    Text,
     Verb,
     Words,
     one_of,
 )
 from vidllm.evaluation.protocols import Protocol, protocols
-from vidllm.evaluation.results import flat
+from vidllm.evaluation.results import flat, headline_first
 from vidllm.evaluation.scoring import ALL, OFFICIAL, PredictionFiles, chosen_protocols
 from vidllm.io.atomic import atomic_path
 
-TASKS = Literal["scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "reconstruction"]
+TASKS = Literal[
+    "scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer", "nr3d", "sr3d", "vsi", "revsi", "spar", "3dsr", "mmsi",
+    "openeqa", "reconstruction",
+]  # fmt: skip
+_SCORED_ONLY = ("revsi", "spar", "3dsr", "mmsi", "openeqa")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class RunOptions:
 
 def _has_language_only(options: Any) -> bool:
     words = reading.words(options.baselines) or ("language-only",)
-    return options.task in ("scanqa", "sqa3d", "scan2cap") and "language-only" in words
+    return options.task in ("scanqa", "sqa3d", "scan2cap", "vsi") and "language-only" in words
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,13 @@ class Evaluate(Verb):
                "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
         Effect(("setting", "proposals", "baselines", "blind", "protocol"),
                "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
-        Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d")),
-        Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d or scan2cap", _has_language_only),
+        Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d", "vsi")),
+        Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d, scan2cap or vsi", _has_language_only),
     )  # fmt: skip
 
     task: Annotated[Positional[TASKS], arg(metavar="TASK")]
-    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, reconstruction"""
+    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, vsi, reconstruction; from files alone: revsi, spar,
+    3dsr, mmsi, openeqa (its predictions are the marks of your judge)"""
     protocol: str = OFFICIAL  # evaluation script to reproduce, or all
     json: Flag = False  # JSON on standard output
     files: FileOptions = field(default_factory=FileOptions)
@@ -89,6 +95,8 @@ class Evaluate(Verb):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.running.data:
+            if self.task in _SCORED_ONLY:
+                raise ValueError(f"{self.task} is scored from files: give --predictions FILE and --references FILE")
             if not self.running.output:
                 raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
         elif self.task == "reconstruction":
@@ -119,7 +127,7 @@ class Evaluate(Verb):
             reading.print_json(results[0] if self.protocol != ALL else results)
             return
         for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
-            print(f"{name}: {path} (sha256 {_checksum(path)})")
+            print(f"{name}: {path} (sha256 {given.checksums[name]['sha256'][:12]})")
         for entry, result in zip(chosen, results, strict=True):
             _print_table(entry, result["scores"])
 
@@ -174,14 +182,47 @@ def _with_items(task: str) -> str:
     return f"{task} has them for {', '.join(names) or 'none'}"
 
 
-def _checksum(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
     print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
     rows = flat(scores, with_text=True)
     width = max(map(len, rows), default=0)
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+    for name in headline_first({name: [value] for name, value in rows.items()}):
+        print(f"  {name:<{width}}  {f'{rows[name]:.6g}' if isinstance(rows[name], float) else rows[name]}")
+
+
+@dataclass(frozen=True)
+class Compare(Verb):
+    """Compare two files of predictions: the difference of a score and its 95% interval (paired bootstrap)."""
+
+    first: Annotated[Positional[str], arg(metavar="A")]
+    """a file of predictions"""
+    second: Annotated[Positional[str], arg(metavar="B")]
+    """another one, of the same items"""
+    task: Annotated[TASKS, arg(metavar="TASK")]
+    """as of vidllm eval"""
+    references: Annotated[str, arg(metavar="FILE")]
+    """the benchmark's annotations, as distributed"""
+    protocol: str = OFFICIAL  # evaluation script to reproduce
+    metric: Text = None  # which of the values of an item (default: the first)
+    resamples: Count = 2000  # how often the items are drawn again
+    seed: int = 0  # of the draws
+    json: Flag = False  # JSON on standard output
+
+    def run(self) -> None:
+        from vidllm.evaluation.comparing import COVERAGE, compare
+
+        (entry,) = chosen_protocols(self.task, self.protocol)
+        files = [PredictionFiles(path, self.references) for path in (self.first, self.second)]
+        one, other = (given.scored(entry.per_item) for given in files)
+        found = compare(one, other, self.metric, self.resamples, self.seed)
+        if self.json:
+            told = {"task": self.task, "protocol": entry.name, **asdict(found), "difference": found.difference}
+            told |= {"is_noise": found.is_noise, "references": files[0].checksums["references"]}
+            told |= {name: given.checksums["predictions"] for name, given in zip("AB", files, strict=True)}
+            reading.print_json(told)
+            return
+        print(f"{self.task}, protocol {entry.name}: {found.metric} of {found.items} items")
+        print(f"A {found.first:.4f}  {self.first}\nB {found.second:.4f}  {self.second}")
+        said = "within the noise" if found.is_noise else "more than noise"
+        print(f"A - B {found.difference:+.4f}, {COVERAGE}% interval {found.low:+.4f} to {found.high:+.4f}: {said} "
+              f"({found.resamples} resamples, seed {found.seed})")  # fmt: skip

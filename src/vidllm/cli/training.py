@@ -114,8 +114,9 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
     ),
     "AblationConfig": (
         Effect(("model",), "the table scale", lambda c: not c.trained),
-        Effect(("data", "steps", "stage1_steps", "language_steps", "init_from", "language_from", "blind",
-                "teacher_geometry", "teacher_language", "teacher_steps", "jobs", "joint", "distil"),
+        Effect(("benchmark_split",), "--benchmarks ROOT", lambda c: bool(c.benchmarks)),
+        Effect(("data", "steps", "stage1_steps", "language_steps", "init_from", "language_from", "blind", "benchmarks",
+                "benchmark_split", "teacher_geometry", "teacher_language", "teacher_steps", "jobs", "joint", "distil"),
                "tables whose rows are trained", lambda c: c.trained),
         Effect(("stage1_steps", "teacher_geometry", "teacher_language", "teacher_steps", "distil"),
                "tables with rows of two stages", lambda c: c.two_stages),

@@ -35,7 +35,7 @@ from vidllm.datasets.records import (
     texts,
     whole,
 )
-from vidllm.io.files import check_regular_file, read_json
+from vidllm.io.files import check_regular_file, read_json, read_json_lines
 
 
 def read_scene_list(path: str | Path) -> list[str]:
@@ -379,6 +379,10 @@ def _word(entry: Entry, field: str, value: Any) -> str:
     return str(value)
 
 
+def _yes(entry: Entry, field: str, value: Any) -> bool:
+    return value is True
+
+
 _ASKED: Table = {
     "scene_id": name, "question_id": whole, "question": sentence, "situation": sentence,
     "alternative_situation": (sentences, ()),
@@ -413,6 +417,62 @@ def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> 
         )
         told = {key: answer[key] for key in ("answers", "question_type", "answer_type")}
         found.append(SQA3DQuestion(**question, **told, situation=situation))
+    return found
+
+
+# -- VSI-Bench
+
+
+@dataclass(frozen=True)
+class VSIQuestion:
+    """One question of VSI-Bench about a video.
+
+    Attributes:
+        scene_id: the video's name (``scene_name``), a scene of `dataset`: scannet, arkitscenes, scannetpp or rooms.
+        question_id: its ``id``.
+        question_type: its task.
+        options: lettered ("A. left"), none where a number is asked for.
+        answers: the right one (``ground_truth``): a letter, or a number as text.
+        pruned: whether the debiased set leaves it out.
+    """
+
+    scene_id: str
+    dataset: str
+    question_id: str
+    question_type: str
+    question: str
+    options: tuple[str, ...]
+    answers: tuple[str, ...]
+    pruned: bool
+
+    @property
+    def prompt(self) -> str:
+        """What the official script asks of a model."""
+        lines = ["These are frames of a video.", self.question]
+        if not self.options:
+            return "\n".join([*lines, "Please answer the question using a single word or phrase."])
+        choose = "Answer with the option's letter from the given choices directly."
+        return "\n".join([*lines, "Options:", *self.options, choose])
+
+
+def _options(entry: Entry, field: str, value: Any) -> tuple[str, ...]:
+    return () if value is None else sentences(entry, field, value)
+
+
+_VSI: Table = {
+    "scene_name": name, "dataset": name, "id": whole, "question_type": name, "question": sentence,
+    "options": (_options, ()), "ground_truth": _word, "pruned": (_yes, False),
+}  # fmt: skip
+
+
+def read_vsi(path: str | Path) -> list[VSIQuestion]:
+    """``test.jsonl``."""
+    rows = [row for _, row in read_json_lines(path)]
+    found = []
+    for entry in entries(rows, path, "VSI-Bench questions", ("id", "scene_name")):
+        values = entry.read(_VSI)
+        renamed = {"scene_id": values.pop("scene_name"), "question_id": str(values.pop("id"))}
+        found.append(VSIQuestion(**renamed, answers=(values.pop("ground_truth"),), **values))
     return found
 
 

@@ -2,11 +2,12 @@
 
     scans/SCENE, scans_test/SCENE       ScanNet's scenes; posed_images/SCENE: exported frames
     scannetv2_{train,val,test}.txt      lists of scenes; scannetv2-labels.combined.tsv: the label map
-    scanqa/ sqa3d/ scanrefer/ scan2cap/ multi3drefer/ referit3d/    annotation files under their official names
+    scanqa/ sqa3d/ scanrefer/ scan2cap/ multi3drefer/ referit3d/ vsi/    annotation files under their official names
     mask3d/SCENE.mask.npz               proposals
 
 The folders of scenes may also lie in ROOT/scannet, as the peers' code has them.
 Annotation files are found by name, up to four folders below the root; a folder of the set's own name goes first.
+VSI-Bench's test.jsonl must lie in such a folder.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vidllm.datasets.annotations import (
     read_scanrefer,
     read_scene_list,
     read_sqa3d,
+    read_vsi,
 )
 from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
 from vidllm.datasets.scannet_mesh import Proposals, read_proposals
@@ -44,7 +46,7 @@ class AnnotationSet:
     Attributes:
         name: the name of the task.
         title: for people.
-        pattern: the file of a split.
+        pattern: the file of a split, with a folder where the name alone would be any file's.
         splits: number of entries the release holds by split, None where we know of none.
         read: the reader of a file.
         source: where to get it; `terms`: under which terms.
@@ -88,6 +90,8 @@ SETS: dict[str, AnnotationSet] = {
                       read_multi3drefer, "https://github.com/3dlg-hcvc/M3DRef-CLIP", "MIT, with ScanRefer's terms"),
         AnnotationSet("nr3d", "Nr3D", "nr3d_{split}.csv", _TABLES, read_referit3d, *_REFERIT3D),
         AnnotationSet("sr3d", "Sr3D", "sr3d_{split}.csv", _TABLES, read_referit3d, *_REFERIT3D),
+        AnnotationSet("vsi", "VSI-Bench", "vsi/{split}.jsonl", {"test": None}, read_vsi,
+                      "https://huggingface.co/datasets/nyu-visionx/VSI-Bench", "Apache-2.0, with the videos' terms"),
     )
 }  # fmt: skip
 
@@ -117,8 +121,9 @@ class DataRoot:
         return found
 
     def find(self, name: str, prefer: str | None = None) -> Path | None:
-        """A file by its name, None when there is none; one below a folder called `prefer` goes first."""
-        paths = self._files.get(name, [])
+        """A file by its name, or folder and name, None when there is none; one below `prefer` goes first."""
+        folder, _, name = name.rpartition("/")
+        paths = [path for path in self._files.get(name, []) if folder in ("", path.parent.name.lower())]
         own = [path for path in paths if prefer in [part.lower() for part in path.relative_to(self.root).parts[:-1]]]
         return next(iter(own or paths), None)
 
@@ -185,6 +190,7 @@ class DataRoot:
         if (wanted.name, split) == ("scanqa", "test"):
             split = "test_w_obj"  # the test scenes that are named in ScanNet's own test list
         hidden = split == "test" and wanted.name in ("scanrefer", "scan2cap", "multi3drefer")  # of rooms alone
+        hidden |= (split, wanted.name) in (("train", "vsi"), ("val", "vsi"), ("val", "nr3d"), ("val", "sr3d"))
         if split not in wanted.splits and not hidden:
             raise ValueError(f"{wanted.title} has the splits {', '.join(wanted.splits)}, got {split!r}")
         return self.find(wanted.file(split), name)

@@ -134,7 +134,7 @@ def _entries_by_scene(data: DataRoot, split: str) -> dict[str, Entries]:
     """The entries of every set that is there; ValueError where a file is broken."""
     found: dict[str, Entries] = {}
     for name, one in SETS.items():
-        if split in one.splits and data.annotation_file(name, split) is not None:
+        if (split in one.splits or name == "vsi") and data.annotation_file(name, split) is not None:
             for entry in data.annotations(name, split):
                 found.setdefault(entry.scene_id, {}).setdefault(name, []).append(entry)
     return found
@@ -192,6 +192,7 @@ def scene_language(entries: Entries, known: Collection[int]) -> Language:
     questions = [
         *(Question("scanqa", entry.question, entry.answers) for entry in entries.get("scanqa", ())),
         *(Question("sqa3d", e.question, e.answers, e.situation.text) for e in entries.get("sqa3d", ())),
+        *(Question("vsi", entry.prompt, entry.answers) for entry in entries.get("vsi", ())),
     ]
     told: dict[int, list[str]] = {}
     for entry in entries.get("scan2cap", ()):

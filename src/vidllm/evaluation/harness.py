@@ -26,7 +26,15 @@ from vidllm.evaluation.predicting import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, 
 from vidllm.evaluation.prediction_files import PredictionFile, claim
 from vidllm.evaluation.protocols import protocol
 from vidllm.evaluation.recording import EvaluationScene, box_reader
-from vidllm.evaluation.results import files_record, folder_record, json_text, model_record, publish, sha256_text
+from vidllm.evaluation.results import (
+    files_record,
+    folder_record,
+    json_text,
+    model_record,
+    publish,
+    sha256_text,
+    versions,
+)
 from vidllm.evaluation.tasks import (
     BASELINES_OF,
     SETTINGS,
@@ -280,7 +288,11 @@ class Run:
     def score(self, rows: Mapping[Variant, list[Record]]) -> Record:
         """Score the predictions under every protocol, write and return the results."""
         outputs = {variant: {row["key"]: row for row in found} for variant, found in rows.items()}
-        results = {**self.made_with, "columns": [self._told(variant) for variant in self.variants]}
+        results = {
+            **self.made_with,
+            "columns": [self._told(variant) for variant in self.variants],
+            "versions": versions("torch", "transformers", "numpy"),
+        }
         if self.task.withheld(self.items):
             results["protocols"] = {}
             self._write_submissions(outputs)

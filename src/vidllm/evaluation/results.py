@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +75,25 @@ def plain(value: Any) -> Any:
 
 # ---- the table ----
 
+#: The numbers that papers quote, first to last, as the protocols call them.
+_HEADLINES = [re.compile(pattern, re.IGNORECASE) for pattern in (
+    r"(vsibench_)?overall(_acc)?$|sparbench_score|vanilla_accuracy|average$|final score|full / acc|all$",
+    r"(\[\w+\] )?(EM@?1|em|em_overall|EM \(fraction\))$|\w+ / overall$",
+    r"@0\.5\w* / ci?der(@0\.5)?$|.*cider@0\.50$|(\[\w+\] )?cider$",
+    r"all (/ )?\S*@0\.25\S*$|.*@0\.25 / overall$|.*overall / acc@0\.25iou$|.*overall_only / acc@0\.25$",
+    r"all (/ )?\S*@0\.5\S*$|.*@0\.5 / overall$|.*overall / acc@0\.5iou$|.*overall_only / acc@0\.5$",
+)]  # fmt: skip
+
+
+def headline_first(metrics: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Metrics by their values: those that papers quote first, then the others, at the end what is 0 or nothing."""
+
+    def rank(metric: str) -> tuple[bool, int]:
+        place = next((i for i, pattern in enumerate(_HEADLINES) if pattern.match(metric)), len(_HEADLINES))
+        return place == len(_HEADLINES) and not any(metrics[metric]), place
+
+    return sorted(metrics, key=rank)
+
 
 def flat(scores: Mapping[str, Any], before: str = "", with_text: bool = False) -> dict[str, Any]:
     """Nested scores as ``a / b``; lists, and lines of text unless wanted, are left to the JSON."""
@@ -92,7 +114,7 @@ def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for protocol, entry in results["protocols"].items():
         by_column = {name: flat(entry["scores"].get(name, {})) for name in names}
         metrics = dict.fromkeys(metric for found in by_column.values() for metric in found)
-        for metric in metrics:
+        for metric in headline_first({metric: [by_column[name].get(metric) for name in names] for metric in metrics}):
             row = {"task": results["task"], "split": results["split"], "protocol": protocol, "metric": metric}
             rows.append({**row, **{name: by_column[name].get(metric) for name in names}})
     return rows
@@ -141,7 +163,14 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-# ---- checksums ----
+# ---- versions and checksums ----
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of this package, of Python and of the packages named."""
+    from vidllm import __version__
+
+    return {"vidllm": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def sha256_text(text: str) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.evaluation.results import sha256_file, versions
 from vidllm.io import files
 from vidllm.io.files import numbered_lines
+from vidllm.io.parquet import read_parquet
 
 OFFICIAL = "official"
 ALL = "all"
 
 
-def score_files(
-    task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL
-) -> dict[str, Any]:
-    """``{"task", "protocol", "scores"}`` of two JSON files; ``scores`` in the keys and scale of the protocol.
+def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL) -> dict[str, Any]:
+    """The record of :meth:`PredictionFiles.result` of two files; ``scores`` in the keys and scale of the protocol.
 
     Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
     """
@@ -29,11 +30,20 @@ class PredictionFiles:
 
     def __init__(self, predictions: str | Path, references: str | Path) -> None:
         self.names = f"(predictions {predictions}, references {references})"
-        self.references, self.predictions = read_json(references), read_json(predictions)
+        self._paths = {"predictions": Path(predictions), "references": Path(references)}
+        self.references, self.predictions = read_references(references), read_json(predictions)
 
     def result(self, task: str, entry: Protocol) -> dict[str, Any]:
-        """Task, protocol and scores."""
-        return {"task": task, "protocol": entry.name, "scores": self.scored(entry.score)}
+        """Task, protocol with source and scale, scores, versions, and the files with their checksums."""
+        return {
+            "task": task, "protocol": entry.name, "scores": self.scored(entry.score), "source": entry.source,
+            "scale": entry.scale, "versions": versions("numpy"), **self.checksums,
+        }  # fmt: skip
+
+    @cached_property
+    def checksums(self) -> dict[str, dict[str, str]]:
+        """Name and SHA-256 of both files."""
+        return {what: {"file": path.name, "sha256": sha256_file(path)} for what, path in self._paths.items()}
 
     def scored(self, score: Any) -> Any:
         """Score, and let a complaint name the files."""
@@ -42,6 +52,22 @@ class PredictionFiles:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             text = str(error) if isinstance(error, ValueError) else f"wrong schema ({type(error).__name__}: {error})"
             raise ValueError(f"{text} {self.names}") from error
+
+
+def read_references(path: str | Path) -> Any:
+    """The content of a file of references: JSON, JSON lines or a parquet table.
+
+    Where VSI-Bench's ``pruned_ids.txt`` lies beside JSON lines, rows get its field ``pruned``: whether the debiased set
+    leaves them out.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    value, pruned = read_json(path), path.with_name("pruned_ids.txt")
+    if path.suffix != ".jsonl" or not pruned.exists():
+        return value
+    left_out = set(files.read_text(pruned).replace(",", " ").split())
+    return [row if not isinstance(row, dict) else {"pruned": str(row.get("id")) in left_out, **row} for row in value]
 
 
 def read_json(path: str | Path) -> Any:

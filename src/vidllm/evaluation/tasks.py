@@ -35,6 +35,7 @@ from vidllm.datasets.annotations import (
     ScanQAQuestion,
     ScanReferDescription,
     SQA3DQuestion,
+    VSIQuestion,
     group_by_object,
 )
 from vidllm.datasets.layout import DataRoot
@@ -258,6 +259,26 @@ class _SQA3D(Task):
         return {position: dict(zip("xyz", situation.position, strict=True)), rotation: turned}
 
 
+class _VSI(Task):
+    """A letter or a number about a video."""
+
+    name, kind, prompt, words = "vsi", "answer", prompts.qa_prompt("{question}"), "prompt"
+
+    def key(self, entry: VSIQuestion, number: int) -> str:
+        return entry.question_id
+
+    def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
+        """The rows of ``test.jsonl``."""
+        return [
+            {"id": item.key, "question_type": item.entry.question_type, "ground_truth": item.entry.answers[0],
+             "pruned": item.entry.pruned}
+            for item in items
+        ]  # fmt: skip
+
+    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
+        return [{"id": item.key, "prediction": outputs[item.key]["answer"]} for item in items]
+
+
 class _Scan2Cap(Task):
     """Captions of annotated objects, each asked for at a point."""
 
@@ -396,7 +417,9 @@ def _described(entry: ScanReferDescription, box_of: BoxOf) -> Row:
     }  # fmt: skip
 
 
-_TASKS = (_ScanQA(), _SQA3D(), _Scan2Cap(), _ScanRefer(), _Multi3DRefer(), _ReferIt3D("nr3d"), _ReferIt3D("sr3d"))
+_TASKS = (
+    _ScanQA(), _SQA3D(), _Scan2Cap(), _ScanRefer(), _Multi3DRefer(), _ReferIt3D("nr3d"), _ReferIt3D("sr3d"), _VSI(),
+)  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The benchmarks that a model is run on, by name."""
 

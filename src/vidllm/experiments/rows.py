@@ -186,6 +186,8 @@ class AblationConfig:
     stage1_steps: int = 200  # of those: distillation, in rows of two stages
     language_steps: int = 450  # of those: the last ones, geometry and language jointly
     eval_seeds: str = "0:64"  # rooms A to B - 1 that the rows are measured on
+    benchmarks: str | None = None  # also measure ScanQA, SQA3D, Scan2Cap and ScanRefer on the data under this folder
+    benchmark_split: str = "val"
     eval_frames: int | None = None  # a room; the model's own number, or 24 for the scale estimators
     init_from: str | None = None  # all rows begin with this model's weights, but for adapter and metric depth
     language_from: str | None = None  # all rows begin with this language model, or this model's language half

@@ -23,6 +23,7 @@ import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
+from vidllm.experiments.benchmarks import measure_benchmarks
 from vidllm.experiments.measuring import (
     RESULT,
     Record,
@@ -134,7 +135,10 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
     done = once(job.folder, lambda: _train(job, joint, stage1, say))
     blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
     _clear(job.folder)
-    measured = {"rooms": [job.seeds.start, job.seeds.stop], "frames": job.config.eval_frames, "blind": blind.name}
+    rooms, frames = [job.seeds.start, job.seeds.stop], job.config.eval_frames
+    measured: Record = {"rooms": rooms, "frames": frames, "blind": blind.name}
+    if job.config.benchmarks:
+        measured["benchmarks"] = [Path(job.config.benchmarks).name, job.config.benchmark_split]
     found = read_json(job.folder / RESULT)
     if found is not None and found["evaluation"] == measured:
         say(f"{job.label}: done")
@@ -143,6 +147,11 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
                        partial(_tell_rooms, job, say), job.config.eval_frames)  # fmt: skip
     result = {"row": job.row.name, "seed": job.seed, "training": plan, "evaluation": measured, **summary(figures),
               "parameters": done["parameters"], "seconds": done["seconds"]}  # fmt: skip
+    if job.config.benchmarks:
+        root, split = Path(job.config.benchmarks), job.config.benchmark_split
+        out = job.folder / f"benchmarks.{root.name}"
+        say(f"{job.label} | {root}, {split}")
+        result["values"] |= measure_benchmarks(job.folder / done["model"], root, split, out, job.config.eval_frames)
     return write_json(job.folder / RESULT, result)
 
 

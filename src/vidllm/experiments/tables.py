@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.experiments.benchmarks import FIGURES
 from vidllm.experiments.measuring import PLAN, Record, read_json
 from vidllm.experiments.rows import Table
 from vidllm.export.line_chart import can_plot, line_charts
@@ -23,6 +24,7 @@ from vidllm.training.plot import LOG_FILE, RunLog, panels, read_log
 
 #: our figure -> (heading, +1 where more is better, -1 where less is)
 MEASURES: dict[str, tuple[str, int]] = {
+    **{name: (figure.heading, 1) for name, figure in FIGURES.items()},
     "qa": ("QA EM", 1),
     "acc_25": ("Acc@0.25", 1),
     "iou": ("box IoU", 1),
@@ -98,7 +100,9 @@ def _gain(figure: str, value: float | None, before: float | None) -> float | Non
 
 def _step(table: Table, number: int, against: int, figure: str, gain: Cell) -> Step:
     row, other = table.rows[number], table.rows[against]
-    columns = [c for c, f in table.columns.items() if f == figure and c in row.paper and c in other.paper]
+    meant = [c for c, f in table.columns.items() if f == figure]
+    meant += FIGURES[figure].columns if figure in FIGURES else ()
+    columns = [c for c in meant if c in row.paper and c in other.paper]
     column = columns[0] if columns else None
     paper = None if column is None else round(row.paper[column] - other.paper[column], 4)
     agrees = None if paper is None else (gain.mean > 0) == (paper > 0)

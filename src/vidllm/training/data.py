@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vidllm.datasets.seen import Seen, seen_of
 from vidllm.datasets.shards import LabelSpace, Shard, shards_of
 from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 
@@ -69,6 +70,10 @@ class RoomsData:
     def refresh(self) -> None:
         """Look for shards again (rendering may still be going on). ValueError when there are none."""
         self.paths = shards_of(self.folder)
+
+    def seen(self) -> Seen:
+        """The scenes that the shards hold."""
+        return seen_of(record["seed"] for path in self.paths for record in Shard(path).records)
 
     @cached_property
     def labels(self) -> LabelSpace:

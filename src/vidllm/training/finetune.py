@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from vidllm.datasets.jsonl import Example
 from vidllm.datasets.jsonl_check import check_jsonl
+from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import has_file
+from vidllm.io.weight_files import model_of_run
 from vidllm.model.cross_task_adapter import Bridge, CrossAttention, CrossTaskAdapter
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
@@ -132,6 +134,8 @@ class FinetuneRun(Trainable):
     def export(self, folder: Path) -> Path:
         """``model``, as ``vidllm.load`` reads it; with LoRA also ``adapter``, its matrices alone in peft's format."""
         model = write_model(self.model, self.model.state_dict(), self.tokenizer, folder / "model")
+        videos = Seen(scenes=frozenset(video.stem for video in self.texts.videos))
+        write_seen(model, seen_or_unknown(model_of_run(self.config.init_from or TINY)) | videos)
         if self.config.lora:
             save_adapter(self.model, folder / "adapter", self.config.init_from or str(TINY))
         return model

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
@@ -143,10 +144,20 @@ class Run(Trainable):
         state = self.model.state_dict() | self.averaged
         compact = self.config.export == "int8"
         model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
+        write_seen(model, self._seen())
         if self.auxiliary is not None:
             with atomic_path(folder / AUXILIARY_FILE) as temporary:
                 save_file(self.auxiliary.state_dict(), temporary)
         return model
+
+    def _seen(self) -> Seen:
+        """The scenes of the shards, and what the weights had seen that it began with."""
+        start, seen = self.config.start, self.data.seen()
+        if self.posed is not None:
+            seen |= Seen(scenes=frozenset(clip.name for clip in self.posed.clips))
+        for begun in filter(None, (start.init_from, start.language_from, start.encoder_from)):
+            seen |= seen_or_unknown(model_of_run(begun))
+        return seen
 
     def kind(self, batch: tuple[Batch, str]) -> str:
         """``window``, ``posed``, ``clip``, ``language`` or ``named``."""

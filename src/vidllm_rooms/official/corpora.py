@@ -1,7 +1,8 @@
-"""What is said about a room, in the entries of ScanQA, SQA3D, ScanRefer, Scan2Cap and Multi3DRefer.
+"""What is said about a room, in the entries of ScanQA, SQA3D, ScanRefer, Scan2Cap, Multi3DRefer and others.
 
 Questions without a situation go to ScanQA, those with one to SQA3D; references that mean one thing to ScanRefer, all of
-them to Multi3DRefer; captions of things to Scan2Cap, whose corpus has ScanRefer's form. Boxes are axis-aligned hulls
+them to Multi3DRefer; captions of things to Scan2Cap, whose corpus has ScanRefer's form; references that mean one of
+several of a category to Nr3D, and Sr3D's templates "closest" and "farthest" are filled in. Boxes are axis-aligned hulls
 of the mesh's vertices in the aligned frame.
 
 Situations. SQA3D has them in numbers: where one stands and which way one faces. Ours name a thing to sit on or stand
@@ -25,11 +26,14 @@ import numpy as np
 
 from vidllm.datasets.language import Language, Question, Reference
 from vidllm.datasets.words import capitalised, plural, tokens
+from vidllm.io.cameras.matrices import half_centres
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES, observe, viewer_axes
 from vidllm_rooms.language.guessing import SEATS
 from vidllm_rooms.language.situations import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.official.scan import Scan
+from vidllm_rooms.official.measures import in_room, in_scan
+from vidllm_rooms.official.scan import Scan, cameras, recorded
+from vidllm_rooms.official.vsi import Asker
 from vidllm_rooms.world import Clip, Room
 from vidllm_rooms.world.catalogue import CATALOGUE
 from vidllm_rooms.world.outline import Outline
@@ -39,7 +43,7 @@ _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
 
 
 def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str, list[Entry]]:
-    """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer, scan2cap, multi3drefer.
+    """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer and so on.
 
     Those of scanrefer and scan2cap carry ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
     """
@@ -50,6 +54,7 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
     questions, annotations = _sqa3d(clip, scan, situated)
     ids = scan.object_id_of()
     single = [(ids[item.targets[0]], item.expression) for item in language.references if len(item.targets) == 1]
+    asker = _asker(clip, scan)
     captions = [(ids[c.object_id], text) for c in language.captions if c.object_id is not None for text in c.texts]
     return {
         "scanqa": list(_scanqa(scan, plain, split)),
@@ -58,7 +63,17 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
         "scanrefer": list(_described(scan, single)),
         "scan2cap": list(_described(scan, captions)),
         "multi3drefer": [_multi(scan, item, number) for number, item in enumerate(language.references)],
+        "nr3d": list(_nr3d(scan, single)),
+        "sr3d": list(_sr3d(scan, asker)),
+        "vsi": [{"scene_name": scan.name, **entry} for entry in asker.questions()],
     }
+
+
+def _asker(clip: Clip, scan: Scan) -> Asker:
+    """One of VSI-Bench's kinds, with the depth and the poses that the recording has."""
+    frames = [(millimetres / 1000.0, pose) for _, millimetres, pose in recorded(clip, scan)]
+    depth_m, poses = (np.stack(part) for part in zip(*frames, strict=True))
+    return Asker(clip, (in_room(clip), in_scan(scan, depth_m, poses, half_centres(cameras(clip)[1], scan.name))))
 
 
 def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry]:
@@ -127,6 +142,45 @@ def _multi(scan: Scan, item: Reference, number: int) -> Entry:
         "description": " ".join(tokens(item.expression)),
         "aabb_bound": [[corner.tolist() for corner in scan.box(index)] for index in meant],
     }
+
+
+def _nr3d(scan: Scan, single: list[tuple[int, str]]) -> Iterator[Entry]:
+    """The rows of Nr3D: what is said about one of several of a category."""
+    for object_id, words in single:
+        label = scan.instances[object_id].label
+        if len(_alike(scan, object_id)) > 1:
+            yield {
+                **_stimulus(scan, object_id), "utterance": words.lower(), "correct_guess": True,
+                "mentions_target_class": label in names_in(words), "tokens": tokens(words), "dataset": "nr3d",
+            }  # fmt: skip
+
+
+def _sr3d(scan: Scan, asker: Asker) -> Iterator[Entry]:
+    """The rows of Sr3D, of its kinds "closest" and "farthest"."""
+    ids = scan.object_id_of()
+    for name, meant, anchor, nearest in asker.nearest_of():
+        words = f"the {name} that is {'closest to' if nearest else 'farthest from'} the {anchor}"
+        yield {
+            **_stimulus(scan, ids[meant]), "utterance": words, "coarse_reference_type": "horizontal",
+            "reference_type": "closest" if nearest else "farthest", "anchors_types": [anchor],
+            "anchor_ids": [ids[asker.single[anchor]]], "mentions_target_class": True, "tokens": tokens(words),
+            "dataset": "sr3d",
+        }  # fmt: skip
+
+
+def _alike(scan: Scan, object_id: int) -> list[int]:
+    """The object and the others of its category."""
+    label = scan.instances[object_id].label
+    return [object_id, *(i.object_id for i in scan.instances if i.label == label and i.object_id != object_id)]
+
+
+def _stimulus(scan: Scan, object_id: int) -> Entry:
+    """ReferIt3D's context: the scene, the category, how many there are, which is meant, and the others."""
+    alike, label = _alike(scan, object_id), scan.instances[object_id].label
+    return {
+        "stimulus_id": "-".join([scan.name, label, str(len(alike)), *map(str, alike)]), "scan_id": scan.name,
+        "instance_type": label, "target_id": object_id, "distractor_ids": alike[1:],
+    }  # fmt: skip
 
 
 def _eval_type(scan: Scan, meant: list[int], name: str) -> str:

@@ -10,6 +10,8 @@ a time is exported, whole or not at all, then the lists and JSON files over all 
     scanrefer/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}       references with one target
     scan2cap/ScanRefer_filtered_SPLIT{.json,.txt,_gt_bbox.json}        captions of things, in ScanRefer's form
     multi3drefer/multi3drefer_SPLIT.json, multi3drefer/ground_truth_SPLIT/SCENE.json   all references
+    nr3d/nr3d_SPLIT.csv, sr3d/sr3d_SPLIT.csv             references that mean one of several of a category
+    vsi/SPLIT.jsonl                                      VSI-Bench's eight tasks
 
 A finished scene is not rendered again. The files over all scenes are made from the entries of every scene that lies
 there, so that further calls with other seeds or splits add to what is there. The same seeds give the same bytes.
@@ -19,6 +21,8 @@ that one's class is taken (sofa: couch; ceiling lamp: ceiling light); what ScanN
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +32,7 @@ from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import read_json_object
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
+from vidllm_rooms.official.vsi import numbered
 from vidllm_rooms.shards import render_scene
 from vidllm_rooms.world.catalogue import CATALOGUE
 
@@ -71,7 +76,7 @@ def label_map() -> str:
     return "\n".join(lines) + "\n"
 
 
-VERSION = 1
+VERSION = 2
 Record = dict[str, Any]
 
 
@@ -168,6 +173,20 @@ def _write_split(root: Path, split: str, records: list[Record]) -> None:
     _write_json(multi / f"multi3drefer_{split}.json", [_without(entry, "aabb_bound") for entry in entries])
     for record in records:
         _write_json(multi / f"ground_truth_{split}" / f"{record['scene_id']}.json", record["multi3drefer"])
+    for name in ("nr3d", "sr3d"):
+        _write(root / name / f"{name}_{split}.csv", _table(_all(records, name)))
+    questions = numbered(_all(records, "vsi"))
+    _write(root / "vsi" / f"{split}.jsonl", "".join(json.dumps(question) + "\n" for question in questions))
+
+
+def _table(entries: list[Record]) -> str:
+    """ReferIt3D's tables, with numbers for the rows where Nr3D has those of the annotators' work."""
+    text = io.StringIO()
+    rows = [{"assignmentid": number, **entry} for number, entry in enumerate(entries)]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["scan_id", "target_id", "utterance", "stimulus_id"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _sqa3d_head(kind: str) -> Record:

@@ -147,7 +147,7 @@ def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
     """Write the files of a scan into an existing folder."""
     stem = folder / scan.name
     color, depth = cameras(clip)
-    write_sens(f"{stem}.sens", _recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
+    write_sens(f"{stem}.sens", recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
     Path(f"{stem}.txt").write_text(_meta(clip, scan), encoding="utf-8")
     write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
     segments = {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
@@ -164,7 +164,8 @@ def cameras(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     return color, depth
 
 
-def _recorded(clip: Clip, scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def recorded(clip: Clip, scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Colour (H, W, 3), depth (H/2, W/2) in millimetres and scan-from-camera (4, 4) of every frame, as written."""
     for rgb, depth_m, extrinsics in zip(clip.rgb, clip.depth_m, clip.extrinsics, strict=True):
         millimetres = np.rint(depth_m[::2, ::2].astype(np.float64) * 1000).clip(0, 65535).astype(np.uint16)
         yield rgb, millimetres, scan.frames.scan_from_room @ np.linalg.inv(extrinsics.astype(np.float64))

@@ -54,7 +54,8 @@ def by_name(*entries: Protocol) -> dict[str, Protocol]:
 
 
 _HOME = {task: task for task in ("scanqa", "sqa3d", "scan2cap", "scanrefer", "multi3drefer")} | {
-    "nr3d": "referit3d", "sr3d": "referit3d",
+    "nr3d": "referit3d", "sr3d": "referit3d", "vsi": "spatial:VSI", "revsi": "spatial:REVSI", "spar": "spatial:SPAR",
+    "3dsr": "spatial:THREEDSR", "mmsi": "spatial:MMSI", "openeqa": "spatial:OPENEQA",
 }  # fmt: skip
 TASKS = (*_HOME, "reconstruction")
 """The tasks in the order of the documentation; reconstruction is measured on scans, not from files."""
@@ -64,8 +65,9 @@ def protocols(task: str) -> Mapping[str, Protocol]:
     """The protocols of ``task`` by name, the official one first where it has one; ValueError for an unknown task."""
     if task not in _HOME:
         raise ValueError(f"no task {task!r} that is scored from files; known: {', '.join(_HOME)}")
-    table: Mapping[str, Protocol] = import_module(f"{__name__}.{_HOME[task]}").PROTOCOLS
-    return table
+    module, _, table = _HOME[task].partition(":")
+    found: Mapping[str, Protocol] = getattr(import_module(f"{__name__}.{module}"), table or "PROTOCOLS")
+    return found
 
 
 def protocol(task: str, name: str) -> Protocol:

@@ -1,0 +1,102 @@
+"""Time and memory of the scorers that read a file, on N predictions: each in a process of its own.
+
+python benchmarks/scorers.py --count 100000     # one line a scorer, at N / 10 and at N, to show that it is linear
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vidllm.evaluation.protocols import protocol
+
+Row = dict[str, Any]
+WORDS = ("red", "blue", "two", "on the table", "left", "wood", "chair", "next to the door", "yes", "no")
+Made = tuple[Any, Any]
+
+
+def graded(kinds: tuple[str, ...], kind: str, truth: str) -> Callable[[int, random.Random], Made]:
+    """Questions of these types (numbers where their names say so) with answers of both kinds."""
+
+    def make(count: int, rng: random.Random) -> Made:
+        said = [f"{rng.uniform(0, 6):.1f}" if rng.random() < 0.5 else rng.choice("ABCD") for _ in range(count)]
+        references = [
+            {"id": i, "qid": f"{i // 4:08d}{('', '-1', '-flip', '-flip-1')[i % 4]}", kind: kinds[i % len(kinds)],
+             truth: rng.choice("ABCD") if i % 2 else f"{rng.uniform(1, 6):.1f}"}
+            for i in range(count)
+        ]  # fmt: skip
+        return references, [{"id": i, "prediction": text} for i, text in enumerate(said)]
+
+    return make
+
+
+def marks(count: int, rng: random.Random) -> Made:
+    """OpenEQA: a judge's marks."""
+    rows = [{"question_id": str(i), "category": rng.choice(WORDS)} for i in range(count)]
+    return rows, {str(i): rng.randint(1, 5) for i in range(count)}
+
+
+def scanqa(count: int, rng: random.Random) -> Made:
+    """ScanQA: short answers."""
+    rows = [{"scene_id": "s", "question_id": str(i), "question": "what is it?", "answers": [rng.choice(WORDS)],
+             "object_ids": [], "object_names": []} for i in range(count)]  # fmt: skip
+    return rows, [{"scene_id": "s", "question_id": str(i), "answer_top10": [rng.choice(WORDS)]} for i in range(count)]
+
+
+def nr3d(count: int, rng: random.Random) -> Made:
+    """Nr3D: chosen objects."""
+    rows = [{"id": str(i), "stimulus_id": "s-chair-3-1-2-3", "target_id": 1, "tokens": ["the", "chair"]}
+            for i in range(count)]  # fmt: skip
+    return rows, [{"id": str(i), "target_id": rng.randint(1, 3)} for i in range(count)]
+
+
+_DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
+_VSI = graded(
+    ("object_counting", *_DIRECTIONS, "room_size_estimation", "route_planning"), "question_type", "ground_truth"
+)
+_REVSI = graded(("object_counting_single", "route_planning"), "question_type", "ground_truth")
+_SPAR = graded(("depth_prediction_oc", "position_matching", "view_change_infer"), "task", "answer")
+SCORERS: dict[tuple[str, str], Callable[[int, random.Random], Made]] = {
+    ("vsi", "official"): _VSI, ("vsi", "paper"): _VSI, ("vsi", "lmms-eval-0.7.3"): _VSI,
+    ("revsi", "lmms-eval-0.7.3"): _REVSI, ("spar", "official"): _SPAR, ("spar", "lmms-eval-0.7.3"): _SPAR,
+    ("3dsr", "lmms-eval-0.7.3"): graded(("height_higher", "location_above"), "category", "answer"),
+    ("mmsi", "lmms-eval-0.7.3"): graded(("MSR", "Motion (Cam.)"), "question_type", "answer"),
+    ("openeqa", "official"): marks, ("nr3d", "official"): nr3d,
+    ("scanqa", "leo"): scanqa, ("scanqa", "llava3d"): scanqa,
+}  # fmt: skip
+
+
+def one(task: str, name: str, count: int) -> Row:
+    """Seconds of processor time and peak memory (MB) of one scorer in this process."""
+    references, predictions = SCORERS[task, name](count, random.Random(0))
+    begin = time.process_time()
+    protocol(task, name).score(references, predictions)
+    seconds = time.process_time() - begin
+    return {"seconds": round(seconds, 2), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+def main() -> None:
+    """Print one line a scorer."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--one", nargs=2, metavar=("TASK", "PROTOCOL"))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(*options.one, options.count)))
+        return
+    for task, name in SCORERS:
+        for count in (options.count // 10, options.count):
+            command = [sys.executable, __file__, "--count", str(count), "--one", task, name]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            print(f"{task:8s} {name:16s} {count:7d} {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Two independent measurements of a room, so that a wrong convention in one of them is found.
+
+:func:`in_room` takes what the room was built from: oriented boxes, the outline, the rendered instance masks.
+:func:`in_scan` takes what is exported: mesh, segments, depth and poses in the scan frame; it knows no box, no outline
+and no mask. Answers are made from both, and only what both say is asked (``rooms.official.vsi``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidllm_rooms.language.facts import VISIBLE_FRACTION
+from vidllm_rooms.official.mesh import moved
+from vidllm_rooms.official.scan import Scan
+from vidllm_rooms.world import Clip, RoomObject
+from vidllm_rooms.world.outline import WALL_M
+
+_CELL_M = 0.04
+_MOST_POINTS = 400  # of an object's surface, where distances and visibility are taken
+_DEPTH_TOLERANCE_M, _DEPTH_TOLERANCE = 0.03, 0.02
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``).
+
+    Attributes:
+        area_m2: the floor inside the walls.
+        longest_m: longest of length, width and height.
+        centre: (2,) in plan, metres, in a right-handed level frame, z up.
+        first_frames: the first frame that shows it; several where several definitions of "shows" are taken.
+        apart: metres between the closest points of two objects.
+    """
+
+    area_m2: float
+    longest_m: dict[int, float]
+    centre: dict[int, np.ndarray]
+    first_frames: dict[int, tuple[int, ...]]
+    apart: Callable[[int, int], float]
+
+
+# -- from the room
+
+
+def in_room(clip: Clip) -> Measures:
+    """Measures of the objects with at least one pixel in some frame."""
+    shown = {item.id: (clip.instance == item.id).mean((1, 2)) for item in clip.room.objects}
+    seen = {item.id: item for item in clip.room.objects if shown[item.id].any()}
+    x, y = np.array(clip.room.polygon).T
+    return Measures(
+        area_m2=float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2,
+        longest_m={number: max(item.size) for number, item in seen.items()},
+        centre={number: np.array(item.centre[:2]) for number, item in seen.items()},
+        first_frames={number: _first_frames(shown[number]) for number in seen},
+        apart=lambda a, b: box_distance_m(seen[a], seen[b]),
+    )
+
+
+def _first_frames(shares: np.ndarray) -> tuple[int, ...]:
+    """The first frame with a pixel of it, and the first that shows it clearly (none: after all frames)."""
+    clear = np.flatnonzero(shares >= VISIBLE_FRACTION)
+    return int(np.flatnonzero(shares)[0]), int(clear[0]) if len(clear) else len(shares)
+
+
+def box_distance_m(a: RoomObject, b: RoomObject) -> float:
+    """Free space between two upright boxes, metres, 0 where they meet: exact."""
+    rise = max(abs(a.centre[2] - b.centre[2]) - (a.size[2] + b.size[2]) / 2, 0.0)
+    return math.hypot(_plan_distance(a, b), rise)
+
+
+def _plan_distance(a: RoomObject, b: RoomObject) -> float:
+    """Between two turned rectangles: 0 where they overlap, else from a corner of one to a side of the other."""
+    first, second = _corners(a), _corners(b)
+    axes = np.array(
+        [[math.cos(yaw), math.sin(yaw)] for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2)]
+    )
+    one, other = first @ axes.T, second @ axes.T
+    if ((one.min(0) <= other.max(0)) & (other.min(0) <= one.max(0))).all():
+        return 0.0
+    off = [
+        np.maximum(np.abs(item.local(corners)) - np.array(item.size[:2]) / 2, 0.0)
+        for item, corners in ((a, second), (b, first))
+    ]
+    return float(min(np.linalg.norm(beyond, axis=1).min() for beyond in off))
+
+
+def _corners(item: RoomObject) -> np.ndarray:
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * np.array(item.size[:2]) / 2
+    c, s = math.cos(item.yaw), math.sin(item.yaw)
+    return np.array(item.centre[:2]) + signs @ np.array([[c, s], [-s, c]])
+
+
+# -- from the scan
+
+
+def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intrinsics: np.ndarray) -> Measures:
+    """Measures of the scanned instances.
+
+    Args:
+        scan: mesh and instances.
+        depth_m: (F, h, w) along the optical axis, 0 = none.
+        scan_from_camera: (F, 4, 4) poses, OpenCV axes.
+        intrinsics: (3, 3) of the depth pictures, pixel centres at +0.5.
+    """
+    points = {
+        item.room_id: scan.mesh.points(item.segments).astype(np.float64) for item in scan.instances if item.room_id
+    }
+    thin = {number: group[:: math.ceil(len(group) / _MOST_POINTS)] for number, group in points.items()}
+    first = {
+        number: min((frame for frame, pose in enumerate(scan_from_camera)
+                     if _is_seen(group, depth_m[frame], pose, intrinsics)), default=len(depth_m))
+        for number, group in thin.items()
+    }  # fmt: skip
+    return Measures(
+        area_m2=_area_inside_walls(scan),
+        longest_m={number: _longest(group) for number, group in points.items()},
+        centre={number: _middle(scan, group)[:2] for number, group in points.items()},
+        first_frames={number: (frame,) for number, frame in first.items()},
+        apart=lambda a, b: _closest(thin[a], thin[b]),
+    )
+
+
+def _middle(scan: Scan, points: np.ndarray) -> np.ndarray:
+    aligned = moved(scan.frames.aligned_from_scan, points)
+    return np.asarray((aligned.min(0) + aligned.max(0)) / 2)
+
+
+def _longest(points: np.ndarray) -> float:
+    """The longest side of the upright box of least area about the points, over all turns by whole degrees."""
+    turns = np.radians(np.arange(90))
+    x = points[:, :1] * np.cos(turns) + points[:, 1:2] * np.sin(turns)
+    y = points[:, 1:2] * np.cos(turns) - points[:, :1] * np.sin(turns)
+    width, depth = np.ptp(x, axis=0), np.ptp(y, axis=0)
+    best = int((width * depth).argmin())
+    return float(max(width[best], depth[best], np.ptp(points[:, 2])))
+
+
+def _closest(first: np.ndarray, second: np.ndarray) -> float:
+    squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    return float(np.sqrt(max(squares.min(), 0.0)))
+
+
+def _is_seen(points: np.ndarray, depth_m: np.ndarray, scan_from_camera: np.ndarray, intrinsics: np.ndarray) -> bool:
+    """Whether any of the points is the nearest thing at its pixel."""
+    seen = moved(np.linalg.inv(scan_from_camera), points)
+    seen = seen[seen[:, 2] > 0.05]
+    pixels = np.floor(seen @ intrinsics.T / seen[:, 2:])[:, :2].astype(int)
+    inside = ((pixels >= 0) & (pixels < depth_m.shape[::-1])).all(1)
+    measured, along = depth_m[pixels[inside, 1], pixels[inside, 0]], seen[inside, 2]
+    return bool((np.abs(measured - along) < _DEPTH_TOLERANCE_M + _DEPTH_TOLERANCE * along)[measured > 0].any())
+
+
+def _area_inside_walls(scan: Scan) -> float:
+    """Cells of a grid that walls cut off from the outside; each wall covers the rectangle about its vertices."""
+    walls = [scan.mesh.points([n]) for item in scan.instances if item.label == "wall" for n in item.segments]
+    plan = [moved(scan.frames.aligned_from_scan, wall)[:, :2] for wall in walls]
+    low, high = np.concatenate(plan).min(0) - 2 * _CELL_M, np.concatenate(plan).max(0) + 2 * _CELL_M
+    x, y = (np.arange(a, b, _CELL_M) for a, b in zip(low, high, strict=True))
+    cells = np.stack(np.meshgrid(x, y, indexing="ij"), -1)
+    free = np.ones(cells.shape[:2], bool)
+    for wall in plan:
+        middle = (wall.min(0) + wall.max(0)) / 2
+        along = np.linalg.svd(wall - wall.mean(0), full_matrices=False)[2][0]
+        axes = np.stack([along, [-along[1], along[0]]], -1)
+        half = np.abs((wall - middle) @ axes).max(0)
+        free &= ~(np.abs((cells - middle) @ axes) <= np.maximum(half, WALL_M / 2)).all(-1)
+    outside = np.zeros_like(free)
+    outside[0, 0] = True
+    while True:
+        grown = outside.copy()
+        for axis in (0, 1):  # the border is free, so that nothing comes in where a roll wraps around
+            grown |= np.roll(outside, 1, axis) | np.roll(outside, -1, axis)
+        grown &= free
+        if (grown == outside).all():
+            return float((free & ~outside).sum() * _CELL_M**2)
+        outside = grown

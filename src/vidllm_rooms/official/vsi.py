@@ -1,0 +1,296 @@
+"""The eight tasks of VSI-Bench about a room, in the words and the JSON form of its file.
+
+Every answer is made twice, from the room as it was built and from the scan as it is exported (``rooms.official
+.measures``), and a question is asked only where both say the same, by a margin. Names are unmistakable: a category that
+no other one in the picture could be called by, and where one object is meant there is one of it.
+
+Balance, so that words alone gain little: an answer is drawn first, evenly among those that are possible, then a
+question that has it; letters are drawn evenly; and over all scenes of a file, questions whose number is foretold by
+the median of other questions of the kind (or of the kind about the same category) are marked ``pruned``, as in
+VSI-Bench's own debiased set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, permutations
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from vidllm.evaluation.protocols.graded import mean_relative_accuracy
+from vidllm_rooms.language.facts import observe
+from vidllm_rooms.official.measures import Measures
+from vidllm_rooms.world import Clip
+from vidllm_rooms.world.outline import Outline
+
+Entry = dict[str, Any]
+DATASET = "rooms"
+MOST_BLIND = 0.4  # mean MRA that the median of other rooms may reach on the questions of a task that are kept
+_SPAN = 7  # keeps these draws apart from those of the room
+_MOST = {"number": 3, "choice": 2}  # questions of a kind and room
+_NEAR_M, _CLOSER_M = 0.5, 0.2  # between places that make a direction; between the nearest object and the next
+_ROOM_SIZE = (
+    "What is the size of this room (in square meters)? If multiple rooms are shown, estimate the size of the combined "
+    "space."
+)
+_SIZE = "What is the length of the longest dimension (length, width, or height) of the {}, measured in centimeters?"
+_DISTANCE = (
+    "Measuring from the closest point of each object, what is the distance between the {} and the {} (in meters)?"
+)
+_STANDING = "If I am standing by the {a} and facing the {b}, is the {c} "
+_BACK = "\nAn object is to my back if I would have to turn at least 135 degrees in order to face it."
+_QUADRANTS = (
+    "\nThe directions refer to the quadrants of a Cartesian plane (if I am standing at the origin and facing along the "
+    "positive y-axis)."
+)
+#: Level: question, then every answer's range of turns in degrees (left is positive); between them nothing is asked.
+_DIRECTIONS: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
+    "easy": (_STANDING + "to the left or the right of the {b}?", {"left": (20, 160), "right": (-160, -20)}),
+    "medium": (_STANDING + "to my left, right, or back?" + _BACK,
+               {"left": (30, 125), "right": (-125, -30), "back": (145, 215)}),
+    "hard": (_STANDING + "to my front-left, front-right, back-left, or back-right?" + _QUADRANTS,
+             {"front-left": (10, 80), "front-right": (-80, -10), "back-left": (100, 170),
+              "back-right": (-170, -100)}),
+}  # fmt: skip
+_TURNS: dict[str, tuple[int, int]] = {"Turn Left": (60, 120), "Turn Right": (-120, -60), "Turn Back": (150, 210)}
+_ROUTE = (
+    "You are a robot beginning at the {0} and facing the {1}. You want to navigate to the {3}. You will perform the "
+    "following actions (Note: for each [please fill in], choose either 'turn back,' 'turn left,' or 'turn right.'): "
+    "1. [please fill in] 2. Go forward until the {2}. 3. [please fill in] 4. Go forward until the {3}. You have "
+    "reached the final destination."
+)
+
+
+class Asker:
+    """Asks about one clip.
+
+    Args:
+        clip: the clip.
+        measured: its room from two sides; answers come from the first.
+    """
+
+    def __init__(self, clip: Clip, measured: tuple[Measures, Measures]) -> None:
+        self.clip, self.measured = clip, measured
+        self.rng = np.random.default_rng([clip.room.seed, _SPAN])
+        scene = observe(clip)
+        names = sorted({thing.category for thing in scene.things})
+        #: Ids of all objects by category, of the unmistakable ones that are all clearly seen.
+        self.ids = {
+            name: [scene.things[row].id for row in scene.named(name)]
+            for name in names
+            if scene.plain(name) and not scene.faint(scene.named(name))
+        }
+        self.single = {name: ids[0] for name, ids in self.ids.items() if len(ids) == 1}
+
+    def questions(self) -> Iterator[Entry]:
+        """The entries of all tasks, without ids."""
+        yield from self._numbers()
+        for level, (words, ranges) in _DIRECTIONS.items():
+            yield from self._choices(f"object_rel_direction_{level}", self._directions(words, ranges))
+        yield from self._choices("object_rel_distance", self._nearest())
+        yield from self._choices("route_planning", self._routes())
+        yield from self._choices("obj_appearance_order", self._orders())
+
+    def _entry(self, kind: str, question: str, truth: str, options: list[str] | None = None, topic: str = "") -> Entry:
+        return {
+            "dataset": DATASET, "question_type": kind, "question": question, "ground_truth": truth, "options": options,
+            "topic": topic,
+        }  # fmt: skip
+
+    def _agree(self, answer: Callable[..., Any], *about: Any) -> Any:
+        """What both measurements say, ``answer(measures, *about)``, else None."""
+        first, second = (answer(one, *about) for one in self.measured)
+        return first if first == second else None
+
+    def _close(self, tolerance: float, number: Callable[..., float], *about: Any) -> float | None:
+        """A number, where both measurements differ by no more than the relative tolerance."""
+        first, second = (number(one, *about) for one in self.measured)
+        return first if abs(first - second) <= tolerance * first else None
+
+    def _shuffled(self, values: Sequence[Any], most: int | None = None) -> list[Any]:
+        return [values[i] for i in self.rng.permutation(len(values))[:most]]
+
+    # -- numbers
+
+    def _numbers(self) -> Iterator[Entry]:
+        for name in self._shuffled([name for name, ids in self.ids.items() if len(ids) > 1], _MOST["number"]):
+            count = self._agree(_count, self.ids[name])
+            if count is not None:
+                yield self._entry("object_counting", f"How many {name}(s) are in this room?", str(count), topic=name)
+        area = self._close(0.03, _area)
+        if area is not None:
+            yield self._entry("room_size_estimation", _ROOM_SIZE, f"{area:.1f}")
+        for name in self._shuffled([*self.single], _MOST["number"]):
+            longest = self._close(0.03, _longest, self.single[name])
+            if longest is not None:
+                truth = str(round(100 * longest))
+                yield self._entry("object_size_estimation", _SIZE.format(name), truth, topic=name)
+        asked = 0
+        for a, b in self._shuffled([*combinations(self.single, 2)]):
+            metres = self._close(0.05, _apart, self.single[a], self.single[b])
+            if metres is not None and metres >= 0.3 and asked < _MOST["number"]:
+                asked += 1
+                yield self._entry("object_abs_distance", _DISTANCE.format(a, b), f"{metres:.1f}")
+
+    # -- choices
+
+    def _choices(self, kind: str, found: Iterator[tuple[str, str, list[str]]]) -> Iterator[Entry]:
+        """Entries of some of the (question, answer, other options), no two with one answer; letters drawn evenly."""
+        groups: dict[str, list[tuple[str, str, list[str]]]] = defaultdict(list)
+        for item in found:
+            groups[item[1]].append(item)
+        for answer in self._shuffled(sorted(groups), _MOST["choice"]):
+            question, truth, others = groups[answer][int(self.rng.integers(len(groups[answer])))]
+            options = self._shuffled([truth, *others])
+            lettered = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
+            yield self._entry(kind, question, "ABCD"[options.index(truth)], lettered)
+
+    def _directions(self, words: str, ranges: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str, list[str]]]:
+        for a, b, c in permutations(self.single, 3):
+            places = self.single[a], self.single[b], self.single[c]
+            answer = self._agree(_direction, places, ranges)
+            if answer is not None:
+                yield words.format(a=a, b=b, c=c), answer, [other for other in ranges if other != answer]
+
+    def _nearest(self) -> Iterator[tuple[str, str, list[str]]]:
+        for anchor in self.single:
+            others = self._shuffled([name for name in self.ids if name != anchor])
+            for four in (others[i : i + 4] for i in range(0, len(others) - 3)):
+                answer = self._agree(self._closest, anchor, four)
+                if answer is not None:
+                    question = "Measuring from the closest point of each object, which of these objects "
+                    question += f"({', '.join(four)}) is the closest to the {anchor}?"
+                    yield question, answer, [name for name in four if name != answer]
+
+    def _closest(self, one: Measures, anchor: str, names: Sequence[str]) -> str | None:
+        apart = {name: min(one.apart(self.single[anchor], n) for n in self.ids[name]) for name in names}
+        first, second = sorted(names, key=apart.__getitem__)[:2]
+        return first if apart[second] - apart[first] >= _CLOSER_M else None
+
+    def _routes(self) -> Iterator[tuple[str, str, list[str]]]:
+        combos = [f"{a}, {b}" for a in _TURNS for b in _TURNS]
+        for names in self._shuffled([*permutations(self.single, 4)], 500):
+            start, facing, middle, end = (self.single[name] for name in names)
+            answer = self._agree(_route, (start, facing, middle, end))
+            if answer is not None and self._is_inside(start, middle) and self._is_inside(middle, end):
+                others = self._shuffled([combo for combo in combos if combo != answer], 3)
+                yield _ROUTE.format(*names), answer, others
+
+    def nearest_of(self) -> Iterator[tuple[str, int, str, bool]]:
+        """(category, the one of it that is meant, unique anchor, whether it is the nearest or the farthest)."""
+        for name, ids in self.ids.items():
+            for anchor in self.single if len(ids) > 1 else ():
+                for nearest in (True, False):
+                    chosen = self._agree(_outermost, ids, self.single[anchor], nearest)
+                    if chosen is not None:
+                        yield name, chosen, anchor, nearest
+
+    def _is_inside(self, a: int, b: int) -> bool:
+        """Whether the way between two objects stays in the room."""
+        first, second = (self.measured[0].centre[number] for number in (a, b))
+        way = first + np.linspace(0.1, 0.9, 17)[:, None] * (second - first)
+        return bool((Outline(self.clip.room.polygon).clearance(way) > 0).all())
+
+    def _orders(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Four categories in one order, and no two at once, under every definition of "shows"."""
+        first = {
+            name: np.array([sum((one.first_frames[n] for one in self.measured), ()) for n in ids]).min(0)
+            for name, ids in self.ids.items()
+        }
+        for four in self._shuffled([*combinations(first, 4)], 500):
+            frames = np.array([first[name] for name in four])
+            orders = frames.argsort(0)
+            if (np.diff(np.sort(frames, 0), axis=0) > 0).all() and (orders == orders[:, :1]).all():
+                answer = ", ".join(four[i] for i in orders[:, 0])
+                others = [order for order in map(", ".join, permutations(four)) if order != answer]
+                question = "What will be the first-time appearance order of the following categories in the video: "
+                yield f"{question}{', '.join(self._shuffled(four))}?", answer, self._shuffled(others, 3)
+
+
+def _count(one: Measures, ids: Sequence[int]) -> int:
+    return sum(number in one.centre for number in ids)
+
+
+def _area(one: Measures) -> float:
+    return one.area_m2
+
+
+def _longest(one: Measures, number: int) -> float:
+    return one.longest_m[number]
+
+
+def _apart(one: Measures, a: int, b: int) -> float:
+    return one.apart(a, b)
+
+
+def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:
+    """The nearest or the farthest of some objects to another one, by centres in plan; None where it is not clear."""
+    away = {number: float(np.linalg.norm(one.centre[number] - one.centre[anchor])) for number in ids}
+    first, second = sorted(ids, key=away.__getitem__, reverse=not nearest)[:2]
+    return first if abs(away[first] - away[second]) >= _CLOSER_M else None
+
+
+def _turn(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Degrees from one direction in plan to another, left positive, -180 to 180; None where one is too short."""
+    if min(np.linalg.norm(first), np.linalg.norm(second)) < _NEAR_M:
+        return None
+    return math.degrees(math.atan2(first[0] * second[1] - first[1] * second[0], first @ second))
+
+
+def _named(turn: float | None, ranges: dict[str, tuple[int, int]]) -> str | None:
+    if turn is None:
+        return None
+    return next((n for n, (low, high) in ranges.items() if low <= turn <= high or low <= turn + 360 <= high), None)
+
+
+def _direction(one: Measures, at: tuple[int, int, int], ranges: dict[str, tuple[int, int]]) -> str | None:
+    a, b, c = (one.centre[number] for number in at)
+    return _named(_turn(b - a, c - a), ranges)
+
+
+def _route(one: Measures, at: tuple[int, int, int, int]) -> str | None:
+    start, facing, middle, end = (one.centre[number] for number in at)
+    turns = _turn(facing - start, middle - start), _turn(middle - start, end - middle)
+    words = [_named(turn, _TURNS) for turn in turns]
+    return None if None in words else ", ".join(map(str, words))
+
+
+# -- over all scenes
+
+
+def numbered(entries: Sequence[Entry]) -> list[Entry]:
+    """The rows of the file: with ids, with ``pruned``, and without the topics that this is found by."""
+    pruned = _foretold(entries)
+    names = ("dataset", "scene_name", "question_type", "question", "options", "ground_truth")
+    return [
+        {"id": number, **{name: entry[name] for name in names}, "pruned": number in pruned}
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _foretold(entries: Sequence[Entry]) -> set[int]:
+    """The numbers that their kind, or their kind and topic, foretell best; so many that the others stay below
+    ``MOST_BLIND``.
+    """
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        if entry["options"] is None:
+            for topic in {"", entry["topic"]}:
+                groups[entry["question_type"], topic].append(number)
+    blind: dict[str, dict[int, float]] = defaultdict(dict)
+    for (kind, _), numbers in groups.items():
+        values = {number: float(entries[number]["ground_truth"]) for number in numbers}
+        for number in numbers:
+            others = [value for other, value in values.items() if other != number]
+            known = mean_relative_accuracy(median(others), values[number]) if others else 0.0
+            blind[kind][number] = max(known, blind[kind].get(number, 0.0))
+    pruned: set[int] = set()
+    for found in blind.values():
+        graded = sorted(((known, number) for number, known in found.items()), reverse=True)
+        while graded and sum(known for known, _ in graded) / len(graded) > MOST_BLIND:
+            pruned.add(graded.pop(0)[1])
+    return pruned
