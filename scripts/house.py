@@ -28,6 +28,7 @@ FLOORS = (
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
+    ("vidllm.inventory",),
     ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene"),
     ("vidllm.datasets",),
     ("vidllm.training",),
@@ -38,14 +39,14 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1385,
+    "vidllm": 1800,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1700,
+    "vidllm.cli": 1755,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
-    "vidllm.export": 1190,
-    "vidllm.geometry": 1730,
+    "vidllm.export": 1205,
+    "vidllm.geometry": 1780,
     "vidllm.io": 4135,
     "vidllm.long_video": 750,
     "vidllm.model": 5655,

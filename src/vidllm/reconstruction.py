@@ -16,6 +16,7 @@ from torch import Tensor
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion
+from vidllm.inventory import NAMES, Inventory, Measurement, measure, take
 from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
 from vidllm.model import prompts
@@ -64,6 +65,17 @@ class Scale:
     value: float
     spread: float
     warnings: tuple[str, ...]
+
+    def interval(self, length_m: float) -> tuple[float, float] | None:
+        """Between which lengths a measured one lies as far as the scale is concerned; None where that is not known.
+
+        The one place where intervals of lengths come from. 90% of a normal distribution whose median absolute deviation
+        is the spread; the error of a box or a point itself is not in it.
+        """
+        if not math.isfinite(self.spread):
+            return None
+        wide = min(1.0, 1.645 * 1.4826 * self.spread)
+        return length_m - wide * abs(length_m), length_m + wide * abs(length_m)
 
 
 class Scene:
@@ -282,6 +294,25 @@ class Scene:
             seen.patches, seen.patch_positions, seen.patch_mask, hidden[:, -1:], boxes[None]
         )
         return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
+
+    def inventory(self, names: Sequence[str] = NAMES) -> Inventory:
+        """Everything in the scene once, with the room's floor and height and the camera's path (docs/measuring.md).
+
+        ``names``: what is looked for. ``as_dict()`` and ``as_text()`` of what is returned are for programs and prompts.
+        ValueError for a name that no question can hold, or a scene without depth.
+        """
+        return take(self, [prompts.check_question(name, what="name") for name in names])
+
+    def measure(
+        self, first: str | tuple[int, float, float], second: str | tuple[int, float, float] | None = None
+    ) -> Measurement:
+        """Sizes and heights of one or two things, and the distances between two, in metres with their intervals.
+
+        Each is an expression ("the table"; its best box counts) or a pixel (frame, u, v) of an original picture, frames
+        counted among the sampled ones from 0. ValueError for an expression that means nothing here or a pixel
+        without depth.
+        """
+        return measure(self, first, second)
 
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""

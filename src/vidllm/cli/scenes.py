@@ -24,6 +24,7 @@ from vidllm.cli.options import (
     Text,
     Verb,
     WindowOptions,
+    Words,
     read_by,
     spelled,
 )
@@ -172,6 +173,55 @@ class Ground(OfVideo):
             reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
         else:
             print("\n".join(box_lines(boxes)) or f"no such object: {self.expression}")
+
+
+@dataclass(frozen=True)
+class TakeInventory(OfVideo):
+    """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
+
+    names: Words = ()  # look for these instead of the known names of furniture and objects
+    distances: Flag = False  # also the distances between all pairs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in reading.words(self.names):
+            check_question(name, what="name")
+
+    def run(self) -> None:
+        from vidllm.inventory import NAMES
+
+        scene = self.scene()
+        note_warnings(scene)
+        found = scene.inventory(reading.words(self.names) or NAMES)
+        if self.json:
+            reading.print_json(found.as_dict(self.distances))
+        else:
+            print(found.as_text(self.distances))
+
+
+@dataclass(frozen=True)
+class Measure(OfVideo):
+    """Measure one or two things: sizes, heights over the floor, the distance between them, in metres."""
+
+    what: Annotated[Positional[tuple[str, ...]], arg(metavar="WHAT...", help_behavior_hint="(required)")]
+    """one or two expressions, or pixels FRAME:U,V of a sampled frame (original size)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.what) not in (1, 2):
+            raise ValueError(f"expected one or two things to measure, received {len(self.what)}; see vidllm measure "
+                             "--help")  # fmt: skip
+        for what in self.what:
+            check_question(what, what="expression")
+
+    def run(self) -> None:
+        scene = self.scene()
+        note_warnings(scene)
+        found = scene.measure(*[reading.pixel(what) or what for what in self.what])
+        if self.json:
+            reading.print_json(found.as_dict())
+        else:
+            print(found.as_text())
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,26 @@ class SceneData:
         xyz = _apply(pose[:, :3, :3], frame, camera) + pose[frame, :3, 3]
         return PointSamples(xyz.astype(np.float32), self.rgb[keep], uv.astype(np.float32), frame)
 
+    def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
+        """The point of the scene that a pixel of an original picture shows, metres, scene frame.
+
+        ValueError where there is no such frame, the pixel was cut off, or has no depth.
+        """
+        if not 0 <= frame < len(self):
+            raise ValueError(f"there is no frame {frame}; frames are 0 to {len(self) - 1}")
+        x, y, _ = self.processed_from_original @ np.array([u, v, 1.0])
+        height, width = self.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"pixel {u:g},{v:g} lies outside what is used of the {self.original_size[1]} x "
+                             f"{self.original_size[0]} pictures; give another one")  # fmt: skip
+        depth = float(self.depth_m[frame, int(y), int(x)])
+        if not (np.isfinite(depth) and depth > 0):
+            raise ValueError(f"pixel {u:g},{v:g} of frame {frame} has no depth; give another one")
+        ray = np.linalg.inv(self.intrinsics[frame].astype(np.float64)) @ np.array([x, y, 1.0])
+        pose = self.scene_from_camera[frame]
+        a, b, c = (pose[:3, :3] @ (ray * depth) + pose[:3, 3]).tolist()
+        return a, b, c
+
     def points(
         self, stride: int = 1, min_confidence: float | None = None
     ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
