@@ -39,13 +39,13 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1800,
+    "vidllm": 1830,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1755,
+    "vidllm.cli": 1775,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
-    "vidllm.export": 1205,
+    "vidllm.export": 1360,
     "vidllm.geometry": 1780,
     "vidllm.io": 4135,
     "vidllm.long_video": 750,

@@ -235,7 +235,7 @@ class Thing:
 
     name: str
     colour: str
-    box: FoundBox
+    box: Any  # a vidllm.scene.Box
     frames: int
 
     @property

@@ -330,22 +330,35 @@ class Scene:
     # ---- files ------------------------------------------------------------------------------------------------
 
     def save(
-        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = DEFAULT_FORMATS,
+        boxes: Sequence[Box] = (),
+        labels: Sequence[str] = (),
+        transcript: Sequence[tuple[str, str]] = (),
     ) -> list[Path]:
         """Write the reconstruction, all of it or nothing; returns the paths.
 
+        ``boxes`` are shown by the overview, the page, the film and the tables of boxes, each under its label if
+        ``labels`` are given; ``transcript`` (questions and answers) by the page.
         Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
         Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
         """
         from vidllm.export import EXPORTERS, atomic_folder, export_scene
+        from vidllm.export.page import PageTexts
         from vidllm.scene_file import write_scene
 
         unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
         if unknown:
             raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
         folder, exports = Path(folder), [name for name in formats if name != SAVED]
+        named = labels or [""] * len(boxes)
+        shown = [{**box.as_dict(), "label": label} for box, label in zip(boxes, named, strict=True)]
+        wide = self.scale.interval(1.0)
+        texts = PageTexts(Path(self._frames.source).name or "scene", self.scale.warnings, transcript,
+                          None if wide is None else wide[1] - 1)  # fmt: skip
         with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
+            paths = export_scene(part, self.data, exports, shown, texts) if exports else []
             if SAVED in formats:
                 paths += write_scene(part, self._model, *self.saved())
         return [folder / path.relative_to(part) for path in paths]

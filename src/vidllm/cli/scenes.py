@@ -33,7 +33,8 @@ from vidllm.model.prompts import check_question
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
-FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "scene")
+FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html", "scene")
+LISTING = ("html",)  # formats that show everything in the room where nothing is grounded
 IN_SCENE = {"frame": "scene", "units": "m"}
 
 
@@ -230,25 +231,35 @@ class Reconstruct(OfVideo):
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, scene; scene: a saved scene, to be asked
-    later in place of the video"""
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, scene (docs/exports.md); scene: a saved
+    scene, to be asked later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
-    """also find this and draw its boxes in the overview; may be repeated"""
+    """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""
+    ask: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="QUESTION")] = ()
+    """also answer this; the page (html) shows it; may be repeated"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for expression in self.ground:
             check_question(expression, what="expression")
+        for question in self.ask:
+            check_question(question)
 
     def run(self) -> None:
         folder = reading.writable_folder(self.output)
         scene = self.scene()
         note_warnings(scene)
         found = [(e, scene.ground(e)) for e in self.ground]
-        files = scene.save(folder, self.format, [box for _, boxes in found for box in boxes])
+        shown = [(expression, box) for expression, boxes in found for box in boxes]
+        if not self.ground and set(self.format) & set(LISTING):
+            shown = [(thing.called, thing.box) for thing in scene.inventory().things]
+        said = [(question, scene.ask(question)) for question in self.ask]
+        files = scene.save(folder, self.format, [box for _, box in shown], [label for label, _ in shown], said)
         summary = {"video": self.video, **scene.summary(), "files": [str(f) for f in files]}
         if self.ground:
             summary["ground"] = [{"expression": e, "boxes": [b.as_dict() for b in boxes]} for e, boxes in found]
+        if self.ask:
+            summary["ask"] = [{"question": question, "answer": answer} for question, answer in said]
         if self.json:
             reading.print_json(summary)
         else:
@@ -302,6 +313,7 @@ def _summary_lines(summary: dict[str, Any], found: list[tuple[str, list[Box]]]) 
     ]
     for expression, boxes in found:
         lines += [f"found         {expression}: {line}" for line in box_lines(boxes) or ["no such object"]]
+    lines += [f"answer        {item['question']} {item['answer']}" for item in summary.get("ask", ())]
     return lines + [f"wrote         {file}" for file in summary["files"]]
 
 
