@@ -39,15 +39,15 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 1830,
+    "vidllm": 1845,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1775,
+    "vidllm.cli": 1780,
     "vidllm.datasets": 3085,
     "vidllm.evaluation": 5335,
     "vidllm.experiments": 930,
-    "vidllm.export": 1360,
+    "vidllm.export": 1600,
     "vidllm.geometry": 1780,
-    "vidllm.io": 4135,
+    "vidllm.io": 4145,
     "vidllm.long_video": 750,
     "vidllm.model": 5655,
     "vidllm.pretrained": 1520,

@@ -101,8 +101,8 @@ class Length:
 
     def __str__(self) -> str:
         low, high = self.interval or (self.value, self.value)
-        value, low, high = (f"{v:.2f}" for v in (self.value, low, high))
-        return f"{value} m" if value == low == high else f"{value} m ({low} to {high})"
+        value, least, most = (f"{v:.2f}" for v in (self.value, low, high))
+        return f"{value} m" if value == least == most else f"{value} m ({least} to {most})"
 
 
 @dataclass(frozen=True)

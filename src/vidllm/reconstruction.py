@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.inventory import NAMES, Inventory, Measurement, measure, take
 from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
+from vidllm.io.video import original_pictures
 from vidllm.model import prompts
 from vidllm.model.generation import CachedPrefix
 from vidllm.model.grounding import decode_boxes, decode_choice
@@ -225,7 +226,17 @@ class Scene:
             confidence=confidence,
             names=names,
             has_clock=source.clock_start_s is not None,
+            originals=self._originals(),
         )
+
+    def _originals(self) -> Callable[[], Iterator[np.ndarray]] | None:
+        """Reads the pictures again as they were; None where they did not come from a file that is still there."""
+        place = Path(self._frames.source)
+        return partial(original_pictures, place, self._numbers()) if place.exists() else None
+
+    def _numbers(self) -> list[int]:
+        """Numbers of the frames in the source."""
+        return [int(index) for index in self._frames.indices]
 
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""

@@ -33,8 +33,9 @@ from vidllm.model.prompts import check_question
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
-FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html", "scene")
-LISTING = ("html",)  # formats that show everything in the room where nothing is grounded
+FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html",
+           "boxes", "npz", "mp4", "rrd", "scene")  # fmt: skip
+LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show everything in the room where nothing is grounded
 IN_SCENE = {"frame": "scene", "units": "m"}
 
 
@@ -169,7 +170,8 @@ class Ground(OfVideo):
         note_warnings(scene)
         boxes = scene.ground(self.expression)
         if self.output:
-            write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
+            named = [{**box.as_dict(), "label": self.expression} for box in boxes]
+            write_frames_picture(self.output, scene.data, named)
         if self.json:
             reading.print_json({"expression": self.expression, "boxes": [b.as_dict() for b in boxes], **IN_SCENE})
         else:
@@ -231,8 +233,8 @@ class Reconstruct(OfVideo):
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, scene (docs/exports.md); scene: a saved
-    scene, to be asked later in place of the video"""
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, scene: see
+    docs/exports.md; scene: a saved scene, to be asked later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
     """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""
     ask: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="QUESTION")] = ()

@@ -30,8 +30,12 @@ FILE_NAMES: dict[str, str] = {
     "glb": "scene.glb",
     "overview": "overview.png",
     "html": "scene.html",
+    "boxes": "boxes",
+    "npz": "depth.npz",
+    "mp4": "scene.mp4",
+    "rrd": "scene.rrd",
 }
-BOXED = ("overview", "html")  # formats that show boxes
+BOXED = ("overview", "html", "boxes", "glb", "mp4", "rrd")  # formats that show boxes
 
 
 def _lazy(module: str, function: str) -> Callable[..., None]:
@@ -52,6 +56,10 @@ EXPORTERS: dict[str, Callable[..., None]] = {
     "glb": _lazy("points", "write_glb"),
     "overview": _lazy("pictures", "write_overview"),
     "html": _lazy("page", "write_page"),
+    "boxes": _lazy("tables", "write_boxes"),
+    "npz": _lazy("tables", "write_npz"),
+    "mp4": _lazy("movie", "write_movie"),
+    "rrd": _lazy("rerun_file", "write_rrd"),
 }
 
 

@@ -6,7 +6,7 @@ is the first camera, the scene frame is gravity aligned with z up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ class SceneData:
         confidence: `(F, H, W)` or None; larger is surer.
         names: `F` frame names, or empty for `frame_000000`, ...
         has_clock: whether the timestamps are times.
+        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None where they are not at hand.
 
     Raises:
         ValueError: arrays whose shapes do not agree, or colours that are not uint8.
@@ -62,6 +63,7 @@ class SceneData:
     confidence: np.ndarray | None = None
     names: Sequence[str] = ()
     has_clock: bool = True
+    originals: Callable[[], Iterator[np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 3 or self.rgb.dtype != np.uint8:
