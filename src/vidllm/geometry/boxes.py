@@ -145,7 +145,7 @@ def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#
     return (x.abs() <= half[..., 0]) & (y.abs() <= half[..., 1]) & (offset[..., 2].abs() <= half[..., 2])
 
 
-def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Float[Tensor, 3], Float[Tensor, 3]]:
+def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
     """The points of two boxes that are nearest to each other; one point twice where the boxes touch or overlap.
 
     Exact. Where the boxes do not overlap seen from above, a corner of one of them is among the nearest points. A box

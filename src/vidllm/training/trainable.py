@@ -60,6 +60,9 @@ class Trainable(ABC):
         """The module whose weights are averaged over the steps; None: none is."""
         return None
 
+    def prepare(self, say: Callable[[str], None]) -> None:  # noqa: B027 - nothing to do is the rule
+        """Called once, before the first step of a run that does not resume."""
+
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
         """Called whenever a checkpoint has been written."""
 
@@ -92,9 +95,9 @@ class Trainable(ABC):
         return Ahead(self.draw, self.config.loop.prefetch)
 
     @cached_property
-    def watch(self) -> Watch:
+    def spike_guard(self) -> LossSpikeGuard:
         """What decides whether a step is taken."""
-        return Watch(self.config.loop.spike_factor, self.config.loop.spike_window)
+        return LossSpikeGuard(self.config.loop.spike_factor, self.config.loop.spike_window)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter, trained or not, as ``module.name``."""
@@ -158,7 +161,7 @@ class Ahead:
 
 
 
-class Watch:
+class LossSpikeGuard:
     """Remembers the losses and gradient norms of the steps taken, and how many were skipped of late."""
 
     def __init__(self, factor: float = 10.0, window: int = 100) -> None:
