@@ -28,6 +28,7 @@ FLOORS = (
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
+    ("vidllm.inventory",),
     ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene",
      "vidllm.feature_registration"),
     ("vidllm.datasets",),

@@ -19,13 +19,15 @@ instance_type, n_objects, nyu40, object_names, question_type, reference_type, ti
 mask_token
 
 # found by name in a table: the exporters of vidllm.export
-write_cameras, write_colmap, write_depth, write_glb, write_nerfstudio, write_overview, write_ply, write_tum
+write_boxes, write_cameras, write_colmap, write_depth, write_glb, write_movie, write_nerfstudio, write_npz
+write_overview, write_page, write_ply, write_rrd, write_tum
 
 # found by name in a table: the evaluators of vidllm.evaluation.protocols
 PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
 
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
-Ask, Describe, Ground, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack, Score, Compare, SeenIn
+Ask, Describe, Ground, TakeInventory, Measure, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack
+Score, Compare, SeenIn
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight

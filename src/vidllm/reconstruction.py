@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +16,10 @@ from torch import Tensor
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import BLANK, FAINT, PictureMotion, contrasts
+from vidllm.inventory import NAMES, Inventory, Measurement, measure, take
 from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
+from vidllm.io.video import original_pictures
 from vidllm.model import prompts
 from vidllm.model.calibration import Calibration
 from vidllm.model.generation import CachedPrefix
@@ -96,6 +98,16 @@ class Scale:
     spread: float
     warnings: tuple[str, ...]
     interval: tuple[float, float] | None = None
+
+    def of_length(self, length_m: float) -> tuple[float, float] | None:
+        """Between which lengths a measured one lies as far as the scale is concerned; None where that is not known.
+
+        The one place where intervals of lengths come from; the error of a box or a point itself is not in it.
+        """
+        if self.interval is None:
+            return None
+        low, high = sorted(bound / self.value * length_m for bound in self.interval)
+        return low, high
 
 
 class Scene:
@@ -329,7 +341,17 @@ class Scene:
             names=names,
             has_clock=source.clock_start_s is not None,
             depth_std_m=None if self.depth_std is None else self.depth_std.numpy(),
+            originals=self._originals(),
         )
+
+    def _originals(self) -> Callable[[], Iterator[np.ndarray]] | None:
+        """Reads the pictures again as they were; None where they did not come from a file that is still there."""
+        place = Path(self._frames.source)
+        return partial(original_pictures, place, self._numbers()) if place.exists() else None
+
+    def _numbers(self) -> list[int]:
+        """Numbers of the frames in the source."""
+        return [int(index) for index in self._frames.indices]
 
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
@@ -461,6 +483,25 @@ class Scene:
         )
         return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
 
+    def inventory(self, names: Sequence[str] = NAMES) -> Inventory:
+        """Everything in the scene once, with the room's floor and height and the camera's path (docs/measuring.md).
+
+        ``names``: what is looked for. ``as_dict()`` and ``as_text()`` of what is returned are for programs and prompts.
+        ValueError for a name that no question can hold, or a scene without depth.
+        """
+        return take(self, [prompts.check_question(name, what="name") for name in names])
+
+    def measure(
+        self, first: str | tuple[int, float, float], second: str | tuple[int, float, float] | None = None
+    ) -> Measurement:
+        """Sizes and heights of one or two things, and the distances between two, in metres with their intervals.
+
+        Each is an expression ("the table"; its best box counts) or a pixel (frame, u, v) of an original picture, frames
+        counted among the sampled ones from 0. ValueError for an expression that means nothing here or a pixel
+        without depth.
+        """
+        return measure(self, first, second)
+
     def logits(self, prompt: str) -> Tensor:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
         return self._reader.read(prompt)[1][0, -1].float()
@@ -477,22 +518,35 @@ class Scene:
     # ---- files ------------------------------------------------------------------------------------------------
 
     def save(
-        self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, boxes: Sequence[Box] = ()
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = DEFAULT_FORMATS,
+        boxes: Sequence[Box] = (),
+        labels: Sequence[str] = (),
+        transcript: Sequence[tuple[str, str]] = (),
     ) -> list[Path]:
         """Write the reconstruction, all of it or nothing; returns the paths.
 
+        ``boxes`` are shown by the overview, the page, the film and the tables of boxes, each under its label if
+        ``labels`` are given; ``transcript`` (questions and answers) by the page.
         Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
         Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
         """
         from vidllm.export import EXPORTERS, atomic_folder, export_scene
+        from vidllm.export.page import PageTexts
         from vidllm.scene_file import write_scene
 
         unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
         if unknown:
             raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
         folder, exports = Path(folder), [name for name in formats if name != SAVED]
+        named = labels or [""] * len(boxes)
+        shown = [{**box.as_dict(), "label": label} for box, label in zip(boxes, named, strict=True)]
+        wide = self.scale.of_length(1.0)
+        texts = PageTexts(Path(self._frames.source).name or "scene", self.warnings, transcript,
+                          None if wide is None else wide[1] - 1)  # fmt: skip
         with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, exports, [b.as_dict() for b in boxes]) if exports else []
+            paths = export_scene(part, self.data, exports, shown, texts) if exports else []
             if SAVED in formats:
                 paths += write_scene(part, self._model, *self.saved())
         return [folder / path.relative_to(part) for path in paths]

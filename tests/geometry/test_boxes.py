@@ -11,8 +11,10 @@ from vidllm.geometry.boxes import (
     axis_aligned_bounds,
     box_corners,
     diou_loss,
+    distinct,
     iou_axis_aligned,
     iou_oriented,
+    nearest_points,
     points_in_boxes,
     transform_boxes,
 )
@@ -125,3 +127,36 @@ def test_nothing_is_nan_for_degenerate_boxes():
     assert torch.isfinite(iou_oriented(boxes, torch.cat((boxes, UNIT)))).all()
     with pytest.raises(ValueError, match="expected boxes of 6"):
         axis_aligned_bounds(torch.zeros(2, 5))
+
+
+def test_nearest_points_are_those_of_a_dense_search():
+    torch.manual_seed(1)
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-0.5, 0.5, 9)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    for a, b in zip(random_boxes(30), random_boxes(30), strict=True):
+        b[:2] += 2.5 * (torch.rand(2) - 0.5)
+        here, there = nearest_points(a, b)
+        inside = points_in_boxes(torch.stack((here, there)), torch.stack((grown(a), grown(b))))
+        assert bool(inside.all())
+        clouds = [(grid * box[3:6]) @ rotation_z(box[6]).T + box[:3] for box in (a, b)]
+        searched = float(torch.cdist(*clouds).min())
+        assert float((here - there).norm()) <= searched + 1e-5  # exact: never above the best of sampled points,
+        assert float((here - there).norm()) >= searched - 0.5  # and near it
+        assert (float((here - there).norm()) < 1e-9) == (float(iou_oriented(a[None], b[None])) > 0)
+
+
+def grown(box: torch.Tensor) -> torch.Tensor:
+    return torch.cat((box[:3], box[3:6] + 1e-5, box[6:])).double()
+
+
+def test_nearest_points_of_crossed_and_stacked_boxes():
+    across, along = torch.tensor([0, 0, 0, 4.0, 0.5, 1, 0]), torch.tensor([0, 0, 3.0, 0.5, 4, 1, 0])
+    here, there = nearest_points(across, along)  # a cross seen from above: no corner of one lies in the other
+    torch.testing.assert_close(here[:2], there[:2])
+    assert (here[2], there[2]) == (0.5, 2.5)
+
+
+def test_of_boxes_of_one_thing_the_best_is_kept():
+    boxes = torch.cat((UNIT, moved(0.1), moved(0.2, size=0.5), moved(3.0)))
+    scores = torch.tensor([0.5, 0.9, 0.4, 0.2])
+    assert distinct(boxes, scores, ["chair", "sofa", "chair", "chair"]) == [1, 2, 3]
+    assert distinct(boxes, scores, ["sofa", "sofa", "sofa", "sofa"]) == [1, 3]  # the small one lies in the first

@@ -28,6 +28,8 @@ VERBS = {
     "ask": ("scenes", "Ask", "answer questions about a video, one answer per line"),
     "describe": ("scenes", "Describe", "describe the room, or the object at a point"),
     "ground": ("scenes", "Ground", "find the objects that an expression means: boxes in metres"),
+    "inventory": ("scenes", "TakeInventory", "everything in the room once, with the floor and the camera's path"),
+    "measure": ("scenes", "Measure", "sizes of one or two things and the distance between them, in metres"),
     "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
     "demo": ("scenes", "Demo", "run the bundled clip and print the errors against its ground truth"),
     "info": ("models", "Info", "parameters of each part, without allocating any"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,12 @@ def point(text: str) -> tuple[float, float, float]:
     if not all(math.isfinite(v) for v in (x, y, z)):
         raise ValueError(f"expected finite numbers, received {text!r}")
     return x, y, z
+
+
+def pixel(text: str) -> tuple[int, float, float] | None:
+    """``FRAME:U,V`` as a frame's number and a pixel; None for other texts."""
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9}(?:\.\d+)?),(\d{1,9}(?:\.\d+)?)", text.strip())
+    return None if found is None else (int(found[1]), float(found[2]), float(found[3]))
 
 
 def seeds(text: str) -> range:

@@ -24,6 +24,7 @@ from vidllm.cli.options import (
     Text,
     Verb,
     WindowOptions,
+    Words,
     read_by,
     spelled,
 )
@@ -32,7 +33,9 @@ from vidllm.model.prompts import check_question
 if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
-FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "scene")
+FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html",
+           "boxes", "npz", "mp4", "rrd", "scene")  # fmt: skip
+LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show everything in the room where nothing is grounded
 IN_SCENE = {"frame": "scene", "units": "m"}
 
 
@@ -174,7 +177,8 @@ class Ground(OfVideo):
         note_warnings(scene)
         boxes = scene.ground(self.expression)
         if self.output:
-            write_frames_picture(self.output, scene.data, [box.as_dict() for box in boxes])
+            named = [{**box.as_dict(), "label": self.expression} for box in boxes]
+            write_frames_picture(self.output, scene.data, named)
         if self.json:
             said = {"notes": list(boxes.notes), "warnings": list(scene.scale.warnings)}
             found = [box.as_dict() for box in boxes]
@@ -184,15 +188,66 @@ class Ground(OfVideo):
 
 
 @dataclass(frozen=True)
+class TakeInventory(OfVideo):
+    """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
+
+    names: Words = ()  # look for these instead of the known names of furniture and objects
+    distances: Flag = False  # also the distances between all pairs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in reading.words(self.names):
+            check_question(name, what="name")
+
+    def run(self) -> None:
+        from vidllm.inventory import NAMES
+
+        scene = self.scene()
+        note_warnings(scene)
+        found = scene.inventory(reading.words(self.names) or NAMES)
+        if self.json:
+            reading.print_json(found.as_dict(self.distances))
+        else:
+            print(found.as_text(self.distances))
+
+
+@dataclass(frozen=True)
+class Measure(OfVideo):
+    """Measure one or two things: sizes, heights over the floor, the distance between them, in metres."""
+
+    what: Annotated[Positional[tuple[str, ...]], arg(metavar="WHAT...", help_behavior_hint="(required)")]
+    """one or two expressions, or pixels FRAME:U,V of a sampled frame (original size)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.what) not in (1, 2):
+            raise ValueError(f"expected one or two things to measure, received {len(self.what)}; see vidllm measure "
+                             "--help")  # fmt: skip
+        for what in self.what:
+            check_question(what, what="expression")
+
+    def run(self) -> None:
+        scene = self.scene()
+        note_warnings(scene)
+        found = scene.measure(*[reading.pixel(what) or what for what in self.what])
+        if self.json:
+            reading.print_json(found.as_dict())
+        else:
+            print(found.as_text())
+
+
+@dataclass(frozen=True)
 class Reconstruct(OfVideo):
     """Write cameras, depth and points in metres."""
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, scene; scene: a saved scene, to be asked
-    later in place of the video"""
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, scene: see
+    docs/exports.md; scene: a saved scene, to be asked later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
-    """also find this and draw its boxes in the overview; may be repeated"""
+    """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""
+    ask: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="QUESTION")] = ()
+    """also answer this; the page (html) shows it; may be repeated"""
     registration: Literal["learned", "sfm", "auto"] = "auto"
     """what places the cameras: the model; features (pip install 'vidllm[sfm]'); auto: features where the frames do not
     agree after refinement and the extra is there"""
@@ -204,16 +259,24 @@ class Reconstruct(OfVideo):
             raise ValueError("--registration sfm replaces cameras and scale; leave it out beside known ones")
         for expression in self.ground:
             check_question(expression, what="expression")
+        for question in self.ask:
+            check_question(question)
 
     def run(self) -> None:
         folder = reading.writable_folder(self.output)
         scene = self.registered()
         note_warnings(scene)
         found = [(e, scene.ground(e)) for e in self.ground]
-        files = scene.save(folder, self.format, [box for _, boxes in found for box in boxes])
+        shown = [(expression, box) for expression, boxes in found for box in boxes]
+        if not self.ground and set(self.format) & set(LISTING):
+            shown = [(thing.called, thing.box) for thing in scene.inventory().things]
+        said = [(question, scene.ask(question)) for question in self.ask]
+        files = scene.save(folder, self.format, [box for _, box in shown], [label for label, _ in shown], said)
         summary = {"video": self.video, **scene.summary(), "files": [str(f) for f in files]}
         if self.ground:
             summary["ground"] = [{"expression": e, "boxes": [b.as_dict() for b in boxes]} for e, boxes in found]
+        if self.ask:
+            summary["ask"] = [{"question": question, "answer": answer} for question, answer in said]
         if self.json:
             reading.print_json(summary)
         else:
@@ -317,6 +380,7 @@ def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[
     ]
     for expression, boxes in found:
         lines += [f"found         {expression}: {line}" for line in box_lines(boxes) or ["no such object"]]
+    lines += [f"answer        {item['question']} {item['answer']}" for item in summary.get("ask", ())]
     return lines + [f"wrote         {file}" for file in summary["files"]]
 
 

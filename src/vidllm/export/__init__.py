@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import OutputError, atomic_folder, atomic_path
 
-__all__ = ["EXPORTERS", "FILE_NAMES", "OutputError", "SceneData", "atomic_folder", "atomic_path", "export_scene"]
+if TYPE_CHECKING:
+    from vidllm.export.page import PageTexts
+
+__all__ = ["BOXED", "EXPORTERS", "FILE_NAMES", "OutputError", "SceneData", "atomic_folder", "atomic_path",
+           "export_scene"]  # fmt: skip
 
 FILE_NAMES: dict[str, str] = {
     "ply": "points.ply",
@@ -25,7 +29,13 @@ FILE_NAMES: dict[str, str] = {
     "nerfstudio": "nerfstudio",
     "glb": "scene.glb",
     "overview": "overview.png",
+    "html": "scene.html",
+    "boxes": "boxes",
+    "npz": "depth.npz",
+    "mp4": "scene.mp4",
+    "rrd": "scene.rrd",
 }
+BOXED = ("overview", "html", "boxes", "glb", "mp4", "rrd")  # formats that show boxes
 
 
 def _lazy(module: str, function: str) -> Callable[..., None]:
@@ -45,11 +55,20 @@ EXPORTERS: dict[str, Callable[..., None]] = {
     "nerfstudio": _lazy("splatting", "write_nerfstudio"),
     "glb": _lazy("points", "write_glb"),
     "overview": _lazy("pictures", "write_overview"),
+    "html": _lazy("page", "write_page"),
+    "boxes": _lazy("tables", "write_boxes"),
+    "npz": _lazy("tables", "write_npz"),
+    "mp4": _lazy("movie", "write_movie"),
+    "rrd": _lazy("rerun_file", "write_rrd"),
 }
 
 
 def export_scene(
-    folder: str | Path, data: SceneData, formats: Iterable[str], boxes: Sequence[Mapping[str, Any]] = ()
+    folder: str | Path,
+    data: SceneData,
+    formats: Iterable[str],
+    boxes: Sequence[Mapping[str, Any]] = (),
+    texts: PageTexts | None = None,
 ) -> list[Path]:
     """Write `data` in each of `formats` under `folder`, named by `FILE_NAMES`; returns the paths written.
 
@@ -58,7 +77,8 @@ def export_scene(
         data: the scene.
         formats: keys of `EXPORTERS`.
         boxes: found boxes as `{"center": [x, y, z], "size": [...], "yaw": ..., "label": optional}`, scene frame;
-            drawn in the overview.
+            shown by the formats of `BOXED`.
+        texts: what the page ("html") says beside the scene.
 
     Raises:
         ValueError: an unknown format.
@@ -70,6 +90,8 @@ def export_scene(
         raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}")
     paths = [Path(folder) / FILE_NAMES[name] for name in formats]
     for name, path in zip(formats, paths, strict=True):
-        options = {"boxes": boxes} if name == "overview" else {}
+        options: dict[str, Any] = {"boxes": boxes} if name in BOXED else {}
+        if name == "html" and texts is not None:
+            options["texts"] = texts
         EXPORTERS[name](path, data, **options)
     return paths

@@ -6,7 +6,7 @@ is the first camera, the scene frame is gravity aligned with z up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,7 @@ class SceneData:
         depth_std_m: `(F, H, W)` standard deviation of depth in metres, or None.
         names: `F` frame names, or empty for `frame_000000`, ...
         has_clock: whether the timestamps are times.
+        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None where they are not at hand.
 
     Raises:
         ValueError: arrays whose shapes do not agree, or colours that are not uint8.
@@ -64,6 +65,7 @@ class SceneData:
     names: Sequence[str] = ()
     has_clock: bool = True
     depth_std_m: np.ndarray | None = None
+    originals: Callable[[], Iterator[np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 3 or self.rgb.dtype != np.uint8:
@@ -144,6 +146,26 @@ class SceneData:
         pose = self.scene_from_camera
         xyz = _apply(pose[:, :3, :3], frame, camera) + pose[frame, :3, 3]
         return PointSamples(xyz.astype(np.float32), self.rgb[keep], uv.astype(np.float32), frame)
+
+    def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
+        """The point of the scene that a pixel of an original picture shows, metres, scene frame.
+
+        ValueError where there is no such frame, the pixel was cut off, or has no depth.
+        """
+        if not 0 <= frame < len(self):
+            raise ValueError(f"there is no frame {frame}; frames are 0 to {len(self) - 1}")
+        x, y, _ = self.processed_from_original @ np.array([u, v, 1.0])
+        height, width = self.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"pixel {u:g},{v:g} lies outside what is used of the {self.original_size[1]} x "
+                             f"{self.original_size[0]} pictures; give another one")  # fmt: skip
+        depth = float(self.depth_m[frame, int(y), int(x)])
+        if not (np.isfinite(depth) and depth > 0):
+            raise ValueError(f"pixel {u:g},{v:g} of frame {frame} has no depth; give another one")
+        ray = np.linalg.inv(self.intrinsics[frame].astype(np.float64)) @ np.array([x, y, 1.0])
+        pose = self.scene_from_camera[frame]
+        a, b, c = (pose[:3, :3] @ (ray * depth) + pose[:3, 3]).tolist()
+        return a, b, c
 
     def points(
         self, stride: int = 1, min_confidence: float | None = None

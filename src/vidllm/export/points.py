@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_labels, corners_of
 from vidllm.export.depth_png import colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
@@ -54,11 +55,12 @@ def write_glb(
     path: str | Path,
     data: SceneData,
     *,
+    boxes: Boxes = (),
     max_points: int = 500_000,
     min_confidence: float | None = None,
     camera_size_m: float = 0.1,
 ) -> None:
-    """Write points and cameras (blue first, red last, `camera_size_m` deep).
+    """Write points, cameras (blue first, red last, `camera_size_m` deep) and the edges of boxes, a mesh each.
 
     Raises `OutputError` when the file cannot be written.
     """
@@ -68,6 +70,9 @@ def write_glb(
     outlines = camera_pyramids(data, camera_size_m)[:, _EDGES].reshape(-1, 3)
     colours = colour_map(np.linspace(0.1, 0.9, len(data)))
     builder.add("cameras", outlines, np.repeat(colours, len(_EDGES), axis=0), _LINES)
+    for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
+        edges = corners[np.array(EDGES).ravel()]
+        builder.add(label, edges, np.tile(np.array(box_colour(number), np.uint8), (len(edges), 1)), _LINES)
     with atomic_path(path) as temporary:
         temporary.write_bytes(builder.glb())
 

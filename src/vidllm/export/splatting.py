@@ -1,12 +1,14 @@
 """What Gaussian splatting and multi-view stereo programs open: a COLMAP text model, a nerfstudio data set.
 
-COLMAP's world is the scene frame (z up, metres); its poses are camera-from-world and its pixel centres lie at +0.5,
-as ours. Every point is one back-projected pixel, so its track is that one observation.
+Both hold the original pictures with cameras in their pixels where the video is at hand (`SceneData.originals`), else
+the processed frames. COLMAP's world is the scene frame (z up, metres); its poses are camera-from-world and its pixel
+centres lie at +0.5, as ours. Every point is one back-projected pixel, so its track is that one observation.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,22 @@ from vidllm.export.points import write_points
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.cameras.colmap import IN_METRES
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
+from vidllm.io.files import InputError
 
 
 def write_colmap(
     path: str | Path, data: SceneData, *, max_points: int = 100_000, min_confidence: float | None = None
 ) -> None:
-    """Write the folder: `images/NAME.png` (processed frames) and `sparse/0/{cameras,images,points3D}.txt`."""
+    """Write the folder: `images/NAME.png` and `sparse/0/{cameras,images,points3D}.txt`.
+
+    Raises InputError where the video has changed since, OutputError where the folder cannot be written.
+    """
     samples = data.samples(data.stride_for(max_points), min_confidence)
+    if data.originals is not None:
+        inverse = np.linalg.inv(data.processed_from_original)
+        samples = replace(samples, uv=samples.uv @ inverse[:2, :2].T + inverse[:2, 2])
     with atomic_folder(path) as folder:
-        (folder / "images").mkdir()
-        for stem, rgb in zip(data.file_stems(), data.rgb, strict=True):
-            Image.fromarray(rgb).save(folder / "images" / f"{stem}.png")
+        _write_pictures(folder / "images", data)
         model = folder / "sparse" / "0"
         model.mkdir(parents=True)
         for name, lines in (
@@ -42,12 +49,34 @@ def write_colmap(
             (model / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _write_pictures(folder: Path, data: SceneData) -> None:
+    """The original pictures, or the processed frames."""
+    folder.mkdir()
+    pictures = data.rgb if data.originals is None else data.originals()
+    stems, count = data.file_stems(), 0
+    for stem, rgb in zip(stems, pictures, strict=False):
+        if rgb.shape[:2] != _view(data)[0]:
+            raise InputError(f"{stem}: the video's pictures have another size than when it was reconstructed")
+        Image.fromarray(rgb).save(folder / f"{stem}.png")
+        count += 1
+    if count != len(stems):
+        raise InputError(f"the video has changed since it was reconstructed: {count} of {len(stems)} frames are left")
+
+
+def _view(data: SceneData) -> tuple[tuple[int, int], np.ndarray]:
+    """(H, W) of the pictures that are written, and the intrinsics (F,3,3) in their pixels."""
+    if data.originals is None:
+        return data.size, data.intrinsics.astype(np.float64)
+    return data.original_size, data.original_intrinsics
+
+
 def _cameras(data: SceneData) -> list[str]:
     """One PINHOLE camera a frame: `CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy`."""
     lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
-    for number, k in enumerate(data.intrinsics.astype(np.float64), 1):
+    (height, width), intrinsics = _view(data)
+    for number, k in enumerate(intrinsics, 1):
         parameters = " ".join(f"{value:.9g}" for value in (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))
-        lines.append(f"{number} PINHOLE {data.size[1]} {data.size[0]} {parameters}")
+        lines.append(f"{number} PINHOLE {width} {height} {parameters}")
     return lines
 
 
@@ -86,21 +115,30 @@ def write_nerfstudio(
 ) -> None:
     """Write the folder: `transforms.json`, `images/`, `depths/`, `points.ply`."""
     with atomic_folder(path) as folder:
-        (folder / "images").mkdir()
+        _write_pictures(folder / "images", data)
         (folder / "depths").mkdir()
-        for stem, rgb, depth_m in zip(data.file_stems(), data.rgb, data.depth_m, strict=True):
-            Image.fromarray(rgb).save(folder / "images" / f"{stem}.png")
-            write_depth_png(folder / "depths" / f"{stem}.png", depth_m)
+        for stem, depth_m in zip(data.file_stems(), data.depth_m, strict=True):
+            write_depth_png(folder / "depths" / f"{stem}.png", _depth(data, depth_m))
         write_points(folder / "points.ply", *data.points(data.stride_for(max_points), min_confidence))
         (folder / "transforms.json").write_text(json.dumps(transforms(data), indent=1) + "\n", encoding="utf-8")
 
 
+def _depth(data: SceneData, depth_m: np.ndarray) -> np.ndarray:
+    """Depth for the pictures that are written: the nearest pixel's, 0 in what was cut off."""
+    if data.originals is None:
+        return depth_m
+    height, width = data.original_size
+    steps = data.processed_from_original[:2].ravel().tolist()
+    picture = Image.fromarray(np.ascontiguousarray(depth_m, dtype=np.float32))
+    return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, steps, Image.Resampling.NEAREST))
+
+
 def transforms(data: SceneData) -> dict[str, Any]:
     """The content of `transforms.json`."""
-    height, width = data.size
+    (height, width), intrinsics = _view(data)
     frames = []
     times = [{"timestamp_s": t} if data.has_clock else {} for t in data.timestamps_s.tolist()]
-    rows = zip(data.file_stems(), data.intrinsics.tolist(), opengl_poses(data), times, strict=True)
+    rows = zip(data.file_stems(), intrinsics.tolist(), opengl_poses(data), times, strict=True)
     for stem, k, pose, time in rows:
         frames.append({
             "file_path": f"images/{stem}.png",

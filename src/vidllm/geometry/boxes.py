@@ -6,6 +6,8 @@ above times the overlap in height. ``diou_loss`` is the differentiable training 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +19,9 @@ _CORNER_SIGNS = (
     (-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1),
     (-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1),
 )  # fmt: skip
+
+#: From which overlap two boxes are one thing: IoU, and of one name the share of the smaller one.
+SAME_IOU, SAME_SHARE = 0.25, 0.5
 
 
 @full_precision()
@@ -57,18 +62,19 @@ def iou_oriented(a: Float[Tensor, "N 7"], b: Float[Tensor, "M 7"]) -> Float[Tens
     first, second = torch.broadcast_tensors(a.double()[:, None], b.double()[None])
     low = torch.maximum(first[..., 2] - first[..., 5] / 2, second[..., 2] - second[..., 5] / 2)
     high = torch.minimum(first[..., 2] + first[..., 5] / 2, second[..., 2] + second[..., 5] / 2)
-    overlap = _footprint_overlap(first, second) * (high - low).clamp_min(0)
+    overlap = _footprint_overlap(first, second)[0] * (high - low).clamp_min(0)
     volume_a, volume_b = first[..., 3:6].clamp_min(0).prod(-1), second[..., 3:6].clamp_min(0).prod(-1)
     return _ratio(torch.minimum(overlap, torch.minimum(volume_a, volume_b)), volume_a, volume_b).to(a.dtype)
 
 
-def _footprint_overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Area common to two rotated rectangles seen from above: (..., 7), (..., 7) -> (...).
+def _footprint_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Area common to two rotated rectangles seen from above, and a point (..., 2) of it: (..., 7), (..., 7) -> (...).
 
     The overlap is convex; its corners are the corners of one inside the other and the crossings of the outlines. All 24
     candidates are sorted around their mean, those that are no corner collapsed onto one that is.
     """
     # near the origin nothing is lost to rounding
+    start = a[..., :2]
     origin = torch.cat((a[..., :2], torch.zeros_like(a[..., :5])), dim=-1)
     a, b = a - origin, b - origin
     corners_a, corners_b = box_corners(a)[..., :4, :2], box_corners(b)[..., :4, :2]
@@ -83,7 +89,7 @@ def _footprint_overlap(a: Tensor, b: Tensor) -> Tensor:
     around = around.gather(-2, order[..., None].expand_as(around))
     following = around.roll(-1, dims=-2)
     area = (around[..., 0] * following[..., 1] - around[..., 1] * following[..., 0]).sum(-1) / 2
-    return torch.where(valid.sum(-1) > 2, area, torch.zeros_like(area)).clamp_min(0)
+    return torch.where(valid.sum(-1) > 2, area, torch.zeros_like(area)).clamp_min(0), start + middle
 
 
 @full_precision()
@@ -137,3 +143,46 @@ def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#
     y = cos * offset[..., 1] - sin * offset[..., 0]
     half = boxes[..., 3:6] / 2
     return (x.abs() <= half[..., 0]) & (y.abs() <= half[..., 1]) & (offset[..., 2].abs() <= half[..., 2])
+
+
+def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+    """The points of two boxes that are nearest to each other; one point twice where the boxes touch or overlap.
+
+    Exact. Where the boxes do not overlap seen from above, a corner of one of them is among the nearest points. A box
+    without size is a point.
+    """
+    a, b = a.double(), b.double()
+    area, common = _footprint_overlap(a, b)
+    if float(area) > 0:
+        first = second = common
+    else:
+        ways = []
+        for corners_of, other in ((a, b), (b, a)):
+            corners = box_corners(corners_of)[:4]
+            offset, turn = corners[:, :2] - other[:2], rotation_z(other[6])[:2, :2]
+            half = other[3:5] / 2
+            ways.append((corners[:, :2], other[:2] + (offset @ turn).clamp(-half, half) @ turn.T))
+        ours, theirs = torch.cat((ways[0][0], ways[1][1])), torch.cat((ways[0][1], ways[1][0]))
+        best = (ours - theirs).norm(dim=-1).argmin()
+        first, second = ours[best], theirs[best]
+    (low_a, high_a), (low_b, high_b) = ((box[2] - box[5] / 2, box[2] + box[5] / 2) for box in (a, b))
+    low, high = torch.maximum(low_a, low_b), torch.minimum(high_a, high_b)  # crossed where one is above the other
+    middle = (low + high) / 2
+    heights = [torch.minimum(torch.maximum(middle, bottom), top) for bottom, top in ((low_a, high_a), (low_b, high_b))]
+    return torch.cat((first, heights[0][None])), torch.cat((second, heights[1][None]))
+
+
+def distinct(boxes: Float[Tensor, "N 7"], scores: Float[Tensor, " N"], names: Sequence[str]) -> list[int]:
+    """Numbers of the boxes that are things of their own, best first (non-maximum suppression in 3D).
+
+    A box gives way to a better one with an IoU of at least `SAME_IOU`, or of its own name with which it shares at least
+    `SAME_SHARE` of the smaller one's volume.
+    """
+    iou, volume = iou_oriented(boxes, boxes), boxes[:, 3:6].prod(-1)
+    shared = iou * (volume[:, None] + volume) / (1 + iou)
+    inside = shared / torch.minimum(volume[:, None], volume).clamp_min(torch.finfo(volume.dtype).tiny)
+    kept: list[int] = []
+    for one in scores.argsort(descending=True, stable=True).tolist():
+        if all(iou[one, k] < SAME_IOU and (names[one] != names[k] or inside[one, k] < SAME_SHARE) for k in kept):
+            kept.append(one)
+    return kept

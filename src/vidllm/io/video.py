@@ -26,7 +26,7 @@ from vidllm.io.film_scan import scan_film
 from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, sampled_indices
 from vidllm.io.pictures import times_of
 
-__all__ = ["Frames", "InputError", "iter_frames", "load_frames", "write_video"]
+__all__ = ["Frames", "InputError", "iter_frames", "load_frames", "original_pictures", "write_video"]
 
 
 def load_frames(
@@ -84,6 +84,17 @@ def iter_frames(
     else:
         steps = _read(source, num_frames, collector, per_second)
     return (collector.take() for _ in steps)
+
+
+def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """The named frames of a source as they are, RGB uint8 `(H0, W0, 3)`, in the order of their numbers.
+
+    Raises:
+        InputError: as :func:`load_frames`.
+    """
+    collector = FrameCollector(str(source), lambda size, **_: FrameSpec(size, size, size, (0, 0)))
+    for _ in _read(source, numbers, collector):
+        yield (collector.take().images[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
 def _collector(source: Any, **options: Any) -> FrameCollector:

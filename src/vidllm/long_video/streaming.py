@@ -202,6 +202,9 @@ class LongScene(Scene):
     def _measured(self) -> SceneScale:
         return self._snapshot.scale
 
+    def _numbers(self) -> list[int]:
+        return [int(index) for index in self._indices]
+
     def _votes(self) -> Tensor:
         return (self._measured.per_image[0] / self._snapshot.factor).float().cpu()
 

@@ -1,0 +1,83 @@
+"""A film of a scene: its frames with the boxes drawn in, then a turn around the points seen from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vidllm.export.box_drawing import Boxes, boxes_array, draw_boxes
+from vidllm.export.geometry import SceneData
+from vidllm.export.pictures import HEADROOM_M
+from vidllm.io.video import write_video
+
+FPS, HOLD = 6, 2  # pictures a second; how many of them show one frame
+LONGER_SIDE, MAX_FRAMES, TURN = 640, 64, 60  # pixels; frames that are shown; views of the turn
+DOWN = math.radians(35)  # how far the turn looks down
+BACKGROUND = (20, 24, 31)
+MAX_POINTS = 250_000
+
+
+def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
+    """Write an MP4, at most 32 seconds. `boxes` as for :func:`draw_boxes`; scene frame, metres.
+
+    Raises `OutputError` when the file cannot be written.
+    """
+    boxes_array(boxes)
+    zoom = LONGER_SIDE / max(data.size)
+    height, width = (max(2, 2 * round(side * zoom / 2)) for side in data.size)
+    size = (height, width)
+    pictures = [*_annotated(data, boxes, size), *_turn(data, boxes, size)]
+    write_video(path, np.stack(pictures), FPS)
+
+
+def _annotated(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    scale = np.diag([size[1] / data.size[1], size[0] / data.size[0], 1.0])
+    for index in np.unique(np.linspace(0, len(data) - 1, min(MAX_FRAMES, len(data))).round().astype(int)).tolist():
+        image = Image.fromarray(data.rgb[index]).resize(size[::-1], Image.Resampling.LANCZOS)
+        drawn = draw_boxes(image, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
+        yield from [np.asarray(drawn)] * HOLD
+
+
+def _turn(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Points without ceilings, from all sides."""
+    xyz, rgb = data.points(data.stride_for(MAX_POINTS))
+    path = data.scene_from_camera[:, :3, 3]
+    below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
+    xyz, rgb = xyz[below].astype(np.float64), rgb[below]
+    spread = np.percentile(xyz, [3, 97], axis=0) if len(xyz) else np.stack([path.min(0), path.max(0)])
+    centre, radius = spread.mean(0), max(float(np.linalg.norm(spread[1] - spread[0])) / 2, 0.1)
+    focal = min(size) * 1.1
+    intrinsics = np.array([[focal, 0, size[1] / 2], [0, focal, size[0] / 2], [0, 0, 1.0]])
+    for angle in np.linspace(0, 2 * math.pi, TURN, endpoint=False) + math.pi:
+        pose = looking_at(centre, radius * 2.3, float(angle), DOWN)
+        yield np.asarray(draw_boxes(_drawn(xyz, rgb, intrinsics, pose, size), boxes, intrinsics, pose))
+
+
+def looking_at(centre: np.ndarray, distance: float, angle: float, down: float) -> np.ndarray:
+    """Camera-from-scene (4,4) of a camera `distance` away from `centre` in direction `angle` that looks down at it."""
+    away = np.array([math.cos(angle) * math.cos(down), math.sin(angle) * math.cos(down), math.sin(down)])
+    right = np.array([-math.sin(angle), math.cos(angle), 0.0])
+    rotation = np.stack([right, np.cross(-away, right), -away])
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, -rotation @ (centre + distance * away)
+    return pose
+
+
+def _drawn(
+    xyz: np.ndarray, rgb: np.ndarray, intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]
+) -> Image.Image:
+    """Points as squares of 3 pixels, the far ones first."""
+    canvas = np.full((*size, 3), BACKGROUND, np.uint8)
+    camera = xyz @ pose[:3, :3].T + pose[:3, 3]
+    order = np.argsort(-camera[:, 2], kind="stable")
+    order = order[camera[order, 2] > 0.05]
+    pixels = camera[order] @ intrinsics.T
+    column, row = np.floor(pixels[:, :2] / pixels[:, 2:]).astype(int).T
+    for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)):
+        inside = (column + dx >= 0) & (column + dx < size[1]) & (row + dy >= 0) & (row + dy < size[0])
+        canvas[row[inside] + dy, column[inside] + dx] = rgb[order[inside]]
+    return Image.fromarray(canvas)

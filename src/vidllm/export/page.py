@@ -1,0 +1,126 @@
+"""One HTML file with the scene in 3D: points, cameras with their pictures, boxes, lengths between two clicks.
+
+Everything is in the file (three.js too, under its MIT licence, `viewer/three.LICENSE`), and its content security policy
+forbids to fetch anything. Points are 9 bytes each: three 16-bit steps within their bounds, and a colour.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vidllm.export.box_drawing import Boxes, box_colour, box_labels, boxes_array, corners_of
+from vidllm.export.depth_png import colour_map
+from vidllm.export.geometry import SceneData
+from vidllm.export.pictures import HEADROOM_M
+from vidllm.export.points import camera_pyramids
+from vidllm.io.atomic import atomic_path
+
+MAX_POINTS, MAX_CAMERAS, THUMBNAIL = 600_000, 48, 320
+STEPS = 65535
+
+
+@dataclass(frozen=True)
+class PageTexts:
+    """What the page says beside the scene; any text is escaped.
+
+    Attributes:
+        title: the video's name.
+        warnings: what makes the reconstruction doubtful.
+        transcript: questions with their answers.
+        length_spread: relative half width of a length's interval; None: not known.
+    """
+
+    title: str = "scene"
+    warnings: Sequence[str] = ()
+    transcript: Sequence[tuple[str, str]] = ()
+    length_spread: float | None = None
+
+
+def write_page(
+    path: str | Path,
+    data: SceneData,
+    *,
+    boxes: Boxes = (),
+    texts: PageTexts = PageTexts(),
+    max_points: int = MAX_POINTS,
+) -> None:
+    """Write the page: below 15 MB at 32 frames. Raises `OutputError` when the file cannot be written.
+
+    `boxes` are `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label` and `score`; scene frame, metres.
+    """
+    viewer = resources.files("vidllm.export").joinpath("viewer")
+    page, three, code = (
+        viewer.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "three.min.js", "viewer.js")
+    )
+    text = json.dumps(_content(data, boxes, texts, max_points), allow_nan=False, separators=(",", ":"))
+    # "<" would end the script element; inside JSON it may stand as an escape
+    for mark, part in (("@THREE@", three), ("@VIEWER@", code), ("@SCENE@", text.replace("<", "\\u003c"))):
+        page = page.replace(mark, part, 1)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _content(data: SceneData, boxes: Boxes, texts: PageTexts, max_points: int) -> dict[str, Any]:
+    stride = data.stride_for(max_points)
+    samples = data.samples(stride)
+    path = data.scene_from_camera[:, :3, 3]
+    marks = np.concatenate([path, corners_of(boxes).reshape(-1, 3)])
+    inner = np.percentile(samples.xyz, [2, 98], axis=0) if len(samples.xyz) else np.stack([marks.min(0), marks.max(0)])
+    low, high = np.minimum(inner[0], path.min(0)), np.maximum(inner[1], path.max(0))
+    radius = max(float(np.linalg.norm((high - low)[:2])) / 2, 0.1)
+    depths = data.depth_m[data.valid]
+    spacing = stride * float(np.median(depths)) / float(data.intrinsics[0, 0, 0]) if len(depths) else 0.01
+    top = max(float(samples.xyz[:, 2].max(initial=-np.inf)), float(high[2])) + 0.05
+    return {
+        "title": texts.title, "warnings": list(texts.warnings), "length_spread": texts.length_spread,
+        "transcript": [list(pair) for pair in texts.transcript],
+        "summary": f"{len(data)} frames, {len(samples.xyz):,} points; metres, z up",
+        "centre": ((low + high) / 2).tolist(), "radius": radius, "floor": float(inner[0][2]), "top": top,
+        "cut": min(float(path[:, 2].max()) + HEADROOM_M, top),
+        "point_size": 1.3 * spacing, "points": _points(samples.xyz, samples.rgb), "path": path.tolist(),
+        "cameras": _cameras(data, radius / 14), "boxes": _boxes(boxes),
+    }  # fmt: skip
+
+
+def _points(xyz: np.ndarray, rgb: np.ndarray) -> dict[str, Any]:
+    low = xyz.min(0) if len(xyz) else np.zeros(3)
+    step = np.maximum((xyz.max(0) - low) / STEPS, 1e-9) if len(xyz) else np.ones(3)
+    steps = ((xyz - low) / step).round().clip(0, STEPS).astype("<u2")
+    return {"low": low.tolist(), "step": step.tolist(), "xyz": _base64(steps.tobytes()), "rgb": _base64(rgb.tobytes())}
+
+
+def _cameras(data: SceneData, depth_m: float) -> list[dict[str, Any]]:
+    """Evenly chosen ones: view pyramid, picture, colour (blue first, red last)."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(MAX_CAMERAS, len(data))).round().astype(int))
+    pyramids, colours = camera_pyramids(data, depth_m), colour_map(np.linspace(0.1, 0.9, len(data)))
+    names = list(data.names) or data.file_stems()
+    return [{"pyramid": pyramids[n].tolist(), "colour": colours[n].tolist(), "name": f"frame {n}: {names[n]}",
+             "picture": _jpeg(data.rgb[n])} for n in chosen.tolist()]  # fmt: skip
+
+
+def _jpeg(rgb: np.ndarray) -> str:
+    picture, file = Image.fromarray(rgb), io.BytesIO()
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{_base64(file.getvalue())}"
+
+
+def _boxes(boxes: Boxes) -> list[dict[str, Any]]:
+    scores = [b.get("score") if isinstance(b, Mapping) else None for b in boxes]
+    rows = zip(boxes_array(boxes).tolist(), box_labels(boxes), scores, strict=True)
+    return [{"center": row[:3], "size": row[3:6], "yaw": row[6], "label": label, "score": score,
+             "colour": list(box_colour(number))} for number, (row, label, score) in enumerate(rows)]  # fmt: skip
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
