@@ -264,7 +264,7 @@ def expected_weights(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Weights on the meta device are left as they are: drawing nothing there imports half of torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -272,6 +272,23 @@ class _Unfilled(TorchFunctionMode):
         if getattr(func, "__name__", "") in _DRAWN:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Modules made inside have their buffers, and weights that take no memory (on the meta device)."""
+    honest = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        kept = None if weight is None else nn.Parameter(weight.to("meta"), weight.requires_grad)
+        honest(module, name, kept)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        with Unfilled():
+            yield
+    finally:
+        nn.Module.register_parameter = honest  # type: ignore[method-assign]
 
 
 def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Model]) -> _Model:
@@ -285,7 +302,7 @@ def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Mod
     found = {name: tensor.shape for name, tensor in newer_names(dict(checkpoint.shapes())).items()}
     _check_layers(settings, len(found), checkpoint.place)
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             model = kind(copy.deepcopy(settings))
         expected = expected_weights(model)
     except Exception as error:  # a module's own, of sizes that do not go together

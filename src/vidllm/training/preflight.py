@@ -21,17 +21,14 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import CLIPModel, CLIPVisionModel
+from transformers import CLIPModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.configuration import EncoderConfig
-from vidllm.model.encoder import DinoEncoder
 from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import check_weights, kind_of, load_config
 from vidllm.model.text import read_tokenizer
-from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, changed, flat
@@ -42,7 +39,7 @@ from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeac
 from vidllm.training.loop import ALONE, autocast, train_step
 from vidllm.training.lora import apply_lora
 from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, fresh_settings, training_device
-from vidllm.training.stage1 import Stage1Config, Stage1Run, trained_in_stage1
+from vidllm.training.stage1 import Stage1Config, Stage1Run, teachers_of, trained_in_stage1
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision import wanted
 from vidllm.training.supervision.base import AuxiliaryHeads
@@ -203,9 +200,7 @@ def look(config: AnyConfig) -> Iterator[Finding]:
     yield _finding("tokenizer", lambda: _tokenizer_told(config))
     yield _finding("weights", lambda: _start_told(config))
     if isinstance(config, Stage1Config):
-        yield _finding("geometry teacher", lambda: _teacher_told(config.teacher_geometry, "geometry"))
-        yield _finding("language teacher", lambda: _teacher_told(config.teacher_language, "language"))
-        yield _finding("teachers", lambda: _widths_told(config))
+        yield _finding("teachers", lambda: _teachers_told(config))
     yield _finding("output", lambda: _output_told(config))
 
 
@@ -285,24 +280,14 @@ def check_start(place: str) -> None:
     check_weights(open_checkpoint(place), settings, kind_of(settings.model_type)[1])
 
 
-def _teacher_told(place: str, which: str) -> str:
-    if not place:
-        raise ValueError(f"stage 1 needs both teachers; give --teacher-{which} MODEL")
-    weights = open_checkpoint(place)
-    kind = (weights.settings() or {}).get("model_type")
-    if which == "geometry" and kind == "vidllm":
-        check_start(place)
-    named = "" if kind is None else f", {kind}"
-    return f"{place}: {len(weights.shards)} file{'s' * (len(weights.shards) != 1)} of weights{named}"
-
-
-def _widths_told(config: Stage1Config) -> str:
-    geometry, tower = teacher_settings(config)
-    wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
-    if config.structure == "joint" and config.structure_weight > 0 and wide != tower.hidden_size:
-        raise ValueError(f"they are {wide} and {tower.hidden_size} wide: take teachers of one width, or "
-                         "--structure streams")  # fmt: skip
-    return f"{wide} and {tower.hidden_size} wide, structure {config.structure}"
+def _teachers_told(config: Stage1Config) -> str:
+    found = teachers_of(config)
+    told = (
+        f"{name} {part.source.name} {part.source.checkpoint.place}, {teacher.width} wide"
+        for name, part, teacher in zip(("geometry", "language"), found.parts, (found.geometry, found.language),
+                                       strict=True)
+    )  # fmt: skip
+    return "; ".join((*told, f"structure {config.structure}"))
 
 
 def _output_told(config: AnyConfig) -> str:
@@ -377,11 +362,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
             return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
         if isinstance(config, Stage1Config):
             trained_in_stage1(model, tune_encoder=config.tune_encoder)
-            geometry, tower = teacher_settings(config)
-            wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
-            projections = Projections(model.config.encoder.hidden_size, wide, tower.hidden_size)
-            teachers = [DinoEncoder(geometry).requires_grad_(False), CLIPVisionModel(tower).requires_grad_(False)]
-            return [model.encoder, model.adapter, projections, *teachers], []
+            return [model.encoder, model.adapter, *_teachers(config, model.config.encoder.hidden_size)], []
         clip = CLIPModel(clip_config(config, model.config.encoder.hidden_size, model.config.text_config.vocab_size))
     model.requires_grad_(False)
     for name in LANGUAGE_HALF:
@@ -398,14 +379,14 @@ def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [part for m in modules for part in m.modules() if BLOCKS.fullmatch(type(part).__name__)]
 
 
-def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
-    """The geometry teacher's encoder and the language teacher's tower, as their folders say (else VGGT-1B, CLIP-L)."""
-    kind = (settings_in(config.teacher_geometry) or {}).get("model_type")
-    geometry = load_config(config.teacher_geometry).encoder if kind == "vidllm" else EncoderConfig()
-    settings = settings_in(config.teacher_language)
-    if settings is not None and not str(settings.get("model_type")).startswith("clip"):
-        settings = None  # LLaVA-3D's folder: the tower is CLIP-L's
-    return geometry, tower_config(settings, config.teacher_language)
+def _teachers(config: Stage1Config, width: int) -> list[nn.Module]:
+    """The teachers and the projections to their widths; none where the teachers are wrong: a finding says so."""
+    try:
+        found = teachers_of(config)
+    except ValueError:
+        return []
+    modules = [teacher.model for teacher in (found.geometry, found.language)]
+    return [Projections(width, found.geometry.width, found.language.width), *modules]
 
 
 # ---- real steps --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from vidllm.training.distillation import Projections, Streams, distillation_loss
 from vidllm.training.loop import drive
 from vidllm.training.losses import Losses
 from vidllm.training.models import run_tokenizer, starting_model, training_device, write_model
-from vidllm.training.teachers import CachedTeacher, LiveTeacher, Teacher, load_geometry_teacher, load_language_teacher
+from vidllm.training.teachers import CachedTeacher, FoundTeachers, LiveTeacher, Teacher, find_teachers
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 
@@ -97,19 +97,17 @@ class Stage1Run(Trainable):
         width = model.config.encoder.hidden_size
         self.projections = Projections(width, geometry.width, language.width).to(self.device)
         self.geometry, self.language = self._sight(geometry), self._sight(language)
+        comparable = geometry.width == language.width or config.structure_weight > 0
+        self.structure = config.structure if comparable else "streams"  # what is told where it is not trained
 
     @classmethod
     def build(cls, config: Stage1Config) -> Stage1Run:
-        """Everything that the configuration names; ValueError for a teacher that is not given."""
-        for option, place in (("geometry", config.teacher_geometry), ("language", config.teacher_language)):
-            if not place:
-                raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
+        """Everything that the configuration names; ValueError as :func:`teachers_of`."""
+        teachers = teachers_of(config)
         data = RoomsData(Path(config.loop.data))
         texts = TextMaker(run_tokenizer(Path(config.loop.out), data, config.init_from))
         model = starting_model(config.start, texts)
-        geometry = load_geometry_teacher(config.teacher_geometry, config.geometry_source)
-        teachers = geometry, load_language_teacher(config.teacher_language)
-        return cls(config, model, teachers, data, texts)
+        return cls(config, model, teachers.load(), data, texts)
 
     def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
         cache = self.config.teacher_cache
@@ -133,7 +131,7 @@ class Stage1Run(Trainable):
         features = self.model.encode(batch.images)
         teacher = Streams(*(sight.on_grid(batch, features.encoder.grid) for sight in (self.geometry, self.language)))
         student = self.projections(features.streams.geometry, features.streams.language)
-        found = distillation_losses(student, teacher, config.structure)
+        found = distillation_losses(student, teacher, self.structure)
         weights = {
             "geo": config.geometry_weight, "lang": config.language_weight, "structure": config.structure_weight
         }
@@ -146,6 +144,12 @@ class Stage1Run(Trainable):
         with atomic_path(folder / PROJECTIONS_FILE) as temporary:
             save_file(self.projections.state_dict(), temporary)
         return write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "model")
+
+
+def teachers_of(config: Stage1Config) -> FoundTeachers:
+    """What a run's teachers are, by headers alone; ValueError as :func:`~vidllm.training.teachers.find_teachers`."""
+    structure = config.structure if config.structure_weight > 0 else None
+    return find_teachers(config.teacher_geometry, config.teacher_language, config.geometry_source, structure)
 
 
 def trained_in_stage1(
