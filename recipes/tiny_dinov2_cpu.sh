@@ -11,8 +11,8 @@ data=(--data "$runs/shards")
 if [ -n "${CLIPS:-}" ]; then data+=(--posed-clips "$CLIPS" --posed-share 0.25); fi
 
 # 1. Rooms as a renderer shows them, and as people film them.
-vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 -o "$runs/shards"
-vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life -o "$runs/shards"
+vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 --jobs "${JOBS:-2}" -o "$runs/shards"
+vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life --jobs "${JOBS:-2}" -o "$runs/shards"
 
 # 2. Seeing. The encoder is frozen; sizes grow with the second part.
 sight=(--preset tiny-dinov2 --freeze-encoder --vary-share 0.5 --window-scenes 6 --window-frames 2 2 3 4

@@ -71,7 +71,10 @@ def test_a_dry_recipe_trains_nothing(name: str, tmp_path: Path) -> None:
     recipe = next(path for path in RECIPES if path.stem == name)
     commands = recorded(recipe, tmp_path, *arguments_of(recipe), DRY="1")
     trained = [argv for argv in commands if argv[0] == "train"]
-    assert len(trained) == 2 and all("--dry-run" in argv for argv in trained)
+    assert len(trained) == 2 and all("--planned" in argv for argv in trained)
+    assert all("--dry-run" in argv or argv[:2] == ["data", "check"] for argv in commands)
+    for argv in commands:
+        parsed(argv)
 
 
 def test_what_is_trained_is_what_was_looked_at(tmp_path: Path) -> None:

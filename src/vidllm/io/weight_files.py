@@ -7,7 +7,7 @@ are read first and cost nothing; then its tensors pass by one by one, so that th
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,19 @@ class Checkpoint:
         """Names and tensors, one at a time; at most one shard is open. ``wanted``: no others are read."""
         for shard in self.shards:
             yield from _read_shard(shard, wanted)
+
+    def rows(self, wanted: Mapping[str, slice]) -> Iterator[tuple[str, Tensor]]:
+        """As :meth:`tensors`, of each tensor the rows alone that are wanted."""
+        for shard in self.shards:
+            if shard.suffix == ".safetensors":
+                with _safetensors(shard) as opened:
+                    for key, name in _plain_names(opened.keys(), shard).items():
+                        if name in wanted:
+                            part = opened.get_slice(key)
+                            yield name, part[wanted[name]] if part.get_shape() else opened.get_tensor(key)
+            else:
+                for name, tensor in _read_shard(shard, wanted):
+                    yield name, tensor[wanted[name]] if tensor.ndim else tensor
 
     def shapes(self) -> Iterator[tuple[str, Tensor]]:
         """Names and empty tensors (on the meta device): shapes and dtypes without the numbers."""

@@ -6,7 +6,7 @@ Every batch is a function of (seed, step) and the list of shards, so a resumed r
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -51,9 +51,15 @@ class Batch:
     named: bool = True
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Batch(**moved)
+        """The same batch on a device; from pinned memory without waiting."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which a GPU copies beside its work."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{name: change(v) if isinstance(v, Tensor) else v for name, v in vars(self).items()})
 
 
 class RoomsData:
@@ -63,11 +69,22 @@ class RoomsData:
         self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._cache, self._lock = cache, Lock()
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look for shards again (rendering may still be going on). ValueError when there are none."""
         self.paths = shards_of(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: a process that draws opens its own."""
+        return {"folder": self.folder, "patch_size": self.patch_size, "_cache": self._cache, "paths": self.paths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open=OrderedDict(), _lock=Lock())
+
+    def refresh(self) -> bool:
+        """Look for shards again (rendering may still be going on), and whether there are others than before.
+
+        ValueError when there are none.
+        """
+        before, self.paths = self.paths, shards_of(self.folder)
+        return before != self.paths
 
     @cached_property
     def labels(self) -> LabelSpace:
@@ -96,9 +113,8 @@ class RoomsData:
         chosen = rng.choice(len(shard), scenes, replace=scenes > len(shard))
         parts, places = [], []
         for index in chosen:
-            tensors = shard.tensors(int(index))
-            order = (_window if window else _spread)(rng, len(tensors["rgb"]), frames)
-            part = {name: value[torch.from_numpy(order)] for name, value in tensors.items()}
+            order = (_window if window else _spread)(rng, shard.frames, frames)
+            part = shard.tensors(int(index), order.tolist())
             parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
         batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
@@ -121,9 +137,23 @@ class RoomsData:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ClipDraw:
+    """Draws whole clips for a step, ``images`` frames in all; how many each has is the same in every process."""
+
+    data: RoomsData
+    seed: int
+    images: int
+    frames: tuple[int, ...]
+
+    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+        """The batch of a step."""
+        return self.data.clips(plan_of(self.seed, step), rng, self.images, self.frames)
+
+
 def _pictures(rgb: Tensor) -> Float[Tensor, "*batch 3 H W"]:
     """Bytes (..., H, W, 3), or channels that have been resized already, in [0, 1]."""
-    return rgb.movedim(-1, -3).float() / 255 if rgb.dtype == torch.uint8 else rgb
+    return rgb.movedim(-1, -3).to(torch.float32).div_(255) if rgb.dtype == torch.uint8 else rgb
 
 
 def at_side(part: dict[str, Tensor], side: int) -> dict[str, Tensor]:

@@ -83,6 +83,7 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, world: World, say:
     world.do_first(lambda: check_tokenizer_of(config))
     if loop.parallel == "fsdp" and world.size > 1:
         shard_blocks(run, world.size)  # before the optimiser is made, which is at its first use
+        run.read_later()
     start, damaged = resume(run, out / "checkpoints")
     if start > loop.steps:
         raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
@@ -92,7 +93,10 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, world: World, say:
     for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
         say(f"warning: {line}")
     say(describe_dtype(loop.dtype, run.device))
-    _steps(run, start, world, trackers, say)
+    try:
+        _steps(run, start, world, trackers, say)
+    finally:
+        run.ahead.close()
     trackers.close()
     if is_sharded(run):
         gather_weights(run, keep=world.rank == 0)

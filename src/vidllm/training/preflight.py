@@ -153,15 +153,18 @@ class Report:
                        f"(real steps on {self.timing.device})"]  # fmt: skip
 
 
-def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None) -> Report:
+def dry_run(
+    config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None, *, planned: bool = False
+) -> Report:
     """Look, count, time and return; nothing is trained and nothing written in the run's folder.
 
-    ``gpus``: processes with a GPU each, for the memory. Raises ValueError for a number that makes no sense.
+    ``gpus``: processes with a GPU each, for the memory. ``planned``: data and initial model are still to be made: the
+    rest is looked at, and the preset's sizes are counted. Raises ValueError for a number that makes no sense.
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, received {gpus}")
-    findings = list(look(config))
-    if any(f.what == "weights" and not f.good for f in findings):  # the rest is counted without them
+    findings = list(look(config, planned=planned))
+    if (planned and config.start.init_from) or any(f.what == "weights" and not f.good for f in findings):
         config = changed(config, init_from=None)
     counts = count_run(config)
     shares = config.loop.parallel == "fsdp" and gpus > 1
@@ -169,6 +172,7 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     if shares:
         memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
     untimed = _why_untimed(config, findings, gpus, sum(memory.values()))
+    untimed = "data and initial model are still to be made (--planned)" if planned and not untimed else untimed
     timing = None if untimed else time_steps(config, extra_questions)
     if timing is not None:
         memory["activations at their peak"] = timing.peak
@@ -194,11 +198,14 @@ def _host_memory() -> int:
 # ---- what is there -----------------------------------------------------------------------------------------------
 
 
-def look(config: AnyConfig) -> Iterator[Finding]:
-    """All findings."""
-    yield _finding("data", lambda: data_told(config))
-    yield _finding("tokenizer", lambda: _tokenizer_told(config))
-    yield _finding("weights", lambda: _start_told(config))
+def look(config: AnyConfig, *, planned: bool = False) -> Iterator[Finding]:
+    """All findings; ``planned``: but of what is still to be made."""
+    if planned:
+        config = changed(config, init_from=None) if config.start.init_from else config
+    else:
+        yield _finding("data", lambda: data_told(config))
+        yield _finding("tokenizer", lambda: _tokenizer_told(config))
+        yield _finding("weights", lambda: _start_told(config))
     if isinstance(config, Stage1Config):
         yield _finding("teachers", lambda: _teachers_told(config))
     yield _finding("output", lambda: _output_told(config))

@@ -17,16 +17,18 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import read_weights
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig, Start
-from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.data import Batch, ClipDraw, RoomsData
 from vidllm.training.distillation import Projections, Streams, distillation_losses
 from vidllm.training.loop import drive
 from vidllm.training.losses import Losses
-from vidllm.training.models import run_tokenizer, starting_model, training_device, write_model
+from vidllm.training.models import may_be_read_later, run_tokenizer, starting_model, training_device, write_model
 from vidllm.training.teachers import CachedTeacher, FoundTeachers, LiveTeacher, Teacher, find_teachers
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 
+LEARNED = ("encoder", "adapter")  # what stage 1 reads of a model and changes
 PROJECTIONS_FILE = "projections.safetensors"  # in the run folder, beside the model
 
 
@@ -106,7 +108,10 @@ class Stage1Run(Trainable):
         teachers = teachers_of(config)
         data = RoomsData(Path(config.loop.data))
         texts = TextMaker(run_tokenizer(Path(config.loop.out), data, config.init_from))
-        model = starting_model(config.start, texts)
+        later = may_be_read_later(config.start)
+        model = starting_model(config.start, texts, unread=later)
+        if later:
+            read_weights(model, str(config.init_from), training_device(config.loop.device), LEARNED)
         return cls(config, model, teachers.load(), data, texts)
 
     def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
@@ -122,12 +127,18 @@ class Stage1Run(Trainable):
 
     def draw(self, step: int, rng: np.random.Generator) -> Batch:
         """The step's batch; how many frames a scene has is the same in every process."""
-        config, plan = self.config, plan_of(self.config.loop.seed, step)
-        return self.data.clips(plan, rng, config.clip_images, config.clip_frames).to(self.device)
+        return self.drawer(step, rng)
+
+    @property
+    def drawer(self) -> ClipDraw:
+        """What draws the steps' batches."""
+        config = self.config
+        return ClipDraw(self.data, config.loop.seed, config.clip_images, config.clip_frames)
 
     def losses(self, batch: Batch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 5 on a batch."""
         config = self.config
+        batch = batch.to(self.device)
         features = self.model.encode(batch.images)
         teacher = Streams(*(sight.on_grid(batch, features.encoder.grid) for sight in (self.geometry, self.language)))
         student = self.projections(features.streams.geometry, features.streams.language)
@@ -143,7 +154,11 @@ class Stage1Run(Trainable):
         """A model folder for stage 2, with the projections beside it."""
         with atomic_path(folder / PROJECTIONS_FILE) as temporary:
             save_file(self.projections.state_dict(), temporary)
-        return write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "model")
+        state = self.model.state_dict()
+        untouched = self.config.init_from if may_be_read_later(self.config.start) else None
+        if untouched is not None:  # what does not learn was never read
+            state = {name: value for name, value in state.items() if name.split(".")[0] in LEARNED}
+        return write_model(self.model, state, self.texts.tokenizer, folder / "model", untouched=untouched)
 
 
 def teachers_of(config: Stage1Config) -> FoundTeachers:

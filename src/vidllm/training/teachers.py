@@ -89,7 +89,7 @@ def _frozen(model: nn.Module) -> nn.Module:
 
 
 class GeometryTeacher(Teacher):
-    """The geometric half of VGGT or of one of our models: ``model.encoder``, ``adapter`` if there is one, ``attention``.
+    """The geometric half of VGGT or of one of our models: ``model.encoder``, ``adapter`` (or none), ``attention``.
 
     ``source``: "encoder" (the paper's) gives the tokens that enter global-frame attention; "attention" those that leave
     its last block, twice as wide and different in other company.
