@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
         (folder / name).chmod(0o755)
     (folder / "runs" / "tokenizer").mkdir(parents=True, exist_ok=True)
     record = folder / "record"
-    environment = {**os.environ, **variables, "RECORD": str(record), "PATH": f"{folder}:{os.environ['PATH']}"}
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **variables, "RECORD": str(record), "PATH": path}
     done = subprocess.run(
         ["bash", str(recipe), *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -114,7 +114,7 @@ def write_shards(
             tell(done)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(write_shard, folder, seeds, frames, *size, look) for seeds, *size in plan]
+        waiting = [pool.submit(write_shard, folder, seeds, frames, h, w, look) for seeds, h, w in plan]
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 future.result()

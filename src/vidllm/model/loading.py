@@ -350,7 +350,7 @@ def weightless() -> Iterator[None]:
         kept = None if weight is None else nn.Parameter(weight.to("meta"), weight.requires_grad)
         honest(module, name, kept)
 
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
     try:
         with Unfilled():
             yield

@@ -85,7 +85,7 @@ def find_geometry(place: str, attention: bool = False) -> Part:
         module.encoder = DinoEncoder(encoder)
         if adapter is not None:
             module.adapter = CrossTaskAdapter(adapter, encoder.hidden_size)
-        if attention:
+        if attention and trunk is not None:
             module.attention = GlobalFrameAttention(trunk, encoder.hidden_size)
         return module
 
