@@ -2,7 +2,7 @@
 # The second generation of `tiny` (preset tiny-dinov2) on two CPU cores. Every step goes on where it was stopped.
 #   recipes/tiny_dinov2_cpu.sh DINOV2 [RUNS]     DINOV2: weights of ViT-S/14 (file, folder, or facebook/dinov2-small)
 # CLIPS: folder of posed clips to train on beside the rooms (docs/training.md). ROOMS, NEAR, SEE, JOINT and TEST are sizes;
-# all of it in miniature: ROOMS=16 NEAR=16 SEE=4 JOINT=4 TEST=1000:1002. A GPU for some minutes: tiny_gpu_10min.sh.
+# all of it in miniature: ROOMS=16 NEAR=16 FIT=2 SEE=4 JOINT=4 TEST=1000:1002. A GPU for some minutes: tiny_gpu_10min.sh.
 set -euo pipefail
 dinov2=$1
 runs=${2:-runs}
@@ -14,17 +14,19 @@ if [ -n "${CLIPS:-}" ]; then data+=(--posed-clips "$CLIPS" --posed-share 0.25); 
 vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 --jobs "${JOBS:-2}" -o "$runs/shards"
 vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life --jobs "${JOBS:-2}" -o "$runs/shards"
 
-# 2. Seeing. The encoder is frozen; sizes grow with the second part.
+tiny=${TINY:-$(cd "$(dirname "$0")/.." && pwd)/src/vidllm/weights/tiny}
+
+# 2. Seeing. The encoder is frozen; the geometric half begins as that of the first generation, widened.
 sight=(--preset tiny-dinov2 --freeze-encoder --vary-share 0.5 --window-scenes 6 --window-frames 2 2 3 4
   --camera-weight 8 --rotation-weight 5 --translation-weight 4 --fov-weight 2.5 --bearing-weight 2 --gravity-weight 40
-  --metric-weight 15 --guide-weight 0.6 --guide-layers 1 2 3)
-vidllm train stage2 "${data[@]}" "${sight[@]}" --encoder-from "$dinov2" --out "$runs/see" --seed 11 \
+  --metric-weight 15 --guide-weight 0.3 --guide-layers 1)
+vidllm train stage2 "${data[@]}" "${sight[@]}" --encoder-from "$dinov2" --geometry-from "$tiny" \
+  --fit-steps "${FIT:-500}" --out "$runs/see" --seed 11 \
   --steps "${SEE:-14000}" --language-start 1000000000 --spread-share 0.3 --clip-frames 3 4 4 6 --sides 112 140 \
-  --decay-fraction 0.35 --learning-rate 0.0005 --semantic-weight 1.2 --naming-weight 3
+  --decay-fraction 0.35 --learning-rate 0.0003 --semantic-weight 1.2 --naming-weight 3
 
 # 3. Seeing and speaking. The language half is that of the first generation, widened.
-tiny=$(cd "$(dirname "$0")/.." && pwd)/src/vidllm/weights/tiny
-vidllm train stage2 "${data[@]}" "${sight[@]}" --init-from "$runs/see/model" --language-from "${TINY:-$tiny}" \
+vidllm train stage2 "${data[@]}" "${sight[@]}" --init-from "$runs/see/model" --language-from "$tiny" \
   --out "$runs/both" --seed 21 --steps "${JOINT:-1500}" --true-geometry-until 500 --language-start 0 \
   --language-share 0.8 --language-only-share 0.75 --named-share 0.3 --clip-images 12 --clip-frames 4 4 5 8 \
   --sides 140 168 --learning-rate 0.0008 --vision-scale 0.35 --warmup-steps 20 --decay-fraction 0.4 --naming-weight 2 \

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+from shape_checks import check_shapes
 
-install_import_hook(["vidllm", "vidllm_rooms"], "beartype.beartype")  # before anything imports them
+check_shapes("vidllm", "vidllm_rooms")  # before anything imports them
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # no test cuts the power, and a tenth of a second a file is much
+re._MAXCACHE = 2**14  # transformers compiles a pattern for each weight that it loads
 
 
 def pytest_configure(config: pytest.Config) -> None:

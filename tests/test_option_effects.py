@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vidllm.cli import evaluating, main, models, read_verb
-from vidllm.cli.options import flat, parse
+from vidllm.cli.options import by_name, parse
 from vidllm.cli.training import TRAINING, configuration, idle_lines
 from vidllm.experiments.rows import AblationConfig, table_named
 
@@ -29,6 +29,7 @@ ONLY = ("--language-start", "0", "--language-share", "1", "--language-only-share
 #: For each row of TRAINING: stage, the option, and what is given beside it where it has no effect and where it has one.
 TRAINING_CASES = (
     ("stage2", ("--spike-window", "7"), ("--spike-factor", "0"), ()),
+    ("stage2", ("--workers", "2"), (), ("--prefetch", "2")),
     ("stage2", ("--parallel", "fsdp"), (), None),
     ("stage2", ("--adapter", "none"), ("--init-from", "M"), ()),
     ("stage2", ("--bridge-tokens", "4"), ("--adapter", "none"), ()),
@@ -42,6 +43,7 @@ TRAINING_CASES = (
     ("stage2", ("--depth-weight", "3"), ONLY, ()),
     ("stage2", ("--dense-frames", "3"), ("--language-only-share", "1"), ()),
     ("stage2", ("--rotation-weight", "1"), ("--reconstruction", "vggt"), ()),
+    ("stage2", ("--fit-steps", "7"), (), ("--geometry-from", "M")),
     ("stage2", ("--guide-layers", "2"), ("--guide-weight", "0"), ()),
     ("stage2", ("--bearing-weight", "1"), ("--patch-point-weight", "0"), ()),
     ("stage2", ("--place-weight", "1"), ("--word-weight", "0"), ()),
@@ -60,7 +62,7 @@ def test_every_row_of_the_table_has_a_case_and_names_options_that_exist():
     assert len(VERB_CASES) == sum(len(v.EFFECTS) for v in (evaluating.Evaluate, models.Info, models.Import))
     rows = [effect for effects in TRAINING.values() for effect in effects]
     configs = [configuration(stage, [])[0] for stage in ("stage2", "stage1", "finetune", "teacher language")]
-    known = {name for config in [*configs, AblationConfig()] for name in flat(config)}
+    known = {name for config in [*configs, AblationConfig()] for name in by_name(config)}
     assert {name for effect in rows for name in effect.options} <= known
     covered = {effect for effect in rows for _, option, *_ in TRAINING_CASES if _name(option) in effect.options}
     assert covered == set(rows)

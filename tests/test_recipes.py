@@ -14,7 +14,7 @@ from vidllm.cli import read_verb
 from vidllm.cli.options import parse
 from vidllm.cli.training import Plot, configuration, split_stage
 from vidllm.experiments.rows import AblationConfig, table_named
-from vidllm.training.config import flat
+from vidllm.model.config_fields import flat
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 # A command is one write: two of them run side by side (`&`) and must not end up in one line.

@@ -136,13 +136,13 @@ class Extent:
         return self.frames * self.grid[0] * self.grid[1]
 
 
-def extent_of(config: ModelConfig, frames: int | None = None, original: tuple[int, int] = VIDEO_SIZE) -> Extent:
-    """The processed size of ``frames`` frames (the model's default) of a video of ``original`` = (H, W) pixels."""
+def extent_of(config: ModelConfig, frames: int | None = None) -> Extent:
+    """The processed size of ``frames`` frames (the model's default) of a video of :data:`VIDEO_SIZE` pixels."""
     if frames is not None and frames < 1:
         raise ValueError(f"expected at least 1 frame, received {frames}")
     patch = config.encoder.patch_size
     spec = frame_spec(
-        original, shorter_side=config.shorter_side, resize=cast(Resize, config.resize), patch_size=patch
+        VIDEO_SIZE, shorter_side=config.shorter_side, resize=cast(Resize, config.resize), patch_size=patch
     )
     return Extent(frames or config.default_frames, *spec.size, patch)
 

@@ -178,7 +178,7 @@ def _screen_rectangles(
     return torch.cat([first, extent]).long().flatten(1).T
 
 
-def _bounds(image: Float[Tensor, "3 *batch C"]) -> tuple[Float[Tensor, 2 * batch], Float[Tensor, 2 * batch]]:
+def _bounds(image: Float[Tensor, "3 *batch C"]) -> tuple[Float[Tensor, " 2 *batch"], Float[Tensor, " 2 *batch"]]:
     """Least and greatest (u, v) of homogeneous image points."""
     pixel = image[:2] / image[2].clamp_min(0.99 * NEAR_M)
     return pixel.amin(-1), pixel.amax(-1)

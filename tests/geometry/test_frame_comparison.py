@@ -38,6 +38,7 @@ def residuals(views: Views, weights: tuple[Tensor, Tensor], found: Comparison) -
     return torch.cat([(colour.sqrt() * found.colour).flatten(), (behind.sqrt() * found.behind).flatten()])
 
 
+@pytest.mark.slow
 def test_the_system_is_that_of_autograd():
     views, state, size = views_and_state()
     found = views.compare(state)

@@ -70,6 +70,7 @@ def test_generate_says_what_ask_says(shipped, wanted, options):
     assert [said(shipped, prompt, **options)[0] for prompt in PROMPTS] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}])
 def test_prompts_of_different_lengths_are_answered_as_each_alone(shipped, wanted, padding_side, options):
@@ -124,6 +125,7 @@ def test_text_without_a_video_is_continued(shipped):
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
 def test_peft_generates_the_same(wanted, task):
     fresh = VidLLM(*load_pretrained(TINY))  # peft changes the model in place

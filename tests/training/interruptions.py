@@ -16,10 +16,10 @@ def interrupted_at(step: int) -> Iterator[None]:
     """Ctrl-C at a step of whatever loop runs inside, which must let it through."""
     taken = loop.train_step
 
-    def stops(run, number, *world):
+    def stops(run, number, *processes):
         if number == step:
             raise KeyboardInterrupt
-        return taken(run, number, *world)
+        return taken(run, number, *processes)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop, "train_step", stops)

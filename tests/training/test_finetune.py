@@ -170,6 +170,7 @@ def test_it_learns_what_it_is_told(config, capsys):
     assert rows[0] == {"measure": "questions, exact match", "count": 2, "value": 1.0, "baseline": 0.5}
 
 
+@pytest.mark.slow
 def test_the_command_runs_and_refuses(config, capsys, tmp_path):
     asked = ["train", "finetune", "--init-from", config.init_from, "--out", config.loop.out, "--steps", "1", "--data"]
     assert main([*asked, config.loop.data, "--lora", "--lora-rank", "2", "--dtype", "float32"]) == 0

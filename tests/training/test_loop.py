@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from vidllm.datasets.shards import Shard
 from vidllm.model.huggingface import VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import load_pretrained
+from vidllm.model.text import read_tokenizer
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import (
     TrainConfig,
@@ -25,7 +26,7 @@ from vidllm.training.config import (
     tiny,
     tiny_test,
 )
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 from vidllm.training.loop import train_step
 from vidllm.training.models import AUXILIARY_FILE, LANGUAGE_HALF, VOCABULARY
 from vidllm.training.progress import Clock
@@ -89,9 +90,9 @@ def test_a_spike_is_skipped_and_too_many_stop_the_run(config, capsys):
     """Steps of this kind have been far smaller, as far as the run remembers."""
     run = Run.build(changed(config, max_bad_steps=1))
     for _ in range(KNOWN):
-        assert run.watch.judge("window", 0.01, 0.01) is None
+        assert run.spike_guard.judge("window", 0.01, 0.01) is None
     before = [p.clone() for p in run.parameters()]
-    assert train_step(run, 0)["skipped_steps"] == 1 and "10 times the median 0.01" in str(run.watch.reason)
+    assert train_step(run, 0)["skipped_steps"] == 1 and "10 times the median 0.01" in str(run.spike_guard.reason)
     assert all(torch.equal(p, q) for p, q in zip(run.parameters(), before, strict=True))
     with pytest.raises(ValueError, match=r"step 1: 2 of the last 100 steps were skipped .*--learning-rate"):
         train_step(run, 1)
@@ -104,7 +105,7 @@ def test_two_micro_batches_are_averaged(config):
     gradients = [None if p.grad is None else p.grad.clone() for p in run.parameters()]
     alone = Run.build(changed(config, clip_norm=1e9))
     parts, sums = [], None
-    for seed in World().seeds(config.loop.seed, 0, 2):
+    for seed in ProcessGroup().seeds(config.loop.seed, 0, 2):
         rng = np.random.default_rng(seed)
         losses = alone.losses(alone.draw(0, rng), 0, rng)
         found = torch.autograd.grad(losses.total(), list(alone.parameters()), materialize_grads=True)
@@ -137,6 +138,7 @@ def test_a_damaged_shard_is_named_before_the_first_step(config, rooms_folder, tm
     assert not Path(config.loop.out).exists()
 
 
+@pytest.mark.slow
 def test_losses_fall_on_two_scenes(config, rooms_folder, tmp_path):
     one = tmp_path / "one"
     one.mkdir()
@@ -185,16 +187,18 @@ def test_fresh_weights_come_from_the_preset_and_the_data(rooms_folder, tmp_path)
 
 
 def test_a_start_with_another_tokenizer_is_refused(config, start, tmp_path):
-    assert Run.build(config).texts.tokenizer.get_vocab() == load_pretrained(start)[1].tokenizer.get_vocab()
+    tokenizer = read_tokenizer(start)
+    assert Run.build(config).texts.tokenizer.get_vocab() == tokenizer.get_vocab()
     other = tmp_path / "other"
     VidLLMForConditionalGeneration(micro_config(20)).save_pretrained(other)
-    VidLLMProcessor.from_config(micro_config(20), load_pretrained(start)[1].tokenizer).save_pretrained(other)
+    VidLLMProcessor.from_config(micro_config(20), tokenizer).save_pretrained(other)
     with pytest.raises(ValueError, match="is not that of"):
         Run.build(changed(config, init_from=str(other)))
     with pytest.raises(ValueError, match="no such folder"):
         Run.build(changed(config, init_from=str(tmp_path / "nowhere" / "at" / "all"), out=str(tmp_path / "new")))
 
 
+@pytest.mark.slow
 def test_seeing_and_speaking_come_from_two_runs(config, tmp_path):
     """The recipe: one run sees, one speaks on names alone, a third starts from both halves."""
     mute = changed(config, out=str(tmp_path / "see"), language_start=1_000_000, spread_share=0.5, steps=2)

@@ -17,7 +17,7 @@ from micro_start import log_of, quiet, save_start, short_run, weights_of
 from vidllm.training import checkpoints
 from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from vidllm.training.config import RunConfig, changed, write_config
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 from vidllm.training.stage2 import train
 from vidllm.training.trainable import Trainable
 
@@ -53,6 +53,7 @@ def as_unbroken(config, unbroken):
     return check
 
 
+@pytest.mark.slow
 def test_interrupted(config, as_unbroken, tmp_path):
     broken = changed(config, out=str(tmp_path / "run"))
     with interrupted_at(2):
@@ -64,6 +65,7 @@ def test_interrupted(config, as_unbroken, tmp_path):
     assert "step 2 of" in said[0]
 
 
+@pytest.mark.slow
 def test_killed(config, as_unbroken, tmp_path):
     """SIGKILL while the third step is written down: no handler runs, no file is closed."""
     broken = changed(config, out=str(tmp_path / "run"))
@@ -81,6 +83,7 @@ def test_killed(config, as_unbroken, tmp_path):
     as_unbroken(train(broken, quiet))
 
 
+@pytest.mark.slow
 def test_out_of_disk(config, as_unbroken, tmp_path, monkeypatch):
     broken = changed(config, out=str(tmp_path / "run"))
     honest = torch.save
@@ -100,6 +103,7 @@ def test_out_of_disk(config, as_unbroken, tmp_path, monkeypatch):
     as_unbroken(train(broken, quiet))
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over(config, as_unbroken, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
@@ -136,7 +140,7 @@ class One(Trainable):
 def test_checkpoints_survive_damage_and_a_full_disk(tmp_path, monkeypatch):
     run = One()
     for step in (1, 2, 3):
-        save_checkpoint(run, tmp_path, step, 2, World())
+        save_checkpoint(run, tmp_path, step, 2, ProcessGroup())
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003.pt"]
     newest = tmp_path / "step_0000003.pt"
     whole = newest.read_bytes()
@@ -152,15 +156,15 @@ def test_checkpoints_survive_damage_and_a_full_disk(tmp_path, monkeypatch):
 
         monkeypatch.setattr(torch, "save", full)
         with pytest.raises(ValueError, match="the last good one is kept"):
-            save_checkpoint(run, tmp_path, 4, 2, World())
+            save_checkpoint(run, tmp_path, 4, 2, ProcessGroup())
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ValueError, match="there is no earlier one"):
-        save_checkpoint(run, tmp_path / "new", 1, 2, World())
+        save_checkpoint(run, tmp_path / "new", 1, 2, ProcessGroup())
 
 
 def test_folders_and_files_are_of_one_order(tmp_path):
     for name in ("step_0000003", "step_0000010.pt", "step_0000002.pt", "step_0000004.tmp", "step_x.pt"):
         (tmp_path / name).mkdir()
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step_0000002.pt", "step_0000003", "step_0000010.pt"]
-    save_checkpoint(One(), tmp_path, 11, 1, World())
+    save_checkpoint(One(), tmp_path, 11, 1, ProcessGroup())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000004.tmp", "step_0000011.pt", "step_x.pt"]

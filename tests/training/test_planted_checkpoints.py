@@ -16,7 +16,7 @@ from micro_start import quiet, save_start, short_run
 from vidllm.training import checkpoints
 from vidllm.training.checkpoints import load_checkpoint, save_checkpoint
 from vidllm.training.config import changed
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 from vidllm.training.stage2 import Run, train
 
 
@@ -44,7 +44,7 @@ def saved(config):
         warnings.simplefilter("ignore")  # torch: one process is meant
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(checkpoints, "is_sharded", lambda run: True)
-            return save_checkpoint(Run.build(config), Path(config.loop.out) / "kept", 1, 3, World())
+            return save_checkpoint(Run.build(config), Path(config.loop.out) / "kept", 1, 3, ProcessGroup())
 
 
 def test_a_planted_checkpoint_does_not_run(config, saved, tmp_path):

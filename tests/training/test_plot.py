@@ -69,6 +69,7 @@ def test_without_matplotlib_the_command_names_the_extra(tmp_path, capsys, monkey
     assert "pip install vidllm[plot]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_run_in_its_colour(tmp_path):
     pytest.importorskip("matplotlib")
     runs = [write_run(tmp_path / name, scale=scale) for name, scale in (("a", 1.0), ("b", 3.0))]

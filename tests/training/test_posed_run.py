@@ -26,6 +26,7 @@ def config(rooms_folder, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rooms_and_clips_in_one_run(config):
     folder = train(config, quiet)
     lines = log_of(config.loop.out)

@@ -35,6 +35,7 @@ def config(rooms_folder, places, tmp_path):
 # ---- arithmetic ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_run(config):
     for each in (config, changed(config, freeze_encoder=True), changed(config, lora_rank=2)):
         run, counts = Run.build(each), count_run(each)
@@ -124,6 +125,7 @@ def test_what_cannot_be_timed_is_said(config, monkeypatch):
     assert "this cpu has" in dry_run(config).lines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_tells_json_and_exits_2_when_not_ready(config, capsys, places):
     loop = config.loop
     told = ["--data", loop.data, "--out", loop.out, "--init-from", places[2], "--clip-frames", "4", "--steps", "2"]

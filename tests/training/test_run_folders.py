@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from vidllm.evaluation.baselines import load_language_only
 from vidllm.io.processes import Stopped, folder_lock
+from vidllm.model.config_fields import flat
 from vidllm.training import language_only, loop, lora
-from vidllm.training.config import TrainConfig, changed, flat
+from vidllm.training.config import TrainConfig, changed
 from vidllm.training.finetune import FinetuneConfig, finetune
 from vidllm.training.language_only import LanguageOnlyConfig, train_language_only
 from vidllm.training.resuming import MAY_CHANGE
@@ -42,10 +43,10 @@ def stopped_at(config, step, signum=signal.SIGTERM):
     """Run until a signal comes in a step."""
     taken = loop.train_step
 
-    def steps(run, number, *world):
+    def steps(run, number, *processes):
         if number == step:
             os.kill(os.getpid(), signum)
-        return taken(run, number, *world)
+        return taken(run, number, *processes)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped) as caught:
         patched.setattr(loop, "train_step", steps)

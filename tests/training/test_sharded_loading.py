@@ -13,9 +13,10 @@ from interruptions import free_port
 from micro_start import save_start, short_run, weights_of
 from torch.distributed.tensor import DTensor
 
+from vidllm.model.config_fields import flat
 from vidllm.model.loading import load_pretrained
-from vidllm.training.config import NO_SUPERVISION, TrainConfig, changed, flat
-from vidllm.training.distributed import World, gather_weights, shard_blocks
+from vidllm.training.config import NO_SUPERVISION, TrainConfig, changed
+from vidllm.training.distributed import ProcessGroup, gather_weights, shard_blocks
 from vidllm.training.stage2 import Run
 
 
@@ -23,7 +24,7 @@ def _one(rank: int, port: int, config: TrainConfig) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
     os.environ.update(LOCAL_WORLD_SIZE="2", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    World.from_environment(cpu=True)
+    ProcessGroup.from_environment(cpu=True)
     run = Run.build(config)
     assert run.unread and all(p.is_meta for p in run.model.parameters())
     shard_blocks(run, 2)

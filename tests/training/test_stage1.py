@@ -80,6 +80,7 @@ def test_gradients_are_zero_where_they_must_be(config, tuned):
     assert trained == {id(p) for group in run.optimizer.param_groups for p in group["params"]}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_the_unbroken_one(config, tmp_path):
     unbroken = load_pretrained(train_stage1(config, quiet))[0].state_dict()
     broken = changed(config, out=str(tmp_path / "broken"))
@@ -97,6 +98,7 @@ def test_kept_tokens_change_nothing(config, tmp_path):
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-3) and len(list((tmp_path / "cache").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_fifty_steps_on_two_scenes_reach_near_zero(config, places, rooms_folder, tmp_path):
     one = tmp_path / "one"
     one.mkdir()

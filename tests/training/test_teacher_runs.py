@@ -56,6 +56,7 @@ def quiet(line: str) -> None:
 # ---- geometry -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_geometry_teacher_has_no_adapter_and_no_words(rooms_folder, tmp_path):
     config = changed(
         geometry_teacher(), data=str(rooms_folder), out=str(tmp_path / "run"), steps=1, window_scenes=2,
@@ -115,6 +116,7 @@ def test_bfloat16_autocast_runs(config):
     assert [0 < train_step(run, step)["loss"] < 100 for step in (0, 2)] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_resumed_teacher_goes_on_as_the_unbroken_one(config, tmp_path, monkeypatch):
     unbroken = CLIPModel.from_pretrained(train_language_teacher(config, quiet)).state_dict()
     broken = changed(config, out=str(tmp_path / "broken"))
@@ -133,6 +135,7 @@ def test_a_resumed_teacher_goes_on_as_the_unbroken_one(config, tmp_path, monkeyp
     assert all(torch.equal(resumed[name], value) for name, value in unbroken.items())
 
 
+@pytest.mark.slow
 def test_contrast_learns_which_text_belongs_to_which_frame(config):
     run = LanguageTeacherRun(changed(config, contrastive_steps=4, learning_rate=3e-3))
     assert not any(p.requires_grad for p in run.language.parameters())

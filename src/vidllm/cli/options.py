@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vidllm.cli import reading
+from vidllm.model.config_fields import flat
 
 if TYPE_CHECKING:
     from vidllm.io.cameras.given import GivenCameras
@@ -69,17 +70,13 @@ MaybeOutput = Annotated[str | None, read_by(str, "OUT"), arg(aliases=("-o",), he
 # ---- parsing -----------------------------------------------------------------------------------------------------
 
 
-def parse(kind: type[C], prog: str, argv: list[str], default: C | None = None) -> C:
-    """An instance of a dataclass from its options (and other defaults than its own); ValueError for a wrong one."""
-    return _parse(kind, prog, argv, **({} if default is None else {"default": default}))
-
-
-def _parse(kind: Any, prog: str, argv: list[str], **more: Any) -> Any:
+def parse(kind: type[C], prog: str, argv: list[str]) -> C:
+    """An instance of a dataclass from its options; ValueError for a wrong one."""
     markers = (OmitArgPrefixes, FlagCreatePairsOff) if issubclass(kind, Verb) else ()
     drawn = io.StringIO()
     try:
         with redirect_stderr(drawn):
-            return tyro.cli(kind, args=argv, prog=prog, config=markers, **more)
+            return tyro.cli(kind, args=argv, prog=prog, config=markers)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -127,7 +124,7 @@ def idle(
 
     ``known`` is what predicates need beside the configuration.
     """
-    values, told = flat(config), set[str]()
+    values, told = by_name(config), set[str]()
     mode = SimpleNamespace(**values, **known)
     for effect in effects:
         if not effect.applies(mode):
@@ -137,15 +134,9 @@ def idle(
                 yield [spelled(name) for name in names], effect
 
 
-def flat(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass and of those nested in it, by their names as options; its own come first."""
-    own = {field.name: getattr(config, field.name) for field in fields(config)}
-    return _with_nested(own)
-
-
-def _with_nested(own: dict[str, Any]) -> dict[str, Any]:
-    nested = [flat(value) for value in own.values() if is_dataclass(value)]
-    return {name: value for values in (*nested, own) for name, value in values.items()}
+def by_name(config: Any) -> dict[str, Any]:
+    """The values of a configuration's options, and its parts themselves."""
+    return flat(config) | vars(config)
 
 
 def spelled(name: str) -> str:
@@ -173,10 +164,10 @@ class Verb:
 
 def defaults(kind: Any) -> dict[str, Any]:
     """Of the options of a verb, by name."""
-    return _with_nested({
+    return by_name(SimpleNamespace(**{
         field.name: field.default_factory() if field.default_factory is not MISSING else field.default
         for field in fields(kind)
-    })  # fmt: skip
+    }))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import Effect, Verb, Whole, flat, idle, parse, read_by
+from vidllm.cli.options import Effect, Verb, Whole, by_name, idle, parse, read_by
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 
@@ -96,6 +96,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
         Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
                "--reconstruction ours", lambda c: c.reconstruction == "ours"),
+        Effect(("fit_steps",), "--geometry-from MODEL", lambda c: c.geometry_from),
         Effect(("guide_layers",), "--guide-weight above 0", lambda c: c.guide_weight > 0),
         Effect(("bearing_weight",), "--patch-point-weight above 0", lambda c: c.patch_point_weight > 0),
         Effect(("resemble_weight", "place_weight"), "--word-weight above 0", lambda c: c.word_weight > 0),
@@ -258,7 +259,7 @@ def idle_lines(config: Any, usual: Any, but: tuple[str, ...] = (), **known: Any)
     """
     effects = tuple(e for kind in reversed(type(config).__mro__) for e in TRAINING.get(kind.__name__, ()))
     lines = []
-    for names, effect in idle(effects, config, flat(usual), **known):
+    for names, effect in idle(effects, config, by_name(usual), **known):
         if told := [name for name in names if name not in but]:
             needs = "it needs" if len(told) == 1 else "they need"
             lines.append(f"{', '.join(told)}: no effect here; {needs} {effect.where}")

@@ -54,15 +54,15 @@ class Entry:
         return ValueError(f"{self.where}: expected {field!r} to be {expected}, got {shown}")
 
 
-def entries(values: Any, file: str | Path, what: str, ids: Sequence[str] = IDS, kind: str = "entry") -> Iterator[Entry]:
+def entries(values: Any, file: str | Path, what: str, ids: Sequence[str] = IDS) -> Iterator[Entry]:
     """The records of a JSON list, named by their number and ids; ValueError when it is no list of objects."""
     if not isinstance(values, list):
         shown = f"{type(values).__name__} {values!r:.40}"
         raise ValueError(f"{file}: expected a list of {what}, got {shown}; it must be a list, as distributed")
     for index, value in enumerate(values):
         if not isinstance(value, dict):
-            raise ValueError(f"{file}: {kind} {index}: expected an object, got {value!r:.60}; fetch the file again")
-        yield Entry(f"{file}: {kind} {index}{_shown_ids(value, ids)}", value)
+            raise ValueError(f"{file}: entry {index}: expected an object, got {value!r:.60}; fetch the file again")
+        yield Entry(f"{file}: entry {index}{_shown_ids(value, ids)}", value)
 
 
 def read_table(path: str | Path, needed: set[str], delimiter: str = ",") -> Iterator[Entry]:

@@ -42,7 +42,7 @@ from vidllm.evaluation.tasks import (
 from vidllm.io.atomic import atomic_path
 from vidllm.io.processes import folder_lock
 from vidllm.scene import VidLLM
-from vidllm.training.distributed import World
+from vidllm.training.distributed import ProcessGroup
 
 Record = dict[str, Any]
 _PATIENCE = timedelta(days=7)  # a process may be done long before the others
@@ -54,11 +54,11 @@ _DECODING = {
 }
 
 
-def join_world() -> World:
-    """The processes that torchrun or accelerate started; a world of one when they did not."""
+def join_processes() -> ProcessGroup:
+    """The processes that torchrun or accelerate started; a group of one when they did not."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=_PATIENCE)
-    return World.from_environment()
+    return ProcessGroup.from_environment()
 
 
 def own_device(device: str) -> str:
@@ -82,14 +82,14 @@ class Work:
     made_with: Record
 
     @contextmanager
-    def lock(self, world: World) -> Iterator[None]:
+    def lock(self, processes: ProcessGroup) -> Iterator[None]:
         """While the first process holds a lock of the folder: ValueError where another command makes the same there."""
-        with folder_lock(self.out, f".{self.name}.lock") if world.rank == 0 else nullcontext():
+        with folder_lock(self.out, f".{self.name}.lock") if processes.rank == 0 else nullcontext():
             yield
 
     def rows(
         self,
-        world: World,
+        processes: ProcessGroup,
         open_scene: Callable[[str], EvaluationScene],
         predict: Callable[[EvaluationScene, Variant], list[Record]],
         progress: Callable[[int, int], None] | None = None,
@@ -97,13 +97,13 @@ class Work:
         """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
         folder = self.out / "predictions"
         claim(folder, self.name, self.made_with)
-        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, world.rank) for v in self.variants}
+        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
         done = {variant: file.done() for variant, file in files.items()}
         for file in files.values():
             file.mend()
-        mine = list(self.wanted)[world.rank :: world.size]
+        mine = list(self.wanted)[processes.rank :: processes.size]
         left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
-        progress = progress if world.rank == 0 and left else None
+        progress = progress if processes.rank == 0 and left else None
         if progress is not None:
             progress(0, len(left))
         for count, scene in enumerate(left, 1):
@@ -113,9 +113,9 @@ class Work:
                     file.append(predict(opened, variant))
             if progress is not None:
                 progress(count, len(left))
-        if world.size > 1:
+        if processes.size > 1:
             dist.barrier()
-        return {variant: file.gather() for variant, file in files.items()} if world.rank == 0 else None
+        return {variant: file.gather() for variant, file in files.items()} if processes.rank == 0 else None
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def evaluate(
         ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
     """
     run = Run(plan, model, name)
-    with run.work.lock(run.world):
+    with run.work.lock(run.processes):
         rows = run.work.rows(
-            run.world,
+            run.processes,
             lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
             lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
             progress,
@@ -177,7 +177,7 @@ class Run:
         for one in plan.protocols:
             protocol(plan.task, one)
         self.data = DataRoot(plan.root)
-        self.world = join_world()
+        self.processes = join_processes()
         self.items = self._items()
         self.variants = self._variants()
 

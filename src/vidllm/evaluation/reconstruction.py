@@ -19,7 +19,7 @@ from PIL import Image
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.datasets.posed_clips import PosedClip, PosedFrame
-from vidllm.evaluation.harness import Work, join_world
+from vidllm.evaluation.harness import Work, join_processes
 from vidllm.evaluation.prediction_files import Row
 from vidllm.evaluation.reconstruction_metrics import (
     PosedDepth,
@@ -98,12 +98,12 @@ def evaluate_reconstruction(
     Raises:
         ValueError: scenes are missing or broken; the message names them.
     """
-    data, world = DataRoot(plan.root), join_world()
+    data, processes = DataRoot(plan.root), join_processes()
     scenes = _scenes(plan, data)
     made_with = _made_with(plan, scenes, model, name)
     work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, (OURS, WALL), made_with)
-    with work.lock(world):
-        rows = work.rows(world, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, progress)
+    with work.lock(processes):
+        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, progress)
         if rows is None:
             return None
         how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}

@@ -15,15 +15,16 @@ from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import read_json_object
+from vidllm.model.config_fields import flat
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew
 from vidllm.scene import TINY, Scene, VidLLM, load
-from vidllm.training.config import RunConfig, flat
+from vidllm.training.config import RunConfig
+from vidllm.training.loop import Log
 from vidllm.training.texts import ExtraQuestions
 
 Record = dict[str, Any]
 
-Say = Callable[[str], None]
 PLAN, TRAINED, RESULT = "plan.json", "trained.json", "result.json"
 _UNTOLD = ("out", "init_from", "device", "threads", "log_every", "save_minutes", "keep_checkpoints", "trackers",
            "teacher_cache")  # fmt: skip
@@ -102,7 +103,7 @@ def summary(metrics: Metrics) -> Record:
 
 
 def measure_scale(
-    table: Table, config: AblationConfig, seeds: range, clip: Callable[[int, int], Any], say: Say
+    table: Table, config: AblationConfig, seeds: range, clip: Callable[[int, int], Any], say: Log
 ) -> list[list[Record]]:
     """Geometry of one model with each row's estimator; a seed draws which images vote.
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vidllm.model.config_fields import flat
 from vidllm.model.presets import preset
-from vidllm.training.config import TrainConfig, changed, flat, tiny
+from vidllm.training.config import TrainConfig, changed, tiny
 from vidllm.training.stage1 import Stage1Config
 
 SUBMISSION = "the paper's submission (arXiv 2509.24385, first version), component ablation"

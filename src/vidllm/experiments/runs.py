@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from vidllm.experiments.measuring import (
     RESULT,
     Record,
     Rooms,
-    Say,
     keep_plan,
     measure_scale,
     once,
@@ -43,13 +41,15 @@ from vidllm.io.atomic import atomic_path
 from vidllm.io.files import naming, read_json_lines
 from vidllm.io.processes import folder_lock
 from vidllm.io.weight_files import model_of_run
+from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
 from vidllm.model.text import read_tokenizer
 from vidllm.scene import load
-from vidllm.training.config import TrainConfig, changed, flat
+from vidllm.training.config import TrainConfig, changed
 from vidllm.training.data import RoomsData
 from vidllm.training.language_teacher import LanguageTeacherConfig, geometry_teacher, train_language_teacher
+from vidllm.training.loop import Log, to_stderr
 from vidllm.training.losses import normalise
 from vidllm.training.models import VOCABULARY, starting_model, write_model
 from vidllm.training.plot import LOG_FILE
@@ -87,7 +87,7 @@ def _folder(config: AblationConfig, row: Row, seed: int) -> Path:
 
 
 def ablate(
-    table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say | None = None
+    table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Log | None = None
 ) -> list[list[Record]]:
     """Train (or resume) and measure every row with every seed; one list a row of one result a seed.
 
@@ -98,7 +98,7 @@ def ablate(
         return _ablate(table, config, seeds, rooms, say or to_stderr)
 
 
-def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Say) -> list[list[Record]]:
+def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Log) -> list[list[Record]]:
     if not table.trained:
         return measure_scale(table, config, seeds, rooms.clip, say)
     teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
@@ -114,11 +114,6 @@ def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, sa
     return [results[i :: len(table.rows)] for i in range(len(table.rows))]
 
 
-def to_stderr(line: str) -> None:
-    """A line of progress."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def _side_by_side(jobs: Sequence[Job], count: int) -> list[Record]:
     folders = [job.folder for job in jobs]
     first = [job for i, job in enumerate(jobs) if job.folder not in folders[:i]]  # two rows may be one model
@@ -130,7 +125,7 @@ def _side_by_side(jobs: Sequence[Job], count: int) -> list[Record]:
 # ---- one row with one seed ------------------------------------------------------------------------------------------
 
 
-def run_job(job: Job, say: Say = to_stderr) -> Record:
+def run_job(job: Job, say: Log = to_stderr) -> Record:
     """Train the row (or go on, or see that it is done), measure it, and keep the result beside it."""
     joint, stage1 = joint_config(job), stage1_config(job)
     plan = plain({"joint": telling(joint), "stage1": stage1 and telling(stage1), "changes": job.row.changes,
@@ -151,7 +146,7 @@ def run_job(job: Job, say: Say = to_stderr) -> Record:
     return write_json(job.folder / RESULT, result)
 
 
-def _tell_rooms(job: Job, say: Say, done: int) -> None:
+def _tell_rooms(job: Job, say: Log, done: int) -> None:
     if done % 16 == 0 or done == len(job.seeds):
         say(f"{job.label} | measured in {done} of {len(job.seeds)} rooms")
 
@@ -180,7 +175,7 @@ def stage1_config(job: Job) -> Stage1Config | None:
     )  # fmt: skip
 
 
-def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Say) -> Record:
+def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Log) -> Record:
     """Both stages, each resumed where it was."""
 
     def tell(stage: str, line: str) -> None:
@@ -283,13 +278,13 @@ def typical_unit(data: str, scenes: int = 48, frames: int = 4) -> float:
     return round(float(np.median(found)), 4)
 
 
-def make_teachers(config: AblationConfig, say: Say) -> tuple[str, str]:
+def make_teachers(config: AblationConfig, say: Log) -> tuple[str, str]:
     """Both teachers of stage 1: those given, or our own, trained once for all rows."""
     geometry, language = config.teacher_geometry, config.teacher_language
     return geometry or _make_teacher("geometry", config, say), language or _make_teacher("language", config, say)
 
 
-def _make_teacher(kind: str, config: AblationConfig, say: Say) -> str:
+def _make_teacher(kind: str, config: AblationConfig, say: Log) -> str:
     out = Path(config.out) / "teachers" / kind
     settings = _geometry_teacher(config, out) if kind == "geometry" else _language_teacher(config, out)
     keep_plan(out, plain(telling(settings)))
@@ -304,7 +299,7 @@ def _make_teacher(kind: str, config: AblationConfig, say: Say) -> str:
     return str(out / once(out, make)["model"])
 
 
-def _tell_teacher(kind: str, say: Say, line: str) -> None:
+def _tell_teacher(kind: str, say: Log, line: str) -> None:
     say(f"[{kind} teacher] {line}")
 
 

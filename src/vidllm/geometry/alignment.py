@@ -15,8 +15,8 @@ def umeyama(
     source: Float[Tensor, "n 3"],
     target: Float[Tensor, "n 3"],
     with_scale: bool = True,
-    weights: Float[Tensor, n] | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, 3]]:
+    weights: Float[Tensor, " n"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
     """Scale s, rotation R, translation t minimising ``sum w |s R source + t - target|^2`` (R proper).
 
     Raises ValueError with fewer than three points, or with all source points at one place (no scale exists).

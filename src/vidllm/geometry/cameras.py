@@ -167,7 +167,7 @@ def project(
     intrinsics: Float[Tensor, "*batch 3 3"],
     extrinsics: Float[Tensor, "*batch r 4"] | None = None,
     nearest: float | None = None,
-) -> tuple[Float[Tensor, "... 2"], Float[Tensor, ...]]:
+) -> tuple[Float[Tensor, "... 2"], Float[Tensor, " ..."]]:
     """(u, v) in pixels and z depth of points of shape (*batch, anything, 3): the inverse of :func:`unproject`.
 
     Points are in the world frame, or the camera's without extrinsics. Where depth <= 0 the point is behind the camera

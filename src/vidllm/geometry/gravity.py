@@ -65,7 +65,7 @@ def up_from_cameras(extrinsics: Float[Tensor, "B F _ 4"]) -> Float[Tensor, "B 3"
 
 
 @full_precision()
-def up_from_points(points: Float[Tensor, "N 3"], up: Float[Tensor, 3]) -> Float[Tensor, 3]:
+def up_from_points(points: Float[Tensor, "N 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, " 3"]:
     """``up`` turned to the normal of the most populated nearly level plane; as it was where there is none.
 
     Deterministic: the same points give the same plane.
@@ -100,7 +100,7 @@ def _fitted(points: Tensor, normal: Tensor, origin: Tensor, width: Tensor, up: T
 
 
 @full_precision()
-def floor_height(points: Float[Tensor, "N 3"], up: Float[Tensor, 3]) -> Float[Tensor, ""]:
+def floor_height(points: Float[Tensor, "N 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, ""]:
     """Height of the floor along ``up`` over the world's origin; ValueError without a finite point."""
     heights = _sample(points[points.isfinite().all(-1)].float()) @ up.float()
     if not len(heights):
@@ -109,7 +109,7 @@ def floor_height(points: Float[Tensor, "N 3"], up: Float[Tensor, 3]) -> Float[Te
 
 
 @full_precision()
-def room_frame(points: Float[Tensor, "N 3"], up: Float[Tensor, 3]) -> Float[Tensor, "4 4"]:
+def room_frame(points: Float[Tensor, "N 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, "4 4"]:
     """Rigid transform from the world into the room's frame: z up from the floor, x and y from the points' middle.
 
     Axes as :func:`~vidllm.geometry.gravity.scene_from_world`.

@@ -180,11 +180,11 @@ _KINDS = "biufSU"  # whole and real numbers, truth values, text
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def read_npz(path: str | Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz by name.
 
     Raises:
-        ValueError: the file is missing, damaged, no .npz, or its arrays hold objects or over ``max_bytes`` bytes.
+        ValueError: the file is missing, damaged, no .npz, or its arrays hold objects or over :data:`MAX_NPZ_BYTES`.
     """
     path = check_regular_file(path)
     try:
@@ -194,19 +194,19 @@ def read_npz(path: str | Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, np.n
             raise ValueError("a single array (.npy), expected several (.npz)")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            _check_sizes(members, max_bytes)
+            _check_sizes(members)
             return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
     except Exception as error:  # zipfile and numpy's header have no error of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a readable .npz ({reason}); fetch it again") from None
 
 
-def _check_sizes(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
+def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
     total = sum(member.file_size for member in members)
     if len(members) > MAX_ARRAYS:
         raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
-    if total > max_bytes:
-        raise ValueError(f"{total:,} bytes of arrays, expected at most {max_bytes:,}")
+    if total > MAX_NPZ_BYTES:
+        raise ValueError(f"{total:,} bytes of arrays, expected at most {MAX_NPZ_BYTES:,}")
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

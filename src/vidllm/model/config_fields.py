@@ -7,7 +7,7 @@ compared: each field has a type, and counts have bounds.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -19,6 +19,14 @@ _UNBOUNDED = ("seed",)
 _POSITIVE = ("hidden_size", "num_heads", "patch_size", "image_size", "features", "num_bins", "bin_embedding",
              "num_queries", "iterations", "max_patches", "frames_chunk_size", "default_frames",
              "shorter_side", "metric_side")  # fmt: skip
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass (or of any object) and of dataclasses in it by name; its own hide theirs."""
+    own = vars(config)
+    nested = [flat(value) for value in own.values() if is_dataclass(value)]
+    plain = {name: value for name, value in own.items() if not is_dataclass(value)}
+    return {name: value for values in (*nested, plain) for name, value in values.items()}
 
 
 def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:

@@ -65,17 +65,15 @@ def register() -> None:
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
-def load_network(
-    model: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> tuple[Network, Processor]:
-    """Network (in evaluation mode) and processor from a folder or a hub id, for inference.
+def load_network(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Network, Processor]:
+    """Network (in evaluation mode, on the CPU) and processor from a folder or a hub id, for inference.
 
     Our own classes where they compute what the folder holds; otherwise :func:`load_pretrained`, whose errors it has.
     """
     folder = _find(model)
     given = _settings(folder)
     if given["model_type"] != "vidllm" or not is_llama_form(given["text_config"]):
-        return load_pretrained(folder, dtype, device)
+        return load_pretrained(folder, dtype)
     config = _configuration(folder, given, ModelConfig.from_json)
     checkpoint = weights_of_model(folder)
     network = check_weights(checkpoint, config, Network)
@@ -91,7 +89,7 @@ def load_network(
     network.language_model.tie_weights()
     network.name_or_path = str(folder)
     check_finite(network, str(folder))
-    return network.to(device).eval(), _processor(folder)
+    return network.eval(), _processor(folder)
 
 
 def load_pretrained(

@@ -33,7 +33,7 @@ from vidllm.io.atomic import atomic_folder, atomic_path, remove_folder
 from vidllm.io.files import read_json_object
 from vidllm.io.sharded_tensors import TensorsReader, read_metadata
 from vidllm.io.tensors import load_pickled, reason_without_advice
-from vidllm.training.distributed import World, is_sharded
+from vidllm.training.distributed import ProcessGroup, is_sharded
 from vidllm.training.trainable import Trainable
 
 REST = "run.json"  # in a folder, the counts
@@ -43,32 +43,32 @@ _NAME = re.compile(r"step_(\d+)(\.pt)?")
 _UNFIT = (CheckpointException, AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, world: World) -> Path:
+def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processes: ProcessGroup) -> Path:
     """Write a run's state; older checkpoints beyond ``keep`` go. Called by all processes.
 
     ValueError on a full disk, which leaves the last good one.
     """
     path = folder / f"step_{step:07d}"
     counts = {
-        "step": step, "steps_averaged": run.steps_averaged, "bad_steps": run.bad_steps, "watch": run.watch.state()
+        "step": step, "steps_averaged": run.steps_averaged, "bad_steps": run.bad_steps, "watch": run.spike_guard.state()
     }  # fmt: skip
     try:
         if is_sharded(run):
-            with atomic_folder(path) if world.rank == 0 else nullcontext(path) as part:
-                part = world.first(part)
+            with atomic_folder(path) if processes.rank == 0 else nullcontext(path) as part:
+                part = processes.first(part)
                 save(tensors_of(run), storage_writer=FileSystemWriter(part))
-                if world.rank == 0:
+                if processes.rank == 0:
                     (part / REST).write_text(json.dumps(counts))
-        elif world.rank == 0:
+        elif processes.rank == 0:
             path = path.with_suffix(".pt")
             with atomic_path(path) as temporary:
                 torch.save({**counts, "tensors": tensors_of(run)}, temporary)
     except (OSError, RuntimeError, CheckpointException) as error:  # torch's writer has a RuntimeError for a full disk
         raise _unwritten(path, error) from error
-    if world.rank == 0:
+    if processes.rank == 0:
         for old in list_checkpoints(folder)[: -max(1, keep)]:
             _remove(old)
-    world.first(None)
+    processes.first(None)
     return path
 
 
@@ -91,7 +91,7 @@ def load_checkpoint(run: Trainable, path: Path) -> int | None:
     try:
         _take(run, _read_folder(run, path) if path.is_dir() else rest["tensors"])
         run.steps_averaged, run.bad_steps = rest["steps_averaged"], rest["bad_steps"]
-        run.watch.load(rest["watch"])
+        run.spike_guard.load(rest["watch"])  # the key that earlier checkpoints have
     except _UNFIT as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         told = " ".join(str(cause).split())[:200]

@@ -17,6 +17,7 @@ import tyro
 
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import read_json_object
+from vidllm.model.config_fields import flat
 from vidllm.model.configuration import AdapterVariant
 
 FLAT = tyro.conf.arg(name="")  # of a part: its fields are options without the part's name
@@ -96,6 +97,8 @@ class Start:
     unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
     init_from: str | None = None  # a saved model folder to start from (weights only)
     encoder_from: str | None = None  # DINOv2's weights for fresh ones: file, folder or hub id; the first layers of it
+    geometry_from: str | None = None  # a narrower model whose attention and camera heads are taken (widening)
+    fit_steps: int = 500  # in which the adapter is fitted to that model's geometric stream
     language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
     lora_rank: int = 0  # of matrices beside the language model's layers, which alone learn there; 0: it learns whole
     lora_alpha: float = 32.0  # what they add is scaled by this over their rank
@@ -259,17 +262,8 @@ def tiny_test() -> TrainConfig:
 # ---- fields by name, and the file ------------------------------------------------------------------------------------
 
 
-def flat(config: Any) -> dict[str, Any]:
-    """The values of a configuration by their names as options."""
-    found: dict[str, Any] = {}
-    for name in [f.name for f in fields(config)]:
-        value = getattr(config, name)
-        found |= flat(value) if is_dataclass(value) else {name: value}
-    return found
-
-
 def flat_file(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """The same of what a file holds; ``like``: a configuration of its class. ValueError for a part that is none."""
+    """As :func:`flat`, of what a file holds; ``like``: a configuration of its class. ValueError for a wrong part."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         part = getattr(like, name, None)

@@ -22,6 +22,7 @@ from torch import Tensor
 from vidllm.datasets.shards import LabelSpace, Shard, shards_of
 from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 
+OPEN_SHARDS = 64
 PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 
 
@@ -66,15 +67,15 @@ class Batch:
 class RoomsData:
     """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int = PATCH_SIZE, cache: int = 64) -> None:
+    def __init__(self, folder: Path, patch_size: int = PATCH_SIZE) -> None:
         self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
-        self._cache, self._lock = cache, Lock()
+        self._lock = Lock()
         self.paths = shards_of(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files: a process that draws opens its own."""
-        return {"folder": self.folder, "patch_size": self.patch_size, "_cache": self._cache, "paths": self.paths}
+        return {"folder": self.folder, "patch_size": self.patch_size, "paths": self.paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open=OrderedDict(), _lock=Lock())
@@ -99,7 +100,7 @@ class RoomsData:
                 self._open[path] = shard = Shard(path)
                 if shard.labels not in (labels, LabelSpace()):
                     raise ValueError(f"{path} names its objects otherwise than other shards there: give it a folder")
-                if len(self._open) > self._cache:
+                if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             return self._open[path]
 

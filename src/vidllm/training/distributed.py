@@ -31,15 +31,15 @@ MICRO = 1  # keeps a micro-batch's draws apart from those that a step's micro-ba
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """Number of this process and how many there are."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def from_environment(cls, *, cpu: bool = False) -> World:
-        """Join the processes that torchrun or accelerate started, each on its own GPU (``cpu``: on none); a world of
+    def from_environment(cls, *, cpu: bool = False) -> ProcessGroup:
+        """Join the processes that torchrun or accelerate started, each on its own GPU (``cpu``: on none); a group of
         one when they did not. ValueError when accelerate is not installed.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:

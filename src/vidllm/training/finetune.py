@@ -8,7 +8,6 @@ depth, cameras and scale of the fine-tuned model are those of the model that it 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from vidllm.model.outputs import VisualPrefix
 from vidllm.scene import TINY
 from vidllm.training.config import FLAT, Loop, LossWeights, Optimiser, RunConfig
 from vidllm.training.joint import language_losses
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive, to_stderr
 from vidllm.training.lora import apply_lora, lora_matrices, save_adapter, trained_share
 from vidllm.training.losses import Losses
 from vidllm.training.models import LANGUAGE_HALF, checkpoint_activations, training_device, write_model
@@ -74,7 +73,7 @@ class FinetuneBatch:
 class FinetuneRun(Trainable):
     """A model, what it sees of the videos, and their sentences."""
 
-    def __init__(self, config: FinetuneConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: FinetuneConfig, say: Log) -> None:
         self.config: FinetuneConfig = config
         self.device = training_device(config.loop.device)
         examples = checked(config.loop.data)
@@ -91,7 +90,7 @@ class FinetuneRun(Trainable):
         say("{:,} of {:,} numbers learn".format(*trained_share(self.model)))
         self._settle()
 
-    def _fill(self, say: Callable[[str], None]) -> None:
+    def _fill(self, say: Log) -> None:
         def tell(done: int, total: int) -> None:
             if done % -(-total // TOLD) == 0 or done == total:
                 say(f"{self.seen.folder}: {done} of {total} videos seen")
@@ -124,8 +123,7 @@ class FinetuneRun(Trainable):
     def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
         prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
-        before, after = (ids.to(self.device) for ids in self.texts.maker.prefix_ids)
-        return language_losses(self.model, prefix, batch.packed, (before, after), LossWeights())
+        return language_losses(self.model, prefix, batch.packed, self.texts.maker.prefix_ids, LossWeights())
 
     def _lift(self, scene: SeenScene) -> VisualPrefix:
         streams = self.model.adapter(scene.tokens)
@@ -200,10 +198,10 @@ def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
     return VisualPrefix(**{name: stacked(name) for name in names}, patch_index=stacked("patch_index", -1))
 
 
-def finetune(config: FinetuneConfig, log: Callable[[str], None] | None = None) -> Path:
+def finetune(config: FinetuneConfig, log: Log | None = None) -> Path:
     """Run (or resume); returns the folder of the fine-tuned model."""
     checked(config.loop.data)  # before a run folder is made
-    say = log or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = log or to_stderr
     return drive(lambda: FinetuneRun(config, say), config, say)
 
 

@@ -129,7 +129,8 @@ def language_losses(
 
     ``prefix_ids`` are the prompt's token ids before and after the scene; ``supervision`` reads ``batch`` too.
     """
-    before, after = (model.embed_text(ids.expand(len(packed.input_ids), -1)) for ids in prefix_ids)
+    ids_of = [ids.to(packed.input_ids.device).expand(len(packed.input_ids), -1) for ids in prefix_ids]
+    before, after = (model.embed_text(ids) for ids in ids_of)
     tokens = torch.cat([before, prefix.tokens.to(before.dtype), after], 1)
     known = [prefix.mask.new_ones(ids.shape[:2]) for ids in (before, after)]
     mask = torch.cat([known[0], prefix.mask, known[1]], 1)

@@ -7,7 +7,7 @@ that begins at nothing spends most of its joint training on learning to read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ from vidllm.model.presets import preset
 from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig
 from vidllm.training.data import RoomsData
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
 from vidllm.training.models import VOCABULARY, training_device
 from vidllm.training.packing import Text
@@ -83,7 +83,7 @@ class LanguageOnlyRun(Trainable):
         return folder / "model"
 
 
-def train_language_only(config: LanguageOnlyConfig, log: Callable[[str], None] | None = None) -> Path:
+def train_language_only(config: LanguageOnlyConfig, log: Log | None = None) -> Path:
     """Train (or resume) the baseline; returns the folder of its model."""
     return drive(lambda: LanguageOnlyRun(config), config, log)
 

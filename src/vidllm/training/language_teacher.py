@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +40,7 @@ from vidllm.training.config import (
 from vidllm.training.data import Batch, RoomsData, plan_of
 from vidllm.training.distillation import resample_grid
 from vidllm.training.joint import language_losses, true_geometry
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses, normalise
 from vidllm.training.models import (
     LANGUAGE_HALF,
@@ -238,8 +237,7 @@ class LanguageTeacherRun(Trainable):
         counts = Texts(config.questions, config.references, config.captions)
         texts = draw_texts(batch, self.texts, rng, counts)
         packed = pack(texts, self.model.config.loc_token_id, counts.max_text_tokens).to(self.device)
-        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
-        return language_losses(self.model, prefix, packed, (before, after), LossWeights())
+        return language_losses(self.model, prefix, packed, self.texts.prefix_ids, LossWeights())
 
     def _patches(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """The tower's tokens (B,F,P,C) on the patch grid of the frames."""
@@ -272,7 +270,7 @@ def clip_config(config: LanguageTeacherConfig, width: int, vocabulary: int) -> C
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
 
 
-def train_language_teacher(config: LanguageTeacherConfig, log: Callable[[str], None] | None = None) -> Path:
+def train_language_teacher(config: LanguageTeacherConfig, log: Log | None = None) -> Path:
     """Run (or resume); returns the folder of the CLIP model, which ``stage1 --teacher-language`` takes."""
     if not 0 <= config.contrastive_steps <= config.loop.steps:
         raise ValueError(

@@ -18,11 +18,12 @@ import torch
 from vidllm.datasets.shards import check_shards, shards_of
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.processes import Stopped, StopRequest, folder_lock
+from vidllm.model.config_fields import flat
 from vidllm.model.precision import describe_dtype, resolve_dtype
 from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from vidllm.training.config import RunConfig, flat
+from vidllm.training.config import RunConfig
 from vidllm.training.distributed import (
-    World,
+    ProcessGroup,
     check_processes,
     clip_gradients,
     gather_weights,
@@ -34,10 +35,11 @@ from vidllm.training.progress import Clock, Trackers, check_trackers, trim_log, 
 from vidllm.training.resuming import begin, check_tokenizer_of
 from vidllm.training.trainable import RECENT, Trainable
 
-ALONE = World()
+Log = Callable[[str], None]
+ALONE = ProcessGroup()
 
 
-def drive(build: Callable[[], Trainable], config: RunConfig, log: Callable[[str], None] | None = None) -> Path:
+def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = None) -> Path:
     """Run (or resume) what ``build`` makes; returns where it was exported.
 
     Raises:
@@ -51,14 +53,14 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Callable[[str]
     if not data.is_file():
         shards_of(data)
         check_shards(data)
-    world = World.from_environment(cpu=config.loop.device == "cpu")
-    say = (log or _to_stderr) if world.rank == 0 else _nothing
+    processes = ProcessGroup.from_environment(cpu=config.loop.device == "cpu")
+    say = (log or to_stderr) if processes.rank == 0 else _nothing
     lock = folder_lock(config.loop.out)
-    world.do_first(lock.__enter__)
+    processes.do_first(lock.__enter__)
     try:
-        return _drive(build, config, world, say)
+        return _drive(build, config, processes, say)
     finally:
-        if world.rank == 0:
+        if processes.rank == 0:
             lock.__exit__(None, None, None)
 
 
@@ -71,36 +73,38 @@ def check_extras(config: RunConfig) -> None:
     check_trackers(config.loop.trackers)
 
 
-def _drive(build: Callable[[], Trainable], config: RunConfig, world: World, say: Callable[[str], None]) -> Path:
+def _drive(build: Callable[[], Trainable], config: RunConfig, processes: ProcessGroup, say: Log) -> Path:
     loop, out = config.loop, Path(config.loop.out)
-    told = world.do_first(lambda: _begin(config, world.size))
-    trackers = Trackers(config if world.rank == 0 else None)
+    told = processes.do_first(lambda: _begin(config, processes.size))
+    trackers = Trackers(config if processes.rank == 0 else None)
     torch.set_num_threads(loop.threads)
     torch.set_flush_denormal(True)
-    with world.in_turn():
+    with processes.in_turn():
         torch.manual_seed(loop.seed)
         run = build()
-    world.do_first(lambda: check_tokenizer_of(config))
-    if loop.parallel == "fsdp" and world.size > 1:
-        shard_blocks(run, world.size)  # before the optimiser is made, which is at its first use
+    processes.do_first(lambda: check_tokenizer_of(config))
+    if loop.parallel == "fsdp" and processes.size > 1:
+        shard_blocks(run, processes.size)  # before the optimiser is made, which is at its first use
         run.read_later()
     start, damaged = resume(run, out / "checkpoints")
     if start > loop.steps:
         raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
                          "as many or more, or another --out")  # fmt: skip
-    world.do_first(lambda: trim_log(out / "log.jsonl", start))
-    say(f"{out}: step {start} of {loop.steps}, {world.size} process{'es' * (world.size > 1)}")
+    processes.do_first(lambda: trim_log(out / "log.jsonl", start))
+    say(f"{out}: step {start} of {loop.steps}, {processes.size} process{'es' * (processes.size > 1)}")
     for line in [*told, *(f"{path}: damaged, an older checkpoint is taken" for path in damaged)]:
         say(f"warning: {line}")
     say(describe_dtype(loop.dtype, run.device))
+    if start == 0:
+        run.prepare(say)
     try:
-        _steps(run, start, world, trackers, say)
+        _steps(run, start, processes, trackers, say)
     finally:
         run.ahead.close()
     trackers.close()
     if is_sharded(run):
-        gather_weights(run, keep=world.rank == 0)
-    return world.first(run.export(out) if world.rank == 0 else out)
+        gather_weights(run, keep=processes.rank == 0)
+    return processes.first(run.export(out) if processes.rank == 0 else out)
 
 
 def _begin(config: RunConfig, processes: int) -> list[str]:
@@ -129,27 +133,27 @@ def resume(run: Trainable, folder: Path) -> tuple[int, list[Path]]:
     return 0, []
 
 
-def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Callable[[str], None]) -> None:
+def _steps(run: Trainable, start: int, processes: ProcessGroup, trackers: Trackers, say: Log) -> None:
     """The steps from ``start`` on, with their log and checkpoints; a signal ends them with a checkpoint."""
     loop, out = run.config.loop, Path(run.config.loop.out)
     clock = Clock(loop, start)
     with StopRequest() as stop:
         for step in range(start, loop.steps):
-            figures = train_step(run, step, world, world.first(clock.spent()))
+            figures = train_step(run, step, processes, processes.first(clock.spent()))
             clock.add(figures)
             done = step + 1
-            out_of_time = done < loop.steps and world.first(clock.spent() >= 1)
+            out_of_time = done < loop.steps and processes.first(clock.spent() >= 1)
             last = out_of_time or done == loop.steps
             if "skipped_steps" in figures:
-                say(f"step {done} skipped: {run.watch.reason}")
-            if (done % loop.log_every == 0 or out_of_time) and world.rank == 0:
+                say(f"step {done} skipped: {run.spike_guard.reason}")
+            if (done % loop.log_every == 0 or out_of_time) and processes.rank == 0:
                 line = clock.line(done, run.bad_steps)
                 write_log(out / "log.jsonl", line)
                 trackers.log(line, done)
                 say(clock.text)
-            signals, due = zip(*world.gather((stop.signum, clock.due(loop.save_minutes))), strict=True)
+            signals, due = zip(*processes.gather((stop.signum, clock.due(loop.save_minutes))), strict=True)
             if any(signals) or due[0] or last:
-                save_checkpoint(run, out / "checkpoints", done, loop.keep_checkpoints, world)
+                save_checkpoint(run, out / "checkpoints", done, loop.keep_checkpoints, processes)
                 run.refresh()
             if last:
                 return
@@ -159,7 +163,8 @@ def _steps(run: Trainable, start: int, world: World, trackers: Trackers, say: Ca
                 raise Stopped(max(signals))
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """A line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -170,7 +175,7 @@ def _nothing(_: str) -> None:
 # ---- one step ------------------------------------------------------------------------------------------------------
 
 
-def train_step(run: Trainable, step: int, world: World = ALONE, spent: float = 0.0) -> dict[str, float]:
+def train_step(run: Trainable, step: int, processes: ProcessGroup = ALONE, spent: float = 0.0) -> dict[str, float]:
     """One step of all processes: its figures, means over their micro-batches. A bad one is skipped and counted.
 
     ``spent``: the share of the run's ``minutes`` that has passed. Every process decides alike. ValueError when too
@@ -180,26 +185,26 @@ def train_step(run: Trainable, step: int, world: World = ALONE, spent: float = 0
     for group in run.optimizer.param_groups:
         group["lr"] = run.config.learning_rate(step, spent) * group["scale"]
     run.optimizer.zero_grad(set_to_none=True)
-    seeds = world.seeds(loop.seed, step, loop.accumulation)
+    seeds = processes.seeds(loop.seed, step, loop.accumulation)
     later = [each for n in range(1, loop.prefetch + 1)
-             for each in ((step + n, seed) for seed in world.seeds(loop.seed, step + n, loop.accumulation))]
+             for each in ((step + n, seed) for seed in processes.seeds(loop.seed, step + n, loop.accumulation))]
     run.ahead.want([(step, seed) for seed in seeds] + later)  # fmt: skip
     told = [_micro_batch(run, step, seed) for seed in seeds]
     trained = list(run.parameters())
-    world.average_gradients(trained)
+    processes.average_gradients(trained)
     norm = clip_gradients(trained, run.config.optimiser.clip_norm)
-    gathered = world.gather((told, norm))
+    gathered = processes.gather((told, norm))
     figures = _means([figures for each, _ in gathered for _, figures in each])
     figures = {"loss": figures["loss"], "norm": gathered[0][1], **figures}
-    reason = run.watch.judge(told[0][0], figures["loss"], figures["norm"])
+    reason = run.spike_guard.judge(told[0][0], figures["loss"], figures["norm"])
     if reason is None:
         run.optimizer.step()
         run.average(step)
         return figures
     run.bad_steps += 1
-    if run.watch.skipped() > loop.max_bad_steps:
+    if run.spike_guard.skipped() > loop.max_bad_steps:
         raise ValueError(
-            f"training stopped at step {step}: {run.watch.skipped()} of the last {RECENT} steps were skipped "
+            f"training stopped at step {step}: {run.spike_guard.skipped()} of the last {RECENT} steps were skipped "
             f"({reason}); lower --learning-rate or look at the data, then start again: it resumes from the last "
             f"checkpoint in {loop.out}"
         )

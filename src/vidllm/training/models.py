@@ -63,7 +63,8 @@ def run_tokenizer(
 
 def may_be_read_later(start: Start) -> bool:
     """Whether a run's weights can be read into a model that has been sharded, or in part: all are ``init_from``'s."""
-    return bool(start.init_from) and not start.language_from and not is_compact(Path(str(start.init_from)))
+    elsewhere = start.language_from or start.geometry_from
+    return bool(start.init_from) and not elsewhere and not is_compact(Path(str(start.init_from)))
 
 
 def starting_model(

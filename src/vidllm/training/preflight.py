@@ -26,12 +26,13 @@ from transformers import CLIPModel
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
+from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import check_weights, kind_of, load_config
 from vidllm.model.text import read_tokenizer
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import TrainConfig, changed, flat
+from vidllm.training.config import TrainConfig, changed
 from vidllm.training.data import RoomsData
 from vidllm.training.distillation import Projections
 from vidllm.training.distributed import BLOCKS

@@ -13,7 +13,8 @@ import numpy as np
 
 from vidllm.io.atomic import atomic_path, naming_errors
 from vidllm.io.files import naming, parse_json, read_text
-from vidllm.training.config import Loop, RunConfig, flat
+from vidllm.model.config_fields import flat
+from vidllm.training.config import Loop, RunConfig
 
 
 def trim_log(path: Path, step: int) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from vidllm.datasets.shards import PATTERN
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import check_regular_file, naming, read_json_object
+from vidllm.model.config_fields import flat
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import RunConfig, flat, flat_file, write_config
+from vidllm.training.config import RunConfig, flat_file, write_config
 
 Record = dict[str, Any]
 
@@ -43,6 +44,7 @@ MAY_CHANGE: Mapping[str, str] = {
     "teacher_cache": "where computed tokens are kept",
     "cache": "where computed tokens are kept",
     "encoder_from": "the place may change, the weights there may not",
+    "geometry_from": "the place may change, the weights there may not",
     "posed_clips": "the place may change, and clips may be added",
     "minutes": "how long it runs",
     "prefetch": "when batches are drawn, not what they are",
@@ -54,7 +56,7 @@ MAY_CHANGE: Mapping[str, str] = {
     "trackers": "bookkeeping",
 }
 #: The settings that name files: what lies there is compared.
-PLACES = ("init_from", "language_from", "encoder_from", "teacher_geometry", "teacher_language")
+PLACES = ("init_from", "language_from", "encoder_from", "geometry_from", "teacher_geometry", "teacher_language")
 #: What a folder without a checkpoint is held to all the same: its tokenizer was made from them.
 OF_TOKENIZER = ("kind", "data", "init_from")
 

@@ -6,7 +6,6 @@ that stage 2 starts from (``vidllm train stage2 --init-from RUN/model``); its ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from vidllm.model.loading import read_weights
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig, Start
 from vidllm.training.data import Batch, ClipDraw, RoomsData
 from vidllm.training.distillation import Projections, Streams, distillation_losses
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
 from vidllm.training.models import may_be_read_later, run_tokenizer, starting_model, training_device, write_model
 from vidllm.training.teachers import CachedTeacher, FoundTeachers, LiveTeacher, Teacher, find_teachers
@@ -177,6 +176,6 @@ def trained_in_stage1(
     return model
 
 
-def train_stage1(config: Stage1Config, log: Callable[[str], None] | None = None) -> Path:
+def train_stage1(config: Stage1Config, log: Log | None = None) -> Path:
     """Run (or resume) stage 1; returns the folder of the model that stage 2 starts from."""
     return drive(lambda: Stage1Run.build(config), config, log)

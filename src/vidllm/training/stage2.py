@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vidllm.io.atomic import atomic_path
+from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
-from vidllm.model.loading import read_weights
+from vidllm.model.loading import load_pretrained, read_weights
 from vidllm.model.outputs import VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, plan_of
 from vidllm.training.distributed import several_processes
 from vidllm.training.joint import geometry_losses, language_losses, true_geometry
-from vidllm.training.loop import drive
+from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses, normalise
 from vidllm.training.models import (
     AUXILIARY_FILE,
@@ -41,14 +41,13 @@ from vidllm.training.supervision.base import AuxiliaryHeads, Parts, Supervision
 from vidllm.training.supervision.geometry import OracleFeatures
 from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker, draw_texts
 from vidllm.training.trainable import Trainable
+from vidllm.training.widening import fit_adapter, take_geometry_half
 
-COIN = 2  # keeps these draws apart from those of a step's plan (data.PLAN) and data
+COIN, FIT = 2, 3  # keep these draws apart from those of a step's plan (data.PLAN) and data
 GEOMETRY = ("window", "posed")  # kinds of steps without language
 
 
-def train(
-    config: TrainConfig, log: Callable[[str], None] | None = None, extra_questions: ExtraQuestions | None = None
-) -> Path:
+def train(config: TrainConfig, log: Log | None = None, extra_questions: ExtraQuestions | None = None) -> Path:
     """Run (or resume) joint training; returns the folder of the final model.
 
     ``extra_questions`` make the template questions of ``plain`` and ``places`` (of ``vidllm_rooms.language``).
@@ -131,6 +130,20 @@ class Run(Trainable):
         """The model: its averaged weights are exported."""
         return self.model
 
+    def prepare(self, say: Log) -> None:
+        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it."""
+        start, seed = self.config.start, self.config.loop.seed
+        if start.geometry_from is None:
+            return
+
+        def pictures(step: int) -> Tensor:
+            return self.draw(step, np.random.default_rng([seed, step, FIT]))[0].images.to(self.device)
+
+        other = load_pretrained(str(model_of_run(start.geometry_from)))[0]
+        other.to(self.device)  # type: ignore[arg-type]
+        take_geometry_half(self.model, other)
+        fit_adapter(self.model, other, pictures, start.fit_steps, say=say)
+
     def refresh(self) -> None:
         """Look for new shards."""
         if self.data.refresh():
@@ -209,9 +222,8 @@ class Run(Trainable):
     def _language(self, batch: Batch, prefix: VisualPrefix, rng: np.random.Generator) -> Losses:
         texts = draw_texts(batch, self.texts, rng, self.config.texts)
         packed = pack(texts, self.model.config.loc_token_id, self.config.texts.max_text_tokens).to(self.device)
-        before, after = (ids.to(self.device) for ids in self.texts.prefix_ids)
         weights, supervision = self.config.weights, self.supervision
-        return language_losses(self.model, prefix, packed, (before, after), weights, supervision, batch)
+        return language_losses(self.model, prefix, packed, self.texts.prefix_ids, weights, supervision, batch)
 
 
 @dataclass(frozen=True)
@@ -261,6 +273,8 @@ def _check_sharding(config: TrainConfig) -> None:
         raise ValueError(
             "parallel fsdp shards the weights that the guides read; give --guide-weight 0 --word-weight 0, or ddp"
         )
+    if config.loop.parallel == "fsdp" and config.start.geometry_from:
+        raise ValueError("geometry_from widens whole weights, which parallel fsdp shards; take ddp")
 
 
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:

@@ -62,7 +62,10 @@ class Trainable(ABC):
         """The module whose weights are averaged over the steps; None: none is."""
         return None
 
-    def read_later(self) -> None:  # noqa: B027 - as the next
+    def prepare(self, say: Callable[[str], None]) -> None:  # noqa: B027 - nothing to do is the rule
+        """Called once, before the first step of a run that does not resume."""
+
+    def read_later(self) -> None:  # noqa: B027 - as the last
         """Called when blocks have been sharded, where they are: time to read weights that were not read yet."""
 
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
@@ -111,9 +114,9 @@ class Trainable(ABC):
         return Ahead(drawer or self.draw, loop.prefetch, loop.workers, pin=self.device.type == "cuda")
 
     @cached_property
-    def watch(self) -> Watch:
+    def spike_guard(self) -> LossSpikeGuard:
         """What decides whether a step is taken."""
-        return Watch(self.config.loop.spike_factor, self.config.loop.spike_window)
+        return LossSpikeGuard(self.config.loop.spike_factor, self.config.loop.spike_window)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter, trained or not, as ``module.name``."""
@@ -216,7 +219,7 @@ def _draw_in_worker(step: int, seed: list[int]) -> Drawn:
     return _drawn(_worker_draws[0], step, seed)
 
 
-class Watch:
+class LossSpikeGuard:
     """Remembers the losses and gradient norms of the steps taken, and how many were skipped of late."""
 
     def __init__(self, factor: float = 10.0, window: int = 100) -> None:
