@@ -50,7 +50,7 @@ BUDGET: dict[str, int] = {
     "vidllm.long_video": 750,
     "vidllm.model": 5740,
     "vidllm.pretrained": 1650,
-    "vidllm.training": 6625,
+    "vidllm.training": 6630,
     "vidllm_rooms": 1840,
     "vidllm_rooms.language": 1610,
     "vidllm_rooms.official": 835,

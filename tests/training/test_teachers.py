@@ -176,7 +176,8 @@ def test_stage_1_takes_what_import_takes_and_reads_no_more(published, vggt, monk
 
 
 def test_dinov2_alone_is_a_teacher_of_geometry(tmp_path):
-    config = Dinov2WithRegistersConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    config = Dinov2WithRegistersConfig(**sizes)
     network = Dinov2WithRegistersModel(config).eval()
     network.save_pretrained(tmp_path)
     images = video(2, 28, 42)

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import safe_open
 from torch import Tensor
 
-from vidllm.datasets.shards import LabelSpace, Shard, shards_of
+from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, shards_of
+from vidllm.io.files import check_regular_file, naming
 from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 
 OPEN_SHARDS = 64
@@ -62,6 +64,31 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {k: change(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return Batch(**changed)
+
+
+def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
+    """Scenes by (frames, height, width), from the shards' headers."""
+    found: dict[tuple[int, int, int], int] = {}
+    for path in sorted(folder.glob(PATTERN)):
+        with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
+            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
+        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
+    return found
+
+
+def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[tuple[int, int, int], int]:
+    """:func:`shard_sizes`; ValueError for frames that are not whole patches, or scenes of fewer frames than clips."""
+    sizes = shard_sizes(folder)
+    odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
+    if odd:
+        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
+    wanted, shortest = max(clip_frames), min(frames for frames, _, _ in sizes)
+    if wanted > shortest:
+        raise ValueError(
+            f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
+            "render more frames, or lower --clip-frames"
+        )
+    return sizes
 
 
 class RoomsData:

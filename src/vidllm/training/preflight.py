@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import CLIPModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
-from vidllm.io.files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMConfig
@@ -33,7 +31,7 @@ from vidllm.model.text import read_tokenizer
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, changed
-from vidllm.training.data import RoomsData
+from vidllm.training.data import RoomsData, check_frames
 from vidllm.training.distillation import Projections
 from vidllm.training.distributed import BLOCKS
 from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeacherRun, clip_config
@@ -219,32 +217,12 @@ def _finding(what: str, tell: Callable[[], str]) -> Finding:
         return Finding(what, False, " ".join(str(error).split()))
 
 
-def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
-    """Scenes by (frames, height, width), from the shards' headers."""
-    found: dict[tuple[int, int, int], int] = {}
-    for path in sorted(folder.glob(PATTERN)):
-        with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
-            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
-        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
-    return found
-
-
 def data_told(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
     folder = Path(config.loop.data)
     paths = shards_of(folder)
     check_shards(folder)
-    sizes = shard_sizes(folder)
-    patch = model_settings(config).encoder.patch_size
-    odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
-    if odd:
-        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
-    wanted, shortest = max(flat(config)["clip_frames"]), min(frames for frames, _, _ in sizes)
-    if wanted > shortest:
-        raise ValueError(
-            f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
-            "render more frames, or lower --clip-frames"
-        )
+    sizes = check_frames(folder, model_settings(config).encoder.patch_size, flat(config)["clip_frames"])
     told = ", ".join(f"{n} scenes of {f} frames {h}x{w}" for (f, h, w), n in sorted(sizes.items()))
     return f"{folder}: {len(paths)} shards, {told}"
 

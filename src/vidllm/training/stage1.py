@@ -18,7 +18,7 @@ from vidllm.io.atomic import atomic_path
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import read_weights
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig, Start
-from vidllm.training.data import Batch, ClipDraw, RoomsData
+from vidllm.training.data import Batch, ClipDraw, RoomsData, check_frames
 from vidllm.training.distillation import Projections, Streams, distillation_losses
 from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
@@ -109,6 +109,7 @@ class Stage1Run(Trainable):
         texts = TextMaker(run_tokenizer(Path(config.loop.out), data, config.init_from))
         later = may_be_read_later(config.start)
         model = starting_model(config.start, texts, unread=later)
+        check_frames(data.folder, model.config.encoder.patch_size, config.clip_frames)
         if later:
             read_weights(model, str(config.init_from), training_device(config.loop.device), LEARNED)
         return cls(config, model, teachers.load(), data, texts)
