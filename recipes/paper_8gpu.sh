@@ -3,33 +3,43 @@
 # stage 2 with a frozen encoder, evaluation on ScanNet's benchmarks. Run again, each step resumes.
 #   recipes/paper_8gpu.sh WEIGHTS SCANNET [RUNS]
 # WEIGHTS holds VGGT-1B and LLaVA-3D-7B as published; SCANNET holds scans/ and the language sets (docs/benchmarks.md).
-# Both keep their own licences. LORA=16 trains the language model with LoRA of that rank. DRY=1 stops after the dry runs.
+# Both keep their own licences. LORA=16 trains the language model with LoRA of that rank. ROOMS, FRAMES, STAGE1 and STAGE2 are
+# the numbers of rooms, of frames a scene and of steps; GPUS processes train, JOBS processes render. DRY=1 stops after the
+# dry runs, before anything is rendered, packed or imported.
 set -euo pipefail
 weights=$1
 scannet=$2
 runs=${3:-runs/paper}
-gpus=8
+gpus=${GPUS:-8}
 data=(--data "$runs/shards")
 train=(torchrun --nproc-per-node "$gpus" -m vidllm train)
 
-# 1. Rooms with a shorter side of 518 pixels and 32 frames, and ScanNet's training scenes in the same form.
-vidllm data check "$scannet" --quick
-vidllm rooms shards --seeds 10000:14000 --frames 32 --shorter-side 518 -o "$runs/shards"
-vidllm data pack "$scannet" --frames 32 --shorter-side 518 --split train -o "$runs/shards"
-
-# 2. The initial model.
-if [ ! -e "$runs/start/config.json" ]; then
-  vidllm import --preset paper --vggt "$weights/VGGT-1B" --llava-3d "$weights/LLaVA-3D-7B" -o "$runs/start"
-fi
-
-# 3. Dry runs of the two stages. The preset also chooses rates, batches and losses (vidllm.training.config.paper).
+# 1. Dry runs: sizes on the disk, checkpoints, teachers, memory. The preset of the stages also chooses rates, batches and
+#    losses (vidllm.training.config.paper). Rooms and ScanNet's training scenes have a shorter side of 518 pixels.
+size=(--frames "${FRAMES:-32}" --shorter-side 518 -o "$runs/shards")
+rooms=(--seeds "10000:$((10000 + ${ROOMS:-4000}))" "${size[@]}")
+start=(--preset paper --vggt "$weights/VGGT-1B" --llava-3d "$weights/LLaVA-3D-7B" -o "$runs/start")
 stage1=(stage1 "${data[@]}" --out "$runs/stage1" --preset paper --init-from "$runs/start"
   --teacher-geometry "$weights/VGGT-1B" --teacher-language "$weights/LLaVA-3D-7B"
-  --steps "${STAGE1:-20000}")
-stage2=(stage2 "${data[@]}" --out "$runs/stage2" --preset paper --steps "${STAGE2:-20000}" --lora-rank "${LORA:-0}")
+  --prefetch 4 --workers 2 --steps "${STAGE1:-20000}")
+stage2=(stage2 "${data[@]}" --out "$runs/stage2" --preset paper --prefetch 4 --workers 2
+  --steps "${STAGE2:-20000}" --lora-rank "${LORA:-0}")
+vidllm data check "$scannet" --quick
+vidllm rooms shards "${rooms[@]}" --dry-run
+vidllm data pack "$scannet" "${size[@]}" --split train --dry-run
+vidllm import "${start[@]}" --dry-run
+vidllm train "${stage1[@]}" --dry-run --planned --gpus "$gpus"
+vidllm train "${stage2[@]}" --init-from "$runs/start" --dry-run --planned --gpus "$gpus"
+if [ -n "${DRY:-}" ]; then exit; fi
+
+# 2. Rooms, ScanNet's training scenes in the same form, and the initial model.
+vidllm rooms shards "${rooms[@]}" --jobs "${JOBS:-8}"
+vidllm data pack "$scannet" "${size[@]}" --split train
+if [ ! -e "$runs/start/config.json" ]; then vidllm import "${start[@]}"; fi
+
+# 3. Dry runs with all of it.
 vidllm train "${stage1[@]}" --dry-run --gpus "$gpus"
 vidllm train "${stage2[@]}" --init-from "$runs/start" --dry-run --gpus "$gpus"
-if [ -n "${DRY:-}" ]; then exit; fi
 
 # 4. Both stages.
 "${train[@]}" "${stage1[@]}"

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # The shipped `tiny` from random weights on two CPU cores. Run again, each step resumes.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
-# ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the numbers of rooms and steps; the defaults take about five hours.
+# It needs the extra train (pip install 'vidllm[train]'). ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the numbers of
+# rooms and steps; the defaults take about five hours. JOBS processes render.
 # A short run of a few minutes, to check that everything works: ROOMS=48 WORDS=8 SEE=6 DRILL=4 PLACES=4 SPEAK=4 JOINT=4 TEST=1000:1004.
 set -euo pipefail
 runs=${1:-runs}
 export OMP_NUM_THREADS=1
 data=(--data "$runs/shards")
+if ! python -c 'import accelerate' 2> /dev/null; then
+  echo "$0: joint training in two processes needs the extra train: pip install 'vidllm[train]'" >&2
+  exit 2
+fi
 
 # 1. Data: 10000 rooms, 8 frames each (7.5 GB).
-vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-10000}))" -o "$runs/shards"
+vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-10000}))" --jobs "${JOBS:-2}" -o "$runs/shards"
 
 # 2. A language model of the rooms' texts: the language-only baseline, and the initial language model.
 vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps "${WORDS:-1600}"

@@ -11,8 +11,8 @@ data=(--data "$runs/shards")
 if [ -n "${CLIPS:-}" ]; then data+=(--posed-clips "$CLIPS" --posed-share 0.25); fi
 
 # 1. Rooms as a renderer shows them, and as people film them.
-vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 -o "$runs/shards"
-vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life -o "$runs/shards"
+vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 --jobs "${JOBS:-2}" -o "$runs/shards"
+vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life --jobs "${JOBS:-2}" -o "$runs/shards"
 
 tiny=${TINY:-$(cd "$(dirname "$0")/.." && pwd)/src/vidllm/weights/tiny}
 

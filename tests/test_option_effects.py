@@ -29,6 +29,7 @@ ONLY = ("--language-start", "0", "--language-share", "1", "--language-only-share
 #: For each row of TRAINING: stage, the option, and what is given beside it where it has no effect and where it has one.
 TRAINING_CASES = (
     ("stage2", ("--spike-window", "7"), ("--spike-factor", "0"), ()),
+    ("stage2", ("--workers", "2"), (), ("--prefetch", "2")),
     ("stage2", ("--parallel", "fsdp"), (), None),
     ("stage2", ("--adapter", "none"), ("--init-from", "M"), ()),
     ("stage2", ("--bridge-tokens", "4"), ("--adapter", "none"), ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
         (folder / name).chmod(0o755)
     (folder / "runs" / "tokenizer").mkdir(parents=True, exist_ok=True)
     record = folder / "record"
-    environment = {**os.environ, **variables, "RECORD": str(record), "PATH": f"{folder}:{os.environ['PATH']}"}
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **variables, "RECORD": str(record), "PATH": path}
     done = subprocess.run(
         ["bash", str(recipe), *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -71,7 +73,10 @@ def test_a_dry_recipe_trains_nothing(name: str, tmp_path: Path) -> None:
     recipe = next(path for path in RECIPES if path.stem == name)
     commands = recorded(recipe, tmp_path, *arguments_of(recipe), DRY="1")
     trained = [argv for argv in commands if argv[0] == "train"]
-    assert len(trained) == 2 and all("--dry-run" in argv for argv in trained)
+    assert len(trained) == 2 and all("--planned" in argv for argv in trained)
+    assert all("--dry-run" in argv or argv[:2] == ["data", "check"] for argv in commands)
+    for argv in commands:
+        parsed(argv)
 
 
 def test_what_is_trained_is_what_was_looked_at(tmp_path: Path) -> None:

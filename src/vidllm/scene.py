@@ -176,12 +176,13 @@ def load(
     or holds another kind of model.
     """
     from vidllm.model.loading import load_network
-    from vidllm.model.precision import check_offload, describe_dtype, place, resolve_dtype
+    from vidllm.model.precision import check_offload, describe_dtype, is_slow, place, resolve_dtype
 
     path, where = TINY if model is None else model, _device(device)
     if offload is not None:
         check_offload()
-    logging.getLogger(__name__).info(describe_dtype(dtype, where))
+    level = logging.WARNING if is_slow(dtype, where) else logging.INFO
+    logging.getLogger(__name__).log(level, describe_dtype(dtype, where))
     network, processor = load_network(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
     place(network, where, language_dtype, offload)
     return VidLLM(network, processor, refine)

@@ -13,8 +13,10 @@ Room frame: z up, metres, floor at z = 0. Cameras are OpenCV; pixel centres lie 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,31 @@ def write_shard(
     }
     save_shard(path, tensors, records, LABELS, {"look": look})
     return path
+
+
+def write_shards(
+    folder: Path, plan: Sequence[tuple[range, int, int]], frames: int, look: Look = "plain", jobs: int = 1,
+    tell: Callable[[int], None] = lambda done: None,
+) -> None:  # fmt: skip
+    """The shards of a plan (:func:`plan_shards`), rendered by ``jobs`` processes; ``tell`` hears how many are done."""
+    if jobs == 1:
+        for done, (seeds, height, width) in enumerate(plan, 1):
+            write_shard(folder, seeds, frames, height, width, look)
+            tell(done)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(write_shard, folder, seeds, frames, h, w, look) for seeds, h, w in plan]
+        try:
+            for done, future in enumerate(as_completed(waiting), 1):
+                future.result()
+                tell(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def shard_bytes(scenes: int, frames: int, height: int, width: int) -> int:
+    """Bytes of a shard: colour, half a float and an instance a pixel, and what is said of a scene (about 64 KiB)."""
+    return scenes * (frames * height * width * (3 + 2 + 1) + 2**16)
 
 
 def plan_shards(

@@ -155,11 +155,11 @@ def test_only_one_shard_is_open_at_a_time_and_one_is_held(
     held: list[int] = []
     read, flush = weight_files._read_shard, ShardWriter._flush
 
-    def counted(file: Path) -> Iterator[tuple[str, Tensor]]:
+    def counted(file: Path, wanted: Any = None) -> Iterator[tuple[str, Tensor]]:
         nonlocal opened, most
         opened += 1
         most = max(most, opened)
-        yield from read(file)
+        yield from read(file, wanted)
         opened -= 1
 
     def measured(writer: ShardWriter) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from vidllm.training.config import RunConfig, changed
+from vidllm.training.config import RunConfig, changed, tiny_test
+from vidllm.training.data import ClipDraw, RoomsData
 from vidllm.training.progress import Clock
+from vidllm.training.stage2 import StepDraw
 from vidllm.training.trainable import Ahead
 
 
@@ -26,6 +30,16 @@ def test_the_same_batch_and_the_same_generator_with_and_without_threads(threads)
         expected = np.random.default_rng([5, step])
         assert (told, number) == (step, expected.random()) and rng.random() == expected.random()
         assert thread.startswith("batches") is (threads > 0)
+
+
+def test_what_draws_is_sent_to_other_processes(rooms_folder):
+    """Stage 1's and 2's drawers, pickled, draw the batches of the run: that is what ``--workers`` sends."""
+    data = RoomsData(rooms_folder)
+    for drawer in (ClipDraw(data, 3, 4, (2,)), StepDraw(tiny_test(), data, None, 56)):
+        data.draw(np.random.default_rng(0), 1, 2, window=True)  # opened files stay behind
+        ours, theirs = (d(1, np.random.default_rng(7)) for d in (drawer, pickle.loads(pickle.dumps(drawer))))
+        ours, theirs = (b[0] if isinstance(b, tuple) else b for b in (ours, theirs))
+        assert torch.equal(ours.images, theirs.images) and ours.places == theirs.places
 
 
 def test_what_goes_wrong_in_a_draw_is_raised_where_it_is_taken():

@@ -171,3 +171,11 @@ def test_texts_of_a_batch_name_boxes_and_points_of_its_scene(data):
             assert text.boxes is not None or (text.scored[-1] and text.ids[-1] == maker.tokenizer.eos_token_id)
     packed = pack(texts, loc, 400)
     assert bool(packed.loc_mask.any()) and packed.input_ids.max() < len(maker.tokenizer)
+
+
+def test_chosen_frames_alone_are_read(rooms_folder):
+    shard = Shard(sorted(rooms_folder.iterdir())[0])
+    whole = shard.tensors(1)
+    for name, value in shard.tensors(1, [3, 0]).items():
+        assert torch.equal(value, whole[name][[3, 0]])
+    assert shard.frames == 4

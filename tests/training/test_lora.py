@@ -55,7 +55,7 @@ def test_folded_in_and_in_pefts_format_it_gives_the_same_outputs(tmp_path):
     model = adapted()
     wanted = outputs(model)
     plain = VidLLMForConditionalGeneration(micro_config()).eval()
-    plain.load_state_dict(merged_state(model, model.state_dict()))  # strict: the names are a plain model's
+    plain.load_state_dict(dict(merged_state(model, model.state_dict())))  # strict: the names are a plain model's
     torch.testing.assert_close(outputs(plain), wanted, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(wanted, outputs(micro_model()), atol=1e-3)
     loaded = PeftModel.from_pretrained(micro_model(), str(save_adapter(model, tmp_path / "adapter", "somewhere")))

@@ -133,9 +133,9 @@ def test_the_command_tells_json_and_exits_2_when_not_ready(config, capsys, place
     dry = ["--dry-run", "--json", "--device", "cpu"]
     assert main(["train", "stage1", *told, *geometry, *language, *dry]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [f["good"] for f in report["findings"]] == [True] * 7
+    assert [f["good"] for f in report["findings"]] == [True] * 5
     assert set(report["timing"]["seconds_by_kind"]) == {"Batch"} and report["timing"]["hours"] > 0
     assert main(["train", "stage1", *told, *geometry, *dry]) == 2
-    assert "not ready: language teacher" in capsys.readouterr().err
+    assert "not ready: teachers" in capsys.readouterr().err
     assert main(["train", "blind", "--dry-run"]) == 2 and "--dry-run is for" in capsys.readouterr().err
     assert main(["train", "stage2", "--dry-run", "--gpus", "0"]) == 2

@@ -144,4 +144,6 @@ def test_a_projection_between_equal_widths_starts_as_the_identity():
 def test_both_teachers_are_asked_for(config):
     with pytest.raises(ValueError, match="--teacher-language"):
         Stage1Run.build(changed(config, teacher_language=""))
+    with pytest.raises(ValueError, match="clips of 8 frames"):  # as the dry run
+        Stage1Run.build(changed(config, clip_frames=(8,)))
     assert compact_stage1().structure_weight == paper_stage1().structure_weight == 1.0

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import micro_model, video
+from published_files import write_llava_3d, write_vggt
 from safetensors.torch import load_file, save_file
 from teacher_models import geometry_model, tiny_tower
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from vidllm.io import weight_files
+from vidllm.model.encoder import normalise
+from vidllm.pretrained import Ingredients, import_model
 from vidllm.pretrained.vggt import load_vggt
 from vidllm.training import teachers
 from vidllm.training.data import RoomsData
@@ -21,6 +25,7 @@ from vidllm.training.teachers import (
     LanguageTeacher,
     LiveTeacher,
     clip_pixels,
+    find_teachers,
     load_geometry_teacher,
     load_language_teacher,
 )
@@ -92,7 +97,7 @@ def test_the_whole_frame_is_taught():
 def test_teachers_are_found_by_what_lies_in_their_folder(tmp_path, vggt):
     model = geometry_model()
     model.save_pretrained(tmp_path / "clip_in_name_only")
-    with pytest.raises(ValueError, match="expected CLIP"):
+    with pytest.raises(ValueError, match="expected clip"):
         load_language_teacher(str(tmp_path / "clip_in_name_only"))
     tower = tiny_tower()
     tower.save_pretrained(tmp_path / "tower")
@@ -127,8 +132,60 @@ def test_the_tower_inside_llava(tmp_path):
     )
     weights.popitem()
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="lacks weights"):
         load_language_teacher(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def published(golden, tmp_path_factory):
+    """VGGT and LLaVA-3D of small sizes in their published forms, and the cascade that was imported from them."""
+    folder = tmp_path_factory.mktemp("published")
+    vggt, llava = write_vggt(folder / "vggt", golden), write_llava_3d(folder / "llava", golden)
+    import_model("cascade", Ingredients(vggt=vggt, llava_3d=llava, shorter_side=56), folder / "cascade")
+    return folder
+
+
+def test_stage_1_takes_what_import_takes_and_reads_no_more(published, vggt, monkeypatch):
+    """VGGT of another size than VGGT-1B, LLaVA-3D, the cascade made of both: the same tokens, and the rest unread."""
+    read: set[str] = set()
+    honest = weight_files._read_shard
+
+    def noted(file, wanted=None):
+        for name, tensor in honest(file, wanted):
+            read.add(name)
+            yield name, tensor
+
+    monkeypatch.setattr(weight_files, "_read_shard", noted)
+    images = video(2, 28, 42)
+    expected = GeometryTeacher(vggt).features(images)
+    towers = []
+    for geometry, language in (("vggt", "llava"), ("cascade", "cascade")):
+        found = find_teachers(str(published / geometry), str(published / language), structure="streams")
+        assert not read, "finding reads headers alone"
+        first, second = found.load()
+        torch.testing.assert_close(first.features(images), expected)
+        towers.append(second.features(images))
+        assert all(name.split(".")[0] in ("aggregator", "encoder", "clip") or "vision_tower" in name for name in read)
+        assert not any("_blocks" in name or "_head" in name for name in read)
+        read.clear()
+    torch.testing.assert_close(*towers)
+    deep = load_geometry_teacher(str(published / "cascade"), "attention").features(images)
+    torch.testing.assert_close(deep, GeometryTeacher(vggt, "attention").features(images))
+    with pytest.raises(ValueError, match="64 and 48 wide"):
+        find_teachers(str(published / "vggt"), str(published / "llava"), structure="joint")
+
+
+def test_dinov2_alone_is_a_teacher_of_geometry(tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    config = Dinov2WithRegistersConfig(**sizes)
+    network = Dinov2WithRegistersModel(config).eval()
+    network.save_pretrained(tmp_path)
+    images = video(2, 28, 42)
+    teacher = load_geometry_teacher(str(tmp_path))
+    wanted = network(normalise(images[0])).last_hidden_state[:, 1 + config.num_register_tokens :]
+    torch.testing.assert_close(teacher.features(images)[0], wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="an encoder alone"):
+        load_geometry_teacher(str(tmp_path), "attention")
 
 
 # ---- tokens on disk -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
@@ -105,7 +106,7 @@ class Score(Verb):
 
 @dataclass(frozen=True)
 class Pack(Verb):
-    """Write scenes and their texts as training shards; packed scenes are kept."""
+    """Write scenes and their texts as training shards; packed scenes are kept. What is to be written is told first."""
 
     root: Annotated[Positional[str], arg(metavar="ROOT")]  # the folder that holds scans/ and the annotation files
     output: Output  # folder of the shards
@@ -114,12 +115,17 @@ class Pack(Verb):
     scenes: Words = ()  # these alone; may be repeated
     per_shard: int = 4  # scenes per shard
     split: str = "train"  # split of the texts; scenes without any are left out
+    dry_run: Flag = False  # tell how much would be written, and write nothing
 
     def run(self) -> None:
-        from vidllm.datasets.pack import PackSettings, pack
+        from vidllm.datasets.pack import PackSettings, pack, packing_bytes
 
-        folder = reading.writable_folder(self.output)
-        settings = PackSettings(self.frames, self.shorter_side, split=self.split)
+        folder, settings = Path(self.output), PackSettings(self.frames, self.shorter_side, split=self.split)
+        count, need = packing_bytes(self.root, folder, settings, scenes=reading.words(self.scenes) or None)
+        reading.check_room(folder, need, f"{count} scenes of {self.frames} frames")
+        if self.dry_run:
+            return
+        reading.writable_folder(self.output)
         held = pack(self.root, folder, settings, scenes=reading.words(self.scenes) or None, per_shard=self.per_shard,
                     tell=reading.Progress("scenes"))  # fmt: skip
         print(f"{folder}: {held} scenes")

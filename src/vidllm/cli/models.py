@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -86,6 +87,7 @@ class Import(Verb):
     weights_dtype: Annotated[str | None, one_of("float32", "bfloat16", "float16"), NO_HINT] = None
     """dtype of the weights that are written (default: as in the checkpoints)"""
     every_key: Flag = False  # list every key in the report
+    dry_run: Flag = False  # compare the checkpoints by their headers and tell the size, and write nothing
     json: Flag = False  # JSON on standard output
 
     def __post_init__(self) -> None:
@@ -98,19 +100,23 @@ class Import(Verb):
     def run(self) -> None:
         import torch
 
-        from vidllm.pretrained import Ingredients, import_model
+        from vidllm.pretrained import Ingredients, import_model, plan_import
 
-        folder = reading.writable_folder(self.output)
+        folder = Path(self.output) if self.dry_run else reading.writable_folder(self.output)
         given = Ingredients(
             vggt=self.vggt, llava_3d=self.llava_3d, dinov2=self.dinov2, lm=self.lm, clip=self.clip,
             metric=self.metric, metric_depth=self.metric_depth,
             camera_height_m=self.camera_height, shorter_side=self.shorter_side,
         )  # fmt: skip
         dtype = None if self.weights_dtype is None else getattr(torch, self.weights_dtype)
-        report = import_model(self.preset, given, folder, dtype)
+        if self.dry_run:
+            report, most = plan_import(self.preset, given, dtype)
+            reading.check_room(folder, most, "weights at most")
+        else:
+            report = import_model(self.preset, given, folder, dtype)
         if self.json:
             reading.print_json({"model": str(folder), **report.as_dict()})
             for line in report.licence_lines():
                 reading.note(line)
         else:
-            print("\n".join([*report.lines(self.every_key), f"wrote     {folder}"]))
+            print("\n".join([*report.lines(self.every_key), *([] if self.dry_run else [f"wrote     {folder}"])]))

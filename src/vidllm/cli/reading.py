@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -127,6 +128,16 @@ def writable_folder(path: str) -> Path:
     if Path(path).exists() and not (Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK)):
         raise ValueError(f"{path}: cannot write there (not a writable folder)")
     return writable(path)
+
+
+def check_room(folder: str | Path, need: int, what: str) -> None:
+    """Note what is to be written and what is free; ValueError where it does not fit."""
+    place = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(place).free
+    told = f"{folder}: {what}, {need / 2**30:.3g} GiB to write, {free / 2**30:.3g} GiB free"
+    if need > free:
+        raise ValueError(f"{told}; make room, or ask for less")
+    note(told)
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Place, Seeds, Size, Verb
+from vidllm.cli.options import ComputeOptions, Count, Effect, Flag, Frames, Output, Place, Seeds, Size, Verb
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,32 @@ class Export(Render):
 
 @dataclass(frozen=True)
 class Shards(Verb):
-    """Write training data; finished shards are kept."""
+    """Write training data; finished shards are kept. What it takes on the disk is told first."""
+
+    EFFECTS = (Effect(("jobs",), "it needs shards to be written: leave --dry-run out", lambda o: not o.dry_run),)
 
     seeds: Seeds  # seeds A to B - 1
     output: Output  # folder of the shards
     frames: Count = 8  # frames of a room
     shorter_side: int = 112  # pixels, whole patches of 14 (112: tiny's; compact and paper: 518)
     look: Literal["plain", "life"] = "plain"  # life: clutter, close or shaking cameras, a phone's pictures
+    jobs: Count = 1  # processes that render
+    dry_run: Flag = False  # tell how much would be written, and write nothing
 
     def run(self) -> None:
-        from vidllm_rooms.shards import plan_shards, shard_path, write_shard
+        from vidllm_rooms.shards import plan_shards, shard_bytes, shard_path, write_shards
 
-        folder = reading.writable_folder(self.output)
+        folder = Path(self.output)
         plan = list(plan_shards(self.seeds.start, self.seeds.stop, shorter_side=self.shorter_side))
         missing = [p for p in plan if not shard_path(folder, *p, self.look).exists()]
         if len(missing) < len(plan):
             reading.note(f"{len(plan) - len(missing)} of {len(plan)} shards exist already")
-        tell = reading.Progress("shards", len(missing))
-        for done, (part, height, width) in enumerate(missing, 1):
-            write_shard(folder, part, self.frames, height, width, self.look)
-            tell(done)
+        need = sum(shard_bytes(len(part), self.frames, height, width) for part, height, width in missing)
+        reading.check_room(folder, need, f"{len(missing)} shards of {self.frames} frames a room")
+        if not self.dry_run:
+            reading.writable_folder(self.output)
+            tell = reading.Progress("shards", len(missing))
+            write_shards(folder, missing, self.frames, self.look, self.jobs, tell)
         print(folder)
 
 

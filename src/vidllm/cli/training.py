@@ -26,7 +26,7 @@ finetune                        fine-tune a model on your own videos and texts (
 blind                           the language-only baseline: the same questions without video
 plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
 
---dry-run [--gpus N] [--json]   with stage1, stage2 and the teachers: check data, weights and disk,
+--dry-run [--planned] [--gpus N] [--json]   with stage1, stage2 and the teachers: check data, weights and disk,
                                 count memory and time real steps, without training (docs/training.md)
 
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
@@ -74,6 +74,7 @@ _LANGUAGE = (
 TRAINING: dict[str, tuple[Effect, ...]] = {
     "RunConfig": (
         Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
+        Effect(("workers",), "--prefetch above 0", lambda c: c.prefetch > 0),
         Effect(("parallel",), "several processes (torchrun)", _several_processes),
     ),
     "TrainConfig": (
@@ -134,6 +135,7 @@ class DryRun:
     """Look, count and time in place of training."""
 
     dry_run: bool = False  # check data, weights and disk, count memory and time real steps, without training
+    planned: bool = False  # of a dry run: data and initial model are still to be made, and not looked at
     gpus: int = 1  # of a dry run: processes with a GPU each, for the memory
     json: bool = False  # of a dry run: JSON on standard output
 
@@ -211,7 +213,7 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
     read: Any = parse(make_dataclass("Options", parts, frozen=True), f"vidllm train {stage}", argv)
     dry = read.dry if stage in DRY_STAGES else DryRun()
     if not dry.dry_run and dry != DryRun():
-        raise ValueError("--gpus and --json are options of --dry-run; give it too")
+        raise ValueError("--planned, --gpus and --json are options of --dry-run; give it too")
     return read.config, run, dry
 
 
@@ -269,7 +271,7 @@ def _dry_run(config: Any, options: DryRun) -> None:
     from vidllm.training.preflight import dry_run
     from vidllm_rooms.language.template_questions import template_questions
 
-    report = dry_run(config, options.gpus, template_questions)
+    report = dry_run(config, options.gpus, template_questions, planned=options.planned)
     if options.json:
         reading.print_json(report.to_json())
     else:

@@ -118,6 +118,24 @@ def pack(
     return len(done)
 
 
+def packing_bytes(
+    root: str | Path, output: str | Path, settings: PackSettings, *, scenes: Sequence[str] | None = None
+) -> tuple[int, int]:
+    """How many scenes :func:`pack` would still write, and their bytes, all taken to be as large as the first.
+
+    Raises ValueError as :func:`pack`, where the root, the folder or the first scene's frames cannot be read.
+    """
+    data, folder = DataRoot(root), Path(output)
+    entries, done = _entries_by_scene(data, settings.split), _scenes_there(folder, settings)
+    todo = [name for name in scenes or data.scene_ids() if name in entries and name not in done]
+    if not todo:
+        return 0, 0
+    first = data.scene(todo[0])
+    height, width = first.colour(first.uniform_frames(1).tolist()[0]).shape[:2]
+    size = frame_spec((height, width), shorter_side=settings.shorter_side, patch_size=settings.patch_size).size
+    return len(todo), len(todo) * (settings.frames * size[0] * size[1] * (3 + 2) + 2**16)
+
+
 def _scenes_there(folder: Path, settings: PackSettings) -> set[str]:
     """The scenes of finished shards; ValueError where these were packed with other settings."""
     there: set[str] = set()

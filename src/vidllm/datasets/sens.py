@@ -130,7 +130,7 @@ class SensFile:
             with Image.open(io.BytesIO(data)) as image:
                 found = image.size[::-1]
                 if found == header.colour_size:  # before it is decoded: it may be huge
-                    return np.array(image.convert("RGB"))
+                    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # which copies
         except Exception as error:  # Pillow raises many kinds for damaged bytes
             place = int(self.index.offsets[frame])
             raise ValueError(f"{where}, byte {place}: unreadable {header.colour_codec} ({error}); {_REMEDY}") from error

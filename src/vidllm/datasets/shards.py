@@ -128,9 +128,17 @@ class Shard:
     def __len__(self) -> int:
         return len(self.records)
 
-    def tensors(self, index: int) -> dict[str, torch.Tensor]:
-        """The tensors of scene ``index``, without the leading S."""
-        return {name: self._file.get_slice(name)[index] for name in self._file.keys()}  # noqa: SIM118
+    @property
+    def frames(self) -> int:
+        """Frames of each scene."""
+        return int(self._file.get_slice("rgb").get_shape()[1])
+
+    def tensors(self, index: int, frames: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+        """The tensors of scene ``index``, without the leading S; of ``frames`` alone, in their order, where given."""
+        parts = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        if frames is None:
+            return {name: part[index] for name, part in parts.items()}
+        return {name: torch.stack([part[index, int(f)] for f in frames]) for name, part in parts.items()}
 
 
 def check_shards(folder: Path) -> None:

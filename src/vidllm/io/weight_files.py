@@ -7,8 +7,8 @@ are read first and cost nothing; then its tensors pass by one by one, so that th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,23 @@ class Checkpoint:
     folder: Path
     shards: tuple[Path, ...]
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors, one at a time; at most one shard is open."""
+    def tensors(self, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors, one at a time; at most one shard is open. ``wanted``: no others are read."""
         for shard in self.shards:
-            yield from _read_shard(shard)
+            yield from _read_shard(shard, wanted)
+
+    def rows(self, wanted: Mapping[str, slice]) -> Iterator[tuple[str, Tensor]]:
+        """As :meth:`tensors`, of each tensor the rows alone that are wanted."""
+        for shard in self.shards:
+            if shard.suffix == ".safetensors":
+                with _safetensors(shard) as opened:
+                    for key, name in _plain_names(opened.keys(), shard).items():
+                        if name in wanted:
+                            part = opened.get_slice(key)
+                            yield name, part[wanted[name]] if part.get_shape() else opened.get_tensor(key)
+            else:
+                for name, tensor in _read_shard(shard, wanted):
+                    yield name, tensor[wanted[name]] if tensor.ndim else tensor
 
     def shapes(self) -> Iterator[tuple[str, Tensor]]:
         """Names and empty tensors (on the meta device): shapes and dtypes without the numbers."""
@@ -49,6 +62,21 @@ class Checkpoint:
     def settings(self, name: str = "config.json") -> dict[str, Any] | None:
         """A JSON file beside the weights, None where there is none; ValueError where it is not JSON."""
         return settings_in(self.folder, name)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint(Checkpoint):
+    """A small checkpoint whose tensors are in memory already, under names that its files do not have."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors."""
+        yield from ((name, tensor) for name, tensor in self.state.items() if wanted is None or name in wanted)
+
+    def shapes(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors: they are here already."""
+        yield from self.state.items()
 
 
 def model_of_run(folder: str | Path) -> Path:
@@ -138,15 +166,18 @@ def _all_numbers(files: list[Path]) -> list[Path]:
     return wanted
 
 
-def _read_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
+def _read_shard(file: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
     if file.suffix == ".safetensors":
         with _safetensors(file) as opened:
             for key, name in _plain_names(opened.keys(), file).items():
-                yield name, opened.get_tensor(key)
+                if wanted is None or name in wanted:
+                    yield name, opened.get_tensor(key)
     else:
         loaded = load_pickled_tensors(file)
         for key, name in _plain_names(loaded, file).items():
-            yield name, loaded.pop(key)
+            tensor = loaded.pop(key)
+            if wanted is None or name in wanted:
+                yield name, tensor
 
 
 def _read_shapes(file: Path) -> Iterator[tuple[str, Tensor]]:

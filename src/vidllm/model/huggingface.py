@@ -159,7 +159,7 @@ class VidLLMPreTrainedModel(PreTrainedModel):
     def initialize_weights(self) -> None:
         """Called after construction, and after loading: there, what the checkpoint lacks is constructed anew."""
         super().initialize_weights()
-        if self._built_on_meta:
+        if self._built_on_meta and not next(self.parameters()).is_meta:
             _fill_from_twin(self)
             _align(self)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
 from vidllm.io.files import check_regular_file, has_file, read_json_object
@@ -110,7 +111,66 @@ def load_pretrained(
     network, report = load_with_report(kind, folder, config=config, dtype=dtype)
     _check_complete(str(folder), report)
     check_finite(network, str(folder))
-    return network.to(device).eval(), _load_processor(folder)
+    return network.to(device).eval(), load_processor(folder)
+
+
+def unread_model(folder: str | Path) -> VidLLMForConditionalGeneration:
+    """The model of a folder, compared with the weights' headers, before :func:`read_weights` gave it any.
+
+    Its weights take no memory (:func:`weightless`): it may be sharded first, or read in part. ValueError as
+    :func:`load_pretrained`.
+    """
+    found = _find(folder)
+    config = load_config(found)
+    kind = kind_of(config.model_type)[1]
+    check_weights(weights_of_model(found), config, kind)
+    with weightless():
+        return kind(copy.deepcopy(config)).eval()
+
+
+@torch.no_grad()
+def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, device: torch.device,
+                 parts: tuple[str, ...] = ()) -> None:  # fmt: skip
+    """Read the weights of a folder into a model of :func:`unread_model`: of sharded tensors the rows that lie here.
+
+    ``parts``: children that are read and moved to ``device``, all where none is given. LoRA's matrices start as peft's.
+    Raises ValueError, naming the folder, for weights that are missing or not finite.
+    """
+    for name, part in model.named_children():
+        if not parts or name in parts:
+            buffers = {key: buffer.clone() for key, buffer in part.named_buffers()}
+            part.to_empty(device=device)
+            for key, buffer in part.named_buffers():
+                buffer.copy_(buffers[key])
+    model.language_model.tie_weights()
+    checkpoint, tied = weights_of_model(_find(folder)), tied_weights(model)
+    state = {name: home for name, home in model.state_dict().items() if not parts or name.split(".")[0] in parts}
+    homes = {name.replace(".base_layer.", "."): home for name, home in state.items() if ".lora_" not in name}
+    names = {key: next(iter(newer_names({key: shape}))) for key, shape in checkpoint.shapes()}
+    _check_complete(str(folder), {"missing_keys": set(homes) - set(names.values()) - tied})
+    wanted = {key: local_rows(homes[name]) for key, name in names.items() if name in homes}
+    for key, rows in checkpoint.rows(wanted):
+        if not bool(rows.isfinite().all()):
+            raise ValueError(f"{folder}: {key} holds numbers that are not finite; take other weights")
+        _here(homes[names[key]]).copy_(rows)
+    for name, home in state.items():
+        if ".lora_" in name:
+            whole = torch.empty(home.shape).uniform_(-1, 1) * home.shape[-1] ** -0.5 * (".lora_A." in name)
+            _here(home).copy_(whole[local_rows(home)])
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process holds; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_rows(tensor: Tensor) -> slice:
+    """The rows of a whole tensor that this process holds: its part of a sharded one (split as ``chunk`` does)."""
+    if not isinstance(tensor, DTensor):
+        return slice(None)
+    each = -(-len(tensor) // tensor.device_mesh.size())
+    start = min(each * tensor.device_mesh.get_local_rank(), len(tensor))
+    return slice(start, min(start + each, len(tensor)))
 
 
 def load_config(model: str | Path) -> VidLLMConfig:
@@ -224,7 +284,7 @@ def _processor(folder: Path) -> Processor:
             return Processor(FrameProcessor(**{name: frames[name] for name in names}), tokenizer)
     except Exception:  # told by the usual way, in its words
         pass
-    return _load_processor(folder)
+    return load_processor(folder)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -236,10 +296,12 @@ def _check_tokenizer(folder: Path) -> None:
                              "fetch the file again")  # fmt: skip
 
 
-def _load_processor(folder: Path) -> VidLLMProcessor:
+def load_processor(model: str | Path) -> VidLLMProcessor:
+    """The processor alone, from a folder or a hub id; ValueError, naming the file, where it cannot be loaded."""
     from vidllm.model.huggingface import VidLLMProcessor
 
     register()
+    folder = _find(model)
     settings_in(folder, "processor_config.json")
     _check_tokenizer(folder)
     try:
@@ -257,12 +319,17 @@ def _load_processor(folder: Path) -> VidLLMProcessor:
 
 def expected_weights(model: nn.Module) -> dict[str, torch.Size]:
     """Names and shapes a saved model holds; of weights that are tied, the one they are tied to."""
-    parts = (("", model), *((f"{name}.", part) for name, part in model.named_children()))
-    tied = {start + name for start, part in parts for name in getattr(part, "all_tied_weights_keys", None) or ()}
+    tied = tied_weights(model)
     return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
 
-class _Unfilled(TorchFunctionMode):
+def tied_weights(model: nn.Module) -> set[str]:
+    """Names of weights that are others under a second name."""
+    parts = (("", model), *((f"{name}.", part) for name, part in model.named_children()))
+    return {start + name for start, part in parts for name in getattr(part, "all_tied_weights_keys", None) or ()}
+
+
+class Unfilled(TorchFunctionMode):
     """Weights on the meta device are left as they are: drawing nothing there imports half of torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -270,6 +337,23 @@ class _Unfilled(TorchFunctionMode):
         if getattr(func, "__name__", "") in _DRAWN:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Modules made inside have their buffers, and weights that take no memory (on the meta device)."""
+    honest = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        kept = None if weight is None else nn.Parameter(weight.to("meta"), weight.requires_grad)
+        honest(module, name, kept)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
+    try:
+        with Unfilled():
+            yield
+    finally:
+        nn.Module.register_parameter = honest  # type: ignore[method-assign]
 
 
 def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Model]) -> _Model:
@@ -283,7 +367,7 @@ def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Mod
     found = {name: tensor.shape for name, tensor in newer_names(dict(checkpoint.shapes())).items()}
     _check_layers(settings, len(found), checkpoint.place)
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             model = kind(copy.deepcopy(settings))
         expected = expected_weights(model)
     except Exception as error:  # a module's own, of sizes that do not go together

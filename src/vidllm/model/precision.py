@@ -71,7 +71,14 @@ def _flags(cpu_info: Path) -> list[str]:
 def describe_dtype(name: str, device: str | torch.device) -> str:
     """:func:`resolve_dtype` as one line for a log."""
     chosen, reason = resolve_dtype(name, device)
+    if is_slow(name, device):
+        reason += "; this cpu has no bfloat16: about 5 times the time of float32, in dense heads 35 times"
     return f"computing in {chosen} ({reason})"
+
+
+def is_slow(name: str, device: str | torch.device) -> bool:
+    """Whether ``name`` asks a CPU for the bfloat16 that it has to imitate."""
+    return name == "bfloat16" and torch.device(device).type == "cpu" and not cpu_has_bfloat16()
 
 
 GROUP = 64  # 4-bit weights that share a scale and an offset

@@ -1,6 +1,6 @@
 """Importers of published weights: key maps as data, every key accounted for."""
 
-from vidllm.pretrained.importing import import_model
+from vidllm.pretrained.importing import import_model, plan_import
 from vidllm.pretrained.recipes import IMPORT_PRESETS, Ingredients
 from vidllm.pretrained.report import Report
 from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt, vggt_state_dict
@@ -12,5 +12,6 @@ __all__ = [
     "VGGTReconstruction",
     "import_model",
     "load_vggt",
+    "plan_import",
     "vggt_state_dict",
 ]

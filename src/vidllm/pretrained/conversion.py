@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -224,14 +225,19 @@ def _refuse(source: Source, problems: Sequence[str], what: str, advice: str) -> 
 def stream(report: Report, sources: Sequence[Source], initial: Iterable[tuple[str, Tensor]],
            writer: ShardWriter) -> None:  # fmt: skip
     """Write every weight of the plan: those of the sources as they pass by, then the initial ones."""
-    for source in sources:
-        for key, tensor in source.checkpoint.tensors():
-            for name, value in source.translate(key, tensor) or ():
-                if report.loaded.get(name) == (source.name, key):
-                    writer.add(name, value)
-        for name, value in source.given.items():
-            if report.loaded.get(name) == (source.name, "(implied)"):
-                writer.add(name, value)
-    for name, value in initial:
+    for name, value in chain(planned(report, sources), initial):
         writer.add(name, value)
     writer.finish()
+
+
+def planned(report: Report, sources: Sequence[Source]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a plan that the sources have, as they pass by; nothing else of their files is read."""
+    for source in sources:
+        keys = {key for origin, key in report.loaded.values() if origin == source.name}
+        for key, tensor in source.checkpoint.tensors(keys):
+            for name, value in source.translate(key, tensor) or ():
+                if report.loaded.get(name) == (source.name, key):
+                    yield name, value
+        for name, value in source.given.items():
+            if report.loaded.get(name) == (source.name, "(implied)"):
+                yield name, value

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
 from vidllm.baselines.depth_estimator import depth_input, metric_config
-from vidllm.io.weight_files import Checkpoint
+from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.licences import Licence
@@ -27,21 +25,6 @@ TERMS = {
     "depth_pro": ("Depth Pro", "Apple Machine Learning Research Model licence (research only).", False),
     "glpn": ("GLPN", "its own: see the card of the checkpoint that was given.", None),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Loaded(Checkpoint):
-    """A checkpoint that transformers has read: it knows the older names of its keys. Estimators are small."""
-
-    state: dict[str, Tensor] = field(default_factory=dict)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors."""
-        yield from self.state.items()
-
-    def shapes(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors: they are here already."""
-        yield from self.state.items()
 
 
 def depth_estimator_fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -64,7 +47,8 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
         raise ValueError(f"{checkpoint.place}: {config.model_type} lacks {len(missing)} weights, such as {missing[0]}; "
                          "is the checkpoint complete?")  # fmt: skip
     name, terms, commercial = TERMS[config.model_type]
-    loaded = _Loaded(checkpoint.place, checkpoint.folder, checkpoint.shards, model.state_dict())
+    # transformers knows the older names of its keys; estimators are small
+    loaded = LoadedCheckpoint(checkpoint.place, checkpoint.folder, checkpoint.shards, model.state_dict())
     licence = Licence(name, _card(checkpoint) + terms, commercial)
     return Source("metric depth estimator", loaded, KeyMap(RENAMES).translate, ("metric.",), licence)
 

@@ -16,7 +16,7 @@ from vidllm.io.atomic import atomic_folder
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import expected_weights
 from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter, plan, stream
-from vidllm.pretrained.recipes import Ingredients, recipe
+from vidllm.pretrained.recipes import Ingredients, Recipe, recipe
 from vidllm.pretrained.report import Report, model_card
 
 REPORT_FILE = "import_report.json"
@@ -33,11 +33,7 @@ def import_model(
 
     Raises ValueError, naming the checkpoint, when one is missing, damaged, another model's or of another size.
     """
-    made = recipe(preset, given)
-    model = _on_meta(made.config)
-    expected = expected_weights(model)
-    report = plan(expected, made.sources)
-    report.notes += made.notes
+    made, model, report = _planned(preset, given)
     with atomic_folder(folder) as part:
         writer = ShardWriter(part, shard_bytes, dtype)
         stream(report, made.sources, _initial(made.config, report.initial, seed), writer)
@@ -47,6 +43,24 @@ def import_model(
         (part / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=1))
         (part / "README.md").write_text(model_card(preset, report), encoding="utf-8")
     return report
+
+
+def plan_import(preset: str, given: Ingredients, dtype: torch.dtype | None = None) -> tuple[Report, int]:
+    """The report of an import that is not made, from headers alone, and the most bytes that its weights can take.
+
+    Raises ValueError as :func:`import_model`.
+    """
+    _, model, report = _planned(preset, given)
+    width = 4 if dtype is None else dtype.itemsize
+    return report, sum(width * shape.numel() for shape in expected_weights(model).values())
+
+
+def _planned(preset: str, given: Ingredients) -> tuple[Recipe, VidLLMForConditionalGeneration, Report]:
+    made = recipe(preset, given)
+    model = _on_meta(made.config)
+    report = plan(expected_weights(model), made.sources)
+    report.notes += made.notes
+    return made, model, report
 
 
 def _kind(config: VidLLMConfig) -> type[VidLLMForConditionalGeneration]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import CLIPVisionConfig, PretrainedConfig
 
-from vidllm.io.weight_files import Checkpoint
+from vidllm.io.weight_files import Checkpoint, open_checkpoint, settings_in
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import grown, table_names, text_config
+from vidllm.pretrained.clip import clip_config, clip_source
 from vidllm.pretrained.conversion import KeyMap, Renames, Source
 
 _HEAD = r"(position_embedding_head\..+)"
@@ -59,6 +60,24 @@ def llava_3d_text_config(settings: dict[str, Any], place: str) -> PretrainedConf
 def has_tower(checkpoint: Checkpoint) -> bool:
     """Whether CLIP's tower is among the weights."""
     return any(key.startswith("model.vision_tower.") for key, _ in checkpoint.shapes())
+
+
+def tower_of(checkpoint: Checkpoint) -> tuple[CLIPVisionConfig, Source]:
+    """CLIP's tower of LLaVA-3D with its configuration: that among its weights, or else the folder that it names.
+
+    Raises ValueError where there is neither.
+    """
+    named = str((checkpoint.settings() or {}).get("mm_vision_tower") or "")
+    beside = named and (checkpoint.folder / named).is_dir()
+    if has_tower(checkpoint):
+        own = settings_in(checkpoint.folder / named) if beside else None
+        fills = Source("LLaVA-3D", checkpoint, KeyMap(RENAMES).translate, ("clip.",), licences.LLAVA_3D)
+        return clip_config(own, checkpoint.place), fills
+    if not beside:
+        raise ValueError(f"{checkpoint.place}: holds no vision tower; give CLIP's ({named or 'CLIP-L/14-336'}) with "
+                         "--clip of an import, --teacher-language of stage 1")  # fmt: skip
+    clip = open_checkpoint(checkpoint.folder / named)
+    return clip_config(clip.settings(), clip.place), clip_source(clip)
 
 
 def llava_3d_source(checkpoint: Checkpoint, config: PretrainedConfig, before: int, tower: bool = False) -> Source:

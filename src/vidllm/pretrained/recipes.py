@@ -23,10 +23,10 @@ from vidllm.pretrained.depth_estimators import depth_estimator_fields, depth_est
 from vidllm.pretrained.dinov2 import dinov2_config, dinov2_source
 from vidllm.pretrained.llava_3d import (
     DEFAULT_FRAMES,
-    has_tower,
     llava_3d_settings,
     llava_3d_source,
     llava_3d_text_config,
+    tower_of,
 )
 from vidllm.pretrained.vggt import VGGTParts, vggt_parts, vggt_settings, vggt_source
 
@@ -104,7 +104,7 @@ def _cascade(given: Ingredients) -> Recipe:
     vggt, llava = open_checkpoint(given.vggt), open_checkpoint(given.llava_3d)
     parts, settings = _parts(vggt), llava_3d_settings(llava)
     text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
-    tower, vision, clips = _tower(given, llava, settings)
+    tower, vision, clips = _tower(given, llava)
     if given.metric is not None and given.metric_depth is not None:
         raise ValueError("give one metric depth model: --metric (of a vidllm model) or --metric-depth (an estimator)")
     metric = None if given.metric is None else load_config(given.metric)
@@ -131,23 +131,14 @@ def _cascade(given: Ingredients) -> Recipe:
     return Recipe(config, tokenizer, sources, notes)
 
 
-def _tower(
-    given: Ingredients, llava: Checkpoint, settings: dict[str, Any]
-) -> tuple[bool, Any, list[Source]]:
+def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Source]]:
     """Whether LLaVA-3D's own tower is needed, CLIP's configuration, and CLIP's source where it comes from elsewhere."""
-    named = str(settings.get("mm_vision_tower", ""))
-    inside = llava.folder / named
-    within = has_tower(llava)
     if given.clip is not None:
         clip = open_checkpoint(given.clip)
         return False, clip_config(clip.settings(), clip.place), [clip_source(clip)]
-    if within:
-        own = Checkpoint(llava.place, inside, ()).settings() if named and inside.is_dir() else None
-        return True, clip_config(own, llava.place), []
-    if not (named and inside.is_dir()):
-        raise ValueError(f"{llava.place}: holds no vision tower; give CLIP's with --clip ({named or 'CLIP-L/14-336'})")
-    clip = open_checkpoint(inside)
-    return False, clip_config(clip.settings(), clip.place), [clip_source(clip)]
+    vision, source = tower_of(llava)
+    within = source.checkpoint is llava
+    return within, vision, [] if within else [source]
 
 
 def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:

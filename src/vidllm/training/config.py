@@ -40,6 +40,7 @@ class Loop:
     device: str = "auto"  # "auto": a GPU where there is one
     threads: int = 1  # on a CPU
     prefetch: int = 0  # batches drawn ahead, each by a thread of its own; what is drawn is the same
+    workers: int = 0  # processes that draw for those threads (stages 1 and 2): drawing does not hold the training up
     compile_blocks: bool = False  # torch.compile of the transformer blocks: a minute at the start, then faster on a GPU
     spike_factor: float = 10.0  # steps of this many times the median loss or gradient are skipped; 0: none is
     spike_window: int = 100  # steps of the running median

@@ -6,7 +6,7 @@ Every batch is a function of (seed, step) and the list of shards, so a resumed r
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import safe_open
 from torch import Tensor
 
 from vidllm.datasets.seen import Seen, seen_of
-from vidllm.datasets.shards import LabelSpace, Shard, shards_of
+from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, shards_of
+from vidllm.io.files import check_regular_file, naming
 from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 
 OPEN_SHARDS = 64
@@ -53,9 +55,41 @@ class Batch:
     named: bool = True
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Batch(**moved)
+        """The same batch on a device; from pinned memory without waiting."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which a GPU copies beside its work."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {k: change(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Batch(**changed)
+
+
+def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
+    """Scenes by (frames, height, width), from the shards' headers."""
+    found: dict[tuple[int, int, int], int] = {}
+    for path in sorted(folder.glob(PATTERN)):
+        with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
+            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
+        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
+    return found
+
+
+def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[tuple[int, int, int], int]:
+    """:func:`shard_sizes`; ValueError for frames that are not whole patches, or scenes of fewer frames than clips."""
+    sizes = shard_sizes(folder)
+    odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
+    if odd:
+        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
+    wanted, shortest = max(clip_frames), min(frames for frames, _, _ in sizes)
+    if wanted > shortest:
+        raise ValueError(
+            f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
+            "render more frames, or lower --clip-frames"
+        )
+    return sizes
 
 
 class RoomsData:
@@ -65,11 +99,22 @@ class RoomsData:
         self.folder, self.patch_size = Path(folder), patch_size
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._lock = Lock()
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look for shards again (rendering may still be going on). ValueError when there are none."""
         self.paths = shards_of(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: a process that draws opens its own."""
+        return {"folder": self.folder, "patch_size": self.patch_size, "paths": self.paths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open=OrderedDict(), _lock=Lock())
+
+    def refresh(self) -> bool:
+        """Look for shards again (rendering may still be going on), and whether there are others than before.
+
+        ValueError when there are none.
+        """
+        before, self.paths = self.paths, shards_of(self.folder)
+        return before != self.paths
 
     def seen(self) -> Seen:
         """The scenes that the shards hold."""
@@ -102,9 +147,8 @@ class RoomsData:
         chosen = rng.choice(len(shard), scenes, replace=scenes > len(shard))
         parts, places = [], []
         for index in chosen:
-            tensors = shard.tensors(int(index))
-            order = (_window if window else _spread)(rng, len(tensors["rgb"]), frames)
-            part = {name: value[torch.from_numpy(order)] for name, value in tensors.items()}
+            order = (_window if window else _spread)(rng, shard.frames, frames)
+            part = shard.tensors(int(index), order.tolist())
             parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
         batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
@@ -127,9 +171,23 @@ class RoomsData:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ClipDraw:
+    """Draws whole clips for a step, ``images`` frames in all; how many each has is the same in every process."""
+
+    data: RoomsData
+    seed: int
+    images: int
+    frames: tuple[int, ...]
+
+    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+        """The batch of a step."""
+        return self.data.clips(plan_of(self.seed, step), rng, self.images, self.frames)
+
+
 def _pictures(rgb: Tensor) -> Float[Tensor, "*batch 3 H W"]:
     """Bytes (..., H, W, 3), or channels that have been resized already, in [0, 1]."""
-    return rgb.movedim(-1, -3).float() / 255 if rgb.dtype == torch.uint8 else rgb
+    return rgb.movedim(-1, -3).to(torch.float32).div_(255) if rgb.dtype == torch.uint8 else rgb
 
 
 def at_side(part: dict[str, Tensor], side: int) -> dict[str, Tensor]:

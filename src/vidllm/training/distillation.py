@@ -96,15 +96,19 @@ def _structure(student: Streams, teacher: Streams, structure: str) -> Tensor:
     rows = [(unit(s.geometry).flatten(1, 2), unit(s.language).flatten(1, 2)) for s in (student, teacher)]
     if structure == "streams":
         return sum((gram_loss(z, y).mean() for z, y in zip(*rows, strict=True)), start=torch.tensor(0.0)) / 2
-    if structure != "joint":
-        raise ValueError(f"structure must be 'joint' or 'streams', received {structure!r}")
-    widths = teacher.geometry.shape[-1], teacher.language.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"the teachers are {widths[0]} and {widths[1]} wide, and Eq 7 compares their tokens with each other; "
-            "take teachers of one width, or structure 'streams'"
-        )
+    check_structure(structure, teacher.geometry.shape[-1], teacher.language.shape[-1])
     return gram_loss(torch.cat(rows[0], 1), torch.cat(rows[1], 1)).mean()
+
+
+def check_structure(structure: str, geometry: int, language: int) -> None:
+    """ValueError for a form of Eq 7 that there is none of, or that teachers of these widths cannot serve."""
+    if structure not in ("joint", "streams"):
+        raise ValueError(f"structure must be 'joint' or 'streams', received {structure!r}")
+    if structure == "joint" and geometry != language:
+        raise ValueError(
+            f"the teachers are {geometry} and {language} wide, and Eq 7 compares their tokens with each other; "
+            "take teachers of one width, or --structure streams"
+        )
 
 
 @full_precision()

@@ -120,6 +120,11 @@ def _join(cpu: bool) -> None:
     PartialState(cpu=cpu)
 
 
+def several_processes() -> bool:
+    """Whether this process has joined others."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 def check_processes() -> None:
     """ValueError where torchrun started several processes and accelerate, which joins them, is not installed."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and find_spec("accelerate") is None:
@@ -175,15 +180,16 @@ def shard_blocks(run: Trainable, size: int) -> None:
 
 
 def gather_weights(run: Trainable, *, keep: bool) -> None:
-    """Make a run's weights and averages whole again, for export; all processes call it, those that do not ``keep``
-    forget them. The run trains no more.
+    """Make a run's sharded weights whole again for export, in float16, as they are written; averages take the place of
+    theirs. All processes call it, those that do not ``keep`` forget them. The run trains no more.
     """
+    averaging = run.averaging()
     for module in run.modules().values():
-        for part in module.modules():
+        for path, part in module.named_modules():
             for name, value in list(part._parameters.items()):
                 if isinstance(value, DTensor):
-                    whole = value.full_tensor().detach().cpu()
+                    of = f"{path}.{name}".removeprefix(".")
+                    source = run.averaged.pop(of, value) if module is averaging else value
+                    assert isinstance(source, DTensor)
+                    whole = source.full_tensor().detach().to("cpu", torch.float16)
                     part._parameters[name] = nn.Parameter(whole, value.requires_grad) if keep else None
-    for name, average in list(run.averaged.items()):
-        if isinstance(average, DTensor):
-            run.averaged[name] = average.full_tensor().cpu()

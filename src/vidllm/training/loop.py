@@ -85,6 +85,7 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
     processes.do_first(lambda: check_tokenizer_of(config))
     if loop.parallel == "fsdp" and processes.size > 1:
         shard_blocks(run, processes.size)  # before the optimiser is made, which is at its first use
+        run.read_later()
     start, damaged = resume(run, out / "checkpoints")
     if start > loop.steps:
         raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
@@ -96,7 +97,10 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
     say(describe_dtype(loop.dtype, run.device))
     if start == 0:
         run.prepare(say)
-    _steps(run, start, processes, trackers, say)
+    try:
+        _steps(run, start, processes, trackers, say)
+    finally:
+        run.ahead.close()
     trackers.close()
     if is_sharded(run):
         gather_weights(run, keep=processes.rank == 0)

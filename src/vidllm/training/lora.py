@@ -6,7 +6,7 @@ trained so is written with the matrices folded in, as a model like any other, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,16 @@ def weight_of(layer: Any) -> Tensor:
     return _merged(layer.base_layer.weight, low, high, layer.scaling[ADAPTER])
 
 
-def merged_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def merged_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """``state`` (of ``model``: its weights, or averages of them) as that of the model without LoRA, folded in."""
-    merged = {k.replace(".base_layer.", "."): value for k, value in state.items() if ".lora_" not in k}
-    for name, layer in lora_layers(model):
-        low, high = (state[f"{name}.{part}.{ADAPTER}.weight"] for part in ("lora_A", "lora_B"))
-        merged[f"{name}.weight"] = _merged(merged[f"{name}.weight"], low, high, layer.scaling[ADAPTER])
-    return merged
+    layers = dict(lora_layers(model))
+    for key, value in state.items():
+        layer = key.removesuffix(".base_layer.weight")
+        if key.endswith(".base_layer.weight") and layer in layers:
+            low, high = (state[f"{layer}.{part}.{ADAPTER}.weight"] for part in ("lora_A", "lora_B"))
+            value = _merged(value, low, high, layers[layer].scaling[ADAPTER])
+        if ".lora_" not in key:
+            yield key.replace(".base_layer.", "."), value
 
 
 def _merged(weight: Tensor, low: Tensor, high: Tensor, scaling: float) -> Tensor:

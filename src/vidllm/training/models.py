@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vidllm.io.atomic import atomic_folder
-from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
-from vidllm.model.compact_weights import save_compact
+from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in, weights_of_model
+from vidllm.model.compact_weights import is_compact, save_compact
+from vidllm.model.encoder import newer_names
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
-from vidllm.model.loading import load_causal_lm, load_pretrained
+from vidllm.model.loading import load_causal_lm, load_pretrained, load_processor, tied_weights, unread_model
 from vidllm.model.presets import preset
 from vidllm.model.text import read_tokenizer
+from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter
 from vidllm.pretrained.dinov2 import fit_final_norm, load_encoder
 from vidllm.training.config import Start
 from vidllm.training.data import RoomsData
@@ -33,6 +37,8 @@ AUXILIARY_FILE = "auxiliary.safetensors"  # in the run folder, beside the model
 TWIN_COSINE = 0.6
 KEPT = 0.5  # of a twin's own direction; the random part makes up its length
 LARGEST_MIB = 15.0  # of a file of compact weights
+SMALL = 10**9  # numbers of a model that is written in files of at most
+SMALL_FILE = 15 * 10**6  # bytes each
 #: The parts that read, say and ground; the others see.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
 
@@ -51,19 +57,26 @@ def run_tokenizer(
     if language is not None and (language / "tokenizer.json").exists():
         return keep_tokenizer(read_tokenizer(language), folder)
     if init_from:
-        return keep_tokenizer(load_pretrained(init_from)[1].tokenizer, folder)
+        return keep_tokenizer(load_processor(init_from).tokenizer, folder)
     return load_or_build_tokenizer(folder, data.paths, VOCABULARY)
 
 
+def may_be_read_later(start: Start) -> bool:
+    """Whether a run's weights can be read into a model that has been sharded, or in part: all are ``init_from``'s."""
+    elsewhere = start.language_from or start.geometry_from
+    return bool(start.init_from) and not elsewhere and not is_compact(Path(str(start.init_from)))
+
+
 def starting_model(
-    start: Start, texts: TextMaker, data: RoomsData | None = None
+    start: Start, texts: TextMaker, data: RoomsData | None = None, *, unread: bool = False
 ) -> VidLLMForConditionalGeneration:
     """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
 
     Fresh ones begin with the encoder of ``encoder_from``; where that has more layers, the final norm is fitted to
-    pictures of ``data``. Raises ValueError when the tokens of either are not the run's.
+    pictures of ``data``. ``unread``: those of ``init_from`` are still to be read (:func:`may_be_read_later`). Raises
+    ValueError when the tokens of either are not the run's.
     """
-    model = _saved(start.init_from, texts) if start.init_from else _fresh(start, texts)
+    model = _saved(start.init_from, texts, unread) if start.init_from else _fresh(start, texts)
     if start.encoder_from and not start.init_from:
         _take_encoder(model, start.encoder_from, data)
     if start.language_from:
@@ -113,8 +126,8 @@ def _fresh(start: Start, texts: TextMaker) -> VidLLMForConditionalGeneration:
     return VidLLMForConditionalGeneration(settings)
 
 
-def _saved(folder: str, texts: TextMaker) -> VidLLMForConditionalGeneration:
-    model, _ = load_pretrained(folder)
+def _saved(folder: str, texts: TextMaker, unread: bool = False) -> VidLLMForConditionalGeneration:
+    model = unread_model(folder) if unread else load_pretrained(folder)[0]
     told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
     if told != texts.special_ids or model.config.text_config.vocab_size < len(texts.tokenizer):
         raise ValueError(
@@ -187,30 +200,47 @@ def part_twins(table: Float[Tensor, "V D"], seed: int = 0) -> int:
 
 def write_model(
     model: VidLLMForConditionalGeneration,
-    state: dict[str, Tensor],
+    state: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     dtype: torch.dtype = torch.float16,
     *,
     compact: bool = False,
+    untouched: str | None = None,
 ) -> Path:
     """Write a model's configuration with the weights of ``state``, and its processor; the model itself stays as it is.
 
     ``state`` may hold the averaged weights in place of the model's own. LoRA is folded in. ``compact``: in int8
-    (:mod:`vidllm.model.compact_weights`).
+    (:mod:`vidllm.model.compact_weights`). ``untouched``: the folder that has what ``state`` lacks. Weights pass one by
+    one: no second copy of the model is made.
     """
-    copied = VidLLMForConditionalGeneration(copy.deepcopy(model.config)).eval()
-    copied.load_state_dict(merged_state(model, state))
+    config, tied = copy.deepcopy(model.config), tied_weights(model)
+    config.architectures = [type(model).__name__]
+    weights = ((name, value) for name, value in merged_state(model, state) if name not in tied)
     with atomic_folder(folder) as part:
         if compact:
-            save_compact(copied.state_dict(), part, LARGEST_MIB)
-            copied.config.save_pretrained(part)
-            if copied.generation_config is not None:
-                copied.generation_config.save_pretrained(part)
+            save_compact(dict(weights), part, LARGEST_MIB)
         else:
-            copied.to(dtype).save_pretrained(part, max_shard_size="15MB")
-        VidLLMProcessor.from_config(copied.config, tokenizer).save_pretrained(part)
+            config.dtype = dtype
+            numbers = sum(value.numel() for value in model.state_dict().values())
+            writer = ShardWriter(part, SMALL_FILE if numbers < SMALL else SHARD_BYTES, dtype)
+            for name, value in chain(weights, _others(untouched, state)):
+                writer.add(name, value)
+            writer.finish()
+        config.save_pretrained(part)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(part)
+        VidLLMProcessor.from_config(config, tokenizer).save_pretrained(part)
     return folder
+
+
+def _others(folder: str | None, but: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model's folder whose names are not there already, read one by one."""
+    if folder is not None:
+        checkpoint = weights_of_model(Path(folder))
+        names = {key: next(iter(newer_names({key: shape}))) for key, shape in checkpoint.shapes()}
+        keys = {key for key, name in names.items() if name not in but}
+        yield from ((names[key], tensor) for key, tensor in checkpoint.tensors(keys))
 
 
 def training_device(name: str) -> torch.device:

@@ -19,31 +19,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
-from transformers import CLIPModel, CLIPVisionModel
+from transformers import CLIPModel
 
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
-from vidllm.io.files import check_regular_file, naming
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.config_fields import flat
-from vidllm.model.configuration import EncoderConfig
-from vidllm.model.encoder import DinoEncoder
 from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import check_weights, kind_of, load_config
 from vidllm.model.text import read_tokenizer
-from vidllm.pretrained.clip import clip_config as tower_config
 from vidllm.profiling import LiveBytes, build_on_meta
 from vidllm.training.checkpoints import list_checkpoints
 from vidllm.training.config import TrainConfig, changed
-from vidllm.training.data import RoomsData
+from vidllm.training.data import RoomsData, check_frames
 from vidllm.training.distillation import Projections
 from vidllm.training.distributed import BLOCKS
 from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeacherRun, clip_config
 from vidllm.training.loop import ALONE, autocast, train_step
 from vidllm.training.lora import apply_lora
 from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, fresh_settings, training_device
-from vidllm.training.stage1 import Stage1Config, Stage1Run, trained_in_stage1
+from vidllm.training.stage1 import Stage1Config, Stage1Run, teachers_of, trained_in_stage1
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision import wanted
 from vidllm.training.supervision.base import AuxiliaryHeads
@@ -157,15 +152,18 @@ class Report:
                        f"(real steps on {self.timing.device})"]  # fmt: skip
 
 
-def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None) -> Report:
+def dry_run(
+    config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None, *, planned: bool = False
+) -> Report:
     """Look, count, time and return; nothing is trained and nothing written in the run's folder.
 
-    ``gpus``: processes with a GPU each, for the memory. Raises ValueError for a number that makes no sense.
+    ``gpus``: processes with a GPU each, for the memory. ``planned``: data and initial model are still to be made: the
+    rest is looked at, and the preset's sizes are counted. Raises ValueError for a number that makes no sense.
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, received {gpus}")
-    findings = list(look(config))
-    if any(f.what == "weights" and not f.good for f in findings):  # the rest is counted without them
+    findings = list(look(config, planned=planned))
+    if (planned and config.start.init_from) or any(f.what == "weights" and not f.good for f in findings):
         config = changed(config, init_from=None)
     counts = count_run(config)
     shares = config.loop.parallel == "fsdp" and gpus > 1
@@ -173,6 +171,7 @@ def dry_run(config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | 
     if shares:
         memory["two blocks gathered whole"] = 2 * FLOAT * counts.largest_block
     untimed = _why_untimed(config, findings, gpus, sum(memory.values()))
+    untimed = "data and initial model are still to be made (--planned)" if planned and not untimed else untimed
     timing = None if untimed else time_steps(config, extra_questions)
     if timing is not None:
         memory["activations at their peak"] = timing.peak
@@ -198,15 +197,16 @@ def _host_memory() -> int:
 # ---- what is there -----------------------------------------------------------------------------------------------
 
 
-def look(config: AnyConfig) -> Iterator[Finding]:
-    """All findings."""
-    yield _finding("data", lambda: data_told(config))
-    yield _finding("tokenizer", lambda: _tokenizer_told(config))
-    yield _finding("weights", lambda: _start_told(config))
+def look(config: AnyConfig, *, planned: bool = False) -> Iterator[Finding]:
+    """All findings; ``planned``: but of what is still to be made."""
+    if planned:
+        config = changed(config, init_from=None) if config.start.init_from else config
+    else:
+        yield _finding("data", lambda: data_told(config))
+        yield _finding("tokenizer", lambda: _tokenizer_told(config))
+        yield _finding("weights", lambda: _start_told(config))
     if isinstance(config, Stage1Config):
-        yield _finding("geometry teacher", lambda: _teacher_told(config.teacher_geometry, "geometry"))
-        yield _finding("language teacher", lambda: _teacher_told(config.teacher_language, "language"))
-        yield _finding("teachers", lambda: _widths_told(config))
+        yield _finding("teachers", lambda: _teachers_told(config))
     yield _finding("output", lambda: _output_told(config))
 
 
@@ -217,32 +217,12 @@ def _finding(what: str, tell: Callable[[], str]) -> Finding:
         return Finding(what, False, " ".join(str(error).split()))
 
 
-def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
-    """Scenes by (frames, height, width), from the shards' headers."""
-    found: dict[tuple[int, int, int], int] = {}
-    for path in sorted(folder.glob(PATTERN)):
-        with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
-            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
-        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
-    return found
-
-
 def data_told(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
     folder = Path(config.loop.data)
     paths = shards_of(folder)
     check_shards(folder)
-    sizes = shard_sizes(folder)
-    patch = model_settings(config).encoder.patch_size
-    odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
-    if odd:
-        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
-    wanted, shortest = max(flat(config)["clip_frames"]), min(frames for frames, _, _ in sizes)
-    if wanted > shortest:
-        raise ValueError(
-            f"{folder}: clips of {wanted} frames are asked for (clip_frames) and some scenes have {shortest}; "
-            "render more frames, or lower --clip-frames"
-        )
+    sizes = check_frames(folder, model_settings(config).encoder.patch_size, flat(config)["clip_frames"])
     told = ", ".join(f"{n} scenes of {f} frames {h}x{w}" for (f, h, w), n in sorted(sizes.items()))
     return f"{folder}: {len(paths)} shards, {told}"
 
@@ -286,24 +266,14 @@ def check_start(place: str) -> None:
     check_weights(open_checkpoint(place), settings, kind_of(settings.model_type)[1])
 
 
-def _teacher_told(place: str, which: str) -> str:
-    if not place:
-        raise ValueError(f"stage 1 needs both teachers; give --teacher-{which} MODEL")
-    weights = open_checkpoint(place)
-    kind = (weights.settings() or {}).get("model_type")
-    if which == "geometry" and kind == "vidllm":
-        check_start(place)
-    named = "" if kind is None else f", {kind}"
-    return f"{place}: {len(weights.shards)} file{'s' * (len(weights.shards) != 1)} of weights{named}"
-
-
-def _widths_told(config: Stage1Config) -> str:
-    geometry, tower = teacher_settings(config)
-    wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
-    if config.structure == "joint" and config.structure_weight > 0 and wide != tower.hidden_size:
-        raise ValueError(f"they are {wide} and {tower.hidden_size} wide: take teachers of one width, or "
-                         "--structure streams")  # fmt: skip
-    return f"{wide} and {tower.hidden_size} wide, structure {config.structure}"
+def _teachers_told(config: Stage1Config) -> str:
+    found = teachers_of(config)
+    told = (
+        f"{name} {part.source.name} {part.source.checkpoint.place}, {teacher.width} wide"
+        for name, part, teacher in zip(("geometry", "language"), found.parts, (found.geometry, found.language),
+                                       strict=True)
+    )  # fmt: skip
+    return "; ".join((*told, f"structure {config.structure}"))
 
 
 def _output_told(config: AnyConfig) -> str:
@@ -378,11 +348,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
             return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
         if isinstance(config, Stage1Config):
             trained_in_stage1(model, tune_encoder=config.tune_encoder)
-            geometry, tower = teacher_settings(config)
-            wide = geometry.hidden_size * (1 if config.geometry_source == "encoder" else 2)
-            projections = Projections(model.config.encoder.hidden_size, wide, tower.hidden_size)
-            teachers = [DinoEncoder(geometry).requires_grad_(False), CLIPVisionModel(tower).requires_grad_(False)]
-            return [model.encoder, model.adapter, projections, *teachers], []
+            return [model.encoder, model.adapter, *_teachers(config, model.config.encoder.hidden_size)], []
         clip = CLIPModel(clip_config(config, model.config.encoder.hidden_size, model.config.text_config.vocab_size))
     model.requires_grad_(False)
     for name in LANGUAGE_HALF:
@@ -399,14 +365,14 @@ def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [part for m in modules for part in m.modules() if BLOCKS.fullmatch(type(part).__name__)]
 
 
-def teacher_settings(config: Stage1Config) -> tuple[EncoderConfig, Any]:
-    """The geometry teacher's encoder and the language teacher's tower, as their folders say (else VGGT-1B, CLIP-L)."""
-    kind = (settings_in(config.teacher_geometry) or {}).get("model_type")
-    geometry = load_config(config.teacher_geometry).encoder if kind == "vidllm" else EncoderConfig()
-    settings = settings_in(config.teacher_language)
-    if settings is not None and not str(settings.get("model_type")).startswith("clip"):
-        settings = None  # LLaVA-3D's folder: the tower is CLIP-L's
-    return geometry, tower_config(settings, config.teacher_language)
+def _teachers(config: Stage1Config, width: int) -> list[nn.Module]:
+    """The teachers and the projections to their widths; none where the teachers are wrong: a finding says so."""
+    try:
+        found = teachers_of(config)
+    except ValueError:
+        return []
+    modules = [teacher.model for teacher in (found.geometry, found.language)]
+    return [Projections(width, found.geometry.width, found.language.width), *modules]
 
 
 # ---- real steps --------------------------------------------------------------------------------------------------

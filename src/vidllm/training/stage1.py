@@ -16,16 +16,18 @@ from torch import nn
 
 from vidllm.io.atomic import atomic_path
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
+from vidllm.model.loading import read_weights
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig, Start
-from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.data import Batch, ClipDraw, RoomsData, check_frames
 from vidllm.training.distillation import Projections, Streams, distillation_losses
 from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
-from vidllm.training.models import run_tokenizer, starting_model, training_device, write_model
-from vidllm.training.teachers import CachedTeacher, LiveTeacher, Teacher, load_geometry_teacher, load_language_teacher
+from vidllm.training.models import may_be_read_later, run_tokenizer, starting_model, training_device, write_model
+from vidllm.training.teachers import CachedTeacher, FoundTeachers, LiveTeacher, Teacher, find_teachers
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 
+LEARNED = ("encoder", "adapter")  # what stage 1 reads of a model and changes
 PROJECTIONS_FILE = "projections.safetensors"  # in the run folder, beside the model
 
 
@@ -96,19 +98,21 @@ class Stage1Run(Trainable):
         width = model.config.encoder.hidden_size
         self.projections = Projections(width, geometry.width, language.width).to(self.device)
         self.geometry, self.language = self._sight(geometry), self._sight(language)
+        comparable = geometry.width == language.width or config.structure_weight > 0
+        self.structure = config.structure if comparable else "streams"  # what is told where it is not trained
 
     @classmethod
     def build(cls, config: Stage1Config) -> Stage1Run:
-        """Everything that the configuration names; ValueError for a teacher that is not given."""
-        for option, place in (("geometry", config.teacher_geometry), ("language", config.teacher_language)):
-            if not place:
-                raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
+        """Everything that the configuration names; ValueError as :func:`teachers_of`."""
+        teachers = teachers_of(config)
         data = RoomsData(Path(config.loop.data))
         texts = TextMaker(run_tokenizer(Path(config.loop.out), data, config.init_from))
-        model = starting_model(config.start, texts)
-        geometry = load_geometry_teacher(config.teacher_geometry, config.geometry_source)
-        teachers = geometry, load_language_teacher(config.teacher_language)
-        return cls(config, model, teachers, data, texts)
+        later = may_be_read_later(config.start)
+        model = starting_model(config.start, texts, unread=later)
+        check_frames(data.folder, model.config.encoder.patch_size, config.clip_frames)
+        if later:
+            read_weights(model, str(config.init_from), training_device(config.loop.device), LEARNED)
+        return cls(config, model, teachers.load(), data, texts)
 
     def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
         cache = self.config.teacher_cache
@@ -123,16 +127,22 @@ class Stage1Run(Trainable):
 
     def draw(self, step: int, rng: np.random.Generator) -> Batch:
         """The step's batch; how many frames a scene has is the same in every process."""
-        config, plan = self.config, plan_of(self.config.loop.seed, step)
-        return self.data.clips(plan, rng, config.clip_images, config.clip_frames).to(self.device)
+        return self.drawer(step, rng)
+
+    @property
+    def drawer(self) -> ClipDraw:
+        """What draws the steps' batches."""
+        config = self.config
+        return ClipDraw(self.data, config.loop.seed, config.clip_images, config.clip_frames)
 
     def losses(self, batch: Batch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 5 on a batch."""
         config = self.config
+        batch = batch.to(self.device)
         features = self.model.encode(batch.images)
         teacher = Streams(*(sight.on_grid(batch, features.encoder.grid) for sight in (self.geometry, self.language)))
         student = self.projections(features.streams.geometry, features.streams.language)
-        found = distillation_losses(student, teacher, config.structure)
+        found = distillation_losses(student, teacher, self.structure)
         weights = {
             "geo": config.geometry_weight, "lang": config.language_weight, "structure": config.structure_weight
         }
@@ -144,7 +154,17 @@ class Stage1Run(Trainable):
         """A model folder for stage 2, with the projections beside it."""
         with atomic_path(folder / PROJECTIONS_FILE) as temporary:
             save_file(self.projections.state_dict(), temporary)
-        return write_model(self.model, self.model.state_dict(), self.texts.tokenizer, folder / "model")
+        state = self.model.state_dict()
+        untouched = self.config.init_from if may_be_read_later(self.config.start) else None
+        if untouched is not None:  # what does not learn was never read
+            state = {name: value for name, value in state.items() if name.split(".")[0] in LEARNED}
+        return write_model(self.model, state, self.texts.tokenizer, folder / "model", untouched=untouched)
+
+
+def teachers_of(config: Stage1Config) -> FoundTeachers:
+    """What a run's teachers are, by headers alone; ValueError as :func:`~vidllm.training.teachers.find_teachers`."""
+    structure = config.structure if config.structure_weight > 0 else None
+    return find_teachers(config.teacher_geometry, config.teacher_language, config.geometry_source, structure)
 
 
 def trained_in_stage1(

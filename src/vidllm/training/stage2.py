@@ -15,10 +15,11 @@ from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
-from vidllm.model.loading import load_pretrained
+from vidllm.model.loading import load_pretrained, read_weights
 from vidllm.model.outputs import VisualPrefix
 from vidllm.training.config import TrainConfig
 from vidllm.training.data import Batch, RoomsData, plan_of
+from vidllm.training.distributed import several_processes
 from vidllm.training.joint import geometry_losses, language_losses, true_geometry
 from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses, normalise
@@ -26,6 +27,7 @@ from vidllm.training.models import (
     AUXILIARY_FILE,
     LANGUAGE_HALF,
     checkpoint_activations,
+    may_be_read_later,
     run_tokenizer,
     starting_auxiliary,
     starting_model,
@@ -68,6 +70,7 @@ class Run(Trainable):
     device: torch.device
     oracle: OracleFeatures | None = None
     posed: PosedClips | None = None
+    unread: bool = False  # the weights of init_from are still to be read
 
     @classmethod
     def build(cls, config: TrainConfig, extra_questions: ExtraQuestions | None = None) -> Run:
@@ -83,12 +86,14 @@ class Run(Trainable):
         tokenizer = run_tokenizer(Path(loop.out), data, start.init_from, start.language_from)
         texts = TextMaker(tokenizer, _questions_of_scene(config, extra_questions))
         device = training_device(loop.device)
-        model = starting_model(start, texts, data)
-        model.to(device)  # type: ignore[arg-type]
+        kinds = wanted(config.supervision, data.labels)
+        unread = loop.parallel == "fsdp" and several_processes() and not kinds and may_be_read_later(start)
+        model = starting_model(start, texts, data, unread=unread)
+        if not unread:  # else blocks are sharded first
+            model.to(device)  # type: ignore[arg-type]
         if device.type == "cpu":  # in blocks; the fused kernel has the slower backward pass there
             model.language_model.set_attn_implementation(PACKED_ATTENTION)
         width, labels = model.config.encoder.hidden_size, data.labels
-        kinds = wanted(config.supervision, labels)
         auxiliary = AuxiliaryHeads(width, *labels.sizes).to(device) if kinds else None
         if start.init_from and auxiliary is not None:
             starting_auxiliary(auxiliary, start.init_from)
@@ -102,7 +107,7 @@ class Run(Trainable):
             _compile_blocks(model)
         oracle = OracleFeatures(width, *labels.sizes).to(device) if config.curriculum.named_share > 0 else None
         posed = PosedClips(Path(config.batches.posed_clips)) if config.batches.posed_clips else None
-        return cls(config, model.train(), auxiliary, supervision, data, texts, device, oracle, posed)
+        return cls(config, model.train(), auxiliary, supervision, data, texts, device, oracle, posed, unread)
 
     def modules(self) -> dict[str, nn.Module]:
         """The model, and the heads that only training has."""
@@ -116,6 +121,11 @@ class Run(Trainable):
             chosen = [module for name, module in parts.items() if (name in LANGUAGE_HALF) == speaks]
             rates.append((scale, [p for module in chosen for p in module.parameters() if p.requires_grad]))
         return rates
+
+    def read_later(self) -> None:
+        """The weights of ``init_from``, of sharded blocks the part of this process."""
+        if self.unread:
+            read_weights(self.model, str(self.config.start.init_from), self.device)
 
     def averaging(self) -> nn.Module:
         """The model: its averaged weights are exported."""
@@ -137,7 +147,8 @@ class Run(Trainable):
 
     def refresh(self) -> None:
         """Look for new shards."""
-        self.data.refresh()
+        if self.data.refresh():
+            self.draw_anew()
 
     def export(self, folder: Path) -> Path:
         """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
@@ -163,27 +174,14 @@ class Run(Trainable):
         """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
         return batch[1]
 
-    def draw(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-        """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real clips), ``clip`` (geometry
-        and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+    @property
+    def drawer(self) -> StepDraw:
+        """What draws the steps' batches."""
+        return StepDraw(self.config, self.data, self.posed, self.model.config.shorter_side)
 
-        The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
-        """
-        order, sizes = self.config.curriculum, self.config.batches
-        plan = plan_of(self.config.loop.seed, step)
-        if step >= order.language_start and plan.random() < order.language_share:
-            batch = self.data.clips(plan, rng, sizes.clip_images, sizes.clip_frames)
-            kind = "language" if plan.random() < order.language_only_share else "clip"
-            if kind == "language" and plan.random() < order.named_share:
-                kind = "named"
-            return batch, kind
-        spread = plan.random() < sizes.spread_share
-        frames = int(plan.choice(sizes.clip_frames if spread else sizes.window_frames))
-        scenes = max(1, sizes.window_scenes * min(sizes.window_frames) // frames)
-        side = int(plan.choice(sizes.sides)) if sizes.sides else None
-        if self.posed is not None and plan.random() < sizes.posed_share:
-            return self.posed.draw(rng, scenes, frames, side or self.model.config.shorter_side), "posed"
-        return self.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
+    def draw(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
+        """The step's batch and its kind, as :class:`StepDraw` tells them."""
+        return self.drawer(step, rng)
 
     def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
         """Eq 8 on a batch."""
@@ -237,6 +235,38 @@ class Run(Trainable):
         packed = pack(texts, self.model.config.loc_token_id, self.config.texts.max_text_tokens).to(self.device)
         weights, supervision = self.config.weights, self.supervision
         return language_losses(self.model, prefix, packed, self.texts.prefix_ids, weights, supervision, batch)
+
+
+@dataclass(frozen=True)
+class StepDraw:
+    """Draws the batch of a step; ``shorter_side``: of real clips, where no side is drawn."""
+
+    config: TrainConfig
+    data: RoomsData
+    posed: PosedClips | None
+    shorter_side: int
+
+    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
+        """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real clips), ``clip`` (geometry
+        and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+
+        The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
+        """
+        order, sizes = self.config.curriculum, self.config.batches
+        plan = plan_of(self.config.loop.seed, step)
+        if step >= order.language_start and plan.random() < order.language_share:
+            batch = self.data.clips(plan, rng, sizes.clip_images, sizes.clip_frames)
+            kind = "language" if plan.random() < order.language_only_share else "clip"
+            if kind == "language" and plan.random() < order.named_share:
+                kind = "named"
+            return batch, kind
+        spread = plan.random() < sizes.spread_share
+        frames = int(plan.choice(sizes.clip_frames if spread else sizes.window_frames))
+        scenes = max(1, sizes.window_scenes * min(sizes.window_frames) // frames)
+        side = int(plan.choice(sizes.sides)) if sizes.sides else None
+        if self.posed is not None and plan.random() < sizes.posed_share:
+            return self.posed.draw(rng, scenes, frames, side or self.shorter_side), "posed"
+        return self.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
 
 
 def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:

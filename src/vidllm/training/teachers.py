@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.datasets.shards import Shard
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
 from vidllm.io.files import has_file
-from vidllm.io.weight_files import open_checkpoint, settings_in
-from vidllm.model.huggingface import VidLLMForConditionalGeneration
-from vidllm.model.loading import check_finite, load_pretrained, load_with_report
-from vidllm.pretrained.clip import CLIP_L_336
-from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
+from vidllm.pretrained.parts import Part, find_geometry, find_tower
 from vidllm.training.data import Batch, RoomsData
-from vidllm.training.distillation import resample_grid
+from vidllm.training.distillation import check_structure, resample_grid
 
 CLIP_LAYER = -2  # LLaVA's: the tokens before the last block
-_LLAVA_TOWER = "vision_tower.vision_tower.vision_model."
 
 
 class Teacher(ABC):
@@ -93,18 +89,20 @@ def _frozen(model: nn.Module) -> nn.Module:
 
 
 class GeometryTeacher(Teacher):
-    """VGGT, or the geometric half of one of our models.
+    """The geometric half of VGGT or of one of our models: ``model.encoder``, ``adapter`` (or none), ``attention``.
 
     ``source``: "encoder" (the paper's) gives the tokens that enter global-frame attention; "attention" those that leave
-    its last tapped block, twice as wide and different in other company.
+    its last block, twice as wide and different in other company.
     """
 
-    def __init__(self, model: VGGTReconstruction | VidLLMForConditionalGeneration, source: str = "encoder") -> None:
+    def __init__(self, model: nn.Module, source: str = "encoder") -> None:
         if source not in ("encoder", "attention"):
             raise ValueError(f"source must be 'encoder' or 'attention', received {source!r}")
         self.model, self.source = _frozen(model), source
-        self.width = model.encoder.config.hidden_size * (1 if source == "encoder" else 2)
-        mixes = isinstance(model, VidLLMForConditionalGeneration) and model.config.adapter.variant != "none"
+        self._adapter: Any = getattr(model, "adapter", None)
+        encoder: Any = model.encoder
+        self.width = encoder.config.hidden_size * (1 if source == "encoder" else 2)
+        mixes = self._adapter is not None and self._adapter.config.variant != "none"
         self.per_frame = source == "encoder" and not mixes
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -113,18 +111,17 @@ class GeometryTeacher(Teacher):
         return encoder.grid(height, width)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        if isinstance(self.model, VidLLMForConditionalGeneration):
-            features = self.model.encode(images)
-            if self.source == "encoder":
-                return features.streams.geometry
-            layers = self.model.predict_cameras(features).attended.intermediate_features
-            return layers[max(layers)]
-        assert isinstance(self.model, VGGTReconstruction)
-        seen = self.model.encoder(images)
+        parts: Any = self.model
+        seen = parts.encoder(images)
+        tokens, bridge = seen.tokens, None
+        if self._adapter is not None:
+            streams = self._adapter(tokens)
+            tokens = streams.geometry
+            bridge = streams.frame_bridge() if self._adapter.config.geometry_rider else None
         if self.source == "encoder":
-            return seen.tokens
-        last = self.model.parts.attention.depth - 1
-        return self.model.attention(seen.tokens, seen.grid, [last]).intermediate_features[last]
+            return tokens
+        last = parts.attention.config.depth - 1
+        return parts.attention(tokens, seen.grid, [last], bridge).intermediate_features[last]
 
     def _settings(self) -> str:
         return self.source
@@ -177,65 +174,53 @@ def clip_tokens(tower: nn.Module, images: Float[Tensor, "N 3 H W"], layer: int =
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FoundTeachers:
+    """Both teachers, found but without their weights: widths, and what memory they take, are known."""
+
+    geometry: GeometryTeacher
+    language: LanguageTeacher
+    parts: tuple[Part, Part]
+
+    def load(self) -> tuple[GeometryTeacher, LanguageTeacher]:
+        """The teachers with their weights; ValueError for weights that are not finite."""
+        for part in self.parts:
+            part.load()
+        return self.geometry, self.language
+
+
+def find_teachers(geometry: str, language: str, source: str = "encoder", structure: str | None = None) -> FoundTeachers:
+    """The teachers of stage 1, of what ``vidllm import`` reads (:mod:`vidllm.pretrained.parts`), by headers alone.
+
+    ``structure``: the form of Eq 7 that they are to serve, None without it. Raises ValueError for a teacher that is not
+    given, not of its kind, or damaged, and for widths that ``structure`` cannot compare.
+    """
+    for option, place in (("geometry", geometry), ("language", language)):
+        if not place:
+            raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
+    parts = find_geometry(geometry, source != "encoder"), find_tower(language)
+    found = FoundTeachers(GeometryTeacher(parts[0].module, source), _language_teacher(parts[1]), parts)
+    wide = found.geometry.width, found.language.width
+    if structure is not None:
+        check_structure(structure, *wide)
+    return found
+
+
 def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeacher:
-    """One of our model folders, or VGGT-1B's weights (a file, or a folder that holds one)."""
-    if _kind(place) == "vidllm":
-        return GeometryTeacher(load_pretrained(place)[0], source)
-    return GeometryTeacher(load_vggt(place), source)
+    """VGGT's encoder, DINOv2's, or that of one of our models or a cascade; ValueError as :func:`find_teachers`."""
+    return GeometryTeacher(find_geometry(place, source != "encoder").load(), source)
 
 
 def load_language_teacher(place: str, layer: int = CLIP_LAYER) -> LanguageTeacher:
-    """A CLIP checkpoint (folder or hub id), or the tower inside a LLaVA(-3D) folder.
-
-    ValueError, naming the place, for another kind of model or weights that are not complete.
-    """
-    kind = _kind(place)
-    if kind is not None and kind.startswith("llava"):
-        return LanguageTeacher(_llava_tower(Path(place)), layer)
-    if kind not in ("clip", "clip_vision_model", None):
-        raise ValueError(f"{place}: holds a model of type {kind!r}; expected CLIP, or LLaVA-3D with its tower")
-    return LanguageTeacher(_clip_tower(place), layer)
+    """CLIP's vision tower: a CLIP's own, LLaVA(-3D)'s or a cascade's; ValueError as :func:`find_teachers`."""
+    part = find_tower(place)
+    part.load()
+    return _language_teacher(part, layer)
 
 
-def _kind(place: str) -> str | None:
-    """``model_type`` of a folder's configuration; None where there is none to read."""
-    found = (settings_in(place) or {}).get("model_type")
-    return None if found is None else str(found)
-
-
-def _clip_tower(place: str) -> CLIPVisionModel:
-    """A CLIP's vision tower from a folder or a hub id; ValueError, naming the place, where weights are missing."""
-    folder = open_checkpoint(place).folder
-    tower, report = load_with_report(CLIPVisionModel, folder)
-    missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
-    if missing:
-        raise ValueError(f"{place}: {len(missing)} weights of a CLIP vision tower are missing, such as {missing[0]}")
-    check_finite(tower, place)
-    return tower
-
-
-def _llava_tower(folder: Path) -> CLIPVisionModel:
-    """The vision tower of a LLaVA checkpoint, or the CLIP that its configuration names where it has none of its own."""
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in open_checkpoint(folder).tensors():
-        if _LLAVA_TOWER in name:
-            tensors[name.split(_LLAVA_TOWER, 1)[1]] = tensor.float()
-    named = (settings_in(folder) or {}).get("mm_vision_tower")
-    if not tensors:
-        if not named:
-            raise ValueError(f"{folder}: no vision tower in its weights, and its configuration names none")
-        return _clip_tower(_beside(folder, named))
-    own = _beside(folder, named or "clip")
-    settings = CLIPVisionConfig.from_pretrained(own) if Path(own).is_dir() else CLIPVisionConfig(**CLIP_L_336)
-    tower = CLIPVisionModel(settings)
-    missing, unexpected = tower.load_state_dict(tensors, strict=False)
-    if [name for name in missing if "position_ids" not in name] or unexpected:
-        raise ValueError(f"{folder}: the vision tower does not fit; missing {missing[:3]}, unexpected {unexpected[:3]}")
-    return tower
-
-
-def _beside(folder: Path, name: str) -> str:
-    return str(folder / name) if (folder / name).is_dir() else name
+def _language_teacher(part: Part, layer: int = CLIP_LAYER) -> LanguageTeacher:
+    assert isinstance(part.module, CLIPVisionModel)
+    return LanguageTeacher(part.module, layer)
 
 
 OPEN_FILES = 64

@@ -7,10 +7,11 @@ The loop (:mod:`vidllm.training.loop`) is the same for stage 2, stage 1, the tea
 from __future__ import annotations
 
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -63,6 +65,9 @@ class Trainable(ABC):
     def prepare(self, say: Callable[[str], None]) -> None:  # noqa: B027 - nothing to do is the rule
         """Called once, before the first step of a run that does not resume."""
 
+    def read_later(self) -> None:  # noqa: B027 - as the last
+        """Called when blocks have been sharded, where they are: time to read weights that were not read yet."""
+
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
         """Called whenever a checkpoint has been written."""
 
@@ -89,10 +94,24 @@ class Trainable(ABC):
         """Exponential moving averages of the weights of :meth:`averaging`, by name."""
         return {}
 
+    @property
+    def drawer(self) -> Draw | None:
+        """What draws batches as :meth:`draw` does, without the model, for other processes; None: nothing does."""
+        return None
+
+    def draw_anew(self) -> None:
+        """Begin to draw again, as the data are now."""
+        if self.config.loop.workers > 0:
+            self.ahead.close()
+            del self.ahead
+
     @cached_property
     def ahead(self) -> Ahead:
         """What draws the batches."""
-        return Ahead(self.draw, self.config.loop.prefetch)
+        loop, drawer = self.config.loop, self.drawer
+        if drawer is None and loop.workers > 0:
+            raise ValueError("--workers: this run draws its batches in threads alone; leave it out")
+        return Ahead(drawer or self.draw, loop.prefetch, loop.workers, pin=self.device.type == "cuda")
 
     @cached_property
     def spike_guard(self) -> LossSpikeGuard:
@@ -128,15 +147,23 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 Drawn = tuple[Any, np.random.Generator]
+Draw = Callable[[int, np.random.Generator], Any]
 Wanted = tuple[int, list[int]]  # step and what its random numbers are drawn from
 
 
 class Ahead:
-    """Draws by ``draw(step, rng)``, in ``threads`` threads; with none, when a batch is taken."""
+    """Draws by ``draw(step, rng)``, ``count`` batches ahead in as many threads; with none, when a batch is taken.
 
-    def __init__(self, draw: Callable[[int, np.random.Generator], Any], threads: int) -> None:
-        self._draw = draw
-        self._pool = ThreadPoolExecutor(threads, "batches") if threads > 0 else None
+    ``workers``: processes that draw for the threads; ``draw`` is sent to them. ``pin``: batches lie in pinned memory.
+    """
+
+    def __init__(self, draw: Draw, count: int, workers: int = 0, *, pin: bool = False) -> None:
+        self._draw, self._pin = draw, pin
+        self._pool = ThreadPoolExecutor(count, "batches") if count > 0 else None
+        self._workers: ProcessPoolExecutor | None = None
+        if self._pool is not None and workers > 0:
+            context = torch.multiprocessing.get_context("spawn")  # tensors come back through shared memory
+            self._workers = ProcessPoolExecutor(workers, context, _begin_worker, (draw,))
         self._drawn: dict[tuple[int, ...], Future[Drawn]] = {}
 
     def want(self, wanted: Sequence[Wanted]) -> None:
@@ -154,11 +181,42 @@ class Ahead:
         future = self._drawn.pop((step, *seed), None)
         return self._make(step, seed) if future is None else future.result()
 
+    def close(self) -> None:
+        """Draw no more, and end the processes."""
+        for pool in (self._pool, self._workers):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
     def _make(self, step: int, seed: list[int]) -> Drawn:
-        rng = np.random.default_rng(seed)
-        return self._draw(step, rng), rng
+        if self._workers is not None:
+            batch, rng = self._workers.submit(_draw_in_worker, step, seed).result()
+        else:
+            batch, rng = _drawn(self._draw, step, seed)
+        return (_pinned(batch) if self._pin else batch), rng
 
 
+def _drawn(draw: Draw, step: int, seed: list[int]) -> Drawn:
+    rng = np.random.default_rng(seed)
+    return draw(step, rng), rng
+
+
+def _pinned(batch: Any) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(map(_pinned, batch))
+    return batch.pin_memory() if hasattr(batch, "pin_memory") else batch
+
+
+_worker_draws: list[Draw] = []  # of a process that draws
+
+
+def _begin_worker(draw: Draw) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    torch.set_num_threads(1)
+    _worker_draws[:] = [draw]
+
+
+def _draw_in_worker(step: int, seed: list[int]) -> Drawn:
+    return _drawn(_worker_draws[0], step, seed)
 
 
 class LossSpikeGuard:
