@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidllm.answers import Answer, Box, Boxes, Scale, three_numbers
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import BLANK, FAINT, PictureMotion, contrasts
 from vidllm.inventory import NAMES, Inventory, Measurement, measure, take
-from vidllm.io.cameras.given import GivenCameras, pixel_aspect
 from vidllm.io.frames import Frames
 from vidllm.io.video import original_pictures
 from vidllm.model import prompts
@@ -26,7 +25,6 @@ from vidllm.model.generation import CachedPrefix
 from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
-from vidllm.model.priors import KnownCameras
 from vidllm.model.processing import Processor
 from vidllm.model.words import Vocabulary, unknown_words
 
@@ -35,79 +33,6 @@ MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and poi
 
 SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.scene_file)
 DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
-
-
-def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:
-    """What is known of the used frames: ``cameras``, and that pixels are not square where resizing made them so."""
-    aspect = pixel_aspect(frames)
-    if cameras is not None:
-        return KnownCameras(frames.images[None], **vars(cameras.for_frames(frames, begin)), pixel_aspect=aspect)
-    return None if abs(aspect - 1) < 0.005 else KnownCameras(frames.images[None], pixel_aspect=aspect)
-
-
-@dataclass(frozen=True)
-class Box:
-    """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1].
-
-    With 90% the true centre lies within ``center_error`` metres, and no true side is larger or smaller by more than a
-    factor of 1 + ``size_error``; None where the model is not calibrated (:mod:`vidllm.model.calibration`).
-    """
-
-    center: tuple[float, float, float]
-    size: tuple[float, float, float]
-    yaw: float
-    score: float
-    center_error: float | None = None
-    size_error: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
-
-
-class Answer(str):
-    """An answer, and in ``notes`` what has to be said about it: words taken for others, doubts."""
-
-    notes: tuple[str, ...]
-
-    def __new__(cls, text: str, notes: Sequence[str] = ()) -> Answer:
-        """A text with its notes."""
-        answer = super().__new__(cls, text)
-        answer.notes = tuple(notes)
-        return answer
-
-
-class Boxes(list[Box]):
-    """Boxes, best first, and in ``notes`` what has to be said about them."""
-
-    def __init__(self, boxes: Iterable[Box] = (), notes: Sequence[str] = ()) -> None:
-        super().__init__(boxes)
-        self.notes = tuple(notes)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
-
-    The spread is nan where it is not known: a scale that was given, or pictures that show one view. ``interval`` holds
-    the true scale with 90%; None without a spread or a calibration.
-    """
-
-    value: float
-    spread: float
-    warnings: tuple[str, ...]
-    interval: tuple[float, float] | None = None
-
-    def of_length(self, length_m: float) -> tuple[float, float] | None:
-        """Between which lengths a measured one lies as far as the scale is concerned; None where that is not known.
-
-        The one place where intervals of lengths come from; the error of a box or a point itself is not in it.
-        """
-        if self.interval is None:
-            return None
-        low, high = sorted(bound / self.value * length_m for bound in self.interval)
-        return low, high
 
 
 class Scene:
@@ -458,7 +383,7 @@ class Scene:
 
     def _box(self, box: list[float], score: float) -> Box:
         """A found box (centre, size, yaw) with how far it may be off."""
-        center, size = _three(box[:3]), _three(box[3:6])
+        center, size = three_numbers(box[:3]), three_numbers(box[3:6])
         if self.calibration is None:
             return Box(center, size, box[6], score)
         centre_error, size_error = self.calibration.box_errors(score)
@@ -557,11 +482,6 @@ class Scene:
 
         values, tensors = flat(frames=self._frames, geometry=self._geometry, prefix=self._prefix)
         return "scene", values, {**tensors, "frames.images": as_bytes(self._frames.images)}
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
 
 
 @torch.inference_mode()

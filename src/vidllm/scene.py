@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from vidllm.answers import Box, Scale
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.frames import Frames, joined
@@ -30,9 +31,9 @@ from vidllm.long_video.windows import window_sizes
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
-from vidllm.model.priors import KnownScale
+from vidllm.model.priors import KnownScale, known_of
 from vidllm.model.processing import Processor
-from vidllm.reconstruction import Box, Scale, Scene, known_of, scene_with
+from vidllm.reconstruction import Scene, scene_with
 from vidllm.scene_file import VALUES, SavedMaps, SceneFile, from_texts, in_words, origin_of
 
 __all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load", "load_scene"]

@@ -31,9 +31,9 @@ from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedRecons
 from vidllm.long_video.windows import windows_of
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale
-from vidllm.model.priors import KnownScale
+from vidllm.model.priors import KnownScale, known_of
 from vidllm.model.processing import Processor
-from vidllm.reconstruction import Scene, known_of
+from vidllm.reconstruction import Scene
 from vidllm.scene_file import as_bytes, flat, texts
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted

@@ -32,6 +32,8 @@ from vidllm.geometry.cameras import (
 )
 from vidllm.geometry.gravity import floor_height
 from vidllm.geometry.photometric import find_units
+from vidllm.io.cameras.given import GivenCameras, pixel_aspect
+from vidllm.io.frames import Frames
 from vidllm.model.outputs import Geometry, SceneScale
 from vidllm.model.scale_alignment import unit_scale
 
@@ -246,3 +248,11 @@ def _point(uv: tuple[float, float], depth: Tensor, intrinsics: Tensor) -> Tensor
         raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
     z = depth[min(int(v), height - 1), min(int(u), width - 1)]
     return unproject_pixels(z.new_tensor([uv]), z[None], intrinsics)[0]
+
+
+def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:
+    """What is known of the used frames: ``cameras``, and that pixels are not square where resizing made them so."""
+    aspect = pixel_aspect(frames)
+    if cameras is not None:
+        return KnownCameras(frames.images[None], **vars(cameras.for_frames(frames, begin)), pixel_aspect=aspect)
+    return None if abs(aspect - 1) < 0.005 else KnownCameras(frames.images[None], pixel_aspect=aspect)
