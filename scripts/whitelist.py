@@ -44,3 +44,6 @@ with_geometry  # a scene with given geometry, for oracle evaluation
 score_files  # two JSON files under a named protocol
 reconstruction_metrics  # every metric of two posed reconstructions in arrays
 read_config  # the configuration that a run wrote into its folder
+
+# public: one teacher by itself
+load_geometry_teacher, load_language_teacher
