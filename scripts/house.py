@@ -50,7 +50,7 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
     "vidllm.long_video": 990,
-    "vidllm.model": 6025,
+    "vidllm.model": 6035,
     "vidllm.pretrained": 1650,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,

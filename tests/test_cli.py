@@ -100,14 +100,18 @@ def test_describe_takes_points_with_a_minus(run, video, model):
 
 @pytest.mark.slow
 def test_ground_gives_boxes_and_a_picture(run, video, model, tmp_path, monkeypatch):
-    from vidllm.scene import Box, Scene
+    from vidllm.answers import Box, Boxes
+    from vidllm.scene import Scene
 
-    boxes = [Box((2.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0.5, 0.9)]
+    boxes = Boxes([Box((2.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0.5, 0.9)], ["a note"])
     monkeypatch.setattr(Scene, "ground", lambda *_: boxes)
     code, out, _ = run("ground", video, "the chair", "--json", "-o", tmp_path / "p.png", "--model", model)
     told = json.loads(out)
     assert code == 0 and size_of(tmp_path / "p.png")[0] > 500
-    assert told == {"expression": "the chair", "boxes": [boxes[0].as_dict()], "frame": "scene", "units": "m"}
+    told.pop("warnings")
+    assert told == {
+        "expression": "the chair", "boxes": [boxes[0].as_dict()], "notes": ["a note"], "frame": "scene", "units": "m"
+    }  # fmt: skip
     assert run("ground", video, "the chair", "--model", model)[1].startswith("1  centre (2.00, 0.00, 0.00) m  size (1.")
     boxes.clear()
     assert run("ground", video, "the unicorn", "--model", model)[1] == "no such object: the unicorn\n"

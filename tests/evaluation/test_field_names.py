@@ -33,16 +33,22 @@ def write(folder: Path, name: str, value: Any, lines: bool = False) -> Path:
     return path
 
 
+def scores(predictions: Path, references: Path, protocol: str) -> dict[str, Any]:
+    """The record, but for what it says of the file of predictions."""
+    found = score_files("scanqa", predictions, references, protocol)
+    assert found.pop("predictions")["file"] == predictions.name
+    return found
+
+
 @pytest.mark.parametrize("protocol", OTHERS)
 def test_scanqa_in_the_fields_of_the_protocol(tmp_path: Path, protocol: str) -> None:
     references = write(tmp_path, "references.json", QUESTIONS)
-    usual = score_files("scanqa", write(tmp_path, "usual.json", USUAL), references, protocol)
+    usual = scores(write(tmp_path, "usual.json", USUAL), references, protocol)
     rows = OTHERS[protocol]
-    own = score_files("scanqa", write(tmp_path, "own.json", rows), references, protocol)
-    assert own == usual
+    assert scores(write(tmp_path, "own.json", rows), references, protocol) == usual
     if isinstance(rows, list):
         for name in ("own.jsonl", "lines.json"):
-            assert score_files("scanqa", write(tmp_path, name, rows, lines=True), references, protocol) == usual
+            assert scores(write(tmp_path, name, rows, lines=True), references, protocol) == usual
 
 
 def test_a_protocol_of_another_name_does_not_take_them(tmp_path: Path) -> None:

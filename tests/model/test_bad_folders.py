@@ -145,7 +145,8 @@ def test_large_but_finite_numbers_are_not_taken_for_infinite(tmp_path):
 @pytest.mark.filterwarnings("ignore:.past_key_values")
 def test_logits_that_are_not_finite_stop_with_the_folder(saved):
     model, processor = load_pretrained(saved)
-    scene = VidLLM(model, processor).reconstruct(np.zeros((4, 56, 70, 3), np.uint8))
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 56, 70, 3), np.uint8)
+    scene = VidLLM(model, processor).reconstruct(pictures)
     with torch.no_grad():
         model.language_model.get_output_embeddings().weight.mul_(3e38)
         model.language_model.get_output_embeddings().weight.mul_(3e38)

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
 from vidllm.io.files import check_regular_file, has_file, read_json_object
@@ -30,6 +29,7 @@ from vidllm.model.processing import FrameProcessor, Processor
 from vidllm.model.text import PlainTokenizer, tokenizer_fault, try_tokenizer
 
 if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
     from transformers import PreTrainedModel
 
     from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
@@ -159,14 +159,19 @@ def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, devi
             _here(home).copy_(whole[local_rows(home)])
 
 
+def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Without the module of DTensor, which takes a second to import and is there where there is one."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _here(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that this process holds; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
 def local_rows(tensor: Tensor) -> slice:
     """The rows of a whole tensor that this process holds: its part of a sharded one (split as ``chunk`` does)."""
-    if not isinstance(tensor, DTensor):
+    if not _is_sharded(tensor):
         return slice(None)
     each = -(-len(tensor) // tensor.device_mesh.size())
     start = min(each * tensor.device_mesh.get_local_rank(), len(tensor))

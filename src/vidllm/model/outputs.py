@@ -115,10 +115,10 @@ class Geometry:
     scale: SceneScale
     up: Tensor
     scene_from_world: Tensor
+    log_std: Tensor | None = None
     agrees: Tensor | None = None
     contrast: Tensor | None = None
     registration: str = "learned"
-    log_std: Tensor | None = None
 
 
 @dataclass(frozen=True)
