@@ -114,6 +114,7 @@ def test_ground_gives_boxes_and_a_picture(run, video, model, tmp_path, monkeypat
     }  # fmt: skip
     assert run("ground", video, "the chair", "--model", model)[1].startswith("1  centre (2.00, 0.00, 0.00) m  size (1.")
     boxes.clear()
+    boxes.notes = ()
     assert run("ground", video, "the unicorn", "--model", model)[1] == "no such object: the unicorn\n"
     assert json.loads(run("ground", video, "a", "--json", "--model", model)[1])["boxes"] == []
 
