@@ -24,7 +24,7 @@ MAX_FILE_LINES = 500
 MAX_ARGUMENTS = 7
 #: Lowest first. The last part of a name that is listed decides; "vidllm.x" covers vidllm.x.y.
 FLOORS = (
-    ("vidllm.geometry", "vidllm.io"),
+    ("vidllm.english", "vidllm.geometry", "vidllm.io"),
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vidllm
-from vidllm.datasets.words import answer_matches
+from vidllm.english import answer_matches
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.demo import CLIP, load_truth, report
 from vidllm.model.prompts import CHAT_TEMPLATE

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vidllm.datasets.language import Language
-from vidllm.datasets.words import answer_matches
+from vidllm.english import answer_matches
 from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly
 from vidllm.evaluation.scene_metrics import Metrics, best_iou, box_f1, score_geometry
 from vidllm.geometry.boxes import iou_oriented

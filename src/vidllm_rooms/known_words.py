@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vidllm.datasets.words import NUMBER_WORDS, plural
+from vidllm.english import NUMBER_WORDS, plural
 from vidllm.io.atomic import atomic_path
 from vidllm.model.prompts import fixed_texts
 from vidllm.model.words import VOCABULARY

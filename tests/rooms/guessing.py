@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import answer_matches
+from vidllm.english import answer_matches
 
 LEADING_WORDS = 3
 

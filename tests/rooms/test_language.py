@@ -12,7 +12,7 @@ import pytest
 from guessing import answer_counts
 
 from vidllm.datasets.language import Language, Question
-from vidllm.datasets.words import NUMBER_WORDS, answer_matches, plural
+from vidllm.english import NUMBER_WORDS, answer_matches, plural
 from vidllm_rooms.language import make_language
 from vidllm_rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
 from vidllm_rooms.language.facts import observe

@@ -6,7 +6,7 @@ import pytest
 from guessing import answer_counts, most_frequent_baseline
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import answer_matches, counted, listing, metres, normalise, plural, with_article
+from vidllm.english import answer_matches, counted, listing, metres, normalise, plural, with_article
 from vidllm_rooms.language.guessing import count_share, greater_share, size_share
 from vidllm_rooms.language.speaker import half_metres
 from vidllm_rooms.world.catalogue import CATALOGUE

@@ -14,7 +14,7 @@ import pytest
 
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.words import tokens
+from vidllm.english import tokens
 from vidllm_rooms import build_room
 from vidllm_rooms.language.situations import SITUATIONS
 from vidllm_rooms.official import export

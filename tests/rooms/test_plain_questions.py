@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from vidllm.datasets.words import plural, with_article
+from vidllm.english import plural, with_article
 from vidllm_rooms.language.template_questions import plain_questions
 
 THINGS = [

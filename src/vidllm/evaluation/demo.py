@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vidllm.datasets.words import answer_matches
+from vidllm.english import answer_matches
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
 from vidllm.evaluation.scene_metrics import box_rows
 from vidllm.geometry.boxes import iou_oriented

@@ -39,7 +39,7 @@ from vidllm.datasets.annotations import (
     group_by_object,
 )
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.words import tokens
+from vidllm.english import tokens
 from vidllm.evaluation.recording import box_reader
 from vidllm.io.files import read_json
 from vidllm.model import prompts

@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from vidllm.datasets.language import language_from_record
 from vidllm.datasets.shards import LabelSpace
-from vidllm.datasets.words import listing, with_article
+from vidllm.english import listing, with_article
 from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_folder
 from vidllm.training.config import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from vidllm.datasets.language import Caption
-from vidllm.datasets.words import capitalised, counted, listing, metres, number_word, plural, with_article
+from vidllm.english import capitalised, counted, listing, metres, number_word, plural, with_article
 from vidllm_rooms.language.facts import Thing
 from vidllm_rooms.language.speaker import PHRASES, RELATIONS, Description, Speaker
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import plural, with_article
+from vidllm.english import plural, with_article
 from vidllm_rooms.language.facts import CLEAR_RATIO
 from vidllm_rooms.language.guessing import (
     HEIGHTS,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vidllm.datasets.language import Reference
-from vidllm.datasets.words import capitalised
+from vidllm.english import capitalised
 from vidllm_rooms.language.guessing import present_share
 from vidllm_rooms.language.questions import known_names
 from vidllm_rooms.language.speaker import PHRASES, Description, Option, Speaker, related_description

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import capitalised, plural
+from vidllm.english import capitalised, plural
 from vidllm_rooms.language.guessing import SEATS, UNCOUNTED, present_share
 from vidllm_rooms.language.speaker import PHRASES, Option, Slots, Speaker
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import NUMBER_WORDS, capitalised, metres, number_word, plural
+from vidllm.english import NUMBER_WORDS, capitalised, metres, number_word, plural
 from vidllm_rooms.language.facts import CLEAR_RATIO, Scene, Thing
 from vidllm_rooms.language.guessing import material_share
 from vidllm_rooms.world import read_data

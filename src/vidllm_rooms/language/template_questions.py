@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.language import Question
-from vidllm.datasets.words import capitalised, metres, plural, with_article
+from vidllm.english import capitalised, metres, plural, with_article
 from vidllm_rooms.language.guessing import SEATS
 from vidllm_rooms.language.situations import SIDES, SITUATIONS
 from vidllm_rooms.language.speaker import QUESTIONS, half_metres, pick

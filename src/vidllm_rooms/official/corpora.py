@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.language import Language, Question, Reference
-from vidllm.datasets.words import capitalised, plural, tokens
+from vidllm.english import capitalised, plural, tokens
 from vidllm.io.cameras.matrices import half_centres
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES, observe, viewer_axes
 from vidllm_rooms.language.guessing import SEATS

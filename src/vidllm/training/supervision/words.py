@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from vidllm.datasets.words import plural
+from vidllm.english import plural
 from vidllm.geometry.boxes import points_in_boxes
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import IGNORE_INDEX
