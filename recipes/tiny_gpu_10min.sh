@@ -6,14 +6,15 @@
 #          (those that torch and transformers do not install: jaxtyping tyro docstring_parser typeguard)
 # FIRST    first seed of the rooms: another one each time         TEST     seeds that it is evaluated on
 # JOBS     processes that render, ROOMS each                      SCENES   windows of two frames a step
+# WORKERS  processes that draw batches (threads of the process that trains keep a GPU waiting)
 # A short run on a CPU, in three minutes:
-#   DEVICE=cpu MINUTES=0.5 JOBS=1 ROOMS=16 SCENES=2 SIDES=112 TEST=2000:2001 COMPILE=0 recipes/tiny_gpu_10min.sh out
+#   DEVICE=cpu MINUTES=0.5 JOBS=1 ROOMS=16 SCENES=2 SIDES=112 TEST=2000:2001 COMPILE=0 WORKERS=1 AHEAD=2 recipes/tiny_gpu_10min.sh out
 # To continue from the results: mkdir next && tar xf out/rest.tar -C next && cp out/model.int8-* next/model/, START=next/model
 set -euo pipefail
 out=${1:-out}
 work=${WORK:-$(mktemp -d)}
 device=${DEVICE:-cuda}
-jobs=${JOBS:-$(($(nproc) > 8 ? $(nproc) - 5 : 1))}
+jobs=${JOBS:-$(($(nproc --all) > 12 ? $(nproc --all) - 10 : 1))}
 rooms=${ROOMS:-800}
 first=${FIRST:-1000000}
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,13 +23,39 @@ if [ -n "${WHEELS:-}" ]; then
   python -m pip install -q --no-index --no-deps --target "$work/site" "$WHEELS"/*.whl
   export PYTHONPATH="$work/site:$PYTHONPATH"
 fi
-if ! python -c 'import av' 2> /dev/null; then # no video is read here: a stand-in, since the wheel is large
-  mkdir -p "$work/site/av/sidedata" "$work/site/av/video"
-  touch "$work/site/av/error.py" "$work/site/av/sidedata/__init__.py" "$work/site/av/video/__init__.py"
-  echo 'from av import error, sidedata, video' > "$work/site/av/__init__.py"
-  echo 'class InputContainer: ...' > "$work/site/av/container.py"
-  echo 'class Type: ...' > "$work/site/av/sidedata/sidedata.py"
-  echo 'class VideoStream: ...' > "$work/site/av/video/stream.py"
+if ! python -c 'import av' 2> /dev/null; then # no video is read here: a stand-in with whatever is imported from it
+  mkdir -p "$work/site"
+  cat > "$work/site/av.py" << 'PYTHON'
+import sys
+import types
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+
+class StandIn(types.ModuleType):
+    __path__ = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (Exception,), {})
+
+
+class Finder(MetaPathFinder, Loader):
+    def find_spec(self, name, path, target=None):
+        return ModuleSpec(name, self, is_package=True) if name.startswith("av.") else None
+
+    def create_module(self, spec):
+        return StandIn(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+__path__ = []
+sys.meta_path.append(Finder())
+sys.modules[__name__].__class__ = StandIn
+PYTHON
   export PYTHONPATH="$work/site:$PYTHONPATH"
 fi
 command -v vidllm > /dev/null || vidllm() { python -m vidllm "$@"; }
@@ -51,8 +78,8 @@ if [ -n "${CLIPS:-}" ]; then options+=(--posed-clips "$CLIPS" --posed-share 0.25
 if [ "${COMPILE:-1}" = 1 ] && vidllm train stage2 "${options[@]}" --out "$work/try" --steps 3 --compile-blocks; then
   options+=(--compile-blocks)
 fi
-vidllm train stage2 "${options[@]}" --out "$work/run" --steps 1000000 --minutes "${MINUTES:-7}" --prefetch "${AHEAD:-6}" \
-  --save-minutes 1 --export int8
+vidllm train stage2 "${options[@]}" --out "$work/run" --steps 1000000 --minutes "${MINUTES:-7}" --prefetch "${AHEAD:-16}" \
+  --workers "${WORKERS:-8}" --save-minutes 2 --export int8
 kill $(jobs -p) 2> /dev/null || true
 
 # 3. Evaluation, and the results in few files.

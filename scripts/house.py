@@ -40,13 +40,13 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2170,
+    "vidllm": 2235,
     "vidllm.baselines": 495,
     "vidllm.cli": 1975,
-    "vidllm.datasets": 3315,
+    "vidllm.datasets": 3230,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
-    "vidllm.export": 1610,
+    "vidllm.export": 1620,
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
     "vidllm.long_video": 990,

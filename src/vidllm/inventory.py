@@ -19,8 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
+from vidllm.answers import Box, Scale, three_numbers
+from vidllm.english import plural, with_article
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.boxes import distinct, nearest_points, points_in_boxes
 
@@ -41,25 +42,7 @@ OUTSIDE = 1.0  # per cent of the points beyond each side of the floor (errors of
 CEILING = (0.15, 0.06)  # share of points that a seen ceiling holds within so many metres of the highest ones
 
 
-@runtime_checkable
-class FoundBox(Protocol):
-    """A box in the scene frame, as :class:`vidllm.scene.Box`."""
-
-    @property
-    def center(self) -> tuple[float, float, float]:
-        """Metres."""
-
-    @property
-    def size(self) -> tuple[float, float, float]:
-        """Metres."""
-
-    @property
-    def yaw(self) -> float:
-        """Radians about z."""
-
-    @property
-    def score(self) -> float:
-        """In [0, 1]."""
+Ends = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @runtime_checkable
@@ -71,8 +54,8 @@ class Asked(Protocol):
         """Plain arrays."""
 
     @property
-    def scale(self) -> Any:
-        """A :class:`vidllm.scene.Scale`."""
+    def scale(self) -> Scale:
+        """Metres per unit, and how sure they are."""
 
     def ask_all(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = ...) -> Sequence[str]:
         """Answers."""
@@ -80,11 +63,11 @@ class Asked(Protocol):
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = ...) -> str:
         """The object at a point."""
 
-    def ground(self, expression: str, several: bool = True) -> Sequence[FoundBox]:
+    def ground(self, expression: str, several: bool = True) -> Sequence[Box]:
         """Boxes, best first."""
 
 
-def row_of(box: FoundBox) -> list[float]:
+def row_of(box: Box) -> list[float]:
     """Centre, size, yaw: the 7 numbers of :mod:`vidllm.geometry.boxes`."""
     return [*box.center, *box.size, box.yaw]
 
@@ -94,7 +77,7 @@ def row_of(box: FoundBox) -> list[float]:
 
 @dataclass(frozen=True)
 class Length:
-    """Metres, and between which they lie (:meth:`vidllm.scene.Scale.of_length`; None: not known)."""
+    """Metres, and between which they lie (:meth:`vidllm.answers.Scale.of_length`; None: not known)."""
 
     value: float
     interval: tuple[float, float] | None
@@ -125,7 +108,7 @@ class Measurement:
     places: tuple[Place, ...]
     nearest: Length | None = None
     centres: Length | None = None
-    points: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    points: Ends | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -153,12 +136,16 @@ def measure(scene: Asked, first: str | tuple[int, float, float], second: Any = N
     places = tuple(_place(scene, name, row, score, floor) for name, row, score in found)
     if len(found) == 1:
         return Measurement(places)
-    a, b = (torch.tensor(row, dtype=torch.float64) for _, row, _ in found)
-    here, there = nearest_points(a, b)
-    return Measurement(
-        places, _length(scene, float((here - there).norm())), _length(scene, float((a[:3] - b[:3]).norm())),
-        (_three(here), _three(there)),
-    )  # fmt: skip
+    nearest, centres, points = apart(*(row for _, row, _ in found))
+    return Measurement(places, _length(scene, nearest), _length(scene, centres), points)
+
+
+def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, Ends]:
+    """Of two boxes (7 numbers): metres between their nearest points, between their centres, and these points."""
+    first, second = (torch.tensor(row, dtype=torch.float64) for row in (a, b))
+    here, there = nearest_points(first, second)
+    ends = three_numbers(here), three_numbers(there)
+    return float((here - there).norm()), float((first[:3] - second[:3]).norm()), ends
 
 
 def _found(scene: Asked, what: str | tuple[int, float, float]) -> tuple[str, list[float], float | None]:
@@ -181,11 +168,6 @@ def _place(scene: Asked, name: str, row: list[float], score: float | None, floor
 
 def _length(scene: Asked, value: float) -> Length:
     return Length(value, scene.scale.of_length(value))
-
-
-def _three(values: Tensor) -> tuple[float, float, float]:
-    x, y, z = values.tolist()
-    return x, y, z
 
 
 # ---- the room ------------------------------------------------------------------------------------------------------
@@ -235,7 +217,7 @@ class Thing:
 
     name: str
     colour: str
-    box: Any  # a vidllm.scene.Box
+    box: Box
     frames: int
 
     @property
@@ -251,7 +233,7 @@ class Inventory:
     things: tuple[Thing, ...]
     room: Room
     path: np.ndarray  # (F,3) camera centres
-    scale: Any  # a vidllm.scene.Scale
+    scale: Scale
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -265,11 +247,9 @@ class Inventory:
 
     def distances(self) -> list[dict[str, Any]]:
         """Of every pair (numbers from 1): metres between the nearest points of the boxes and between the centres."""
-        rows = [torch.tensor(row_of(thing.box), dtype=torch.float64) for thing in self.things]
-        told = []
+        rows, told = [row_of(thing.box) for thing in self.things], []
         for a, b in combinations(range(len(rows)), 2):
-            here, there = nearest_points(rows[a], rows[b])
-            nearest, centres = float((here - there).norm()), float((rows[a][:3] - rows[b][:3]).norm())
+            nearest, centres, _ = apart(rows[a], rows[b])
             told.append({"between": [a + 1, b + 1], "nearest": nearest, "nearest_interval": self._interval(nearest),
                          "centres": centres, "centres_interval": self._interval(centres)})  # fmt: skip
         return told
@@ -343,23 +323,13 @@ def take(scene: Asked, names: Sequence[str] = NAMES) -> Inventory:
 
 def _counted(scene: Asked, names: Sequence[str]) -> list[tuple[str, int]]:
     """Names of which there is at least one, with how many."""
-    there = scene.ask_all([(f"Is there {_one(name)}?", None) for name in names], 4)
+    there = scene.ask_all([(f"Is there {with_article(name)}?", None) for name in names], 4)
     present = [name for name, answer in zip(names, there, strict=True) if answer.split()[:1] == ["yes"]]
-    many = scene.ask_all([(f"How many {_plural(name)} are there?", None) for name in present], 4)
+    many = scene.ask_all([(f"How many {plural(name)} are there?", None) for name in present], 4)
     return [(name, max(1, int(a) if a.isdecimal() else 0)) for name, a in zip(present, many, strict=True)]
 
 
-def _one(name: str) -> str:
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
-
-
-def _plural(name: str) -> str:
-    if name == "bookshelf":
-        return "bookshelves"
-    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
-
-
-def _best(scene: Asked, name: str, count: int) -> list[FoundBox]:
+def _best(scene: Asked, name: str, count: int) -> list[Box]:
     return [box for box in list(scene.ground(f"the {name}"))[:count] if box.score >= MIN_SCORE / count]
 
 

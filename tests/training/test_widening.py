@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from micro_start import quiet, save_start, short_run
 from small_model import small_config
 
+from vidllm.datasets.seen import ANY, read_seen
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.training.config import changed
 from vidllm.training.stage2 import train
@@ -82,11 +84,14 @@ def test_another_depth_is_refused():
 @pytest.mark.slow
 def test_a_run_begins_with_the_geometric_half_and_fits_once(rooms_folder, tmp_path):
     start = save_start(tmp_path / "start", rooms_folder)
+    narrow = shutil.copytree(start, tmp_path / "narrow")
     lines: list[str] = []
     run = changed(
-        short_run(rooms_folder, start, tmp_path / "run"), geometry_from=str(start), fit_steps=50, language_start=9
+        short_run(rooms_folder, start, tmp_path / "run"), geometry_from=str(narrow), fit_steps=50, language_start=9
     )
-    train(run, lines.append)
+    model = train(run, lines.append)
+    seen = read_seen(model)
+    assert seen is not None and seen.possibly == {ANY: "narrow has no seen.json"}  # the last of those it began with
     train(changed(run, steps=6), lines.append)
     assert sum("the adapter is fitted" in line for line in lines) == 1
     assert sum(line.startswith("adapter, step 50 of 50") for line in lines) == 1

@@ -28,10 +28,19 @@ def boxes_array(boxes: Boxes) -> Float[np.ndarray, "Q 7"]:
     return array
 
 
+def box_names(boxes: Boxes) -> list[str]:
+    """The `label` of each box, empty where it has none."""
+    return [str(b.get("label") or "") if isinstance(b, Mapping) else "" for b in boxes]
+
+
 def box_labels(boxes: Boxes) -> list[str]:
-    """The label of each box: its number from 1, and its `label` where it has one."""
-    names = [str(b.get("label") or "") if isinstance(b, Mapping) else "" for b in boxes]
-    return [f"{number} {name}".strip() for number, name in enumerate(names, 1)]
+    """The number of each box from 1, and its name where it has one."""
+    return [f"{number} {name}".strip() for number, name in enumerate(box_names(boxes), 1)]
+
+
+def box_scores(boxes: Boxes) -> list[float | None]:
+    """The `score` of each box, None where it has none."""
+    return [b.get("score") if isinstance(b, Mapping) else None for b in boxes]
 
 
 def corners_of(boxes: Boxes) -> Float[np.ndarray, "Q 8 3"]:

@@ -174,6 +174,10 @@ class SceneData:
         samples = self.samples(stride, min_confidence)
         return samples.xyz, samples.rgb
 
+    def evenly(self, most: int) -> list[int]:
+        """Numbers of at most so many frames, evenly spread, the first and the last among them."""
+        return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)).tolist()
+
     def stride_for(self, max_points: int) -> int:
         """The smallest stride that keeps the cloud at or below `max_points`, counting every pixel as valid."""
         stride = 1

@@ -36,7 +36,7 @@ def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
 
 def _annotated(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.ndarray]:
     scale = np.diag([size[1] / data.size[1], size[0] / data.size[0], 1.0])
-    for index in np.unique(np.linspace(0, len(data) - 1, min(MAX_FRAMES, len(data))).round().astype(int)).tolist():
+    for index in data.evenly(MAX_FRAMES):
         image = Image.fromarray(data.rgb[index]).resize(size[::-1], Image.Resampling.LANCZOS)
         drawn = draw_boxes(image, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
         yield from [np.asarray(drawn)] * HOLD

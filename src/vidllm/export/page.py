@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, boxes_array, corners_of
+from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of
 from vidllm.export.depth_png import colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.export.pictures import HEADROOM_M
@@ -101,11 +101,10 @@ def _points(xyz: np.ndarray, rgb: np.ndarray) -> dict[str, Any]:
 
 def _cameras(data: SceneData, depth_m: float) -> list[dict[str, Any]]:
     """Evenly chosen ones: view pyramid, picture, colour (blue first, red last)."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(MAX_CAMERAS, len(data))).round().astype(int))
     pyramids, colours = camera_pyramids(data, depth_m), colour_map(np.linspace(0.1, 0.9, len(data)))
     names = list(data.names) or data.file_stems()
     return [{"pyramid": pyramids[n].tolist(), "colour": colours[n].tolist(), "name": f"frame {n}: {names[n]}",
-             "picture": _jpeg(data.rgb[n])} for n in chosen.tolist()]  # fmt: skip
+             "picture": _jpeg(data.rgb[n])} for n in data.evenly(MAX_CAMERAS)]  # fmt: skip
 
 
 def _jpeg(rgb: np.ndarray) -> str:
@@ -116,8 +115,7 @@ def _jpeg(rgb: np.ndarray) -> str:
 
 
 def _boxes(boxes: Boxes) -> list[dict[str, Any]]:
-    scores = [b.get("score") if isinstance(b, Mapping) else None for b in boxes]
-    rows = zip(boxes_array(boxes).tolist(), box_labels(boxes), scores, strict=True)
+    rows = zip(boxes_array(boxes).tolist(), box_labels(boxes), box_scores(boxes), strict=True)
     return [{"center": row[:3], "size": row[3:6], "yaw": row[6], "label": label, "score": score,
              "colour": list(box_colour(number))} for number, (row, label, score) in enumerate(rows)]  # fmt: skip
 

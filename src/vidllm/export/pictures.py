@@ -51,7 +51,7 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
             the frames and the plan under one number each.
         max_frames: how many frames are shown, evenly spread.
     """
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(max_frames, len(data))).round().astype(int)).tolist()
+    chosen = data.evenly(max_frames)
     near, far = depth_range(data.depth_m)
     cell = _cell_size(data.size, len(chosen))
     frames = [_frame_with_boxes(data, index, boxes, cell) for index in chosen]
@@ -209,7 +209,7 @@ def _draw_cameras(picture: Image.Image, plan: _Plan, data: SceneData) -> None:
     if len(path) > 1:
         pen.line([tuple(p) for p in path.tolist()], fill=(255, 255, 255, 230), width=5, joint="curve")
         pen.line([tuple(p) for p in path.tolist()], fill=PATH, width=3, joint="curve")
-    for index in np.unique(np.linspace(0, len(data) - 1, min(len(data), 24)).round().astype(int)).tolist():
+    for index in data.evenly(24):
         rays = _view_edges(data, index) @ pose[index, :3, :3].T
         tips = path[index] + 30 * np.stack([-rays[:, 1], -rays[:, 0]], -1)
         wedge = [tuple(path[index].tolist()), *(tuple(tip) for tip in tips.tolist())]
@@ -270,7 +270,7 @@ def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = (), m
 
 def frames_picture(data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> Image.Image:
     """The picture that ``write_frames_picture`` writes."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(max_frames, len(data))).round().astype(int)).tolist()
+    chosen = data.evenly(max_frames)
     zoom = LONGER_SIDE / max(data.size)
     cell = (round(data.size[1] * zoom), round(data.size[0] * zoom))
     columns = min(COLUMNS, len(chosen))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, boxes_array
+from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
 
@@ -48,7 +47,7 @@ def write_rrd(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
 
 
 def _labels(boxes: Boxes) -> list[str]:
-    scored = [f" {b['score']:.2f}" if isinstance(b, Mapping) and b.get("score") is not None else "" for b in boxes]
+    scored = ["" if score is None else f" {score:.2f}" for score in box_scores(boxes)]
     return [label + score for label, score in zip(box_labels(boxes), scored, strict=True)]
 
 

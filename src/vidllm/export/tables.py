@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_labels, boxes_array, corners_of
+from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_names, box_scores, boxes_array, corners_of
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_folder, atomic_path
 
@@ -22,8 +22,7 @@ def write_boxes(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
     Raises `OutputError` when it cannot be written.
     """
     rows = boxes_array(boxes).tolist()
-    labels = [label.partition(" ")[2] for label in box_labels(boxes)]
-    scores = [b.get("score") if hasattr(b, "get") else None for b in boxes]
+    labels, scores = box_names(boxes), box_scores(boxes)
     told = [{"label": label, "center": row[:3], "size": row[3:6], "yaw": row[6], "score": score}
             for label, row, score in zip(labels, rows, scores, strict=True)]  # fmt: skip
     with atomic_folder(path) as folder:

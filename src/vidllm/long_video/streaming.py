@@ -187,9 +187,10 @@ class LongScene(Scene):
         """The reconstruction as the model gives it, on the CPU; depth is read from disk."""
         now = self._snapshot
         confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
+        log_std = self._log_std
         return Geometry(
             now.extrinsics[None], now.intrinsics[None], self.depth[None], confidence[None], None, now.scale,
-            now.up[None], now.scene_from_world[None], None if self._log_std is None else self._log_std[None],
+            now.up[None], now.scene_from_world[None], None if log_std is None else log_std[None],
         )
 
     @cached_property

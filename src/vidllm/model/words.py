@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ class Vocabulary:
                         return count, self.names["thing"][name] if name is not None and many else name
         return 1, "" if words[0] in table.plain or len(words[0]) == 1 else None
 
-    @property
+    @cached_property
     def _known(self) -> frozenset[str]:
         return self.words | {name for names in self.names.values() for name in names}
 

@@ -166,7 +166,7 @@ class Run(Trainable):
         start, seen = self.config.start, self.data.seen()
         if self.posed is not None:
             seen |= Seen(scenes=frozenset(clip.name for clip in self.posed.clips))
-        for begun in filter(None, (start.init_from, start.language_from, start.encoder_from)):
+        for begun in filter(None, (start.init_from, start.geometry_from, start.language_from, start.encoder_from)):
             seen |= seen_or_unknown(model_of_run(begun))
         return seen
 
