@@ -89,6 +89,20 @@ class Clock:
         self.found[name] = median(taken[1:])
         return result
 
+    def each(self, name: str, call: Callable[[Callable[[], None]], None]) -> None:
+        """Time the steps of a call, which calls what it is given after each: seconds a step, the first left out."""
+        taken = []
+        for _ in range(self.repeats + 1):
+            stamps = list[float]()
+
+            def step(stamps: list[float] = stamps) -> None:
+                wait(self.device)
+                stamps.append(self.now())
+
+            call(step)
+            taken.append((stamps[-1] - stamps[0]) / (len(stamps) - 1))
+        self.found[name] = median(taken[1:])
+
 
 def wait(device: torch.device) -> None:
     """Until the device has done all it was told."""
@@ -183,27 +197,34 @@ def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
 
     clock("question to first token", ask)
 
-    def speak() -> None:
+    def speak(step: Callable[[], None]) -> None:
         token = ask()
+        step()
         for _ in range(TOKENS):
             ids = torch.full((1, 1), token, device=seen.device)
             out = run_language_model(lm, input_ids=ids, cache=cache, use_cache=True)
             token = int(out.logits[0, -1].argmax())
+            step()
 
-    clock("speak", speak)
     clock.found["visual tokens"] = seen.shape[1]
-    clock.found["a token"] = (clock.found.pop("speak") - clock.found["question to first token"]) / TOKENS
+    clock.each("a token", speak)
     if static:
-        one, many = (generation(lm, seen, n) for n in (1, TOKENS + 1))
-        clock("one", one)
-        clock("many", many)
-        clock.found["a token, static cache"] = (clock.found.pop("many") - clock.found.pop("one")) / TOKENS
+        clock.each("a token, static cache", generation(lm, inputs_embeds=seen, cache_implementation="static"))
 
 
-def generation(lm: Any, seen: Tensor, count: int, **given: Any) -> Callable[[], Any]:
-    """Transformers' own generation of ``count`` tokens; on CUDA a static cache makes it compile and capture graphs."""
-    options = given or {"inputs_embeds": seen, "cache_implementation": "static"}
-    return lambda: lm.generate(**options, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
+def generation(lm: Any, **given: Any) -> Callable[[Callable[[], None]], None]:
+    """Transformers' own generation of TOKENS + 1 tokens; on CUDA a static cache makes it compile and capture graphs."""
+    count = TOKENS + 1
+    options = given | {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+
+    def generate(step: Callable[[], None]) -> None:
+        def stamp(_: Tensor, scores: Tensor) -> Tensor:  # called once a token, with its logits
+            step()
+            return scores
+
+        lm.generate(**options, logits_processor=[stamp])
+
+    return generate
 
 
 def time_llava(text: Any, prefix: Tensor, clock: Clock) -> None:
@@ -223,9 +244,8 @@ def time_llava(text: Any, prefix: Tensor, clock: Clock) -> None:
         given = {"input_ids": ids, "pixel_values": torch.rand(pictures, 3, 336, 336, dtype=prefix.dtype)}
     given["attention_mask"] = torch.ones_like(ids)
     with torch.inference_mode():
-        clock("plain LLaVA: first token", generation(model, prefix, 1, **given))
-        clock("llava", generation(model, prefix, TOKENS + 1, **given))
-    clock.found["plain LLaVA: a token"] = (clock.found.pop("llava") - clock.found["plain LLaVA: first token"]) / TOKENS
+        clock("plain LLaVA: first token", lambda: model.generate(**given, max_new_tokens=1, pad_token_id=0))
+        clock.each("plain LLaVA: a token", generation(model, **given))
 
 
 # ---- the device -------------------------------------------------------------------------------------------------
