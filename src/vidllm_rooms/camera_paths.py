@@ -45,20 +45,11 @@ def free_distance(room: Room, points: np.ndarray) -> np.ndarray:
     """How far points (N, 2) lie beyond the clearances of walls and tall objects, in metres; positive is free."""
     free = Outline(room.polygon).clearance(points) - WALL_CLEARANCE_M
     for item in room.objects:
-        if _in_the_way(item):
-            free = np.minimum(free, _outside(item, points) - OBJECT_CLEARANCE_M)
+        low, high = item.centre[2] - item.size[2] / 2, item.centre[2] + item.size[2] / 2
+        if low < 2.1 and high > 0.05 and item.category not in ("picture", "window", "clock", "mirror", "door"):
+            beyond = np.abs(item.local(points)) - np.array(item.size[:2]) / 2
+            free = np.minimum(free, np.linalg.norm(np.maximum(beyond, 0), axis=-1) - OBJECT_CLEARANCE_M)
     return free
-
-
-def _in_the_way(item: RoomObject) -> bool:
-    low, high = item.centre[2] - item.size[2] / 2, item.centre[2] + item.size[2] / 2
-    return low < 2.1 and high > 0.05 and item.category not in ("picture", "window", "clock", "mirror", "door")
-
-
-def _outside(item: RoomObject, points: np.ndarray) -> np.ndarray:
-    """Distance in plan of points (N, 2) from the object's box, 0 inside."""
-    beyond = np.abs(item.local(points)) - np.array(item.size[:2]) / 2
-    return np.asarray(np.linalg.norm(np.maximum(beyond, 0), axis=-1))
 
 
 @dataclass(frozen=True)
@@ -89,22 +80,17 @@ class FreeMap:
         return np.asarray(self.low + np.argwhere(self.field > 0) * _GRID_M)
 
 
-def draw_intrinsics(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[np.ndarray, float]:
-    """((F, 3, 3) intrinsics with the principal point in the middle, field of view in degrees of the longer side)."""
-    fov = float(rng.uniform(40, 100)) if rng.random() < 0.4 else float(rng.uniform(55, 85))
-    return intrinsics_of(fov, frames, height, width)
-
-
-def intrinsics_of(fov: float, frames: int, height: int, width: int) -> tuple[np.ndarray, float]:
-    """As :func:`draw_intrinsics`, for a field of view that is given."""
+def intrinsics_of(fov: float, frames: int, height: int, width: int) -> np.ndarray:
+    """(F, 3, 3) for a field of view in degrees of the longer side, the principal point in the middle."""
     focal = max(height, width) / 2 / math.tan(math.radians(fov) / 2)
     k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-    return np.repeat(k[None], frames, 0), fov
+    return np.repeat(k[None], frames, 0)
 
 
 def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, width: int) -> CameraPath:
     """The best of several candidate walks. Raises ValueError when the room has no free floor at all."""
-    intrinsics, fov = draw_intrinsics(rng, frames, height, width)
+    fov = float(rng.uniform(40, 100)) if rng.random() < 0.4 else float(rng.uniform(55, 85))
+    intrinsics = intrinsics_of(fov, frames, height, width)
     half_x = math.atan(width / 2 / intrinsics[0, 0, 0])
     half_y = math.atan(height / 2 / intrinsics[0, 0, 0])
     free = FreeMap.of(room)
@@ -216,7 +202,8 @@ TRIES = 80
 
 def draw_life_path(room: Room, rng: np.random.Generator, frames: int, height: int, width: int) -> CameraPath:
     """A path of a drawn kind; one that walks where the drawn one finds no place."""
-    intrinsics, fov = intrinsics_of(float(rng.uniform(*FIELD_OF_VIEW)), frames, height, width)
+    fov = float(rng.uniform(*FIELD_OF_VIEW))
+    intrinsics = intrinsics_of(fov, frames, height, width)
     kind = str(rng.choice(KINDS, p=SHARES))
     found = None
     if kind == "near":
@@ -247,9 +234,10 @@ def _rolled(extrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(turn @ extrinsics)
 
 
-def _near(
-    room: Room, rng: np.random.Generator, frames: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+Gaze = tuple[np.ndarray, np.ndarray, np.ndarray]  # eyes (F, 3), yaw and pitch (F,)
+
+
+def _near(room: Room, rng: np.random.Generator, frames: int) -> Gaze | None:
     """Eyes, yaw and pitch of a camera that moves a little, looking at something from 0.3 to 1.5 m."""
     worth = np.array([_interest(item) for item in room.objects])
     for _ in range(TRIES):
@@ -293,9 +281,7 @@ def _free(room: Room, eyes: np.ndarray) -> np.ndarray:
     return free
 
 
-def _turn(
-    room: Room, rng: np.random.Generator, frames: int, half_x: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _turn(room: Room, rng: np.random.Generator, frames: int, half_x: float) -> Gaze | None:
     """Eyes, yaw and pitch of a camera that turns on the spot; neighbouring frames overlap by more than half."""
     stands = FreeMap.of(room).stands()
     for _ in range(TRIES if len(stands) else 0):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 
@@ -58,12 +57,8 @@ def score_grounding(scene: Scene, clip: Clip, language: Language, mean_box: Sequ
 
 def true_boxes(clip: Clip) -> dict[int, list[float]]:
     """Boxes (centre, size, yaw) of a room's objects in the scene frame of the first camera, by id."""
-    record = {"objects": [_boxed(o) for o in clip.room.objects]}
+    record = {"objects": [{"id": o.id, "box": [*o.centre, *o.size, o.yaw]} for o in clip.room.objects]}
     return scene_boxes(record, scene_from_room(torch.from_numpy(clip.extrinsics).float()))
-
-
-def _boxed(item: Any) -> dict[str, Any]:
-    return {"id": item.id, "box": [*item.centre, *item.size, item.yaw]}
 
 
 @lru_cache(maxsize=512)

@@ -97,22 +97,6 @@ class Hits:
     local_normal: Float[Tensor, "F H W 3"]
 
 
-def cast(
-    primitives: PrimitiveTable,
-    extrinsics: Float[Tensor, "F 4 4"],
-    intrinsics: Float[Tensor, "F 3 3"],
-    height: int,
-    width: int,
-) -> Hits:
-    """Nearest hit of the ray through every pixel centre, with normals and points.
-
-    ``extrinsics`` are camera-from-room, ``intrinsics`` in pixels (pixel centres at +0.5).
-    """
-    extrinsics, intrinsics = extrinsics.double(), intrinsics.double()
-    depth, winner = nearest(primitives, extrinsics, intrinsics, height, width)
-    return surface(primitives, extrinsics, intrinsics, depth, winner)
-
-
 def nearest(
     primitives: PrimitiveTable,
     extrinsics: Float[Tensor, "F 4 4"],
@@ -120,7 +104,10 @@ def nearest(
     height: int,
     width: int,
 ) -> tuple[Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
-    """(depth in metres, index of the primitive) per pixel; (0, -1) where the ray meets nothing."""
+    """(depth in metres, index of the primitive) of the ray through each pixel centre; (0, -1) where it meets nothing.
+
+    ``extrinsics`` are camera-from-room, ``intrinsics`` in pixels (pixel centres at +0.5).
+    """
     extrinsics, intrinsics = extrinsics.double(), intrinsics.double()
     frames, device = len(extrinsics), extrinsics.device
     linear, origin = _unit_rays(primitives, extrinsics, intrinsics)

@@ -8,9 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidllm_rooms.camera_paths import CameraPath, draw_life_path, draw_path
-from vidllm_rooms.lens import Lens, draw_lens, looks_at, through_lens
-from vidllm_rooms.raycast import Hits, PrimitiveTable, cast, nearest, surface
-from vidllm_rooms.sensors import draw_sensor, photograph, photograph_life
+from vidllm_rooms.raycast import PrimitiveTable, nearest, surface
+from vidllm_rooms.sensors import (
+    Lens,
+    draw_lens,
+    draw_sensor,
+    looks_at,
+    photograph,
+    photograph_life,
+    through_lens,
+)
 from vidllm_rooms.shading import Lighting, prepare, shade
 from vidllm_rooms.world import Clip, Room
 
@@ -34,17 +41,16 @@ def render_clip(
     width: int = 140,
     seed: int | None = None,
     device: str = "cpu",
-    supersample: int = 1,
 ) -> Clip:
     """Renders a hand-held clip of ``frames`` images of height x width.
 
-    Path, field of view and sensor are drawn from ``seed`` (the room's own when None). ``supersample`` n
-    averages n x n colour samples a pixel; depth and ids are always those of the pixel's centre. A room of the look
-    "life" is filmed by near, shaken and turning cameras, in a phone's pictures with its distortion and rolling shutter;
-    depth, ids and cameras are those of a pinhole at the time of the middle row. Raises ValueError for sizes below 1.
+    Path, field of view and sensor are drawn from ``seed`` (the room's own when None). Depth and ids are those of the
+    pixel's centre. A room of the look "life" is filmed by near, shaken and turning cameras, in a phone's pictures with
+    its distortion and rolling shutter; depth, ids and cameras are those of a pinhole at the time of the middle row.
+    Raises ValueError for sizes below 1.
     """
-    if min(frames, height, width, supersample) < 1:
-        raise ValueError(f"expected sizes of at least 1, received {(frames, height, width, supersample)}; enlarge them")
+    if min(frames, height, width) < 1:
+        raise ValueError(f"expected sizes of at least 1, received {(frames, height, width)}; enlarge them")
     rng = np.random.default_rng([room.seed if seed is None else seed, 1])
     draw = draw_life_path if room.look == "life" else draw_path
     path = draw(room, rng, frames, height, width)
@@ -53,10 +59,10 @@ def render_clip(
     lighting = prepare(room, table, ambient=float(rng.uniform(*AMBIENT[room.look])))
     if room.look == "life":
         lens = draw_lens(np.random.default_rng([room.seed if seed is None else seed, LENS]))
-        linear, depth, instance = _filmed(table, lighting, path, lens, (height, width), supersample)
+        linear, depth, instance = _filmed(table, lighting, path, lens, (height, width))
         rgb = photograph_life(linear, rng)
     else:
-        linear, depth, instance = render_linear(table, lighting, path, height, width, supersample)
+        linear, depth, instance = render_linear(table, lighting, path, height, width)
         rgb = photograph(linear, sensor, rng)
     return Clip(
         room=room,
@@ -69,12 +75,7 @@ def render_clip(
 
 
 def _filmed(
-    table: PrimitiveTable,
-    lighting: Lighting,
-    path: CameraPath,
-    lens: Lens,
-    size: tuple[int, int],
-    supersample: int,
+    table: PrimitiveTable, lighting: Lighting, path: CameraPath, lens: Lens, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
     """As :func:`render_linear`, the colours as a phone's lens and rolling shutter see them."""
     (height, width), focal = size, float(path.intrinsics[0, 0, 0])
@@ -82,36 +83,28 @@ def _filmed(
     shifted = path.intrinsics.copy()
     shifted[:, :2, 2] += margin
     wide = CameraPath(path.extrinsics, shifted, path.fov_deg)
-    linear, depth, instance = render_linear(
-        table, lighting, wide, height + 2 * margin, width + 2 * margin, supersample
-    )
+    linear, depth, instance = render_linear(table, lighting, wide, height + 2 * margin, width + 2 * margin)
     looks = looks_at(lens, depth, path.extrinsics, focal, margin)
     inner = slice(None), slice(margin, margin + height), slice(margin, margin + width)
     return through_lens(linear, looks), depth[inner], instance[inner]
 
 
 def render_linear(
-    table: PrimitiveTable, lighting: Lighting, path: CameraPath, height: int, width: int, supersample: int = 1
+    table: PrimitiveTable, lighting: Lighting, path: CameraPath, height: int, width: int
 ) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
     """(linear colour, z-depth in metres, object id) of every frame of a path."""
     device = table.centre.device
     extrinsics = torch.as_tensor(path.extrinsics, device=device)
     intrinsics = torch.as_tensor(path.intrinsics, device=device)
-    chunk = max(1, _PIXELS // (height * width * supersample**2))
+    chunk = max(1, _PIXELS // (height * width))
     spans = [slice(start, start + chunk) for start in range(0, len(extrinsics), chunk)]
-    parts = [_render_frames(table, lighting, extrinsics[s], intrinsics[s], height, width, supersample) for s in spans]
+    parts = [_render_frames(table, lighting, extrinsics[s], intrinsics[s], height, width) for s in spans]
     colours, depths, owners = zip(*parts, strict=True)
     return torch.cat(colours), torch.cat(depths), torch.cat(owners)
 
 
 def _render_frames(
-    table: PrimitiveTable,
-    lighting: Lighting,
-    extrinsics: Tensor,
-    intrinsics: Tensor,
-    height: int,
-    width: int,
-    supersample: int,
+    table: PrimitiveTable, lighting: Lighting, extrinsics: Tensor, intrinsics: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rays of all frames at once; light one frame at a time on a CPU, whose caches are small."""
     depth, winner = nearest(table, extrinsics, intrinsics, height, width)
@@ -119,20 +112,5 @@ def _render_frames(
     colours = []
     for span in (slice(start, start + group) for start in range(0, len(depth), group)):
         hits = surface(table, extrinsics[span], intrinsics[span], depth[span], winner[span])
-        colours.append(_colour(table, lighting, hits, extrinsics[span], intrinsics[span], supersample))
+        colours.append(shade(table, lighting, hits, 1 / float(intrinsics[span.start, 0, 0])))
     return torch.cat(colours), depth, torch.where(winner >= 0, table.owner[winner.clamp_min(0)], 0)
-
-
-def _colour(
-    table: PrimitiveTable, lighting: Lighting, hits: Hits, extrinsics: Tensor, intrinsics: Tensor, supersample: int
-) -> Float[Tensor, "F H W 3"]:
-    """Colour of the given hits, or the mean of n x n samples a pixel."""
-    frames, height, width = hits.depth_m.shape
-    focal = float(intrinsics[0, 0, 0])
-    if supersample == 1:
-        return shade(table, lighting, hits, 1 / focal)
-    n = supersample
-    finer = intrinsics.clone()
-    finer[:, :2] *= n
-    fine = shade(table, lighting, cast(table, extrinsics, finer, height * n, width * n), 1 / (focal * n))
-    return fine.view(frames, height, n, width, n, 3).mean((2, 4))

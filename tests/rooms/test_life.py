@@ -11,9 +11,8 @@ from safetensors import safe_open
 
 from vidllm.geometry.cameras import project, unproject
 from vidllm_rooms.camera_paths import CameraPath, draw_life_path, poses_of
-from vidllm_rooms.lens import Lens, looks_at, through_lens, velocities
 from vidllm_rooms.render import primitives_of, render_clip, render_linear
-from vidllm_rooms.sensors import photograph_life
+from vidllm_rooms.sensors import Lens, looks_at, photograph_life, through_lens, velocities
 from vidllm_rooms.shading import prepare
 from vidllm_rooms.shards import render_scene, write_shard
 from vidllm_rooms.world.layout import build_room

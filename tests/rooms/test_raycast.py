@@ -8,7 +8,7 @@ import torch
 
 from vidllm_rooms import Primitive, build_room
 from vidllm_rooms.camera_paths import draw_path
-from vidllm_rooms.raycast import PrimitiveTable, cast, nearest
+from vidllm_rooms.raycast import Hits, PrimitiveTable, nearest, surface
 from vidllm_rooms.render import primitives_of
 
 GREY = (0.5, 0.5, 0.5)
@@ -28,6 +28,11 @@ def rays() -> np.ndarray:
     """Directions (H, W, 3) in the room of that camera, one unit along its axis."""
     v, u = np.meshgrid(np.arange(HEIGHT) + 0.5, np.arange(WIDTH) + 0.5, indexing="ij")
     return np.stack([np.ones_like(u), -(u - WIDTH / 2) / FOCAL, -(v - HEIGHT / 2) / FOCAL], -1)
+
+
+def cast(table: PrimitiveTable, extrinsics: torch.Tensor, intrinsics: torch.Tensor, height: int, width: int) -> Hits:
+    depth, winner = nearest(table, extrinsics, intrinsics, height, width)
+    return surface(table, extrinsics, intrinsics, depth, winner)
 
 
 def depth_of(*primitives: Primitive) -> np.ndarray:

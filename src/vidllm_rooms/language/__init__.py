@@ -18,14 +18,7 @@ from vidllm_rooms.language.speaker import Speaker
 from vidllm_rooms.world import Clip
 
 
-def make_language(
-    clip: Clip,
-    rng: np.random.Generator,
-    *,
-    questions: int = 24,
-    references: int = 8,
-    object_captions: int = 4,
-) -> Language:
+def make_language(clip: Clip, rng: np.random.Generator, *, questions: int = 24, references: int = 8) -> Language:
     """Everything that is said about a clip: up to that many of each, and a caption of the room besides.
 
     The same clip and generator state give the same language. A clip without visible objects has only what can
@@ -35,5 +28,5 @@ def make_language(
     return Language(
         questions=make_questions(speaker, questions),
         references=make_references(speaker, references),
-        captions=make_captions(speaker, object_captions),
+        captions=make_captions(speaker, objects=4),
     )

@@ -44,12 +44,12 @@ class Situation:
     distance_m: tuple[float, ...]
 
 
-def find_situation(s: Speaker, tries: int = 4) -> Situation | None:
+def find_situation(s: Speaker) -> Situation | None:
     """A situation at a nameable thing, facing or turned away from another one at least 1.2 m off."""
     if len(s.handled) < 3:
         return None
     seats = [row for row in s.handled if s.thing(row).category in SEATS]
-    for _ in range(tries):
+    for _ in range(4):
         place = s.pick(seats) if seats and s.coin(0.6) else s.pick(s.handled)
         target = s.pick(s.handled)
         standable = s.thing(place).on is None and s.thing(place).length < 2.2

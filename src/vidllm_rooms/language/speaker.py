@@ -141,12 +141,12 @@ def simple_descriptions(scene: Scene, row: int) -> list[Description]:
 
 
 def related_description(
-    scene: Scene, row: int, anchors: dict[int, list[Description]], rng: np.random.Generator, tries: int = 6
+    scene: Scene, row: int, anchors: dict[int, list[Description]], rng: np.random.Generator
 ) -> Description | None:
     """A description of the row by a clear relation to an anchor or by a superlative, found by trial."""
     thing = scene.things[row]
     rows = list(anchors)
-    for _ in range(tries):
+    for _ in range(6):
         anchor = pick(rng, rows) if rows else row
         if anchor == row:
             continue

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -54,7 +54,10 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
     questions, annotations = _sqa3d(clip, scan, situated)
     ids = scan.object_id_of()
     single = [(ids[item.targets[0]], item.expression) for item in language.references if len(item.targets) == 1]
-    asker = _asker(clip, scan)
+    frames = [(millimetres / 1000.0, pose) for _, millimetres, pose in recorded(clip, scan)]
+    depth_m, poses = (np.stack(part) for part in zip(*frames, strict=True))
+    intrinsics = half_centres(cameras(clip)[1], scan.name)
+    asker = Asker(clip, (in_room(clip), in_scan(scan, depth_m, poses, intrinsics)))
     captions = [(ids[c.object_id], text) for c in language.captions if c.object_id is not None for text in c.texts]
     return {
         "scanqa": list(_scanqa(scan, plain, split)),
@@ -67,13 +70,6 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
         "sr3d": list(_sr3d(scan, asker)),
         "vsi": [{"scene_name": scan.name, **entry} for entry in asker.questions()],
     }
-
-
-def _asker(clip: Clip, scan: Scan) -> Asker:
-    """One of VSI-Bench's kinds, with the depth and the poses that the recording has."""
-    frames = [(millimetres / 1000.0, pose) for _, millimetres, pose in recorded(clip, scan)]
-    depth_m, poses = (np.stack(part) for part in zip(*frames, strict=True))
-    return Asker(clip, (in_room(clip), in_scan(scan, depth_m, poses, half_centres(cameras(clip)[1], scan.name))))
 
 
 def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry]:
@@ -96,21 +92,17 @@ def _sqa3d(clip: Clip, scan: Scan, questions: list[Question]) -> tuple[list[Entr
     for number, item in enumerate(questions):
         assert reader is not None and item.situation is not None
         question_id = int(f"22{clip.room.seed:07d}{number:03d}")
+        said = next((a for a in item.answers if not a.isdigit()), item.answers[0])  # numbers as words: its scorer's way
         asked.append({
             "scene_id": scan.name, "situation": item.situation, "alternative_situation": [],
             "question": item.question, "question_id": question_id,
         })  # fmt: skip
         answered.append({
             "scene_id": scan.name, "question_type": "N/A", "answer_type": "other", "question_id": question_id,
-            "answers": [{"answer": _in_words(item.answers), "answer_confidence": "yes", "answer_id": 1}],
+            "answers": [{"answer": said, "answer_confidence": "yes", "answer_id": 1}],
             **pose_in_scan(reader.stand(item.situation), scan.frames.scan_from_room, scan.middle()),
         })  # fmt: skip
     return asked, answered
-
-
-def _in_words(answers: Sequence[str]) -> str:
-    """SQA3D writes numbers as words, and its own scorer counts on it."""
-    return next((answer for answer in answers if not answer.isdigit()), answers[0])
 
 
 def _described(scan: Scan, described: list[tuple[int, str]]) -> Iterator[Entry]:
@@ -250,7 +242,10 @@ class SituationReader:
         """Where and how the speaker of a situation stands; ValueError for words that are none of ours."""
         place, target, away = self._named(situation)
         spots = self._in_room(standpoints(self.speaker, place))
-        spot = spots[0] if self.speaker.thing(place).category in SEATS else self._freest(spots[1:])
+        if self.speaker.thing(place).category in SEATS:
+            spot = spots[0]
+        else:
+            spot = max(spots[1:], key=lambda one: clearance_m(self.clip.room, one))
         at = self._in_room(np.array([self.speaker.thing(target).position[:2]]))[0]
         heading = (spot - at) if away else (at - spot)
         return Stand(spot, heading / np.linalg.norm(heading))
@@ -267,19 +262,17 @@ class SituationReader:
         eye, right, forward = viewer_axes(self.clip.extrinsics[0])
         return np.asarray(eye[:2] + points[:, :1] * right + points[:, 1:] * forward)
 
-    def _freest(self, spots: np.ndarray) -> np.ndarray:
-        free = [clearance_m(self.clip.room, spot) for spot in spots]
-        return np.asarray(spots[int(np.argmax(free))])
-
-
 @cache
 def _patterns() -> list[tuple[bool, re.Pattern[str]]]:
     """Whether one faces away, and the words, of every kind of situation."""
-    slots = {re.escape("{x}"): "(?P<x>the .+)", re.escape("{y}"): "(?P<y>the .+)"}
-    words = [(kind.endswith("away"), re.escape(capitalised(t))) for kind, texts in SITUATIONS.items() for t in texts]
-    for slot, pattern in slots.items():
-        words = [(away, text.replace(slot, pattern)) for away, text in words]
-    return [(away, re.compile(text)) for away, text in words]
+    found = []
+    for kind, texts in SITUATIONS.items():
+        for text in texts:
+            words = re.escape(capitalised(text))
+            for name in "xy":
+                words = words.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>the .+)")
+            found.append((kind.endswith("away"), re.compile(words)))
+    return found
 
 
 def clearance_m(room: Room, spot: np.ndarray) -> float:

@@ -63,11 +63,6 @@ def build_mesh(primitives: Sequence[Primitive], scan_from_room: np.ndarray) -> M
     )  # fmt: skip
 
 
-def segment_numbers(mesh: Mesh) -> list[int]:
-    """The number of each segment, in the order of the primitives."""
-    return [int(number) for number in np.unique(mesh.segments)]
-
-
 def tessellate(primitive: Primitive, spacing_m: float) -> Surface:
     """(vertices (V, 3) in the room frame, faces (T, 3)) of a primitive with edges of about ``spacing_m``."""
     size = np.array(primitive.size)

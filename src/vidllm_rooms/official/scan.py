@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.datasets.sens import whole_centres, write_sens
-from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, segment_numbers, write_mesh
+from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, write_mesh
 from vidllm_rooms.world import Clip, Primitive, Room, RoomObject
 from vidllm_rooms.world.layout import ROOMS
 
@@ -120,7 +120,7 @@ def scan_room(clip: Clip) -> Scan:
     primitives = [*(part for item in seen for part in item.parts), *clip.room.shell]
     frames = scan_frames(clip.room)
     mesh = build_mesh(primitives, frames.scan_from_room)
-    numbers = iter(segment_numbers(mesh))
+    numbers = iter(np.unique(mesh.segments).tolist())  # in the order of the primitives
     groups = [(item.category, tuple(next(numbers) for _ in item.parts), item.id) for item in seen]
     shell = [(shell_label(part, clip.room), next(numbers)) for part in clip.room.shell]
     groups += [(label, (number,), 0) for label in SHELL_ORDER for name, number in shell if name == label]

@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, permutations
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -118,20 +119,20 @@ class Asker:
 
     def _numbers(self) -> Iterator[Entry]:
         for name in self._shuffled([name for name, ids in self.ids.items() if len(ids) > 1], _MOST["number"]):
-            count = self._agree(_count, self.ids[name])
+            count = self._agree(lambda one, ids: sum(number in one.centre for number in ids), self.ids[name])
             if count is not None:
                 yield self._entry("object_counting", f"How many {name}(s) are in this room?", str(count), topic=name)
-        area = self._close(0.03, _area)
+        area = self._close(0.03, attrgetter("area_m2"))
         if area is not None:
             yield self._entry("room_size_estimation", _ROOM_SIZE, f"{area:.1f}")
         for name in self._shuffled([*self.single], _MOST["number"]):
-            longest = self._close(0.03, _longest, self.single[name])
+            longest = self._close(0.03, lambda one, number: one.longest_m[number], self.single[name])
             if longest is not None:
                 truth = str(round(100 * longest))
                 yield self._entry("object_size_estimation", _SIZE.format(name), truth, topic=name)
         asked = 0
         for a, b in self._shuffled([*combinations(self.single, 2)]):
-            metres = self._close(0.05, _apart, self.single[a], self.single[b])
+            metres = self._close(0.05, lambda one, *pair: one.apart(*pair), self.single[a], self.single[b])
             if metres is not None and metres >= 0.3 and asked < _MOST["number"]:
                 asked += 1
                 yield self._entry("object_abs_distance", _DISTANCE.format(a, b), f"{metres:.1f}")
@@ -209,22 +210,6 @@ class Asker:
                 others = [order for order in map(", ".join, permutations(four)) if order != answer]
                 question = "What will be the first-time appearance order of the following categories in the video: "
                 yield f"{question}{', '.join(self._shuffled(four))}?", answer, self._shuffled(others, 3)
-
-
-def _count(one: Measures, ids: Sequence[int]) -> int:
-    return sum(number in one.centre for number in ids)
-
-
-def _area(one: Measures) -> float:
-    return one.area_m2
-
-
-def _longest(one: Measures, number: int) -> float:
-    return one.longest_m[number]
-
-
-def _apart(one: Measures, a: int, b: int) -> float:
-    return one.apart(a, b)
 
 
 def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:

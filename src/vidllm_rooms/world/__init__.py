@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ import numpy as np
 def read_data(name: str) -> dict[str, Any]:
     """A JSON file of the package's ``data`` folder."""
     return json.loads(resources.files("vidllm_rooms").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
-
 
 
 #: The twelve colour names of the world and their reference sRGB values (0..1).
@@ -86,15 +85,11 @@ class Room:
     shell: tuple[Primitive, ...]
     objects: tuple[RoomObject, ...]
     lights: tuple[Light, ...]
-    materials: dict[str, str] = field(default_factory=dict)  # "floor" -> "wood", "wall" -> colour name ...
     look: Look = "plain"
 
     def object(self, object_id: int) -> RoomObject:
         """The object with this id; KeyError when there is none."""
-        for item in self.objects:
-            if item.id == object_id:
-                return item
-        raise KeyError(object_id)
+        return {item.id: item for item in self.objects}[object_id]
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,4 @@ class Clip:
     def visible(self, min_fraction: float = 0.003) -> tuple[int, ...]:
         """Ids of objects that fill at least ``min_fraction`` of some frame, in id order."""
         flat = self.instance.reshape(len(self.instance), -1)
-        seen = []
-        for item in self.room.objects:
-            if ((flat == item.id).mean(1) >= min_fraction).any():
-                seen.append(item.id)
-        return tuple(seen)
+        return tuple(item.id for item in self.room.objects if ((flat == item.id).mean(1) >= min_fraction).any())

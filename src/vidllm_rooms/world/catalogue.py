@@ -34,11 +34,12 @@ class Category:
     nyu40: str | None = None
 
 
-def _category(name: str, materials: Sequence[str], carries: Sequence[str] = (), nyu40: str | None = None) -> Category:
-    return Category(tuple(materials), tuple(BUILDERS[name]), tuple(carries), nyu40)
-
-
-CATALOGUE: dict[str, Category] = {name: _category(name, **entry) for name, entry in DATA["things"].items()}
+CATALOGUE: dict[str, Category] = {
+    name: Category(
+        tuple(entry["materials"]), tuple(BUILDERS[name]), tuple(entry.get("carries", ())), entry.get("nyu40")
+    )
+    for name, entry in DATA["things"].items()
+}
 
 #: The names that shards of rooms give to patches.
 LABELS = LabelSpace(tuple(sorted(CATALOGUE)), tuple(COLOURS), tuple(sorted(MATERIAL_TEXTURES)))

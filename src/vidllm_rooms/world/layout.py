@@ -35,7 +35,7 @@ def build_room(seed: int, look: Look = "plain") -> Room:
 def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
     shape, polygon = draw_outline(rng)
     outline, height = Outline(polygon), float(rng.uniform(2.35, 3.1))
-    shell, materials = build_shell(rng, outline, height)
+    shell = build_shell(rng, outline, height)
     room_type = str(rng.choice(list(ROOMS), p=[kind["share"] for kind in ROOMS.values()]))
     placer = Placer(rng, outline, height)
     target = int(rng.integers(10, 19))
@@ -54,7 +54,6 @@ def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
         shell=shell,
         objects=tuple(p.item for p in placer.placed),
         lights=lights,
-        materials=materials,
         look=look,
     )
 

@@ -68,14 +68,11 @@ def _radius(box: Footprint, nx: float, ny: float) -> float:
     return box.half_x * abs(ax * nx + ay * ny) + box.half_y * abs(bx * nx + by * ny)
 
 
-def contains(outer: Footprint, inner: Footprint, margin: float = 0.0) -> bool:
-    """Whether ``inner`` stands wholly on ``outer`` in plan, ``margin`` from its edges."""
-    (ax, ay), (bx, by) = outer.axes()
-    for x, y in inner.corners():
-        dx, dy = x - outer.x, y - outer.y
-        if abs(dx * ax + dy * ay) > outer.half_x - margin or abs(dx * bx + dy * by) > outer.half_y - margin:
-            return False
-    return True
+def contains(box: Footprint, point: Point, margin: float) -> bool:
+    """Whether a point lies in the box in plan, further than ``margin`` from its edges."""
+    (ax, ay), (bx, by) = box.axes()
+    dx, dy = point[0] - box.x, point[1] - box.y
+    return abs(dx * ax + dy * ay) < box.half_x - margin and abs(dx * bx + dy * by) < box.half_y - margin
 
 
 @dataclass(frozen=True)
@@ -137,13 +134,7 @@ class Outline:
         middles = (corners + np.roll(corners, -1, axis=0)) / 2
         if (self.clearance(np.concatenate([corners, middles])) < margin).any():
             return False
-        return not any(_inside(box, vertex) for vertex in self.polygon)
-
-
-def _inside(box: Footprint, point: Point) -> bool:
-    (ax, ay), (bx, by) = box.axes()
-    dx, dy = point[0] - box.x, point[1] - box.y
-    return abs(dx * ax + dy * ay) < box.half_x - 1e-6 and abs(dx * bx + dy * by) < box.half_y - 1e-6
+        return not any(contains(box, vertex, 1e-6) for vertex in self.polygon)
 
 
 def _wall(start: Point, end: Point) -> Wall:
@@ -200,31 +191,29 @@ def _bay(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
 _POLYGONS = {"rectangle": _rectangle, "L": _l_shape, "T": _t_shape, "chamfered": _chamfered, "bay": _bay}
 
 
-def build_shell(
-    rng: np.random.Generator, outline: Outline, height: float
-) -> tuple[tuple[Primitive, ...], dict[str, str]]:
-    """(primitives of owner 0, names of the surfaces: floor, wall and wall_pattern)."""
+def build_shell(rng: np.random.Generator, outline: Outline, height: float) -> tuple[Primitive, ...]:
+    """Floor, ceiling and walls with their skirting boards, of owner 0."""
     floor = DATA["floors"][int(rng.integers(len(DATA["floors"])))]
     floor_rgb = tinted(floor["colours"][int(rng.integers(len(floor["colours"])))], rng, 0.04)
-    wall_name, wall_rgb = _wall_colour(rng)
+    wall_rgb = _wall_colour(rng)
     pattern = str(rng.choice(["wall", "stripes", "brick"], p=(0.74, 0.16, 0.10)))
     accent = int(rng.integers(len(outline.walls))) if rng.random() < 0.3 else -1
-    accent_rgb = _wall_colour(rng)[1]
-    parts = [*_slabs(rng, outline, height, floor_rgb, floor["texture"])]
+    accent_rgb = _wall_colour(rng)
+    parts = _slabs(rng, outline, height, floor_rgb, floor["texture"])
     for index in range(len(outline.walls)):
         rgb = accent_rgb if index == accent else wall_rgb
         parts += _wall_parts(outline, index, height, rgb, pattern)
-    return tuple(parts), {"floor": floor["name"], "wall": wall_name, "wall_pattern": pattern}
+    return tuple(parts)
 
 
-def _wall_colour(rng: np.random.Generator) -> tuple[str, RGB]:
+def _wall_colour(rng: np.random.Generator) -> RGB:
     """A pale version of a named colour; most walls are white or gray."""
     vivid = [name for name in COLOURS if name not in ("white", "gray", "black")]
     name = str(rng.choice(["white", "gray", *vivid], p=[0.4, 0.1, *[0.5 / len(vivid)] * len(vivid)]))
     base, white = np.array(COLOURS[name]), np.array((0.92, 0.91, 0.88))
     amount = {"white": 1.0, "gray": 0.6}.get(name, float(rng.uniform(0.35, 0.5)))
     r, g, b = (base * amount + white * (1 - amount)).tolist()
-    return name, tinted((r, g, b), rng, 0.02)
+    return tinted((r, g, b), rng, 0.02)
 
 
 def _slabs(rng: np.random.Generator, outline: Outline, height: float, rgb: RGB, texture: str) -> list[Primitive]:

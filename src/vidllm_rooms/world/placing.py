@@ -70,19 +70,18 @@ class Placer:
             if not overlap(box.grown(0.01), rug.footprint):
                 continue
             inset = 0.03 if rug.piece.model.parts[0].kind == "box" else rug.footprint.half_x * 0.3
-            if not contains(rug.footprint, box, inset):
+            if not all(contains(rug.footprint, corner, inset) for corner in box.corners()):
                 return None
             box = replace(box, z0=rug.footprint.z1, z1=rug.footprint.z1 + box.z1 - box.z0)
             ok = self.free(box, margin=margin, ignore=frozenset({rug.item.id}))
             return self.put(piece, box, rug.item.id) if ok else None
         return self.put(piece, box) if self.free(box, margin=margin) else None
 
-    def at_wall(self, piece: Piece, z: float = 0.0, off: float | None = None, tries: int = 24) -> Placed | None:
+    def at_wall(self, piece: Piece, z: float = 0.0, off: float = SKIRTING_M, tries: int = 24) -> Placed | None:
         """Puts a piece with its back to a random wall, ``off`` metres from it, its bottom at height z."""
         walls = self.outline.walls
         lengths = np.array([wall.length for wall in walls])
         width, depth, _ = piece.model.size
-        off = SKIRTING_M if off is None else off
         for _ in range(tries):
             wall = walls[int(self.rng.choice(len(walls), p=lengths / lengths.sum()))]
             if wall.length < width + 0.1:
@@ -110,7 +109,7 @@ class Placer:
         """Stands a piece at (x, y) in the base's own frame, turned by ``turn`` against it."""
         return self.on_floor(piece, *base.footprint.point(x, y), _wrapped(base.item.yaw + turn))
 
-    def onto(self, piece: Piece, base: Placed, support: Support, turn: float = 0.0, tries: int = 8) -> Placed | None:
+    def onto(self, piece: Piece, base: Placed, support: Support, turn: float = 0.0) -> Placed | None:
         """Puts a small piece on a support of the base; None when there is no room left."""
         width, depth, height = piece.model.size
         half_x = (abs(math.cos(turn)) * width + abs(math.sin(turn)) * depth) / 2 + 0.005
@@ -119,7 +118,7 @@ class Placer:
         if spare_x < 0 or spare_y < 0 or height > support.clearance:
             return None
         z = base.footprint.z0 + support.z
-        for _ in range(tries):
+        for _ in range(8):
             x = support.x0 + half_x + spare_x * float(self.rng.random())
             y = support.y0 + half_y + spare_y * float(self.rng.random())
             box = box_of(piece, *base.footprint.point(x, y), _wrapped(base.item.yaw + turn), z)
