@@ -12,12 +12,35 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import Tensor
 
 import vidllm
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
 from vidllm.cli.reading import seeds
-from vidllm.evaluation.initialisation import start_of_distillation
+from vidllm.model.modeling import Network
+from vidllm.training.distillation import Streams, distillation_losses, resample_grid
+from vidllm.training.teachers import clip_tokens
 from vidllm_rooms.shards import SIZES, render_scene
+
+
+@torch.no_grad()
+def start_of_distillation(
+    start: Network, cascade: CascadeForConditionalGeneration, images: Tensor
+) -> dict[str, float]:
+    """"geo", "lang" (Eq 6) and "structure" (Eq 7) of ``start`` against the cascade's encoder and CLIP, unweighted.
+
+    What distillation has to close (docs/method.md, section 8): the geometric stream of a Vid-LLM initialised from VGGT
+    and LLaVA-3D is the geometry teacher's; its language stream holds DINOv2's tokens where LLaVA-3D's projector was
+    trained on CLIP's. Images (B, F, 3, H, W) in [0, 1]. ValueError where the two models' widths differ: then
+    projections stand between them, which are random before training.
+    """
+    features, taught = start.encode(images), cascade.encoder(images)
+    clip = clip_tokens(cascade.clip, images.flatten(0, 1), cascade.config.vision_layer)
+    side = cascade.clip_side // cascade.clip_patch
+    clip = resample_grid(clip.unflatten(0, images.shape[:2]), (side, side), features.encoder.grid)
+    student = Streams(features.streams.geometry, features.streams.language)
+    losses = distillation_losses(student, Streams(taught.tokens, clip))
+    return {name: float(value) for name, value in losses.items()}
 
 
 def main() -> None:

@@ -42,7 +42,6 @@ on_page_content, on_page_markdown
 from_original, to_original  # pixels of the film as pixels of the processed frames, and back
 with_geometry  # a scene with given geometry, for oracle evaluation
 score_files  # two JSON files under a named protocol
-reconstruction_metrics  # every metric of two posed reconstructions in arrays
 read_config  # the configuration that a run wrote into its folder
 
 # public: one teacher by itself

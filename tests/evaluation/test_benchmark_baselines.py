@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.evaluation.baselines import language_only_caption, load_language_only, most_frequent, nearest_to
+from vidllm.evaluation.baselines import load_language_only, most_frequent, nearest_to
+from vidllm.evaluation.predicting import Helpers
 from vidllm.model.grounding import decode_choice
 
 
@@ -24,7 +25,7 @@ def test_the_nearest_box_is_by_its_centre():
 def test_the_language_only_model_describes_without_looking():
     blind = load_language_only()
     assert blind is not None
-    assert language_only_caption(blind) == language_only_caption(blind) != ""
+    assert Helpers(blind).language_only_caption == Helpers(blind).language_only_caption != ""
     questions = [("How many chairs are there?", None), ("What color is the bed?", None)]
     assert len(blind.answers(questions)) == 2
 

@@ -104,9 +104,9 @@ def test_missing_depth_is_an_error_that_says_where() -> None:
 
 def test_the_choice_of_the_world_changes_nothing() -> None:
     truth = wander()
-    figures = trajectory_metrics(moved_world(truth), truth, np.arange(8) / 3)
+    figures = trajectory_metrics(moved_world(truth), truth)
     errors = {name: value for name, value in figures.items() if name.startswith(("ate", "rpe"))}
-    assert len(errors) == 9 and max(errors.values()) < 1e-5
+    assert len(errors) == 7 and max(errors.values()) < 1e-5
     assert all(figures[f"{name}_{most}"] == 1 for name in ("rra", "rta", "auc") for most in (5, 10, 30))
 
 
@@ -146,9 +146,8 @@ def test_rpe_of_a_steady_drift() -> None:
     predicted = poses(np.arange(count)[:, None] * np.array([0.0, 0.0, 0.6]), angles)
     error = relative_error(predicted, truth)
     assert (error.translation_m, error.rotation_deg, error.pairs) == pytest.approx((0.1, 2.0, count - 1))
-    figures = trajectory_metrics(predicted, truth, np.arange(count) * 0.25)
+    figures = trajectory_metrics(predicted, truth)
     assert figures["rpe_per_metre_m"] == pytest.approx(0.2) and figures["rpe_per_metre_deg"] == pytest.approx(4.0)
-    assert figures["rpe_per_second_m"] == pytest.approx(0.4) and figures["rpe_per_second_deg"] == pytest.approx(8.0)
     assert figures["rpe_sim3_per_frame_m"] == pytest.approx(0, abs=1e-9)
 
 

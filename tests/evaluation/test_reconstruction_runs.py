@@ -10,7 +10,7 @@ import torch
 
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation import reconstruction
-from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, every_nth, scene_metrics
+from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, scene_metrics
 from vidllm.evaluation.reconstruction_metrics import PosedDepth
 from vidllm.evaluation.recording import EvaluationScene
 from vidllm.geometry.cameras import unproject
@@ -21,7 +21,7 @@ def test_every_nth_pixel_keeps_its_point(step):
     rng = np.random.default_rng(0)
     depth = rng.uniform(1, 3, (2, 12, 15))
     intrinsics = np.repeat(np.array([[[20.0, 0, 7.5], [0, 21.0, 6.0], [0, 0, 1]]]), 2, 0)
-    coarse = every_nth(PosedDepth(depth, np.repeat(np.eye(4)[None], 2, 0), intrinsics), step)
+    coarse = PosedDepth(depth, np.repeat(np.eye(4)[None], 2, 0), intrinsics).every_nth(step)
     first = step // 2
     fine = unproject(torch.from_numpy(depth), torch.from_numpy(intrinsics))[:, first::step, first::step]
     assert torch.allclose(unproject(*(torch.from_numpy(a.copy()) for a in (coarse.depth_m, coarse.intrinsics))), fine)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from vidllm.evaluation.text_metrics import meteor as meteor_module
-from vidllm.evaluation.text_metrics.meteor import meteor, meteor_jar
-from vidllm.evaluation.text_metrics.ngrams import bleu, cider, rouge_l
+from vidllm.evaluation.text_metrics import captions as meteor_module
+from vidllm.evaluation.text_metrics.captions import bleu, cider, meteor, meteor_jar, rouge_l
 from vidllm.evaluation.text_metrics.ptb import tokenize
 
 

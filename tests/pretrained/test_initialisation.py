@@ -4,6 +4,7 @@ the cascade when its language stream is CLIP's."""
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from vidllm.baselines import llava_3d
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
-from vidllm.evaluation.initialisation import start_of_distillation
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
 from vidllm.model.priors import KnownScale
 from vidllm.pretrained import Ingredients, import_model, load_vggt
 from vidllm.scene import VidLLM
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from before_distillation import start_of_distillation
 
 PATCH, SIDE = 14, 56
 

@@ -170,7 +170,7 @@ class Evaluate(Verb):
 
 def _warn_of_missing_meteor(task: str, names: Sequence[str]) -> None:
     """A line on standard error where a protocol reports METEOR and this machine cannot compute it."""
-    from vidllm.evaluation.text_metrics.meteor import meteor_missing
+    from vidllm.evaluation.text_metrics.captions import meteor_missing
 
     reports = task in ("scanqa", "scan2cap") or (task == "sqa3d" and bool({"leo", "chatscene"} & set(names)))
     if reports and (missing := meteor_missing()) is not None:

@@ -75,11 +75,6 @@ def most_frequent_of(task: Task, data: DataRoot, items: Sequence[Item]) -> tuple
     return most_frequent(task.texts(entries)), "the references themselves"
 
 
-def language_only_caption(blind: LanguageOnly) -> str:
-    """The language-only model's caption: to it every object is at the same unknown point."""
-    return blind.replies([prompts.caption_prompt()], max_new_tokens=96)[0]
-
-
 def nearest_to(box: Sequence[float] | np.ndarray, candidates: np.ndarray) -> int:
     """Which of the boxes (M, 6) has its centre nearest to that of ``box``."""
     return int(np.linalg.norm(candidates[:, :3] - np.asarray(box)[:3], axis=1).argmin())

@@ -89,7 +89,9 @@ def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
     """The best IoU of each true box; right when all reach 0.25, or when nothing is found where nothing is."""
     several = len(item["boxes"]) != 1
     boxes = scene.ground(item["expression"], several=several)
-    best = _best_ious(boxes, item["boxes"])
+    best = [0.0] * len(item["boxes"])
+    if boxes and best:
+        best = iou_oriented(box_rows(boxes), torch.tensor(item["boxes"])).max(0).values.tolist()
     return {
         "expression": item["expression"],
         "boxes": [box.as_dict() for box in boxes],
@@ -97,12 +99,6 @@ def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
         "iou": best,
         "right": min(best) >= 0.25 if item["boxes"] else not boxes,
     }
-
-
-def _best_ious(found: list[Box], true: list[list[float]]) -> list[float]:
-    if not found or not true:
-        return [0.0] * len(true)
-    return [float(v) for v in iou_oriented(box_rows(found), torch.tensor(true)).max(0).values]
 
 
 def found_boxes(scene: Scene, truth: Truth) -> list[Box]:

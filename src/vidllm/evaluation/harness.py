@@ -293,9 +293,12 @@ class Run:
             "columns": [self._told(variant) for variant in self.variants],
             "versions": versions("torch", "transformers", "numpy"),
         }
-        if self.task.withheld(self.items):
+        if self.task.withheld(self.items):  # the file for the benchmark's server, as the answers are not ours to have
             results["protocols"] = {}
-            self._write_submissions(outputs)
+            for variant in self.variants:
+                path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
+                with atomic_path(path) as part:
+                    part.write_text(json_text(self.task.submission(self.items, outputs[variant], "official")) + "\n")
         else:
             references = self.task.references(self.items, box_reader(self.data), self.data)
             results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
@@ -315,10 +318,3 @@ class Run:
             else:
                 scores[variant.name] = {"not_available": reason}
         return {"source": entry.source, "scale": entry.scale, "scores": scores}
-
-    def _write_submissions(self, outputs: dict[Variant, dict[str, Record]]) -> None:
-        """The file for the benchmark's server, of every variant, where the answers are not ours to have."""
-        for variant in self.variants:
-            path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
-            with atomic_path(path) as part:
-                part.write_text(json_text(self.task.submission(self.items, outputs[variant], "official")) + "\n")

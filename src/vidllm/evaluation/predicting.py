@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly, language_only_caption, nearest_to
+from vidllm.evaluation.baselines import MEAN_BOX, LanguageOnly, nearest_to
 from vidllm.evaluation.protocols.box_metrics import hull_iou
 from vidllm.evaluation.recording import (
-    Candidates,
     EvaluationScene,
     Placed,
     aligned_corners,
@@ -27,7 +26,7 @@ from vidllm.evaluation.recording import (
     oriented_corners,
 )
 from vidllm.evaluation.tasks import Item, Task, Variant
-from vidllm.model.prompts import MAX_QUESTION_CHARS
+from vidllm.model import prompts
 from vidllm.scene import Box
 
 Row = dict[str, Any]
@@ -44,8 +43,8 @@ class Helpers:
     @cached_property
     def language_only_caption(self) -> str:
         """What the language-only model says of every object."""
-        assert self.blind is not None
-        return language_only_caption(self.blind)
+        assert self.blind is not None  # to it every object is at the same unknown point
+        return self.blind.replies([prompts.caption_prompt()], MAX_CAPTION_TOKENS)[0]
 
     @property
     def mean_box(self) -> tuple[float, ...]:
@@ -113,7 +112,7 @@ def _box_of_words(variant: Variant, case: EvaluationScene, text: str, helpers: H
     """The box that the model finds for its own caption; the mean box for who sees nothing (or says nothing)."""
     if variant.sees and text.strip():
         placed = _placed(variant, case)
-        found = placed.scene.ground(text.strip()[:MAX_QUESTION_CHARS], several=False)
+        found = placed.scene.ground(text.strip()[: prompts.MAX_QUESTION_CHARS], several=False)
         return _corners(found[0], placed)
     return _mean_corners(case, helpers)
 
@@ -150,10 +149,6 @@ def _chosen(task: Task, variant: Variant, case: EvaluationScene, item: Item, hel
         picked = placed.scene.choose(task.ask(item)[0], boxes, several=task.several)
     else:
         picked = [(nearest_to(_mean_corners(case, helpers).mean(0), given.boxes), 1.0)]
-    return _picked(given, picked)
-
-
-def _picked(given: Candidates, picked: Sequence[tuple[int, float]]) -> Row:
     row: Row = {
         "boxes": [aligned_corners(given.boxes[number]).tolist() for number, _ in picked],
         "scores": [score for _, score in picked],

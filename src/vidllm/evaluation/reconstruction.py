@@ -8,27 +8,17 @@ distance, and the same for prediction and truth. The baseline is a flat wall bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.posed_clips import PosedClip, PosedFrame
 from vidllm.evaluation.harness import Work, join_processes
 from vidllm.evaluation.prediction_files import Row
-from vidllm.evaluation.reconstruction_metrics import (
-    PosedDepth,
-    depth_metrics,
-    depth_on_frames,
-    point_metrics,
-    pose_errors,
-    trajectory_metrics,
-)
+from vidllm.evaluation.reconstruction_metrics import PosedDepth, reconstruction_metrics
 from vidllm.evaluation.recording import EvaluationScene, Recording
 from vidllm.evaluation.results import model_record, plain, publish
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
@@ -57,26 +47,14 @@ def scene_metrics(case: EvaluationScene, variant: Variant) -> dict[str, float]:
     """Metrics of one scene, of the model or of the baseline."""
     recording = case.recording
     truth = PosedDepth(recording.depth_m, recording.extrinsics, recording.intrinsics)
-    predicted = _flat_wall(recording) if variant == WALL else _reconstructed(case)
+    if variant == WALL:
+        predicted = _flat_wall(recording)
+    else:
+        scene = case.placed("raw").scene
+        arrays = (scene.depth, scene.extrinsics.double(), scene.intrinsics.double())
+        predicted = PosedDepth(*(array.numpy() for array in arrays))
     step = max(1, math.ceil(math.sqrt(truth.depth_m.size / MOST_POINTS)))
-    return {
-        **depth_metrics(predicted.depth_m, truth.depth_m),
-        **trajectory_metrics(predicted.extrinsics, truth.extrinsics),
-        **point_metrics(every_nth(predicted, step), every_nth(truth, step)),
-    }
-
-
-def _reconstructed(case: EvaluationScene) -> PosedDepth:
-    scene = case.placed("raw").scene
-    return PosedDepth(scene.depth.numpy(), scene.extrinsics.double().numpy(), scene.intrinsics.double().numpy())
-
-
-def every_nth(item: PosedDepth, step: int) -> PosedDepth:
-    """Every ``step``-th pixel of every ``step``-th row, from the middle of the first block on, with its intrinsics."""
-    first = step // 2
-    shift = 0.5 - (first + 0.5) / step
-    to_coarse = np.array([[1 / step, 0, shift], [0, 1 / step, shift], [0, 0, 1]])
-    return PosedDepth(item.depth_m[:, first::step, first::step], item.extrinsics, to_coarse @ item.intrinsics)
+    return reconstruction_metrics(predicted, truth, step)
 
 
 def _flat_wall(recording: Recording) -> PosedDepth:
@@ -103,7 +81,7 @@ def evaluate_reconstruction(
     made_with = _made_with(plan, scenes, model, name)
     work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, (OURS, WALL), made_with)
     with work.lock(processes):
-        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _rows, progress)
+        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _row, progress)
         if rows is None:
             return None
         how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}
@@ -114,9 +92,8 @@ def evaluate_reconstruction(
         }})  # fmt: skip
 
 
-def _rows(scene: EvaluationScene, variant: Variant) -> list[Row]:
-    metrics = plain(scene_metrics(scene, variant))
-    return [{"key": scene.scene_id, "scene_id": scene.scene_id, "figures": metrics}]
+def _row(scene: EvaluationScene, variant: Variant) -> list[Row]:
+    return [{"key": scene.scene_id, "scene_id": scene.scene_id, "figures": plain(scene_metrics(scene, variant))}]
 
 
 def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
@@ -149,49 +126,3 @@ def _over_scenes(rows: list[Row], take: Callable[[list[float]], Any]) -> dict[st
         for name, value in row["figures"].items():
             values.setdefault(name, []).extend([] if value is None else [value])
     return {name: float(take(found)) if found else None for name, found in values.items()}
-
-
-# -- clips of one's own with ground truth (:mod:`vidllm.datasets.posed_clips`)
-
-
-def measure_clip(
-    model: VidLLM, clip: PosedClip, num_frames: int | None = None, windows: int | None = None
-) -> dict[str, float]:
-    """Depth, scale and pose errors of a real clip, from its pictures alone.
-
-    ``num_frames`` are spread over the clip; with ``windows``, the mean over so many runs of ``num_frames`` neighbours.
-    ValueError for a clip without poses.
-    """
-    frames = [frame for frame in clip.frames if frame.depth is not None]
-    if not clip.posed or not frames:
-        raise ValueError(f"{clip.name}: measuring needs a pose and a depth map of each frame")
-    if windows is None:
-        return _measure(model, frames, clip.metres_per_unit, num_frames)
-    count = min(num_frames or model.processor.image_processor.num_frames, len(frames))
-    starts = sorted({round(s) for s in np.linspace(0, len(frames) - count, windows)})
-    found = [_measure(model, frames[s : s + count], clip.metres_per_unit, count) for s in starts]
-    return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
-
-
-def _measure(
-    model: VidLLM, frames: Sequence[PosedFrame], metres_per_unit: float, num_frames: int | None
-) -> dict[str, float]:
-    count = num_frames or model.processor.image_processor.num_frames
-    scene = model.reconstruct([str(frame.picture) for frame in frames], count)
-    chosen = [frames[int(i)] for i in scene.frames.indices]
-    extrinsics = torch.stack([frame.extrinsics for frame in chosen if frame.extrinsics is not None])
-    maps = (np.asarray(Image.open(f.depth)).astype(np.float32) * metres_per_unit for f in chosen if f.depth is not None)
-    true = np.concatenate([depth_on_frames(one[None], scene.frames) for one in maps])
-    predicted = scene.depth.numpy()
-    angle, travel = pose_errors(scene.extrinsics, extrinsics)
-    still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
-    both = (true > 0) & (predicted > 0)
-    return {
-        "frames": float(len(chosen)),
-        **depth_metrics(predicted, true),
-        "metres": float(np.median(predicted[both]) / np.median(true[both])),
-        "rotation_deg": float(angle.median()),
-        "rotation_deg_if_still": float(still.median()),
-        "translation_m": float(travel.median()),
-        "spread": scene.scale.spread,
-    }

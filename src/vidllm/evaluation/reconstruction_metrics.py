@@ -146,7 +146,7 @@ def relative_error(predicted: Poses, truth: Poses, pairs: Int[np.ndarray, "n 2"]
     Args:
         predicted: (F, 4, 4), camera-from-world, metres.
         truth: the same.
-        pairs: frames (i, j) (default: consecutive ones; see `pairs_apart` for those of a second or a metre).
+        pairs: frames (i, j) (default: consecutive ones; see `pairs_apart` for those of a metre).
 
     Raises:
         ValueError: as `absolute_error_m`, for fewer than 2 frames; or no pair is given.
@@ -162,9 +162,8 @@ def relative_error(predicted: Poses, truth: Poses, pairs: Int[np.ndarray, "n 2"]
 def pairs_apart(positions: Float[np.ndarray, " F"], interval: float) -> Int[np.ndarray, "n 2"]:
     """Frames (i, j), j the one closest to ``interval`` after i; none for frames whose interval ends beyond the last.
 
-    ``positions`` rises: time stamps in seconds, or the way along the true path in metres (`path_m`), of which TUM's
-    script takes the predicted one; the true one gives every prediction the same pairs. Frames with nothing but
-    themselves as close are left out.
+    ``positions`` rises: the way along the true path in metres (`path_m`), of which TUM's script takes the predicted
+    one; the true one gives every prediction the same pairs. Frames with nothing but themselves as close are left out.
     """
     ends = positions + interval
     j = np.abs(positions[None] - ends[:, None]).argmin(1)
@@ -254,27 +253,20 @@ def pose_errors(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     return angle, (ours[1:, :3, 3] - theirs[1:, :3, 3]).norm(dim=-1)
 
 
-def trajectory_metrics(
-    predicted: Poses,
-    truth: Poses,
-    times_s: Float[np.ndarray, " F"] | None = None,
-) -> dict[str, float]:
+def trajectory_metrics(predicted: Poses, truth: Poses) -> dict[str, float]:
     """Errors of the cameras; what a clip is too short for is NaN.
 
     ``ate_m`` after SE(3) and ``ate_sim3_m`` after Sim(3) alignment (3 frames at least); RPE ``rpe_..._m`` and
-    ``rpe_..._deg`` ``per_frame``, ``per_metre`` of the true path and ``per_second`` (with ``times_s``), where
-    ``rpe_sim3_per_frame_m`` has the steps in the scale of the Sim(3) alignment; ``rra_T``, ``rta_T`` and ``auc_T`` of
-    `pose_accuracy`. A camera that is predicted to stand still has no scale: its Sim(3) metrics are those of SE(3).
+    ``rpe_..._deg`` ``per_frame`` and ``per_metre`` of the true path, where ``rpe_sim3_per_frame_m`` has the steps in
+    the scale of the Sim(3) alignment; ``rra_T``, ``rta_T`` and ``auc_T`` of `pose_accuracy`. A camera that is predicted
+    to stand still has no scale: its Sim(3) metrics are those of SE(3).
     """
     frames = len(truth)
     metrics = {"ate_m": _NAN, "ate_sim3_m": _NAN}
     if frames >= 3:
         metrics["ate_m"] = absolute_error_m(predicted, truth)
         metrics["ate_sim3_m"] = absolute_error_m(predicted, truth, with_scale=True)
-    intervals = {"frame": None, "metre": path_m(truth)}
-    if times_s is not None:
-        intervals["second"] = times_s
-    for name, positions in intervals.items():
+    for name, positions in (("frame", None), ("metre", path_m(truth))):
         metrics.update(_relative(predicted, truth, name, positions))
     scaled = _in_true_scale(predicted, truth) if frames >= 3 else predicted
     metrics["rpe_sim3_per_frame_m"] = relative_error(scaled, truth).translation_m if frames >= 3 else _NAN
@@ -304,7 +296,7 @@ def _in_true_scale(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 # ---- points ----
 
 
-def point_metrics(predicted: PosedDepth, truth: PosedDepth, threshold_m: float = POINT_THRESHOLD_M) -> dict[str, float]:
+def point_metrics(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
     """Precision, recall and F-score of the points at 5 cm: ``precision``, ``recall``, ``f_score``, and ``..._aligned``.
 
     Both clouds hold the pixels with ground truth, thinned to one point a voxel of 2 cm. In metric scale both are in
@@ -313,8 +305,8 @@ def point_metrics(predicted: PosedDepth, truth: PosedDepth, threshold_m: float =
     """
     valid = known(predicted.depth_m, truth.depth_m)
     ours, theirs = (_first_camera_points(item)[valid] for item in (predicted, truth))
-    metrics = cloud_metrics(ours, theirs, threshold_m)
-    aligned = cloud_metrics(_fitted(ours, theirs, with_scale=True), theirs, threshold_m)
+    metrics = cloud_metrics(ours, theirs, POINT_THRESHOLD_M)
+    aligned = cloud_metrics(_fitted(ours, theirs, with_scale=True), theirs, POINT_THRESHOLD_M)
     return {**metrics, **{f"{name}_aligned": value for name, value in aligned.items()}}
 
 
@@ -326,7 +318,7 @@ def _first_camera_points(item: PosedDepth) -> np.ndarray:
     return unproject(depth, intrinsics, extrinsics).numpy()
 
 
-def cloud_metrics(predicted: Points, truth: Points, threshold_m: float, voxel_m: float = VOXEL_M) -> dict[str, float]:
+def cloud_metrics(predicted: Points, truth: Points, threshold_m: float) -> dict[str, float]:
     """``precision`` (predicted points near the truth), ``recall`` (the reverse) and ``f_score`` of two clouds.
 
     Near is a nearest neighbour closer than ``threshold_m``, after both are thinned (`thinned`). The F-score is 0
@@ -338,7 +330,7 @@ def cloud_metrics(predicted: Points, truth: Points, threshold_m: float, voxel_m:
     for name, cloud in (("predicted", predicted), ("true", truth)):
         if not len(cloud) or not np.isfinite(cloud).all():
             raise ValueError(f"expected finite points in the {name} cloud, received {len(cloud)} with NaN or none")
-    ours, theirs = thinned(predicted, voxel_m), thinned(truth, voxel_m)
+    ours, theirs = thinned(predicted, VOXEL_M), thinned(truth, VOXEL_M)
     precision, recall = _near(ours, theirs, threshold_m), _near(theirs, ours, threshold_m)
     total = precision + recall
     return {"precision": precision, "recall": recall, "f_score": 2 * precision * recall / total if total else 0.0}
@@ -369,13 +361,12 @@ class PosedDepth:
     """A reconstruction of F frames, predicted or true.
 
     depth_m (F, H, W) along the optical axis, in the truth 0 or NaN where it is not known; extrinsics (F, 4, 4)
-    camera-from-world; intrinsics (F, 3, 3) in pixels of the depth maps, pixel centres at +0.5; times_s (F,) if known.
+    camera-from-world; intrinsics (F, 3, 3) in pixels of the depth maps, pixel centres at +0.5.
     """
 
     depth_m: np.ndarray
     extrinsics: np.ndarray
     intrinsics: np.ndarray
-    times_s: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 3:
@@ -383,18 +374,23 @@ class PosedDepth:
                 f"expected depth of shape (F, H, W), received {self.depth_m.shape}; give each frame its own"
             )
         frames = len(self.depth_m)
-        wanted = {"extrinsics": (frames, 4, 4), "intrinsics": (frames, 3, 3), "times_s": (frames,)}
-        for name, shape in wanted.items():
-            array = getattr(self, name)
-            if array is not None and array.shape != shape:
-                raise ValueError(f"expected {name} of shape {shape} for {frames} depth maps, received {array.shape}")
+        for name, shape in (("extrinsics", (frames, 4, 4)), ("intrinsics", (frames, 3, 3))):
+            if (found := getattr(self, name).shape) != shape:
+                raise ValueError(f"expected {name} of shape {shape} for {frames} depth maps, received {found}")
+
+    def every_nth(self, step: int) -> PosedDepth:
+        """Every ``step``-th pixel of every ``step``-th row, from the middle of the first block on."""
+        first = step // 2
+        shift = 0.5 - (first + 0.5) / step
+        to_coarse = np.array([[1 / step, 0, shift], [0, 1 / step, shift], [0, 0, 1]])
+        return PosedDepth(self.depth_m[:, first::step, first::step], self.extrinsics, to_coarse @ self.intrinsics)
 
 
-def reconstruction_metrics(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
+def reconstruction_metrics(predicted: PosedDepth, truth: PosedDepth, step: int = 1) -> dict[str, float]:
     """All metrics of a clip by name: those of `depth_metrics`, `trajectory_metrics` and `point_metrics`.
 
-    Both have the same frames and sizes of depth maps; the worlds may differ. NaN stands for what the clip does not
-    allow (see `trajectory_metrics`).
+    Both have the same frames and sizes of depth maps; the worlds may differ. Points are those of every ``step``-th
+    pixel. NaN stands for what the clip does not allow (see `trajectory_metrics`).
 
     Raises:
         ValueError: shapes differ, a predicted depth is missing where there is a true one, a pose is not finite, or
@@ -403,6 +399,6 @@ def reconstruction_metrics(predicted: PosedDepth, truth: PosedDepth) -> dict[str
     check_poses(predicted.extrinsics, truth.extrinsics, at_least=1)
     return {
         **depth_metrics(predicted.depth_m, truth.depth_m),
-        **trajectory_metrics(predicted.extrinsics, truth.extrinsics, truth.times_s),
-        **point_metrics(predicted, truth),
+        **trajectory_metrics(predicted.extrinsics, truth.extrinsics),
+        **point_metrics(predicted.every_nth(step), truth.every_nth(step)),
     }

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vidllm.scene import VidLLM
 
 Record = dict[str, Any]
-_NONE = "-"
 _MODEL_FILES = ("config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")
 
 
@@ -135,7 +134,8 @@ def lines_of(results: Mapping[str, Any]) -> list[str]:
             cells = (row[f"{system}.{setting}"] for system, setting in heads)
             told = "  ".join(f"{_cell(value):>{w}}" for value, w in zip(cells, wide, strict=True))
             lines.append(f"  {row['metric']:<{width}}  {told}")
-        lines += _reasons(entry["scores"])
+        reasons = ((name, one["not_available"]) for name, one in entry["scores"].items() if "not_available" in one)
+        lines += [f"  {name}: n/a, {reason}" for name, reason in reasons]
     return lines
 
 
@@ -152,14 +152,9 @@ def _header(results: Mapping[str, Any]) -> list[str]:
     return lines + [f"most frequent text: counted over {place}" for place in counted[:1]]
 
 
-def _reasons(scores: Mapping[str, Any]) -> list[str]:
-    told = {name: entry["not_available"] for name, entry in scores.items() if "not_available" in entry}
-    return [f"  {name}: n/a, {reason}" for name, reason in told.items()]
-
-
 def _cell(value: Any) -> str:
     if value is None or value != value:
-        return _NONE
+        return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vidllm.datasets.jsonl import Example, scene_places
 from vidllm.evaluation.protocols.answers import clean_answer, match_any
 from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
-from vidllm.evaluation.text_metrics.ngrams import rouge_l
+from vidllm.evaluation.text_metrics.captions import rouge_l
 from vidllm.evaluation.text_metrics.ptb import tokenize
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.scene import Box, Scene, VidLLM

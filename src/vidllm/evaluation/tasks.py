@@ -23,6 +23,7 @@ given box nearest to it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -426,11 +427,9 @@ TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
 def refuse_repeats(task: str, split: str, items: Sequence[Item]) -> None:
     """ValueError naming the first id that two items have."""
-    seen: set[str] = set()
-    for item in items:
-        if item.key in seen:
-            raise ValueError(f"{task}, {split}: the id {item.key} occurs twice in the annotations; mend them")
-        seen.add(item.key)
+    for key, count in Counter(item.key for item in items).items():
+        if count > 1:
+            raise ValueError(f"{task}, {split}: the id {key} occurs twice in the annotations; mend them")
 
 
 def task_named(name: str) -> Task:
@@ -461,11 +460,10 @@ def refusals(data: DataRoot, name: str, split: str, entries: list[Any], deep: bo
     there, box_of = set(data.scene_ids()), box_reader(data)
     present = [item for item in items if item.scene_id in there]
     groups = [present] if task.kind == "answer" else [[item] for item in present]
-    told: set[str] = set()
+    told: dict[str, None] = {}
     for group in groups:
         try:
             task.references(group, box_of, data)
         except ValueError as error:
-            if str(error) not in told:
-                told.add(str(error))
-                yield str(error)
+            told[str(error)] = None
+    yield from told

@@ -12,17 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-__all__ = [
-    "EPSILON",
-    "EPSILON_FLOAT32",
-    "assign",
-    "benchmark_generalized_iou",
-    "centre_size_corners",
-    "hull",
-    "hull_iou",
-    "matched_ious",
-]
-
 EPSILON = 1e-8
 """Added to the union by ScanRefer, Scan2Cap and everything derived from them."""
 EPSILON_FLOAT32 = float(np.finfo(np.float32).eps)

@@ -21,14 +21,12 @@ from vidllm.datasets.records import Entry, Table
 from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol, by_name
 from vidllm.evaluation.protocols.box_metrics import assign, benchmark_generalized_iou, hull, hull_iou
 from vidllm.evaluation.protocols.files import as_text, by_scene, corners, finite, identifier, number, rows, words
-from vidllm.evaluation.text_metrics.captions import CaptionScores, caption_scores
-from vidllm.evaluation.text_metrics.ngrams import cider
+from vidllm.evaluation.text_metrics.captions import DASHED, UNDERSCORED, CaptionScores, caption_scores, cider
 from vidllm.evaluation.text_metrics.ptb import tokenize
 
 _PLACEHOLDER = "sos eos"
 _MAX_TOKENS = 30
 _THRESHOLDS = (0.25, 0.5)
-_ALL = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
 _FOUR = ("CIDEr", "BLEU-4", "METEOR", "ROUGE_L")
 
 Key = tuple[str, str]
@@ -142,7 +140,7 @@ def _cvpr21(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
         captions = _nearest_captions(*files, k)
         empty = sum(captions.get(key, _PLACEHOLDER) == _PLACEHOLDER for key in things)
         counts = {"n_objects": len(things), "n_placeholder": empty}
-        scores[f"@{k}IoU"] = _scored(_corpus(things), captions).totals(_ALL) | counts
+        scores[f"@{k}IoU"] = _scored(_corpus(things), captions).totals(DASHED) | counts
     return scores
 
 
@@ -183,7 +181,7 @@ def _ll3da(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     scores = {}
     for k in _THRESHOLDS:
         captions = _best_captions(things, files[1], k)
-        totals = _scored(_corpus(things), captions, paraphrases=False).totals(_ALL)
+        totals = _scored(_corpus(things), captions, paraphrases=False).totals(DASHED)
         scores[f"@{k}IoU"] = {f"{short}@{k}": totals[name] for name, short in names.items()}
     return scores
 
@@ -232,7 +230,7 @@ def _benchmark(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for k in (0, *_THRESHOLDS):
         parts: dict[str, dict[str, Any]] = {"precision": {}, "recall": {}, "f1-score": {}}
-        for i, name in enumerate(_ALL):
+        for i, name in enumerate(DASHED):
             values = found.column(i)
             total = None if values is None else float(np.sum(np.array(values) * (ious >= k)))
             parts["precision"][name], parts["recall"][name], parts["f1-score"][name] = _ratios(total, count, len(ious))
@@ -282,7 +280,7 @@ def _leo(files: _Answers) -> dict[str, Any]:
     scores = {}
     for k in _THRESHOLDS:
         texts = {key: f"sos {a.caption} eos".replace(". ", " . ") for key, a in answers.items() if a.iou >= k}
-        totals = _scored(kept, texts).totals(_ALL)
+        totals = _scored(kept, texts).totals(DASHED)
         scores[f"@{k}IoU"] = {name: totals[name] for name in _FOUR}
     return scores
 
@@ -306,7 +304,7 @@ def _video3dllm(files: _Answers) -> dict[str, Any]:
     """
     scores: dict[str, Any] = {}
     for k in _THRESHOLDS:
-        totals = caption_scores(*_without_tokeniser(files, k)).totals(_ALL, 100.0)
+        totals = caption_scores(*_without_tokeniser(files, k)).totals(DASHED, 100.0)
         scores[f"@{k}IoU"] = {name: totals[name] for name in _FOUR} | {"n": len(files[1])}
     return scores
 
@@ -320,12 +318,11 @@ def _chatscene(files: _Answers) -> dict[str, Any]:
     """PTB tokens on both sides, over all annotated objects."""
     things, answers = files
     corpus = {key: tokenize(texts) for key, texts in _corpus(things).items()}
-    names = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
     scores: dict[str, Any] = {}
     for k in _THRESHOLDS:
         texts = {key: f"sos {a.caption} eos".replace("\n", " ") for key, a in answers.items() if a.iou >= k}
         captions = dict(zip(texts, tokenize(list(texts.values())), strict=True))
-        scores |= _scored(corpus, captions).totals([f"[scan2cap] {name}@{k:.2f}" for name in names])
+        scores |= _scored(corpus, captions).totals([f"[scan2cap] {name}@{k:.2f}" for name in UNDERSCORED])
     return scores
 
 

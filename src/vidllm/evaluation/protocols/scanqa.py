@@ -25,10 +25,9 @@ from vidllm.evaluation.protocols.answers import (
     usual_fields,
 )
 from vidllm.evaluation.protocols.files import identifier, rows, strings
-from vidllm.evaluation.text_metrics.captions import CaptionScores, caption_scores
+from vidllm.evaluation.text_metrics.captions import DASHED, UNDERSCORED, CaptionScores, caption_scores
 from vidllm.evaluation.text_metrics.ptb import tokenize
 
-_NAMES = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 _REFERENCE: Table = {"question_id": identifier, "answers": strings}
 _PREDICTION: Table = {"question_id": identifier, "answer_top10": strings}
 
@@ -75,7 +74,7 @@ def _official_scores(data: Answered) -> dict[str, Any]:
     found = _official(data)
     count = len(found.keys)
     exact = {"EM@1": 100.0 * sum(found.exact) / count, "EM@10": 100.0 * sum(found.exact_at_10) / count}
-    return exact | found.captions.totals(_NAMES, 100.0)
+    return exact | found.captions.totals(UNDERSCORED, 100.0)
 
 
 def _official_items(data: Answered) -> dict[str, Any]:
@@ -97,8 +96,7 @@ def _video3dllm(data: Answered) -> dict[str, Any]:
     first = data.known("Video-3D-LLM's script")
     exact = sum(candidates[0] in data.answers[key] for key, candidates in data.rows)
     found = caption_scores([data.answers[key] for key in first], [text.rstrip(".") for text in first.values()])
-    names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
-    scores: dict[str, Any] = {"EM (fraction)": exact / len(data.rows), **found.totals(names, 100.0)}
+    scores: dict[str, Any] = {"EM (fraction)": exact / len(data.rows), **found.totals(DASHED, 100.0)}
     return scores | {"count": len(first), "lines_in_jsonl": len(data.rows)}
 
 
@@ -137,7 +135,7 @@ def _chatscene(data: Answered) -> dict[str, Any]:
 def _bracketed(found: Matches, references: list[list[str]]) -> dict[str, Any]:
     captions = caption_scores(tokenized(references), tokenize(found.predictions))
     exact, refined = found.mean()
-    scores = {"EM1": exact, "EM1_refined": refined, **captions.totals(_NAMES)}
+    scores = {"EM1": exact, "EM1_refined": refined, **captions.totals(UNDERSCORED)}
     return {f"[scanqa] {name}": value for name, value in scores.items()}
 
 
@@ -146,16 +144,14 @@ def _ll3da(data: Answered) -> dict[str, Any]:
     first = data.known("LL3DA's evaluator")
     texts = [" ".join(word for word in text.split(" ") if word) for text in first.values()]
     found = caption_scores([data.answers[key] for key in first], texts, paraphrases=False)
-    names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
-    lines = []
-    for name in (*names[:4], "CIDEr", "ROUGE_L", "METEOR"):
-        told, column = name.replace("_", "-"), found.column(names.index(name))
+    totals, lines = found.totals(DASHED), []
+    for name in (*DASHED[:4], "CIDEr", "ROUGE_L", "METEOR"):
+        told, column = name.replace("_", "-"), found.column(DASHED.index(name))
         if column is None:
             lines.append(f"[{told}] {NOT_AVAILABLE}")
         else:
-            mean = found.totals(names)[name]
-            lines.append(f"[{told}] Mean: {mean:.4f}, Max: {max(column):.4f}, Min: {min(column):.4f}")
-    return {**found.totals(names), "printed_message": lines}
+            lines.append(f"[{told}] Mean: {totals[name]:.4f}, Max: {max(column):.4f}, Min: {min(column):.4f}")
+    return {**totals, "printed_message": lines}
 
 
 _FRACTIONS = "fractions; CIDEr with its factor 10 only"

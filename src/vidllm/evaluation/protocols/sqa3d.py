@@ -28,7 +28,7 @@ from vidllm.evaluation.protocols.answers import (
     usual_fields,
 )
 from vidllm.evaluation.protocols.files import as_is, identifier, rows
-from vidllm.evaluation.text_metrics.captions import caption_scores
+from vidllm.evaluation.text_metrics.captions import UNDERSCORED, caption_scores
 from vidllm.evaluation.text_metrics.ptb import tokenize
 
 _PREFIXES = ("what", "is", "how", "can", "which")
@@ -36,7 +36,6 @@ _TYPES = (*_PREFIXES, "others")
 _CLOSED_TYPES = (*_PREFIXES, "other")
 _EPSILON = 1e-10  # added to the number of questions of a type
 _POSE = ("scene_id", "rotation", "position", "question", "situation")
-_NAMES = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 
 
 def _first_answer(entry: Entry, field: str, value: Any) -> str:
@@ -244,7 +243,7 @@ def _chatscene(files: _Files) -> dict[str, Any]:
     found = matched(files.data, given, match_any_nonempty)
     references = tokenized([[truth.strip() for truth in group] for group in found.references])
     captions = caption_scores(references, tokenize(found.predictions))
-    return {**_by_type(files, found, _BRACKETED), **captions.totals([f"[sqa3d] {name}" for name in _NAMES])}
+    return {**_by_type(files, found, _BRACKETED), **captions.totals([f"[sqa3d] {name}" for name in UNDERSCORED])}
 
 
 def _video3dllm(files: _Files) -> dict[str, Any]:

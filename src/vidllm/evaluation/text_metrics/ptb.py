@@ -12,18 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 
-_Made = Callable[[str], list[str]]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A pattern and what becomes of its token: none, one or several tokens of the output."""
-
-    pattern: re.Pattern[str]
-    make: _Made
+_Made = Callable[[str], list[str]]  # what becomes of a token: none, one or several tokens of the output
+_Rule = tuple[re.Pattern[str], _Made]
 
 
 def _list(*lines: str) -> list[str]:
@@ -84,23 +75,11 @@ _NUMBER = r"(?:\d*(?:[.:,\u00ad]\d+)+|\d+)"
 _ATTRIBUTE = r"""[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|"[^"\n]*"|[A-Za-z0-9_-]+))?"""
 _TAG = rf"(?:<[!?][A-Za-z-][^>\n]*>|</?[A-Za-z][A-Za-z0-9:._-]*(?: +{_ATTRIBUTE})* */?>)"
 
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _RENAMED = {
-    **_BRACKETS,
-    "¼": "1/4",
-    "½": "1/2",
-    "¾": "3/4",
-    "⅓": "1/3",
-    "⅔": "2/3",
-    "£": "#",
-    "¢": "cents",
-    "€": "$",
-    "¤": "$",
-    "\u0080": "$",
-    "\u20a0": "$",
-    "&lt;": "<",
-    "&gt;": ">",
-    "&amp;": "&",
+    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
+    **{"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
+    **{"£": "#", "¢": "cents", **dict.fromkeys("€¤\u0080\u20a0", "$")},
+    **{"&lt;": "<", "&gt;": ">", "&amp;": "&"},
 }
 
 
@@ -123,10 +102,6 @@ def _unbroken(token: str) -> list[str]:
     return [re.sub(_SPACE, "\u00a0", token).replace("(", "-lrb-").replace(")", "-rrb-")]
 
 
-def _one_of_these(token: str) -> list[str]:
-    return [] if token in ("?", "!") else [token]
-
-
 def _quotes(token: str) -> list[str]:
     """One or two curly or angular quotes; an odd pair is no punctuation of the list."""
     plain = re.sub(r"[\u0091\u2018\u201b\u2039]", "`", re.sub(r"[\u0092\u2019\u203a]", "'", token))
@@ -134,22 +109,12 @@ def _quotes(token: str) -> list[str]:
     return [] if plain in ("`", "'", "``", "''") else [plain]
 
 
-def _dashes(token: str) -> list[str]:
-    """Runs of up to four hyphens are dashes, which are dropped."""
-    return [] if len(token) < 5 else [token]
+def _plain_apostrophe(token: str) -> list[str]:
+    return [re.sub(r"[\u0091\u2018\u201b]", "`", re.sub(_APOSTROPHE, "'", token))]
 
 
-def _stopped(token: str) -> list[str]:
-    """An abbreviation that ends its sentence: the added full stop is dropped with the others."""
-    return _text(token)
-
-
-def _cut(token: str, at: int) -> list[str]:
-    return [token[:at], token[at:]]
-
-
-def _rule(pattern: str, make: _Made = _text, behind: str = "", ignore_case: bool = False) -> Rule:
-    return Rule(re.compile(rf"(?P<token>{pattern}){behind}", re.IGNORECASE if ignore_case else 0), make)
+def _rule(pattern: str, make: _Made = _text, behind: str = "", ignore_case: bool = False) -> _Rule:
+    return re.compile(rf"(?P<token>{pattern}){behind}", re.IGNORECASE if ignore_case else 0), make
 
 
 def _any_of(words: list[str]) -> str:
@@ -162,7 +127,6 @@ def _abbreviation_of(words: list[str]) -> str:
     return "(?i:" + re.sub(r"[A-Z]|\[[a-z]\]", lambda exact: f"(?-i:{exact[0]})", any_case) + ")"
 
 
-_NO_LETTER = r"[^A-Za-z0-9]"
 _HYPHEN = r"[-_\u058a\u2010\u2011]"
 _PART = rf"(?:[dDoOlL]{_ANY_MARK}(?={_SIGN}{_SIGN}))?(?:{_PLAIN}|\d)+"
 _THING = rf"{_PART}(?:{_HYPHEN}{_PART})*"
@@ -175,124 +139,82 @@ _URL_SIGN = r"[^ \t\n\"<>|(){}\u00a0]"
 _URL_END = r"[^ \t\n\"<>|(){}\u00a0.!?,;:&`'-]"
 
 
-def _apostrophes(words: list[str]) -> str:
-    return _any_of(words).replace("'", _APOSTROPHE)
+_BETWEEN = r"[- \u00a0]"
+_AREA_CODE = rf"(?:\([0-9]{{2,3}}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{{2,4}}{_BETWEEN})?[0-9]{{2,4}}{_BETWEEN})"
+_STARTER = rf"{_GAP}+(?:{_any_of(STARTERS)}{_GAP}|{_TAG})"
+_FACES = r"[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)"
+_SPLIT_WORDS = _list("cannot gonna gotta lemme gimme wanna")
 
-
-def _build() -> tuple[Rule, ...]:
-    return (
-        *_markup(),
-        *_contractions(),
-        *_names_and_numbers(),
-        *_abbreviations(),
-        *_words(),
-        *_signs(),
-    )
-
-
-def _markup() -> tuple[Rule, ...]:
-    return (
-        _rule(_TAG, _unbroken),
-        _rule(r"&(?:MD|mdash|ndash|quot|apos|nbsp);", _dropped),
-        _rule(r"&(?:lt|gt|amp);", _renamed),
-        _rule(r"&(?:#[0-9]+|HT|TL|UR|LR|QC|QL|QR|odq|cdq);"),
-    )
-
-
-def _contractions() -> tuple[Rule, ...]:
-    split = [("can", "not"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("gim", "me"), ("wan", "na")]
-    return (
-        *(_rule(a + b, partial(_cut, at=len(a)), ignore_case=True) for a, b in split),
-        _rule("'t", _text, "(?:is|was)", ignore_case=True),
-        _rule(r"[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*(?=[nN])", _text, rf"[nN]{_ANY_MARK}[tT]"),
-        _rule(rf"[nN]{_ANY_MARK}[tT]", _plain_apostrophe),
-        _rule(_WORD, _text, _AUXILIARY),
-        _rule(_AUXILIARY, _plain_apostrophe, r"[^A-Za-z]"),
-        _rule(rf"{_APOSTROPHE}[msdMSD]\Z", _plain_apostrophe),  # 'll, 're and 've are none at the end of all texts
-        _rule(r"[\u0092\u2019](?:[msd]|re|ve|ll)", _plain_apostrophe, ignore_case=True),
-        _rule(_apostrophes(OLD_WORDS), ignore_case=True),
-        _rule(rf"[\u0092\u2019][nN]|{_APOSTROPHE}n(?:{_APOSTROPHE}|(?=[ \t\n]|\Z))"),
-        _rule(rf"[lLdDjJ]{_APOSTROPHE}|[yY]{_APOSTROPHE}(?={_PLAIN})|[A-HJ-XZn]{_ANY_MARK}{_PLAIN}{{2,}}"),
-        _rule(rf"{_APOSTROPHE}[2-9]0s|{_APOSTROPHE}\d\d(?=[ \t\n])"),
-        _rule(rf"{_PLAIN}+[aeiouyAEIOUY]{_ANY_MARK}[aeiouA-Z]{_PLAIN}*"),
-    )
-
-
-def _plain_apostrophe(token: str) -> list[str]:
-    return [re.sub(r"[\u0091\u2018\u201b]", "`", re.sub(_APOSTROPHE, "'", token))]
-
-
-def _names_and_numbers() -> tuple[Rule, ...]:
-    between = r"[- \u00a0]"
-    four = rf"(?:\([0-9]{{2,3}}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{{2,4}}{between})?[0-9]{{2,4}}{between})"
-    return (
-        _rule(rf"https?://{_URL_SIGN}+{_URL_END}"),
-        _rule(rf"www\.(?:{_URL_END}+\.)+[a-zA-Z]{{2,4}}(?:/{_URL_SIGN}+{_URL_END})?"),
-        _rule(rf"(?:[^ \t\n\"`'|!(){{}}$,-_]+\.)+(?:com|net|org|edu)(?:/(?:{_URL_SIGN}*{_URL_END})?)?"),
-        _rule(rf"(?:<|&lt;)?(?:mailto:)?[a-zA-Z0-9]{_EMAIL_SIGN}*@(?:{_EMAIL_WORD}\.)*{_EMAIL_WORD}(?:>|&gt;)?"),
-        _rule(r"@[A-Za-z_][A-Za-z0-9_]*|@+"),
-        _rule(rf"#{_LETTER}+|#+"),
-        _rule(rf"(?:\d{{1,4}}{between})?\d{{1,4}}(?:\\?/|\u2044)\d{{1,4}}", _unbroken),
-        _rule(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}"),
-        _rule(rf"{four}[0-9]{{3,4}}{between}?[0-9]{{3,5}}", _unbroken),
-        _rule(r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}"),
-        _rule(rf"[-+]?{_NUMBER}"),
-        _rule(r"[\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+)"),
-        _rule(r"[A-Z]*\$"),
-        _rule(r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+|[cC]\+\+|[cCfF]#"),
-    )
-
-
-def _abbreviations() -> tuple[Rule, ...]:
-    starter = rf"{_GAP}+(?:{_any_of(STARTERS)}{_GAP}|{_TAG})"
-    return (
-        _rule(_ENDING_ABBREVIATION, _stopped, rf"{_GAP}(?:{_GAP}|[A-Z]|{_TAG})"),
-        _rule(_ENDING_ABBREVIATION, _stopped),
-        _rule(rf"{_abbreviation_of(LEADING)}\."),
-        _rule(r"pt[ey]\.", _text, " ltd", ignore_case=True),
-        _rule(rf"{_abbreviation_of(BEFORE_NUMBERS)}\.", _text, rf"{_GAP}?\d"),
-        _rule(rf"{_INITIALS}\.", _stopped, starter),
-        _rule(r"[A-Za-z](?=\.)", _text, rf"\.{starter}"),
-        _rule(rf"(?:{_INITIALS}|[A-Za-z])\."),
-    )
-
-
-def _words() -> tuple[Rule, ...]:
-    return (
-        _rule(_WORD),
-        _rule(_ENDING_ABBREVIATION, _text, r"[\s\S]{2}"),
-        _rule(rf"{_SIGN}+(?:\.{_SIGN}+)*\.{_any_of(FILE_TYPES)}", _text, r"[ \t\n.,?!;:]", ignore_case=True),
-        _rule(_THING),
-        _rule(rf"(?:{_WORD}|{_THING})\.", _text, "[,;:\u3001]"),
-        _rule(rf"{_JOINED}\.", _text, "[,;:\u3001]"),
-        _rule(_JOINED),
-        _rule(rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}"),
-    )
-
-
-def _signs() -> tuple[Rule, ...]:
-    faces = r"[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)"
-    return (
-        _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", _face, _NO_LETTER),
-        _rule(faces, _unbroken),
-        _rule(r"-+", _dashes),
-        _rule(r"[?!]+", _one_of_these),
-        _rule(r"\.{3,5}|''|``|[.,;:'\"\u0096\u0097\u2013-\u2015\u2026]", _dropped),
-        _rule(r"[`\u0091-\u0094\u00ab\u00bb\u2018-\u201f\u2039\u203a]{1,2}", _quotes),
-        _rule(r"\*+|(?:\\\*)+|_+|<<|>>"),
-        _rule(r"[\u00bc-\u00be\u2153\u2154()\[\]{}\u00a2\u00a3\u00a4\u0080\u20a0\u20ac]", _renamed),
-        _rule(r"[%&+/<=>\\^|~\u00a1\u00a5-\u00a9\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bf\u00d7\u00f7\u0e3f]"),
-        _rule(r"[\u2016\u2017\u2020-\u2023\u2030-\u2038\u203b\u203e-\u2042\u2044\u207a-\u207e\u208a-\u208e\u20a4]"),
-        _rule(r"[\u2100-\u214f\u2155-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20]"),
-        _rule(r"[\uff3b-\uff40\uff5b-\uff65\uffe0\uffe1\uffe5\uffe6]"),
-    )
-
-
-def _face(token: str) -> list[str]:
-    return _unbroken(token) if "{" not in token else [token]
-
-
-_RULES = _build()  # in the order in which equals are decided
+_RULES = (  # in the order in which equals are decided
+    # markup
+    _rule(_TAG, _unbroken),
+    _rule(r"&(?:MD|mdash|ndash|quot|apos|nbsp);", _dropped),
+    _rule(r"&(?:lt|gt|amp);", _renamed),
+    _rule(r"&(?:#[0-9]+|HT|TL|UR|LR|QC|QL|QR|odq|cdq);"),
+    # contractions
+    _rule(_any_of(_SPLIT_WORDS), lambda word: [word[:3], word[3:]], ignore_case=True),
+    _rule("'t", _text, "(?:is|was)", ignore_case=True),
+    _rule(r"[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*(?=[nN])", _text, rf"[nN]{_ANY_MARK}[tT]"),
+    _rule(rf"[nN]{_ANY_MARK}[tT]", _plain_apostrophe),
+    _rule(_WORD, _text, _AUXILIARY),
+    _rule(_AUXILIARY, _plain_apostrophe, r"[^A-Za-z]"),
+    _rule(rf"{_APOSTROPHE}[msdMSD]\Z", _plain_apostrophe),  # 'll, 're and 've are none at the end of all texts
+    _rule(r"[\u0092\u2019](?:[msd]|re|ve|ll)", _plain_apostrophe, ignore_case=True),
+    _rule(_any_of(OLD_WORDS).replace("'", _APOSTROPHE), ignore_case=True),
+    _rule(rf"[\u0092\u2019][nN]|{_APOSTROPHE}n(?:{_APOSTROPHE}|(?=[ \t\n]|\Z))"),
+    _rule(rf"[lLdDjJ]{_APOSTROPHE}|[yY]{_APOSTROPHE}(?={_PLAIN})|[A-HJ-XZn]{_ANY_MARK}{_PLAIN}{{2,}}"),
+    _rule(rf"{_APOSTROPHE}[2-9]0s|{_APOSTROPHE}\d\d(?=[ \t\n])"),
+    _rule(rf"{_PLAIN}+[aeiouyAEIOUY]{_ANY_MARK}[aeiouA-Z]{_PLAIN}*"),
+    # names and numbers
+    _rule(rf"https?://{_URL_SIGN}+{_URL_END}"),
+    _rule(rf"www\.(?:{_URL_END}+\.)+[a-zA-Z]{{2,4}}(?:/{_URL_SIGN}+{_URL_END})?"),
+    _rule(rf"(?:[^ \t\n\"`'|!(){{}}$,-_]+\.)+(?:com|net|org|edu)(?:/(?:{_URL_SIGN}*{_URL_END})?)?"),
+    _rule(rf"(?:<|&lt;)?(?:mailto:)?[a-zA-Z0-9]{_EMAIL_SIGN}*@(?:{_EMAIL_WORD}\.)*{_EMAIL_WORD}(?:>|&gt;)?"),
+    _rule(r"@[A-Za-z_][A-Za-z0-9_]*|@+"),
+    _rule(rf"#{_LETTER}+|#+"),
+    _rule(rf"(?:\d{{1,4}}{_BETWEEN})?\d{{1,4}}(?:\\?/|\u2044)\d{{1,4}}", _unbroken),
+    _rule(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}"),
+    _rule(rf"{_AREA_CODE}[0-9]{{3,4}}{_BETWEEN}?[0-9]{{3,5}}", _unbroken),
+    _rule(r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}"),
+    _rule(rf"[-+]?{_NUMBER}"),
+    _rule(r"[\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+)"),
+    _rule(r"[A-Z]*\$"),
+    _rule(r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+|[cC]\+\+|[cCfF]#"),
+    # abbreviations; a full stop that also ends the sentence is dropped with the others
+    _rule(_ENDING_ABBREVIATION, _text, rf"{_GAP}(?:{_GAP}|[A-Z]|{_TAG})"),
+    _rule(_ENDING_ABBREVIATION),
+    _rule(rf"{_abbreviation_of(LEADING)}\."),
+    _rule(r"pt[ey]\.", _text, " ltd", ignore_case=True),
+    _rule(rf"{_abbreviation_of(BEFORE_NUMBERS)}\.", _text, rf"{_GAP}?\d"),
+    _rule(rf"{_INITIALS}\.", _text, _STARTER),
+    _rule(r"[A-Za-z](?=\.)", _text, rf"\.{_STARTER}"),
+    _rule(rf"(?:{_INITIALS}|[A-Za-z])\."),
+    # words
+    _rule(_WORD),
+    _rule(_ENDING_ABBREVIATION, _text, r"[\s\S]{2}"),
+    _rule(rf"{_SIGN}+(?:\.{_SIGN}+)*\.{_any_of(FILE_TYPES)}", _text, r"[ \t\n.,?!;:]", ignore_case=True),
+    _rule(_THING),
+    _rule(rf"(?:{_WORD}|{_THING})\.", _text, "[,;:\u3001]"),
+    _rule(rf"{_JOINED}\.", _text, "[,;:\u3001]"),
+    _rule(_JOINED),
+    _rule(rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}"),
+    # signs
+    _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\@|\[\]]", _unbroken, r"[^A-Za-z0-9]"),
+    _rule(r"[<>]?[:;=][-o*']?\{", lambda face: [face], r"[^A-Za-z0-9]"),
+    _rule(_FACES, _unbroken),
+    _rule(r"-{1,4}", _dropped),  # dashes
+    _rule(r"-{5,}"),
+    _rule(r"[?!]", _dropped),
+    _rule(r"[?!]{2,}"),
+    _rule(r"\.{3,5}|''|``|[.,;:'\"\u0096\u0097\u2013-\u2015\u2026]", _dropped),
+    _rule(r"[`\u0091-\u0094\u00ab\u00bb\u2018-\u201f\u2039\u203a]{1,2}", _quotes),
+    _rule(r"\*+|(?:\\\*)+|_+|<<|>>"),
+    _rule(r"[\u00bc-\u00be\u2153\u2154()\[\]{}\u00a2\u00a3\u00a4\u0080\u20a0\u20ac]", _renamed),
+    _rule(r"[%&+/<=>\\^|~\u00a1\u00a5-\u00a9\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bf\u00d7\u00f7\u0e3f]"),
+    _rule(r"[\u2016\u2017\u2020-\u2023\u2030-\u2038\u203b\u203e-\u2042\u2044\u207a-\u207e\u208a-\u208e\u20a4]"),
+    _rule(r"[\u2100-\u214f\u2155-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20]"),
+    _rule(r"[\uff3b-\uff40\uff5b-\uff65\uffe0\uffe1\uffe5\uffe6]"),
+)
 
 
 # -- reading
@@ -300,7 +222,6 @@ _RULES = _build()  # in the order in which equals are decided
 _BREAKS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?=[,;:?!.]?(?:[ \n]|\Z))")
 _NOTHING = re.compile(r" +|[,;.](?=[ \n]|\Z)")
-_SPLIT_WORDS = frozenset(("cannot", "gonna", "gotta", "lemme", "gimme", "wanna"))
 _ABBREVIATIONS = frozenset(re.sub(r"[][]", "", word).lower() for word in (*ENDING, *LEADING, *BEFORE_NUMBERS))
 
 
@@ -312,31 +233,23 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     """
     if isinstance(texts, str):
         raise ValueError("tokenize takes a sequence of texts, got one string; wrap it in a list")
+    if not texts:
+        return []
     text = "\n".join(_BREAKS.sub(" ", text) for text in texts)
-    lines = _tokens(text) if texts else []
-    return [" ".join(line) for line in lines]
-
-
-def _tokens(text: str) -> list[list[str]]:
-    """Tokens line by line: at each place the longest match of all rules."""
     lines: list[list[str]] = [[]]
     place = 0
     while place < len(text):
         if text[place] == "\n":
             lines.append([])
             place += 1
-            continue
-        nothing = _NOTHING.match(text, place)
-        plain = _PLAIN_WORD.match(text, place)
-        if nothing:
+        elif nothing := _NOTHING.match(text, place):
             place = nothing.end()
-            continue
-        if plain and _is_plain(plain[0].lower(), text, plain.end()):
+        elif (plain := _PLAIN_WORD.match(text, place)) and _is_plain(plain[0].lower(), text, plain.end()):
             lines[-1].append(plain[0].lower())
             place = plain.end()
-            continue
-        place = _step(text, place, lines[-1])
-    return lines
+        else:
+            place = _step(text, place, lines[-1])
+    return [" ".join(line) for line in lines]
 
 
 def _is_plain(word: str, text: str, end: int) -> bool:
@@ -347,12 +260,13 @@ def _is_plain(word: str, text: str, end: int) -> bool:
 
 def _step(text: str, place: int, line: list[str]) -> int:
     """Read one token into ``line``; returns the place behind it."""
-    best, end, token = None, place, ""
-    for rule in _RULES:
-        found = rule.pattern.match(text, place)
+    best, end = None, place
+    for pattern, make in _RULES:
+        found = pattern.match(text, place)
         if found and found.end() > end:
-            best, end, token = rule, found.end(), found["token"]
+            best, end = (make, found["token"]), found.end()
     if best is None:
         return place + 1
-    line += [part.lower() for part in best.make(token)]
+    make, token = best
+    line += [part.lower() for part in make(token)]
     return place + len(token)
