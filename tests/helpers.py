@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -64,3 +66,11 @@ def scatter(model: VidLLMForConditionalGeneration, std: float = 0.05) -> VidLLMF
 def video(frames: int = 3, height: int = 28, width: int = 42, batch: int = 1, seed: int = 0) -> Tensor:
     """Random images (B,F,3,H,W) in [0,1]."""
     return torch.rand(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def agent_pose(situation: Any) -> np.ndarray:
+    """SQA3D's situation as a 4x4 pose, as the authors' own drawing has it: one who looks along -x, turned and moved."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(situation.rotation).as_matrix()
+    pose[:3, 3] = situation.position
+    return pose

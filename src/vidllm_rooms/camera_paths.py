@@ -226,7 +226,6 @@ def _roll(rng: np.random.Generator) -> float:
 
 
 def _rolled(extrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """All cameras turned about their optical axes by one angle."""
     angle = _roll(rng)
     c, s = math.cos(angle), math.sin(angle)
     turn = np.eye(4)
@@ -266,7 +265,6 @@ def _interest(item: RoomObject) -> float:
 
 
 def _point_on(item: RoomObject, rng: np.random.Generator) -> np.ndarray:
-    """A point of the object's upper half."""
     x, y, z = (np.array(item.size) / 2 * rng.uniform((-0.8, -0.8, 0.0), (0.8, 0.8, 1.0))).tolist()
     c, s = math.cos(item.yaw), math.sin(item.yaw)
     return np.array(item.centre) + np.array([c * x - s * y, s * x + c * y, z])

@@ -42,7 +42,6 @@ def write_vocabulary(folder: str | Path) -> Path:
 
 
 def _texts(data: Any) -> Iterator[str]:
-    """Every text in nested lists and objects."""
     if isinstance(data, str):
         yield data
     else:

@@ -300,7 +300,6 @@ def surface(
 
 
 def _rotate(cos: Float[Tensor, " n"], sin: Float[Tensor, " n"], vector: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Vectors turned about z."""
     x, y, z = vector.unbind(1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1)
 

@@ -77,7 +77,6 @@ def _vignette(sensor: Sensor, height: int, width: int, like: Tensor) -> Float[Te
 
 
 def _blur(image: Float[Tensor, "F H W 3"], sigma_px: float) -> Float[Tensor, "F H W 3"]:
-    """A separable three-tap Gaussian."""
     side = float(np.exp(-0.5 / sigma_px**2))
     middle = 1 / (1 + 2 * side)
     for axis in (1, 2):

@@ -50,7 +50,6 @@ def _noise_table(device: str) -> Tensor:
 
 
 def _noise(u: Tensor, v: Tensor) -> Tensor:
-    """The noise at coordinates in cells (period _TILE / _FINE)."""
     i, j = (u * _FINE).long() & (_TILE - 1), (v * _FINE).long() & (_TILE - 1)
     return _noise_table(str(u.device)).index_select(0, j * _TILE + i)
 
@@ -70,7 +69,6 @@ def _shade(surface: Surface, factor: Tensor) -> Tensor:
 
 
 def _cells(surface: Surface, size_m: float) -> tuple[Tensor, Tensor]:
-    """Coordinates in noise cells of ``size_m``, shifted by the seed."""
     return surface.uv[:, 0] / size_m + surface.seed * 191.0, surface.uv[:, 1] / size_m + surface.seed * 83.0
 
 
@@ -166,7 +164,6 @@ def _painting(s: Surface) -> Tensor:
 
 
 def _screen(s: Surface) -> Tensor:
-    """A display: windows and lines of its colour."""
     u, v = s.unit[:, 0], s.unit[:, 1]
     window = ((u + 0.25).abs() < 0.5) & ((v - 0.05).abs() < 0.6)
     line = ((v * 14).floor() % 2 == 0) & (_hash((v * 14).floor(), (u * 10).floor(), s.seed) > 0.35)

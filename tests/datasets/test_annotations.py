@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import agent_pose
 
+from vidllm.datasets import scannet_mesh
 from vidllm.datasets.annotations import (
     group_by_object,
     read_multi3drefer,
@@ -108,10 +110,9 @@ def test_sqa3d_joins_its_pair(tmp_path: Path) -> None:
     (item,) = read_sqa3d(sqa3d_pair(tmp_path, ("220602000002",)))  # an id as text
     assert item.question_id == 220602000002 and item.answers == ("piano",)
     assert item.situation.alternatives[1] == "I stand at the window."
-    np.testing.assert_allclose(item.situation.forward, [0, -1, 0], atol=1e-12)  # -x, turned to the left by 90 degrees
-    pose = item.situation.world_from_agent(np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(pose[:3, 3], [1.7, 1.9, 3.0])
-    np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-12)
+    pose = agent_pose(item.situation)
+    np.testing.assert_allclose(-pose[:3, 0], [0, -1, 0], atol=1e-12)  # -x, turned to the left by 90 degrees
+    np.testing.assert_allclose(pose[:3, 3], [0.7, -0.1, 0])
 
 
 def test_sqa3d_refuses(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def sparse(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
-def test_proposals(tmp_path: Path, kind: str) -> None:
+def test_proposals(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scene.mask.npz"
     np.savez_compressed(path, **sparse(kind))
     proposals = read_proposals(path)
@@ -247,7 +248,8 @@ def test_proposals(tmp_path: Path, kind: str) -> None:
     boxes = proposals.boxes(vertices)
     np.testing.assert_allclose(boxes[0], [4.5, 5.5, 6.5, 9, 9, 9])
     assert np.isnan(boxes[1]).all()
-    assert len(read_proposals(path, limit=2)) == 2
+    monkeypatch.setattr(scannet_mesh, "MAX_PROPOSALS", 2)
+    assert len(read_proposals(path)) == 2
     with pytest.raises(ValueError, match="expected the 5 vertices that the masks number, got 4"):
         proposals.boxes(vertices[:4])
 

@@ -20,13 +20,12 @@ from scannet_files import (
     write_sens_reader_export,
 )
 
-from vidllm.datasets.scannet import ScanNetScene
-from vidllm.datasets.scannet_frames import depth_on_colour_grid
+from vidllm.datasets.scannet import ScanNetScene, depth_on_colour_grid
 
 
 def test_recording(tmp_path: Path) -> None:
     scene = ScanNetScene(write_scene(tmp_path))
-    assert len(scene) == 6 and scene.lost == 1
+    assert len(scene) == 6 and len(scene) - len(scene.posed) == 1
     assert scene.uniform_frames(3).tolist() == [0, 3, 5]  # of 0 1 3 4 5
     assert scene.uniform_frames(99).tolist() == [0, 1, 3, 4, 5]
     np.testing.assert_allclose(scene.pose(1), pose(1), rtol=1e-6)
@@ -39,7 +38,7 @@ def test_posed_images_without_intrinsics(tmp_path: Path) -> None:
     write_posed_images(tmp_path / "posed_images" / "scene0000_00")
     scene = ScanNetScene(folder)
     assert list(scene.source.names) == ["00000", "00010", "00020", "00030"]
-    assert scene.lost == 1 and scene.uniform_frames(None).tolist() == [0, 2, 3]  # a NaN pose
+    assert len(scene) - len(scene.posed) == 1 and scene.uniform_frames(None).tolist() == [0, 2, 3]  # a NaN pose
     np.testing.assert_allclose(scene.colour_intrinsics, [[30, 0, 16], [0, 30, 12], [0, 0, 1]])  # of SCENE.txt
     np.testing.assert_array_equal(np.rint(scene.depth_m(2) * 1000), depth(2))
     assert np.abs(scene.colour(3).astype(int) - picture(3)).mean() < 3
@@ -86,14 +85,13 @@ def test_boxes_in_the_aligned_frame(tmp_path: Path) -> None:
     scene = ScanNetScene(write_scene(tmp_path))
     np.testing.assert_allclose(scene.axis_alignment, TURN)
     for number, (label, low, size) in OBJECTS.items():
-        item = scene.instance(str(number))
+        item = {item.object_id: item for item in scene.instances}[number]
         centre = TURN[:3, :3] @ (np.array(low) + np.array(size) / 2) + TURN[:3, 3]
         assert item.label == label and item.vertices == 8 and item.nyu40 is None
         assert item.box is not None
         np.testing.assert_allclose(item.box, [*centre, size[1], size[0], size[2]], atol=1e-6)
     np.testing.assert_allclose(scene.aligned_vertices(), vertices() @ TURN[:3, :3].T + TURN[:3, 3], atol=1e-6)
-    with pytest.raises(ValueError, match=r"no object 4; the scene has \[3, 7\]"):
-        scene.instance(4)
+    assert [item.object_id for item in scene.instances] == [3, 7]
 
 
 def test_label_map_and_text_ids(tmp_path: Path) -> None:
@@ -108,9 +106,9 @@ def test_label_map_and_text_ids(tmp_path: Path) -> None:
     groups["segGroups"].append({"objectId": 9, "label": "ghost", "segments": [99]})
     path.write_text(json.dumps(groups))
     scene = ScanNetScene(folder)
-    assert scene.instance(3).nyu40 == 5 and scene.instance(7).nyu40 is None
-    assert scene.instance(3).vertices == 8
-    assert scene.instance(9).box is None and scene.instance(9).vertices == 0
+    chair, other, ghost = scene.instances
+    assert (chair.object_id, chair.nyu40, chair.vertices) == (3, 5, 8) and other.nyu40 is None
+    assert (ghost.object_id, ghost.box, ghost.vertices) == (9, None, 0)
 
 
 def test_test_scenes_have_no_alignment(tmp_path: Path) -> None:

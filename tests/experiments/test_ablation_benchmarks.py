@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_model import save_small_model
 
-from vidllm.experiments.benchmarks import FIGURES, measure_benchmarks
+from vidllm.experiments.measuring import FIGURES, measure_benchmarks
 from vidllm.experiments.rows import MAIN
 from vidllm.experiments.tables import measured, steps_of
 from vidllm_rooms.official.export import export_rooms

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidllm.geometry.picture_overlap import compose, half_sides, overlap, register_pictures, small_pictures
+from vidllm.geometry.picture_motion import compose, half_sides, overlap, register_pictures, small_pictures
 
 SIZE = (48, 64)
 

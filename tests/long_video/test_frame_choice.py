@@ -10,7 +10,7 @@ from small_model import save_small_model
 from torch.nn import functional as F
 
 import vidllm
-from vidllm.geometry.picture_overlap import small_pictures
+from vidllm.geometry.picture_motion import small_pictures
 from vidllm.io.video import load_frames, write_video
 from vidllm.long_video.frame_choice import LEAST_OVERLAP, choose_frames, overlapping
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import agent_pose
 
 from vidllm.cli import main
 from vidllm.datasets.layout import DataRoot
@@ -284,12 +285,12 @@ def test_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.slow
 def test_the_readers_of_the_released_sets_read_them(root: Path) -> None:
     data = DataRoot(root)
-    assert data.scene_ids("val") == [scene_name(seed) for seed in SEEDS]
+    assert data.scene_list("val") == [scene_name(seed) for seed in SEEDS]
     assert len(data.annotations("scanqa", "val")) == len(read(root, "scanqa/ScanQA_v1.0_val.json"))
     corpora = {name: data.annotation_file(name, "val") for name in ("scanrefer", "scan2cap")}
     assert {name: path.parent.name for name, path in corpora.items() if path} == {name: name for name in corpora}
     for entry in data.annotations("scanrefer", "val"):
-        instance = data.scene(entry.scene_id).instance(entry.object_id)
+        instance = next(i for i in data.scene(entry.scene_id).instances if i.object_id == entry.object_id)
         truth = next(
             e["bbox"]
             for e in read(root, "scanrefer/ScanRefer_filtered_val_gt_bbox.json")
@@ -307,7 +308,8 @@ def test_situations_read_back_are_where_the_speaker_stands(root: Path) -> None:
     assert mine
     for question in mine:
         stand = reader.stand(question.situation.text)
-        place = question.situation.world_from_agent(scan.middle())[:3, 3]
+        pose = agent_pose(question.situation)
+        place = pose[:3, 3] + scan.middle()
         np.testing.assert_allclose(place[:2], moved(scan.frames.scan_from_room, np.array([*stand.place, 0.0]))[:2])
         turn = scan.frames.scan_from_room[:2, :2]
-        np.testing.assert_allclose(question.situation.forward, [*(turn @ stand.heading), 0], atol=1e-9)
+        np.testing.assert_allclose(-pose[:3, 0], [*(turn @ stand.heading), 0], atol=1e-9)

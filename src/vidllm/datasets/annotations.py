@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from vidllm.datasets.records import (
     Check,
     Entry,
@@ -27,6 +24,7 @@ from vidllm.datasets.records import (
     entries,
     is_number,
     list_of,
+    made_by,
     name,
     read_table,
     sentence,
@@ -245,10 +243,7 @@ def _flag(entry: Entry, field: str, value: Any) -> bool | None:
     return _FLAGS[word]
 
 
-def _plain(entry: Entry, field: str, value: Any) -> str:
-    return value or ""
-
-
+_plain = made_by(lambda value: value or "")
 _REFERIT3D: Table = {
     "scan_id": name, "target_id": whole, "utterance": sentence, "stimulus_id": name, "instance_type": (_plain, ""),
     "tokens": (_literal(str), None), "distractor_ids": (_literal(int), None), "anchor_ids": (_literal(int), None),
@@ -310,28 +305,6 @@ class Situation:
     position: tuple[float, float, float]
     rotation: tuple[float, float, float, float]
 
-    @property
-    def forward(self) -> Float[np.ndarray, " 3"]:
-        """The direction of sight, a unit vector."""
-        return -self.world_from_agent()[:3, 0]
-
-    def world_from_agent(self, mesh_centre: Float[np.ndarray, " 3"] | None = None) -> Float[np.ndarray, "4 4"]:
-        """The pose as a 4x4 matrix: x of the agent points backwards, z up.
-
-        Args:
-            mesh_centre: centre of the mesh's bounding box before alignment, metres; given, the pose is in the frame of
-                the mesh, else in the file's own.
-        """
-        x, y, z, w = self.rotation
-        matrix = np.eye(4)
-        matrix[:3, :3] = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-        matrix[:3, 3] = np.asarray(self.position) + (0 if mesh_centre is None else np.asarray(mesh_centre))
-        return matrix
-
 
 @dataclass(frozen=True)
 class SQA3DQuestion:
@@ -375,14 +348,7 @@ def _given_answers(entry: Entry, field: str, value: Any) -> tuple[str, ...]:
     return sentences(entry, field, given)
 
 
-def _word(entry: Entry, field: str, value: Any) -> str:
-    return str(value)
-
-
-def _yes(entry: Entry, field: str, value: Any) -> bool:
-    return value is True
-
-
+_word = made_by(str)
 _ASKED: Table = {
     "scene_id": name, "question_id": whole, "question": sentence, "situation": sentence,
     "alternative_situation": (sentences, ()),
@@ -461,7 +427,7 @@ def _options(entry: Entry, field: str, value: Any) -> tuple[str, ...]:
 
 _VSI: Table = {
     "scene_name": name, "dataset": name, "id": whole, "question_type": name, "question": sentence,
-    "options": (_options, ()), "ground_truth": _word, "pruned": (_yes, False),
+    "options": (_options, ()), "ground_truth": _word, "pruned": (made_by(lambda value: value is True), False),
 }  # fmt: skip
 
 

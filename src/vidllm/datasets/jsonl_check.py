@@ -161,5 +161,4 @@ def _check_videos(report: JsonlReport, quick: bool, tell: Callable[[int, int], N
 
 
 def _spread(values: list[int] | list[float]) -> dict[str, int | float]:
-    """Least, median and most; nothing of nothing."""
     return {"least": min(values), "median": median(values), "most": max(values)} if values else {}

@@ -145,18 +145,9 @@ class DataRoot:
                 found.update((path.name, path) for path in inside if path.name.startswith("scene"))
         return dict(sorted(found.items()))
 
-    def scene_ids(self, split: str | None = None) -> list[str]:
-        """The scenes that are there, of all splits or one.
-
-        Raises:
-            ValueError: the list of that split is missing or empty.
-        """
-        if split is None:
-            return list(self._folders)
-        listed = self.scene_list(split)
-        if listed is None:
-            raise ValueError(f"{self.root}: no scannetv2_{split}.txt; fetch it from {LISTS_SOURCE}")
-        return [scene for scene in listed if scene in self._folders]
+    def scene_ids(self) -> list[str]:
+        """The scenes that are there, of all splits."""
+        return list(self._folders)
 
     def scene_list(self, split: str) -> list[str] | None:
         """The official scenes of a split, whether they are there or not; None without the list."""

@@ -1,13 +1,16 @@
 """One ScanNet scene as distributed (Dai et al., CVPR 2017), read only as far as it is asked.
 
-    SCENE/SCENE.sens, or color/ depth/ pose/ intrinsic/, or posed_images/SCENE/   frames (scannet_frames.py)
+    SCENE/SCENE.sens                                frames, recorded  (sens.py)
+    SCENE/color/0.jpg depth/0.png pose/0.txt intrinsic/    or as ScanNet's own SensReader exports them
+    posed_images/SCENE/00000.jpg .png .txt          or one in ten, as mmdetection3d and EmbodiedScan export them
     SCENE/SCENE.txt                                 axisAlignment, sizes and intrinsics
     SCENE/SCENE_vh_clean_2.ply                      the mesh          (scannet_mesh.py)
     SCENE/SCENE_vh_clean_2.0.010000.segs.json       its segments
     SCENE/SCENE.aggregation.json                    its objects
 
 Poses are in the frame of the mesh; ``axis_alignment`` leads to the aligned frame, z up and walls along the axes, in
-which every box is given. Images have pixel centres at +0.5.
+which every box is given. Colour and depth differ in size, each with its own intrinsics: the files hold K with pixel
+centres at whole numbers, what is returned here has them at +0.5.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
     make_instances,
@@ -31,13 +33,110 @@ from vidllm.datasets.scannet_mesh import (
     read_segments,
 )
 from vidllm.datasets.sens import SensFile
-from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.files import check_regular_file, has_file
+from vidllm.export.depth_png import read_depth_png
+from vidllm.io.cameras.matrices import half_centres, read_matrix
+from vidllm.io.files import InputError, check_regular_file, has_file
 from vidllm.io.frames import sampled_indices
+from vidllm.io.pictures import open_image
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals
 LABEL_MAP = "scannetv2-labels.combined.tsv"
+
+
+COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def colour_pictures(folder: Path) -> dict[str, Path]:
+    """The colour pictures of an exported folder by their numbers as written, in order; none of another folder."""
+    split = (folder / "color").is_dir()  # as SensReader exports; else the .png files are depth
+    found = {}
+    for path in (folder / "color" if split else folder).iterdir():
+        suffix = path.suffix.lower()
+        if path.stem.isdecimal() and suffix in COLOUR_SUFFIXES and (split or suffix != ".png"):
+            found[path.stem] = path
+    return dict(sorted(found.items(), key=lambda pair: int(pair[0])))
+
+
+class FolderFrames:
+    """Frames of an exported folder, with the methods of the recording itself (:class:`SensFile`).
+
+    Poses are world-from-camera in metres, infinite where tracking was lost.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.where = folder
+        self._split = (folder / "color").is_dir()
+        self._colour = colour_pictures(folder)
+        self.names = list(self._colour)
+
+    def _path(self, kind: str, frame: int, suffix: str) -> Path:
+        if not 0 <= frame < len(self.names):
+            raise ValueError(f"{self.where}: no frame {frame}; expected 0 to {len(self.names) - 1}")
+        name = self.names[frame] + suffix
+        return self.where / kind / name if self._split else self.where / name
+
+    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture."""
+        self._path("color", frame, "")
+        return np.array(open_image(self._colour[self.names[frame]]))
+
+    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
+        """Depth in metres, 0 = none."""
+        path = self._path("depth", frame, ".png")
+        try:
+            return read_depth_png(path)
+        except OSError as error:
+            raise InputError(f"{path}: not a readable depth picture ({error}); export the scene again") from error
+
+    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
+        """World-from-camera."""
+        return read_matrix(self._path("pose", frame, ".txt"))
+
+    @cached_property
+    def _intrinsics(self) -> dict[str, np.ndarray | None]:
+        names = {
+            "color": ("intrinsic/intrinsic_color.txt", "intrinsic_color.txt", "intrinsic.txt"),
+            "depth": ("intrinsic/intrinsic_depth.txt", "intrinsic_depth.txt", "depth_intrinsic.txt"),
+        }
+        found: dict[str, np.ndarray | None] = {}
+        for kind, places in names.items():
+            path = next((self.where / place for place in places if has_file(self.where / place)), None)
+            found[kind] = None if path is None else half_centres(read_matrix(path), path)
+        return found
+
+    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
+        """K of ``color`` or ``depth``, None where no file holds it."""
+        return self._intrinsics[kind]
+
+
+FrameSource = SensFile | FolderFrames
+"""Frames that are read one at a time; ``where`` is their file or folder, ``names`` their numbers in the recording."""
+
+
+def depth_on_colour_grid(
+    depth_m: Float[np.ndarray, "h w"],
+    depth_intrinsics: Float[np.ndarray, "3 3"],
+    colour_intrinsics: Float[np.ndarray, "3 3"],
+    size: tuple[int, int],
+) -> Float[np.ndarray, "H W"]:
+    """Depth at every colour pixel: the depth pixel that the same ray meets, nearest, 0 outside the depth picture.
+
+    Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
+
+    Args:
+        depth_m: metres, 0 = none; depths are never mixed, so that edges stay edges.
+        depth_intrinsics: K of `depth_m`.
+        colour_intrinsics: K of the colour grid.
+        size: (H, W) of the colour grid.
+    """
+    to_depth = depth_intrinsics @ np.linalg.inv(colour_intrinsics)
+    height, width = size
+    columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)
+    rows = np.floor(to_depth[1, 1] * (np.arange(height) + 0.5) + to_depth[1, 2]).astype(np.int64)
+    inside = ((rows >= 0) & (rows < depth_m.shape[0]))[:, None] & ((columns >= 0) & (columns < depth_m.shape[1]))
+    sampled = depth_m[np.clip(rows, 0, depth_m.shape[0] - 1)[:, None], np.clip(columns, 0, depth_m.shape[1] - 1)]
+    return np.where(inside, sampled, np.float32(0))
 
 
 class ScanNetScene:
@@ -89,7 +188,7 @@ class ScanNetScene:
             return SensFile(sens)
         candidates = {"folder": self.folder, "posed_images": self._posed}
         for form, place in candidates.items():
-            if self._form in (form, "auto") and place is not None and _holds_frames(place):
+            if self._form in (form, "auto") and place is not None and colour_pictures(place):
                 return FolderFrames(place)
         raise ValueError(
             f"{self.folder}: no frames ({sens.name}, color/ or posed_images/{self.scene_id}; form {self._form}); fetch "
@@ -117,11 +216,6 @@ class ScanNetScene:
         """The frames whose pose is finite."""
         finite = [np.isfinite(self.pose(frame)).all() for frame in range(len(self))]
         return np.flatnonzero(np.asarray(finite, bool))
-
-    @property
-    def lost(self) -> int:
-        """How many frames have no finite pose and are left out by :meth:`uniform_frames`."""
-        return len(self) - len(self.posed)
 
     def uniform_frames(self, count: int | None) -> Int[np.ndarray, " F"]:
         """`count` frames spread evenly over those with a finite pose, fewer when there are fewer; None: all.
@@ -265,18 +359,3 @@ class ScanNetScene:
         groups = read_groups(self.file(".aggregation.json" if coarse else "_vh_clean.aggregation.json"))
         labels = None if self._labels is None else read_label_map(self._labels)
         return make_instances(self._align(vertices), segments, groups, labels)
-
-    def instance(self, object_id: int | str) -> Instance:
-        """The object of an id, given as number or text; ValueError when there is none."""
-        wanted = int(object_id)
-        for item in self.instances:
-            if item.object_id == wanted:
-                return item
-        known = sorted(item.object_id for item in self.instances)
-        raise ValueError(f"{self.folder}: no object {wanted}; the scene has {known}")
-
-
-def _holds_frames(folder: Path) -> bool:
-    pictures = folder / "color" if (folder / "color").is_dir() else folder
-    return pictures.is_dir() and any(p.stem.isdecimal() and p.suffix.lower() in (".jpg", ".jpeg", ".png")
-                                     for p in pictures.iterdir())  # fmt: skip

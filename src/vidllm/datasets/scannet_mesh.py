@@ -85,7 +85,6 @@ Element = tuple[str, int, list[tuple[str, str]]]
 
 
 def _header(raw: bytes, path: Path) -> tuple[str, list[Element], int]:
-    """Byte order, elements and where the data begin."""
     head, mark, _ = raw[:_MAX_HEADER].partition(b"end_header\n")
     lines = head.decode("ascii", "replace").split("\n")
     if lines[0].strip() != "ply" or not mark:
@@ -213,8 +212,8 @@ class Proposals:
         return np.stack([box_of(vertices[row]) for row in self.rows]) if self.rows else np.zeros((0, 6))
 
 
-def read_proposals(path: str | Path, limit: int | None = MAX_PROPOSALS) -> Proposals:
-    """The first `limit` proposals of a file (None: all). ValueError naming the file when it is not one."""
+def read_proposals(path: str | Path) -> Proposals:
+    """The first proposals of a file, `MAX_PROPOSALS` at most. ValueError naming the file when it is not one."""
     arrays = read_npz(path)
     try:
         rows, shape = _rows(arrays)
@@ -223,7 +222,7 @@ def read_proposals(path: str | Path, limit: int | None = MAX_PROPOSALS) -> Propo
             f"{path}: not a sparse matrix of masks x vertices ({error}); it holds {sorted(arrays)}, expected scipy's "
             "save_npz form"
         ) from error
-    return Proposals(tuple(rows[:limit]), shape[1])
+    return Proposals(tuple(rows[:MAX_PROPOSALS]), shape[1])
 
 
 def _rows(arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], tuple[int, int]]:

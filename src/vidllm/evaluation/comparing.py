@@ -75,7 +75,6 @@ def compare(first: Any, second: Any, metric: str | None = None, resamples: int =
 
 
 def _named(found: Any) -> dict[str, dict[str, Any]]:
-    """Every item's values by name."""
     if not isinstance(found, Mapping):  # rows that say themselves which item they are
         found = {"|".join(v for v in row.values() if isinstance(v, str)): row for row in found}
     named = {}

@@ -103,7 +103,6 @@ def fit(source: Points, target: Points, with_scale: bool) -> Sim3:
 
 
 def _fitted(source: Points, target: Points, with_scale: bool) -> Points:
-    """The source points after :func:`fit`, float64."""
     return fit(source, target, with_scale).apply(torch.from_numpy(source)).numpy()
 
 

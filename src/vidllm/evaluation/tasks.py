@@ -185,8 +185,6 @@ class Task(ABC):
 
 
 class _ScanQA(Task):
-    """Questions about a room."""
-
     name, kind, prompt, words = "scanqa", "answer", prompts.qa_prompt("{question}"), "question"
 
     def key(self, entry: ScanQAQuestion, number: int) -> str:
@@ -208,8 +206,6 @@ class _ScanQA(Task):
 
 
 class _SQA3D(Task):
-    """Questions asked from a place in the room."""
-
     name, kind, prompt = "sqa3d", "answer", prompts.situated_prompt("{situation}", "{question}")
 
     def key(self, entry: SQA3DQuestion, number: int) -> str:
@@ -261,8 +257,6 @@ class _SQA3D(Task):
 
 
 class _VSI(Task):
-    """A letter or a number about a video."""
-
     name, kind, prompt, words = "vsi", "answer", prompts.qa_prompt("{question}"), "prompt"
 
     def key(self, entry: VSIQuestion, number: int) -> str:
@@ -281,8 +275,6 @@ class _VSI(Task):
 
 
 class _Scan2Cap(Task):
-    """Captions of annotated objects, each asked for at a point."""
-
     name, kind, prompt = "scan2cap", "caption", prompts.caption_prompt()
     _DETECTORS = ("cvpr21", "benchmark", "ll3da")
 
@@ -320,8 +312,6 @@ class _Scan2Cap(Task):
 
 
 class _ScanRefer(Task):
-    """One object from a description."""
-
     name, kind, prompt, words = "scanrefer", "box", prompts.grounding_prompt("{expression}"), "description"
 
     def key(self, entry: ScanReferDescription, number: int) -> str:
@@ -343,8 +333,6 @@ class _ScanRefer(Task):
 
 
 class _Multi3DRefer(Task):
-    """None, one or several objects from a description."""
-
     name, kind, prompt, words = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), "description"
     several = True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vidllm.evaluation.harness import Plan, evaluate
 from vidllm.evaluation.results import json_text, plain
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
@@ -73,8 +74,6 @@ def write_json(path: Path, value: Record) -> Record:
         part.write_text(json_text(value) + "\n", encoding="utf-8")
     told: Record = plain(value)
     return told
-
-
 
 
 @dataclass(frozen=True)
@@ -144,3 +143,45 @@ def _score_ways(model: VidLLM, clip: Any, scales: Sequence[ScaleConfig], metrics
         measured = measured_anew(geometry, geometry.metric_depth_m, scale)
         scene = Scene(model.model, model.processor, frames, measured, prefix)
         score_geometry(scene, clip.depth_m, clip.extrinsics, one)
+
+
+# ---- the real benchmarks' figures of a row: its model on a data root, through the commands' own evaluation ----
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Where a number stands: task, protocol and the way to it in the scores; its heading and the paper's columns."""
+
+    task: str
+    protocol: str
+    way: tuple[str, ...]
+    heading: str
+    columns: tuple[str, ...]
+
+
+_BEST = ("deduplicated_known_only", "scores", "overall", "overall")
+FIGURES: dict[str, Figure] = {
+    "scanqa_cider": Figure("scanqa", "official", ("CIDEr",), "ScanQA CIDEr", ("ScanQA CIDEr",)),
+    "scanqa_em": Figure("scanqa", "official", ("EM@1",), "ScanQA EM", ("ScanQA EM",)),
+    "sqa3d_em": Figure("sqa3d", "leo", ("em_overall",), "SQA3D EM", ()),
+    "scan2cap_cider": Figure("scan2cap", "cvpr21", ("@0.5IoU", "CIDEr"), "Scan2Cap C@0.5", ("Scan2Cap",)),
+    "scanrefer_acc": Figure("scanrefer", "official", (*_BEST, "acc@0.25iou"), "ScanRefer Acc@0.25",
+                            ("ScanRefer Acc@0.25", "ScanRefer")),
+}  # fmt: skip
+
+
+def measure_benchmarks(model: Path, root: Path, split: str, out: Path, frames: int | None = None) -> dict[str, float]:
+    """Every figure of a model on the data under ``root``, from video alone; predictions are kept below ``out``.
+
+    ValueError where the root lacks a benchmark or its scenes.
+    """
+    loaded, found = load(model), {}
+    for name, figure in FIGURES.items():
+        plan = Plan(figure.task, root, out, (figure.protocol,), split, frames=frames, settings=("raw",), baselines=())
+        results = evaluate(plan, loaded, model)
+        assert results is not None  # one process
+        score = results["protocols"][figure.protocol]["scores"]["vidllm.raw"]
+        for part in figure.way:
+            score = score[part]
+        found[name] = float(score)
+    return found

@@ -23,12 +23,12 @@ import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
 from vidllm.evaluation.results import plain
-from vidllm.experiments.benchmarks import measure_benchmarks
 from vidllm.experiments.measuring import (
     RESULT,
     Record,
     Rooms,
     keep_plan,
+    measure_benchmarks,
     measure_scale,
     once,
     read_json,
@@ -134,7 +134,8 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
     keep_plan(job.folder, plan)
     done = once(job.folder, lambda: _train(job, joint, stage1, say))
     blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
-    _clear(job.folder)
+    for name in ("start", "stage1/model", "stage1/checkpoints", "joint/checkpoints"):  # gigabytes over all rows
+        shutil.rmtree(job.folder / name, ignore_errors=True)
     rooms, frames = [job.seeds.start, job.seeds.stop], job.config.eval_frames
     measured: Record = {"rooms": rooms, "frames": frames, "blind": blind.name}
     if job.config.benchmarks:
@@ -143,8 +144,13 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
     if found is not None and found["evaluation"] == measured:
         say(f"{job.label}: done")
         return found
-    figures = job.rooms.evaluate(load(job.folder / done["model"]), job.seeds, load_language_only(blind),
-                       partial(_tell_rooms, job, say), job.config.eval_frames)  # fmt: skip
+
+    def tell(count: int) -> None:
+        if count % 16 == 0 or count == len(job.seeds):
+            say(f"{job.label} | measured in {count} of {len(job.seeds)} rooms")
+
+    model = load(job.folder / done["model"])
+    figures = job.rooms.evaluate(model, job.seeds, load_language_only(blind), tell, frames)
     result = {"row": job.row.name, "seed": job.seed, "training": plan, "evaluation": measured, **summary(figures),
               "parameters": done["parameters"], "seconds": done["seconds"]}  # fmt: skip
     if job.config.benchmarks:
@@ -153,11 +159,6 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
         say(f"{job.label} | {root}, {split}")
         result["values"] |= measure_benchmarks(job.folder / done["model"], root, split, out, job.config.eval_frames)
     return write_json(job.folder / RESULT, result)
-
-
-def _tell_rooms(job: Job, say: Log, done: int) -> None:
-    if done % 16 == 0 or done == len(job.seeds):
-        say(f"{job.label} | measured in {done} of {len(job.seeds)} rooms")
 
 
 def joint_config(job: Job) -> TrainConfig:
@@ -185,7 +186,6 @@ def stage1_config(job: Job) -> Stage1Config | None:
 
 
 def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Log) -> Record:
-    """Both stages, each resumed where it was."""
 
     def tell(stage: str, line: str) -> None:
         say(f"{job.label} | {stage} | {line}")
@@ -199,12 +199,6 @@ def _train(job: Job, joint: TrainConfig, stage1: Stage1Config | None, say: Log) 
     stages = {"stage1": stage1, "joint": joint}
     seconds = {name: _seconds(Path(stage.loop.out)) for name, stage in stages.items() if stage is not None}
     return {"model": str(model.relative_to(job.folder)), "parameters": parameters, "seconds": seconds}
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a trained row needs no more: gigabytes over all rows."""
-    for name in ("start", "stage1/model", "stage1/checkpoints", "joint/checkpoints"):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _seconds(run: Path) -> float:
@@ -289,15 +283,17 @@ def typical_unit(data: str, scenes: int = 48, frames: int = 4) -> float:
 
 def make_teachers(config: AblationConfig, say: Log) -> tuple[str, str]:
     """Both teachers of stage 1: those given, or our own, trained once for all rows."""
-    geometry, language = config.teacher_geometry, config.teacher_language
-    return geometry or _make_teacher("geometry", config, say), language or _make_teacher("language", config, say)
+    geometry = config.teacher_geometry or _make_teacher("geometry", config, say)
+    return geometry, config.teacher_language or _make_teacher("language", config, say)
 
 
 def _make_teacher(kind: str, config: AblationConfig, say: Log) -> str:
     out = Path(config.out) / "teachers" / kind
     settings = _geometry_teacher(config, out) if kind == "geometry" else _language_teacher(config, out)
     keep_plan(out, plain(telling(settings)))
-    tell = partial(_tell_teacher, kind, say)
+
+    def tell(line: str) -> None:
+        say(f"[{kind} teacher] {line}")
 
     def make() -> Record:
         shutil.copytree(tokenizer_of(config), out / "tokenizer", dirs_exist_ok=True)
@@ -306,10 +302,6 @@ def _make_teacher(kind: str, config: AblationConfig, say: Log) -> str:
         return {"model": str(made.relative_to(out))}
 
     return str(out / once(out, make)["model"])
-
-
-def _tell_teacher(kind: str, say: Log, line: str) -> None:
-    say(f"[{kind} teacher] {line}")
 
 
 def _geometry_teacher(config: AblationConfig, out: Path) -> TrainConfig:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.experiments.benchmarks import FIGURES
-from vidllm.experiments.measuring import PLAN, Record, read_json
+from vidllm.experiments.measuring import FIGURES, PLAN, Record, read_json
 from vidllm.experiments.rows import Table
 from vidllm.export.line_chart import can_plot, line_charts
 from vidllm.io.atomic import atomic_path
@@ -88,14 +87,11 @@ def steps_of(table: Table, results: Sequence[Sequence[Record]]) -> list[Step]:
     for number, against in ((n, a) for n, row in enumerate(table.rows) for a in row.against):
         for figure in measured(results):
             pairs = zip(results[number], results[against], strict=True)
-            gain = cell([_gain(figure, a["values"].get(figure), b["values"].get(figure)) for a, b in pairs])
+            both = [(a["values"].get(figure), b["values"].get(figure)) for a, b in pairs]
+            gain = cell([MEASURES[figure][1] * (a - b) for a, b in both if a is not None and b is not None])
             if gain.count:
                 steps.append(_step(table, number, against, figure, gain))
     return steps
-
-
-def _gain(figure: str, value: float | None, before: float | None) -> float | None:
-    return None if value is None or before is None else MEASURES[figure][1] * (value - before)
 
 
 def _step(table: Table, number: int, against: int, figure: str, gain: Cell) -> Step:

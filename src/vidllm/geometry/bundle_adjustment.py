@@ -204,7 +204,6 @@ class _Bundle:
         return State(torch.stack(rotations), torch.stack(translations), self.state.knots, self.state.zoom)
 
     def _steps(self, views: Views, most: int, moving: Tensor) -> None:
-        """At most so many steps of what is ``moving``."""
         found, damping = views.compare(self.state), FIRST_DAMPING
         cost = self._objective(self.state, found)
         for _ in range(most if math.isfinite(cost) else 0):
@@ -233,6 +232,5 @@ class _Bundle:
 
 
 def _turns_to_try() -> Float[Tensor, "t 3 3"]:
-    """Rotations of a camera about its axes, in equal steps."""
     side, roll = (step * torch.arange(-many, many + 1.0) for step, many in (TURN_DEG, ROLL_DEG))
     return torch.linalg.matrix_exp(cross_matrices(torch.cartesian_prod(side, side, roll) * (math.pi / 180)))

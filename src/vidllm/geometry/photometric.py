@@ -82,7 +82,6 @@ def find_units(
 
 
 def _travel(extrinsics: Tensor) -> float:
-    """The largest distance of a camera from the first."""
     centres = camera_centres(extrinsics.double())
     return float((centres - centres[:1]).norm(dim=-1).max())
 

@@ -112,7 +112,6 @@ def fit_similarity(
     weights: Float[Tensor, " n"],
     reach: Float[Tensor, " n"],
     start: Sim3,
-    rounds: int = ROUNDS,
 ) -> Registration:
     """Similarity from source to target by least squares, re-weighted.
 
@@ -120,7 +119,7 @@ def fit_similarity(
     m)^2)``, with r its size and m the median size, both of the round before. ``start`` gives the first residuals.
     """
     found, residual = start, torch.zeros(())
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         error = (found.apply(source) - target).norm(dim=-1) / reach
         residual = weighted_median(error, weights).clamp(min=_FLOOR)
         kept = weights / reach.square() / (1 + (error / residual).square())
@@ -142,7 +141,7 @@ def nudge(
     return Sim3(scale, rotation, about - scale * (rotation @ about)).after(place)
 
 
-def mean_direction(vectors: Float[Tensor, "n 3"], rounds: int = 20) -> Float[Tensor, " 3"]:
+def mean_direction(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
     """The unit vector with the least sum of distances to the given directions (their median on the sphere).
 
     A single direction is returned as it is, to the last bit.
@@ -151,7 +150,7 @@ def mean_direction(vectors: Float[Tensor, "n 3"], rounds: int = 20) -> Float[Ten
         return vectors[0]
     unit = vectors / vectors.norm(dim=-1, keepdim=True)
     found = unit.mean(0)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         found = found / found.norm().clamp(min=1e-12)
         pull = 1 / (unit - found).norm(dim=-1, keepdim=True).clamp(min=1e-4)
         found = (pull * unit).sum(0) / pull.sum()

@@ -2,7 +2,7 @@
 
 Frames spread evenly over a long walk hardly share anything, and nothing can join what shares nothing. Candidates, six a
 second of a film or every picture of a folder, are registered one to the next on small pictures
-(:mod:`vidllm.geometry.picture_overlap`); a candidate is taken when the one after it would share less than
+(:mod:`vidllm.geometry.picture_motion`); a candidate is taken when the one after it would share less than
 ``LEAST_OVERLAP`` with the last one taken, or can no longer be registered to it.
 """
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidllm.geometry.picture_overlap import compose, half_sides, overlap, register_pictures, small_pictures
+from vidllm.geometry.picture_motion import compose, half_sides, overlap, register_pictures, small_pictures
 from vidllm.io.frames import Frames, sampled_indices
 from vidllm.io.video import iter_frames
 

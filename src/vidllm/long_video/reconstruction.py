@@ -225,7 +225,6 @@ class WindowedReconstruction:
 
 
 def _part(geometry: Geometry, frames: slice) -> Geometry:
-    """Some of the frames of a geometry."""
     return replace(
         geometry, extrinsics=geometry.extrinsics[:, frames], intrinsics=geometry.intrinsics[:, frames],
         depth_m=geometry.depth_m[:, frames], confidence=geometry.confidence[:, frames], metric_depth_m=None,

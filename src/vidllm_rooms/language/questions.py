@@ -242,7 +242,6 @@ def _clear_extreme(s: Speaker, kind: str, anchor: int) -> int | None:
 
 
 def _choice(s: Speaker, kind: str) -> Question | None:
-    """Which of two, named in either order."""
     for _ in range(2 * TRIES if len(s.handled) > 2 else 0):
         anchor, a, b = s.shuffled(s.handled)[:3]
         if not _told_apart(s, a, b):
@@ -303,13 +302,11 @@ def _support(s: Speaker) -> Question | None:
 
 
 def _distance_camera(s: Speaker) -> Question | None:
-    """Distance from the first camera to a thing's centre."""
     values = ((half_metres(s.scene.camera_m[row]), row) for row in s.handled)
     return s.choose("distance_camera", [(value, 1.0, {"x": row}) for value, row in values if value is not None])
 
 
 def _distance(s: Speaker) -> Question | None:
-    """Distance between two things' centres."""
     pairs = ((a, b) for a in s.handled for b in s.handled if a != b)
     values = ((half_metres(s.scene.distance_m[a][b]), a, b) for a, b in pairs)
     return s.choose("distance", [(value, 1.0, {"x": a, "y": b}) for value, a, b in values if value is not None])
@@ -356,14 +353,12 @@ def _which(s: Speaker, kind: str, pair: Pair, more: str = "") -> Question:
 
 
 def _closer_camera(s: Speaker) -> Question | None:
-    """Which of two is closer to the first camera."""
     exceeds = partial(outdoes, s.scene, "nearest_camera")
     pair = _pair(s, s.handled, exceeds, lambda near, far: greater_share(REMOTENESS, far, near))
     return pair and _which(s, "closer_camera", pair)
 
 
 def _compare_size(s: Speaker) -> Question | None:
-    """Which of two is taller, shorter or longer."""
     more = s.pick(list(COMPARATIVES))
     rows, usual, measure = (_lengthy(s), LENGTHS, "length") if more == "longer" else (s.handled, HEIGHTS, "height")
 

@@ -37,7 +37,6 @@ def _reference(s: Speaker, kind: str, description: Description | None, many: boo
 
 
 def _by_category(s: Speaker) -> Reference | None:
-    """The only one of its category."""
     rows = [row for row, options in s.simple.items() if options[0].colour is None and options[0].material is None]
     return _reference(s, "unique_category", s.simple[s.pick(rows)][0]) if rows else None
 
@@ -70,7 +69,6 @@ def _related(s: Speaker, kind: str) -> Reference | None:
 
 
 def _none(s: Speaker) -> Reference | None:
-    """Something plausible that is not there."""
     find = s.pick((_absent_colour, _absent_colour, _absent_relation, _absent_relation, _absent_category))
     return _reference(s, "none", find(s), many=s.coin(0.3))
 

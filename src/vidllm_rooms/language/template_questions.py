@@ -82,7 +82,6 @@ def _kind(rng: Rng, name: str, number: int) -> list[Question]:
 
 
 def _plain(category: str) -> str:
-    """A category as it is spoken of."""
     return category.replace("_", " ")
 
 
@@ -116,13 +115,11 @@ def _ask_side(rng: Rng, a: Thing, b: Thing, _: Thing) -> Question | None:
 
 
 def _ask_nearer(rng: Rng, a: Thing, b: Thing, _: Thing) -> Question | None:
-    """Which is closer to the first camera."""
     winner = _nearer(math.hypot(*a[1][:3]), math.hypot(*b[1][:3]))
     return None if winner is None else _ask(rng, "closer_camera", (a, b)[winner][0], x=_the(a), y=_the(b))
 
 
 def _ask_nearer_to(rng: Rng, a: Thing, b: Thing, c: Thing) -> Question | None:
-    """Which is nearer to, or farther from, a third."""
     winner = _nearer(*(math.dist(x[1][:3], c[1][:3]) for x in (a, b)))
     if winner is None:
         return None
@@ -132,7 +129,6 @@ def _ask_nearer_to(rng: Rng, a: Thing, b: Thing, c: Thing) -> Question | None:
 
 
 def _ask_distance(rng: Rng, a: Thing, b: Thing, _: Thing) -> Question | None:
-    """How far from each other, or from the first camera."""
     between = rng.random() < 0.5
     value = half_metres(math.dist(a[1][:3], b[1][:3]) if between else math.hypot(*a[1][:3]))
     if value is None:

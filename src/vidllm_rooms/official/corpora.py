@@ -137,7 +137,6 @@ def _multi(scan: Scan, item: Reference, number: int) -> Entry:
 
 
 def _nr3d(scan: Scan, single: list[tuple[int, str]]) -> Iterator[Entry]:
-    """The rows of Nr3D: what is said about one of several of a category."""
     for object_id, words in single:
         label = scan.instances[object_id].label
         if len(_alike(scan, object_id)) > 1:
@@ -148,7 +147,6 @@ def _nr3d(scan: Scan, single: list[tuple[int, str]]) -> Iterator[Entry]:
 
 
 def _sr3d(scan: Scan, asker: Asker) -> Iterator[Entry]:
-    """The rows of Sr3D, of its kinds "closest" and "farthest"."""
     ids = scan.object_id_of()
     for name, meant, anchor, nearest in asker.nearest_of():
         words = f"the {name} that is {'closest to' if nearest else 'farthest from'} the {anchor}"
@@ -161,7 +159,6 @@ def _sr3d(scan: Scan, asker: Asker) -> Iterator[Entry]:
 
 
 def _alike(scan: Scan, object_id: int) -> list[int]:
-    """The object and the others of its category."""
     label = scan.instances[object_id].label
     return [object_id, *(i.object_id for i in scan.instances if i.label == label and i.object_id != object_id)]
 

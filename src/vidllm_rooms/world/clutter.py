@@ -95,7 +95,6 @@ def _put(
 
 
 def _colour(rng: np.random.Generator) -> RGB:
-    """Pale, dark or vivid, about as often."""
     draw = rng.random()
     if draw < 0.35:
         base = np.full(3, rng.uniform(0.65, 0.97))
@@ -112,7 +111,6 @@ def _texture(rng: np.random.Generator) -> str:
 
 
 def _standing(kind: str, size: tuple[float, float, float], texture: str, z: float = 0.0) -> Part:
-    """A part that stands on height ``z``."""
     return kind, (0.0, 0.0, z + size[2] / 2), size, texture
 
 

@@ -137,7 +137,6 @@ def _desk(k: Kit) -> None:
 
 @builds("bed")
 def _bed(k: Kit) -> None:
-    """A single or double bed: frame, mattress, blanket in the named colour and head board."""
     w, length, h = (k.draw(0.9, 1.1) if k.chance(0.4) else k.draw(1.4, 1.8)), k.draw(1.95, 2.15), k.draw(0.42, 0.56)
     head = k.draw(0.85, 1.15)
     front, rear = -length / 2, length / 2

@@ -92,7 +92,6 @@ def _curtain(placer: Placer, window: Placed) -> None:
 
 
 def _living_room(placer: Placer) -> None:
-    """Sofa, rug and coffee table in a line; television opposite or anywhere."""
     rng = placer.rng
     sofa = placer.at_wall(build_model("sofa", rng))
     if sofa:
@@ -108,7 +107,6 @@ def _living_room(placer: Placer) -> None:
 
 
 def _bedroom(placer: Placer) -> None:
-    """A bed with pillows and one or two nightstands."""
     rng = placer.rng
     bed = placer.at_wall(build_model("bed", rng), tries=48)
     if bed:
@@ -127,7 +125,6 @@ def _bedroom(placer: Placer) -> None:
 
 
 def _office(placer: Placer) -> None:
-    """One or two desks, each with a screen and a chair."""
     rng = placer.rng
     for _ in range(int(rng.integers(1, 3))):
         desk = _carrier(placer, "desk", "monitor" if rng.random() < 0.65 else "laptop")
@@ -139,7 +136,6 @@ def _office(placer: Placer) -> None:
 
 
 def _dining_room(placer: Placer) -> None:
-    """A table in the open with two to six chairs around it."""
     rng = placer.rng
     table = placer.in_open(build_model("table", rng), tries=60, margin=0.5)
     if table is None:
@@ -161,7 +157,6 @@ def _dining_room(placer: Placer) -> None:
 
 
 def _kitchen(placer: Placer) -> None:
-    """Fridge, stove and cabinets at the walls, perhaps a small table."""
     rng = placer.rng
     for name in ("refrigerator", "stove", "dresser"):
         placer.at_wall(build_model(name, rng))
@@ -170,7 +165,6 @@ def _kitchen(placer: Placer) -> None:
 
 
 def _hallway(placer: Placer) -> None:
-    """A place to sit, a mirror and something to store coats."""
     rng = placer.rng
     for name in ("bench", "wardrobe", "dresser"):
         if rng.random() < 0.75:
@@ -214,7 +208,6 @@ def _load(placer: Placer, base: Placed, name: str | None) -> Placed | None:
 
 
 def _hang(placer: Placer, name: str) -> Placed | None:
-    """A picture, mirror or clock on a wall, its middle near eye height."""
     piece = build_model(name, placer.rng)
     z = float(placer.rng.uniform(1.45, 1.75)) - piece.model.size[2] / 2
     return placer.at_wall(piece, z=z, off=0.001)

@@ -40,7 +40,6 @@ def _ceiling_lamp(k: Kit) -> None:
 
 @builds("plant")
 def _plant(k: Kit) -> None:
-    """A pot with a bush whose foliage or blossom has the named colour."""
     h, r = k.draw(0.6, 1.3), k.draw(0.2, 0.32)
     pot = k.draw(0.22, 0.32)
     k.solid("cylinder", (0.0, 0.0, pot / 2), (1.1 * pot, 1.1 * pot, pot), k.other, "plain")
@@ -67,7 +66,6 @@ def _potted_flower(k: Kit) -> None:
 
 @builds("tv")
 def _tv(k: Kit) -> None:
-    """A flat television on a foot; its picture and its wide frame have the named colour."""
     w = k.draw(0.8, 1.3)
     h = w * 0.57
     k.block((-w * 0.22, w * 0.22), (-0.10, 0.10), (0.0, 0.02), DARK, "plain")
@@ -98,7 +96,6 @@ def _laptop(k: Kit) -> None:
 
 @builds("book")
 def _book(k: Kit) -> None:
-    """A book lying flat: cover, pages and spine."""
     w, d, h = k.draw(0.15, 0.22), k.draw(0.21, 0.30), k.draw(0.025, 0.06)
     k.block((-w / 2, w / 2), (-d / 2, d / 2), (0.0, 0.005))
     k.block((-w / 2 + 0.003, w / 2 - 0.006), (-d / 2 + 0.006, d / 2 - 0.006), (0.005, h - 0.005), PAPER, "books")
@@ -108,7 +105,6 @@ def _book(k: Kit) -> None:
 
 @builds("book")
 def _books(k: Kit) -> None:
-    """A standing book, spine to the front."""
     w, d, h = k.draw(0.03, 0.07), k.draw(0.15, 0.20), k.draw(0.21, 0.29)
     k.block((-w / 2, -w / 2 + 0.005), (-d / 2 + 0.004, d / 2), (0.0, h))
     k.block((w / 2 - 0.005, w / 2), (-d / 2 + 0.004, d / 2), (0.0, h))
@@ -168,7 +164,6 @@ def _ball(k: Kit) -> None:
 
 @builds("pillow")
 def _pillow(k: Kit) -> None:
-    """A cushion lying flat: a slab between two domes."""
     w, d, h = k.draw(0.38, 0.56), k.draw(0.30, 0.38), k.draw(0.10, 0.15)
     k.block((-w * 0.46, w * 0.46), (-d * 0.46, d * 0.46), (h * 0.3, h * 0.68))
     k.solid("ellipsoid", (0.0, 0.0, h / 2), (w, d, h))
@@ -187,7 +182,6 @@ def _rug(k: Kit) -> None:
 
 @builds("picture")
 def _picture(k: Kit) -> None:
-    """A framed picture; canvas in shades of the named colour."""
     w, h = k.draw(0.35, 1.0), k.draw(0.35, 0.75)
     k.block((-w / 2, w / 2), (-0.012, 0.018), (0.0, h), k.other, "wood")
     k.block((-w / 2 + 0.035, w / 2 - 0.035), (-0.016, -0.012), (0.035, h - 0.035), None, "painting")
@@ -195,7 +189,6 @@ def _picture(k: Kit) -> None:
 
 @builds("mirror")
 def _mirror(k: Kit) -> None:
-    """A plain light-grey plate in a broad frame of the named colour."""
     w, h = k.draw(0.5, 0.8), k.draw(0.7, 1.2)
     rim = 0.17 * w
     k.block((-w / 2, w / 2), (-0.012, 0.018), (0.0, h))
@@ -252,7 +245,6 @@ def _door(k: Kit) -> None:
 
 @builds("window")
 def _window(k: Kit) -> None:
-    """A window: bright pane, cross bars, sill and a blind in the named colour."""
     w, h = k.draw(0.8, 1.7), k.draw(0.9, 1.4)
     blind = h * k.draw(0.30, 0.45)
     k.block((-w / 2, w / 2), (-0.01, 0.02), (0.0, h))

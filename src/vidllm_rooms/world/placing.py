@@ -134,5 +134,4 @@ def box_of(piece: Piece, x: float, y: float, yaw: float, z: float) -> Footprint:
 
 
 def _wrapped(angle: float) -> float:
-    """The angle in -pi..pi."""
     return math.atan2(math.sin(angle), math.cos(angle))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.datasets.records import IDS, Entry, entries, list_of, whole
+from vidllm.datasets.records import IDS, Entry, entries, list_of, made_by, whole
 
 _SHOWN = 3
 
@@ -38,14 +38,8 @@ def by_scene(data: Any, what: str) -> Iterator[tuple[str, Entry]]:
 # -- checks of fields
 
 
-def as_is(entry: Entry, field: str, value: Any) -> Any:
-    """Anything."""
-    return value
-
-
-def as_text(entry: Entry, field: str, value: Any) -> str:
-    """Anything, written as text."""
-    return str(value)
+as_is = made_by(lambda value: value)
+as_text = made_by(str)
 
 
 def identifier(entry: Entry, field: str, value: Any) -> str:

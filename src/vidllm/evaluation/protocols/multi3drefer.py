@@ -123,7 +123,6 @@ def _official(files: _Files) -> dict[str, Any]:
 
 
 def _official_items(files: _Files) -> dict[str, Any]:
-    """[F1@0.25, F1@0.5] of every predicted query."""
     return {f"{scene}|{number}": list(pair) for (scene, number), pair in _official_values(files.answers).items()}
 
 

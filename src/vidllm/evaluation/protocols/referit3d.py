@@ -105,7 +105,6 @@ def _read(references: Any, predictions: Any) -> _Files:
 
 
 def _groups(chosen: list[_Description]) -> dict[str, np.ndarray]:
-    """Masks of the published groups."""
     easy = np.array([description.easy for description in chosen])
     dependent = np.array([description.view_dependent for description in chosen])
     everyone = np.ones(len(chosen), dtype=bool)
@@ -140,7 +139,6 @@ def _official(files: _Files) -> dict[str, Any]:
 
 
 def _official_items(files: _Files) -> dict[str, Any]:
-    """1 for a right choice, else 0, of every scored description."""
     return {key: int(hit) for key, hit in _hits(files).items()}
 
 

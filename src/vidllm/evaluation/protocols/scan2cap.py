@@ -191,8 +191,6 @@ def _ll3da(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Match:
-    """The caption of an object and the IoU of its box."""
-
     caption: str
     iou: float
 
@@ -248,7 +246,6 @@ def _ratios(total: float | None, predicted: int, true: int) -> tuple[Any, Any, A
 
 
 def _benchmark_items(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
-    """IoU and caption of the proposal matched to every object."""
     found = _matches(*files)[0].items()
     return {f"{scene}|{thing}": {"iou": match.iou, "caption": match.caption} for (scene, thing), match in found}
 
@@ -310,7 +307,6 @@ def _video3dllm(files: _Answers) -> dict[str, Any]:
 
 
 def _vgllm(files: _Answers) -> dict[str, Any]:
-    """CIDEr at IoU 0.5 alone."""
     return {"@0.5IoU": {"CIDEr": cider(*_without_tokeniser(files, 0.5)).total[0] * 100}}
 
 

@@ -63,8 +63,6 @@ class _Prediction:
 
 @dataclass(frozen=True)
 class _Files:
-    """Both files: every annotation and every prediction."""
-
     annotations: list[Annotation]
     predictions: list[_Prediction]
 

@@ -160,7 +160,6 @@ _BETA_SQUARED = 1.2**2
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
     row = [0] * (len(second) + 1)
     for word in first:
         diagonal = 0

@@ -259,7 +259,6 @@ def _is_plain(word: str, text: str, end: int) -> bool:
 
 
 def _step(text: str, place: int, line: list[str]) -> int:
-    """Read one token into ``line``; returns the place behind it."""
     best, end = None, place
     for pattern, make in _RULES:
         found = pattern.match(text, place)
