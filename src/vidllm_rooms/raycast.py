@@ -20,6 +20,8 @@ from vidllm.geometry.cameras import camera_centres
 from vidllm_rooms.textures import TEXTURES
 from vidllm_rooms.world import Primitive
 
+Poses = Float[Tensor, "F 4 4"]
+Cameras = Float[Tensor, "F 3 3"]
 KINDS = ("box", "cylinder", "ellipsoid")
 NEAR_M = 1e-2
 _EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))
@@ -98,11 +100,7 @@ class Hits:
 
 
 def nearest(
-    primitives: PrimitiveTable,
-    extrinsics: Float[Tensor, "F 4 4"],
-    intrinsics: Float[Tensor, "F 3 3"],
-    height: int,
-    width: int,
+    primitives: PrimitiveTable, extrinsics: Poses, intrinsics: Cameras, height: int, width: int
 ) -> tuple[Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
     """(depth in metres, index of the primitive) of the ray through each pixel centre; (0, -1) where it meets nothing.
 
@@ -127,7 +125,7 @@ def nearest(
 
 
 def _unit_rays(
-    table: PrimitiveTable, extrinsics: Float[Tensor, "F 4 4"], intrinsics: Float[Tensor, "F 3 3"]
+    table: PrimitiveTable, extrinsics: Poses, intrinsics: Cameras
 ) -> tuple[Float[Tensor, "R 3 3"], Float[Tensor, "R 3"]]:
     """Maps (u, v, 1) -> ray direction, and the ray origins, in each primitive's unit space; R = N x F."""
     directions = extrinsics[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(intrinsics)
@@ -139,11 +137,7 @@ def _unit_rays(
 
 
 def _screen_rectangles(
-    table: PrimitiveTable,
-    extrinsics: Float[Tensor, "F 4 4"],
-    intrinsics: Float[Tensor, "F 3 3"],
-    height: int,
-    width: int,
+    table: PrimitiveTable, extrinsics: Poses, intrinsics: Cameras, height: int, width: int
 ) -> Int[Tensor, "R 4"]:
     """(first column, first row, columns, rows) that can see each primitive; its box is clipped at the near plane."""
     device = table.half.device
@@ -263,8 +257,8 @@ _INTERSECT = (_box, _cylinder, _ellipsoid)
 
 def surface(
     table: PrimitiveTable,
-    extrinsics: Float[Tensor, "F 4 4"],
-    intrinsics: Float[Tensor, "F 3 3"],
+    extrinsics: Poses,
+    intrinsics: Cameras,
     depth: Float[Tensor, "F H W"],
     winner: Int[Tensor, "F H W"],
 ) -> Hits:

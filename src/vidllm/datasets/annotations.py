@@ -186,35 +186,22 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": None}
 
 @dataclass(frozen=True)
 class ReferIt3DUtterance:
-    """One utterance about one of several objects of a class.
-
-    Attributes:
-        scene_id, target_id: ScanNet's.
-        instance_type: the target's class, with blanks.
-        utterance: as written; `tokens`: as the authors split it.
-        distractor_ids: the other objects of the class that the context names.
-        n_objects: objects of the class in the context, the target included.
-        mentions_target_class: whether the class is said.
-        correct_guess: whether a listener found the target (Sr3D: None).
-        reference_type: of Sr3D, such as ``between`` (Nr3D: None); `anchor_ids`: what it relates the target to.
-        dataset: ``nr3d`` or ``sr3d``, as the file says.
-        stimulus_id: the context, ``scene-label-n-target-distractor-...``; `assignment_id`: the file's own id.
-    """
+    """One utterance about one of several objects of a class."""
 
     scene_id: str
-    target_id: int
-    instance_type: str
+    target_id: int  # ScanNet's, as all ids of objects
+    instance_type: str  # the target's class, with blanks
     utterance: str
-    tokens: tuple[str, ...]
-    distractor_ids: tuple[int, ...]
-    n_objects: int
+    tokens: tuple[str, ...]  # as the authors split it
+    distractor_ids: tuple[int, ...]  # the other objects of the class that the context names
+    n_objects: int  # of the class in the context, the target included
     mentions_target_class: bool | None
-    correct_guess: bool | None
-    reference_type: str | None
-    anchor_ids: tuple[int, ...]
-    dataset: str
-    stimulus_id: str
-    assignment_id: str
+    correct_guess: bool | None  # whether a listener found the target (Sr3D: None)
+    reference_type: str | None  # of Sr3D, such as ``between`` (Nr3D: None)
+    anchor_ids: tuple[int, ...]  # what it relates the target to
+    dataset: str  # ``nr3d`` or ``sr3d``, as the file says
+    stimulus_id: str  # the context, ``scene-label-n-target-distractor-...``
+    assignment_id: str  # the file's own id
 
 
 def _literal(kind: type) -> Check:
@@ -362,8 +349,7 @@ _ANSWERED: Table = {
 def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> list[SQA3DQuestion]:
     """``v1_balanced_questions_*`` joined by id with ``v1_balanced_sqa_annotations_*``, the file beside it by default.
 
-    Raises:
-        ValueError: also for an id that comes twice, or one without partner.
+    ValueError also for an id that comes twice, or one without partner.
     """
     other = annotations_path(questions) if annotations is None else Path(annotations)
     asked = _by_id(questions, "questions")
@@ -391,25 +377,16 @@ def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> 
 
 @dataclass(frozen=True)
 class VSIQuestion:
-    """One question of VSI-Bench about a video.
+    """One question of VSI-Bench about a video."""
 
-    Attributes:
-        scene_id: the video's name (``scene_name``), a scene of `dataset`: scannet, arkitscenes, scannetpp or rooms.
-        question_id: its ``id``.
-        question_type: its task.
-        options: lettered ("A. left"), none where a number is asked for.
-        answers: the right one (``ground_truth``): a letter, or a number as text.
-        pruned: whether the debiased set leaves it out.
-    """
-
-    scene_id: str
-    dataset: str
+    scene_id: str  # the video's name (``scene_name``)
+    dataset: str  # scannet, arkitscenes, scannetpp or rooms
     question_id: str
-    question_type: str
+    question_type: str  # its task
     question: str
-    options: tuple[str, ...]
-    answers: tuple[str, ...]
-    pruned: bool
+    options: tuple[str, ...]  # lettered ("A. left"), none where a number is asked for
+    answers: tuple[str, ...]  # the right one (``ground_truth``): a letter, or a number as text
+    pruned: bool  # the debiased set leaves it out
 
     @property
     def prompt(self) -> str:

@@ -108,14 +108,9 @@ def check_root(
 ) -> Report:
     """Look at everything under a root, and pack every scene with small pictures that nobody keeps.
 
-    Args:
-        root: the folder.
-        quick: only see whether the files of the scenes are there, and do not read them.
-        tell: hears (scenes done, scenes in all).
-        further: more faults of (root, set, split, entries, whether scenes are read); evaluation has its own.
-
-    Raises:
-        ValueError: there is no such folder.
+    ``quick``: only see whether the files of the scenes are there, and do not read them; ``tell`` hears (scenes done,
+    scenes in all); ``further`` has more faults of (root, set, split, entries, whether scenes are read): evaluation's.
+    ValueError where there is no such folder.
     """
     data = DataRoot(root)
     report = Report(str(root))

@@ -38,30 +38,20 @@ BoxRow = tuple[float, float, float, float, float, float, float]
 class Example:
     """One line.
 
-    Attributes:
-        line: its number in the file, from 1.
-        video: a video file, or a folder of pictures.
-        task: ``question``, ``expression`` or ``caption``.
-        text: the question or the expression; empty for a caption.
-        answers: what may be answered, or the captions; empty for an expression.
-        situation: where one stands and looks, for a question.
-        boxes: (centre, size, yaw) of what the question or expression means; None where nothing was said of boxes, empty
-            for an expression that means nothing in the video.
-        point: what a caption is about; None: the whole room.
-        frame: of boxes and point: ``scene`` or ``world``.
-        kind: a label for the scores; the task's name where none was given.
+    ``boxes`` (centre, size, yaw) are what the question or expression means: None where nothing was said of boxes,
+    empty for an expression that means nothing in the video.
     """
 
-    line: int
-    video: Path
-    task: str
-    text: str
-    answers: tuple[str, ...] = ()
-    situation: str | None = None
+    line: int  # its number in the file, from 1
+    video: Path  # a video file, or a folder of pictures
+    task: str  # ``question``, ``expression`` or ``caption``
+    text: str  # the question or the expression; empty for a caption
+    answers: tuple[str, ...] = ()  # what may be answered, or the captions; empty for an expression
+    situation: str | None = None  # where one stands and looks, for a question
     boxes: tuple[BoxRow, ...] | None = None
-    point: Point | None = None
-    frame: str = "scene"
-    kind: str = ""
+    point: Point | None = None  # what a caption is about; None: the whole room
+    frame: str = "scene"  # of boxes and point, or ``world``
+    kind: str = ""  # a label for the scores; the task's name where none was given
 
 
 def read_jsonl(path: str | Path) -> list[Example]:

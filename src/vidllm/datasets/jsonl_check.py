@@ -84,15 +84,9 @@ class JsonlReport:
 def check_jsonl(
     path: str | Path, *, quick: bool = False, tell: Callable[[int, int], None] | None = None
 ) -> JsonlReport:
-    """Look at every line, and open every video.
+    """Look at every line, and open every video (``quick``: only see whether it is there).
 
-    Args:
-        path: the file.
-        quick: only see whether the videos are there, and do not open them.
-        tell: hears (videos done, videos in all).
-
-    Raises:
-        ValueError: the file cannot be read.
+    ``tell`` hears (videos done, videos in all). ValueError where the file cannot be read.
     """
     path = Path(path)
     report = JsonlReport(str(path))

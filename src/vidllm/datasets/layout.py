@@ -41,21 +41,12 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class AnnotationSet:
-    """One annotation set as released.
+    """One annotation set as released."""
 
-    Attributes:
-        name: the name of the task.
-        title: for people.
-        pattern: the file of a split, with a folder where the name alone would be any file's.
-        splits: number of entries the release holds by split, None where we know of none.
-        read: the reader of a file.
-        source: where to get it; `terms`: under which terms.
-    """
-
-    name: str
-    title: str
-    pattern: str
-    splits: Mapping[str, int | None]
+    name: str  # of the task
+    title: str  # for people
+    pattern: str  # the file of a split, with a folder where the name alone would be any file's
+    splits: Mapping[str, int | None]  # how many entries the release holds, None where we know of none
     read: Callable[[Path], list[Any]]
     source: str
     terms: str

@@ -39,19 +39,12 @@ Packed = tuple[dict[str, Tensor], dict[str, Any]]  # a scene's tensors and recor
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How scenes are packed.
+    """How scenes are packed."""
 
-    Attributes:
-        frames: frames of a scene, spread evenly over those with a pose; fewer where there are fewer [P: 32].
-        shorter_side: pixels [P: 518]; the centre is cropped to whole patches.
-        patch_size: both sides are multiples of it.
-        split: of the sentences; scenes without any are left out.
-    """
-
-    frames: int = 32
-    shorter_side: int = 518
-    patch_size: int = 14
-    split: str = "train"
+    frames: int = 32  # of a scene, spread evenly over those with a pose; fewer where there are fewer [P: 32]
+    shorter_side: int = 518  # pixels [P: 518]; the centre is cropped to whole patches
+    patch_size: int = 14  # both sides are multiples of it
+    split: str = "train"  # of the sentences; scenes without any are left out
 
 
 def pack(
@@ -65,19 +58,11 @@ def pack(
 ) -> int:
     """Write scenes as training shards into `output`; returns how many it holds. Rooms' shards may lie there too.
 
-    Args:
-        root: the data (see :mod:`vidllm.datasets.layout`).
-        output: the folder to write.
-        settings: see :class:`PackSettings`.
-        scenes: names (default: every scene of the root that has sentences).
-        per_shard: scenes of one frame size and number of frames a shard.
-        tell: hears (scenes done, scenes in all), those that were there already left out.
-
-    Raises:
-        ValueError: `output` was packed with other settings, or another process packs into it; no scene has a sentence
-            of the split; or, after all others were packed, the scenes that could not be read, by name and reason. A
-            rerun tries those again.
-        OutputError: the disk is full or not writable.
+    ``scenes`` are names (default: every scene of ``root`` that has sentences); a shard holds ``per_shard`` of one frame
+    size and number of frames; ``tell`` hears (scenes done, scenes in all), those that were there already left out.
+    ValueError where `output` was packed with other settings or another process packs into it, where no scene has a
+    sentence of the split, and, after all others were packed, naming the scenes that could not be read, which a rerun
+    tries again; OutputError where the disk is full or not writable.
     """
     data, folder, settings = DataRoot(root), Path(output), settings or PackSettings()
     wanted = list(dict.fromkeys(data.scene_ids() if scenes is None else scenes))

@@ -123,12 +123,7 @@ def depth_on_colour_grid(
     """Depth at every colour pixel: the depth pixel that the same ray meets, nearest, 0 outside the depth picture.
 
     Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
-
-    Args:
-        depth_m: metres, 0 = none; depths are never mixed, so that edges stay edges.
-        depth_intrinsics: K of `depth_m`.
-        colour_intrinsics: K of the colour grid.
-        size: (H, W) of the colour grid.
+    Depth is in metres, 0 = none, and never mixed, so that edges stay edges; ``size`` is (H, W) of the colour grid.
     """
     to_depth = depth_intrinsics @ np.linalg.inv(colour_intrinsics)
     height, width = size
@@ -140,16 +135,10 @@ def depth_on_colour_grid(
 
 
 class ScanNetScene:
-    """A scene's folder.
+    """A scene's folder, ``scans/SCENE``, or ``posed_images/SCENE`` alone; ValueError for no such folder or form.
 
-    Args:
-        folder: ``scans/SCENE``, or ``posed_images/SCENE`` alone.
-        posed_images: ``posed_images/SCENE`` (default: looked for beside ``scans``).
-        labels: the label map ``scannetv2-labels.combined.tsv`` (default: looked for up to three folders above).
-        frames: which form of the frames to read; ``auto`` takes the recording, then an export.
-
-    Raises:
-        ValueError: no such folder or form.
+    ``posed_images/SCENE`` is by default looked for beside ``scans``, the label map up to three folders above. Of the
+    frames' forms ``auto`` takes the recording, then an export.
     """
 
     def __init__(
@@ -220,8 +209,7 @@ class ScanNetScene:
     def uniform_frames(self, count: int | None) -> Int[np.ndarray, " F"]:
         """`count` frames spread evenly over those with a finite pose, fewer when there are fewer; None: all.
 
-        Raises:
-            ValueError: no frame has a finite pose.
+        ValueError where no frame has a finite pose.
         """
         if not len(self.posed):
             raise ValueError(f"{self.source.where}: none of its {len(self)} frames has a finite pose; leave it out")
@@ -274,9 +262,7 @@ class ScanNetScene:
     def depth_on_colour(self, frame: int, size: tuple[int, int] | None = None) -> Float[np.ndarray, "H W"]:
         """Depth at every colour pixel, nearest, 0 where the depth picture does not reach.
 
-        Args:
-            frame: the frame.
-            size: (H, W) of the colour pictures (default: read from the frame).
+        ``size``: (H, W) of the colour pictures (default: read from the frame).
         """
         shape = self.colour(frame).shape[:2] if size is None else size
         height, width = shape
@@ -313,8 +299,7 @@ class ScanNetScene:
     def axis_alignment(self) -> Float[np.ndarray, "4 4"]:
         """Aligned-from-mesh 4x4; the identity where SCENE.txt names none, as in the test scenes.
 
-        Raises:
-            ValueError: SCENE.txt is missing or its matrix is broken.
+        ValueError where SCENE.txt is missing or its matrix is broken.
         """
         if "axisAlignment" not in self.properties:
             return np.eye(4)
@@ -346,8 +331,7 @@ class ScanNetScene:
     def instances(self) -> list[Instance]:
         """The annotated objects with their boxes in the aligned frame.
 
-        Raises:
-            ValueError: mesh, segments or aggregation are missing, broken, or do not belong together.
+        ValueError where mesh, segments or aggregation are missing, broken, or do not belong together.
         """
         coarse = self._suffix == "_vh_clean_2"
         mesh_path = self.file(f"{self._suffix}.ply")

@@ -31,21 +31,13 @@ _COUNT = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of a scene.
+    """One object of a scene; its box is centre and size in metres in the aligned frame, None for one without vertex."""
 
-    Attributes:
-        object_id: ScanNet's ``objectId``, the number that every language set uses.
-        label: as annotated, with blanks.
-        box: centre and size in metres in the aligned frame; None where no vertex belongs to the object.
-        vertices: number of its vertices.
-        nyu40: class number, None without the label map (or where the map has no such label).
-    """
-
-    object_id: int
-    label: str
+    object_id: int  # ScanNet's ``objectId``, the number that every language set uses
+    label: str  # as annotated, with blanks
     box: tuple[float, float, float, float, float, float] | None
-    vertices: int
-    nyu40: int | None
+    vertices: int  # how many
+    nyu40: int | None  # class number, None without the label map (or where the map has no such label)
 
 
 def read_mesh(path: str | Path) -> Float[np.ndarray, "V 3"]:
@@ -126,8 +118,7 @@ def read_segments(path: str | Path) -> Int[np.ndarray, " V"]:
 def read_groups(path: str | Path) -> list[tuple[int, str, tuple[int, ...]]]:
     """(objectId, label, segments) of each object of an ``.aggregation.json``; ids may be text.
 
-    Raises:
-        ValueError: naming file and entry, when one is broken or an objectId comes twice.
+    ValueError naming file and entry, when one is broken or an objectId comes twice.
     """
     values = read_json(path)
     if not isinstance(values, dict) or "segGroups" not in values:
@@ -187,12 +178,7 @@ MAX_MASKS, MAX_VERTICES = 100_000, 50_000_000  # of a file; ScanNet has hundreds
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals of one scene.
-
-    Attributes:
-        rows: vertex numbers of each mask.
-        vertices: vertices of the mesh they number.
-    """
+    """The proposals of one scene: the vertex numbers of each mask, and how many vertices the mesh has."""
 
     rows: tuple[np.ndarray, ...]
     vertices: int
@@ -203,8 +189,7 @@ class Proposals:
     def boxes(self, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "N 6"]:
         """Centre and size of each proposal in the frame of the vertices; NaN for an empty mask.
 
-        Raises:
-            ValueError: the mesh has another number of vertices than the masks.
+        ValueError where the mesh has another number of vertices than the masks.
         """
         if len(vertices) != self.vertices:
             raise ValueError(f"expected the {self.vertices} vertices that the masks number, got {len(vertices)}; "

@@ -48,29 +48,19 @@ Frame = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class SensHeader:
-    """What stands before the frames.
-
-    Attributes:
-        sensor_name: the sensor's name.
-        intrinsic_color, extrinsic_color, intrinsic_depth, extrinsic_depth: 4x4 float64 as the file holds them, pixel
-            centres at whole numbers.
-        colour_codec, depth_codec: names such as ``jpeg`` and ``zlib_ushort``.
-        colour_size, depth_size: (height, width) in pixels.
-        depth_shift: depth units a metre.
-        num_frames: as stated; the index shows whether they are there.
-    """
+    """What stands before the frames; matrices are 4x4 float64 as the file has them, pixel centres at whole numbers."""
 
     sensor_name: str
     intrinsic_color: np.ndarray
     extrinsic_color: np.ndarray
     intrinsic_depth: np.ndarray
     extrinsic_depth: np.ndarray
-    colour_codec: str
-    depth_codec: str
-    colour_size: tuple[int, int]
+    colour_codec: str  # such as ``jpeg``
+    depth_codec: str  # such as ``zlib_ushort``
+    colour_size: tuple[int, int]  # (height, width) in pixels
     depth_size: tuple[int, int]
-    depth_shift: float
-    num_frames: int
+    depth_shift: float  # depth units a metre
+    num_frames: int  # as stated; the index shows whether they are there
 
 
 @dataclass(frozen=True)
@@ -89,8 +79,7 @@ class SensIndex:
 class SensFile:
     """One recording. Opening reads the header alone; nothing stays open between calls.
 
-    Raises:
-        ValueError: not a ``.sens`` of version 4, or cut: the message names file, frame and byte.
+    ValueError for what is no ``.sens`` of version 4, or cut: the message names file, frame and byte.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -260,20 +249,11 @@ def write_sens(
 ) -> None:
     """Write a recording; frames are taken one at a time, and the file appears whole or not at all.
 
-    The extrinsics of both cameras are the identity.
-
-    Args:
-        path: the file to write.
-        frames: ``(rgb, depth, world_from_camera)``: uint8 ``(H, W, 3)``, uint16 ``(h, w)`` in 1/`depth_shift` metres
-            (0 = none), and ``(4, 4)`` in metres, OpenCV axes; infinite poses stand for lost tracking.
-        intrinsic_color: 4x4 as the file holds it, pixel centres at whole numbers (`whole_centres`).
-        intrinsic_depth: the same for depth.
-        depth_shift: depth units a metre.
-        sensor_name: any text.
-
-    Raises:
-        ValueError: no frame, or one whose shapes or types differ from the first one's or from the above.
-        OutputError: the file cannot be written.
+    A frame is ``(rgb, depth, world_from_camera)``: uint8 ``(H, W, 3)``, uint16 ``(h, w)`` in 1/`depth_shift` metres
+    (0 = none), and ``(4, 4)`` in metres, OpenCV axes; infinite poses stand for lost tracking. Intrinsics are 4x4 as the
+    file holds them, pixel centres at whole numbers (`whole_centres`); the extrinsics of both cameras are the identity.
+    ValueError for no frame, or one whose shapes or types differ from the first one's or from the above; OutputError
+    where the file cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         name = sensor_name.encode("utf-8")

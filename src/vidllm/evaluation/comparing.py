@@ -43,17 +43,9 @@ class Comparison:
 
 
 def compare(first: Any, second: Any, metric: str | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare the values per item of two files (``Protocol.per_item``).
+    """Compare the values per item of two files (``Protocol.per_item``): of ``metric``, or of their first number.
 
-    Args:
-        first: the values of one system.
-        second: those of the other.
-        metric: which of them, the first number that every item has by default.
-        resamples: how often the items are drawn.
-        seed: of the draws.
-
-    Raises:
-        ValueError: the items differ, or have no such number.
+    ValueError where the items differ, or have no such number.
     """
     if resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, received {resamples}")

@@ -156,14 +156,9 @@ def evaluate(
 ) -> Record | None:
     """Predict, gather and score; returns what is written to ``OUT/results.json``, None in all processes but the first.
 
-    Args:
-        plan: what to run.
-        model: the model, loaded.
-        name: its folder or hub id, for the checksums (None: the shipped one).
-        progress: hears (scenes done, scenes) of the first process's share, from (0, scenes) on.
-
-    Raises:
-        ValueError: something is missing, unknown or contradicts itself; the message names it and the remedy.
+    ``name`` is the model's folder or hub id, for the checksums (None: the shipped one); ``progress`` hears (scenes
+    done, scenes) of the first process's share, from (0, scenes) on. ValueError where something is missing, unknown or
+    contradicts itself.
     """
     run = Run(plan, model, name)
     with run.work.lock(run.processes):

@@ -22,14 +22,7 @@ Row = dict[str, Any]
 
 
 class PredictionFile:
-    """The lines of one column.
-
-    Args:
-        folder: ``OUT/predictions``.
-        name: ``TASK.SPLIT.SYSTEM.SETTING``.
-        wanted: the keys of every scene, in the order of the annotations.
-        rank: number of this process.
-    """
+    """The lines of one column; ``wanted`` has the keys of every scene, in the order of the annotations."""
 
     def __init__(self, folder: Path, name: str, wanted: Mapping[str, Sequence[str]], rank: int = 0) -> None:
         self.path = folder / f"{name}.jsonl"

@@ -73,8 +73,7 @@ def evaluate_reconstruction(
 ) -> Row | None:
     """Measure every scene; returns mean and median of each metric, as ``results.json`` has them (None but in rank 0).
 
-    Raises:
-        ValueError: scenes are missing or broken; the message names them.
+    ValueError naming scenes that are missing or broken.
     """
     data, processes = DataRoot(plan.root), join_processes()
     scenes = _scenes(plan, data)

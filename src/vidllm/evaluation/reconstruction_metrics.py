@@ -41,10 +41,8 @@ def depth_metrics(predicted: Depth, truth: Depth) -> dict[str, float]:
     """Errors of metric depth over all pixels with ground truth, the clip taken as one.
 
     ``scale_ratio`` is the median of predicted / true, ``scale_error`` how far that is from 1; ``abs_rel`` and
-    ``delta1`` (share within a factor of 1.25) are as predicted, ``..._aligned`` after division by the ratio.
-
-    Raises:
-        ValueError: as `reconstruction_metrics`.
+    ``delta1`` (share within a factor of 1.25) are as predicted, ``..._aligned`` after division by the ratio. ValueError
+    as `known`.
     """
     valid = known(predicted, truth)
     ratio = predicted[valid].astype(np.float64) / truth[valid].astype(np.float64)
@@ -59,9 +57,8 @@ def depth_metrics(predicted: Depth, truth: Depth) -> dict[str, float]:
 def known(predicted: Depth, truth: Depth) -> Bool[np.ndarray, "... _ _"]:
     """The pixels that have a true depth: finite and at least 1 mm.
 
-    Raises:
-        ValueError: the shapes differ, no pixel has a true depth, or one that has is predicted as not finite or not
-            positive; a model owes a depth everywhere.
+    ValueError where the shapes differ, no pixel has a true depth, or one that has is predicted as not finite or not
+    positive; a model owes a depth everywhere.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"expected depth of shape {truth.shape}, received {predicted.shape}; resample it to the truth")
@@ -116,10 +113,8 @@ def absolute_error_m(predicted: Poses, truth: Poses, with_scale: bool = False) -
     """ATE: root mean square distance in metres between camera centres after alignment by SE(3), or by Sim(3).
 
     A predicted camera that stays at one place has no rotation or scale to find; whatever these are, its error is the
-    root mean square distance of the true centres from their mean, and so it is defined here.
-
-    Raises:
-        ValueError: shapes differ or are no trajectories, values are not finite, or there are fewer than 3 frames.
+    root mean square distance of the true centres from their mean, and so it is defined here. ValueError as
+    `check_poses`, for fewer than 3 frames.
     """
     check_poses(predicted, truth, at_least=3)
     source, target = centres(predicted), centres(truth)
@@ -142,13 +137,8 @@ class RelativeError:
 def relative_error(predicted: Poses, truth: Poses, pairs: Int[np.ndarray, "n 2"] | None = None) -> RelativeError:
     """RPE: the error ``(Q_i^-1 Q_j)^-1 (P_i^-1 P_j)`` of the motion between frames i and j, Q true and P predicted.
 
-    Args:
-        predicted: (F, 4, 4), camera-from-world, metres.
-        truth: the same.
-        pairs: frames (i, j) (default: consecutive ones; see `pairs_apart` for those of a metre).
-
-    Raises:
-        ValueError: as `absolute_error_m`, for fewer than 2 frames; or no pair is given.
+    ``pairs`` are frames (i, j) (default: consecutive ones; see `pairs_apart` for those of a metre). ValueError as
+    `check_poses`, for fewer than 2 frames, and for no pair.
     """
     check_poses(predicted, truth, at_least=2)
     i, j = (np.stack([np.arange(len(truth) - 1), np.arange(1, len(truth))]) if pairs is None else pairs.T)[:2]
@@ -181,10 +171,8 @@ def pair_angles_deg(predicted: Poses, truth: Poses) -> tuple[Float[np.ndarray, "
     """Errors in degrees of relative rotation (0..180) and of translation direction (0..90) for all pairs i < j.
 
     Directions are those of the relative pose's translation up to sign, as in VGGT's and PoseDiffusion's evaluation.
-    There, as here, the error is 90 where either translation has no length.
-
-    Raises:
-        ValueError: as `absolute_error_m`, for fewer than 2 frames.
+    There, as here, the error is 90 where either translation has no length. ValueError as `check_poses`, for fewer than
+    2 frames.
     """
     check_poses(predicted, truth, at_least=2)
     i, j = np.triu_indices(len(truth), 1)
@@ -321,10 +309,7 @@ def cloud_metrics(predicted: Points, truth: Points, threshold_m: float) -> dict[
     """``precision`` (predicted points near the truth), ``recall`` (the reverse) and ``f_score`` of two clouds.
 
     Near is a nearest neighbour closer than ``threshold_m``, after both are thinned (`thinned`). The F-score is 0
-    where precision and recall are.
-
-    Raises:
-        ValueError: a cloud is empty or not finite.
+    where precision and recall are. ValueError for a cloud that is empty or not finite.
     """
     for name, cloud in (("predicted", predicted), ("true", truth)):
         if not len(cloud) or not np.isfinite(cloud).all():
@@ -389,11 +374,8 @@ def reconstruction_metrics(predicted: PosedDepth, truth: PosedDepth, step: int =
     """All metrics of a clip by name: those of `depth_metrics`, `trajectory_metrics` and `point_metrics`.
 
     Both have the same frames and sizes of depth maps; the worlds may differ. Points are those of every ``step``-th
-    pixel. NaN stands for what the clip does not allow (see `trajectory_metrics`).
-
-    Raises:
-        ValueError: shapes differ, a predicted depth is missing where there is a true one, a pose is not finite, or
-            the ground truth is empty.
+    pixel. NaN stands for what the clip does not allow (see `trajectory_metrics`). ValueError as `known` and
+    `check_poses`.
     """
     check_poses(predicted.extrinsics, truth.extrinsics, at_least=1)
     return {

@@ -111,10 +111,7 @@ def box_reader(data: DataRoot) -> Callable[[str, int, str], np.ndarray]:
 class Recording:
     """The frames of a scene that are shown, and their ground truth. Lengths in metres.
 
-    Args:
-        source: the scene.
-        processor: of the model that will see the frames.
-        count: how many frames, spread evenly over those with a finite pose (None: the model's own number).
+    ``count`` frames (None: the model's own number) are spread evenly over those with a finite pose.
     """
 
     def __init__(self, source: ScanNetScene, processor: Processor, count: int | None = None) -> None:

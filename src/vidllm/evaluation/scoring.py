@@ -73,8 +73,7 @@ def read_references(path: str | Path) -> Any:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file, or of a file with one JSON value a line, whatever the file is called.
 
-    Raises:
-        ValueError: it can be read as neither; the message names file and line.
+    ValueError naming file and line where it can be read as neither.
     """
     first = next(numbered_lines(path), None)
     if first is None:

@@ -31,12 +31,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vidllm.datasets.annotations import (
-    Multi3DReferDescription,
     ReferIt3DUtterance,
-    ScanQAQuestion,
     ScanReferDescription,
-    SQA3DQuestion,
-    VSIQuestion,
     group_by_object,
 )
 from vidllm.datasets.layout import DataRoot
@@ -88,10 +84,8 @@ def variants(
     """The variants of a task: our model in every setting, then each of the baselines, which ``BASELINES_OF`` lists.
 
     Baselines stand in every setting but ``oracle-geometry``. ``source`` is None where no proposals are there.
-
-    Raises:
-        ValueError: no setting, an unknown setting or baseline, one that the task does not have, or proposals without
-            a source.
+    ValueError for no setting, an unknown setting or baseline, one that the task does not have, or proposals without a
+    source.
     """
     if not settings:
         raise ValueError(f"expected at least one setting of {', '.join(SETTINGS)}, received none")
@@ -137,13 +131,14 @@ class Item:
 class Task(ABC):
     """One benchmark. Subclasses say how its entries become items, references and submissions.
 
-    ``prompt`` is the template as the model gets it, ``words`` the field of an entry with its question or expression;
-    ``several``: an expression may mean none or several objects.
+    ``prompt`` is the template as the model gets it, ``ids`` the fields that name an entry, ``words`` the one with its
+    question or expression; ``several``: an expression may mean none or several objects.
     """
 
     name: str
     kind: Kind
     prompt: str
+    ids: tuple[str, ...]
     words = ""
     several = False
 
@@ -151,9 +146,9 @@ class Task(ABC):
         """One item for each thing to be answered, in the order of the file."""
         return [Item(self.key(entry, number), entry.scene_id, entry) for number, entry in enumerate(entries)]
 
-    @abstractmethod
     def key(self, entry: Any, number: int) -> str:
         """The key of an entry, the ``number``-th of its file."""
+        return "|".join(str(getattr(entry, name)) for name in self.ids)
 
     @abstractmethod
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Any:
@@ -186,9 +181,7 @@ class Task(ABC):
 
 class _ScanQA(Task):
     name, kind, prompt, words = "scanqa", "answer", prompts.qa_prompt("{question}"), "question"
-
-    def key(self, entry: ScanQAQuestion, number: int) -> str:
-        return entry.question_id
+    ids = ("question_id",)
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         lists = ("answers", "object_ids", "object_names")
@@ -207,9 +200,7 @@ class _ScanQA(Task):
 
 class _SQA3D(Task):
     name, kind, prompt = "sqa3d", "answer", prompts.situated_prompt("{situation}", "{question}")
-
-    def key(self, entry: SQA3DQuestion, number: int) -> str:
-        return str(entry.question_id)
+    ids = ("question_id",)
 
     def ask(self, item: Item) -> tuple[str, str | None]:
         return item.entry.question, item.entry.situation.text
@@ -258,9 +249,7 @@ class _SQA3D(Task):
 
 class _VSI(Task):
     name, kind, prompt, words = "vsi", "answer", prompts.qa_prompt("{question}"), "prompt"
-
-    def key(self, entry: VSIQuestion, number: int) -> str:
-        return entry.question_id
+    ids = ("question_id",)
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The rows of ``test.jsonl``."""
@@ -276,14 +265,12 @@ class _VSI(Task):
 
 class _Scan2Cap(Task):
     name, kind, prompt = "scan2cap", "caption", prompts.caption_prompt()
+    ids = ("scene_id", "object_id")
     _DETECTORS = ("cvpr21", "benchmark", "ll3da")
 
     def items(self, entries: Sequence[ScanReferDescription]) -> list[Item]:
         """One an object; an object under two names is one, under the first, as the evaluators read it."""
         return super().items(group_by_object(entries))
-
-    def key(self, entry: Any, number: int) -> str:
-        return f"{entry.scene_id}|{entry.object_id}"
 
     def texts(self, entries: Sequence[ScanReferDescription]) -> list[str]:
         return [entry.description for entry in entries]
@@ -313,9 +300,7 @@ class _Scan2Cap(Task):
 
 class _ScanRefer(Task):
     name, kind, prompt, words = "scanrefer", "box", prompts.grounding_prompt("{expression}"), "description"
-
-    def key(self, entry: ScanReferDescription, number: int) -> str:
-        return f"{entry.scene_id}|{entry.object_id}|{entry.ann_id}"
+    ids = ("scene_id", "object_id", "ann_id")
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The list of ``ScanRefer_filtered_*_gt_bbox.json``."""
@@ -334,10 +319,7 @@ class _ScanRefer(Task):
 
 class _Multi3DRefer(Task):
     name, kind, prompt, words = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), "description"
-    several = True
-
-    def key(self, entry: Multi3DReferDescription, number: int) -> str:
-        return f"{entry.scene_id}|{entry.ann_id}"
+    ids, several = ("scene_id", "ann_id"), True
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> dict[str, list[Row]]:
         """Entries by scene, as M3DRef-CLIP's generated ground truth has them."""
@@ -430,12 +412,8 @@ def task_named(name: str) -> Task:
 def refusals(data: DataRoot, name: str, split: str, entries: list[Any], deep: bool) -> Iterator[str]:
     """One message for each fault of a set's split that ``vidllm eval --data`` would refuse.
 
-    Args:
-        data: the root.
-        name: the set.
-        split: its split.
-        entries: what its reader gave.
-        deep: also look up the objects that are named in the scenes that are there, which reads their meshes.
+    ``entries`` are what its reader gave; ``deep``: also look up the objects that are named in the scenes that are
+    there, which reads their meshes.
     """
     task = task_named(name)
     items = task.items(entries)

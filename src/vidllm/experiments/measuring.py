@@ -78,16 +78,10 @@ def write_json(path: Path, value: Record) -> Record:
 
 @dataclass(frozen=True)
 class Rooms:
-    """Scenes with ground truth that the caller hands in, as functions that other processes can be given by name.
+    """Scenes with ground truth that the caller hands in, as functions that other processes can be given by name."""
 
-    Attributes:
-        clip: the clip (``rgb``, ``depth_m``, ``extrinsics``) of a seed, with so many frames.
-        evaluate: metrics of a model over seeds (``vidllm_rooms.evaluation.evaluate``).
-        extra_questions: see :data:`vidllm.training.texts.ExtraQuestions`.
-    """
-
-    clip: Callable[[int, int], Any]
-    evaluate: Callable[..., Metrics]
+    clip: Callable[[int, int], Any]  # (``rgb``, ``depth_m``, ``extrinsics``) of a seed, with so many frames
+    evaluate: Callable[..., Metrics]  # of a model over seeds (``vidllm_rooms.evaluation.evaluate``)
     extra_questions: ExtraQuestions | None = None
 
 

@@ -191,20 +191,16 @@ def _instances_named(scan: Scan, names: list[str]) -> list[int]:
 
 def names_in(text: str) -> list[str]:
     """The categories that a text names, in the singular, each once, in the order of the text."""
-    found = [match[0].lower() for match in _names().finditer(text)]
-    return list(dict.fromkeys(_singular()[word] for word in found))
+    pattern, singular = _names()
+    return list(dict.fromkeys(singular[match[0].lower()] for match in pattern.finditer(text)))
 
 
 @cache
-def _singular() -> dict[str, str]:
+def _names() -> tuple[re.Pattern[str], dict[str, str]]:
     names = (*CATALOGUE, *GENERIC_NAMES)
-    return {**{plural(name): name for name in names}, **{name: name for name in names}}
-
-
-@cache
-def _names() -> re.Pattern[str]:
-    longest_first = sorted(_singular(), key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    singular = {plural(name): name for name in names} | {name: name for name in names}
+    longest_first = sorted(singular, key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE), singular
 
 
 def corners(low: np.ndarray, high: np.ndarray) -> list[list[float]]:

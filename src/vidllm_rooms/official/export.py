@@ -111,7 +111,11 @@ def _export_scene(root: Path, settings: Record) -> Path:
     name = scene_name(settings["seed"])
     folder = root / "scans" / name
     if folder.exists():
-        _check(folder, settings)
+        record = _read(folder)
+        for key, wanted in settings.items():
+            if record.get(key) != wanted:
+                raise ValueError(f"{folder}: exported with {key} {record.get(key)}, expected {wanted}; delete it or "
+                                 "choose another root")  # fmt: skip
         return folder
     clip, language = render_scene(settings["seed"], settings["frames"], *settings["size"])
     scan = scan_room(clip)
@@ -134,15 +138,6 @@ def _read(folder: Path) -> Record:
         raise ValueError(f"{error}, or delete this room's folder to export it again") from None
 
 
-def _check(folder: Path, settings: Record) -> None:
-    record = _read(folder)
-    for key, wanted in settings.items():
-        if record.get(key) != wanted:
-            raise ValueError(
-                f"{folder}: exported with {key} {record.get(key)}, expected {wanted}; delete it or choose another root"
-            )
-
-
 def write_corpora(root: Path) -> None:
     """Write the label map, the lists and the JSON files of every exported scene under ``root/scans``."""
     records = [_read(path) for path in root.glob("scans/scene9*")]
@@ -160,7 +155,12 @@ def _write_split(root: Path, split: str, records: list[Record]) -> None:
     name = "test_w_obj" if split == "test" else split
     _write_json(root / "scanqa" / f"ScanQA_v1.0_{name}.json", _all(records, "scanqa"))
     for kind, file in (("questions", "questions"), ("annotations", "sqa_annotations")):
-        whole = {**_sqa3d_head(kind), kind: _all(records, f"sqa3d_{kind}")}
+        whole: Record = {
+            "info": {"description": "Procedural rooms in the form of SQA3D v1.0.", "version": "1.0"},
+            "license": {}, "data_type": "rooms", "data_subtype": "v1",
+            **({"task_type": "Situated question answering"} if kind == "questions" else {}),
+            kind: _all(records, f"sqa3d_{kind}"),
+        }  # fmt: skip
         _write_json(root / "sqa3d" / f"v1_balanced_{file}_{split}_scannetv2.json", whole)
     for corpus in ("scanrefer", "scan2cap"):
         entries = _all(records, corpus)
@@ -187,16 +187,6 @@ def _table(entries: list[Record]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _sqa3d_head(kind: str) -> Record:
-    head: Record = {
-        "info": {"description": "Procedural rooms in the form of SQA3D v1.0.", "version": "1.0"},
-        "license": {},
-        "data_type": "rooms",
-        "data_subtype": "v1",
-    }
-    return {**head, "task_type": "Situated question answering"} if kind == "questions" else head
 
 
 def _answer_dict(records: list[Record]) -> list[dict[str, Any]]:

@@ -26,21 +26,13 @@ _DEPTH_TOLERANCE_M, _DEPTH_TOLERANCE = 0.03, 0.02
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``).
+    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``)."""
 
-    Attributes:
-        area_m2: the floor inside the walls.
-        longest_m: longest of length, width and height.
-        centre: (2,) in plan, metres, in a right-handed level frame, z up.
-        first_frames: the first frame that shows it; several where several definitions of "shows" are taken.
-        apart: metres between the closest points of two objects.
-    """
-
-    area_m2: float
-    longest_m: dict[int, float]
-    centre: dict[int, np.ndarray]
-    first_frames: dict[int, tuple[int, ...]]
-    apart: Callable[[int, int], float]
+    area_m2: float  # the floor inside the walls
+    longest_m: dict[int, float]  # of length, width and height
+    centre: dict[int, np.ndarray]  # (2,) in plan, metres, in a right-handed level frame, z up
+    first_frames: dict[int, tuple[int, ...]]  # that show it; several where several definitions of "shows" are taken
+    apart: Callable[[int, int], float]  # metres between the closest points of two objects
 
 
 # -- from the room
@@ -100,11 +92,8 @@ def _corners(item: RoomObject) -> np.ndarray:
 def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intrinsics: np.ndarray) -> Measures:
     """Measures of the scanned instances.
 
-    Args:
-        scan: mesh and instances.
-        depth_m: (F, h, w) along the optical axis, 0 = none.
-        scan_from_camera: (F, 4, 4) poses, OpenCV axes.
-        intrinsics: (3, 3) of the depth pictures, pixel centres at +0.5.
+    ``depth_m`` (F, h, w) along the optical axis, 0 = none; ``scan_from_camera`` (F, 4, 4) with OpenCV axes;
+    ``intrinsics`` (3, 3) of the depth pictures, pixel centres at +0.5.
     """
     points = {
         item.room_id: scan.mesh.points(item.segments).astype(np.float64) for item in scan.instances if item.room_id

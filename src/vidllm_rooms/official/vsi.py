@@ -67,12 +67,7 @@ _ROUTE = (
 
 
 class Asker:
-    """Asks about one clip.
-
-    Args:
-        clip: the clip.
-        measured: its room from two sides; answers come from the first.
-    """
+    """Asks about one clip, whose room is measured from two sides; answers come from the first."""
 
     def __init__(self, clip: Clip, measured: tuple[Measures, Measures]) -> None:
         self.clip, self.measured = clip, measured

@@ -19,23 +19,16 @@ NOT_AVAILABLE = "n/a"
 class Protocol:
     """How one published evaluator scores one task.
 
-    Attributes:
-        task, name: of the benchmark and of the evaluator.
-        source: repository and file that the numbers follow.
-        scale: what the numbers are: fractions, percent, CIDEr's factor.
-        read: (references, predictions) as parsed JSON to the task's typed items. ValueError naming the entry where
-            one is broken.
-        metric: the items to scores by name. ValueError naming the entry where the evaluator itself would stop.
-        items: the items to the values of every one of them, where the evaluator has such.
+    ``read`` and ``metric`` raise ValueError naming the entry that is broken, or where the evaluator itself would stop.
     """
 
     task: str
-    name: str
-    source: str
-    scale: str
-    read: Callable[[Any, Any], Any]
-    metric: Callable[[Any], Any]
-    items: Callable[[Any], Any] | None = None
+    name: str  # of the evaluator
+    source: str  # repository and file that the numbers follow
+    scale: str  # what the numbers are: fractions, percent, CIDEr's factor
+    read: Callable[[Any, Any], Any]  # (references, predictions) as parsed JSON to the task's typed items
+    metric: Callable[[Any], Any]  # the items to scores by name
+    items: Callable[[Any], Any] | None = None  # to the values of every one of them, where the evaluator has such
 
     def score(self, references: Any, predictions: Any) -> Any:
         """The scores of two files as parsed JSON."""

@@ -39,25 +39,16 @@ class Form:
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its answer.
+    """One question with its right and its predicted answer."""
 
-    Attributes:
-        where: its entry's name in messages.
-        key: its id.
-        kind: its type; `metric`: how that is graded.
-        truth: the right answer; `said`: the predicted one.
-        group: ``qid``, by which 3DSRBench joins variants of a question.
-        pruned: whether the debiased set of its benchmark leaves it out.
-    """
-
-    where: str
+    where: str  # its entry's name in messages
     key: str
     kind: str
-    metric: str
+    metric: str  # how its kind is graded
     truth: str
     said: str
-    group: str
-    pruned: bool
+    group: str  # ``qid``, by which 3DSRBench joins variants of a question
+    pruned: bool  # the debiased set of its benchmark leaves it out
 
 
 Grade = Callable[[Question], float]

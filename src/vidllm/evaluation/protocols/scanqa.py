@@ -7,7 +7,6 @@ list (``question_id``, ``answer_top10``), or LL3DA's ``{"question_id-question": 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,47 +47,30 @@ def _read(references: Any, predictions: Any, own: str = "") -> Answered:
     return Answered(answers, [(row["question_id"], row["answer_top10"]) for row in found])
 
 
-@dataclass(frozen=True)
-class _Official:
+def _official(data: Answered) -> tuple[dict[str, dict[str, Any]], CaptionScores]:
     """What the official script computes, by question in the order of the references."""
-
-    keys: list[str]
-    exact: list[int]
-    exact_at_10: list[int]
-    references: list[list[str]]
-    predictions: list[str]
-    captions: CaptionScores
-
-
-def _official(data: Answered) -> _Official:
     first, lists = data.complete("the official script"), dict(data.rows)
     # in the order of the predictions, as a text can change how the one before it ends
     tokens = dict(zip(data.first(), tokenize(list(data.first().values())), strict=True))
-    hypotheses, texts = [tokens[key] for key in first], tokenized(list(data.answers.values()))
-    exact = [int(answer in data.answers[key]) for key, answer in first.items()]
-    at_10 = [int(any(answer in data.answers[key] for answer in lists[key])) for key in first]
-    return _Official(list(first), exact, at_10, texts, hypotheses, caption_scores(texts, hypotheses))
+    texts = tokenized(list(data.answers.values()))
+    items = {}
+    for (key, answer), truths in zip(first.items(), texts, strict=True):
+        known = data.answers[key]
+        at_10 = int(any(one in known for one in lists[key]))
+        items[key] = {"pred_ptb": tokens[key], "refs_ptb": truths, "em1": int(answer in known), "em10": at_10}
+    return items, caption_scores(texts, [tokens[key] for key in first])
 
 
 def _official_scores(data: Answered) -> dict[str, Any]:
-    found = _official(data)
-    count = len(found.keys)
-    exact = {"EM@1": 100.0 * sum(found.exact) / count, "EM@10": 100.0 * sum(found.exact_at_10) / count}
-    return exact | found.captions.totals(UNDERSCORED, 100.0)
+    items, captions = _official(data)
+    exact = {name: 100.0 * sum(i[field] for i in items.values()) / len(items)
+             for name, field in (("EM@1", "em1"), ("EM@10", "em10"))}  # fmt: skip
+    return exact | captions.totals(UNDERSCORED, 100.0)
 
 
 def _official_items(data: Answered) -> dict[str, Any]:
-    found = _official(data)
-    return {
-        key: {
-            "pred_ptb": found.predictions[i],
-            "refs_ptb": found.references[i],
-            "em1": found.exact[i],
-            "em10": found.exact_at_10[i],
-            **found.captions.item(i),
-        }
-        for i, key in enumerate(found.keys)
-    }
+    items, captions = _official(data)
+    return {key: {**item, **captions.item(i)} for i, (key, item) in enumerate(items.items())}
 
 
 def _video3dllm(data: Answered) -> dict[str, Any]:
