@@ -20,7 +20,8 @@ from scannet_files import (
     write_sens_reader_export,
 )
 
-from vidllm.datasets.scannet import ScanNetScene, depth_on_colour_grid
+from vidllm.datasets.scannet import ScanNetScene
+from vidllm.datasets.scannet_frames import depth_on_colour_grid
 
 
 def test_recording(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm.datasets.layout import SETS, DataRoot
-from vidllm.datasets.scannet import ScanNetScene, depth_on_colour_grid
+from vidllm.datasets.scannet import ScanNetScene
+from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.datasets.shards import LabelSpace, Shard, save_shard
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.files import has_file, parse_json

@@ -1,16 +1,13 @@
 """One ScanNet scene as distributed (Dai et al., CVPR 2017), read only as far as it is asked.
 
-    SCENE/SCENE.sens                                frames, recorded  (sens.py)
-    SCENE/color/0.jpg depth/0.png pose/0.txt intrinsic/    or as ScanNet's own SensReader exports them
-    posed_images/SCENE/00000.jpg .png .txt          or one in ten, as mmdetection3d and EmbodiedScan export them
+    SCENE/SCENE.sens, or color/ depth/ pose/ intrinsic/, or posed_images/SCENE/   frames (scannet_frames.py)
     SCENE/SCENE.txt                                 axisAlignment, sizes and intrinsics
     SCENE/SCENE_vh_clean_2.ply                      the mesh          (scannet_mesh.py)
     SCENE/SCENE_vh_clean_2.0.010000.segs.json       its segments
     SCENE/SCENE.aggregation.json                    its objects
 
 Poses are in the frame of the mesh; ``axis_alignment`` leads to the aligned frame, z up and walls along the axes, in
-which every box is given. Colour and depth differ in size, each with its own intrinsics: the files hold K with pixel
-centres at whole numbers, what is returned here has them at +0.5.
+which every box is given. Images have pixel centres at +0.5.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, colour_pictures, depth_on_colour_grid
 from vidllm.datasets.scannet_mesh import (
     Instance,
     make_instances,
@@ -33,105 +31,13 @@ from vidllm.datasets.scannet_mesh import (
     read_segments,
 )
 from vidllm.datasets.sens import SensFile
-from vidllm.export.depth_png import read_depth_png
-from vidllm.io.cameras.matrices import half_centres, read_matrix
-from vidllm.io.files import InputError, check_regular_file, has_file
+from vidllm.io.cameras.matrices import half_centres
+from vidllm.io.files import check_regular_file, has_file
 from vidllm.io.frames import sampled_indices
-from vidllm.io.pictures import open_image
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals
 LABEL_MAP = "scannetv2-labels.combined.tsv"
-
-
-COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-def colour_pictures(folder: Path) -> dict[str, Path]:
-    """The colour pictures of an exported folder by their numbers as written, in order; none of another folder."""
-    split = (folder / "color").is_dir()  # as SensReader exports; else the .png files are depth
-    found = {}
-    for path in (folder / "color" if split else folder).iterdir():
-        suffix = path.suffix.lower()
-        if path.stem.isdecimal() and suffix in COLOUR_SUFFIXES and (split or suffix != ".png"):
-            found[path.stem] = path
-    return dict(sorted(found.items(), key=lambda pair: int(pair[0])))
-
-
-class FolderFrames:
-    """Frames of an exported folder, with the methods of the recording itself (:class:`SensFile`).
-
-    Poses are world-from-camera in metres, infinite where tracking was lost.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.where = folder
-        self._split = (folder / "color").is_dir()
-        self._colour = colour_pictures(folder)
-        self.names = list(self._colour)
-
-    def _path(self, kind: str, frame: int, suffix: str) -> Path:
-        if not 0 <= frame < len(self.names):
-            raise ValueError(f"{self.where}: no frame {frame}; expected 0 to {len(self.names) - 1}")
-        name = self.names[frame] + suffix
-        return self.where / kind / name if self._split else self.where / name
-
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture."""
-        self._path("color", frame, "")
-        return np.array(open_image(self._colour[self.names[frame]]))
-
-    def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
-        """Depth in metres, 0 = none."""
-        path = self._path("depth", frame, ".png")
-        try:
-            return read_depth_png(path)
-        except OSError as error:
-            raise InputError(f"{path}: not a readable depth picture ({error}); export the scene again") from error
-
-    def pose(self, frame: int) -> Float[np.ndarray, "4 4"]:
-        """World-from-camera."""
-        return read_matrix(self._path("pose", frame, ".txt"))
-
-    @cached_property
-    def _intrinsics(self) -> dict[str, np.ndarray | None]:
-        names = {
-            "color": ("intrinsic/intrinsic_color.txt", "intrinsic_color.txt", "intrinsic.txt"),
-            "depth": ("intrinsic/intrinsic_depth.txt", "intrinsic_depth.txt", "depth_intrinsic.txt"),
-        }
-        found: dict[str, np.ndarray | None] = {}
-        for kind, places in names.items():
-            path = next((self.where / place for place in places if has_file(self.where / place)), None)
-            found[kind] = None if path is None else half_centres(read_matrix(path), path)
-        return found
-
-    def intrinsics(self, kind: str) -> Float[np.ndarray, "3 3"] | None:
-        """K of ``color`` or ``depth``, None where no file holds it."""
-        return self._intrinsics[kind]
-
-
-FrameSource = SensFile | FolderFrames
-"""Frames that are read one at a time; ``where`` is their file or folder, ``names`` their numbers in the recording."""
-
-
-def depth_on_colour_grid(
-    depth_m: Float[np.ndarray, "h w"],
-    depth_intrinsics: Float[np.ndarray, "3 3"],
-    colour_intrinsics: Float[np.ndarray, "3 3"],
-    size: tuple[int, int],
-) -> Float[np.ndarray, "H W"]:
-    """Depth at every colour pixel: the depth pixel that the same ray meets, nearest, 0 outside the depth picture.
-
-    Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
-    Depth is in metres, 0 = none, and never mixed, so that edges stay edges; ``size`` is (H, W) of the colour grid.
-    """
-    to_depth = depth_intrinsics @ np.linalg.inv(colour_intrinsics)
-    height, width = size
-    columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)
-    rows = np.floor(to_depth[1, 1] * (np.arange(height) + 0.5) + to_depth[1, 2]).astype(np.int64)
-    inside = ((rows >= 0) & (rows < depth_m.shape[0]))[:, None] & ((columns >= 0) & (columns < depth_m.shape[1]))
-    sampled = depth_m[np.clip(rows, 0, depth_m.shape[0] - 1)[:, None], np.clip(columns, 0, depth_m.shape[1] - 1)]
-    return np.where(inside, sampled, np.float32(0))
 
 
 class ScanNetScene:
