@@ -110,6 +110,7 @@ class TextMaker:
         made = [self.question(q) for q in _some(rng, language.questions, counts.questions)]
         made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, counts.references)]
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
+        made += [self.question(q) for q in _some(rng, language.spatial, counts.spatial)]
         if self.extra_questions is not None:
             made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
         return [made[int(i)] for i in rng.permutation(len(made))]
@@ -152,7 +153,7 @@ def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Every sentence of the records' language, for a tokenizer's training."""
     for record in records:
         language = language_from_record(record)
-        for q in language.questions:
+        for q in (*language.questions, *language.spatial):
             yield from ([q.situation] if q.situation else [])
             yield q.question
             yield from q.answers[:1]
