@@ -57,6 +57,10 @@ class TextMaker:
         self.prefix_ids: tuple[Tensor, Tensor] = (torch.tensor([ids[:at]]), torch.tensor([ids[at + 1 :]]).long())
         self._suffix = lru_cache(maxsize=200_000)(self._encode_suffix)
 
+    def __reduce__(self) -> tuple[type[TextMaker], tuple[Any, ...]]:
+        """Goes to other processes without what it remembers."""
+        return TextMaker, (self.tokenizer, self.extra_questions)
+
     @property
     def special_ids(self) -> tuple[int, int, int]:
         """Ids of ``<video>``, ``<loc>``, ``<coord>``."""
