@@ -43,6 +43,7 @@ def test_the_column_of_a_measurement(found):
     assert full_size.measured_column(figures, settings)["VGGT's backbone as published, H100"] == "0.11"
 
 
+@pytest.mark.slow
 def test_arithmetic_runs_nothing(capsys):
     full_size.main(["tiny", "--arithmetic", "--frames", "1", "2", "--tflops", "1", "--bandwidth", "1"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
