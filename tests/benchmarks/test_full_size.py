@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -41,6 +42,15 @@ def test_the_column_of_a_measurement(found):
     assert not any("VGGT" in name for name in column)
     figures = figures | {"frames": 8, "height": 336, "width": 518}
     assert full_size.measured_column(figures, settings)["VGGT's backbone as published, H100"] == "0.11"
+
+
+def test_without_a_video_nothing_is_decoded():
+    clock = parts_timing.Clock(torch.device("cpu"), 1)
+    config = parts_timing.benchmark_config("tiny")
+    given = parts_timing.pictures(config, parts_timing.Settings("tiny", 3, None, size=(28, 42)), clock)
+    usual = parts_timing.pictures(config, parts_timing.Settings("tiny", 2, None), clock)
+    assert given.shape == (3, 3, 28, 42) and usual.shape == (2, 3, 112, 140) and not clock.found
+    assert full_size.parse(["tiny", "--no-video"]).no_video
 
 
 @pytest.mark.slow
