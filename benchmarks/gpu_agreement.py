@@ -55,7 +55,7 @@ def main() -> None:
     rooms = seeds(options.seeds)
     reference = vidllm.load(options.model, dtype="float32")
     theirs = [found_by(reference, seed) for seed in rooms]
-    print("| against the CPU, float32 | depth, median | depth, largest | rotation, degrees | centre, m | same answers |")
+    print("| against float32, CPU | depth, median | depth, largest | rotation, degrees | centre, m | same answers |")
     print("|---|---|---|---|---|---|")
     for dtype in ("float32", "bfloat16"):
         model = vidllm.load(options.model, options.device, dtype)
