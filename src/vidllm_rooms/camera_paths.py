@@ -213,11 +213,10 @@ def draw_life_path(room: Room, rng: np.random.Generator, frames: int, height: in
     if found is None:
         walked = draw_path(room, rng, frames, height, width)
         return CameraPath(_rolled(walked.extrinsics, rng), intrinsics, fov)
-    eyes, yaw, pitch = found
     shake = math.radians(float(rng.choice([0.3, 0.8, 1.8])))
     roll = rng.normal(0, shake, frames) + _roll(rng)
-    extrinsics = poses_of(eyes, yaw + rng.normal(0, shake, frames), pitch + rng.normal(0, shake, frames), roll)
-    return CameraPath(extrinsics, intrinsics, fov)
+    yaw, pitch = found.yaw + rng.normal(0, shake, frames), found.pitch + rng.normal(0, shake, frames)
+    return CameraPath(poses_of(found.eyes, yaw, pitch, roll), intrinsics, fov)
 
 
 def _roll(rng: np.random.Generator) -> float:
@@ -233,10 +232,7 @@ def _rolled(extrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(turn @ extrinsics)
 
 
-Gaze = tuple[np.ndarray, np.ndarray, np.ndarray]  # eyes (F, 3), yaw and pitch (F,)
-
-
-def _near(room: Room, rng: np.random.Generator, frames: int) -> Gaze | None:
+def _near(room: Room, rng: np.random.Generator, frames: int) -> Walk | None:
     """Eyes, yaw and pitch of a camera that moves a little, looking at something from 0.3 to 1.5 m."""
     worth = np.array([_interest(item) for item in room.objects])
     for _ in range(TRIES):
@@ -253,7 +249,8 @@ def _near(room: Room, rng: np.random.Generator, frames: int) -> Gaze | None:
             continue
         drift = rng.normal(0, 0.2 * distance, 3) * smooth_steps(rng, frames)[:, None]
         gaze = target + rng.normal(0, 0.12 * distance, 3) + drift - eyes
-        return eyes, np.arctan2(gaze[:, 1], gaze[:, 0]), np.arctan2(gaze[:, 2], np.linalg.norm(gaze[:, :2], axis=-1))
+        flat = np.linalg.norm(gaze[:, :2], axis=-1)
+        return Walk(eyes, np.arctan2(gaze[:, 1], gaze[:, 0]), np.arctan2(gaze[:, 2], flat))
     return None
 
 
@@ -279,7 +276,7 @@ def _free(room: Room, eyes: np.ndarray) -> np.ndarray:
     return free
 
 
-def _turn(room: Room, rng: np.random.Generator, frames: int, half_x: float) -> Gaze | None:
+def _turn(room: Room, rng: np.random.Generator, frames: int, half_x: float) -> Walk | None:
     """Eyes, yaw and pitch of a camera that turns on the spot; neighbouring frames overlap by more than half."""
     stands = FreeMap.of(room).stands()
     for _ in range(TRIES if len(stands) else 0):
@@ -293,5 +290,5 @@ def _turn(room: Room, rng: np.random.Generator, frames: int, half_x: float) -> G
         sweep = min(math.radians(float(rng.uniform(20, 200))), 0.8 * half_x * max(frames - 1, 1))
         yaw = float(rng.uniform(-math.pi, math.pi)) + sweep * float(rng.choice([-1, 1])) * smooth_steps(rng, frames)
         tilt = math.radians(float(rng.uniform(-25, 25))) * smooth_steps(rng, frames)
-        return eyes, yaw, float(rng.uniform(-0.7, 0.1)) + tilt
+        return Walk(eyes, yaw, float(rng.uniform(-0.7, 0.1)) + tilt)
     return None

@@ -193,8 +193,6 @@ def _compressed(frame: Float[Tensor, "3 H W"], quality: int) -> Float[Tensor, "3
     return torch.from_numpy(np.asarray(Image.open(file)).astype(np.float32) / 255).permute(2, 0, 1)
 
 
-# -- lens and shutter
-
 K1 = (-0.08, 0.05)  # what is left after a phone's own correction
 READOUT = (0.0, 0.06)  # intervals between frames, from the first row to the last
 MOST_MARGIN = 0.12  # of the longer side: what lies beyond repeats the border

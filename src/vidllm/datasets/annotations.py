@@ -50,9 +50,6 @@ def read_scene_list(path: str | Path) -> list[str]:
     return list(dict.fromkeys(scenes))
 
 
-# -- ScanQA
-
-
 @dataclass(frozen=True)
 class ScanQAQuestion:
     """One question. The test files withhold answers (several annotators'), ScanNet's object ids and their names."""
@@ -80,9 +77,6 @@ _SCANQA: Table = {
 def read_scanqa(path: str | Path) -> list[ScanQAQuestion]:
     """``ScanQA_v1.0_{train,val,test_w_obj,test_wo_obj}.json``."""
     return [ScanQAQuestion(**entry.read(_SCANQA)) for entry in entries(read_json(path), path, "ScanQA questions")]
-
-
-# -- ScanRefer and Scan2Cap
 
 
 @dataclass(frozen=True)
@@ -137,9 +131,6 @@ def group_by_object(descriptions: Iterable[ScanReferDescription]) -> list[Captio
     return [CaptionedObject(*key, group[0].object_name, tuple(group)) for key, group in groups.items()]
 
 
-# -- Multi3DRefer
-
-
 @dataclass(frozen=True)
 class Multi3DReferDescription:
     """One description of no, one or several objects; ``ann_id`` is its number in its scene.
@@ -175,8 +166,6 @@ def read_multi3drefer(path: str | Path) -> list[Multi3DReferDescription]:
         found.append(item)
     return found
 
-
-# -- ReferIt3D
 
 _STIMULUS = re.compile(
     r"(?P<scene>scene[0-9_]+)-(?P<label>.+?)-(?P<n>\d{1,18})-(?P<target>\d{1,18})(?P<rest>(?:-\d{1,18})*)"
@@ -273,8 +262,6 @@ def _utterance(entry: Entry, dataset: str) -> ReferIt3DUtterance:
     )
 
 
-# -- SQA3D
-
 _QUATERNION_TOLERANCE = 1e-2
 
 
@@ -370,9 +357,6 @@ def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> 
         told = {key: answer[key] for key in ("answers", "question_type", "answer_type")}
         found.append(SQA3DQuestion(**question, **told, situation=situation))
     return found
-
-
-# -- VSI-Bench
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,6 @@ def check_root(
     return report
 
 
-# -- scenes
-
-
 def _check_scenes(data: DataRoot, report: Report, quick: bool, tell: Callable[[int, int], None] | None) -> None:
     _count_scenes(data, report)
     scenes = data.scene_ids()
@@ -194,9 +191,6 @@ def _check_frames(scene: ScanNetScene) -> int:
     if not len(scene.posed):
         raise ValueError(f"{scene.source.where}: none of its {len(scene)} frames has a finite pose")
     return len(scene.posed)
-
-
-# -- annotations and the rest
 
 
 def _note_all(report: Report, what: str, messages: Iterable[str]) -> None:

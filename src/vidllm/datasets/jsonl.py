@@ -108,9 +108,6 @@ def _answers(line: Entry, task: str) -> tuple[str, ...]:
     return tuple(_asked(line, one, answer) for answer in given)
 
 
-# -- the fields
-
-
 def _asked(line: Entry, field: str, value: Any) -> str:
     """A text as a model may be asked or taught it."""
     try:
@@ -154,9 +151,6 @@ _IDLE = {
     "expression": ("answer", "answers", "situation", "point"),
     "caption": ("answer", "answers", "situation", "box", "boxes"),
 }
-
-
-# -- the first camera
 
 
 def camera_path(video: Path) -> Path:

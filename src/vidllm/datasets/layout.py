@@ -118,8 +118,6 @@ class DataRoot:
         own = [path for path in paths if prefer in [part.lower() for part in path.relative_to(self.root).parts[:-1]]]
         return next(iter(own or paths), None)
 
-    # -- scenes
-
     @cached_property
     def _scannet(self) -> Path:
         """The folder of scans/: the root, or scannet/ in it."""
@@ -161,8 +159,6 @@ class DataRoot:
         """The Mask3D proposals of a scene, None when there are none."""
         path = self.find(f"{scene_id}.mask.npz")
         return None if path is None else read_proposals(path)
-
-    # -- annotations
 
     def annotation_file(self, name: str, split: str) -> Path | None:
         """The file of a set's split, None when it is not there. ValueError for an unknown set or split."""

@@ -152,9 +152,6 @@ def _write(folder: Path, group: list[Packed], settings: PackSettings) -> set[str
     return {record["seed"] for record in records}
 
 
-# -- one scene
-
-
 def pack_scene(scene: ScanNetScene, settings: PackSettings, entries: Entries) -> Packed:
     """Tensors (F,...) and record of a scene; ValueError where frames, poses, intrinsics or objects are broken."""
     chosen = scene.uniform_frames(settings.frames).tolist()

@@ -85,9 +85,6 @@ def _shown_ids(values: Mapping[str, Any], ids: Sequence[str]) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
-# -- checks
-
-
 def made_by(make: Callable[[Any], Any]) -> Check:
     """Anything, as a function makes it."""
     return lambda entry, field, value: make(value)

@@ -73,8 +73,6 @@ class ScanNetScene:
         """The path of one of the scene's files, which need not exist."""
         return self.folder / f"{self.scene_id}{ending}"
 
-    # -- frames
-
     @cached_property
     def source(self) -> FrameSource:
         """The frames in the form chosen; ValueError when there are none."""
@@ -174,8 +172,6 @@ class ScanNetScene:
         height, width = shape
         return depth_on_colour_grid(self.depth_m(frame), self.depth_intrinsics, self.colour_intrinsics, (height, width))
 
-    # -- SCENE.txt
-
     @cached_property
     def properties(self) -> dict[str, str]:
         """The ``key = value`` lines of SCENE.txt; ValueError when it is missing."""
@@ -217,8 +213,6 @@ class ScanNetScene:
             raise ValueError(f"{self.file('.txt')}: axisAlignment: expected a turn and a shift with the last row "
                              f"0 0 0 1, got {kind}; fetch it again")  # fmt: skip
         return matrix
-
-    # -- mesh and objects
 
     @cached_property
     def _suffix(self) -> str:

@@ -228,9 +228,6 @@ def _raw_picture(data: bytes, dtype: np.dtype, shape: tuple[int, ...], where: st
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-# -- writing
-
-
 def whole_centres(intrinsics: np.ndarray) -> np.ndarray:
     """K (3,3) with pixel centres at +0.5 as ScanNet's files hold it: pixel centres at whole numbers, 4x4."""
     matrix = np.eye(4)

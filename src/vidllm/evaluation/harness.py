@@ -184,8 +184,6 @@ class Run:
         self.items = self._items()
         self.variants = self._variants()
 
-    # ---- what is to be done -----------------------------------------------------------------------------------
-
     def _items(self) -> list[Item]:
         plan = self.plan
         items = self.task.items(self.data.annotations(plan.task, plan.split))
@@ -277,8 +275,6 @@ class Run:
         if self._blind is not None:
             record["language-only"] = folder_record(self.plan.blind)["sha256"]
         return record
-
-    # ---- scores -----------------------------------------------------------------------------------------------
 
     def score(self, rows: Mapping[Variant, list[Record]]) -> Record:
         """Score the predictions under every protocol, write and return the results."""

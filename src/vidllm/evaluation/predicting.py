@@ -79,9 +79,6 @@ def _answers(
     return [helpers.text] * len(items)
 
 
-# --- captions ---
-
-
 def _caption(variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
     true = case.corners(item.entry.object_id, item.key)
     corners, centre = None, (true.min(0) + true.max(0)) / 2
@@ -123,9 +120,6 @@ def _mean_corners(case: EvaluationScene, helpers: Helpers) -> np.ndarray:
 
 def _corners(box: Box, placed: Placed) -> np.ndarray:
     return oriented_corners([*box.center, *box.size, box.yaw], placed.to_aligned)
-
-
-# --- boxes ---
 
 
 def _boxes(task: Task, variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:

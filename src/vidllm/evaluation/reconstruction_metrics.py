@@ -34,9 +34,6 @@ Poses = Float[np.ndarray, "_ 4 4"]
 Points = Float[np.ndarray, "_ 3"]
 
 
-# ---- depth ----
-
-
 def depth_metrics(predicted: Depth, truth: Depth) -> dict[str, float]:
     """Errors of metric depth over all pixels with ground truth, the clip taken as one.
 
@@ -85,9 +82,6 @@ def depth_on_frames(depth_m: np.ndarray, frames: Frames) -> np.ndarray:
         place = np.floor(original * depth_m.shape[1 + axis] / frames.original_size[axis]).astype(int)
         index.append(place.clip(0, depth_m.shape[1 + axis] - 1))
     return depth_m[:, index[0]][:, :, index[1]]
-
-
-# ---- cameras ----
 
 
 def fit(source: Points, target: Points, with_scale: bool) -> Sim3:
@@ -280,9 +274,6 @@ def _in_true_scale(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return scaled
 
 
-# ---- points ----
-
-
 def point_metrics(predicted: PosedDepth, truth: PosedDepth) -> dict[str, float]:
     """Precision, recall and F-score of the points at 5 cm: ``precision``, ``recall``, ``f_score``, and ``..._aligned``.
 
@@ -335,9 +326,6 @@ def thinned(points: Points, voxel_m: float) -> Points:
     )
     sums = np.stack([np.bincount(which, points[:, axis]) for axis in range(3)], -1)
     return np.asarray(sums / count[:, None])
-
-
-# ---- all of them ----
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,6 @@ def in_scene(box: Sequence[float] | np.ndarray, to_aligned: Transform) -> list[f
     return [*centre.tolist(), *(float(side) for side in box[3:6]), math.atan2(back[1, 0], back[0, 0])]
 
 
-# ---- the boxes of a scan's annotated objects, by their ids ----
-
-
 def object_boxes(scene: ScanNetScene) -> dict[int, np.ndarray]:
     """Centre and size (6,) of every annotated object in the aligned frame, by its id."""
     return {i.object_id: np.array(i.box, np.float64) for i in scene.instances if i.box is not None}
@@ -103,9 +100,6 @@ def box_reader(data: DataRoot) -> Callable[[str, int, str], np.ndarray]:
         return object_corners(held[scene], scene, object_id, what)
 
     return box_of
-
-
-# -- a scene
 
 
 class Recording:

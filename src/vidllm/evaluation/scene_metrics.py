@@ -149,7 +149,9 @@ def score_examples(
     metrics, said = Metrics(), dict[int, str]()
     for done, (video, of_it) in enumerate(videos.items(), 1):
         scene = model.reconstruct(video, frames or model.processor.image_processor.num_frames)
-        said |= _answers(scene, [e for e in of_it if e.task == "question"])
+        questions = [e for e in of_it if e.task == "question"]
+        answers = scene.ask_all([(q.text, q.situation) for q in questions]) if questions else []
+        said |= {q.line: answer for q, answer in zip(questions, answers, strict=True)}
         for example in of_it:
             if example.boxes is not None:
                 _score_boxes(scene, example, metrics)
@@ -158,11 +160,6 @@ def score_examples(
         if progress is not None:
             progress(done, len(videos))
     return _rows(examples, said, metrics)
-
-
-def _answers(scene: Scene, questions: Sequence[Example]) -> dict[int, str]:
-    given = scene.ask_all([(q.text, q.situation) for q in questions]) if questions else []
-    return {q.line: answer for q, answer in zip(questions, given, strict=True)}
 
 
 def _score_boxes(scene: Scene, example: Example, metrics: Metrics) -> None:

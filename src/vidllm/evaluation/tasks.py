@@ -109,8 +109,6 @@ def variants(
     return tuple(found)
 
 
-# -- the benchmarks
-
 Row = dict[str, Any]
 BoxOf = Callable[[str, int, str], np.ndarray]
 """(scene, object id, entry's name) to the corners (8, 3) of the annotated object in the aligned frame."""

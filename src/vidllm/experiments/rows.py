@@ -148,8 +148,6 @@ def table_named(name: str) -> Table:
     return TABLES[name]
 
 
-# ---- what all rows share ----
-
 OWN = ("data", "out", "preset", "seed", "steps", "init_from")  # what the ablation decides for its runs
 JOINT_OWN = (
     *OWN, "language_start", "true_geometry_until", "language_from", "adapter", "bridge_tokens", "metric_depth",

@@ -123,9 +123,6 @@ def _side_by_side(jobs: Sequence[Job], count: int) -> list[Record]:
     return [made[folder] for folder in folders]
 
 
-# ---- one row with one seed ------------------------------------------------------------------------------------------
-
-
 def run_job(job: Job, say: Log = to_stderr) -> Record:
     """Train the row (or go on, or see that it is done), measure it, and keep the result beside it."""
     joint, stage1 = joint_config(job), stage1_config(job)
@@ -238,9 +235,6 @@ def take_common(
     return taken
 
 
-# ---- what is left behind --------------------------------------------------------------------------------------------
-
-
 def publish(
     table: Table, config: AblationConfig, results: Sequence[Sequence[Record]], out: Path, command: str
 ) -> list[str]:
@@ -254,9 +248,6 @@ def publish(
     with atomic_path(out / f"{table.name}.md") as part:
         part.write_text("\n".join(told) + "\n", encoding="utf-8")
     return report(table, results, command)
-
-
-# ---- what all rows have in common ----
 
 
 def tokenizer_of(config: AblationConfig) -> Path:

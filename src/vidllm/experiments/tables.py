@@ -106,9 +106,6 @@ def _step(table: Table, number: int, against: int, figure: str, gain: Cell) -> S
     return Step(row.name, other.name, figure, gain, column, paper, agrees, clear)
 
 
-# ---- words ----------------------------------------------------------------------------------------------------------
-
-
 def statement(step: Step) -> str:
     """A plain sentence about one step."""
     direction = "better" if step.gain.mean > 0 else "worse" if step.gain.mean < 0 else "the same"
@@ -172,9 +169,6 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> list[str]:
     """Cells as a Markdown table."""
     told = ["| " + " | ".join(line) + " |" for line in lines]
     return told[:1] + ["|---" * len(lines[0]) + "|"] * bool(lines) + told[1:]
-
-
-# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def report(table: Table, results: Sequence[Sequence[Record]], command: str, *, markdown: bool = False) -> list[str]:

@@ -63,7 +63,8 @@ def find_units(
     The pictures do not tell without travel, with one frame, or where colours agree as well with any factor.
     """
     nothing = FoundUnits(depth.new_full((), torch.nan), depth.new_full((len(depth),), torch.nan), depth.new_ones(()))
-    travel, middle = _travel(extrinsics), depth[depth.isfinite() & (depth > 0)]
+    centres, middle = camera_centres(extrinsics.double()), depth[depth.isfinite() & (depth > 0)]
+    travel = float((centres - centres[:1]).norm(dim=-1).max())
     if travel <= 1e-9 or not len(middle):
         return nothing
     low, high = (bound * float(middle.median()) / travel for bound in TRAVEL)
@@ -79,11 +80,6 @@ def find_units(
     factors = _steps(float(factors[best]) / COARSE**2, float(factors[best]) * COARSE**2, FINE)
     fine = sweep.costs(factors)
     return FoundUnits(_lowest(factors, fine.mean(1, keepdim=True))[0], _lowest(factors, fine), depth.new_tensor(focal))
-
-
-def _travel(extrinsics: Tensor) -> float:
-    centres = camera_centres(extrinsics.double())
-    return float((centres - centres[:1]).norm(dim=-1).max())
 
 
 def _focal(views: tuple[Tensor, Tensor, Tensor, Tensor], factors: Tensor) -> float:
@@ -167,9 +163,6 @@ class _Sweep:
         visible = self.known[here] & (z > 1e-6) & inside_image(uv, self.images.shape[-2:])
         found = sampled(self.images[there], uv[:, None].nan_to_num(0.0, 0.0, 0.0))[:, :, 0]
         return (found - self.colours[here]).abs().mean(1).clamp(max=CAP), visible
-
-
-# ---- frames made small ---------------------------------------------------------------------------------------------
 
 
 SIDE = 128  # pixels of the shorter side at which frames are compared

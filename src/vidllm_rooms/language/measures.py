@@ -18,21 +18,13 @@ from vidllm_rooms.world import Clip, RoomObject
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``).
+    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``)."""
 
-    Attributes:
-        area_m2: the floor inside the walls.
-        longest_m: longest of length, width and height.
-        centre: (2,) in plan, metres, in a right-handed level frame, z up.
-        first_frames: the first frame that shows it; several where several definitions of "shows" are taken.
-        apart: metres between the closest points of two objects.
-    """
-
-    area_m2: float
-    longest_m: dict[int, float]
-    centre: dict[int, np.ndarray]
-    first_frames: dict[int, tuple[int, ...]]
-    apart: Callable[[int, int], float]
+    area_m2: float  # the floor inside the walls
+    longest_m: dict[int, float]  # of length, width and height
+    centre: dict[int, np.ndarray]  # (2,) in plan, metres, in a right-handed level frame, z up
+    first_frames: dict[int, tuple[int, ...]]  # that show it; several where several definitions of "shows" are taken
+    apart: Callable[[int, int], float]  # metres between the closest points of two objects
 
 
 def in_room(clip: Clip) -> Measures:

@@ -43,9 +43,6 @@ Options = list[Option[Slots]]
 Pair = tuple[int, int]
 
 
-# ---- what there is ----
-
-
 def _attribute(s: Speaker, kind: str, attribute: str) -> Question | None:
     """The colour or the material of one thing; a material that the category tells is not asked."""
     told = attribute == "material"

@@ -113,8 +113,6 @@ class Asker:
     def _shuffled(self, values: Sequence[Any], most: int | None = None) -> list[Any]:
         return [values[i] for i in self.rng.permutation(len(values))[:most]]
 
-    # -- numbers
-
     def _numbers(self) -> Iterator[Entry]:
         for name in self._shuffled([name for name, ids in self.ids.items() if len(ids) > 1], _MOST["number"]):
             count = self._agree(lambda one, ids: sum(number in one.centre for number in ids), self.ids[name])
@@ -134,8 +132,6 @@ class Asker:
             if metres is not None and metres >= 0.3 and asked < _MOST["number"]:
                 asked += 1
                 yield self._entry("object_abs_distance", _DISTANCE.format(a, b), f"{metres:.1f}")
-
-    # -- choices
 
     def _choices(self, kind: str, found: Iterator[tuple[str, str, list[str]]]) -> Iterator[Entry]:
         """Entries of some of the (question, answer, other options), no two with one answer; letters drawn evenly."""
@@ -252,9 +248,6 @@ def training_questions(clip: Clip) -> tuple[Question, ...]:
 def _prompt(entry: Entry) -> str:
     options = tuple(entry["options"] or ())
     return VSIQuestion("", DATASET, "", entry["question_type"], entry["question"], options, (), False).prompt
-
-
-# -- over all scenes
 
 
 def numbered(entries: Sequence[Entry]) -> list[Entry]:

@@ -29,7 +29,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -152,8 +151,16 @@ def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
     write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
     segments = {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
     Path(f"{stem}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments), encoding="utf-8")
+    groups = [
+        {"id": item.object_id, "objectId": item.object_id, "segments": list(item.segments), "label": item.label}
+        for item in scan.instances
+    ]
+    aggregation = {
+        "sceneId": f"scannet.{scan.name}", "appId": "Aggregator.v2", "segGroups": groups,
+        "segmentsFile": f"scannet.{scan.name}_vh_clean_2.0.010000.segs.json",
+    }  # fmt: skip
     for name in (".aggregation.json", "_vh_clean.aggregation.json"):
-        Path(f"{stem}{name}").write_text(json.dumps(_aggregation(scan)), encoding="utf-8")
+        Path(f"{stem}{name}").write_text(json.dumps(aggregation), encoding="utf-8")
 
 
 def cameras(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
@@ -194,16 +201,3 @@ def _meta(clip: Clip, scan: Scan) -> str:
 
 def _row(matrix: np.ndarray) -> str:
     return " ".join(f"{value:.6f}" for value in matrix.ravel())
-
-
-def _aggregation(scan: Scan) -> dict[str, Any]:
-    groups = [
-        {"id": item.object_id, "objectId": item.object_id, "segments": list(item.segments), "label": item.label}
-        for item in scan.instances
-    ]
-    return {
-        "sceneId": f"scannet.{scan.name}",
-        "appId": "Aggregator.v2",
-        "segGroups": groups,
-        "segmentsFile": f"scannet.{scan.name}_vh_clean_2.0.010000.segs.json",
-    }

@@ -25,6 +25,7 @@ def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intri
     points = {
         item.room_id: scan.mesh.points(item.segments).astype(np.float64) for item in scan.instances if item.room_id
     }
+    aligned = {number: moved(scan.frames.aligned_from_scan, group) for number, group in points.items()}
     thin = {number: group[:: math.ceil(len(group) / _MOST_POINTS)] for number, group in points.items()}
     first = {
         number: min((frame for frame, pose in enumerate(scan_from_camera)
@@ -34,15 +35,10 @@ def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intri
     return Measures(
         area_m2=_area_inside_walls(scan),
         longest_m={number: _longest(group) for number, group in points.items()},
-        centre={number: _middle(scan, group)[:2] for number, group in points.items()},
+        centre={number: (group.min(0) + group.max(0))[:2] / 2 for number, group in aligned.items()},
         first_frames={number: (frame,) for number, frame in first.items()},
         apart=lambda a, b: _closest(thin[a], thin[b]),
     )
-
-
-def _middle(scan: Scan, points: np.ndarray) -> np.ndarray:
-    aligned = moved(scan.frames.aligned_from_scan, points)
-    return np.asarray((aligned.min(0) + aligned.max(0)) / 2)
 
 
 def _longest(points: np.ndarray) -> float:

@@ -99,8 +99,6 @@ def tokenized(groups: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[next(tokens) for _ in group] for group in groups]
 
 
-# -- cleaning
-
 _SPELLING = {
     "letf": "left",
     "let": "left",
@@ -150,9 +148,6 @@ def uncapitalized(text: str) -> str:
         return text
     text = text.removesuffix(".")
     return text[0].lower() + text[1:]
-
-
-# -- matching
 
 
 def _overlaps(prediction: str, reference: str) -> bool:

@@ -54,9 +54,6 @@ class Question:
 Grade = Callable[[Question], float]
 
 
-# -- files
-
-
 def _key(entry: Entry, number: int) -> str:
     name = next((name for name in _IDS if entry.values.get(name) is not None), None)
     return str(number) if name is None else entry.get(name, identifier)
@@ -124,8 +121,6 @@ def mean_of(values: Sequence[float]) -> float:
     """The mean, summed from left to right as the scripts do over means."""
     return sum(values) / len(values)
 
-
-# -- numbers and letters
 
 CONFIDENCES = np.linspace(0.5, 0.95, 10)
 """Of MRA, with the rounding of the official script: some lie above their decimals, and errors at a bound feel it."""

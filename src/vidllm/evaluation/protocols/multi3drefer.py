@@ -93,9 +93,6 @@ def _overlaps_centre_size(predicted: np.ndarray, true: np.ndarray) -> np.ndarray
     return hull_iou(centre_size_corners(predicted)[:, None], centre_size_corners(true)[None])
 
 
-# --- the dataset's own evaluator ---
-
-
 def _official_values(answers: list[_Answer]) -> dict[Key, tuple[float, ...]]:
     """F1 of every predicted query, in the order of the file; the last prediction of a repeated query."""
     values: dict[Key, tuple[float, ...]] = {}
@@ -124,9 +121,6 @@ def _official(files: _Files) -> dict[str, Any]:
 
 def _official_items(files: _Files) -> dict[str, Any]:
     return {f"{scene}|{number}": list(pair) for (scene, number), pair in _official_values(files.answers).items()}
-
-
-# --- Video-3D-LLM ---
 
 
 def _video3dllm_values(answers: list[_Answer]) -> list[tuple[float, ...]]:

@@ -189,9 +189,6 @@ def twenty_class_labels(annotations: Iterable[Annotation]) -> list[str]:
     return ["unique" if counts[one] == 1 else "multiple" for one in classes]
 
 
-# -- the benchmark's own evaluator
-
-
 def _official_ious(files: _Files) -> np.ndarray:
     """IoU of every prediction (n,); 0 for an id that is not in the references."""
     truth = files.truth

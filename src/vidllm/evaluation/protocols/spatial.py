@@ -87,9 +87,6 @@ _official_grade = partial(_vsi_grade, find=_first_number, accuracy=mean_relative
 _paper_grade = partial(_vsi_grade, find=_first_number, accuracy=partial(_finite, exact_relative_accuracy))
 _lmms_grade = partial(_vsi_grade, find=number_in, accuracy=mean_relative_accuracy)
 
-
-# -- VSI-Bench
-
 LEVELS = ("easy", "medium", "hard")
 _DIRECTION = "object_rel_direction"
 VSI_KINDS = {
@@ -159,9 +156,6 @@ VSI = by_name(
 )  # fmt: skip
 """The evaluators of VSI-Bench by name."""
 
-
-# -- ReVSI
-
 _REVSI_PARTS = {
     _DIRECTION: ("forward_easy", "backward_easy", "forward_hard", "backward_hard"),
     "object_rel_distance": ("closest", "farthest"),
@@ -202,9 +196,6 @@ REVSI = by_name(
              partial(grade_all, _revsi_grade, task=_revsi_task)),
 )  # fmt: skip
 """The evaluator of ReVSI by name."""
-
-
-# -- SPAR-Bench
 
 _LAST_NUMBER = {f"{what}_prediction_{who}_mv" for what in ("depth", "distance") for who in ("oc", "oo")}
 _VIEW_CHANGE = "view_change_infer"
@@ -285,9 +276,6 @@ SPAR = by_name(
 )  # fmt: skip
 """The evaluators of SPAR-Bench by name."""
 
-
-# -- 3DSRBench and MMSI-Bench
-
 _3DSR_KINDS = {
     "height": ("higher",), "location": ("above", "closer_to_camera", "next_to"),
     "orientation": ("in_front_of", "on_the_left", "viewpoint"),
@@ -362,9 +350,6 @@ MMSI = by_name(
              partial(read_questions, Form("question_type", "answer")), _mmsi, partial(grade_all, _mmsi_grade)),
 )  # fmt: skip
 """The evaluator of MMSI-Bench by name."""
-
-
-# -- OpenEQA
 
 
 def _read_marks(references: Any, predictions: Any) -> list[tuple[str, str, float]]:

@@ -217,8 +217,6 @@ _RULES = (  # in the order in which equals are decided
 )
 
 
-# -- reading
-
 _BREAKS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?=[,;:?!.]?(?:[ \n]|\Z))")
 _NOTHING = re.compile(r" +|[,;.](?=[ \n]|\Z)")
