@@ -17,7 +17,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, permutations
-from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -118,7 +117,7 @@ class Asker:
             count = self._agree(lambda one, ids: sum(number in one.centre for number in ids), self.ids[name])
             if count is not None:
                 yield self._entry("object_counting", f"How many {name}(s) are in this room?", str(count), topic=name)
-        area = self._close(0.03, attrgetter("area_m2"))
+        area = self._close(0.03, lambda one: one.area_m2)
         if area is not None:
             yield self._entry("room_size_estimation", _ROOM_SIZE, f"{area:.1f}")
         for name in self._shuffled([*self.single], _MOST["number"]):
