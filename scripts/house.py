@@ -41,8 +41,8 @@ FLOORS = (
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
     "vidllm": 2235,
-    "vidllm.baselines": 495,
-    "vidllm.cli": 1975,
+    "vidllm.baselines": 785,
+    "vidllm.cli": 1980,
     "vidllm.datasets": 3230,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
@@ -50,8 +50,8 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
     "vidllm.long_video": 990,
-    "vidllm.model": 6035,
-    "vidllm.pretrained": 1650,
+    "vidllm.model": 6050,
+    "vidllm.pretrained": 1895,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1610,
@@ -62,6 +62,7 @@ BUDGET: dict[str, int] = {
 PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}
 #: Functions that may have up to that many arguments.
 WIDE = {
+    "vidllm.baselines.cascade:__init__": 8,  # as vidllm.model.configuration
     "vidllm.model.configuration:__init__": 8,  # transformers prescribes one argument a field
     "vidllm.scene:reconstruct": 8,  # the public face: each is a decision of the user
     "vidllm.scene:stream": 8,  # as reconstruct

@@ -48,7 +48,11 @@ def position_map(
 
 
 class ResidualConv(nn.Module):
-    """``relu(x) + conv(relu(conv(relu(x))))``: the skip path carries the rectified input, as VGGT's weights expect."""
+    """``relu(x) + conv(relu(conv(relu(x))))``: the skip path carries the rectified input, as VGGT's weights expect, or
+    the input itself where ``rectified`` is off.
+    """
+
+    rectified = True
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class ResidualConv(nn.Module):
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """Same size in and out."""
         rectified = F.relu(x)
-        return rectified + self.conv2(F.relu(self.conv1(rectified)))
+        return (rectified if self.rectified else x) + self.conv2(F.relu(self.conv1(rectified)))
 
 
 class Fusion(nn.Module):

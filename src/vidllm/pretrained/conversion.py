@@ -145,6 +145,26 @@ class KeyMap:
         return None if name is None else [(name, tensor)] if name else []
 
 
+def dpt_renames(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Key map of a DPT head in the usual names of its authors; levels are counted from 1 there, from 0 here."""
+    pairs = [
+        (r"norm\.(.+)", r"decoder.norm.\1"),
+        (r"projects\.(.+)", r"decoder.projects.\1"),
+        (r"resize_layers\.(.+)", r"decoder.resizes.\1"),
+        (r"scratch\.output_conv1\.(.+)", r"narrow.\1"),
+        (r"scratch\.output_conv2\.(.+)", r"out.\1"),
+    ]
+    for level in range(4):
+        refine = rf"scratch\.refinenet{level + 1}\."
+        pairs += [
+            (rf"scratch\.layer{level + 1}_rn\.(.+)", rf"decoder.laterals.{level}.\1"),
+            (rf"{refine}resConfUnit1\.(.+)", rf"decoder.fusions.{level}.skip.\1"),
+            (rf"{refine}resConfUnit2\.(.+)", rf"decoder.fusions.{level}.refine.\1"),
+            (rf"{refine}out_conv\.(.+)", rf"decoder.fusions.{level}.out.\1"),
+        ]
+    return [(rf"{theirs}\.{pattern}", f"{ours}.{name}") for pattern, name in pairs]
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint with its key map.

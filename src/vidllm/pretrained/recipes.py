@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidllm.baselines.cascade import CascadeConfig
+from vidllm.baselines.geometry import read_settings
 from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
@@ -21,6 +22,7 @@ from vidllm.pretrained.clip import clip_config, clip_source
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.depth_estimators import depth_estimator_fields, depth_estimator_source
 from vidllm.pretrained.dinov2 import dinov2_config, dinov2_source
+from vidllm.pretrained.geometry_models import find_geometry_model
 from vidllm.pretrained.llava_3d import (
     DEFAULT_FRAMES,
     llava_3d_settings,
@@ -48,10 +50,14 @@ class Ingredients:
 
     vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
     takes; metric_depth: a depth estimator of transformers in its place. camera_height_m: the cascade's, for videos of
-    which nothing is known. shorter_side: pixels of the frames, in place of the preset's.
+    which nothing is known. shorter_side: pixels of the frames, in place of the preset's. geometry: the name of another
+    network in VGGT's place, geometry_weights: where it lies if not where it is published
+    (:mod:`vidllm.pretrained.geometry_models`). accept_licence: terms that ask for it are agreed to.
     """
 
     vggt: Place = None
+    geometry: str | None = None
+    geometry_weights: Place = None
     llava_3d: Place = None
     dinov2: Place = None
     lm: Place = None
@@ -60,6 +66,7 @@ class Ingredients:
     metric_depth: Place = None
     camera_height_m: float | None = None
     shorter_side: int | None = None
+    accept_licence: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,25 @@ def recipe(name: str, given: Ingredients) -> Recipe:
     if name not in IMPORT_PRESETS:
         raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
     try:
-        return _cascade(given) if name == CASCADE else _vid_llm(name, given)
+        made = _cascade(given) if name == CASCADE else _vid_llm(name, given)
+        return made if given.accept_licence else _without_agreements(made)
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:  # of fields of a wrong type, wherever they are first used
-        places = ", ".join(str(place) for place in (given.vggt, given.llava_3d, given.dinov2, given.lm) if place)
+        places = ", ".join(str(place) for place in (given.vggt, given.geometry_weights, given.llava_3d,
+                                                            given.dinov2, given.lm) if place)  # fmt: skip
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{places}: no model can be made of the config.json there ({reason}); fetch them again"
                          ) from error  # fmt: skip
+
+
+def _without_agreements(made: Recipe) -> Recipe:
+    """The recipe; ValueError, telling the terms, where one of its sources asks to agree to them."""
+    for source in made.sources:
+        if source.licence.agreement:
+            raise ValueError(f"{source.checkpoint.place}: {source.licence.model} asks to agree to its terms: "
+                             f"{source.licence.terms} Add --accept-licence if you do")  # fmt: skip
+    return made
 
 
 def _parts(vggt: Checkpoint) -> VGGTParts:
@@ -96,13 +114,16 @@ def _parts(vggt: Checkpoint) -> VGGTParts:
 
 
 def _cascade(given: Ingredients) -> Recipe:
-    if given.vggt is None or given.llava_3d is None:
-        raise ValueError("the cascade is VGGT and LLaVA-3D: give both --vggt and --llava-3d")
+    if given.llava_3d is None or given.vggt is given.geometry is None:
+        raise ValueError("the cascade is VGGT and LLaVA-3D: give both --vggt (or --geometry NAME) and --llava-3d")
+    if given.vggt is not None and given.geometry is not None:
+        raise ValueError("give one reconstruction network: --vggt or --geometry")
     if given.lm is not None or given.dinov2 is not None:
         raise ValueError("the cascade takes its language model from LLaVA-3D and its encoder from VGGT; "
                          "leave --lm and --dinov2 out")  # fmt: skip
-    vggt, llava = open_checkpoint(given.vggt), open_checkpoint(given.llava_3d)
-    parts, settings = _parts(vggt), llava_3d_settings(llava)
+    llava = open_checkpoint(given.llava_3d)
+    settings = llava_3d_settings(llava)
+    geometry, network, side = _reconstruction(given)
     text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
     tower, vision, clips = _tower(given, llava)
     if given.metric is not None and given.metric_depth is not None:
@@ -112,23 +133,36 @@ def _cascade(given: Ingredients) -> Recipe:
     fields = _metric_fields(metric) if estimator is None else depth_estimator_fields(estimator)
     config = CascadeConfig(
         vision_config=vision, vision_layer=settings.get("mm_vision_select_layer", -2),
-        camera_height_m=given.camera_height_m, **fields, **_geometry_fields(parts, None),
+        camera_height_m=given.camera_height_m, **fields, **geometry,
         adapter={"variant": "none"}, text_config=text, default_frames=settings.get("num_frames", DEFAULT_FRAMES),
-        shorter_side=given.shorter_side or parts.encoder.image_size, resize="longer_side", **_token_ids(tokenizer),
+        shorter_side=given.shorter_side or side, resize="longer_side", **_token_ids(tokenizer),
     )  # fmt: skip
-    sources = [*clips, vggt_source(vggt, parts), llava_3d_source(llava, text, before, tower)]
+    sources = [*clips, network, llava_3d_source(llava, text, before, tower)]
     if given.metric is not None:
         sources.append(Source("metric depth model", open_checkpoint(given.metric), KeyMap(METRIC_RENAMES).translate,
                               ("metric.",), licences.METRIC))  # fmt: skip
     if estimator is not None:
         sources.append(depth_estimator_source(estimator))
     notes = ["scenes over the cap of patches: the voxel grows (LLaVA-3D drops patches at random)"]
-    if metric is None and estimator is None:
+    if metric is None and estimator is None and not _in_metres(config):
         height = given.camera_height_m
         told = "metres need --scale, --camera-height or --known-length with each video"
         told = told if height is None else f"cameras are taken to be {height:g} m over the floor"
         notes.append(f"no metric depth model: {told}")
     return Recipe(config, tokenizer, sources, notes)
+
+
+def _reconstruction(given: Ingredients) -> tuple[dict[str, Any], Source, int]:
+    """The cascade's geometry: its fields of the configuration, its weights and the longer side of its frames."""
+    if given.geometry is None:
+        assert given.vggt is not None
+        vggt = open_checkpoint(given.vggt)
+        parts = _parts(vggt)
+        return _geometry_fields(parts, None), vggt_source(vggt, parts), parts.encoder.image_size
+    settings, source, side = find_geometry_model(given.geometry, given.geometry_weights)
+    _, network = read_settings(settings)
+    fields = {"geometry_model": settings, "encoder": EncoderConfig(patch_size=network.patch_size)}
+    return fields, source, side
 
 
 def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Source]]:
@@ -139,6 +173,10 @@ def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Sourc
     vision, source = tower_of(llava)
     within = source.checkpoint is llava
     return within, vision, [] if within else [source]
+
+
+def _in_metres(config: CascadeConfig) -> bool:
+    return config.geometry_model is not None and read_settings(config.geometry_model)[0].metric
 
 
 def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
@@ -154,9 +192,10 @@ def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
 
 
 def _vid_llm(name: str, given: Ingredients) -> Recipe:
-    if any(x is not None for x in (given.clip, given.metric, given.metric_depth, given.camera_height_m)):
-        raise ValueError(f"--clip, --metric, --metric-depth and --camera-height belong to the cascade; leave them out "
-                         f"with {name}")  # fmt: skip
+    if any(x is not None for x in (given.clip, given.metric, given.metric_depth, given.camera_height_m,
+                                     given.geometry)):  # fmt: skip
+        raise ValueError(f"--clip, --metric, --metric-depth, --camera-height and --geometry belong to the cascade; "
+                         f"leave them out with {name}")  # fmt: skip
     if (given.llava_3d is None) == (given.lm is None):
         raise ValueError("give the language model: --llava-3d or --lm, one of the two")
     base, notes = preset(name), [_RIDERS]
