@@ -41,7 +41,7 @@ FLOORS = (
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
     "vidllm": 2235,
-    "vidllm.baselines": 785,
+    "vidllm.baselines": 1040,
     "vidllm.cli": 1980,
     "vidllm.datasets": 3230,
     "vidllm.evaluation": 6125,
@@ -50,8 +50,8 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
     "vidllm.long_video": 990,
-    "vidllm.model": 6050,
-    "vidllm.pretrained": 1895,
+    "vidllm.model": 6055,
+    "vidllm.pretrained": 2080,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1610,
