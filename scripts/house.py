@@ -41,27 +41,28 @@ FLOORS = (
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
     "vidllm": 2235,
-    "vidllm.baselines": 495,
-    "vidllm.cli": 1975,
-    "vidllm.datasets": 3015,
-    "vidllm.evaluation": 5735,
-    "vidllm.experiments": 945,
+    "vidllm.baselines": 1105,
+    "vidllm.cli": 1980,
+    "vidllm.datasets": 3230,
+    "vidllm.evaluation": 6125,
+    "vidllm.experiments": 985,
     "vidllm.export": 1620,
     "vidllm.geometry": 1950,
     "vidllm.io": 4205,
     "vidllm.long_video": 995,
-    "vidllm.model": 6035,
-    "vidllm.pretrained": 1650,
+    "vidllm.model": 6055,
+    "vidllm.pretrained": 2100,
     "vidllm.training": 6690,
-    "vidllm_rooms": 1905,
+    "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1940,
-    "vidllm_rooms.official": 960,
-    "vidllm_rooms.world": 1695,
+    "vidllm_rooms.official": 1380,
+    "vidllm_rooms.world": 1740,
 }
 #: Signatures that transformers prescribes.
 PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}
 #: Functions that may have up to that many arguments.
 WIDE = {
+    "vidllm.baselines.cascade:__init__": 8,  # as vidllm.model.configuration
     "vidllm.model.configuration:__init__": 8,  # transformers prescribes one argument a field
     "vidllm.scene:reconstruct": 8,  # the public face: each is a decision of the user
     "vidllm.scene:stream": 8,  # as reconstruct

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLI
 
 from vidllm.baselines import llava_3d
 from vidllm.baselines.depth_estimator import DepthEstimator
+from vidllm.baselines.geometry import build_geometry, read_settings
 from vidllm.geometry.cameras import decode_pose, invert_extrinsics, unproject
 from vidllm.geometry.gravity import room_frame, up_from_cameras, up_from_points
 from vidllm.model.camera_head import CameraHead
@@ -32,7 +33,16 @@ from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.grounding import GroundingDecoder
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMPreTrainedModel
 from vidllm.model.metric_depth import MetricDepthModel
-from vidllm.model.outputs import AdapterOutput, Cameras, Features, Geometry, GroundingOutput, VisualPrefix
+from vidllm.model.outputs import (
+    AdapterOutput,
+    Cameras,
+    EncoderOutput,
+    Features,
+    Geometry,
+    GlobalFrameOutput,
+    GroundingOutput,
+    VisualPrefix,
+)
 from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.priors import KnownCameras, KnownScale
 from vidllm.model.scale_alignment import measured_anew, rescaled
@@ -44,7 +54,8 @@ class CascadeConfig(VidLLMConfig):
     vision_config: CLIP's. vision_layer: the hidden state LLaVA-3D reads. metric_encoder: of a Vid-LLM's metric depth
     model, None without one; metric_side: its images' shorter side in pixels. metric_model: the configuration of a depth
     estimator of transformers in its place, and metric_input what pictures it wants (``baselines.depth_estimator``).
-    camera_height_m: of videos about which nothing else is known.
+    camera_height_m: of videos about which nothing else is known. geometry_model: the settings of another network in
+    VGGT's place (:mod:`vidllm.baselines.geometry`); of ``encoder`` the patch size alone counts then.
     """
 
     model_type = "vidllm_cascade"
@@ -59,12 +70,14 @@ class CascadeConfig(VidLLMConfig):
         metric_model: dict[str, Any] | None = None,
         metric_input: dict[str, Any] | None = None,
         camera_height_m: float | None = None,
+        geometry_model: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         for name, value, hint in (
             ("vision_config", vision_config, CLIPVisionConfig | dict | None), ("vision_layer", vision_layer, int),
             ("metric_side", metric_side, int), ("metric_model", metric_model, dict | None),
             ("metric_input", metric_input, dict | None), ("camera_height_m", camera_height_m, float | None),
+            ("geometry_model", geometry_model, dict | None),
         ):  # fmt: skip
             check_value(name, value, hint)
         for name, part in (("vision_config", vision_config), ("metric_model", metric_model)):
@@ -79,6 +92,9 @@ class CascadeConfig(VidLLMConfig):
         self.metric_model = metric_model
         self.metric_input = metric_input
         self.camera_height_m = camera_height_m
+        if geometry_model is not None:
+            read_settings(geometry_model)
+        self.geometry_model = geometry_model
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,52 +149,89 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
 
     def __init__(self, config: CascadeConfig) -> None:
         VidLLMPreTrainedModel.__init__(self, config)
-        width, patch, seen = config.encoder.hidden_size, config.encoder.patch_size, config.vision_config.hidden_size
-        self.encoder = DinoEncoder(config.encoder)
-        self.attention = GlobalFrameAttention(config.attention, width)
-        self.camera_head = CameraHead(config.camera_head, 2 * width)
-        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
-        points = config.dense_head.point_head
-        self.point_head = DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
+        self.geometry_model = None if config.geometry_model is None else build_geometry(config.geometry_model)
+        if self.geometry_model is None:
+            self._build_vggt(config)
         self.metric_depth = None
         self.metric: MetricEstimator | DepthEstimator | None = None
         if config.metric_encoder is not None:
             self.metric = MetricEstimator(config.metric_encoder, config.metric_depth, config.metric_side)
         elif config.metric_model is not None:
             self.metric = DepthEstimator(config.metric_model, config.metric_input or {})
+        self._build_language(config)
+        self._built_on_meta = next(self.parameters()).is_meta
+        self.post_init()
+
+    def _build_language(self, config: CascadeConfig) -> None:
+        seen = config.vision_config.hidden_size
         self.clip = CLIPVisionModel(config.vision_config)
         self.clip_side = _whole(config.vision_config.image_size)
         self.clip_patch = _whole(config.vision_config.patch_size)
         self.position_embedding = PositionEmbedding(seen)
-        self.projector = Projector(seen, config.text_config.hidden_size)
+        self.projector: nn.Module = Projector(seen, config.text_config.hidden_size)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self._built_on_meta = self.attention.camera_token.is_meta
-        self.post_init()
 
-    # ---- geometry: VGGT, then metres --------------------------------------------------------------------------
+    def _build_vggt(self, config: CascadeConfig) -> None:
+        width, patch = config.encoder.hidden_size, config.encoder.patch_size
+        self.encoder = DinoEncoder(config.encoder)
+        self.attention = GlobalFrameAttention(config.attention, width)
+        self.camera_head = CameraHead(config.camera_head, 2 * width)
+        self.depth_head = DPTHead(config.dense_head, 2 * width, 2, "exp", patch)
+        points = config.dense_head.point_head
+        self.point_head = DPTHead(config.dense_head, 2 * width, 4, "inv_log", patch) if points else None
+
+    # ---- geometry: VGGT or another network, then metres --------------------------------------------------------
 
     def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
-        """VGGT's encoder and CLIP, each on the same frames; nothing flows between them."""
+        """VGGT's encoder and CLIP, each on the same frames; nothing flows between them.
+
+        Another network takes the frames themselves, as the geometric stream; CLIP's tokens then stand for both.
+        """
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
+        language = self.language_tokens(pixel_values)
+        if self.geometry_model is not None:
+            patch = self.config.encoder.patch_size
+            seen = EncoderOutput(language, [], (size[0] // patch, size[1] // patch))
+            return Features(seen, AdapterOutput(pixel_values, language, None), size)
         seen = self.encoder(pixel_values)
-        language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
-        return Features(
-            seen, AdapterOutput(seen.tokens, language, None), (pixel_values.shape[-2], pixel_values.shape[-1])
-        )
+        return Features(seen, AdapterOutput(seen.tokens, language, None), size)
 
     def predict_cameras(self, features: Features) -> Cameras:
-        """VGGT's cameras; up is the mean of the images' up directions."""
-        attended = self.attention(features.streams.geometry, features.encoder.grid, self.config.dense_head.tap_layers)
-        poses = self.camera_head(attended.special[:, :, 0])
+        """The network's cameras; up is the mean of the images' up directions.
+
+        ``dense_features`` of another network than VGGT are its depth and confidence themselves.
+        """
+        if self.geometry_model is not None:
+            found = self.geometry_model(features.streams.geometry)
+            attended, poses = GlobalFrameOutput({}, features.streams.language[:, :, :0]), [found.pose_encoding]
+            dense = [found.depth, found.confidence]
+        else:
+            layers = self.config.dense_head.tap_layers
+            attended = self.attention(features.streams.geometry, features.encoder.grid, layers)
+            poses = self.camera_head(attended.special[:, :, 0])
+            dense = dense_features(self.config, features.encoder, attended)
         extrinsics, _ = decode_pose(poses[-1].float(), features.image_size)
         first = extrinsics[:, :1, :3, :3]
         rotations = extrinsics[..., :3, :3] @ first.transpose(-1, -2)
         up = up_from_cameras(torch.cat([rotations, extrinsics[..., 3:]], -1))
-        return Cameras(attended, poses, up, dense_features(self.config, features.encoder, attended))
+        return Cameras(attended, poses, up, dense)
+
+    def predict_depth(
+        self, cameras: Cameras, image_size: tuple[int, int], frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Depth (B,F,H,W) of VGGT's head or of the other network, and its confidence."""
+        if self.geometry_model is None:
+            return super().predict_depth(cameras, image_size, frames)
+        depth, confidence = cameras.dense_features
+        return (depth, confidence) if frames is None else (depth[:, frames], confidence[:, frames])
 
     def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
-        """VGGT's geometry at its own scale (nothing here knows metres), in the room's frame."""
+        """The geometry at the network's own scale, in the room's frame. Only a network in metres knows these."""
         geometry = super().metric_geometry(features, cameras, known)
+        if self.geometry_model is not None and self.geometry_model.metric:
+            scale = geometry.scale
+            geometry = replace(geometry, scale=replace(scale, valid=torch.ones_like(scale.valid)))
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())
         scenes = points.flatten(1, 3)
         if known is not None and known.up is not None:
@@ -214,6 +267,10 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return first.scene_from_world
 
     # ---- language: LLaVA-3D -----------------------------------------------------------------------------------
+
+    def language_tokens(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B F P C"]:
+        """CLIP's patch tokens of the frames."""
+        return self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
 
     def clip_features(self, pixels: Float[Tensor, "B F 3 s s"]) -> Float[Tensor, "B F P C"]:
         """Patch tokens of CLIP's ``vision_layer`` of normalised square crops, without the class token."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of
+from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of, read_by
 
 if TYPE_CHECKING:
     from vidllm.model.huggingface import VidLLMConfig
@@ -67,12 +67,18 @@ class Info(Verb):
 class Import(Verb):
     """Make a model from published checkpoints: files, folders or hub ids."""
 
-    EFFECTS = (Effect(("every_key",), "--json lists every key anyway", lambda o: not o.json),)
+    EFFECTS = (
+        Effect(("every_key",), "--json lists every key anyway", lambda o: not o.json),
+        Effect(("geometry_weights",), "it needs --geometry", lambda o: o.geometry is not None),
+    )
 
-    preset: Literal["cascade", "paper", "compact", "tiny"]
-    """cascade (VGGT and LLaVA-3D as they are), or a Vid-LLM initialised from them"""
+    preset: Literal["cascade", "reconstruction", "paper", "compact", "tiny"]
+    """cascade (VGGT and LLaVA-3D as they are), its reconstruction alone, or a Vid-LLM initialised from them"""
     output: Annotated[Output, arg(metavar="M")]  # folder of the model; created if missing
     vggt: Place = None  # VGGT-1B: encoder and geometry
+    geometry: Annotated[str | None, read_by(str, "NAME"), NO_HINT] = None
+    """cascade: another network in VGGT's place: da3-small, da3-base, da3-large (docs/geometry_models.md)"""
+    geometry_weights: Place = None  # of --geometry (default: the hub's, where it is published)
     llava_3d: Place = None  # LLaVA-3D-7B: language model, projector, position embedding
     dinov2: Place = None  # DINOv2 with registers, in place of VGGT's encoder
     lm: Place = None  # any Hugging Face causal language model, in place of LLaVA-3D's
@@ -80,10 +86,11 @@ class Import(Verb):
     metric: Place = None
     """cascade: a vidllm model whose metric depth gives the scale"""
     metric_depth: Place = None
-    """cascade: a depth estimator of transformers in metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)"""
+    """cascade: a depth estimator in metres (Depth Anything 3 or 2 metric, MoGe-2, Depth Pro, ZoeDepth, GLPN)"""
     camera_height: Metres = None
     """cascade: height of the camera over the floor in metres, if a video has no other known scale"""
     shorter_side: Whole = None  # pixels of the frames (default: the preset's)
+    accept_licence: Flag = False  # agree to the terms of weights that ask for it
     weights_dtype: Annotated[str | None, one_of("float32", "bfloat16", "float16"), NO_HINT] = None
     """dtype of the weights that are written (default: as in the checkpoints)"""
     every_key: Flag = False  # list every key in the report
@@ -105,7 +112,8 @@ class Import(Verb):
         folder = Path(self.output) if self.dry_run else reading.writable_folder(self.output)
         given = Ingredients(
             vggt=self.vggt, llava_3d=self.llava_3d, dinov2=self.dinov2, lm=self.lm, clip=self.clip,
-            metric=self.metric, metric_depth=self.metric_depth,
+            metric=self.metric, metric_depth=self.metric_depth, geometry=self.geometry,
+            geometry_weights=self.geometry_weights, accept_licence=self.accept_licence,
             camera_height_m=self.camera_height, shorter_side=self.shorter_side,
         )  # fmt: skip
         dtype = None if self.weights_dtype is None else getattr(torch, self.weights_dtype)

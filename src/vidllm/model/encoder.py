@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,8 +30,13 @@ OLDER_NAMES = {
 }
 
 
-class _Embeddings(nn.Module):
-    """Images as tokens: class token, registers, patches; all but the registers with their place in the image."""
+class Embeddings(nn.Module):
+    """Images as tokens: class token, registers, patches; all but the registers with their place in the image.
+
+    ``offset``: added to the patches of each side where the position table is resized (0.1 in DINOv2's older code).
+    """
+
+    offset = 0.0
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -59,7 +65,10 @@ class _Embeddings(nn.Module):
         if tuple(grid) == (side, side):
             return table
         square = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2).float()
-        resized = F.interpolate(square, size=tuple(grid), mode="bicubic", align_corners=False, antialias=self.antialias)
+        to: dict[str, Any] = {"size": tuple(grid)}
+        if self.offset:
+            to = {"scale_factor": tuple((n + self.offset) / side for n in grid)}
+        resized = F.interpolate(square, mode="bicubic", align_corners=False, antialias=self.antialias, **to)
         return torch.cat((table[:, :1], resized.to(table.dtype).flatten(2).transpose(1, 2)), dim=1)
 
 
@@ -110,7 +119,7 @@ class EncoderBlock(nn.Module):
 class _Backbone(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(config)
+        self.embeddings = Embeddings(config)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(EncoderBlock(config) for _ in range(config.depth))})
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         for module in self.modules():

@@ -122,6 +122,18 @@ Pairs = list[tuple[str, Tensor]]
 #: From a key and its tensor to our names and tensors: none for a key that is left out, None for an unknown one.
 Translate = Callable[[str, Tensor], Pairs | None]
 
+
+
+def beneath(prefix: str, translate: Translate) -> Translate:
+    """The same with a prefix before our names."""
+
+    def named(key: str, tensor: Tensor) -> Pairs | None:
+        pairs = translate(key, tensor)
+        return None if pairs is None else [(prefix + name, value) for name, value in pairs]
+
+    return named
+
+
 _NAMED = 4  # problems named in an error of one line
 
 
@@ -143,6 +155,26 @@ class KeyMap:
         """As :data:`Translate`: the tensor as it is under its new name."""
         name = self(key)
         return None if name is None else [(name, tensor)] if name else []
+
+
+def dpt_renames(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Key map of a DPT head in the usual names of its authors; levels are counted from 1 there, from 0 here."""
+    pairs = [
+        (r"norm\.(.+)", r"decoder.norm.\1"),
+        (r"projects\.(.+)", r"decoder.projects.\1"),
+        (r"resize_layers\.(.+)", r"decoder.resizes.\1"),
+        (r"scratch\.output_conv1\.(.+)", r"narrow.\1"),
+        (r"scratch\.output_conv2\.(.+)", r"out.\1"),
+    ]
+    for level in range(4):
+        refine = rf"scratch\.refinenet{level + 1}\."
+        pairs += [
+            (rf"scratch\.layer{level + 1}_rn\.(.+)", rf"decoder.laterals.{level}.\1"),
+            (rf"{refine}resConfUnit1\.(.+)", rf"decoder.fusions.{level}.skip.\1"),
+            (rf"{refine}resConfUnit2\.(.+)", rf"decoder.fusions.{level}.refine.\1"),
+            (rf"{refine}out_conv\.(.+)", rf"decoder.fusions.{level}.out.\1"),
+        ]
+    return [(rf"{theirs}\.{pattern}", f"{ours}.{name}") for pattern, name in pairs]
 
 
 @dataclass(frozen=True)

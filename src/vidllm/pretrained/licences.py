@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Licence:
     """The terms of a published model: its usual name, the terms in one line, and whether they forbid commerce.
 
-    ``commercial`` is None where it depends on the checkpoint that was given.
+    ``commercial`` is None where it depends on the checkpoint that was given. ``agreement``: the terms ask to be agreed
+    to before the weights are used (``--accept-licence``).
     """
 
     model: str
     terms: str
     commercial: bool | None
+    agreement: bool = False
 
 
 VGGT = Licence(

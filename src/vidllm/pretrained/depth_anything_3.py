@@ -1,0 +1,110 @@
+"""Depth Anything 3's weights: their configuration by the headers alone, and their key map."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidllm.io.weight_files import Checkpoint
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, dpt_renames
+
+_VIT = r"backbone\.pretrained"
+#: Key map to :class:`vidllm.baselines.geometry.depth_anything_3.DepthAnything3`, without the "model." before all keys.
+RENAMES: Renames = (
+    (rf"{_VIT}\.cls_token", "encoder.embeddings.cls_token"),
+    (rf"{_VIT}\.pos_embed", "encoder.embeddings.position_embeddings"),
+    (rf"{_VIT}\.patch_embed\.proj\.(.+)", r"encoder.embeddings.patch_embeddings.projection.\1"),
+    (rf"{_VIT}\.(camera_token|norm\..+|blocks\.\d+\.(?:norm[12]|attn|ls[12]|mlp\.fc[12])\..+)", r"encoder.\1"),
+    *dpt_renames("head", "depth_head"),
+    (r"head\.scratch\.(?:refinenet\d|output_conv\d)_aux\..+", ""),  # rays: a second way to the cameras
+    (r"cam_dec\.backbone\.(.+)", r"camera_head.backbone.\1"),
+    (r"cam_dec\.fc_t\.(.+)", r"camera_head.translation.\1"),
+    (r"cam_dec\.fc_qvec\.(.+)", r"camera_head.quaternion.\1"),
+    (r"cam_dec\.fc_fov\.0\.(.+)", r"camera_head.fov.\1"),
+    (r"(?:cam_enc|gs_head|gs_adapter)\..+", ""),  # known cameras as input; Gaussians
+)
+#: The same to :class:`~vidllm.baselines.geometry.depth_anything_3.DepthAnything3Metric`.
+METRIC_RENAMES: Renames = (
+    (r"head\.scratch\.output_conv2\.(.+)", r"depth_head.out.depth.\1"),
+    (r"head\.scratch\.sky_output_conv2\.(.+)", r"depth_head.out.sky.\1"),
+    *RENAMES,
+)
+_MAP, _METRIC_MAP = KeyMap(RENAMES), KeyMap(METRIC_RENAMES)
+_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+#: Layers that the heads of the published models read, by depth and whether blocks attend over frames.
+TAPS = {(12, True): (5, 7, 9, 11), (24, True): (11, 15, 19, 23), (24, False): (4, 11, 17, 23)}
+#: Widths of the published models that attend over frames.
+WIDTHS = {384: "da3-small", 768: "da3-base", 1024: "da3-large"}
+
+
+def translate(key: str, tensor: Tensor) -> Pairs | None:
+    """One of the weights under our names (:data:`~vidllm.pretrained.conversion.Translate`)."""
+    return _MAP.translate(key.removeprefix("model."), tensor)
+
+
+def translate_metric(key: str, tensor: Tensor) -> Pairs | None:
+    """The same of the metric network."""
+    return _METRIC_MAP.translate(key.removeprefix("model."), tensor)
+
+
+def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """The configuration of a model that attends over frames; ValueError for another one, or of another name's size."""
+    fields = sizes(checkpoint)
+    if fields["cross_from"] == fields["depth"]:
+        raise ValueError(f"{checkpoint.place}: a Depth Anything 3 of single pictures; give it as --metric-depth, and "
+                         f"{name} as --geometry")  # fmt: skip
+    published = WIDTHS.get(fields["hidden_size"], name)
+    if published != name:
+        raise ValueError(f"{checkpoint.place}: holds {published} (width {fields['hidden_size']}), expected {name}; its "
+                         f"terms differ: say --geometry {published}")  # fmt: skip
+    return {"kind": "depth_anything_3", **fields}
+
+
+def metric_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of the metric model of single pictures; ValueError for the relative one, and for another."""
+    told = str((checkpoint.settings() or {}).get("model_name"))
+    if "metric" not in told:
+        raise ValueError(f"{checkpoint.place}: config.json names no metric Depth Anything 3 (model_name is {told}); "
+                         "give DA3METRIC-LARGE as --metric-depth")  # fmt: skip
+    return sizes(checkpoint)
+
+
+def sizes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of the configuration, by the shapes of the weights; the layers that the head reads by config.json."""
+    keys = [(key.removeprefix("model."), tensor) for key, tensor in checkpoint.shapes()]
+    shapes = {ours: tuple(tensor.shape) for key, tensor in keys if (ours := _MAP(key))}
+    table = "encoder.embeddings.position_embeddings"
+    projection = "encoder.embeddings.patch_embeddings.projection.weight"
+    needed = (table, projection, "encoder.blocks.0.attn.qkv.weight", "depth_head.decoder.laterals.0.weight",
+              *(f"depth_head.decoder.projects.{level}.weight" for level in range(4)))  # fmt: skip
+    if any(name not in shapes for name in needed):
+        first = keys[0][0] if keys else "none"
+        swiglu = any(".mlp.w12." in key for key, _ in keys)
+        why = "the giant model's form (SwiGLU) is not supported" if swiglu else f"its keys begin with {first}"
+        raise ValueError(f"{checkpoint.place}: not a Depth Anything 3 that can be read ({why}); "
+                         "give small, base or large")  # fmt: skip
+    width, patch = shapes[table][-1], shapes[projection][-1]
+    depth = 1 + max(int(found[1]) for name in shapes if (found := _BLOCK.match(name)))
+    normed = {int(name.split(".")[2]): shape[0] for name, shape in shapes.items() if name.endswith("q_norm.weight")}
+    told = ((checkpoint.settings() or {}).get("config") or {}).get("net") or {}
+    taps = told.get("out_layers", TAPS.get((depth, bool(normed))))
+    if taps is None:
+        raise ValueError(f"{checkpoint.place}: config.json does not say which of {depth} layers the head reads "
+                         "(config.net.out_layers)")  # fmt: skip
+    return {
+        "hidden_size": width, "depth": depth, "num_heads": width // next(iter(normed.values()), 64),
+        "patch_size": patch, "image_size": patch * round((shapes[table][1] - 1) ** 0.5),
+        "cross_from": min(normed, default=depth), "tap_layers": list(taps),
+        "features": shapes["depth_head.decoder.laterals.0.weight"][0],
+        "out_channels": [shapes[f"depth_head.decoder.projects.{level}.weight"][0] for level in range(4)],
+    }  # fmt: skip
+
+
+def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights of DINOv2 that this one has not."""
+    width = fields["hidden_size"]
+    return {"encoder.embeddings.mask_token": torch.zeros(1, width),
+            "encoder.embeddings.register_tokens": torch.zeros(1, 0, width)}  # fmt: skip

@@ -1,0 +1,88 @@
+"""Published reconstruction networks for the cascade (``vidllm import --geometry NAME``; docs/geometry_models.md).
+
+An importer tells where the weights lie, what their terms say, how the network is configured, by its settings and by the
+headers of its weights alone, and how its keys are called here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidllm.baselines.geometry import GeometryModel, build_geometry
+from vidllm.io.weight_files import Checkpoint, open_checkpoint
+from vidllm.model.loading import check_finite, expected_weights, weightless
+from vidllm.pretrained import depth_anything_3
+from vidllm.pretrained.conversion import Source, Translate, beneath, load_strictly, plan, planned
+from vidllm.pretrained.licences import Licence
+
+#: Where the cascade holds the network.
+PREFIX = "geometry_model."
+
+
+@dataclass(frozen=True)
+class GeometryImporter:
+    """A published network.
+
+    hub: the id of its weights. licence: its terms. settings: the configuration (``kind`` and its fields,
+    :func:`vidllm.baselines.geometry.read_settings`) of a checkpoint, by its headers; ValueError for another model.
+    translate: its keys in the network (:data:`~vidllm.pretrained.conversion.Translate`). side: the longer side of its
+    frames in pixels. implied: weights that our network has and the published one does not.
+    """
+
+    hub: str
+    licence: Licence
+    settings: Callable[[Checkpoint], dict[str, Any]]
+    translate: Translate
+    side: int
+    implied: Callable[[dict[str, Any]], dict[str, torch.Tensor]] = lambda settings: {}
+
+
+def _depth_anything_3(name: str, hub: str, terms: str, commercial: bool) -> GeometryImporter:
+    return GeometryImporter(
+        hub, Licence(f"Depth Anything 3 ({name})", terms, commercial),
+        lambda checkpoint: depth_anything_3.settings(checkpoint, name), depth_anything_3.translate, 504,
+        depth_anything_3.implied,
+    )  # fmt: skip
+
+
+#: The networks by the name that ``--geometry`` takes.
+GEOMETRY: dict[str, GeometryImporter] = {
+    "da3-small": _depth_anything_3("da3-small", "depth-anything/DA3-SMALL", "Apache-2.0, code and weights.", True),
+    "da3-base": _depth_anything_3("da3-base", "depth-anything/DA3-BASE", "Apache-2.0, code and weights.", True),
+    "da3-large": _depth_anything_3("da3-large", "depth-anything/DA3-LARGE-1.1",
+                                   "code Apache-2.0, weights CC BY-NC 4.0 (non-commercial).", False),
+}  # fmt: skip
+
+
+def find_geometry_model(name: str, place: str | Path | None = None) -> tuple[dict[str, Any], Source, int]:
+    """Settings of a network, its weights for an import (under :data:`PREFIX`) and the longer side of its frames.
+
+    ``place``: a file, a folder or a hub id; None: where it is published. ValueError for an unknown name and, naming the
+    place, for another model.
+    """
+    if name not in GEOMETRY:
+        raise ValueError(f"--geometry: expected one of {', '.join(GEOMETRY)}, received {name!r:.60}")
+    importer = GEOMETRY[name]
+    checkpoint = open_checkpoint(importer.hub if place is None else place)
+    settings, translate = importer.settings(checkpoint), beneath(PREFIX, importer.translate)
+    given = {PREFIX + ours: value for ours, value in importer.implied(settings).items()}
+    return settings, Source(name, checkpoint, translate, (PREFIX,), importer.licence, given=given), importer.side
+
+
+def load_geometry_model(name: str, place: str | Path | None = None) -> GeometryModel:
+    """The network with its weights, float32, in evaluation mode; ValueError as :func:`find_geometry_model`, and where
+    weights are missing, do not fit or are not finite.
+    """
+    settings, source, _ = find_geometry_model(name, place)
+    with weightless():
+        network = build_geometry(settings)
+    report = plan({PREFIX + ours: shape for ours, shape in expected_weights(network).items()}, [source])
+    tensors = {ours.removeprefix(PREFIX): tensor for ours, tensor in planned(report, [source])}
+    load_strictly(network, tensors, name)
+    check_finite(network, source.checkpoint.place)
+    return network.eval()
