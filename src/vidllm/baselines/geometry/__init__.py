@@ -18,6 +18,10 @@ from vidllm.model.configuration import build_part
 #: A network's module and class by the ``kind`` of its settings.
 KINDS = {
     "depth_anything_3": ("vidllm.baselines.geometry.depth_anything_3", "DepthAnything3"),
+    "map_anything": ("vidllm.baselines.geometry.map_anything", "MapAnything"),
+    "pi3": ("vidllm.baselines.geometry.pi3", "Pi3"),
+    "pi3x": ("vidllm.baselines.geometry.pi3", "Pi3X"),
+    "vggt_omega": ("vidllm.baselines.geometry.vggt_omega", "VGGTOmega"),
 }
 
 
