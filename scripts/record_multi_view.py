@@ -191,7 +191,7 @@ def map_anything() -> None:
         use_register_tokens_from_encoder=True,
         info_sharing_mlp_layer_str="swiglufused",
     )  # fmt: skip
-    shapes, outputs = filled(network, "view_pos_table|^dense_head"), {}
+    shapes, outputs = filled(network, r"view_pos_table|^dense_head|^(ray_dirs|depth)_encoder\..*weight"), {}
     for frames, height, width in ((1, 56, 56), (3, 42, 70)):
         pictures = ((made_images(frames, height, width) - MEAN) / STD).unbind(1)
         found = network([{"img": picture, "data_norm_type": ["dinov2"]} for picture in pictures])

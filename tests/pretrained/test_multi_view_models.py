@@ -124,7 +124,7 @@ def test_the_cascade_takes_its_geometry(name: str, published: dict[str, Path], l
                         accept_licence=True)  # fmt: skip
     report = import_model("cascade", given, tmp_path / "m")
     assert not report.initial and {source for source, _ in report.loaded.values()} == {name, "LLaVA-3D"}
-    assert {unused.reason for unused in report.unused} <= {"not part of this model"}
+    assert {unused.reason for unused in report.unused} <= {"not part of this model", f"{name} goes before"}
     model, processor = load_pretrained(tmp_path / "m")
     assert processor.image_processor.patch_size == SIDES[name]
     images = made_images(3, 3 * SIDES[name], 5 * SIDES[name])
@@ -140,6 +140,7 @@ def test_the_cascade_takes_its_geometry(name: str, published: dict[str, Path], l
         torch.testing.assert_close(model.encode_scene(images).geometry.depth_m, found.depth)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(published: dict[str, Path], llava: Path, tmp_path: Path):
     made, room = tmp_path / "m", str(Path(__file__).parents[2] / "examples" / "room.mp4")
     command = ["import", "--preset", "cascade", "--geometry", "pi3x", "--geometry-weights", str(published["pi3x"]),
@@ -152,6 +153,7 @@ def test_from_the_command_line(published: dict[str, Path], llava: Path, tmp_path
     assert (out / "cameras.json").is_file()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_in_one_line(
     published: dict[str, Path], llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
