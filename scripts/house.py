@@ -41,7 +41,7 @@ FLOORS = (
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
     "vidllm": 2235,
-    "vidllm.baselines": 1510,
+    "vidllm.baselines": 1740,
     "vidllm.cli": 1980,
     "vidllm.datasets": 3230,
     "vidllm.evaluation": 6125,
@@ -51,7 +51,7 @@ BUDGET: dict[str, int] = {
     "vidllm.io": 4205,
     "vidllm.long_video": 990,
     "vidllm.model": 6050,
-    "vidllm.pretrained": 2195,
+    "vidllm.pretrained": 2365,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1610,

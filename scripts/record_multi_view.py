@@ -97,13 +97,18 @@ def filled(network: nn.Module, ignored: str = "$.") -> dict[str, tuple[int, ...]
     """Names and shapes of a network that was given made weights, but for buffers that the pattern ignores."""
     state = network.eval().state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not re.search(ignored, name)}
-    network.load_state_dict(made_weights(shapes), strict=False)
+    network.load_state_dict(made_weights(shapes, {}), strict=False)
     return shapes
 
 
 def sampled(values: Tensor) -> Tensor:
     """Some of the pixels of maps (..., H, W)."""
     return values.flatten(-2)[..., ::EVERY]
+
+
+def write(name: str, shapes: dict[str, tuple[int, ...]], outputs: dict[str, Tensor], **settings: Any) -> None:
+    """Write a record; ``settings``: what its config.json tells."""
+    Record.write(FOLDER / f"{name}.npz", {"settings": settings, "shapes": shapes, "biases": {}}, outputs)
 
 
 def pi3(name: str = "pi3") -> None:
@@ -122,7 +127,7 @@ def pi3(name: str = "pi3") -> None:
             f"focal.{frames}": torch.stack((k[..., 0, 0], k[..., 1, 1]), -1),
             f"metres.{frames}": found.get("metric", torch.ones(1)),
         }  # fmt: skip
-    Record.write(FOLDER / f"{name}.npz", {}, shapes, outputs)
+    write(name, shapes, outputs)
 
 
 def pi3x() -> None:
@@ -203,8 +208,7 @@ def map_anything() -> None:
             f"translation.{frames}": seen["cam_trans"], f"quaternion.{frames}": seen["cam_quats"],
             f"metres.{frames}": found[0]["metric_scaling_factor"][:, 0],
         }  # fmt: skip
-    Record.write(FOLDER / "map_anything.npz", {"info_sharing_config": {"module_args": {"indices": [1, 3]}}},
-                 shapes, outputs)  # fmt: skip
+    write("map_anything", shapes, outputs, info_sharing_config={"module_args": {"indices": [1, 3]}})
 
 
 def vggt_omega() -> None:
@@ -230,7 +234,7 @@ def vggt_omega() -> None:
             f"pose.{frames}": found["pose_enc"], f"depth.{frames}": sampled(found["depth"][..., 0]),
             f"confidence.{frames}": sampled(found["depth_conf"]),
         }  # fmt: skip
-    Record.write(FOLDER / "vggt_omega.npz", {}, shapes, outputs)
+    write("vggt_omega", shapes, outputs)
 
 
 def main() -> None:

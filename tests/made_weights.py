@@ -30,9 +30,10 @@ def made_weight(name: str, shape: Sequence[int]) -> Tensor:
     return values * (3 / max(1, int(np.prod(shape[1:])))) ** 0.5
 
 
-def made_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """All weights of a network."""
-    return {name: made_weight(name, shape) for name, shape in shapes.items()}
+def made_weights(shapes: Mapping[str, Sequence[int]], biases: Mapping[str, float]) -> dict[str, Tensor]:
+    """All weights of a network; ``biases``: constants of some."""
+    return {name: torch.full(tuple(shape), biases[name]) if name in biases else made_weight(name, shape)
+            for name, shape in shapes.items()}  # fmt: skip
 
 
 def made_images(frames: int, height: int, width: int) -> Tensor:
@@ -41,22 +42,22 @@ def made_images(frames: int, height: int, width: int) -> Tensor:
 
 
 class Record:
-    """A golden record: JSON ``settings`` and ``shapes`` by name, and outputs (float32) by name."""
+    """A golden record: JSON ``settings`` and ``shapes`` by name, and outputs (float32) by name. ``biases``: constants
+    of some weights, so that outputs are not out of range.
+    """
 
     def __init__(self, file: Path) -> None:
         with np.load(file) as stored:
             told = json.loads(str(stored["told"]))
             self.outputs = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "told"}
-        self.settings, self.shapes = told["settings"], told["shapes"]
+        self.settings, self.shapes, self.biases = told["settings"], told["shapes"], told["biases"]
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that gave the outputs, under their published names."""
-        return made_weights(self.shapes)
+        return made_weights(self.shapes, self.biases)
 
     @staticmethod
-    def write(file: Path, settings: Mapping[str, object], shapes: Mapping[str, Sequence[int]],
-              outputs: Mapping[str, Tensor]) -> None:  # fmt: skip
-        """Write a record."""
-        told = json.dumps({"settings": settings, "shapes": {name: list(shape) for name, shape in shapes.items()}})
+    def write(file: Path, told: Mapping[str, object], outputs: Mapping[str, Tensor]) -> None:
+        """Write a record; ``told``: settings, shapes and biases."""
         arrays = {name: value.detach().float().numpy() for name, value in outputs.items()}
-        np.savez_compressed(file, told=np.array(told), **arrays)
+        np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)

@@ -1,4 +1,5 @@
-"""A depth estimator of transformers that gives metres, as the cascade's metric depth model (docs/method.md, section 6).
+"""A depth estimator that gives metres, as the cascade's metric depth model (docs/method.md, section 6): one of
+transformers, or one of :data:`~vidllm.baselines.geometry.METRIC_KINDS`.
 
 Each frame goes through it by itself, at the size it was trained for; its depth comes back on the frame's own grid. The
 cascade's frames are whole pictures (both sides resized, nothing cropped), so the map between the two is a scale of each
@@ -16,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForDepthEstimation, PretrainedConfig
+
+from vidllm.baselines.geometry import METRIC_KINDS, MetricNetwork, build_metric
 
 _LEFT_OUT = ("architectures", "transformers_version", "_name_or_path", "torch_dtype", "dtype", "model_type")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -102,13 +105,16 @@ def depth_input(kind: str, settings: dict[str, Any] | None, config: PretrainedCo
 
 
 class DepthEstimator(nn.Module):
-    """An estimator of transformers as the cascade's metric depth model."""
+    """An estimator as the cascade's metric depth model."""
 
     def __init__(self, config: dict[str, Any], wants: dict[str, Any]) -> None:
         super().__init__()
         self.kind = str(config["model_type"])
         fields = {name: value for name, value in config.items() if name not in _LEFT_OUT}
-        self.network = AutoModelForDepthEstimation.from_config(AutoConfig.for_model(self.kind, **fields))
+        if self.kind in METRIC_KINDS:
+            self.network: nn.Module = build_metric({"kind": self.kind, **fields})
+        else:
+            self.network = AutoModelForDepthEstimation.from_config(AutoConfig.for_model(self.kind, **fields))
         told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in wants.items()}
         self.wants = DepthInput(**told)
 
@@ -116,20 +122,25 @@ class DepthEstimator(nn.Module):
         self, images: Float[Tensor, "B F 3 H W"], intrinsics: Float[Tensor, "B F 3 3"]
     ) -> Float[Tensor, "B F H W"]:
         """Depth in metres of images in [0, 1], one frame at a time."""
-        focal = intrinsics[..., 0, 0].float().flatten() / images.shape[-1]
+        size = intrinsics.new_tensor([images.shape[-1], images.shape[-2]]).float()
+        focal = (intrinsics[..., (0, 1), (0, 1)].float() / size).flatten(0, 1)
         depths = [self._one(image[None], f) for image, f in zip(images.flatten(0, 1), focal, strict=True)]
         return torch.cat(depths).unflatten(0, images.shape[:2])
 
-    def _one(self, image: Tensor, focal: Tensor) -> Float[Tensor, "1 H W"]:
-        """Depth of one frame; ``focal`` in widths of the picture."""
+    def _one(self, image: Tensor, focal: Float[Tensor, " 2"]) -> Float[Tensor, "1 H W"]:
+        """Depth of one frame; ``focal`` in widths and in heights of the picture."""
         height, width = image.shape[-2:]
         rows, columns = (int(math.sqrt(n / 2) * 3) if self.wants.pad else 0 for n in (height, width))
         mean, std = (image.new_tensor(v)[:, None, None].float() for v in (self.wants.mean, self.wants.std))
         wide = F.pad(image.float(), (columns, columns, rows, rows), mode="reflect")
         size = self.wants.size(*wide.shape[-2:])
         small = F.interpolate((wide - mean) / std, size, mode="bicubic", antialias=True, align_corners=False)
-        found = self.network(small.to(image.dtype)).predicted_depth.float()[:, None]
+        small = small.to(image.dtype)
+        if isinstance(self.network, MetricNetwork):
+            found = self.network(small, (focal * focal.new_tensor([size[1], size[0]]))[None])[:, None].float()
+        else:
+            found = self.network(small).predicted_depth.float()[:, None]
         whole = F.interpolate(found, wide.shape[-2:], mode="bilinear", align_corners=False)
         if self.kind == "depth_pro":  # inverse depth of a camera whose focal length is the picture's width
-            whole = (whole / focal).clamp(MIN_INVERSE, MAX_INVERSE).reciprocal()
+            whole = (whole / focal[0]).clamp(MIN_INVERSE, MAX_INVERSE).reciprocal()
         return whole[:, 0, rows : rows + height, columns : columns + width]

@@ -24,6 +24,7 @@ _CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {
     "expp1": lambda x: 1 + x.exp(),
     "expp0": torch.exp,
     "sigmoid": torch.sigmoid,
+    "relu": F.relu,
 }
 
 
@@ -105,7 +106,8 @@ class DPTDecoder(nn.Module):
             raise ValueError(f"with a position embedding, out_channels must be divisible by 4, got {c}")
         self.position_embedding = position_embedding
         widths = (dim_in,) * 4 if isinstance(dim_in, int) else tuple(dim_in)
-        self.norm = nn.LayerNorm(dim_in) if isinstance(dim_in, int) else nn.ModuleList(map(nn.LayerNorm, widths))
+        single = isinstance(dim_in, int)
+        self.norm: nn.Module = nn.LayerNorm(dim_in) if single else nn.ModuleList(map(nn.LayerNorm, widths))
         self.projects = nn.ModuleList(nn.Conv2d(width, n, 1) for width, n in zip(widths, c, strict=True))
         self.resizes = nn.ModuleList(
             (
@@ -190,7 +192,7 @@ class DPTHead(nn.Module):
         self.decoder = DPTDecoder(dim_in, config.features, config.out_channels, position_embedding)
         half = config.features // 2
         self.narrow = nn.Conv2d(config.features, half, 3, padding=1)
-        self.out = nn.Sequential(nn.Conv2d(half, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, out_dim, 1))
+        self.out: nn.Module = nn.Sequential(nn.Conv2d(half, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, out_dim, 1))
 
     def forward(
         self, features: Sequence[Float[Tensor, "B F P _"]], image_size: tuple[int, int]

@@ -122,6 +122,18 @@ Pairs = list[tuple[str, Tensor]]
 #: From a key and its tensor to our names and tensors: none for a key that is left out, None for an unknown one.
 Translate = Callable[[str, Tensor], Pairs | None]
 
+
+
+def beneath(prefix: str, translate: Translate) -> Translate:
+    """The same with a prefix before our names."""
+
+    def named(key: str, tensor: Tensor) -> Pairs | None:
+        pairs = translate(key, tensor)
+        return None if pairs is None else [(prefix + name, value) for name, value in pairs]
+
+    return named
+
+
 _NAMED = 4  # problems named in an error of one line
 
 

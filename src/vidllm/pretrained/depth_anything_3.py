@@ -26,7 +26,13 @@ RENAMES: Renames = (
     (r"cam_dec\.fc_fov\.0\.(.+)", r"camera_head.fov.\1"),
     (r"(?:cam_enc|gs_head|gs_adapter)\..+", ""),  # known cameras as input; Gaussians
 )
-_MAP = KeyMap(RENAMES)
+#: The same to :class:`~vidllm.baselines.geometry.depth_anything_3.DepthAnything3Metric`.
+METRIC_RENAMES: Renames = (
+    (r"head\.scratch\.output_conv2\.(.+)", r"depth_head.out.depth.\1"),
+    (r"head\.scratch\.sky_output_conv2\.(.+)", r"depth_head.out.sky.\1"),
+    *RENAMES,
+)
+_MAP, _METRIC_MAP = KeyMap(RENAMES), KeyMap(METRIC_RENAMES)
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 #: Layers that the heads of the published models read, by depth and whether blocks attend over frames.
 TAPS = {(12, True): (5, 7, 9, 11), (24, True): (11, 15, 19, 23), (24, False): (4, 11, 17, 23)}
@@ -37,6 +43,11 @@ WIDTHS = {384: "da3-small", 768: "da3-base", 1024: "da3-large"}
 def translate(key: str, tensor: Tensor) -> Pairs | None:
     """One of the weights under our names (:data:`~vidllm.pretrained.conversion.Translate`)."""
     return _MAP.translate(key.removeprefix("model."), tensor)
+
+
+def translate_metric(key: str, tensor: Tensor) -> Pairs | None:
+    """The same of the metric network."""
+    return _METRIC_MAP.translate(key.removeprefix("model."), tensor)
 
 
 def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
@@ -50,6 +61,15 @@ def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         raise ValueError(f"{checkpoint.place}: holds {published} (width {fields['hidden_size']}), expected {name}; its "
                          f"terms differ: say --geometry {published}")  # fmt: skip
     return {"kind": "depth_anything_3", **fields}
+
+
+def metric_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of the metric model of single pictures; ValueError for the relative one, and for another."""
+    told = str((checkpoint.settings() or {}).get("model_name"))
+    if "metric" not in told:
+        raise ValueError(f"{checkpoint.place}: config.json names no metric Depth Anything 3 (model_name is {told}); "
+                         "give DA3METRIC-LARGE as --metric-depth")  # fmt: skip
+    return sizes(checkpoint)
 
 
 def sizes(checkpoint: Checkpoint) -> dict[str, Any]:

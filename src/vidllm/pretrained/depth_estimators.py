@@ -1,18 +1,23 @@
-"""Depth estimators of transformers that give metres, for the cascade (``vidllm import --metric-depth``)."""
+"""Depth estimators that give metres, for the cascade (``vidllm import --metric-depth``): those of transformers, and
+networks of :data:`vidllm.baselines.geometry.METRIC_KINDS`, which are told by the keys of their weights.
+"""
 
 from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
-from vidllm.baselines.depth_estimator import depth_input, metric_config
+from vidllm.baselines.depth_estimator import DepthInput, depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
-from vidllm.pretrained.conversion import KeyMap, Source
+from vidllm.pretrained import depth_anything_3, moge_2
+from vidllm.pretrained.conversion import KeyMap, Source, Translate, beneath
 from vidllm.pretrained.licences import Licence
 
 #: Key map to the cascade's ``metric``.
@@ -25,10 +30,58 @@ TERMS = {
     "depth_pro": ("Depth Pro", "Apple Machine Learning Research Model licence (research only).", False),
     "glpn": ("GLPN", "its own: see the card of the checkpoint that was given.", None),
 }  # fmt: skip
+#: Where the cascade holds the network.
+PREFIX = "metric.network."
+_AS_IT_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and deviation of colours: the network has its own
+
+
+@dataclass(frozen=True)
+class MetricImporter:
+    """A published network of ours.
+
+    keys: what one of its keys begins with. settings: its configuration by the headers, ValueError for another one.
+    wants: its pictures. The rest as of :class:`~vidllm.pretrained.geometry_models.GeometryImporter`.
+    """
+
+    keys: str
+    settings: Callable[[Checkpoint], dict[str, Any]]
+    translate: Translate
+    implied: Callable[[dict[str, Any]], dict[str, Tensor]]
+    wants: DepthInput
+    licence: Licence
+
+
+#: The networks by their kind.
+METRIC_NETWORKS = {
+    "depth_anything_3_metric": MetricImporter(
+        r"(?:model\.)?backbone\.pretrained\.", depth_anything_3.metric_settings, depth_anything_3.translate_metric,
+        depth_anything_3.implied, DepthInput(504, 504, True, 14, *_AS_IT_IS),
+        Licence("Depth Anything 3 (metric)", "DA3METRIC-LARGE: Apache-2.0, code and weights.", True),
+    ),
+    "moge_2": MetricImporter(
+        r"encoder\.backbone\.", moge_2.settings, moge_2.translate, moge_2.implied,
+        DepthInput(0, 0, False, 1, *_AS_IT_IS),
+        Licence("MoGe-2", "code MIT (its DINOv2: Apache-2.0); weights as the card of the checkpoint says.", True),
+    ),
+}  # fmt: skip
+
+
+def _network(checkpoint: Checkpoint) -> str | None:
+    """The kind of one of :data:`METRIC_NETWORKS` whose keys these are; None for an estimator of transformers."""
+    if "model_type" in (checkpoint.settings() or {}):
+        return None
+    keys = [key for key, _ in checkpoint.shapes()]
+    known = (kind for kind, one in METRIC_NETWORKS.items() if any(re.match(one.keys, key) for key in keys))
+    return next(known, None)
 
 
 def depth_estimator_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the cascade's configuration says of an estimator; ValueError where it gives no metres."""
+    kind = _network(checkpoint)
+    if kind is not None:
+        importer = METRIC_NETWORKS[kind]
+        settings = {"model_type": kind, **importer.settings(checkpoint)}
+        return {"metric_depth": {"enabled": False}, "metric_model": settings, "metric_input": asdict(importer.wants)}
     config = metric_config(checkpoint.settings(), checkpoint.place)
     wants = depth_input(config.model_type, checkpoint.settings("preprocessor_config.json"), config)
     return {"metric_depth": {"enabled": False}, "metric_model": config.to_dict(), "metric_input": asdict(wants)}
@@ -36,6 +89,14 @@ def depth_estimator_fields(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     """The estimator's weights for an import; ValueError where they are damaged or not all there."""
+    kind = _network(checkpoint)
+    if kind is not None:
+        importer = METRIC_NETWORKS[kind]
+        given = {PREFIX + name: value for name, value in importer.implied(importer.settings(checkpoint)).items()}
+        own = importer.licence
+        licence = Licence(own.model, _card(checkpoint) + own.terms, own.commercial, own.agreement)
+        return Source("metric depth estimator", checkpoint, beneath(PREFIX, importer.translate), (PREFIX,), licence,
+                      given=given)  # fmt: skip
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code
         pass
     config = metric_config(checkpoint.settings(), checkpoint.place)

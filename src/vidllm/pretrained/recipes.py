@@ -176,7 +176,8 @@ def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Sourc
 
 
 def _in_metres(config: CascadeConfig) -> bool:
-    return config.geometry_model is not None and read_settings(config.geometry_model)[0].metric
+    """Whether the cascade's geometry is: VGGT's is not."""
+    return config.geometry_model is not None and bool(getattr(read_settings(config.geometry_model)[0], "metric", False))
 
 
 def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Reconstruction networks in VGGT's place in the cascade (docs/geometry_models.md).
+"""Networks of other people in the cascade: reconstruction in VGGT's place, and metric depth (docs/geometry_models.md).
 
-Each is one file here, written from its formulas, and an entry of :data:`KINDS`; where its published weights are, how
-their keys are called and what their terms say is in :mod:`vidllm.pretrained.geometry_models`.
+Each is one file here, written from its formulas, and an entry of :data:`KINDS` or :data:`METRIC_KINDS`; where its
+published weights are, how their keys are called and what their terms say is in
+:mod:`vidllm.pretrained.geometry_models` and :mod:`vidllm.pretrained.depth_estimators`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -15,13 +17,19 @@ from torch import Tensor, nn
 
 from vidllm.model.configuration import build_part
 
-#: A network's module and class by the ``kind`` of its settings.
+_HERE = "vidllm.baselines.geometry"
+#: A reconstruction network's module and class by the ``kind`` of its settings.
 KINDS = {
-    "depth_anything_3": ("vidllm.baselines.geometry.depth_anything_3", "DepthAnything3"),
-    "map_anything": ("vidllm.baselines.geometry.map_anything", "MapAnything"),
-    "pi3": ("vidllm.baselines.geometry.pi3", "Pi3"),
-    "pi3x": ("vidllm.baselines.geometry.pi3", "Pi3X"),
-    "vggt_omega": ("vidllm.baselines.geometry.vggt_omega", "VGGTOmega"),
+    "depth_anything_3": (f"{_HERE}.depth_anything_3", "DepthAnything3"),
+    "map_anything": (f"{_HERE}.map_anything", "MapAnything"),
+    "pi3": (f"{_HERE}.pi3", "Pi3"),
+    "pi3x": (f"{_HERE}.pi3", "Pi3X"),
+    "vggt_omega": (f"{_HERE}.vggt_omega", "VGGTOmega"),
+}
+#: The same of networks that give metres of single pictures.
+METRIC_KINDS = {
+    "depth_anything_3_metric": (f"{_HERE}.depth_anything_3", "DepthAnything3Metric"),
+    "moge_2": (f"{_HERE}.moge_2", "MoGe2"),
 }
 
 
@@ -51,18 +59,40 @@ class GeometryModel(nn.Module):
         raise NotImplementedError
 
 
-def read_settings(given: dict[str, Any]) -> tuple[type[GeometryModel], Any]:
+class MetricNetwork(nn.Module):
+    """A network from single pictures to metres. ``settings``: its configuration class."""
+
+    settings: ClassVar[type]
+
+    def forward(self, images: Float[Tensor, "N 3 H W"], focal: Float[Tensor, "N 2"]) -> Float[Tensor, "N H W"]:
+        """Depth in metres of images in [0, 1], inf where there is none (sky); ``focal``: fx and fy in pixels."""
+        raise NotImplementedError
+
+
+def read_settings(
+    given: dict[str, Any], kinds: Mapping[str, tuple[str, str]] = KINDS
+) -> tuple[type[nn.Module], Any]:
     """A network's class and its configuration from their dict, ``kind`` with the fields; ValueError for others."""
     fields = dict(given)
     kind = fields.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"geometry_model: expected kind to be one of {', '.join(KINDS)}, received {kind!r:.60}")
-    module, name = KINDS[kind]
-    network: type[GeometryModel] = getattr(import_module(module), name)
-    return network, build_part("geometry_model", network.settings, fields)
+    if kind not in kinds:
+        raise ValueError(f"expected kind to be one of {', '.join(kinds)}, received {kind!r:.60}")
+    module, name = kinds[kind]
+    network: Any = getattr(import_module(module), name)
+    return network, build_part(kind, network.settings, fields)
 
 
 def build_geometry(given: dict[str, Any]) -> GeometryModel:
-    """The network of its settings, with initial weights."""
+    """A reconstruction network of its settings, with initial weights."""
     network, settings = read_settings(given)
-    return network(settings)
+    made = network(settings)
+    assert isinstance(made, GeometryModel)
+    return made
+
+
+def build_metric(given: dict[str, Any]) -> MetricNetwork:
+    """A network that gives metres of its settings, with initial weights."""
+    network, settings = read_settings(given, METRIC_KINDS)
+    made = network(settings)
+    assert isinstance(made, MetricNetwork)
+    return made

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidllm.baselines.geometry import GeometryModel, Prediction
+from vidllm.baselines.geometry import GeometryModel, MetricNetwork, Prediction
 from vidllm.geometry.rotations import quaternion_to_matrix
 from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
 from vidllm.model.dpt_head import DPTHead, ResidualConv
@@ -27,6 +27,8 @@ from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions
 
 ROPE_FREQUENCY = 100.0
 CHOICE_FRAMES = 3  # from so many frames on the reference is chosen; before, it is the first
+CANONICAL_FOCAL = 300.0  # pixels, for which the metric network gives metres
+SKY = 0.3  # from here on a pixel is sky
 
 
 @dataclass
@@ -167,6 +169,45 @@ class DepthAnything3(GeometryModel):
         layers, first = self.encoder(images)
         depth, confidence = self.depth_head(layers, (images.shape[-2], images.shape[-1]))
         return Prediction(self.camera_head(first), depth[..., 0], confidence)
+
+
+class _Beside(nn.Module):
+    """Depth and sky from the same features, as two channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depth, self.sky = (
+            nn.Sequential(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1)) for _ in range(2)
+        )
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 2 H W"]:
+        """Before activation."""
+        return torch.cat((self.depth(x), self.sky(x)), 1)
+
+
+class DepthAnything3Metric(MetricNetwork):
+    """Depth of single pictures for a focal length of 300 pixels, and where the sky is."""
+
+    settings = DepthAnything3Config
+
+    def __init__(self, config: DepthAnything3Config) -> None:
+        super().__init__()
+        dense = DenseHeadConfig(config.features, config.out_channels, config.tap_layers)
+        self.encoder = CrossViewEncoder(config)
+        self.depth_head = DPTHead(dense, config.hidden_size, 2, "exp", config.patch_size, False, "relu")
+        self.depth_head.decoder.norm = nn.Identity()
+        self.depth_head.out = _Beside(config.features // 2)
+        carry_inputs(self.depth_head)
+
+    def canonical(self, images: Float[Tensor, "N 3 H W"]) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N H W"]]:
+        """Depth in metres of a camera of :data:`CANONICAL_FOCAL`, and the sky."""
+        depth, sky = self.depth_head(self.encoder(images[:, None])[0], (images.shape[-2], images.shape[-1]))
+        return depth[:, 0, ..., 0], sky[:, 0]
+
+    def forward(self, images: Float[Tensor, "N 3 H W"], focal: Float[Tensor, "N 2"]) -> Float[Tensor, "N H W"]:
+        """Depth in metres of images in [0, 1], inf in the sky; ``focal``: fx and fy in pixels."""
+        depth, sky = self.canonical(images)
+        return torch.where(sky < SKY, depth * (focal.mean(-1) / CANONICAL_FOCAL)[:, None, None], torch.inf)
 
 
 def carry_inputs(head: nn.Module) -> None:

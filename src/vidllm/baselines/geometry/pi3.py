@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, Prediction
+from vidllm.baselines.geometry.moge_2 import view_plane
 from vidllm.baselines.geometry.parts import MeanCamera, central_intrinsics
 from vidllm.geometry.cameras import encode_pose, invert_extrinsics, to_homogeneous
 from vidllm.model.configuration import AttentionConfig, EncoderConfig
@@ -168,14 +169,8 @@ class ConvolutionalPixels(nn.Module):
 
 
 def _with_places(x: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Two channels more: (u, v) of cell centres in an image whose half diagonal is 1."""
-    diagonal = (image_size[0] ** 2 + image_size[1] ** 2) ** 0.5
-    limits = (image_size[n] / diagonal * (1 - 1 / x.shape[n - 2]) for n in (1, 0))
-    u, v = (
-        torch.linspace(-limit, limit, n, dtype=x.dtype, device=x.device)
-        for limit, n in zip(limits, (x.shape[-1], x.shape[-2]), strict=True)
-    )
-    places = torch.stack(torch.broadcast_tensors(u[None, :], v[:, None]))
+    """Two channels more: where in the image cells are."""
+    places = view_plane(x.shape[-2], x.shape[-1], image_size[1] / image_size[0]).to(x).movedim(-1, 0)
     return torch.cat((x, places.expand(len(x), -1, -1, -1)), 1)
 
 
