@@ -32,6 +32,7 @@ from vidllm.model.language_model import TextConfig
 from vidllm.model.modeling import Network
 from vidllm.model.precision import GROUP
 
+CASCADE = "vidllm_cascade"
 QUESTION_TOKENS = 32  # of a question with its template
 VIDEO_SIZE = (480, 640)  # the video that costs are told for where no size is given: 4 to 3
 WEIGHT_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.0}
@@ -55,10 +56,12 @@ def build_on_meta(config: ModelConfig) -> Network:
     with torch.device("meta"):
         if isinstance(config.text_config, TextConfig):
             return Network(config)
+        from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
         from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 
         assert isinstance(config, VidLLMConfig)
-        return VidLLMForConditionalGeneration(config)
+        cascade = isinstance(config, CascadeConfig)
+        return (CascadeForConditionalGeneration if cascade else VidLLMForConditionalGeneration)(config)
 
 
 def count(module: nn.Module | None) -> int:
@@ -67,8 +70,11 @@ def count(module: nn.Module | None) -> int:
 
 
 def parts(config: ModelConfig) -> list[Part]:
-    """All parts in the figure's order; their parameters add up to the model's."""
+    """All parts in the figure's order, a cascade's in its own; their parameters add up to the model's."""
     model = build_on_meta(config)
+    if config.model_type == CASCADE:
+        named = model.named_children()
+        return [Part(name.replace("_", " "), type(part).__name__, count(part)) for name, part in named]
     attention = model.attention
     blocks = count(attention.frame_blocks) + count(attention.global_blocks)
     encoder, text, dense, depth = config.encoder, config.text_config, config.dense_head, config.metric_depth
@@ -166,8 +172,11 @@ def count_flops(run: Callable[[], Any]) -> tuple[dict[str, int], Any]:
 def costs(config: ModelConfig, extent: Extent, visual: int | None = None) -> list[Cost]:
     """All parts from pixels to the first token of an answer, in the order they run, and one more token.
 
-    ``visual``: tokens the language model reads of the scene (the most there can be, by default).
+    ``visual``: tokens the language model reads of the scene (the most there can be, by default). ValueError for a
+    cascade.
     """
+    if config.model_type == CASCADE:
+        raise ValueError("operations and memory are counted for a Vid-LLM, not for a cascade; leave --frames out")
     model, text = build_on_meta(config).eval().requires_grad_(False), config.text_config
     seen = visual_tokens(config, extent) if visual is None else visual
     pixels = torch.empty(1, extent.frames, 3, extent.height, extent.width, device="meta")

@@ -141,12 +141,20 @@ def test_the_cascade_takes_its_geometry(name: str, published: dict[str, Path], l
 
 
 @pytest.mark.slow
-def test_from_the_command_line(published: dict[str, Path], llava: Path, tmp_path: Path):
+def test_from_the_command_line(
+    published: dict[str, Path], llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     made, room = tmp_path / "m", str(Path(__file__).parents[2] / "examples" / "room.mp4")
     command = ["import", "--preset", "cascade", "--geometry", "pi3x", "--geometry-weights", str(published["pi3x"]),
                "--llava-3d", str(llava), "--shorter-side", "112", "-o", str(made)]  # fmt: skip
     assert main(command) == 0
     assert "Taken together: **not for commercial use**" in (made / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["info", str(made), "--json"]) == 0
+    told = {part["part"]: part["parameters"] for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert told["geometry model"] == count(load_geometry_model("pi3x", published["pi3x"])) and "encoder" not in told
+    assert main(["info", str(made), "--frames", "4"]) == 2
+    assert "not for a cascade" in capsys.readouterr().err
     assert main(["ask", room, "How many chairs are there?", "--frames", "2", "--model", str(made)]) == 0
     out = tmp_path / "out"
     assert main(["reconstruct", room, "--frames", "6", "--window", "4", "--model", str(made), "-o", str(out)]) == 0
@@ -186,3 +194,11 @@ def test_what_does_not_fit_is_told_in_one_line(
     first = changed("map-anything", **{"encoder.model.blocks.0.mlp.w12.weight": torch.zeros(0)})
     assert "version 1 has another form" in told("map-anything", weights=first)
     assert not (tmp_path / "m").exists()
+
+
+@torch.no_grad()
+def test_no_frame_is_the_first_for_pi3x(published: dict[str, Path]):
+    network, images, order = load_geometry_model("pi3x", published["pi3x"]), made_images(4, 42, 42), [2, 0, 3, 1]
+    found, turned = network(images), network(images[:, order])
+    for name in ("depth", "confidence", "pose_encoding"):
+        torch.testing.assert_close(getattr(turned, name), getattr(found, name)[:, order], atol=1e-4, rtol=1e-4)
