@@ -86,7 +86,7 @@ class Import(Verb):
     metric: Place = None
     """cascade: a vidllm model whose metric depth gives the scale"""
     metric_depth: Place = None
-    """cascade: a depth estimator of transformers in metres (ZoeDepth, Depth Anything metric, Depth Pro, GLPN)"""
+    """cascade: a depth estimator in metres (Depth Anything 3 or 2 metric, MoGe-2, Depth Pro, ZoeDepth, GLPN)"""
     camera_height: Metres = None
     """cascade: height of the camera over the floor in metres, if a video has no other known scale"""
     shorter_side: Whole = None  # pixels of the frames (default: the preset's)
