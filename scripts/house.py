@@ -40,7 +40,7 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2240,
+    "vidllm": 2245,
     "vidllm.baselines": 1740,
     "vidllm.cli": 1980,
     "vidllm.datasets": 3230,

@@ -60,8 +60,9 @@ def build_on_meta(config: ModelConfig) -> Network:
         from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 
         assert isinstance(config, VidLLMConfig)
-        cascade = isinstance(config, CascadeConfig)
-        return (CascadeForConditionalGeneration if cascade else VidLLMForConditionalGeneration)(config)
+        if isinstance(config, CascadeConfig):
+            return CascadeForConditionalGeneration(config)
+        return VidLLMForConditionalGeneration(config)
 
 
 def count(module: nn.Module | None) -> int:
