@@ -40,6 +40,7 @@ def _placeholder(module: str, name: str, **known: str) -> Placeholder:
 _CONFIGS = (
     _placeholder("model.huggingface", "VidLLMConfig", model_type="vidllm"),
     _placeholder("baselines.cascade", "CascadeConfig", model_type="vidllm_cascade"),
+    _placeholder("baselines.reconstruction_only", "ReconstructionOnlyConfig", model_type="vidllm_reconstruction"),
 )
 _FRAME_PROCESSOR = _placeholder("model.huggingface", "VidLLMVideoFrameProcessor")
 #: Modules of transformers: in which mapping which key gets which placeholder.

@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidllm.io.frames import Resize, frame_spec
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.language_model import TextConfig
+from vidllm.model.loading import kind_of
 from vidllm.model.modeling import Network
 from vidllm.model.precision import GROUP
 
-CASCADE = "vidllm_cascade"
 QUESTION_TOKENS = 32  # of a question with its template
 VIDEO_SIZE = (480, 640)  # the video that costs are told for where no size is given: 4 to 3
 WEIGHT_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.0}
@@ -56,13 +56,8 @@ def build_on_meta(config: ModelConfig) -> Network:
     with torch.device("meta"):
         if isinstance(config.text_config, TextConfig):
             return Network(config)
-        from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
-        from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
-
-        assert isinstance(config, VidLLMConfig)
-        if isinstance(config, CascadeConfig):
-            return CascadeForConditionalGeneration(config)
-        return VidLLMForConditionalGeneration(config)
+        network: Network = kind_of(config.model_type)[1](config)
+        return network
 
 
 def count(module: nn.Module | None) -> int:
@@ -73,7 +68,7 @@ def count(module: nn.Module | None) -> int:
 def parts(config: ModelConfig) -> list[Part]:
     """All parts in the figure's order, a cascade's in its own; their parameters add up to the model's."""
     model = build_on_meta(config)
-    if config.model_type == CASCADE:
+    if config.model_type != ModelConfig.model_type:
         named = model.named_children()
         return [Part(name.replace("_", " "), type(part).__name__, count(part)) for name, part in named]
     attention = model.attention
@@ -176,7 +171,7 @@ def costs(config: ModelConfig, extent: Extent, visual: int | None = None) -> lis
     ``visual``: tokens the language model reads of the scene (the most there can be, by default). ValueError for a
     cascade.
     """
-    if config.model_type == CASCADE:
+    if config.model_type != ModelConfig.model_type:
         raise ValueError("operations and memory are counted for a Vid-LLM, not for a cascade; leave --frames out")
     model, text = build_on_meta(config).eval().requires_grad_(False), config.text_config
     seen = visual_tokens(config, extent) if visual is None else visual

@@ -115,13 +115,55 @@ def test_a_network_in_metres_needs_no_metric_depth(cascade: Path, monkeypatch: p
     assert bool(geometry.scale.valid.all()) and float(geometry.scale.scale) == 1.0
 
 
-@pytest.mark.slow
-def test_from_the_command_line(cascade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@torch.no_grad()
+def test_a_reconstruction_by_itself(
+    cascade: Path, da3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It has the cascade's geometry, patches where the depth is, and one line for who asks it."""
+    place, images = tmp_path / "m", made_images(3, 56, 84)
+    given = ["--geometry", "da3-small", "--geometry-weights", str(da3), "--shorter-side", "112"]
+    assert main(["import", "--preset", "reconstruction", *given, "-o", str(place)]) == 0
+    assert "no language model: it reconstructs, and answers nothing" in capsys.readouterr().out
+    model, _ = load_pretrained(place)
+    assert {name.split(".")[0] for name in model.state_dict()} == {"geometry_model"}
+    found, whole = (m.encode_scene(images, KnownScale(factor=2.0)) for m in (model, load_pretrained(cascade)[0]))
+    for name in ("depth_m", "extrinsics", "intrinsics", "up", "scene_from_world"):
+        torch.testing.assert_close(getattr(found.geometry, name), getattr(whole.geometry, name))
+    first = found.geometry.depth_m[0, 0, :14, :14]
+    patch = model.patch_positions(found.geometry, (4, 6))[0][0, 0, 0]
+    in_camera = torch.linalg.inv(found.geometry.scene_from_world[0]) @ torch.cat((patch, torch.ones(1)))
+    assert first.min() <= in_camera[2] <= first.max()
     room = str(Path(__file__).parents[2] / "examples" / "room.mp4")
-    scene = ["--model", str(cascade), "--scale", "1.0", "--no-refine"]
-    assert main(["ask", room, "How many chairs are there?", "--frames", "2", *scene]) == 0
-    assert main(["reconstruct", room, "--frames", "6", "--window", "4", *scene, "-o", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "cameras.json").is_file()
+    asked = ["ask", room, "How many chairs are there?", "--frames", "2", "--scale", "1.0", "--model", str(place)]
+    assert "this model reconstructs and has no language model to ask" in _told([*asked, "--no-refine"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"llava_3d": "x"}, "a reconstruction has no language model: leave"),
+        ({"geometry": None}, "give the reconstruction network"),
+        ({"metric": "x", "metric_depth": "y"}, "give one metric depth model"),
+    ],
+)
+def test_reconstructions_that_do_not_fit(da3: Path, tmp_path: Path, changes: dict, told: str):
+    given = {"geometry": "da3-small", "geometry_weights": da3, **changes}
+    with pytest.raises(ValueError, match=told):
+        import_model("reconstruction", Ingredients(**given), tmp_path / "m")
+
+
+@pytest.mark.slow
+def test_from_the_command_line(cascade: Path, da3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    room, alone = str(Path(__file__).parents[2] / "examples" / "room.mp4"), tmp_path / "m"
+    import_model("reconstruction", Ingredients(geometry="da3-small", geometry_weights=da3, shorter_side=112), alone)
+    told = ["--scale", "1.0", "--no-refine"]
+    assert main(["ask", room, "How many chairs are there?", "--frames", "2", "--model", str(cascade), *told]) == 0
+    for name, model in (("whole", cascade), ("alone", alone)):
+        out = tmp_path / name
+        assert main(["reconstruct", room, "--frames", "6", "--window", "4", "--model", str(model), *told,
+                     "-o", str(out)]) == 0  # fmt: skip
+        assert (out / "cameras.json").is_file()
+    assert (tmp_path / "whole" / "cameras.json").read_text() == (tmp_path / "alone" / "cameras.json").read_text()
 
 
 def _told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

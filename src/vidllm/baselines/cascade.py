@@ -149,7 +149,6 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
 
     def __init__(self, config: CascadeConfig) -> None:
         VidLLMPreTrainedModel.__init__(self, config)
-        seen = config.vision_config.hidden_size
         self.geometry_model = None if config.geometry_model is None else build_geometry(config.geometry_model)
         if self.geometry_model is None:
             self._build_vggt(config)
@@ -159,15 +158,19 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
             self.metric = MetricEstimator(config.metric_encoder, config.metric_depth, config.metric_side)
         elif config.metric_model is not None:
             self.metric = DepthEstimator(config.metric_model, config.metric_input or {})
+        self._build_language(config)
+        self._built_on_meta = next(self.parameters()).is_meta
+        self.post_init()
+
+    def _build_language(self, config: CascadeConfig) -> None:
+        seen = config.vision_config.hidden_size
         self.clip = CLIPVisionModel(config.vision_config)
         self.clip_side = _whole(config.vision_config.image_size)
         self.clip_patch = _whole(config.vision_config.patch_size)
         self.position_embedding = PositionEmbedding(seen)
-        self.projector = Projector(seen, config.text_config.hidden_size)
+        self.projector: nn.Module = Projector(seen, config.text_config.hidden_size)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self._built_on_meta = next(self.projector.parameters()).is_meta
-        self.post_init()
 
     def _build_vggt(self, config: CascadeConfig) -> None:
         width, patch = config.encoder.hidden_size, config.encoder.patch_size
@@ -186,7 +189,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         Another network takes the frames themselves, as the geometric stream; CLIP's tokens then stand for both.
         """
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
-        language = self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
+        language = self.language_tokens(pixel_values)
         if self.geometry_model is not None:
             patch = self.config.encoder.patch_size
             seen = EncoderOutput(language, [], (size[0] // patch, size[1] // patch))
@@ -264,6 +267,10 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return first.scene_from_world
 
     # ---- language: LLaVA-3D -----------------------------------------------------------------------------------
+
+    def language_tokens(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B F P C"]:
+        """CLIP's patch tokens of the frames."""
+        return self.clip_features(llava_3d.clip_images(pixel_values, self.clip_side))
 
     def clip_features(self, pixels: Float[Tensor, "B F 3 s s"]) -> Float[Tensor, "B F P C"]:
         """Patch tokens of CLIP's ``vision_layer`` of normalised square crops, without the class token."""

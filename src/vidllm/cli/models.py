@@ -72,8 +72,8 @@ class Import(Verb):
         Effect(("geometry_weights",), "it needs --geometry", lambda o: o.geometry is not None),
     )
 
-    preset: Literal["cascade", "paper", "compact", "tiny"]
-    """cascade (VGGT and LLaVA-3D as they are), or a Vid-LLM initialised from them"""
+    preset: Literal["cascade", "reconstruction", "paper", "compact", "tiny"]
+    """cascade (VGGT and LLaVA-3D as they are), its reconstruction alone, or a Vid-LLM initialised from them"""
     output: Annotated[Output, arg(metavar="M")]  # folder of the model; created if missing
     vggt: Place = None  # VGGT-1B: encoder and geometry
     geometry: Annotated[str | None, read_by(str, "NAME"), NO_HINT] = None

@@ -44,6 +44,7 @@ _SUMMED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KINDS = {
     "vidllm": ("vidllm.model.huggingface", "VidLLMConfig", "VidLLMForConditionalGeneration"),
     "vidllm_cascade": ("vidllm.baselines.cascade", "CascadeConfig", "CascadeForConditionalGeneration"),
+    "vidllm_reconstruction": ("vidllm.baselines.reconstruction_only", "ReconstructionOnlyConfig", "ReconstructionOnly"),
 }
 
 

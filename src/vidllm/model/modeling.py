@@ -76,7 +76,7 @@ class Network(nn.Module):
             MetricDepthModel(config.metric_depth, width, patch) if config.metric_depth.enabled else None
         )
         self.position_embedding = PositionEmbedding(width)
-        self.projector = Projector(width, config.text_config.hidden_size, norm=config.patches.token_norm)
+        self.projector: nn.Module = Projector(width, config.text_config.hidden_size, norm=config.patches.token_norm)
         self.coordinate_embedding = PositionEmbedding(config.text_config.hidden_size)
         self.language_model: Any = self._language_model()
         self.grounding = GroundingDecoder(config.grounding, width, config.text_config.hidden_size)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from vidllm.baselines.cascade import CascadeConfig, CascadeForConditionalGeneration
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
-from vidllm.model.loading import expected_weights
+from vidllm.model.loading import expected_weights, kind_of
 from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter, plan, stream
 from vidllm.pretrained.recipes import Ingredients, Recipe, recipe
 from vidllm.pretrained.report import Report, model_card
@@ -26,7 +25,7 @@ def import_model(
     preset: str, given: Ingredients, folder: str | Path, dtype: torch.dtype | None = None, seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
 ) -> Report:  # fmt: skip
-    """Make a model folder of ``preset`` ("cascade", "paper", "compact", "tiny") from published checkpoints.
+    """Make a model folder of ``preset`` (one of ``IMPORT_PRESETS``) from published checkpoints.
 
     Weights are read and written tensor by tensor; ``dtype`` None keeps the sources' own. What no checkpoint gives is
     initialised with ``seed``. All of the folder is written or none of it.
@@ -63,14 +62,10 @@ def _planned(preset: str, given: Ingredients) -> tuple[Recipe, VidLLMForConditio
     return made, model, report
 
 
-def _kind(config: VidLLMConfig) -> type[VidLLMForConditionalGeneration]:
-    return CascadeForConditionalGeneration if isinstance(config, CascadeConfig) else VidLLMForConditionalGeneration
-
-
 def _on_meta(config: VidLLMConfig) -> VidLLMForConditionalGeneration:
     """The model's names and shapes, without storage."""
     with torch.device("meta"):
-        return _kind(config)(copy.deepcopy(config))
+        return kind_of(config.model_type)[1](copy.deepcopy(config))
 
 
 def _initial(config: VidLLMConfig, names: list[str], seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -92,6 +87,6 @@ def _initial(config: VidLLMConfig, names: list[str], seed: int) -> Iterator[tupl
         )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        values = _kind(config)(small).state_dict()
+        values = kind_of(config.model_type)[1](small).state_dict()
     for name in names:
         yield name, values[name]

@@ -10,11 +10,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidllm.baselines.cascade import CascadeConfig
 from vidllm.baselines.geometry import read_settings
+from vidllm.baselines.reconstruction_only import ReconstructionOnlyConfig
 from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
+from vidllm.model.configuration import TINY, DenseHeadConfig, EncoderConfig
 from vidllm.model.huggingface import VidLLMConfig
-from vidllm.model.loading import load_config
+from vidllm.model.loading import load_config, load_processor
 from vidllm.model.presets import PRESETS, preset
 from vidllm.pretrained import licences
 from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config
@@ -32,8 +33,8 @@ from vidllm.pretrained.llava_3d import (
 )
 from vidllm.pretrained.vggt import VGGTParts, vggt_parts, vggt_settings, vggt_source
 
-CASCADE = "cascade"
-IMPORT_PRESETS = (CASCADE, *PRESETS)
+CASCADE, RECONSTRUCTION = "cascade", "reconstruction"
+IMPORT_PRESETS = (CASCADE, RECONSTRUCTION, *PRESETS)
 Place = str | Path | None
 
 #: From a Vid-LLM to the cascade's metric depth model.
@@ -49,7 +50,7 @@ class Ingredients:
     """Where the checkpoints lie: files, folders or hub ids.
 
     vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
-    takes; metric_depth: a depth estimator of transformers in its place. camera_height_m: the cascade's, for videos of
+    takes; metric_depth: a depth estimator in its place. camera_height_m: the cascade's, for videos of
     which nothing is known. shorter_side: pixels of the frames, in place of the preset's. geometry: the name of another
     network in VGGT's place, geometry_weights: where it lies if not where it is published
     (:mod:`vidllm.pretrained.geometry_models`). accept_licence: terms that ask for it are agreed to.
@@ -84,7 +85,7 @@ def recipe(name: str, given: Ingredients) -> Recipe:
     if name not in IMPORT_PRESETS:
         raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
     try:
-        made = _cascade(given) if name == CASCADE else _vid_llm(name, given)
+        made = _RECIPES[name](given) if name in _RECIPES else _vid_llm(name, given)
         return made if given.accept_licence else _without_agreements(made)
     except (ValueError, OSError, MemoryError):
         raise
@@ -116,44 +117,70 @@ def _parts(vggt: Checkpoint) -> VGGTParts:
 def _cascade(given: Ingredients) -> Recipe:
     if given.llava_3d is None or given.vggt is given.geometry is None:
         raise ValueError("the cascade is VGGT and LLaVA-3D: give both --vggt (or --geometry NAME) and --llava-3d")
-    if given.vggt is not None and given.geometry is not None:
-        raise ValueError("give one reconstruction network: --vggt or --geometry")
     if given.lm is not None or given.dinov2 is not None:
         raise ValueError("the cascade takes its language model from LLaVA-3D and its encoder from VGGT; "
                          "leave --lm and --dinov2 out")  # fmt: skip
     llava = open_checkpoint(given.llava_3d)
     settings = llava_3d_settings(llava)
-    geometry, network, side = _reconstruction(given)
+    geometry, networks, notes = _in_metres(given)
     text, tokenizer, before = _words(llava, llava_3d_text_config(settings, llava.place))
     tower, vision, clips = _tower(given, llava)
+    config = CascadeConfig(
+        vision_config=vision, vision_layer=settings.get("mm_vision_select_layer", -2), **geometry,
+        adapter={"variant": "none"}, text_config=text, default_frames=settings.get("num_frames", DEFAULT_FRAMES),
+        **_token_ids(tokenizer),
+    )  # fmt: skip
+    notes.insert(0, "scenes over the cap of patches: the voxel grows (LLaVA-3D drops patches at random)")
+    first, *metric = networks
+    return Recipe(config, tokenizer, [*clips, first, llava_3d_source(llava, text, before, tower), *metric], notes)
+
+
+def _reconstruction_only(given: Ingredients) -> Recipe:
+    if any(x is not None for x in (given.llava_3d, given.lm, given.dinov2, given.clip)):
+        raise ValueError("a reconstruction has no language model: leave --llava-3d, --lm, --dinov2 and --clip out")
+    if given.vggt is given.geometry is None:
+        raise ValueError("give the reconstruction network: --geometry NAME or --vggt")
+    geometry, networks, notes = _in_metres(given)
+    tokenizer = load_processor(TINY).tokenizer  # a processor has one
+    config = ReconstructionOnlyConfig(
+        **geometry, adapter={"variant": "none"}, patches={"positions": False}, default_frames=DEFAULT_FRAMES,
+        **_token_ids(tokenizer),
+    )  # fmt: skip
+    return Recipe(config, tokenizer, networks, [*notes, "no language model: it reconstructs, and answers nothing"])
+
+
+_RECIPES = {CASCADE: _cascade, RECONSTRUCTION: _reconstruction_only}
+
+
+def _in_metres(given: Ingredients) -> tuple[dict[str, Any], list[Source], list[str]]:
+    """A reconstruction network with what gives it metres: fields of the configuration, weights, remarks."""
     if given.metric is not None and given.metric_depth is not None:
         raise ValueError("give one metric depth model: --metric (of a vidllm model) or --metric-depth (an estimator)")
+    geometry, network, side = _reconstruction(given)
     metric = None if given.metric is None else load_config(given.metric)
     estimator = None if given.metric_depth is None else open_checkpoint(given.metric_depth)
     fields = _metric_fields(metric) if estimator is None else depth_estimator_fields(estimator)
-    config = CascadeConfig(
-        vision_config=vision, vision_layer=settings.get("mm_vision_select_layer", -2),
-        camera_height_m=given.camera_height_m, **fields, **geometry,
-        adapter={"variant": "none"}, text_config=text, default_frames=settings.get("num_frames", DEFAULT_FRAMES),
-        shorter_side=given.shorter_side or side, resize="longer_side", **_token_ids(tokenizer),
-    )  # fmt: skip
-    sources = [*clips, network, llava_3d_source(llava, text, before, tower)]
+    fields |= {**geometry, "camera_height_m": given.camera_height_m, "shorter_side": given.shorter_side or side,
+               "resize": "longer_side"}  # fmt: skip
+    sources, notes = [network], []
     if given.metric is not None:
         sources.append(Source("metric depth model", open_checkpoint(given.metric), KeyMap(METRIC_RENAMES).translate,
                               ("metric.",), licences.METRIC))  # fmt: skip
     if estimator is not None:
         sources.append(depth_estimator_source(estimator))
-    notes = ["scenes over the cap of patches: the voxel grows (LLaVA-3D drops patches at random)"]
-    if metric is None and estimator is None and not _in_metres(config):
+    knows = "geometry_model" in geometry and getattr(read_settings(geometry["geometry_model"])[0], "metric", False)
+    if metric is None and estimator is None and not knows:
         height = given.camera_height_m
         told = "metres need --scale, --camera-height or --known-length with each video"
         told = told if height is None else f"cameras are taken to be {height:g} m over the floor"
         notes.append(f"no metric depth model: {told}")
-    return Recipe(config, tokenizer, sources, notes)
+    return fields, sources, notes
 
 
 def _reconstruction(given: Ingredients) -> tuple[dict[str, Any], Source, int]:
     """The cascade's geometry: its fields of the configuration, its weights and the longer side of its frames."""
+    if given.vggt is not None and given.geometry is not None:
+        raise ValueError("give one reconstruction network: --vggt or --geometry")
     if given.geometry is None:
         assert given.vggt is not None
         vggt = open_checkpoint(given.vggt)
@@ -173,11 +200,6 @@ def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Sourc
     vision, source = tower_of(llava)
     within = source.checkpoint is llava
     return within, vision, [] if within else [source]
-
-
-def _in_metres(config: CascadeConfig) -> bool:
-    """Whether the cascade's geometry is: VGGT's is not."""
-    return config.geometry_model is not None and bool(getattr(read_settings(config.geometry_model)[0], "metric", False))
 
 
 def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
