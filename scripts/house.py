@@ -40,22 +40,22 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2245,
-    "vidllm.baselines": 1740,
-    "vidllm.cli": 1980,
-    "vidllm.datasets": 3230,
+    "vidllm": 2240,
+    "vidllm.baselines": 1800,
+    "vidllm.cli": 1985,
+    "vidllm.datasets": 3240,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
     "vidllm.export": 1620,
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
-    "vidllm.long_video": 990,
-    "vidllm.model": 6050,
-    "vidllm.pretrained": 2365,
-    "vidllm.training": 6650,
+    "vidllm.long_video": 995,
+    "vidllm.model": 6055,
+    "vidllm.pretrained": 2380,
+    "vidllm.training": 6690,
     "vidllm_rooms": 2000,
-    "vidllm_rooms.language": 1610,
-    "vidllm_rooms.official": 1380,
+    "vidllm_rooms.language": 2010,
+    "vidllm_rooms.official": 1005,
     "vidllm_rooms.world": 1740,
 }
 #: Signatures that transformers prescribes.

@@ -56,7 +56,8 @@ def build_on_meta(config: ModelConfig) -> Network:
     with torch.device("meta"):
         if isinstance(config.text_config, TextConfig):
             return Network(config)
-        network: Network = kind_of(config.model_type)[1](config)
+        kind: Any = kind_of(config.model_type)[1]
+        network: Network = kind(config)
         return network
 
 
