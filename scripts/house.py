@@ -40,10 +40,10 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2235,
-    "vidllm.baselines": 1105,
-    "vidllm.cli": 1980,
-    "vidllm.datasets": 3230,
+    "vidllm": 2240,
+    "vidllm.baselines": 1800,
+    "vidllm.cli": 1985,
+    "vidllm.datasets": 3240,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
     "vidllm.export": 1620,
@@ -51,7 +51,7 @@ BUDGET: dict[str, int] = {
     "vidllm.io": 4205,
     "vidllm.long_video": 995,
     "vidllm.model": 6055,
-    "vidllm.pretrained": 2100,
+    "vidllm.pretrained": 2380,
     "vidllm.training": 6690,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1940,

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidllm.io.frames import Resize, frame_spec
 from vidllm.model.configuration import ModelConfig
 from vidllm.model.language_model import TextConfig
+from vidllm.model.loading import kind_of
 from vidllm.model.modeling import Network
 from vidllm.model.precision import GROUP
 
@@ -55,10 +56,9 @@ def build_on_meta(config: ModelConfig) -> Network:
     with torch.device("meta"):
         if isinstance(config.text_config, TextConfig):
             return Network(config)
-        from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
-
-        assert isinstance(config, VidLLMConfig)
-        return VidLLMForConditionalGeneration(config)
+        kind: Any = kind_of(config.model_type)[1]
+        network: Network = kind(config)
+        return network
 
 
 def count(module: nn.Module | None) -> int:
@@ -67,8 +67,11 @@ def count(module: nn.Module | None) -> int:
 
 
 def parts(config: ModelConfig) -> list[Part]:
-    """All parts in the figure's order; their parameters add up to the model's."""
+    """All parts in the figure's order, a cascade's in its own; their parameters add up to the model's."""
     model = build_on_meta(config)
+    if config.model_type != ModelConfig.model_type:
+        named = model.named_children()
+        return [Part(name.replace("_", " "), type(part).__name__, count(part)) for name, part in named]
     attention = model.attention
     blocks = count(attention.frame_blocks) + count(attention.global_blocks)
     encoder, text, dense, depth = config.encoder, config.text_config, config.dense_head, config.metric_depth
@@ -166,8 +169,11 @@ def count_flops(run: Callable[[], Any]) -> tuple[dict[str, int], Any]:
 def costs(config: ModelConfig, extent: Extent, visual: int | None = None) -> list[Cost]:
     """All parts from pixels to the first token of an answer, in the order they run, and one more token.
 
-    ``visual``: tokens the language model reads of the scene (the most there can be, by default).
+    ``visual``: tokens the language model reads of the scene (the most there can be, by default). ValueError for a
+    cascade.
     """
+    if config.model_type != ModelConfig.model_type:
+        raise ValueError("operations and memory are counted for a Vid-LLM, not for a cascade; leave --frames out")
     model, text = build_on_meta(config).eval().requires_grad_(False), config.text_config
     seen = visual_tokens(config, extent) if visual is None else visual
     pixels = torch.empty(1, extent.frames, 3, extent.height, extent.width, device="meta")

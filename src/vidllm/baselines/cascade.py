@@ -229,7 +229,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
     def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
         """The geometry at the network's own scale, in the room's frame. Only a network in metres knows these."""
         geometry = super().metric_geometry(features, cameras, known)
-        if self.geometry_model is not None and self.geometry_model.metric:
+        if self.geometry_model is not None and self.geometry_model.metric and self.metric is None:
             scale = geometry.scale
             geometry = replace(geometry, scale=replace(scale, valid=torch.ones_like(scale.valid)))
         points = unproject(geometry.depth_m.float(), geometry.intrinsics.float(), geometry.extrinsics.float())

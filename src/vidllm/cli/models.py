@@ -77,7 +77,7 @@ class Import(Verb):
     output: Annotated[Output, arg(metavar="M")]  # folder of the model; created if missing
     vggt: Place = None  # VGGT-1B: encoder and geometry
     geometry: Annotated[str | None, read_by(str, "NAME"), NO_HINT] = None
-    """cascade: another network in VGGT's place: da3-small, da3-base, da3-large (docs/geometry_models.md)"""
+    """cascade: another network in VGGT's place: pi3x, map-anything, ... (docs/geometry_models.md)"""
     geometry_weights: Place = None  # of --geometry (default: the hub's, where it is published)
     llava_3d: Place = None  # LLaVA-3D-7B: language model, projector, position embedding
     dinov2: Place = None  # DINOv2 with registers, in place of VGGT's encoder

@@ -20,26 +20,26 @@ from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions, in
 
 
 class GlobalFrameAttention(nn.Module):
-    """Alternating attention over B scenes of F frames."""
+    """Alternating attention over B scenes of F frames; ``eps`` is that of the blocks' norms."""
 
-    def __init__(self, config: AttentionConfig, hidden_size: int) -> None:
+    def __init__(self, config: AttentionConfig, hidden_size: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
         self.camera_token = nn.Parameter(torch.empty(1, 2, 1, hidden_size))
         self.register_token = nn.Parameter(torch.empty(1, 2, config.num_register_tokens, hidden_size))
-        self.frame_blocks = self._blocks(hidden_size)
-        self.global_blocks = self._blocks(hidden_size)
+        self.frame_blocks = self._blocks(hidden_size, eps)
+        self.global_blocks = self._blocks(hidden_size, eps)
         rotates = config.rope_frequency > 0
         self.rotary = RotaryPosition2D(hidden_size // config.num_heads, config.rope_frequency) if rotates else None
         init_linear(self)
         nn.init.normal_(self.camera_token, std=1e-6)
         nn.init.normal_(self.register_token, std=1e-6)
 
-    def _blocks(self, dim: int) -> nn.ModuleList:
+    def _blocks(self, dim: int, eps: float) -> nn.ModuleList:
         c = self.config
         return nn.ModuleList(
-            Block(dim, c.num_heads, c.mlp_ratio, c.layer_scale_init, c.qk_norm) for _ in range(c.depth)
+            Block(dim, c.num_heads, c.mlp_ratio, c.layer_scale_init, c.qk_norm, eps) for _ in range(c.depth)
         )
 
     def forward(

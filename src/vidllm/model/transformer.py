@@ -131,19 +131,22 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: ``x += g1 Attention(LN x)``, ``x += g2 MLP(LN x)``."""
+    """Pre-norm transformer block: ``x += g1 Attention(LN x)``, ``x += g2 MLP(LN x)``.
+
+    ``layer_scale_init`` None: without the factors g.
+    """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, layer_scale_init: float = 0.01, qk_norm: bool = False,
-        eps: float = 1e-5,
+        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, layer_scale_init: float | None = 0.01,
+        qk_norm: bool = False, eps: float = 1e-5,
     ) -> None:  # fmt: skip
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps)
         self.attn = Attention(dim, num_heads, qk_norm)
-        self.ls1 = LayerScale(dim, layer_scale_init)
+        self.ls1 = nn.Identity() if layer_scale_init is None else LayerScale(dim, layer_scale_init)
         self.norm2 = nn.LayerNorm(dim, eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, layer_scale_init)
+        self.mlp: nn.Module = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale_init is None else LayerScale(dim, layer_scale_init)
 
     def forward(
         self, x: Float[Tensor, "N T C"], rotary: Float[Tensor, "2 T D"] | None = None

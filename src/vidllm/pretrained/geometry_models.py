@@ -16,7 +16,7 @@ import torch
 from vidllm.baselines.geometry import GeometryModel, build_geometry
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.loading import check_finite, expected_weights, weightless
-from vidllm.pretrained import depth_anything_3
+from vidllm.pretrained import depth_anything_3, map_anything, pi3, vggt_omega
 from vidllm.pretrained.conversion import Source, Translate, beneath, load_strictly, plan, planned
 from vidllm.pretrained.licences import Licence
 
@@ -28,13 +28,14 @@ PREFIX = "geometry_model."
 class GeometryImporter:
     """A published network.
 
-    hub: the id of its weights. licence: its terms. settings: the configuration (``kind`` and its fields,
-    :func:`vidllm.baselines.geometry.read_settings`) of a checkpoint, by its headers; ValueError for another model.
+    hub: the id of its weights, None where they are given out on request alone. licence: its terms. settings: the
+    configuration (``kind`` and its fields, :func:`vidllm.baselines.geometry.read_settings`) of a checkpoint, by its
+    headers; ValueError for another model.
     translate: its keys in the network (:data:`~vidllm.pretrained.conversion.Translate`). side: the longer side of its
     frames in pixels. implied: weights that our network has and the published one does not.
     """
 
-    hub: str
+    hub: str | None
     licence: Licence
     settings: Callable[[Checkpoint], dict[str, Any]]
     translate: Translate
@@ -50,12 +51,34 @@ def _depth_anything_3(name: str, hub: str, terms: str, commercial: bool) -> Geom
     )  # fmt: skip
 
 
+def _pi3(name: str, hub: str) -> GeometryImporter:
+    terms = "code BSD-3-Clause, weights CC BY-NC 4.0 (non-commercial)."
+    return GeometryImporter(
+        hub, Licence(name, terms, False), lambda checkpoint: pi3.settings(checkpoint, name), pi3.translate, 574,
+        pi3.implied,
+    )  # fmt: skip
+
+
 #: The networks by the name that ``--geometry`` takes.
 GEOMETRY: dict[str, GeometryImporter] = {
     "da3-small": _depth_anything_3("da3-small", "depth-anything/DA3-SMALL", "Apache-2.0, code and weights.", True),
     "da3-base": _depth_anything_3("da3-base", "depth-anything/DA3-BASE", "Apache-2.0, code and weights.", True),
     "da3-large": _depth_anything_3("da3-large", "depth-anything/DA3-LARGE-1.1",
                                    "code Apache-2.0, weights CC BY-NC 4.0 (non-commercial).", False),
+    "map-anything": GeometryImporter(
+        "facebook/map-anything-apache", Licence(
+            "MapAnything", "code Apache-2.0; weights Apache-2.0 (map-anything-apache) or CC BY-NC 4.0 (map-anything, "
+            "non-commercial): see the card of the checkpoint that was given.", None,
+        ), map_anything.settings, map_anything.translate, 518, map_anything.implied,
+    ),
+    "pi3": _pi3("pi3", "yyfz233/Pi3"),
+    "pi3x": _pi3("pi3x", "yyfz233/Pi3X"),
+    "vggt-omega": GeometryImporter(
+        None, Licence(
+            "VGGT-Omega", "FAIR Noncommercial Research License, code and weights; on request at "
+            "huggingface.co/facebook/VGGT-Omega.", False, agreement=True,
+        ), vggt_omega.settings, vggt_omega.translate, 592,
+    ),
 }  # fmt: skip
 
 
@@ -68,7 +91,9 @@ def find_geometry_model(name: str, place: str | Path | None = None) -> tuple[dic
     if name not in GEOMETRY:
         raise ValueError(f"--geometry: expected one of {', '.join(GEOMETRY)}, received {name!r:.60}")
     importer = GEOMETRY[name]
-    checkpoint = open_checkpoint(importer.hub if place is None else place)
+    if (found := importer.hub if place is None else place) is None:
+        raise ValueError(f"--geometry {name}: {importer.licence.terms} Give the file as --geometry-weights")
+    checkpoint = open_checkpoint(found)
     settings, translate = importer.settings(checkpoint), beneath(PREFIX, importer.translate)
     given = {PREFIX + ours: value for ours, value in importer.implied(settings).items()}
     return settings, Source(name, checkpoint, translate, (PREFIX,), importer.licence, given=given), importer.side

@@ -85,8 +85,9 @@ def _grouped(word: str, counts: Counter[str], named: list[str], every_key: bool)
 
 
 _WHAT = {
-    "cascade": "VGGT and LLaVA-3D as one model on plain RGB video: VGGT reconstructs, it is brought to metres, "
-    "LLaVA-3D is asked with the resulting posed depth. Nothing was trained for it; it is the paper's baseline.",
+    "cascade": "VGGT, or the network named below in its place, and LLaVA-3D as one model on plain RGB video: the first "
+    "reconstructs, it is brought to metres, LLaVA-3D is asked with the resulting posed depth. Nothing was trained for "
+    "it; with VGGT it is the paper's baseline.",
     "reconstruction": "A reconstruction network on plain RGB video, brought to metres; it has no language model.",
 }
 _START = (

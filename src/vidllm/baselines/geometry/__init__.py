@@ -21,6 +21,10 @@ _HERE = "vidllm.baselines.geometry"
 #: A reconstruction network's module and class by the ``kind`` of its settings.
 KINDS = {
     "depth_anything_3": (f"{_HERE}.depth_anything_3", "DepthAnything3"),
+    "map_anything": (f"{_HERE}.map_anything", "MapAnything"),
+    "pi3": (f"{_HERE}.pi3", "Pi3"),
+    "pi3x": (f"{_HERE}.pi3", "Pi3X"),
+    "vggt_omega": (f"{_HERE}.vggt_omega", "VGGTOmega"),
 }
 #: The same of networks that give metres of single pictures.
 METRIC_KINDS = {

@@ -1,0 +1,52 @@
+"""What more than one reconstruction network has: a camera from the mean of patches, intrinsics from local points."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vidllm.geometry.cameras import pixel_centres
+
+
+class _ResidualMlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.res_conv1, self.res_conv2, self.res_conv3 = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x
+        for layer in (self.res_conv1, self.res_conv2, self.res_conv3):
+            inner = layer(inner).relu()
+        return x + inner
+
+
+class MeanCamera(nn.Module):
+    """A pose from the mean of a frame's patches: translation and ``rotation_dim`` numbers of a rotation."""
+
+    def __init__(self, width: int, rotation_dim: int) -> None:
+        super().__init__()
+        self.res_conv = nn.ModuleList(_ResidualMlp(width) for _ in range(2))
+        self.more_mlps = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.fc_t, self.fc_rot = nn.Linear(width, 3), nn.Linear(width, rotation_dim)
+
+    def forward(
+        self, tokens: Float[Tensor, "*batch P C"]
+    ) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch r"]]:
+        """Translation, and the numbers of the rotation, as the layers give them."""
+        for block in self.res_conv:
+            tokens = block(tokens)
+        seen = self.more_mlps(tokens.mean(-2))
+        return self.fc_t(seen), self.fc_rot(seen)
+
+
+def central_intrinsics(points: Float[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Intrinsics that project local points onto their own pixels, by least squares, about the middle."""
+    height, width = points.shape[-3:-1]
+    middle = points.new_tensor((width / 2, height / 2))
+    there = pixel_centres(height, width, device=points.device) - middle
+    slope = points[..., :2] / points[..., 2:]
+    focal = (slope * there).sum((-3, -2)) / slope.square().sum((-3, -2)).clamp_min(torch.finfo(slope.dtype).tiny)
+    k = torch.eye(3, device=points.device).repeat(*points.shape[:-3], 1, 1)
+    k[..., (0, 1), (0, 1)], k[..., :2, 2] = focal, middle
+    return k

@@ -1,0 +1,27 @@
+"""The sizes of a published network, read off the shapes of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from vidllm.io.weight_files import Checkpoint
+from vidllm.pretrained.conversion import Translate
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_here(checkpoint: Checkpoint, translate: Translate, kind: str, needed: Iterable[str]) -> Shapes:
+    """Shapes by our names; ValueError where one of ``needed`` is missing: another network than ``kind``."""
+    keys = [(key, translate(key, tensor)) for key, tensor in checkpoint.shapes()]
+    found = {name: tuple(tensor.shape) for _, pairs in keys for name, tensor in pairs or ()}
+    if any(name not in found for name in needed):
+        first = f"its keys begin with {keys[0][0]}" if keys else "it holds no tensor"
+        raise ValueError(f"{checkpoint.place}: not a {kind} checkpoint ({first})")
+    return found
+
+
+def count(shapes: Shapes, beginning: str) -> int:
+    """How many numbered parts there are: one more than the largest number after ``beginning``."""
+    numbers = (re.match(re.escape(beginning) + r"(\d+)\.", name) for name in shapes)
+    return 1 + max((int(number[1]) for number in numbers if number), default=-1)

@@ -1,0 +1,77 @@
+"""MapAnything's weights (version 1.1): their configuration by headers and config.json, and their key map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidllm.io.weight_files import Checkpoint
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
+from vidllm.pretrained.headers import count, shapes_here
+
+_DPT = r"(?:dense_head\.0|dpt_feature_head)\."  # the same weights may be there under both names
+_END = r"(?:dense_head\.1|dpt_regressor_head)\."
+_FUSION = (("resConfUnit1", "skip"), ("resConfUnit2", "refine"), ("out_conv", "out"))
+#: Key map to :class:`vidllm.baselines.geometry.map_anything.MapAnything`.
+RENAMES: Renames = (
+    (r"encoder\.model\.cls_token", "embeddings.cls_token"),
+    (r"encoder\.model\.pos_embed", "embeddings.position_embeddings"),
+    (r"encoder\.model\.patch_embed\.proj\.(.+)", r"embeddings.patch_embeddings.projection.\1"),
+    (r"encoder\.model\.blocks\.(.+)", r"encoder_blocks.\1"),
+    (r"fusion_norm_layer\.(.+)", r"fusion_norm.\1"),
+    (r"(scale_token)", r"\1"),
+    (r"info_sharing\.self_attention_blocks\.(.+)", r"shared_blocks.\1"),
+    (r"info_sharing\.norm\.(.+)", r"norm.\1"),
+    (r"info_sharing\.view_pos_table", ""),  # by its formula
+    (r"pose_head\.proj\.(.+)", r"camera_proj.\1"),
+    (r"pose_head\.(.+)", r"camera.\1"),
+    (r"scale_head\.(.+)", r"scale.\1"),
+    (rf"{_DPT}input_process\.(\d)\.0\.0\.(.+)", r"pixels.decoder.projects.\1.\2"),
+    (rf"{_DPT}input_process\.(\d)\.0\.1\.(.+)", r"pixels.decoder.resizes.\1.\2"),
+    (rf"{_DPT}(?:input_process\.(\d)\.1|scratch\.layer_rn\.(\d))\.weight", r"pixels.decoder.laterals.\1\2.weight"),
+    *((rf"{_DPT}scratch\.layer{n + 1}_rn\.weight", f"pixels.decoder.laterals.{n}.weight") for n in range(4)),
+    *(
+        (rf"{_DPT}scratch\.refinenet{n + 1}\.{theirs}\.(.+)", rf"pixels.decoder.fusions.{n}.{ours}.\1")
+        for n in range(4) for theirs, ours in _FUSION
+    ),
+    (rf"{_END}conv1\.(.+)", r"pixels.narrow.\1"),
+    (rf"{_END}conv2\.(.+)", r"pixels.out.\1"),
+    (r"(?:ray_dirs|depth|depth_scale|cam_rot|cam_trans|cam_trans_scale)_encoder\..+", ""),  # what is known, as input
+)  # fmt: skip
+_MAP = KeyMap(RENAMES)
+
+
+def translate(key: str, tensor: Tensor) -> Pairs | None:
+    """One of the weights under our names (:data:`~vidllm.pretrained.conversion.Translate`)."""
+    if key.startswith("pose_head.") and tensor.ndim == 4:  # convolutions of 1 x 1 pixels are linear layers
+        tensor = tensor.flatten(1)
+    return _MAP.translate(key, tensor)
+
+
+def settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of a MapAnything 1.1; ValueError for another model, and for version 1."""
+    patches, table = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
+    projects = [f"pixels.decoder.projects.{level}.weight" for level in range(4)]
+    narrow, camera, scale = "pixels.narrow.weight", "camera_proj.weight", "scale.proj.weight"
+    needed = (patches, table, *projects, narrow, camera, scale)
+    shapes = shapes_here(checkpoint, translate, "MapAnything", needed)
+    if "encoder_blocks.0.mlp.w12.weight" not in shapes:
+        raise ValueError(f"{checkpoint.place}: MapAnything's version 1 has another form; give version 1.1, such as "
+                         "facebook/map-anything-apache")  # fmt: skip
+    told = ((checkpoint.settings() or {}).get("info_sharing_config") or {}).get("module_args") or {}
+    patch = shapes[patches][-1]
+    return {
+        "kind": "map_anything", "patch_size": patch, "image_size": patch * round((shapes[table][1] - 1) ** 0.5),
+        "hidden_size": shapes[table][-1], "encoder_depth": count(shapes, "encoder_blocks."),
+        "depth": count(shapes, "shared_blocks."), "taps": list(told.get("indices", (7, 11))),
+        "features": shapes[narrow][1], "out_channels": [shapes[name][0] for name in projects],
+        "camera_width": shapes[camera][0], "scale_width": shapes[scale][0],
+    }  # fmt: skip
+
+
+def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights of DINOv2 that this one has not."""
+    width = fields["hidden_size"]
+    return {"embeddings.mask_token": torch.zeros(1, width), "embeddings.register_tokens": torch.zeros(1, 0, width)}
