@@ -18,6 +18,7 @@ VERB_CASES = (
     ((*SCORE, "-o", "OUT"), (*RUN, "--split", "test")),
     ((*RUN, "--per-item", "I.json"), (*SCORE, "--per-item", "I.json")),
     (("eval", "reconstruction", "--data", "ROOT", "-o", "OUT", "--setting", "raw"), (*RUN, "--setting", "raw")),
+    (("eval", "reconstruction", "--data", "ROOT", "-o", "OUT", "--vlm", "V"), (*RUN, "--vlm", "V")),
     ((*RUN, "--proposals", "gt"), ("eval", "scanrefer", "--data", "ROOT", "-o", "OUT", "--proposals", "gt")),
     ((*RUN, "--baselines", "none", "--blind", "B"), (*RUN, "--blind", "B")),
     (("info", "--language-dtype", "int8"), ("info", "--frames", "8", "--language-dtype", "int8")),

@@ -72,13 +72,14 @@ class Evaluate(Verb):
     """Run a model on a benchmark, or score a file of predictions, with a named protocol."""
 
     EFFECTS = (
-        Effect(("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "frames", "refine",
-                "no_refine", "device", "dtype"),
+        Effect(("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "vlm", "frames",
+                "refine", "no_refine", "device", "dtype"),
                "not used for scoring files; they need --data ROOT, which runs a model", lambda o: bool(o.data)),
         Effect(("predictions", "references", "per_item"),
                "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
         Effect(("setting", "proposals", "baselines", "blind", "protocol"),
                "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
+        Effect(("vlm",), "reconstruction asks nothing", lambda o: o.task != "reconstruction"),
         Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d", "vsi")),
         Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d, scan2cap or vsi", _has_language_only),
     )  # fmt: skip

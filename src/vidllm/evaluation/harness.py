@@ -268,15 +268,21 @@ class Run:
     @cached_property
     def made_with(self) -> Record:
         """What the predictions depend on; another run with the same does not make them again."""
-        frames = self.plan.frames
+        frames, kind = self.plan.frames, self.task.kind
+        prompt, decoding = self.task.prompt, _DECODING[kind]
+        if self.model.model.speaker is not None:
+            from vidllm.baselines.vision_language import MAX_NUMBERS, PROMPTS
+
+            prompt = PROMPTS[kind]
+            decoding = f"greedy, at most {MAX_NUMBERS} new tokens" if kind == "box" else decoding
         files = self.data.annotation_files(self.plan.task, self.plan.split)
         record: Record = {
             "task": self.plan.task, "split": self.plan.split, "scenes": list(self.by_scene),
             "items": len(self.items),
             "frames": self.model.processor.image_processor.num_frames if frames is None else frames,
             "annotations": files_record(files, self.plan.root),
-            "prompt": {"template": self.task.prompt, "sha256": sha256_text(self.task.prompt)},
-            "decoding": _DECODING[self.task.kind],
+            "prompt": {"template": prompt, "sha256": sha256_text(prompt)},
+            "decoding": decoding,
             "model": model_record(self.name, self.model),
         }  # fmt: skip
         if self._blind is not None:

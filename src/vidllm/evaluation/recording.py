@@ -13,8 +13,8 @@ is not determined for a camera that only turns. Whatever the model gets wrong st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -121,7 +121,11 @@ class Recording:
         images = processor.image_processor
         self.source = source
         self.numbers = [int(n) for n in source.uniform_frames(images.num_frames if count is None else count)]
-        self.frames: Frames = images.read([source.colour(n) for n in self.numbers], len(self.numbers))
+        self.frames: Frames = images.read([*self.pictures()], len(self.numbers))
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """The pictures of the frames as they are, RGB uint8 (H0,W0,3)."""
+        return map(self.source.colour, self.numbers)
 
     @cached_property
     def aligned_from_camera(self) -> Float[np.ndarray, "F 4 4"]:
@@ -226,6 +230,10 @@ class EvaluationScene:
         geometry = recording.geometry(next(network.parameters()).device) if true else self._reconstructed
         prefix = network.build_visual_tokens(self._features, geometry, embed_positions=positions)
         scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
+        if scene.in_words is not None:
+            own = scene.in_words.scene
+            own.data = replace(own.data, originals=recording.pictures)
+            scene.in_words = replace(scene.in_words, metres=positions)
         level = scene.scene_from_world.double().numpy()
         return Placed(scene, aligned_from_scene(recording.aligned_from_camera[0], level))
 
