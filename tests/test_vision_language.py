@@ -150,6 +150,8 @@ def test_boxes_are_those_whose_numbers_it_names():
     assert list(scene.ground("the seats", several=True)) == [CHAIR, TABLE]
     assert list(scene.ground("the red chair", several=True)) == [CHAIR]
     assert list(scene.ground("a lamp", several=True)) == []
+    talk = SceneInWords(OwnScene(), Able(**{"the seats": "In room 2 there is 1."})).ground("the seats", several=True)
+    assert list(talk) == [] and talk.notes == ("the reply names no listed thing: In room 2 there is 1.",)
     one = scene.ground("a lamp", several=False)  # one is wanted: the own model's, and it is said
     assert list(one) == [CHAIR] and one.notes == ("none of the 2 listed things was named: none",)
 

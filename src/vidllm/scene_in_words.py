@@ -30,6 +30,9 @@ from vidllm.inventory import NAMES, Inventory, row_of
 from vidllm.model.modeling import Network
 from vidllm.model.prompts import OBJECT_REQUEST, ROOM_REQUEST, check_question, format_coordinate
 
+#: A reply that is numbers; one that begins otherwise tells something else, in which numbers may stand as well.
+_NUMBERS = re.compile(r"(?:(?:the )?(?:numbers?|objects?|things?)\b)?[\s:#(]*\d", re.IGNORECASE)
+
 
 @dataclass
 class SceneInWords:
@@ -79,8 +82,10 @@ class SceneInWords:
         if not self.metres:  # names alone
             request = "\n".join(f"{n}. {thing.called}" for n, thing in enumerate(things, 1)) + f"\n{request}"
         said = self.speaker.reply(self.shown, request, MAX_NUMBERS) if things else "none"
-        numbers = [n for n in dict.fromkeys(map(int, re.findall(r"\d{1,4}", said))) if 1 <= n <= len(things)]
-        boxes = [things[n - 1].box for n in numbers]
+        named = re.findall(r"\d{1,4}", said.splitlines()[0]) if _NUMBERS.match(said) else []
+        boxes = [things[n - 1].box for n in dict.fromkeys(map(int, named)) if 1 <= n <= len(things)]
+        if several and not (boxes or said.lower().startswith("none")):
+            return Boxes((), (f"the reply names no listed thing: {said[:80]}",))
         if several or boxes:
             return Boxes(boxes if several else boxes[:1])
         own = self.scene.ground(expression, several=False)

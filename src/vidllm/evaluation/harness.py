@@ -226,7 +226,8 @@ class Run:
             mask3d = all(self.data.find(f"{scene}.mask.npz") is not None for scene in self.by_scene)
             source = "gt" if plan.task in _GIVEN_BOXES else "mask3d" if mask3d else None
         settings: Sequence[str] = plan.settings if plan.settings is not None else [
-            one for one in SETTINGS if one != "proposals" or (kind != "answer" and source is not None)
+            one for one in SETTINGS if one != "given-poses"
+            and (one != "proposals" or (kind != "answer" and source is not None))
         ]  # fmt: skip
         baselines = BASELINES_OF[kind] if plan.baselines is None else plan.baselines
         found = variants(kind, settings, source, baselines)
