@@ -209,13 +209,13 @@ def test_visual_tokens_are_drawn_to_the_teachers_features(start, places):
     for part in (run.model.projector, run.model.language_model, run.auxiliary.represent):
         assert any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
     assert not any(p.requires_grad for p in kind.teacher.model.parameters())
-    assert float(losses.terms["represent"]) == pytest.approx(2 * (1 - losses.figures["represent_cos"]), rel=1e-5)
+    assert losses.terms["represent"].item() == pytest.approx(2 * (1 - losses.figures["represent_cos"]), rel=1e-5)
 
     grid = batch.images.shape[-2] // 14, batch.images.shape[-1] // 14
     wanted = pooled_mean(kind.teacher.on_grid(batch.images, grid).flatten(1, 2), prefix.patch_index,
                          prefix.patch_mask.shape[1])  # fmt: skip
     run.auxiliary.represent.forward = lambda tokens: 3 * wanted  # the direction alone counts
     again = language_losses(run.model, prefix, packed, run.texts.prefix_ids, run.config.weights, [kind], batch)
-    assert float(again.terms["represent"]) == pytest.approx(0, abs=1e-5)
+    assert again.terms["represent"].item() == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="--represent-from"):
         Run.build(changed(start, represent_weight=1.0))
