@@ -12,14 +12,13 @@ from teacher_models import save_teachers
 
 from vidllm.model.configuration import AdapterConfig, ScaleConfig
 from vidllm.model.cross_task_adapter import CrossTaskAdapter
-from vidllm.training.config import Start, Texts, changed, tiny_test
+from vidllm.training.config import Start, changed, tiny_test
 from vidllm.training.joint import candidate_boxes, language_losses, proposal_loss, true_geometry
 from vidllm.training.losses import choice_loss, normalise
 from vidllm.training.models import change_forms, fresh_settings
-from vidllm.training.packing import pack
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision.representation import pooled_mean
-from vidllm.training.texts import draw_texts, scene_boxes, scene_from_room
+from vidllm.training.texts import scene_boxes, scene_from_room
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +40,9 @@ def start(rooms_folder, places):
 def spoken(run):
     """One batch with the prefix of its true geometry, and packed texts some of which want boxes."""
     rng = np.random.default_rng(1)
-    batch, _ = run.draw(0, rng)
+    batch, _, packed = run.draw(0, rng)
     geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
     features = run.model.encode(batch.images)
-    packed = pack(draw_texts(batch, run.texts, rng, Texts(2, 4, 1)), run.model.config.loc_token_id, 400)
     return batch, features, geometry, packed
 
 
@@ -69,8 +67,8 @@ def test_a_run_trains_and_leaves_what_it_changed(start):
     run = Run.build(changed(start, bridge_riders=True, scale_estimator="wls", positions=False))
     assert run.model.config.adapter.language_rider and run.model.config.scale.estimator == "wls"
     assert run.model.config.patches.positions is False
-    batch, kind = run.draw(0, np.random.default_rng(0))
-    run.losses((batch, kind), 0, np.random.default_rng(0)).total().backward()
+    batch = run.draw(0, np.random.default_rng(0))
+    run.losses(batch, 0, np.random.default_rng(0)).total().backward()
     assert run.model.adapter.exchange.tokens.grad.abs().sum() > 0
     assert all(p.grad is None for p in run.model.position_embedding.parameters())  # VG-LLM's setting
 
