@@ -28,7 +28,7 @@ FLOORS = (
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
-    ("vidllm.answers", "vidllm.inventory"),
+    ("vidllm.answers", "vidllm.inventory", "vidllm.scene_in_words"),
     ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene",
      "vidllm.feature_registration"),
     ("vidllm.datasets",),
@@ -40,11 +40,11 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2240,
+    "vidllm": 2375,
     "vidllm.baselines": 1800,
-    "vidllm.cli": 1985,
+    "vidllm.cli": 1990,
     "vidllm.datasets": 3240,
-    "vidllm.evaluation": 6125,
+    "vidllm.evaluation": 6180,
     "vidllm.experiments": 985,
     "vidllm.export": 1620,
     "vidllm.geometry": 1950,
@@ -52,7 +52,7 @@ BUDGET: dict[str, int] = {
     "vidllm.long_video": 995,
     "vidllm.model": 6055,
     "vidllm.pretrained": 2380,
-    "vidllm.training": 6690,
+    "vidllm.training": 6830,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1940,
     "vidllm_rooms.official": 1380,

@@ -27,6 +27,7 @@ from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.processing import Processor
 from vidllm.model.words import Vocabulary, unknown_words
+from vidllm.scene_in_words import SceneInWords, told_in_words
 
 UNSEEN_M = 1.0  # from a point to the nearest patch beyond which nothing was seen there
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
@@ -44,12 +45,7 @@ class Scene:
     """
 
     def __init__(
-        self,
-        model: Network,
-        processor: Processor,
-        frames: Frames,
-        geometry: Geometry | None,
-        prefix: VisualPrefix,
+        self, model: Network, processor: Processor, frames: Frames, geometry: Geometry | None, prefix: VisualPrefix
     ) -> None:
         """``geometry``: None where a subclass reads it from elsewhere."""
         self._model, self._processor = model, processor
@@ -245,13 +241,10 @@ class Scene:
     def data(self) -> SceneData:
         """The reconstruction as plain arrays: what the exporters read."""
         rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        return self._as_data(
-            rgb.numpy(), self.frames.timestamps_s, self.frames.names, self.geometry.confidence[0].float().cpu().numpy()
-        )
+        confidence = self.geometry.confidence[0].float().cpu().numpy()
+        return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, confidence)
 
-    def _as_data(
-        self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray
-    ) -> SceneData:
+    def _as_data(self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray) -> SceneData:
         source = self._frames
         return SceneData(
             rgb=rgb,
@@ -317,6 +310,8 @@ class Scene:
         """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
         for pair in questions:
             prompts.question_prompt(*pair)  # checked as it is given
+        if self.in_words is not None:
+            return [Answer(said) for said in self.in_words.answers(questions, max_new_tokens)]
         read = [self._in_known_words(*pair) for pair in questions]
         asked = [prompts.question_prompt(*texts) for texts, _, unknown in read if not unknown]
         found = self._processor.decode_answers(self._reader.answers(asked, max_new_tokens, batch_size))
@@ -348,14 +343,21 @@ class Scene:
         Says so where nothing was seen within ``UNSEEN_M`` of the point.
         """
         if at is None:
-            return self._blind or self._answer(prompts.room_prompt(), None, max_new_tokens)
+            return self._blind or self._described(None, max_new_tokens)
         if len(at) != 3 or not all(math.isfinite(float(v)) for v in at):
             raise ValueError(f"a point needs three finite numbers x,y,z in metres, received {list(at)}")
-        point = torch.tensor([[list(map(float, at))]])
-        away = self._away(point[0, 0])
+        away = self._away(torch.tensor(list(map(float, at))))
         if self._blind or away > UNSEEN_M:
             return self._blind or f"Nothing was seen at this point: the nearest surface is {away:.1f} m away."
-        return self._answer(prompts.caption_prompt(), point, max_new_tokens)
+        return self._described(at, max_new_tokens)
+
+    def _described(self, at: Sequence[float] | None, max_new_tokens: int) -> str:
+        if self.in_words is not None:
+            return self.in_words.describe(at, max_new_tokens)
+        prompt, point = prompts.room_prompt(), None
+        if at is not None:
+            prompt, point = prompts.caption_prompt(), torch.tensor([[list(map(float, at))]])
+        return self._processor.decode_answers([self._reader.answer(prompt, point, max_new_tokens)])[0]
 
     def _away(self, point: Tensor) -> float:
         """From a point of the scene frame (3,) to the nearest patch that was seen, metres."""
@@ -370,6 +372,8 @@ class Scene:
         """
         as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
         prompt = as_prompt(expression)
+        if self.in_words is not None:
+            return self.in_words.ground(expression, several)
         (read,), notes, unknown = self._in_known_words(expression)
         notes = (*notes, unknown) if unknown else notes
         if unknown and several:
@@ -400,6 +404,8 @@ class Scene:
         """
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
+        if self.in_words is not None:
+            return self.in_words.choose(expression, candidates, several)
         as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
         hidden, _ = self._reader.read(as_prompt(self._in_known_words(expression)[0][0]))
         seen, boxes = self._prefix, torch.tensor([list(map(float, box)) for box in candidates], device=hidden.device)
@@ -414,7 +420,8 @@ class Scene:
         ``names``: what is looked for. ``as_dict()`` and ``as_text()`` of what is returned are for programs and prompts.
         ValueError for a name that no question can hold, or a scene without depth.
         """
-        return take(self, [prompts.check_question(name, what="name") for name in names])
+        own = self.in_words.scene if self.in_words else self  # asked is the model that made it
+        return take(own, [prompts.check_question(name, what="name") for name in names])
 
     def measure(
         self, first: str | tuple[int, float, float], second: str | tuple[int, float, float] | None = None
@@ -431,9 +438,10 @@ class Scene:
         """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
         return self._reader.read(prompt)[1][0, -1].float()
 
-    def _answer(self, prompt: str, coordinates: Tensor | None, max_new_tokens: int) -> str:
-        said = self._reader.answer(prompt, coordinates, max_new_tokens)
-        return self._processor.decode_answers([said])[0]
+    @cached_property
+    def in_words(self) -> SceneInWords | None:
+        """The scene as the vision-language model gets it that answers in the model's place; None: nothing does."""
+        return told_in_words(self, self._model)
 
     @cached_property
     def _reader(self) -> CachedPrefix:

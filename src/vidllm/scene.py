@@ -167,14 +167,16 @@ def load(
     language_dtype: str | None = None,
     offload: str | None = None,
     refine: bool | None = None,
+    vlm: str | Path | None = None,
 ) -> VidLLM:
     """The shipped ``tiny`` model, or one from a folder or hub id.
 
     ``dtype`` "auto": bfloat16 where the device computes in it, else float32 (said in the log of ``vidllm``).
     ``language_dtype`` "int8" or "int4": weights of the language model's layers in 8 or 4 bits. ``offload="cpu"``: they
     wait in the host's memory (docs/performance.md). ``refine``: what every reconstruction does that is not told; None:
-    what the model's configuration says (docs/refinement.md). Raises ValueError, naming the folder, when it is missing
-    or holds another kind of model.
+    what the model's configuration says (docs/refinement.md). ``vlm``: folder or hub id of a vision-language model of
+    transformers that answers in the model's place, on frames and inventory (docs/vision_language.md). Raises
+    ValueError, naming the folder, when it is missing or holds another kind of model.
     """
     from vidllm.model.loading import load_network
     from vidllm.model.precision import check_offload, describe_dtype, is_slow, place, resolve_dtype
@@ -186,6 +188,10 @@ def load(
     logging.getLogger(__name__).log(level, describe_dtype(dtype, where))
     network, processor = load_network(path, dtype=getattr(torch, resolve_dtype(dtype, where)[0]))
     place(network, where, language_dtype, offload)
+    if vlm is not None:
+        from vidllm.baselines.vision_language import load_vision_language
+
+        network.speaker = load_vision_language(vlm, device, dtype)
     return VidLLM(network, processor, refine)
 
 

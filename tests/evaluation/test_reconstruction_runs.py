@@ -13,6 +13,7 @@ from vidllm.evaluation import reconstruction
 from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, scene_metrics
 from vidllm.evaluation.reconstruction_metrics import PosedDepth
 from vidllm.evaluation.recording import EvaluationScene
+from vidllm.evaluation.tasks import Variant
 from vidllm.geometry.cameras import unproject
 
 
@@ -29,8 +30,8 @@ def test_every_nth_pixel_keeps_its_point(step):
 
 def test_the_truth_in_place_of_the_prediction_is_perfect(exported, small):
     case = EvaluationScene(DataRoot(exported), "scene91000_00", small, 3)
-    case._placed["ours", True] = case.placed("oracle-geometry")
-    ours, wall = (scene_metrics(case, variant) for variant in (reconstruction.OURS, reconstruction.WALL))
+    case._placed["raw", True] = case.placed("oracle-geometry")
+    ours, wall = (scene_metrics(case, variant) for variant in (Variant("vidllm", "raw"), reconstruction.WALL))
     assert ours["abs_rel"] < 1e-5 and ours["ate_m"] < 1e-4 and ours["f_score"] > 0.999
     assert wall["abs_rel"] > 0.05 and wall["f_score"] < 0.9 and wall["rta_30"] == 0
 
@@ -49,3 +50,20 @@ def test_a_run_has_mean_and_median_and_the_same_digits_again(exported, small, tm
     assert evaluate_reconstruction(plan, small) == results and (tmp_path / "results.json").read_bytes() == before
     with pytest.raises(ValueError, match="no scene scene9_00"):
         evaluate_reconstruction(ReconstructionPlan(exported, tmp_path / "other", scenes=("scene9_00",)), small)
+
+
+def test_given_poses_are_the_true_ones_and_depth_is_the_models(exported, small, tmp_path):
+    case = EvaluationScene(DataRoot(exported), "scene91000_00", small, 3)
+    posed, free = (case.placed(setting).scene for setting in ("given-poses", "raw"))
+    truth = case.recording
+    assert np.allclose(posed.extrinsics, truth.extrinsics, atol=1e-4)
+    assert np.allclose(posed.intrinsics, truth.intrinsics, atol=1e-3)
+    assert not np.allclose(free.extrinsics, truth.extrinsics, atol=1e-2)
+    ratio = (posed.depth / free.depth).flatten(1)  # the model's own depth but for the unit of the poses
+    assert torch.allclose(ratio, ratio[:, :1], rtol=1e-3)
+    plan = ReconstructionPlan(exported, tmp_path, frames=3, settings=("raw", "given-poses"))
+    scores = evaluate_reconstruction(plan, small)["protocols"]["mean"]["scores"]
+    assert list(scores) == ["vidllm.raw", "vidllm.given-poses", "flat-wall.no-video"]
+    assert scores["vidllm.given-poses"]["ate_m"] < 1e-4 < scores["vidllm.raw"]["ate_m"]
+    with pytest.raises(ValueError, match="no setting 'proposals' of reconstruction"):
+        evaluate_reconstruction(ReconstructionPlan(exported, tmp_path, settings=("proposals",)), small)

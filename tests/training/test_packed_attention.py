@@ -28,7 +28,7 @@ def _run(implementation: str):
     prefix = torch.randn(2, 20, 32, requires_grad=True)
     mask = torch.ones(2, 20, dtype=torch.bool)
     mask[1, 15:] = False
-    hidden = packed_hidden(model, prefix, mask, model.get_input_embeddings()(packed.input_ids), packed)
+    _, hidden = packed_hidden(model, prefix, mask, model.get_input_embeddings()(packed.input_ids), packed)
     hidden[packed.segment > 0].square().sum().backward()
     return hidden.detach()[packed.segment > 0], prefix.grad, packed
 

@@ -36,7 +36,7 @@ def test_each_packed_text_equals_the_text_alone(kernel):
     packed = pack(SCENES, LOC, 64)
     with torch.no_grad():
         embedded = model.embed_text(packed.input_ids, packed.coordinates)
-        hidden = packed_hidden(model.language_model, prefix, alive, embedded, packed)
+        _, hidden = packed_hidden(model.language_model, prefix, alive, embedded, packed)
         for b, texts in enumerate(SCENES):
             at = 0
             for one in texts:

@@ -27,7 +27,8 @@ def config(rooms_folder, start, tmp_path):
     return short_run(rooms_folder, start, tmp_path / "run")
 
 
-def test_each_is_switched_by_its_own_weight(config):
+def test_each_is_switched_by_its_own_weight(config, start):
+    config = changed(config, represent_weight=1.0, represent_from=str(start))
     run = Run.build(config)
     assert [type(each) for each in run.supervision] == list(SUPERVISIONS)
     for kind in SUPERVISIONS:

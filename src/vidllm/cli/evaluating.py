@@ -54,7 +54,7 @@ class RunOptions:
     output: MaybeOutput = None  # predictions and results; interrupted runs resume
     split: str = "val"  # split of the annotations
     scenes: Words = ()  # these alone; may be repeated
-    setting: Words = ()  # raw, proposals, oracle-geometry (default: all that are available)
+    setting: Words = ()  # raw, proposals, oracle-geometry (default: all that are available); given-poses
     proposals: Annotated[Literal["mask3d", "gt"] | None, one_of("mask3d", "gt"), NO_HINT] = None
     """source of proposals (default: mask3d if present)"""
     baselines: Words = ()  # 2d, language-only, most-frequent, mean-box, none (default: all of the task)
@@ -72,13 +72,14 @@ class Evaluate(Verb):
     """Run a model on a benchmark, or score a file of predictions, with a named protocol."""
 
     EFFECTS = (
-        Effect(("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "frames", "refine",
-                "no_refine", "device", "dtype"),
+        Effect(("output", "split", "scenes", "setting", "proposals", "baselines", "blind", "model", "vlm", "frames",
+                "refine", "no_refine", "device", "dtype"),
                "not used for scoring files; they need --data ROOT, which runs a model", lambda o: bool(o.data)),
         Effect(("predictions", "references", "per_item"),
                "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
-        Effect(("setting", "proposals", "baselines", "blind", "protocol"),
-               "reconstruction has one setting, one baseline and one protocol", lambda o: o.task != "reconstruction"),
+        Effect(("proposals", "baselines", "blind", "protocol"),
+               "reconstruction has one baseline and one protocol", lambda o: o.task != "reconstruction"),
+        Effect(("vlm",), "reconstruction asks nothing", lambda o: o.task != "reconstruction"),
         Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d", "vsi")),
         Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d, scan2cap or vsi", _has_language_only),
     )  # fmt: skip
@@ -150,7 +151,8 @@ class Evaluate(Verb):
         model, given = self.compute.load(own_device(self.compute.device)), self.running
         scenes, progress = reading.words(given.scenes), reading.Progress("scenes")
         if is_reconstruction:
-            where = ReconstructionPlan(data, out, given.split, scenes, given.frames)
+            settings = reading.words(given.setting) or ("raw",)
+            where = ReconstructionPlan(data, out, given.split, scenes, given.frames, settings)
             results = evaluate_reconstruction(where, model, self.compute.model, progress)
         else:
             baselines = reading.words(given.baselines) or None

@@ -175,6 +175,7 @@ class ComputeOptions:
     """The model, and where it computes."""
 
     model: Place = None  # a model's folder or hub id (default: the shipped model)
+    vlm: Place = None  # a vision-language model of transformers that answers in its place: docs/vision_language.md
     refine: Flag = False  # bundle adjustment of cameras and depth: docs/refinement.md (default: the model's)
     no_refine: Flag = False  # none of it
     device: str = "cpu"  # cpu, cuda, cuda:1
@@ -194,7 +195,8 @@ class ComputeOptions:
         """The model."""
         from vidllm.scene import load
 
-        return load(self.model, self.device if device is None else device, self.dtype, refine=self.refined)
+        where = self.device if device is None else device
+        return load(self.model, where, self.dtype, refine=self.refined, vlm=self.vlm)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
     ComputeOptions,
+    Effect,
     Flag,
     Frames,
     KnownCameraOptions,
@@ -62,7 +63,7 @@ class WithModel(Verb):
 
         where, memory = self.compute, self.memory
         place = default if where.model is None else where.model
-        return load(place, where.device, where.dtype, memory.language_dtype, memory.offload, where.refined)
+        return load(place, where.device, where.dtype, memory.language_dtype, memory.offload, where.refined, where.vlm)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ class Ground(OfVideo):
 class TakeInventory(OfVideo):
     """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
 
+    EFFECTS = (Effect(("vlm",), "the model itself takes the inventory", lambda o: False),)
+
     names: Words = ()  # look for these instead of the known names of furniture and objects
     distances: Flag = False  # also the distances between all pairs
 
@@ -239,6 +242,8 @@ class Measure(OfVideo):
 @dataclass(frozen=True)
 class Reconstruct(OfVideo):
     """Write cameras, depth and points in metres."""
+
+    EFFECTS = (Effect(("vlm",), "it answers --ask and --ground", lambda o: bool(o.ask or o.ground)),)
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]

@@ -79,11 +79,14 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(("parallel",), "several processes (torchrun)", _several_processes),
     ),
     "TrainConfig": (
-        Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m"),
+        Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m", "literal_streams",
+                "point_head", "canonical_focal"),
                "fresh weights, without --init-from", lambda c: not c.init_from),
         Effect(("bridge_tokens",), "--adapter bridge", lambda c: c.adapter in (None, "bridge")),
         Effect(("unit_m",), "--no-metric-depth or --no-scale-alignment",
                lambda c: not (c.metric_depth and c.scale_alignment)),
+        Effect(("canonical_focal", "scale_estimator"), "--metric-depth", lambda c: c.metric_depth),
+        Effect(("scale_estimator",), "--scale-alignment", lambda c: c.scale_alignment),
         Effect(("lora_alpha",), "--lora-rank above 0", lambda c: c.lora_rank > 0),
         Effect(("window_scenes", "window_frames", "window_dense_frames", "spread_share", "vary_share"),
                "steps of geometry: --language-start above 0 or --language-share below 1", _has_windows),
@@ -100,6 +103,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(("fit_steps",), "--geometry-from MODEL", lambda c: c.geometry_from),
         Effect(("guide_layers",), "--guide-weight above 0", lambda c: c.guide_weight > 0),
         Effect(("bearing_weight",), "--patch-point-weight above 0", lambda c: c.patch_point_weight > 0),
+        Effect(("represent_from",), "--represent-weight above 0", lambda c: c.represent_weight > 0),
         Effect(("resemble_weight", "place_weight"), "--word-weight above 0", lambda c: c.word_weight > 0),
     ),
     "Stage1Config": (

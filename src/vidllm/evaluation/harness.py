@@ -219,7 +219,8 @@ class Run:
             mask3d = all(self.data.find(f"{scene}.mask.npz") is not None for scene in self.by_scene)
             source = "gt" if plan.task in _GIVEN_BOXES else "mask3d" if mask3d else None
         settings: Sequence[str] = plan.settings if plan.settings is not None else [
-            one for one in SETTINGS if one != "proposals" or (kind != "answer" and source is not None)
+            one for one in SETTINGS if one != "given-poses"
+            and (one != "proposals" or (kind != "answer" and source is not None))
         ]  # fmt: skip
         baselines = BASELINES_OF[kind] if plan.baselines is None else plan.baselines
         found = variants(kind, settings, source, baselines)
@@ -261,15 +262,21 @@ class Run:
     @cached_property
     def made_with(self) -> Record:
         """What the predictions depend on; another run with the same does not make them again."""
-        frames = self.plan.frames
+        frames, kind = self.plan.frames, self.task.kind
+        prompt, decoding = self.task.prompt, _DECODING[kind]
+        if self.model.model.speaker is not None:
+            from vidllm.baselines.vision_language import MAX_NUMBERS, PROMPTS
+
+            prompt = PROMPTS[kind]
+            decoding = f"greedy, at most {MAX_NUMBERS} new tokens" if kind == "box" else decoding
         files = self.data.annotation_files(self.plan.task, self.plan.split)
         record: Record = {
             "task": self.plan.task, "split": self.plan.split, "scenes": list(self.by_scene),
             "items": len(self.items),
             "frames": self.model.processor.image_processor.num_frames if frames is None else frames,
             "annotations": files_record(files, self.plan.root),
-            "prompt": {"template": self.task.prompt, "sha256": sha256_text(self.task.prompt)},
-            "decoding": _DECODING[self.task.kind],
+            "prompt": {"template": prompt, "sha256": sha256_text(prompt)},
+            "decoding": decoding,
             "model": model_record(self.name, self.model),
         }  # fmt: skip
         if self._blind is not None:

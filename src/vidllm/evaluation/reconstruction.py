@@ -36,34 +36,47 @@ from vidllm.scene import VidLLM
 
 MOST_POINTS = 200_000
 WALL_FOV_DEG = 60.0  # horizontal field of view that the flat wall is seen with
-OURS, WALL = Variant("vidllm", "raw"), Variant("flat-wall", "no-video")
+WALL = Variant("flat-wall", "no-video")
+_SETTINGS = ("raw", "given-poses")
 _SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.evaluation.reconstruction_metrics)"
 _SCALE = "metres, degrees, shares 0..1; ..._aligned and sim3: after alignment"
 
 
 @dataclass(frozen=True)
 class ReconstructionPlan:
-    """What to run: scenes of ``root`` (those named, else the list of the split, else all), and where to write."""
+    """What to run: scenes of ``root`` (those named, else the list of the split, else all), and where to write.
+
+    ``settings``: ``raw``, ``given-poses`` (the model is given the true poses and intrinsics) or both.
+    """
 
     root: Path
     out: Path
     split: str = "val"
     scenes: tuple[str, ...] = ()
     frames: int | None = None
+    settings: tuple[str, ...] = ("raw",)
+
+    @property
+    def columns(self) -> tuple[Variant, ...]:
+        """The model in each setting, and the baseline; ValueError for another setting."""
+        for name in self.settings:
+            if name not in _SETTINGS:
+                raise ValueError(f"no setting {name!r} of reconstruction; known: {', '.join(_SETTINGS)}")
+        return *(Variant("vidllm", name) for name in dict.fromkeys(self.settings)), WALL
 
 
 def scene_metrics(case: EvaluationScene, variant: Variant) -> dict[str, float]:
     """Metrics of one scene, of the model or of the baseline."""
     recording = case.recording
     truth = PosedDepth(recording.depth_m, recording.extrinsics, recording.intrinsics)
-    if variant == WALL:
-        predicted = _flat_wall(recording)
-    else:
-        scene = case.placed("raw").scene
-        arrays = (scene.depth, scene.extrinsics.double(), scene.intrinsics.double())
-        predicted = PosedDepth(*(array.numpy() for array in arrays))
+    predicted = _flat_wall(recording) if variant == WALL else _reconstructed(case, variant.setting)
     step = max(1, math.ceil(math.sqrt(truth.depth_m.size / MOST_POINTS)))
     return reconstruction_metrics(predicted, truth, step)
+
+
+def _reconstructed(case: EvaluationScene, setting: str) -> PosedDepth:
+    scene = case.placed(setting).scene
+    return PosedDepth(scene.depth.numpy(), scene.extrinsics.double().numpy(), scene.intrinsics.double().numpy())
 
 
 def _flat_wall(recording: Recording) -> PosedDepth:
@@ -87,13 +100,14 @@ def evaluate_reconstruction(
     data, processes = DataRoot(plan.root), join_processes()
     scenes = _scenes(plan, data)
     made_with = _made_with(plan, scenes, model, name)
-    work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, (OURS, WALL), made_with)
+    work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, plan.columns, made_with)
     with work.lock(processes):
         rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _row, progress)
         if rows is None:
             return None
         how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}
-        return publish(plan.out, {**made_with, "protocols": {
+        columns = [{"system": c.system, "setting": c.setting} for c in plan.columns]
+        return publish(plan.out, {**made_with, "columns": columns, "protocols": {
             name: {"source": _SOURCE, "scale": _SCALE, "scores": {
                 v.name: _over_scenes(found, take) for v, found in rows.items()
             }} for name, take in how.items()
@@ -123,7 +137,6 @@ def _made_with(plan: ReconstructionPlan, scenes: list[str], model: VidLLM, name:
         "frames": own if plan.frames is None else plan.frames, "annotations": {},
         "decoding": f"point clouds of at most {MOST_POINTS} pixels a scene",
         "model": model_record(name, model),
-        "columns": [{"system": c.system, "setting": c.setting} for c in (OURS, WALL)],
     }  # fmt: skip
 
 

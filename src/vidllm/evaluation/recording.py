@@ -1,7 +1,7 @@
 """One scene of a dataset as the benchmarks use it: the frames a model sees, and what only evaluation may know.
 
 The frames are spread evenly over those with a finite pose. Poses, depth and boxes of the dataset never reach the model
-outside the ``oracle-geometry`` and ``proposals`` settings; ``raw`` uses the first pose to register what came out.
+outside the settings ``proposals`` and those of ``TOLD``; ``raw`` uses the first pose to register what came out.
 
 A prediction lives in the level frame of the first camera (docs/method.md, section 0), a benchmark's boxes in the
 dataset's aligned frame. The two are joined at the first camera that the model saw: its true pose says where the world
@@ -13,8 +13,8 @@ is not determined for a camera that only turns. Whatever the model gets wrong st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,11 +29,14 @@ from vidllm.geometry.boxes import box_corners
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.io.frames import Frames
 from vidllm.model.outputs import Features, Geometry
+from vidllm.model.priors import KnownCameras
 from vidllm.model.processing import Processor
 from vidllm.scene import Scene, VidLLM
 from vidllm.training.joint import true_geometry
 from vidllm.training.losses import normalise
 
+#: Settings in which a model is told more than the video: its geometry, or its cameras.
+TOLD = ("oracle-geometry", "given-poses")
 #: Our corners in the order of ScanRefer's evaluators: the upper face, then the lower one, clockwise seen from above.
 _ORDER = [6, 5, 4, 7, 2, 1, 0, 3]
 
@@ -112,7 +115,11 @@ class Recording:
         images = processor.image_processor
         self.source = source
         self.numbers = [int(n) for n in source.uniform_frames(images.num_frames if count is None else count)]
-        self.frames: Frames = images.read([source.colour(n) for n in self.numbers], len(self.numbers))
+        self.frames: Frames = images.read([*self.pictures()], len(self.numbers))
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """The pictures of the frames as they are, RGB uint8 (H0,W0,3)."""
+        return map(self.source.colour, self.numbers)
 
     @cached_property
     def aligned_from_camera(self) -> Float[np.ndarray, "F 4 4"]:
@@ -201,22 +208,40 @@ class EvaluationScene:
             self._images, refine=self.model.refine, features=self._features
         ).geometry
 
+    @cached_property
+    @torch.inference_mode()
+    def _posed(self) -> Geometry:
+        """From the frames with their true poses and intrinsics."""
+        truth = self.recording
+        extrinsics, intrinsics = (torch.from_numpy(a).float()[None] for a in (truth.extrinsics, truth.intrinsics))
+        known = KnownCameras(truth.frames.images[None], intrinsics, extrinsics, metric=True, up=truth.up[None])
+        return self.model.model.encode_scene(
+            self._images, cameras=known, refine=self.model.refine, features=self._features
+        ).geometry
+
     def placed(self, setting: str, positions: bool = True) -> Placed:
-        """The scene from the video alone, or with true geometry in ``oracle-geometry``; 2D without ``positions``.
+        """The scene from the video alone, or with what ``setting`` tells of the truth; 2D without ``positions``.
 
         2D: the language model reads the same pooled patches and is not told where they are.
         """
-        key = ("true" if setting == "oracle-geometry" else "ours", positions)
+        key = (setting if setting in TOLD else "raw", positions)
         if key not in self._placed:
-            self._placed[key] = self._place(key[0] == "true", positions)
+            self._placed[key] = self._place(*key)
         return self._placed[key]
 
     @torch.inference_mode()
-    def _place(self, true: bool, positions: bool) -> Placed:
+    def _place(self, setting: str, positions: bool) -> Placed:
         network, recording = self.model.model, self.recording
-        geometry = recording.geometry(next(network.parameters()).device) if true else self._reconstructed
+        if setting == "oracle-geometry":
+            geometry = recording.geometry(next(network.parameters()).device)
+        else:
+            geometry = self._posed if setting == "given-poses" else self._reconstructed
         prefix = network.build_visual_tokens(self._features, geometry, embed_positions=positions)
         scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
+        if scene.in_words is not None:
+            own = scene.in_words.scene
+            own.data = replace(own.data, originals=recording.pictures)
+            scene.in_words = replace(scene.in_words, metres=positions)
         level = scene.scene_from_world.double().numpy()
         return Placed(scene, aligned_from_scene(recording.aligned_from_camera[0], level))
 

@@ -145,6 +145,8 @@ def _header(results: Mapping[str, Any]) -> list[str]:
         f"{results['frames']} frames each; {results['decoding']}",
         f"model {results['model']['name']} (sha256 {results['model']['sha256'][:12]})",
     ]
+    if "vlm" in results["model"]:
+        lines.append("answers by {name} (sha256 {sha256:.12})".format(**results["model"]["vlm"]))
     if "prompt" in results:
         lines.append(f"prompt {results['prompt']['template']!r} (sha256 {results['prompt']['sha256'][:12]})")
     lines += [f"annotations {name} (sha256 {digest[:12]})" for name, digest in results["annotations"].items()]
@@ -191,8 +193,11 @@ def model_record(model: str | Path | None, loaded: VidLLM) -> dict[str, Any]:
     folder = TINY if model is None else Path(model)
     name = "tiny (shipped)" if model is None else folder.name
     parameter = next(loaded.model.parameters())
-    use = {"dtype": str(parameter.dtype).removeprefix("torch."), "device": parameter.device.type,
-           "refine": loaded.refine}  # fmt: skip
+    use: Record = {"dtype": str(parameter.dtype).removeprefix("torch."), "device": parameter.device.type,
+                   "refine": loaded.refine}  # fmt: skip
+    speaker = loaded.model.speaker
+    if speaker is not None:
+        use["vlm"] = {"name": speaker.place, **folder_record(Path(speaker.model.name_or_path))}
     if not folder.is_dir():
         return {"name": str(model), "files": {}, "sha256": _loaded(loaded.model), **use}
     return {"name": name, **folder_record(folder), **use}

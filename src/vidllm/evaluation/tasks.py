@@ -10,9 +10,11 @@ captions:
 
 * ``raw``: the model's own boxes, registered by one known camera pose (``recording.py``);
 * ``proposals-mask3d``, ``proposals-gt``: a choice among given boxes, those of Mask3D or the annotated objects';
-* ``oracle-geometry``: as ``raw``, with true depth and poses in place of the model's.
+* ``oracle-geometry``: as ``raw``, with true depth and poses in place of the model's;
+* ``given-poses``: as ``raw``, the model being given the true poses and intrinsics (posed video, Uni3DR2's setting);
+  depth is its own. Only where it is asked for.
 
-Answers in words need no boxes: they have ``raw`` (the video alone), ``oracle-geometry`` and ``no-video``.
+Answers in words need no boxes: they have ``raw`` (the video alone), those two and ``no-video``.
 
 Systems: ``vidllm``; ``2d``, the same weights with the 3D position embedding off, so that the language model is not
 told where its patches are (boxes still stand where the patches were lifted to); ``language-only``, a language model of
@@ -37,14 +39,14 @@ from vidllm.datasets.annotations import (
 )
 from vidllm.datasets.layout import DataRoot
 from vidllm.english import tokens
-from vidllm.evaluation.recording import box_reader
+from vidllm.evaluation.recording import TOLD, box_reader
 from vidllm.io.files import read_json
 from vidllm.model import prompts
 
 Kind = Literal["answer", "caption", "box"]
 Source = Literal["mask3d", "gt"]
 
-SETTINGS = ("raw", "proposals", "oracle-geometry")
+SETTINGS = ("raw", "proposals", "oracle-geometry", "given-poses")
 SOURCES: tuple[Source, ...] = ("mask3d", "gt")
 NO_VIDEO = "no-video"
 
@@ -83,7 +85,7 @@ def variants(
 ) -> tuple[Variant, ...]:
     """The variants of a task: our model in every setting, then each of the baselines, which ``BASELINES_OF`` lists.
 
-    Baselines stand in every setting but ``oracle-geometry``. ``source`` is None where no proposals are there.
+    Baselines stand in every setting but those of ``TOLD``. ``source`` is None where no proposals are there.
     ValueError for no setting, an unknown setting or baseline, one that the task does not have, or proposals without a
     source.
     """
@@ -105,7 +107,7 @@ def variants(
         if kind == "answer" and name != "2d":
             found.append(Variant(name, NO_VIDEO))
         else:
-            found += [Variant(name, setting) for setting in named if setting != "oracle-geometry"]
+            found += [Variant(name, setting) for setting in named if setting not in TOLD]
     return tuple(found)
 
 

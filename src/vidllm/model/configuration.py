@@ -42,6 +42,7 @@ class AdapterConfig:
     variant: AdapterVariant = "bridge"
     bridge_tokens: int = 16  # [P] best of 4, 8, 16, 32
     expansion: int = 4  # [P]
+    residual: bool = True  # [D] Eq 1 as T + gamma phi(norm(T)); False: literal, phi(T), which passes nothing through
     num_heads: int = 16  # [D]
     layer_scale_init: float = 0.0  # [D] residual branches start at zero: each stream passes through
     fuse_streams: bool = False  # [D] self-attention of each stream before the bridge reads it (T^fused)

@@ -3,7 +3,8 @@ information through a few learnable bridge tokens (Eqs 1 and 2, Table 6).
 
 Eq 1 is written as a residual, ``T + gamma * phi(norm(T))``, and so is every write-back. With gamma = 0 at the start
 (``layer_scale_init``) each stream leaves the adapter exactly as it came, whatever the variant; gamma itself has a
-gradient from the first step. Eq 2 is literal: the bridge is the sum of two attentions, without a residual.
+gradient from the first step. ``config.residual = False`` is Eq 1 as it is written. Eq 2 is literal:
+the bridge is the sum of two attentions, without a residual.
 
 The cost of the bridge is linear in the number of patches: streams meet only through the K bridge tokens.
 """
@@ -46,18 +47,24 @@ class MultiHeadAttention(nn.Module):
 
 
 class StreamProjection(nn.Module):
-    """phi of Eq 1: ``T + gamma * Linear(GELU(Linear(norm(T))))`` with the hidden width ``expansion * C``."""
+    """phi of Eq 1: ``T + gamma * Linear(GELU(Linear(norm(T))))`` with the hidden width ``expansion * C``.
 
-    def __init__(self, width: int, expansion: int, layer_scale_init: float) -> None:
+    Without ``residual`` it is as the paper writes it: ``Linear(GELU(Linear(T)))``.
+    """
+
+    def __init__(self, width: int, expansion: int, layer_scale_init: float, residual: bool = True) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.residual = residual
+        self.norm = nn.LayerNorm(width) if residual else nn.Identity()
         self.expand = nn.Linear(width, expansion * width)
         self.contract = nn.Linear(expansion * width, width)
-        self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
+        if residual:
+            self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
 
     def forward(self, tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
         """Project every token by itself."""
-        return tokens + self.gamma * self.contract(F.gelu(self.expand(self.norm(tokens))))
+        projected = self.contract(F.gelu(self.expand(self.norm(tokens))))
+        return tokens + self.gamma * projected if self.residual else projected
 
 
 class ResidualAttention(nn.Module):
@@ -157,8 +164,8 @@ class CrossTaskAdapter(nn.Module):
         if config.variant not in VARIANTS:
             raise ValueError(f"unknown adapter variant {config.variant!r}; expected one of {VARIANTS}")
         self.config = config
-        self.phi_geometry = StreamProjection(hidden_size, config.expansion, config.layer_scale_init)
-        self.phi_language = StreamProjection(hidden_size, config.expansion, config.layer_scale_init)
+        phi = hidden_size, config.expansion, config.layer_scale_init, config.residual
+        self.phi_geometry, self.phi_language = StreamProjection(*phi), StreamProjection(*phi)
         self.exchange = _exchange(config, hidden_size)
 
     def forward(self, tokens: Float[Tensor, "B F P C"]) -> AdapterOutput:

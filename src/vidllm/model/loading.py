@@ -228,15 +228,19 @@ def load_causal_lm(folder: str | Path) -> PreTrainedModel:
     """A language model of transformers from a folder or a hub id, in float32; ValueError as :func:`load_pretrained`."""
     from transformers import AutoModelForCausalLM
 
-    checkpoint = open_checkpoint(folder)
+    return load_published(AutoModelForCausalLM, open_checkpoint(folder))
+
+
+def load_published(kind: Any, checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
+    """A model of transformers, whole and finite, by one of its Auto classes; ValueError as :func:`load_pretrained`."""
     if checkpoint.settings() is None:
-        raise ValueError(f"{folder}: config.json is missing; give the folder of a saved language model")
+        raise ValueError(f"{checkpoint.place}: config.json is missing; give the folder of a saved model")
     for _ in checkpoint.shapes():  # named where a shard is cut or holds code
         pass
-    network, report = load_with_report(AutoModelForCausalLM, checkpoint.folder, trust_remote_code=False)
-    _check_complete(str(folder), report)
-    check_finite(network, str(folder))
-    model: PreTrainedModel = network
+    model: PreTrainedModel
+    model, report = load_with_report(kind, checkpoint.folder, trust_remote_code=False, **options)
+    _check_complete(checkpoint.place, report)
+    check_finite(model, checkpoint.place)
     return model
 
 

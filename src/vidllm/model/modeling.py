@@ -53,6 +53,8 @@ class Network(nn.Module):
     Plain PyTorch: ``huggingface.VidLLMForConditionalGeneration`` is the same network as a model of transformers.
     """
 
+    speaker: Any = None  # a vision-language model that answers in its place (vidllm.baselines.vision_language)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config: Any = config

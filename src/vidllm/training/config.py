@@ -95,6 +95,12 @@ class Start:
     metric_depth: bool = True  # without it (ablation) lengths are ``unit_m`` a unit of relative depth
     scale_alignment: bool = True  # without it (ablation) depth is the metric one, translations ``unit_m`` a unit
     unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
+    literal_streams: bool = False  # Eq 1 as it is written, without norm and residual; as the next two, of fresh weights
+    point_head: bool = False  # also where the preset has none
+    canonical_focal: float | None = None  # of metric depth, in shorter image sides, where cameras vary
+    bridge_riders: bool = False  # bridge tokens join both branches, also of a model that was imported without
+    scale_estimator: Literal["log_huber", "wls"] | None = None  # another than the model's; wls: the paper's literal one
+    positions: bool = True  # without them (VG-LLM's setting) the language model is not told where its patches are
     init_from: str | None = None  # a saved model folder to start from (weights only)
     encoder_from: str | None = None  # DINOv2's weights for fresh ones: file, folder or hub id; the first layers of it
     geometry_from: str | None = None  # a narrower model whose attention and camera heads are taken (widening)
@@ -167,6 +173,7 @@ class LossWeights:
     gravity_weight: float = 1.0
     text_weight: float = 2.0
     box_weight: float = 0.5
+    proposal_weight: float = 0.0  # a choice among the scene's boxes (the paper's tables choose among Mask3D's)
     confidence_weight: float = 0.2
     inverse_depth: bool = True
 
@@ -185,6 +192,8 @@ class SupervisionWeights:
     word_weight: float = 0.5  # where five heads of the language model look (words)
     resemble_weight: float = 0.3  # visual tokens are drawn to the words of what they show (words)
     place_weight: float = 0.3  # visual tokens, nouns and answers tell where things are (positions)
+    represent_weight: float = 0.0  # 3DRS's: visual tokens tell a geometry model's features (representation)
+    represent_from: str | None = None  # that model: VGGT, a cascade or one of ours
 
 
 NO_SUPERVISION = SupervisionWeights(

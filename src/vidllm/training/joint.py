@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +26,7 @@ from vidllm.training.losses import (
     GeometryTargets,
     Losses,
     camera_losses,
+    choice_loss,
     depth_loss,
     grounding_losses,
     masked_mean,
@@ -35,6 +37,7 @@ from vidllm.training.losses import (
 )
 from vidllm.training.packing import PackedTexts, packed_cross_entropy, packed_hidden
 from vidllm.training.supervision.base import GeometryOutputs, LanguageOutputs, Supervision, terms_of
+from vidllm.training.texts import scene_boxes, scene_from_room
 
 
 def geometry_losses(
@@ -136,17 +139,50 @@ def language_losses(
     known = [prefix.mask.new_ones(ids.shape[:2]) for ids in (before, after)]
     mask = torch.cat([known[0], prefix.mask, known[1]], 1)
     text = model.embed_text(packed.input_ids, packed.coordinates)
-    hidden = packed_hidden(model.language_model, tokens, mask, text, packed)
+    seen, hidden = packed_hidden(model.language_model, tokens, mask, text, packed)
     cross_entropy, right = packed_cross_entropy(model.get_output_embeddings(), hidden, packed)
     terms = {"text": weights.text_weight * cross_entropy}
     figures = {"token_acc": float(right), "prefix": float(prefix.mask.sum(1).float().mean())}
     if supervision and batch is not None:
         start = tokens.shape[1] - after.shape[1] - prefix.patch_mask.shape[1], tokens.shape[1]
-        more, told = terms_of(supervision, LanguageOutputs(model, prefix, packed, start), batch)
+        more, told = terms_of(supervision, LanguageOutputs(model, prefix, packed, start, seen), batch)
         terms, figures = terms | more, figures | told
     if bool(packed.loc_mask.any()):
-        index = packed.loc[..., None].expand(-1, -1, hidden.shape[-1])
-        output = model.ground(prefix, hidden.gather(1, index))
+        loc_hidden = hidden.gather(1, packed.loc[..., None].expand(-1, -1, hidden.shape[-1]))
+        output = model.ground(prefix, loc_hidden)
         for name, value in grounding_losses(output, packed.boxes, packed.box_mask, packed.loc_mask).items():
             terms[f"box_{name}"] = weights.box_weight * value
+        if weights.proposal_weight > 0:
+            choice = proposal_loss(model, prefix, loc_hidden, packed, *candidate_boxes(packed, batch))
+            terms["proposals"] = weights.proposal_weight * choice
     return Losses(terms, figures)
+
+
+def candidate_boxes(packed: PackedTexts, batch: Batch | None) -> tuple[Float[Tensor, "B M 7"], Bool[Tensor, "B M"]]:
+    """All boxes of each scene, once (scene frame), and which are there; without ``batch`` those its texts mean."""
+    rows = [boxes[there] for boxes, there in zip(packed.boxes, packed.box_mask, strict=True)]
+    if batch is not None:
+        scenes = zip(batch.records, batch.extrinsics.cpu(), strict=True)
+        others = [list(scene_boxes(record, scene_from_room(first)).values()) for record, first in scenes]
+        rows = [torch.cat([own, own.new_tensor(more).reshape(-1, 7)]) for own, more in zip(rows, others, strict=True)]
+    rows = [torch.unique(row, dim=0) for row in rows]
+    most = max(1, *map(len, rows))
+    known = torch.stack([torch.arange(most, device=row.device) < len(row) for row in rows])
+    return torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows]), known
+
+
+def proposal_loss(
+    model: VidLLMForConditionalGeneration,
+    prefix: VisualPrefix,
+    loc_hidden: Float[Tensor, "B E D"],
+    packed: PackedTexts,
+    candidates: Float[Tensor, "B M 7"],
+    known: Bool[Tensor, "B M"],
+) -> Tensor:
+    """InfoNCE of the choice among candidate boxes, those of the targets among them (``choose_proposal``)."""
+    logits, none_logit = model.grounding.choose_proposal(
+        prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden, candidates, known
+    )
+    same = (packed.boxes[..., None, :] == candidates[:, None, None]).all(-1)
+    positives = same & packed.box_mask[..., None] & known[:, None, None]
+    return choice_loss(logits, none_logit, positives, packed.box_mask & packed.loc_mask[..., None], packed.loc_mask)

@@ -333,7 +333,8 @@ def grounding_losses(
     exists = torch.ones_like(output.none_logit, dtype=torch.bool) if expression_mask is None else expression_mask
     target_mask = target_mask & exists[..., None]
     positives = match_queries(output, targets, target_mask)
-    return {**_box_losses(output, targets, positives), "nce": _info_nce(output, positives, target_mask, exists)}
+    nce = choice_loss(output.logits, output.none_logit, positives, target_mask, exists)
+    return {**_box_losses(output, targets, positives), "nce": nce}
 
 
 def match_queries(
@@ -366,9 +367,18 @@ def _box_losses(output: GroundingOutput, targets: Tensor, positives: Tensor) -> 
     return {name: (term * weight).sum(-1).mean() for name, term in terms.items()}
 
 
-def _info_nce(output: GroundingOutput, positives: Tensor, target_mask: Tensor, exists: Tensor) -> Tensor:
-    """Mean over expressions; one whose targets have no query (an empty scene) is left out."""
-    log_p = torch.cat([output.logits, output.none_logit[..., None]], -1).float().log_softmax(-1)
+def choice_loss(
+    logits: Float[Tensor, "B E Q"],
+    none_logit: Float[Tensor, "B E"],
+    positives: Bool[Tensor, "B E G Q"],
+    target_mask: Bool[Tensor, "B E G"],
+    exists: Bool[Tensor, "B E"],
+) -> Tensor:
+    """InfoNCE of :func:`grounding_losses` of queries, or of given boxes, that are ``positives`` of targets.
+
+    Mean over expressions; one whose targets have no query (an empty scene) is left out.
+    """
+    log_p = torch.cat([logits, none_logit[..., None]], -1).float().log_softmax(-1)
     found = positives.any(-1)
     each = torch.logsumexp(log_p[:, :, None, :-1].masked_fill(~positives, MASKED), -1)
     named = -(each * found).sum(-1) / found.sum(-1).clamp(min=1)

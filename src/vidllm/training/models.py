@@ -77,6 +77,7 @@ def starting_model(
     ValueError when the tokens of either are not the run's.
     """
     model = _saved(start.init_from, texts, unread) if start.init_from else _fresh(start, texts)
+    change_forms(model.config, start)
     if start.encoder_from and not start.init_from:
         _take_encoder(model, start.encoder_from, data)
     if start.language_from:
@@ -114,10 +115,32 @@ def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
     settings.adapter.variant = start.adapter or settings.adapter.variant
     settings.adapter.bridge_tokens = start.bridge_tokens or settings.adapter.bridge_tokens
     settings.metric_depth.enabled, settings.scale.unit_m = start.metric_depth, start.unit_m
+    settings.adapter.residual = not start.literal_streams
+    settings.dense_head.point_head |= start.point_head
+    settings.metric_depth.canonical_focal = start.canonical_focal or settings.metric_depth.canonical_focal
     if not start.scale_alignment:
         settings.scale.estimator = "none"
+    change_forms(settings, start)
     settings.text_config.vocab_size = vocabulary
     return settings
+
+
+def change_forms(config: VidLLMConfig, start: Start) -> None:
+    """What a run changes of any model, fresh or saved: no weight has another shape by it.
+
+    ValueError for bridge tokens that are to join the branches where the adapter has none, and for ``geometry_from``
+    with an adapter that passes nothing through.
+    """
+    if start.bridge_riders:
+        if config.adapter.variant != "bridge":
+            raise ValueError(f"--bridge-riders: the adapter has no bridge tokens (variant {config.adapter.variant}); "
+                             "leave it out")  # fmt: skip
+        config.adapter.geometry_rider = config.adapter.language_rider = True
+    if start.geometry_from and not config.adapter.residual:
+        raise ValueError("--geometry-from fits an adapter with a residual, and this one has Eq 1 as it is written "
+                         "(--literal-streams); leave one of them out")  # fmt: skip
+    config.scale.estimator = start.scale_estimator or config.scale.estimator
+    config.patches.positions &= start.positions
 
 
 def _fresh(start: Start, texts: TextMaker) -> VidLLMForConditionalGeneration:

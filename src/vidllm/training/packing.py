@@ -146,8 +146,8 @@ def packed_hidden(
     prefix_mask: Bool[Tensor, "B T"],
     text: Float[Tensor, "B L D"],
     packed: PackedTexts,
-) -> Float[Tensor, "B L D"]:
-    """Last hidden states of the packed texts."""
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B L D"]]:
+    """Last hidden states of the prefix and of the packed texts."""
     mask = packed_mask(prefix_mask, packed.segment)
     positions = packed_positions(prefix_mask, packed.position)
     whole = torch.cat([prefix.to(text.dtype), text], 1)
@@ -157,7 +157,7 @@ def packed_hidden(
         language_model, inputs_embeds=whole, attention_mask=bias, position_ids=positions,
         packed=(prefix.shape[1], int(packed.position.max())),
     )
-    return states[:, prefix.shape[1] :]
+    return states[:, : prefix.shape[1]], states[:, prefix.shape[1] :]
 
 
 def packed_cross_entropy(

@@ -8,11 +8,12 @@ from vidllm.datasets.shards import LabelSpace
 from vidllm.training.config import SupervisionWeights
 from vidllm.training.supervision.base import Supervision
 from vidllm.training.supervision.geometry import AttentionToMatches, Correspondence, Naming, PatchLabels, PatchPoints
+from vidllm.training.supervision.representation import Representation
 from vidllm.training.supervision.words import Words
 
 #: In the order in which their terms are added up.
 SUPERVISIONS: tuple[type[Supervision[Any]], ...] = (
-    PatchPoints, PatchLabels, Naming, Correspondence, AttentionToMatches, Words,
+    PatchPoints, PatchLabels, Naming, Correspondence, AttentionToMatches, Words, Representation,
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class AuxiliaryHeads(nn.Module):
         self.material = nn.Linear(width, materials)
         self.match = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, match_dim))
         self.point = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 3))
+        self.represent: Any = None  # a perceptron, where 3DRS's supervision is wanted
 
     def point_loss(
         self,
@@ -121,13 +122,15 @@ class GeometryOutputs:
 class LanguageOutputs:
     """Of a step on language: the visual prefix, the texts, and where both begin in the language model's sequence.
 
-    ``start`` = positions of the first 3D patch and of the first text token.
+    ``start`` = positions of the first 3D patch and of the first text token; ``seen`` = last hidden states of all that
+    comes before the texts.
     """
 
     model: VidLLMForConditionalGeneration
     prefix: VisualPrefix
     packed: PackedTexts
     start: tuple[int, int]
+    seen: Tensor
 
 
 Outputs = TypeVar("Outputs", GeometryOutputs, LanguageOutputs)
