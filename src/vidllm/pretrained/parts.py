@@ -29,7 +29,7 @@ from vidllm.pretrained.llava_3d import tower_of
 from vidllm.pretrained.report import Report
 from vidllm.pretrained.vggt import vggt_parts, vggt_settings, vggt_source
 
-OURS = ("vidllm", "vidllm_cascade")
+OURS = ("vidllm", "vidllm_cascade", "vidllm_reconstruction")
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ class MoGe2(MetricNetwork):
         height, width = images.shape[-2:]
         aspect, patch = width / height, self.config.patch_size
         rows, columns = round((self.config.tokens / aspect) ** 0.5), round((self.config.tokens * aspect) ** 0.5)
-        small = F.interpolate(images, (rows * patch, columns * patch), mode="bilinear", antialias=True)
-        layers, first = self.encoder(small[:, None])
+        small = F.interpolate(images.float(), (rows * patch, columns * patch), mode="bilinear", antialias=True)
+        layers, first = self.encoder(small[:, None].to(images.dtype))
         seen = torch.stack([
             project(layer[:, 0].transpose(1, 2).unflatten(-1, (rows, columns)))
             for project, layer in zip(self.projects, layers, strict=True)
