@@ -71,7 +71,7 @@ def parts(config: ModelConfig) -> list[Part]:
     model = build_on_meta(config)
     if config.model_type != ModelConfig.model_type:
         named = model.named_children()
-        return [Part(name.replace("_", " "), type(part).__name__, count(part)) for name, part in named]
+        return [Part(name.replace("_", " "), type(part).__name__, count(part)) for name, part in named if count(part)]
     attention = model.attention
     blocks = count(attention.frame_blocks) + count(attention.global_blocks)
     encoder, text, dense, depth = config.encoder, config.text_config, config.dense_head, config.metric_depth
