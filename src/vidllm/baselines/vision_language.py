@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.loading import load_published, quiet
@@ -107,6 +105,9 @@ def load_vision_language(place: str | Path, device: str = "cpu", dtype: str = "a
     ``device`` and ``dtype`` as of :func:`vidllm.load`. ValueError, naming the place, where it is missing, damaged, of
     another kind, or does not take several pictures with a question. No code of the checkpoint is run.
     """
+    from transformers import AutoModelForImageTextToText  # which no question without such a model has to wait for
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
     checkpoint = open_checkpoint(place)
     kind = (checkpoint.settings() or {"model_type": "unknown (no config.json)"}).get("model_type")
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -122,6 +123,8 @@ def load_vision_language(place: str | Path, device: str = "cpu", dtype: str = "a
 
 def _processor(place: str | Path, folder: Path) -> Any:
     """ValueError where there is none, or none that reads pictures and conversations."""
+    from transformers import AutoProcessor
+
     try:
         with quiet():
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
