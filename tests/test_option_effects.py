@@ -24,6 +24,8 @@ VERB_CASES = (
     (("info", "--language-dtype", "int8"), ("info", "--frames", "8", "--language-dtype", "int8")),
     (("import", "--preset", "tiny", "-o", "M", "--every-key", "--json"),
      ("import", "--preset", "tiny", "-o", "M", "--every-key")),
+    (("import", "--preset", "cascade", "-o", "M", "--geometry-weights", "W"),
+     ("import", "--preset", "cascade", "-o", "M", "--geometry", "da3-small", "--geometry-weights", "W")),
 )  # fmt: skip
 TABLES = ("main", "adapter", "metric", "stages", "scale")
 ONLY = ("--language-start", "0", "--language-share", "1", "--language-only-share", "1")
