@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from vidllm.io.files import InputError
+
 
 @dataclass(frozen=True)
 class PointSamples:
@@ -125,6 +127,23 @@ class SceneData:
         stems = [name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0] for name in self.names]
         usable = len(set(stems)) == len(self) and all(stem.isprintable() and stem.split() == [stem] for stem in stems)
         return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
+
+    def pictures(self) -> Iterator[UInt8[np.ndarray, "H0 W0 3"]]:
+        """The original pictures where they are at hand, else the processed frames.
+
+        InputError where the video has changed since it was reconstructed.
+        """
+        if self.originals is None:
+            yield from self.rgb
+            return
+        count = 0
+        for rgb in self.originals():
+            if rgb.shape[:2] != self.original_size:
+                raise InputError(f"frame {count}: the video's pictures have another size than when it was reconstructed")
+            yield rgb
+            count += 1
+        if count != len(self):
+            raise InputError(f"the video has changed since it was reconstructed: {count} of {len(self)} frames are left")
 
     def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
         """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
