@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from vidllm.model.calibration import DEVIATIONS
 MAX_PIXELS = 3000  # of a detection that are lifted
 MIN_PIXELS = 12  # fewer are no thing
 DEEP = 0.75  # how far from the depth of its middle a thing in a 2D box reaches, in its longer side
+RIM, PLANES, TRIES, FLAT, LEAST_PLANE = 0.2, 3, 100, 0.012, 0.15  # planes around a 2D box: see _on_background
+SAME_2D = 0.8  # of the smaller of two boxes of one name in a picture, the share from which they are one thing
+PART = 0.5  # of a box, the share up to which a smaller box in it shows another thing
+LEFT = 0.2  # of a 2D box's pixels, the share that must be left without them, else it shows something flat
 SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame sees
 AGREED = 0.6  # of the frames that see a point, the share in which it must be of the thing
 SHOWN = 0.5  # of a thing's points, the share that a frame must see to show the thing
@@ -45,6 +49,7 @@ class Detected:
     score: float
     box: tuple[float, float, float, float]
     mask: Bool[np.ndarray, "H W"] | None = None
+    exact: bool = True  # whether the mask is the thing's outline
 
 
 #: A picture (H, W, 3) uint8 and names to what is found of them.
@@ -80,7 +85,7 @@ def find(data: SceneData, detect: Detect, names: Sequence[str]) -> list[tuple[st
     """
     lifted: dict[int, list[_Lifted]] = defaultdict(list)
     for frame, picture in enumerate(data.pictures()):
-        for one in detect(picture, names):
+        for one in apart(detect(picture, names), picture.shape[:2]):
             if (seen := _lift(data, frame, one, picture.shape[:2])) is not None:
                 lifted[one.name].append(seen)
     room = data.samples(data.stride_for(200_000)).xyz
@@ -92,6 +97,43 @@ def find(data: SceneData, detect: Detect, names: Sequence[str]) -> list[tuple[st
     rows = torch.tensor([[*box.center, *box.size, box.yaw] for _, box in found]).reshape(-1, 7)
     kept = distinct(rows, torch.tensor([box.score for _, box in found]), [name for name, _ in found])
     return [found[number] for number in kept]
+
+
+def apart(found: Sequence[Detected], size: tuple[int, int]) -> list[Detected]:
+    """Detections of a picture of (H, W) pixels, without what other ones of the same name show again, best first.
+
+    What shows only a box gets a mask where smaller boxes lie in it: their pixels are theirs.
+    """
+    kept: list[Detected] = []
+    for one in sorted(found, key=lambda d: -d.score):
+        if all(one.name != other.name or _common(one, other) < SAME_2D * min(_area(one), _area(other)) for other in kept):
+            kept.append(one)
+    return [one if one.mask is not None else _without(one, kept, size) for one in kept]
+
+
+def _without(one: Detected, others: Sequence[Detected], size: tuple[int, int]) -> Detected:
+    """A box without the smaller ones in it, unless they leave little of it."""
+    inner = [o for o in others if _area(o) <= PART * _area(one) and _common(one, o) >= AGREED * _area(o)]
+    mask = np.zeros(size, bool)
+    for part, there in ((one, True), *((o, False) for o in inner)):
+        x0, y0, x1, y1 = (max(round(v), 0) for v in part.box)
+        mask[y0:y1, x0:x1] = there
+    return replace(one, mask=mask, exact=False) if inner and mask.sum() >= PART * _area(one) else one
+
+
+def _area(one: Detected) -> float:
+    """Pixels of a mask, or of a box."""
+    if one.mask is not None:
+        return float(one.mask.sum())
+    return max(one.box[2] - one.box[0], 0.0) * max(one.box[3] - one.box[1], 0.0)
+
+
+def _common(one: Detected, other: Detected) -> float:
+    """Pixels that two masks share; without both, the area that two boxes do."""
+    if one.mask is not None and other.mask is not None:
+        return float((one.mask & other.mask).sum())
+    (a, b, c, d), (e, f, g, h) = one.box, other.box
+    return max(min(c, g) - max(a, e), 0.0) * max(min(d, h) - max(b, f), 0.0)
 
 
 # ---- lifting -------------------------------------------------------------------------------------------------------
@@ -112,8 +154,10 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
         inside = one.mask[v.clip(0, size[0] - 1), u.clip(0, size[1] - 1)]
     depth = data.depth_m[frame, top:bottom, left:right]
     use = inside & data.valid[frame, top:bottom, left:right]
-    if one.mask is None and use.any():
+    if (one.mask is None or not one.exact) and use.any():
         use &= _as_deep_as_the_middle(depth, use, float(data.intrinsics[frame, 0, 0]))
+        alone = use & ~_on_background(np.where(data.valid[frame], data.depth_m[frame], 0), (top, bottom, left, right))
+        use = alone if alone.sum() >= LEFT * use.sum() else use
     at = np.flatnonzero(use)
     if len(at) < MIN_PIXELS:
         return None
@@ -134,6 +178,36 @@ def _as_deep_as_the_middle(depth: np.ndarray, use: np.ndarray, focal: float) -> 
     there = depth[use & middle] if (use & middle).any() else depth[use]
     own = float(np.percentile(there, 30))
     return np.abs(depth - own) <= DEEP * max(height, width) * own / focal
+
+
+def _on_background(depth: Float[np.ndarray, "H W"], box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
+    """Where a 2D box (rows from, to, columns from, to) shows floor or wall: planes that go on around it (RANSAC).
+
+    In a picture a plane's inverse depth is affine in the pixel.
+    """
+    top, bottom, left, right = box
+    rim = max(3, round(RIM * max(bottom - top, right - left)))
+    around = np.zeros(depth.shape, bool)
+    around[max(top - rim, 0) : bottom + rim, max(left - rim, 0) : right + rim] = True
+    around[top:bottom, left:right] = False
+    row, column = np.nonzero(around & (depth > 0))
+    rng, found = np.random.default_rng(0), np.zeros((bottom - top, right - left), bool)
+    rows, columns = np.mgrid[top:bottom, left:right]
+    for _ in range(PLANES):
+        if len(row) < MIN_PIXELS:
+            break
+        pixels, z = np.stack([column, row, np.ones(len(row))], 1), depth[row, column]
+        drawn = rng.integers(len(row), size=(TRIES, 3))
+        chosen = pixels[drawn]
+        planes = np.linalg.pinv(chosen) @ (1 / z[drawn])[..., None]
+        fits = np.abs(1 - z * (planes[..., 0] @ pixels.T)) <= FLAT
+        best = int(fits.sum(1).argmax())
+        if fits[best].mean() < LEAST_PLANE:
+            break
+        a, b, c = planes[best, :, 0]
+        found |= np.abs(1 - depth[top:bottom, left:right] * (a * columns + b * rows + c)) <= FLAT
+        row, column = row[~fits[best]], column[~fits[best]]
+    return found
 
 
 # ---- things --------------------------------------------------------------------------------------------------------
