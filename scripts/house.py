@@ -28,7 +28,7 @@ FLOORS = (
     ("vidllm.model",),
     ("vidllm.baselines", "vidllm.pretrained"),
     ("vidllm.export", "vidllm.profiling", "vidllm.quantisation"),
-    ("vidllm.answers", "vidllm.inventory"),
+    ("vidllm.answers", "vidllm.inventory", "vidllm.detection"),
     ("vidllm.scene_file", "vidllm.reconstruction", "vidllm.long_video", "vidllm.scene",
      "vidllm.feature_registration"),
     ("vidllm.datasets",),
@@ -40,13 +40,14 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2235,
+    "vidllm": 2257,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1975,
+    "vidllm.cli": 2006,
     "vidllm.datasets": 3230,
+    "vidllm.detection": 520,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
-    "vidllm.export": 1620,
+    "vidllm.export": 1629,
     "vidllm.geometry": 1965,
     "vidllm.io": 4205,
     "vidllm.long_video": 990,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
     ComputeOptions,
+    Effect,
     Flag,
     Frames,
     KnownCameraOptions,
@@ -21,6 +23,7 @@ from vidllm.cli.options import (
     MaybeOutput,
     MemoryOptions,
     Output,
+    Place,
     Text,
     Verb,
     WindowOptions,
@@ -110,6 +113,33 @@ class OfVideo(WithModel):
 
 
 @dataclass(frozen=True)
+class OfThings(OfVideo):
+    """A verb that finds things in a video."""
+
+    detector: Place = field(default=None, kw_only=True)
+    """a zero-shot detector of transformers, a folder or hub id, finds the things in place of the model:
+    docs/detectors.md"""
+
+    def scene(self) -> Scene:
+        """As :meth:`OfVideo.scene`; what is wrong with the detector is told first."""
+        if self.detector is None:
+            return super().scene()
+        from vidllm.detection.detectors import load_detector
+
+        detector, pictures = load_detector(self.detector, self.compute.device), count(1)
+        line = reading.Progress("pictures searched")
+
+        def detect(picture: Any, names: Sequence[str]) -> Sequence[Any]:
+            found = detector(picture, names)
+            line(next(pictures))
+            return found
+
+        scene = super().scene()
+        scene.detector = detect
+        return scene
+
+
+@dataclass(frozen=True)
 class Ask(OfVideo):
     """Answer questions about a video, one answer per line."""
 
@@ -158,7 +188,7 @@ class Describe(OfVideo):
 
 
 @dataclass(frozen=True)
-class Ground(OfVideo):
+class Ground(OfThings):
     """Find the objects that an expression means: boxes in metres."""
 
     expression: Annotated[Positional[str], arg(metavar="EXPRESSION")]  # e.g. 'the chair right of the sofa'
@@ -188,7 +218,7 @@ class Ground(OfVideo):
 
 
 @dataclass(frozen=True)
-class TakeInventory(OfVideo):
+class TakeInventory(OfThings):
     """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
 
     names: Words = ()  # look for these instead of the known names of furniture and objects
@@ -212,7 +242,7 @@ class TakeInventory(OfVideo):
 
 
 @dataclass(frozen=True)
-class Measure(OfVideo):
+class Measure(OfThings):
     """Measure one or two things: sizes, heights over the floor, the distance between them, in metres."""
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="WHAT...", help_behavior_hint="(required)")]
@@ -237,7 +267,7 @@ class Measure(OfVideo):
 
 
 @dataclass(frozen=True)
-class Reconstruct(OfVideo):
+class Reconstruct(OfThings):
     """Write cameras, depth and points in metres."""
 
     output: Output  # folder; created if missing
@@ -252,6 +282,10 @@ class Reconstruct(OfVideo):
     """what places the cameras: the model; features (pip install 'vidllm[sfm]'); auto: features where the frames do not
     agree after refinement and the extra is there"""
     REFINES: ClassVar[bool] = True
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        Effect(("detector",), f"it finds what --ground or the formats {', '.join(LISTING)} show",
+               lambda mode: bool(mode.ground or set(mode.format) & set(LISTING))),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -67,6 +67,7 @@ class _Lifted:
     points: Float[np.ndarray, "N 3"]
     low: Float[np.ndarray, " 3"]
     high: Float[np.ndarray, " 3"]
+    deviation: float  # of its depth, relative; nan: not known
 
     def holds(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Which pixels are of it."""
@@ -77,12 +78,16 @@ class _Lifted:
         return within
 
 
-def find(data: SceneData, detect: Detect, names: Sequence[str]) -> list[tuple[str, Box]]:
-    """Every thing of these names once, best first, with its box.
+def find(
+    data: SceneData, detect: Detect, names: Sequence[str], calibrated: bool = True
+) -> list[tuple[str, Box]]:
+    """Every thing of these names once, best first, with its box, found in the original pictures where they are at hand.
 
     The score of a box is the mean of the detector's over the frames that show the thing, 0 where it did not find it.
-    Errors of boxes are told where ``data.depth_std_m`` is: the 90% bounds of the depth at the thing's points.
+    Errors of boxes are the 90% bounds of the depth at the thing's points, where ``data.depth_std_m`` is there and
+    ``calibrated``. InputError where the video has changed since it was reconstructed.
     """
+    data = data if calibrated else replace(data, depth_std_m=None)
     lifted: dict[int, list[_Lifted]] = defaultdict(list)
     for frame, picture in enumerate(data.pictures()):
         for one in apart(detect(picture, names), picture.shape[:2]):
@@ -106,7 +111,8 @@ def apart(found: Sequence[Detected], size: tuple[int, int]) -> list[Detected]:
     """
     kept: list[Detected] = []
     for one in sorted(found, key=lambda d: -d.score):
-        if all(one.name != other.name or _common(one, other) < SAME_2D * min(_area(one), _area(other)) for other in kept):
+        same = (other for other in kept if other.name == one.name)
+        if all(_common(one, other) < SAME_2D * min(_area(one), _area(other)) for other in same):
             kept.append(one)
     return [one if one.mask is not None else _without(one, kept, size) for one in kept]
 
@@ -167,7 +173,10 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
     camera = np.linalg.inv(data.intrinsics[frame].astype(np.float64)) @ pixels * depth.ravel()[at]
     points = (pose[:3, :3] @ camera).T + pose[:3, 3]
     low, high = np.percentile(points, [5, 95], axis=0)
-    return _Lifted(frame, one.score, (top, left), inside, points, low, high)
+    deviation = math.nan
+    if data.depth_std_m is not None:
+        deviation = float(np.median((data.depth_std_m[frame, top:bottom, left:right] / depth).ravel()[at]))
+    return _Lifted(frame, one.score, (top, left), inside, points, low, high, deviation)
 
 
 def _as_deep_as_the_middle(depth: np.ndarray, use: np.ndarray, focal: float) -> np.ndarray:
@@ -270,9 +279,14 @@ def _box_of(views: _Views, room: Float[np.ndarray, "R 3"], group: Sequence[_Lift
     points = points[held >= AGREED * seen]
     if len(points) < MIN_PIXELS or len(group) < FOUND * shows:
         return None
-    score = sum(one.score for one in group) / shows
-    center, size, yaw = reaching(*fitted(points), room, views.centres[[one.frame for one in group]])
-    return Box(three_numbers(center), three_numbers(size), yaw, min(score, 1.0))
+    score = min(sum(one.score for one in group) / shows, 1.0)
+    eyes = views.centres[[one.frame for one in group]]
+    center, size, yaw = reaching(*fitted(points), room, eyes)
+    box = Box(three_numbers(center), three_numbers(size), yaw, score)
+    error = DEVIATIONS * float(np.median([one.deviation for one in group]))
+    if math.isnan(error):
+        return box
+    return replace(box, center_error=error * float(np.linalg.norm(center - eyes, axis=1).mean()), size_error=error)
 
 
 def fitted(points: Float[np.ndarray, "N 3"]) -> tuple[np.ndarray, np.ndarray, float]:

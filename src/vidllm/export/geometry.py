@@ -136,14 +136,14 @@ class SceneData:
         if self.originals is None:
             yield from self.rgb
             return
-        count = 0
+        count, changed = 0, "the video has changed since it was reconstructed"
         for rgb in self.originals():
             if rgb.shape[:2] != self.original_size:
-                raise InputError(f"frame {count}: the video's pictures have another size than when it was reconstructed")
+                raise InputError(f"{changed}: frame {count} has another size")
             yield rgb
             count += 1
         if count != len(self):
-            raise InputError(f"the video has changed since it was reconstructed: {count} of {len(self)} frames are left")
+            raise InputError(f"{changed}: {count} of {len(self)} frames are left")
 
     def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
         """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
