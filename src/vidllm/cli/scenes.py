@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html",
-           "boxes", "npz", "mp4", "rrd", "scene")  # fmt: skip
+           "boxes", "npz", "mp4", "rrd", "mesh", "scene")  # fmt: skip
 LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show everything in the room where nothing is grounded
 IN_SCENE = {"frame": "scene", "units": "m"}
 
@@ -272,7 +272,7 @@ class Reconstruct(OfThings):
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, scene: see
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, mesh, scene: see
     docs/exports.md; scene: a saved scene, to be asked later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
     """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from vidllm.answers import Box, three_numbers
-from vidllm.export.geometry import SceneData
+from vidllm.export.geometry import SLACK_M, SceneData
 from vidllm.geometry.boxes import SAME_SHARE, distinct
 from vidllm.model.calibration import DEVIATIONS
 
@@ -29,7 +29,6 @@ RIM, PLANES, TRIES, FLAT, LEAST_PLANE = 0.2, 3, 100, 0.012, 0.15  # planes aroun
 SAME_2D = 0.8  # of the smaller of two boxes of one name in a picture, the share from which they are one thing
 PART = 0.5  # of a box, the share up to which a smaller box in it shows another thing
 LEFT = 0.2  # of a 2D box's pixels, the share that must be left without them, else it shows something flat
-SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame sees
 AGREED = 0.6  # of the frames that see a point, the share in which it must be of the thing
 SHOWN = 0.5  # of a thing's points, the share that a frame must see to show the thing
 FOUND = 0.2  # of the frames that show a thing, the share in which it must be found
@@ -94,10 +93,9 @@ def find(
             if (seen := _lift(data, frame, one, picture.shape[:2])) is not None:
                 lifted[one.name].append(seen)
     room = data.samples(data.stride_for(200_000)).xyz
-    views = _Views(data)
     found = [
         (names[name], box) for name, seen in lifted.items() for group in _groups(seen)
-        if (box := _box_of(views, room, group)) is not None
+        if (box := _box_of(data, room, group)) is not None
     ]  # fmt: skip
     rows = torch.tensor([[*box.center, *box.size, box.yaw] for _, box in found]).reshape(-1, 7)
     kept = distinct(rows, torch.tensor([box.score for _, box in found]), [name for name, _ in found])
@@ -246,32 +244,14 @@ def _groups(seen: Sequence[_Lifted]) -> Iterator[list[_Lifted]]:
     yield from ([seen[number] for number in numbers] for numbers in members.values())
 
 
-class _Views:
-    """The frames of a scene, to see which of them show a point."""
-
-    def __init__(self, data: SceneData) -> None:
-        self.data, self.poses, self.centres = data, data.camera_from_scene, data.scene_from_camera[:, :3, 3]
-
-    def sees(self, frame: int, points: Float[np.ndarray, "N 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Whether a frame shows each point (N,), and its column and row (N,)."""
-        camera = points @ self.poses[frame, :3, :3].T + self.poses[frame, :3, 3]
-        z = camera[:, 2].clip(1e-6)
-        pixel = camera @ self.data.intrinsics[frame].astype(np.float64).T / z[:, None]
-        column, row = (np.floor(pixel[:, i].clip(-1e6, 1e6)).astype(int) for i in (0, 1))
-        height, width = self.data.size
-        shown = (camera[:, 2] > SLACK_M) & (column >= 0) & (row >= 0) & (column < width) & (row < height)
-        depth = self.data.depth_m[frame, row.clip(0, height - 1), column.clip(0, width - 1)]
-        return shown & (np.abs(depth - z) <= SLACK_M + SLACK * z), column, row
-
-
-def _box_of(views: _Views, room: Float[np.ndarray, "R 3"], group: Sequence[_Lifted]) -> Box | None:
+def _box_of(data: SceneData, room: Float[np.ndarray, "R 3"], group: Sequence[_Lifted]) -> Box | None:
     """The box of a thing; None where too little is left of it, or too few of the frames that show it found it."""
     points = np.concatenate([one.points for one in group])
     _, first = np.unique(np.floor(points / VOXEL_M).astype(np.int64), axis=0, return_index=True)
     points, own = points[first], {one.frame: one for one in group}
     seen, held, shows = np.zeros(len(points)), np.zeros(len(points)), 0
-    for frame in range(len(views.data)):
-        shown, column, row = views.sees(frame, points)
+    for frame in range(len(data)):
+        shown, (row, column) = data.shows(frame, points)
         shows += frame in own or bool(shown.mean() >= SHOWN)
         if frame in own:
             seen += shown
@@ -280,7 +260,7 @@ def _box_of(views: _Views, room: Float[np.ndarray, "R 3"], group: Sequence[_Lift
     if len(points) < MIN_PIXELS or len(group) < FOUND * shows:
         return None
     score = min(sum(one.score for one in group) / shows, 1.0)
-    eyes = views.centres[[one.frame for one in group]]
+    eyes = data.scene_from_camera[[one.frame for one in group], :3, 3]
     center, size, yaw = reaching(*fitted(points), room, eyes)
     box = Box(three_numbers(center), three_numbers(size), yaw, score)
     error = DEVIATIONS * float(np.median([one.deviation for one in group]))
