@@ -42,10 +42,10 @@ FLOORS = (
 BUDGET: dict[str, int] = {
     "vidllm": 2257,
     "vidllm.baselines": 495,
-    "vidllm.cli": 2006,
+    "vidllm.cli": 2027,
     "vidllm.datasets": 3230,
     "vidllm.detection": 490,
-    "vidllm.evaluation": 6125,
+    "vidllm.evaluation": 6129,
     "vidllm.experiments": 985,
     "vidllm.export": 1750,
     "vidllm.geometry": 1965,

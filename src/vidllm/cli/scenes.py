@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import count
@@ -353,23 +354,32 @@ class Reconstruct(OfThings):
 
 @dataclass(frozen=True)
 class Demo(WithModel):
-    """Run the bundled clip and print the errors against its ground truth."""
+    """Run the bundled clip, print the errors against its ground truth, and open its page in the browser."""
 
-    output: MaybeOutput = None  # also write the reconstruction to this folder
+    output: MaybeOutput = None  # write the page and the reconstruction to this folder
 
     def run(self) -> None:
+        import webbrowser
+        from tempfile import mkdtemp
+
         from vidllm.evaluation import demo as bundled
+        from vidllm.reconstruction import DEFAULT_FORMATS
 
         folder = None if self.output is None else reading.writable_folder(self.output)
         truth = bundled.load_truth()
         scene = self.model().reconstruct(bundled.CLIP, len(truth.depth_m))
         report = bundled.report(scene, truth)
-        if folder is not None:
-            report["files"] = [str(f) for f in scene.save(folder, boxes=bundled.found_boxes(scene, truth))]
+        shows = sys.stdout.isatty() and not self.json
+        if folder is not None or shows:
+            formats = () if folder is None else DEFAULT_FORMATS
+            files = bundled.write_page(scene, report, folder or Path(mkdtemp("-vidllm")) / "demo", formats)
+            report["files"] = [str(file) for file in files]
         if self.json:
             reading.print_json(report)
         else:
-            print("\n".join(bundled.lines(report)))
+            print("\n".join([*bundled.lines(report), *(f"  wrote {file}" for file in report.get("files", ()))]))
+        if shows and reading.has_desktop():
+            webbrowser.open(files[0].absolute().as_uri())
 
 
 def with_notes(text: str, notes: Sequence[str]) -> str:
