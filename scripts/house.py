@@ -40,9 +40,9 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2257,
+    "vidllm": 2255,
     "vidllm.baselines": 495,
-    "vidllm.cli": 2027,
+    "vidllm.cli": 2028,
     "vidllm.datasets": 3240,
     "vidllm.detection": 490,
     "vidllm.evaluation": 6129,

@@ -76,7 +76,7 @@ def load_detector(place: str | Path, device: str = "cpu") -> Detector:
             raise ValueError(f"its tokenizer knows {len(tokenizer)} of {words} words")
     except Exception as error:  # transformers and tokenizers have errors of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if "orchvision" in reason:
+        if "orchvision" in str(error):
             reason, remedy = "it needs torchvision, which vidllm does without", "give another detector"
         else:
             remedy = "copy the files of tokenizer and processor again"
