@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from small_model import save_small_model
 
-from vidllm.cli import explain, main
+from vidllm.cli import VERBS, explain, main
 from vidllm.io.video import write_video
 
 
@@ -70,6 +70,12 @@ def test_help_needs_nothing_heavy():
         code += f"assert not {unwanted} & {{*sys.modules}}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "video" in done.stdout, done.stderr
+
+
+def test_the_help_has_every_verb_once_under_a_heading(run):
+    lines = good(run("--help")).splitlines()
+    assert sorted(line[2:18].strip() for line in lines if line.startswith("  ")) == sorted(VERBS)
+    assert {"a video:", "models:", "training:", "evaluation and data:"} <= set(lines)
 
 
 def test_every_verb_has_help(run):
@@ -315,3 +321,18 @@ def test_surprises_are_one_line_and_traceable(run, video, model, monkeypatch):
         run("ask", video, "Why?", "--model", model)
     assert explain(KeyError("x")) == "a fault of vidllm itself: 'x'; please report it with what VIDLLM_DEBUG=1 shows"
     assert len(explain(ValueError("x" * 9000))) < 700
+
+
+@pytest.mark.slow
+def test_demo_opens_its_page_where_there_is_a_desktop(run, tmp_path, monkeypatch):
+    import sys
+    import webbrowser
+
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    good(run("demo"))
+    (page,) = tmp_path.glob("*-vidllm/demo/scene.html")
+    assert opened == [page.as_uri()] and "How many chairs are there?" in page.read_text(encoding="utf-8")

@@ -33,6 +33,8 @@ def wall(depth_m: float = WALL) -> SceneData:
 class Told:
     """A scene that answers from tables."""
 
+    detector = None
+
     def __init__(self, boxes, answers, spread=0.1):
         self.boxes, self.answers, self.data = boxes, answers, wall()
         self.scale = Scale(2.0, spread, (), None if math.isnan(spread) else (1.5, 2.6))
@@ -128,3 +130,24 @@ def test_the_model_itself_is_asked(tmp_path):
     assert json.loads(json.dumps(found.as_dict(True), allow_nan=False))["schema"] == "vidllm-inventory/1"
     with pytest.raises(ValueError, match="reserved token"):
         scene.inventory(["<loc>"])
+
+
+def test_a_detector_finds_the_things_in_place_of_the_model(tmp_path):
+    from small_model import noise_clip, save_small_model
+
+    import vidllm
+    from vidllm.detection.fusion import Detected
+
+    scene = vidllm.load(save_small_model(tmp_path)).reconstruct(noise_clip())
+    asked = []
+
+    def detect(picture, names):
+        asked.append((picture.shape, tuple(names)))
+        return [Detected(0, 0.7, (20.0, 15.0, 50.0, 45.0))]
+
+    scene.detector = detect
+    (box,) = scene.ground("the flamingo")  # any word
+    assert asked == [((56, 70, 3), ("the flamingo",))] * 4 and box.center_error is None  # a model without calibration
+    found = scene.inventory(["flamingo", "chair"])
+    assert [thing.name for thing in found.things] == ["flamingo"]
+    assert scene.measure("the flamingo").places[0].size[0].value == pytest.approx(box.size[0])

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "vidllm.scene",
+    "load_detector": "vidllm.detection.detectors",
     "load_scene": "vidllm.scene",
     "GivenCameras": "vidllm.io.cameras.given",
     "read_cameras": "vidllm.io.cameras.given",
@@ -31,11 +32,13 @@ __all__ = [
     "VidLLMForConditionalGeneration",
     "VidLLMProcessor",
     "load",
+    "load_detector",
     "load_scene",
     "read_cameras",
 ]
 
 if TYPE_CHECKING:
+    from vidllm.detection.detectors import load_detector
     from vidllm.io.cameras.given import GivenCameras, read_cameras
     from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
     from vidllm.scene import Scene, load, load_scene

@@ -2,7 +2,8 @@
 
 How a model that only answers finds everything (the best of the ways tried on rooms, docs/measuring.md): for each known
 name it is asked whether there is one and how many; the best boxes of "the NAME" are taken, as many as it counted; of
-boxes that overlap the best is kept (:func:`vidllm.geometry.boxes.distinct`). Lengths are metres of the scene frame (z
+boxes that overlap the best is kept (:func:`vidllm.geometry.boxes.distinct`). Where the scene has a detector, it finds
+the things of these names (:mod:`vidllm.detection`). Lengths are metres of the scene frame (z
 up, origin at the first camera), angles radians.
 """
 
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float
 
 from vidllm.answers import Box, Scale, three_numbers
+from vidllm.detection.fusion import find
 from vidllm.english import plural, with_article
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.boxes import distinct, nearest_points, points_in_boxes
@@ -56,6 +58,14 @@ class Asked(Protocol):
     @property
     def scale(self) -> Scale:
         """Metres per unit, and how sure they are."""
+
+    @property
+    def detector(self) -> Any:
+        """What finds things in place of the model; None: nothing."""
+
+    @property
+    def calibration(self) -> Any:
+        """None: uncertainties are not calibrated."""
 
     def ask_all(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = ...) -> Sequence[str]:
         """Answers."""
@@ -304,7 +314,10 @@ def _numbers(values: Sequence[float]) -> str:
 def take(scene: Asked, names: Sequence[str] = NAMES) -> Inventory:
     """See :meth:`vidllm.scene.Scene.inventory`."""
     data = scene.data
-    found = [(name, box) for name, count in _counted(scene, names) for box in _best(scene, name, count)]
+    if scene.detector is not None:
+        found = find(scene.data, scene.detector, names, scene.calibration is not None)
+    else:
+        found = [(name, box) for name, count in _counted(scene, names) for box in _best(scene, name, count)]
     boxes = torch.tensor([row_of(box) for _, box in found], dtype=torch.float64).reshape(-1, 7)
     scores = torch.tensor([box.score for _, box in found])
     kept = [found[n] for n in distinct(boxes, scores, [name for name, _ in found])]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vidllm.answers import Answer, Box, Boxes, Scale, three_numbers
+from vidllm.detection.fusion import Detect, find
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import BLANK, FAINT, PictureMotion, contrasts
@@ -42,7 +43,12 @@ class Scene:
 
     Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
     changes nothing for the next one.
+
+    ``detector``: what finds the things of :meth:`ground`, :meth:`inventory` and :meth:`measure` in the pictures, in any
+    words (``vidllm.load_detector``, docs/detectors.md); None: the model itself.
     """
+
+    detector: Detect | None = None
 
     def __init__(
         self, model: Network, processor: Processor, frames: Frames, geometry: Geometry | None, prefix: VisualPrefix
@@ -61,7 +67,9 @@ class Scene:
 
     def replaced(self, frames: Frames, geometry: Geometry) -> Scene:
         """A scene of the same model with these frames and this geometry, whatever it comes from."""
-        return scene_with(self._model, self._processor, frames, geometry)
+        scene = scene_with(self._model, self._processor, frames, geometry)
+        scene.detector = self.detector
+        return scene
 
     # ---- geometry ---------------------------------------------------------------------------------------------
 
@@ -374,6 +382,9 @@ class Scene:
         prompt = as_prompt(expression)
         if self.in_words is not None:
             return self.in_words.ground(expression, several)
+        if self.detector is not None:
+            boxes = [box for _, box in find(self.data, self.detector, [expression], self.calibration is not None)]
+            return Boxes(boxes if several else boxes[:1])
         (read,), notes, unknown = self._in_known_words(expression)
         notes = (*notes, unknown) if unknown else notes
         if unknown and several:

@@ -31,7 +31,7 @@ VERBS = {
     "inventory": ("scenes", "TakeInventory", "everything in the room once, with the floor and the camera's path"),
     "measure": ("scenes", "Measure", "sizes of one or two things and the distance between them, in metres"),
     "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
-    "demo": ("scenes", "Demo", "run the bundled clip and print the errors against its ground truth"),
+    "demo": ("scenes", "Demo", "run the bundled clip, print the errors against its ground truth, open its page"),
     "info": ("models", "Info", "parameters of each part, without allocating any"),
     "train": ("training", "train", "train a model or a baseline"),
     "ablate": ("training", "ablate", "train and measure the paper's ablations"),
@@ -49,6 +49,9 @@ VERBS = {
     "data score": ("data", "Score", "evaluate a model on your own data"),
 }
 GROUPS = ("rooms", "data")
+#: Heading of the verbs of a module in the help.
+HEADINGS = {"scenes": "a video", "models": "models", "training": "training", "evaluating": "evaluation and data",
+            "rooms": "evaluation and data", "data": "evaluation and data"}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,8 +111,11 @@ def read_verb(argv: list[str]) -> Verb:
 
 
 def _help(prog: str, verbs: dict[str, tuple[str, str, str]]) -> str:
-    lines = [f"usage: {prog} VERB [OPTIONS]", "", "An ordinary video in, metres and answers out.", "", "verbs:"]
-    lines += [f"  {name:14s}{told}" for name, (_, _, told) in verbs.items()]
+    lines = [f"usage: {prog} VERB [OPTIONS]", "", "An ordinary video in, metres and answers out."]
+    for heading in dict.fromkeys(HEADINGS.get(module, module) for module, _, _ in verbs.values()):
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:16s}{told}" for name, (module, _, told) in verbs.items()
+                  if HEADINGS.get(module, module) == heading]  # fmt: skip
     return "\n".join([*lines, "", f"Options of a verb: {prog.split()[0]} VERB --help. Version: vidllm --version."])
 
 

@@ -140,6 +140,11 @@ def check_room(folder: str | Path, need: int, what: str) -> None:
     note(told)
 
 
+def has_desktop() -> bool:
+    """Whether a browser can open a window here."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
 def print_json(value: Any) -> None:
     """JSON on standard output; numbers that are not finite become null."""
     print(json_text(value))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -22,6 +24,7 @@ from vidllm.cli.options import (
     MaybeOutput,
     MemoryOptions,
     Output,
+    Place,
     Text,
     Verb,
     WindowOptions,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from vidllm.scene import Box, Scene, VidLLM
 
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html",
-           "boxes", "npz", "mp4", "rrd", "scene")  # fmt: skip
+           "boxes", "npz", "mp4", "rrd", "mesh", "scene")  # fmt: skip
 LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show everything in the room where nothing is grounded
 IN_SCENE = {"frame": "scene", "units": "m"}
 
@@ -111,6 +114,33 @@ class OfVideo(WithModel):
 
 
 @dataclass(frozen=True)
+class OfThings(OfVideo):
+    """A verb that finds things in a video."""
+
+    detector: Place = field(default=None, kw_only=True)
+    """a zero-shot detector of transformers, a folder or hub id, finds the things in place of the model:
+    docs/detectors.md"""
+
+    def scene(self) -> Scene:
+        """As :meth:`OfVideo.scene`; what is wrong with the detector is told first."""
+        if self.detector is None:
+            return super().scene()
+        from vidllm.detection.detectors import load_detector
+
+        detector, pictures = load_detector(self.detector, self.compute.device), count(1)
+        line = reading.Progress("pictures searched")
+
+        def detect(picture: Any, names: Sequence[str]) -> Sequence[Any]:
+            found = detector(picture, names)
+            line(next(pictures))
+            return found
+
+        scene = super().scene()
+        scene.detector = detect
+        return scene
+
+
+@dataclass(frozen=True)
 class Ask(OfVideo):
     """Answer questions about a video, one answer per line."""
 
@@ -159,7 +189,7 @@ class Describe(OfVideo):
 
 
 @dataclass(frozen=True)
-class Ground(OfVideo):
+class Ground(OfThings):
     """Find the objects that an expression means: boxes in metres."""
 
     expression: Annotated[Positional[str], arg(metavar="EXPRESSION")]  # e.g. 'the chair right of the sofa'
@@ -189,7 +219,7 @@ class Ground(OfVideo):
 
 
 @dataclass(frozen=True)
-class TakeInventory(OfVideo):
+class TakeInventory(OfThings):
     """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
 
     EFFECTS = (Effect(("vlm",), "the model itself takes the inventory", lambda o: False),)
@@ -215,7 +245,7 @@ class TakeInventory(OfVideo):
 
 
 @dataclass(frozen=True)
-class Measure(OfVideo):
+class Measure(OfThings):
     """Measure one or two things: sizes, heights over the floor, the distance between them, in metres."""
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="WHAT...", help_behavior_hint="(required)")]
@@ -240,14 +270,14 @@ class Measure(OfVideo):
 
 
 @dataclass(frozen=True)
-class Reconstruct(OfVideo):
+class Reconstruct(OfThings):
     """Write cameras, depth and points in metres."""
 
     EFFECTS = (Effect(("vlm",), "it answers --ask and --ground", lambda o: bool(o.ask or o.ground)),)
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, scene: see
+    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, mesh, scene: see
     docs/exports.md; scene: a saved scene, to be asked later in place of the video"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
     """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""
@@ -257,6 +287,10 @@ class Reconstruct(OfVideo):
     """what places the cameras: the model; features (pip install 'vidllm[sfm]'); auto: features where the frames do not
     agree after refinement and the extra is there"""
     REFINES: ClassVar[bool] = True
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        Effect(("detector",), f"it finds what --ground or the formats {', '.join(LISTING)} show",
+               lambda mode: bool(mode.ground or set(mode.format) & set(LISTING))),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -324,23 +358,32 @@ class Reconstruct(OfVideo):
 
 @dataclass(frozen=True)
 class Demo(WithModel):
-    """Run the bundled clip and print the errors against its ground truth."""
+    """Run the bundled clip, print the errors against its ground truth, and open its page in the browser."""
 
-    output: MaybeOutput = None  # also write the reconstruction to this folder
+    output: MaybeOutput = None  # write the page and the reconstruction to this folder
 
     def run(self) -> None:
+        import webbrowser
+        from tempfile import mkdtemp
+
         from vidllm.evaluation import demo as bundled
+        from vidllm.reconstruction import DEFAULT_FORMATS
 
         folder = None if self.output is None else reading.writable_folder(self.output)
         truth = bundled.load_truth()
         scene = self.model().reconstruct(bundled.CLIP, len(truth.depth_m))
         report = bundled.report(scene, truth)
-        if folder is not None:
-            report["files"] = [str(f) for f in scene.save(folder, boxes=bundled.found_boxes(scene, truth))]
+        shows = sys.stdout.isatty() and not self.json
+        if folder is not None or shows:
+            formats = () if folder is None else DEFAULT_FORMATS
+            files = bundled.write_page(scene, report, folder or Path(mkdtemp("-vidllm")) / "demo", formats)
+            report["files"] = [str(file) for file in files]
         if self.json:
             reading.print_json(report)
         else:
-            print("\n".join(bundled.lines(report)))
+            print("\n".join([*bundled.lines(report), *(f"  wrote {file}" for file in report.get("files", ()))]))
+        if shows and reading.has_desktop():
+            webbrowser.open(files[0].absolute().as_uri())
 
 
 def with_notes(text: str, notes: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ with answers, expressions with boxes in the scene frame). ``examples/make_demo_c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +102,12 @@ def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def found_boxes(scene: Scene, truth: Truth) -> list[Box]:
-    """The boxes of the clip's expressions that mean one object, for the overview picture."""
-    return [b for item in truth.references if len(item["boxes"]) == 1 for b in scene.ground(item["expression"], False)]
+def write_page(scene: Scene, told: dict[str, Any], folder: Path, more: Sequence[str] = ()) -> list[Path]:
+    """The page of the clip with what was asked and found, and other formats; returns the paths."""
+    shown = [(item["expression"], scene.ground(item["expression"], False)[0]) for item in told["references"]
+             if item["boxes"]]  # fmt: skip
+    said = [(item["question"], item["answer"]) for item in told["questions"]]
+    return scene.save(folder, ["html", *more], [box for _, box in shown], [name for name, _ in shown], said)
 
 
 def lines(told: dict[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ FILE_NAMES: dict[str, str] = {
     "npz": "depth.npz",
     "mp4": "scene.mp4",
     "rrd": "scene.rrd",
+    "mesh": "mesh.glb",
 }
 BOXED = ("overview", "html", "boxes", "glb", "mp4", "rrd")  # formats that show boxes
 
@@ -60,6 +61,7 @@ EXPORTERS: dict[str, Callable[..., None]] = {
     "npz": _lazy("tables", "write_npz"),
     "mp4": _lazy("movie", "write_movie"),
     "rrd": _lazy("rerun_file", "write_rrd"),
+    "mesh": _lazy("mesh", "write_mesh"),
 }
 
 

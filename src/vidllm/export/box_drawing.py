@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
+from vidllm.export.geometry import NEAR_M
 from vidllm.geometry.boxes import box_corners
 
 Boxes = Sequence[Any] | np.ndarray  # mappings, or rows of 7 numbers
 Point = tuple[float | int, float | int]
-NEAR_M = 0.05
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 PALETTE = ((255, 99, 71), (64, 200, 255), (255, 214, 10), (120, 230, 120), (255, 130, 240), (255, 160, 60))
 

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from vidllm.io.files import InputError
+
+NEAR_M = 0.05
+SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame shows
+
 
 @dataclass(frozen=True)
 class PointSamples:
@@ -126,6 +131,23 @@ class SceneData:
         usable = len(set(stems)) == len(self) and all(stem.isprintable() and stem.split() == [stem] for stem in stems)
         return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
 
+    def pictures(self) -> Iterator[UInt8[np.ndarray, "H0 W0 3"]]:
+        """The original pictures where they are at hand, else the processed frames.
+
+        InputError where the video has changed since it was reconstructed.
+        """
+        if self.originals is None:
+            yield from self.rgb
+            return
+        count, changed = 0, "the video has changed since it was reconstructed"
+        for rgb in self.originals():
+            if rgb.shape[:2] != self.original_size:
+                raise InputError(f"{changed}: frame {count} has another size")
+            yield rgb
+            count += 1
+        if count != len(self):
+            raise InputError(f"{changed}: {count} of {len(self)} frames are left")
+
     def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
         """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
 
@@ -166,6 +188,28 @@ class SceneData:
         pose = self.scene_from_camera[frame]
         a, b, c = (pose[:3, :3] @ (ray * depth) + pose[:3, 3]).tolist()
         return a, b, c
+
+    def depth_at(
+        self, frame: int, points: Float[np.ndarray, "N 3"]
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], tuple[np.ndarray, np.ndarray]]:
+        """How deep a frame sees where points of the scene lie, how deep these are, both in metres (N,), and their rows
+        and columns. The first is 0 where a point is not in view or its pixel has no depth.
+        """
+        pose = self.scene_from_camera[frame]
+        camera = (points - pose[:3, 3]) @ pose[:3, :3]
+        z = camera[:, 2]
+        pixel = camera @ self.intrinsics[frame].astype(np.float64).T / z.clip(NEAR_M)[:, None]
+        height, width = self.size
+        inside = (z > NEAR_M) & ((pixel[:, :2] >= 0) & (pixel[:, :2] < [width, height])).all(1)
+        at = (np.where(inside, pixel[:, 1], 0).astype(int), np.where(inside, pixel[:, 0], 0).astype(int))
+        return np.where(inside & self.valid[frame][at], self.depth_m[frame][at], 0), z, at
+
+    def shows(
+        self, frame: int, points: Float[np.ndarray, "N 3"]
+    ) -> tuple[Bool[np.ndarray, " N"], tuple[np.ndarray, np.ndarray]]:
+        """Whether a frame shows points of the scene, at about their own depth, and their rows and columns (N,)."""
+        depth, z, at = self.depth_at(frame, points)
+        return (depth > 0) & (np.abs(depth - z) <= SLACK_M + SLACK * z), at
 
     def points(
         self, stride: int = 1, min_confidence: float | None = None

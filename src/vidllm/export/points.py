@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_labels, corners_of
 from vidllm.export.depth_png import colour_map
@@ -47,8 +47,8 @@ def _header(count: int) -> list[str]:
 # scene (x, y, z) becomes (x, z, -y). Its vertex colours are linear light, so sRGB colours are linearised.
 
 _EDGES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
-_POINTS, _LINES = 0, 1  # glTF primitive modes
-_FLOAT, _UNSIGNED_SHORT = 5126, 5123  # glTF component types
+_POINTS, _LINES, TRIANGLES = 0, 1, 4  # glTF primitive modes
+_FLOAT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5123, 5125  # glTF component types
 
 
 def write_glb(
@@ -64,7 +64,7 @@ def write_glb(
 
     Raises `OutputError` when the file cannot be written.
     """
-    builder = _Builder()
+    builder = GlbBuilder()
     xyz, rgb = data.points(data.stride_for(max_points), min_confidence)
     builder.add("points", xyz, rgb, _POINTS)
     outlines = camera_pyramids(data, camera_size_m)[:, _EDGES].reshape(-1, 3)
@@ -87,7 +87,7 @@ def camera_pyramids(data: SceneData, depth_m: float) -> Float[np.ndarray, "F 5 3
     return points @ pose[:, :3, :3].transpose(0, 2, 1) + pose[:, None, :3, 3]
 
 
-class _Builder:
+class GlbBuilder:
     """Collects vertex arrays into one binary chunk and the JSON that describes them."""
 
     def __init__(self) -> None:
@@ -96,7 +96,10 @@ class _Builder:
         self.accessors: list[dict[str, Any]] = []
         self.meshes: list[dict[str, Any]] = []
 
-    def add(self, name: str, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"], mode: int) -> None:
+    def add(
+        self, name: str, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"], mode: int,
+        faces: Int[np.ndarray, "T 3"] | None = None,
+    ) -> None:  # fmt: skip
         """Add one mesh of scene-frame vertices. glTF knows no empty array, so no vertices are no mesh."""
         if len(xyz) == 0:
             return
@@ -108,15 +111,20 @@ class _Builder:
             "POSITION": self._accessor(position, _FLOAT, "VEC3", bounds),
             "COLOR_0": self._accessor(colour, _UNSIGNED_SHORT, "VEC4", {"normalized": True}),
         }
-        self.meshes.append({"name": name, "primitives": [{"attributes": attributes, "mode": mode, "material": 0}]})
+        primitive = {"attributes": attributes, "mode": mode, "material": 0}
+        if faces is not None:
+            primitive["indices"] = self._accessor(faces.astype("<u4"), _UNSIGNED_INT, "SCALAR", {}, 34963)
+        self.meshes.append({"name": name, "primitives": [primitive]})
 
-    def _accessor(self, array: np.ndarray, component: int, kind: str, more: dict[str, Any]) -> int:
+    def _accessor(
+        self, array: np.ndarray, component: int, kind: str, more: dict[str, Any], target: int = 34962
+    ) -> int:
         raw = array.tobytes()
-        self.views.append({"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(raw), "target": 34962})
+        self.views.append({"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(raw), "target": target})
         self.binary += raw
-        view = len(self.views) - 1
+        view, count = len(self.views) - 1, array.size if kind == "SCALAR" else len(array)
         self.accessors.append(
-            {"bufferView": view, "componentType": component, "count": len(array), "type": kind, **more}
+            {"bufferView": view, "componentType": component, "count": count, "type": kind, **more}
         )
         return view
 

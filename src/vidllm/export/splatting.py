@@ -23,7 +23,6 @@ from vidllm.export.points import write_points
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.cameras.colmap import IN_METRES
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
-from vidllm.io.files import InputError
 
 
 def write_colmap(
@@ -52,15 +51,8 @@ def write_colmap(
 def _write_pictures(folder: Path, data: SceneData) -> None:
     """The original pictures, or the processed frames."""
     folder.mkdir()
-    pictures = data.rgb if data.originals is None else data.originals()
-    stems, count = data.file_stems(), 0
-    for stem, rgb in zip(stems, pictures, strict=False):
-        if rgb.shape[:2] != _view(data)[0]:
-            raise InputError(f"{stem}: the video's pictures have another size than when it was reconstructed")
+    for stem, rgb in zip(data.file_stems(), data.pictures(), strict=True):
         Image.fromarray(rgb).save(folder / f"{stem}.png")
-        count += 1
-    if count != len(stems):
-        raise InputError(f"the video has changed since it was reconstructed: {count} of {len(stems)} frames are left")
 
 
 def _view(data: SceneData) -> tuple[tuple[int, int], np.ndarray]:

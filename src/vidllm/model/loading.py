@@ -85,7 +85,7 @@ def load_network(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple
     assert isinstance(network.language_model, CausalLM)
     tied = {f"language_model.{name}" for name in network.language_model.all_tied_weights_keys}
     lacking = set(ours) - set(weights) - tied
-    _check_complete(str(folder), {"missing_keys": lacking})
+    check_complete(str(folder), {"missing_keys": lacking})
     network.load_state_dict(weights, strict=False, assign=True)
     network.language_model.tie_weights()
     network.name_or_path = str(folder)
@@ -110,7 +110,7 @@ def load_pretrained(
     kind = kind_of(config.model_type)[1]
     check_weights(weights_of_model(folder), config, kind)
     network, report = load_with_report(kind, folder, config=config, dtype=dtype)
-    _check_complete(str(folder), report)
+    check_complete(str(folder), report)
     check_finite(network, str(folder))
     return network.to(device).eval(), load_processor(folder)
 
@@ -148,7 +148,7 @@ def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, devi
     state = {name: home for name, home in model.state_dict().items() if not parts or name.split(".")[0] in parts}
     homes = {name.replace(".base_layer.", "."): home for name, home in state.items() if ".lora_" not in name}
     names = {key: next(iter(newer_names({key: shape}))) for key, shape in checkpoint.shapes()}
-    _check_complete(str(folder), {"missing_keys": set(homes) - set(names.values()) - tied})
+    check_complete(str(folder), {"missing_keys": set(homes) - set(names.values()) - tied})
     wanted = {key: local_rows(homes[name]) for key, name in names.items() if name in homes}
     for key, rows in checkpoint.rows(wanted):
         if not bool(rows.isfinite().all()):
@@ -239,7 +239,7 @@ def load_published(kind: Any, checkpoint: Checkpoint, **options: Any) -> PreTrai
         pass
     model: PreTrainedModel
     model, report = load_with_report(kind, checkpoint.folder, trust_remote_code=False, **options)
-    _check_complete(checkpoint.place, report)
+    check_complete(checkpoint.place, report)
     check_finite(model, checkpoint.place)
     return model
 
@@ -427,7 +427,7 @@ def _numbers(shapes: Mapping[str, torch.Size], part: str) -> int:
     return sum(shape.numel() for name, shape in shapes.items() if name.split(".")[0] == part)
 
 
-def _check_complete(place: str, report: dict[str, Any]) -> None:
+def check_complete(place: str, report: dict[str, Any]) -> None:
     """ValueError when weights are missing or of another shape."""
     for kind in ("missing_keys", "mismatched_keys"):
         keys = report.get(kind) or ()
