@@ -40,17 +40,17 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2235,
+    "vidllm": 2245,
     "vidllm.baselines": 495,
-    "vidllm.cli": 1975,
-    "vidllm.datasets": 3230,
+    "vidllm.cli": 1980,
+    "vidllm.datasets": 3070,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
     "vidllm.export": 1620,
     "vidllm.geometry": 1965,
-    "vidllm.io": 4205,
+    "vidllm.io": 5400,
     "vidllm.long_video": 990,
-    "vidllm.model": 6035,
+    "vidllm.model": 6060,
     "vidllm.pretrained": 1650,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,

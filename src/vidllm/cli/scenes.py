@@ -286,8 +286,10 @@ class Reconstruct(OfVideo):
     @property
     def knows(self) -> bool:
         """Whether something is given of the cameras or the scale, which registration by features would replace."""
+        from vidllm.io.captures import open_capture
+
         given = [*vars(self.known_scale).values(), *vars(self.known_cameras).values()]
-        return any(value not in (None, False) for value in given)
+        return any(value not in (None, False) for value in given) or open_capture(self.video) is not None
 
     def registered(self) -> Scene:
         """The scene, its cameras registered by features where that is asked for or helps."""
