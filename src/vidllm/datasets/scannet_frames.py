@@ -20,7 +20,7 @@ from vidllm.export.depth_png import read_depth_png
 from vidllm.io.cameras.depth import nearest_depth
 from vidllm.io.cameras.matrices import half_centres, read_matrix
 from vidllm.io.files import InputError, has_file
-from vidllm.io.pictures import open_image
+from vidllm.io.pictures import Size, open_for
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -52,10 +52,10 @@ class FolderFrames:
         name = self.names[frame] + suffix
         return self.where / kind / name if self._split else self.where / name
 
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture."""
+    def colour(self, frame: int, least: Size | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture, perhaps smaller where it will be resized to ``least`` (H, W); read-only."""
         self._path("color", frame, "")
-        return np.array(open_image(self._colour[self.names[frame]]))
+        return np.asarray(open_for(self._colour[self.names[frame]], lambda size: least or size)[0])
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
         """Depth in metres, 0 = none."""

@@ -168,7 +168,9 @@ def _add_items(
         name = Path(item).name if is_file else f"frame_{index:06d}"
         where = name if is_file else f"{collector.source}, frame {index}"
         time_s = float(index) if times is None else times[index] - times[0]
-        collector.add(pictures.item_to_image(item, where), index, time_s, name)
+        picture, size = (pictures.open_for(Path(item), collector.resized) if is_file
+                         else (pictures.item_to_image(item, where), None))  # fmt: skip
+        collector.add(picture, index, time_s, name, size)
         yield
 
 
@@ -192,7 +194,8 @@ def _add_capture(
         collector.clock_start_s = float(times[0])
     for number in numbers:
         time_s = float(number) if times is None else float(times[number] - times[0])
-        collector.add(capture.picture(number), number, time_s, capture.names[number])
+        picture, size = capture.picture_for(number, collector.resized)
+        collector.add(picture, number, time_s, capture.names[number], size)
         yield
 
 

@@ -21,7 +21,7 @@ from vidllm.io.captures.archives import Unpacked
 from vidllm.io.files import InputError
 from vidllm.io.film_scan import scan_film
 from vidllm.io.frames import sampled_indices
-from vidllm.io.pictures import open_image
+from vidllm.io.pictures import Size, open_for
 
 Y_UP, Z_UP = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 Pictures = Sequence[Path] | Path | Callable[[int], Image.Image]
@@ -79,15 +79,18 @@ class Capture:
 
     def picture(self, number: int) -> Image.Image:
         """One picture, RGB and upright."""
-        with nullcontext() if self.held is None else self.held.named(self.where):
-            return self._picture(number)
+        return self.picture_for(number, lambda size: size)[0]
 
-    def _picture(self, number: int) -> Image.Image:
-        if callable(self.pictures):
-            return self.pictures(number)
-        if not isinstance(self.pictures, Path):
-            return open_image(self.pictures[number])
-        found = next(film.read_film(self.pictures, scan_film(self.pictures), [number]), None)
+    def picture_for(self, number: int, least: Callable[[Size], Size]) -> tuple[Image.Image, Size]:
+        """As :func:`vidllm.io.pictures.open_for`."""
+        with nullcontext() if self.held is None else self.held.named(self.where):
+            if isinstance(self.pictures, Sequence):
+                return open_for(self.pictures[number], least)
+            image = self.pictures(number) if callable(self.pictures) else self._of_film(self.pictures, number)
+            return image, (image.height, image.width)
+
+    def _of_film(self, film_file: Path, number: int) -> Image.Image:
+        found = next(film.read_film(film_file, scan_film(film_file), [number]), None)
         if found is None:
             raise InputError(f"{self.where}: the film has no frame {number}; is it complete? Export it again")
         return Image.fromarray(found.rgb)
