@@ -40,22 +40,22 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2245,
+    "vidllm": 2275,
     "vidllm.baselines": 495,
     "vidllm.cli": 1980,
-    "vidllm.datasets": 3070,
+    "vidllm.datasets": 3075,
     "vidllm.evaluation": 6125,
     "vidllm.experiments": 985,
-    "vidllm.export": 1620,
+    "vidllm.export": 1690,
     "vidllm.geometry": 1965,
-    "vidllm.io": 5400,
-    "vidllm.long_video": 990,
-    "vidllm.model": 6060,
+    "vidllm.io": 5445,
+    "vidllm.long_video": 1030,
+    "vidllm.model": 6065,
     "vidllm.pretrained": 1650,
-    "vidllm.training": 6650,
+    "vidllm.training": 6690,
     "vidllm_rooms": 2000,
-    "vidllm_rooms.language": 1610,
-    "vidllm_rooms.official": 1380,
+    "vidllm_rooms.language": 2010,
+    "vidllm_rooms.official": 1005,
     "vidllm_rooms.world": 1740,
 }
 #: Signatures that transformers prescribes.

@@ -15,8 +15,8 @@ from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_
 from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
 from vidllm.export.cameras import quaternions
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
-from vidllm.export.pictures import _draw_plan, overview
 from vidllm.export.geometry import LONG_FRAMES, VOXEL_M
+from vidllm.export.pictures import _draw_plan, overview
 from vidllm.export.points import write_points
 from vidllm.io.cameras import read_poses
 

@@ -75,11 +75,11 @@ def read_record3d(folder: Path) -> Capture | None:
     elif (folder / "depth").is_dir():
         warnings.warn(f"{folder}: depth as EXR is not read; export the recording as .r3d for its depth", stacklevel=2)
     still = len(rows) > 1 and bool((rows == [0, 0, 0, 1, 0, 0, 0]).all())  # of the front camera: it is not tracked
-    times = told.get("frameTimestamps")
+    times = [a_number(time, f"{file}: frameTimestamps") for time in told.get("frameTimestamps") or ()]
     return Capture(
         "Record3D", [f.name for f in files], files, None if still else poses, _record3d_lens(told, len(rows), file),
         (_side(told, "h", file), _side(told, "w", file)), depths,
-        times_s=times if isinstance(times, list) and len(times) == len(rows) else None,
+        times_s=times if len(times) == len(rows) else None,
     )  # fmt: skip
 
 
