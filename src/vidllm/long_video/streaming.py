@@ -263,8 +263,10 @@ class LongScene(Scene):
 
     def _median_std(self) -> float:
         """Median of ``depth_std`` in some of the frames; nan where it is not known."""
-        std, some = self.data.depth_std_m, self.data.evenly(SOME)
-        return math.nan if std is None else float(np.median(std[some]))
+        if self._record.maps is None or not self._record.maps.has("log_std"):
+            return math.nan
+        assert self.data.depth_std_m is not None
+        return float(np.median(self.data.depth_std_m[self.data.evenly(SOME)]))
 
     def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """What is kept of the scene: its kind, values for JSON and tensors."""
