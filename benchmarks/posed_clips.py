@@ -1,4 +1,4 @@
-"""Print one table: reconstruction errors of real clips with ground truth (folders; see datasets/posed_clips.py).
+"""Print one table: reconstruction errors of real clips with ground truth (recordings with depth: io/captures).
 
     python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8] [--windows 6] [--refine]
 
@@ -11,8 +11,15 @@ import argparse
 from pathlib import Path
 
 import vidllm
-from vidllm.datasets.posed_clips import read_clip
 from vidllm.evaluation.reconstruction import measure_clip
+from vidllm.io.captures import Capture, open_capture
+
+
+def _clip(path: Path) -> Capture:
+    found = open_capture(path)
+    if found is None:
+        raise SystemExit(f"{path}: no recording with depth and poses (docs/known_cameras.md)")
+    return found
 
 
 def main() -> None:
@@ -25,7 +32,7 @@ def main() -> None:
     parser.add_argument("--refine", action="store_true", help="docs/refinement.md")
     args = parser.parse_args()
     model = vidllm.load(args.model, refine=args.refine or None)
-    rows = {path.name: measure_clip(model, read_clip(path), args.frames, args.windows) for path in args.clips}
+    rows = {path.name: measure_clip(model, _clip(path), args.frames, args.windows) for path in args.clips}
     names = list(next(iter(rows.values())))
     print("| clip | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")

@@ -204,7 +204,7 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "give intrinsics, poses or both"),
+        ({}, "give intrinsics, poses, depth or several"),
         ({"poses": poses(3)}, "3 cameras for 4 frames"),
         ({"poses": poses() * np.array([[1.2], [1.2], [1.2], [1]])}, "holds no rotation"),
         ({"poses": poses() @ np.diag([1, 1, -1, 1.0])}, "it mirrors"),

@@ -35,6 +35,21 @@ def test_a_question_to_the_shipped_model_imports_no_transformers():
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
+def test_scoring_a_file_imports_no_torch(tmp_path):
+    (tmp_path / "said.json").write_text('[{"scene_id": "s", "question_id": "q", "answer_top10": ["red"]}]')
+    (tmp_path / "true.json").write_text(
+        '[{"scene_id": "s", "question_id": "q", "question": "what colour?", "answers": ["red"], "object_ids": [1], '
+        '"object_names": ["chair"]}]')  # fmt: skip
+    files = [str(tmp_path / name) for name in ("said.json", "true.json")]
+    code = (
+        "import sys; from vidllm.cli import main\n"
+        f"assert main(['eval', 'scanqa', '--predictions', {files[0]!r}, '--references', {files[1]!r}]) == 0\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = run("-c", code)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
 AUTO = """
 import vidllm
 from transformers import {name}

@@ -227,7 +227,7 @@ def test_a_failed_saving_leaves_the_earlier_one(whole, saved, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vidllm.scene_file.save_file", full)
+    monkeypatch.setattr("vidllm.scene_file._save", full)
     with pytest.raises(OSError, match="No space left"):
         whole.save(saved, ["scene"])
     assert contents(saved) == before and [p.name for p in saved.parent.iterdir()] == ["saved"]

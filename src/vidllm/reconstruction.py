@@ -249,25 +249,27 @@ class Scene:
     def data(self) -> SceneData:
         """The reconstruction as plain arrays: what the exporters read."""
         rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        confidence = self.geometry.confidence[0].float().cpu().numpy()
-        return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, confidence)
+        std = None if self.depth_std is None else self.depth_std.numpy()
+        maps = {"depth_m": self.depth.numpy(), "depth_std_m": std,
+                "confidence": self.geometry.confidence[0].float().cpu().numpy()}  # fmt: skip
+        return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, maps)
 
-    def _as_data(self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray) -> SceneData:
+    def _as_data(
+        self, rgb: np.ndarray, times_s: Any, names: Sequence[str], maps: dict[str, Any]
+    ) -> SceneData:
         source = self._frames
         return SceneData(
             rgb=rgb,
-            depth_m=self.depth.numpy(),
             extrinsics=self.extrinsics.numpy().astype(np.float64),
             intrinsics=self.intrinsics.numpy().astype(np.float64),
             scene_from_world=self.scene_from_world.numpy().astype(np.float64),
             timestamps_s=np.asarray(times_s, dtype=np.float64) + (source.clock_start_s or 0.0),
             processed_from_original=np.asarray(source.affine, dtype=np.float64),
             original_size=source.original_size,
-            confidence=confidence,
             names=names,
             has_clock=source.clock_start_s is not None,
-            depth_std_m=None if self.depth_std is None else self.depth_std.numpy(),
             originals=self._originals(),
+            **maps,
         )
 
     def _originals(self) -> Callable[[], Iterator[np.ndarray]] | None:
@@ -495,7 +497,7 @@ class Scene:
                 paths += write_scene(part, self._model, *self.saved())
         return [folder / path.relative_to(part) for path in paths]
 
-    def saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """What is kept of the scene: its kind, values for JSON and tensors (:mod:`vidllm.scene_file`)."""
         from vidllm.scene_file import as_bytes, flat
 

@@ -24,6 +24,7 @@ import torch
 from vidllm.answers import Box, Scale
 from vidllm.geometry.picture_motion import PictureMotion
 from vidllm.io.cameras.given import GivenCameras
+from vidllm.io.captures import open_capture
 from vidllm.io.frames import Frames, joined
 from vidllm.long_video.reconstruction import Snapshot
 from vidllm.long_video.streaming import LongScene, Record, StreamingReconstructor
@@ -60,20 +61,22 @@ class VidLLM:
         cameras: GivenCameras | None = None,
         refine: bool | None = None,
     ) -> Scene:
-        """Read a video file, image folder, list of images or array and reconstruct it in metres.
+        """Read a video file, recording, image folder, list of images or array and reconstruct it in metres.
 
         ``num_frames`` frames are sampled uniformly (fewer when the video is shorter). None: at least the model's
         default, and as many as it takes for neighbouring frames to overlap (:mod:`vidllm.long_video.frame_choice`).
         ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
-        are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known ones,
-        in place of predicted ones (docs/known_cameras.md). ``refine``: cameras, focal length and depth are moved until
-        the frames agree (docs/refinement.md); None: as this model was loaded, by default not.
+        are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known
+        cameras and depth, in place of predicted ones and of what a recording tells (docs/known_cameras.md).
+        ``refine``: cameras, focal length and depth are moved until the frames agree (docs/refinement.md); None: as this
+        model was loaded, by default not.
 
         More frames than ``window`` (when None, than ``config.windows.whole_up_to``) go in windows that share
         ``overlap`` frames; ``progress`` hears the number of frames done after each. See docs/long_video.md.
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
+        cameras = known_cameras(source) if cameras is None else cameras
         _check_known(known, cameras)
         config, images = self.model.config, self.processor.image_processor
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
@@ -127,6 +130,7 @@ class VidLLM:
         they go to temporary files): cameras, questions and boxes need none. ``known``, ``cameras`` and ``refine`` (each
         window by itself) as for :meth:`reconstruct`.
         """
+        cameras = known_cameras(source) if cameras is None else cameras
         _check_known(known, cameras)
         config = self.model.config
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
@@ -153,11 +157,17 @@ def _told(scene: Scene) -> Scene:
     return scene
 
 
+def known_cameras(source: Any) -> GivenCameras | None:
+    """What a recording (:mod:`vidllm.io.captures`) tells of its own frames; None for any other source."""
+    capture = open_capture(source) if isinstance(source, str | Path) else None
+    return None if capture is None else capture.cameras
+
+
 def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None:
     """ValueError where the scale is known twice."""
     if known is not None and cameras is not None and cameras.gives_metres:
-        raise ValueError("poses in metres already give the scale; leave scale, camera height and known length out, "
-                         "or say that the poses' scale is unknown")  # fmt: skip
+        raise ValueError("poses or depth in metres already give the scale; leave scale, camera height and known "
+                         "length out, or say that the poses' scale is unknown")  # fmt: skip
 
 
 def load(

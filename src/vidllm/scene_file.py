@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vidllm.export.geometry import release
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
@@ -33,6 +33,12 @@ _TEXT = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
          "hidden_act", "rms_norm_eps", "sliding_window")  # fmt: skip
 _ROPE = ("rope_type", "rope_theta", "factor")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_FILE_TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+_TYPES_OF_MAPS = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
+_ITEMS = 2**20  # written at a time
 _SAMPLES = 256  # elements of each weight that a fingerprint holds one by one
 _T = TypeVar("_T")
 
@@ -103,12 +109,11 @@ def in_words(origin: dict[str, Any]) -> str:
 
 
 def write_scene(
-    folder: Path, model: Network, kind: str, values: dict[str, Any], tensors: dict[str, Tensor]
+    folder: Path, model: Network, kind: str, values: dict[str, Any], tensors: dict[str, Tensor | np.ndarray]
 ) -> list[Path]:
     """Write a scene to a folder, which is made when missing; returns the two paths. OutputError where that fails."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(folder / TENSORS) as part:
-        save_file(own, part)
+        _save(tensors, part)
         digest = _sha256(part)
     whole = {"format": FORM, "version": VERSION, "model": origin_of(model), "tensors": digest, "kind": kind,
              "values": values}  # fmt: skip
@@ -116,6 +121,34 @@ def write_scene(
     with atomic_path(folder / VALUES) as part:
         part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return [folder / VALUES, folder / TENSORS]
+
+
+def _save(tensors: dict[str, Tensor | np.ndarray], path: Path) -> None:
+    """A safetensors file, some megabytes at a time: the maps of a long scene lie on disk and may not fit in memory."""
+    named: dict[str, tuple[str, np.ndarray]] = {}
+    for name, value in tensors.items():
+        tensor = torch.empty(0, dtype=_TYPES_OF_MAPS[value.dtype.name]) if isinstance(value, np.ndarray) else value
+        bits = value if isinstance(value, np.ndarray) else _bits(value.detach().cpu().contiguous())
+        named[name] = _FILE_TYPES[tensor.dtype], bits
+    order = sorted(named, key=lambda name: -named[name][1].itemsize)  # each begins at a multiple of its item
+    header, at = {}, 0
+    for name in order:
+        kind, bits = named[name]
+        header[name] = {"dtype": kind, "shape": list(bits.shape), "data_offsets": [at, at + bits.nbytes]}
+        at += bits.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            bits = named[name][1].reshape(-1)
+            for begin in range(0, bits.size, _ITEMS):
+                file.write(np.ascontiguousarray(bits[begin : begin + _ITEMS]).tobytes())
+                release(bits)
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def flat(**parts: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

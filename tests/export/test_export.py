@@ -15,6 +15,7 @@ from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_
 from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
 from vidllm.export.cameras import quaternions
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
+from vidllm.export.geometry import LONG_FRAMES, VOXEL_M
 from vidllm.export.pictures import _draw_plan, overview
 from vidllm.export.points import write_points
 from vidllm.io.cameras import read_poses
@@ -85,6 +86,24 @@ def test_points_leave_out_what_is_invalid_or_unsure():
         assert len(data.points(data.stride_for(limit))[0]) <= limit
     with pytest.raises(ValueError, match="stride"):
         data.points(0)
+
+
+def test_a_long_scene_has_one_point_a_voxel():
+    """Frames that show the same again add nothing; voxels grow until the points are few enough."""
+    short = scene()
+    assert np.array_equal(short.cloud()[0], short.points()[0])  # not long
+    times = LONG_FRAMES // FRAMES + 1
+    arrays = {name: np.tile(getattr(short, name), (times, *[1] * (getattr(short, name).ndim - 1)))
+              for name in ("rgb", "depth_m", "extrinsics", "intrinsics", "timestamps_s", "confidence")}  # fmt: skip
+    long = dataclasses.replace(short, names=(), **arrays)
+    xyz, rgb = long.cloud()
+    voxels = np.unique(np.floor(short.points()[0] / VOXEL_M), axis=0)
+    assert len(xyz) == len(voxels) < len(long.points()[0]) / times + 1
+    colours = {tuple(point): tuple(colour) for point, colour in zip(*(a.tolist() for a in short.points()), strict=True)}
+    assert all(colours[tuple(point)] == tuple(colour) for point, colour in zip(xyz.tolist(), rgb.tolist(), strict=True))
+    few = long.cloud(500)[0]
+    sizes = [len(np.unique(np.floor(short.points()[0] / (VOXEL_M * 2**n)), axis=0)) for n in range(12)]
+    assert len(few) <= 500 and len(few) == next(n for n in sizes if n <= 500)
 
 
 def test_level_first_camera_looks_along_x_with_z_up():

@@ -39,7 +39,7 @@ def errors(extrinsics: Tensor, truth: Views) -> tuple[float, float]:
 def test_cameras_come_back(truth: Views):
     images, depth, k, extrinsics = truth
     wrong = wrong_cameras(extrinsics)
-    found = adjust(images, depth, k, wrong, move_focal=False)
+    found = adjust(images, depth, k, wrong, keep=("focal",))
     (turn, place), (turn_before, place_before) = errors(found.extrinsics, truth), errors(wrong, truth)
     assert turn_before > 3 and turn < 0.15 * turn_before
     assert place_before > 0.08 and place < 0.15 * place_before
@@ -63,7 +63,7 @@ def test_a_wrong_focal_length_comes_back_as_one_for_all_where_cameras_turn():
 def test_frames_come_to_one_scale_and_the_unit_stays(truth: Views):
     images, depth, k, extrinsics = truth
     factors = torch.tensor([1.0, 1.15, 0.9, 1.0, 1.1, 0.85])[:, None, None]
-    found = adjust(images, depth * factors, k, extrinsics, move_focal=False)
+    found = adjust(images, depth * factors, k, extrinsics, keep=("focal",))
     apart = (found.depth / depth).log().flatten(1).median(1).values
     assert float(apart.std()) < 0.5 * float(factors.log().std())
     assert float((found.depth / (depth * factors)).median()) == pytest.approx(1, abs=1e-4)
@@ -73,7 +73,7 @@ def test_frames_come_to_one_scale_and_the_unit_stays(truth: Views):
 @pytest.mark.slow
 def test_known_cameras_do_not_move_and_the_depth_takes_their_unit(truth: Views):
     images, depth, k, extrinsics = truth
-    found = adjust(images, 1.1 * depth, k, extrinsics, move_cameras=False, move_focal=False)
+    found = adjust(images, 1.1 * depth, k, extrinsics, keep=("cameras", "focal"))
     assert torch.equal(found.intrinsics, k) and torch.equal(found.extrinsics, extrinsics)
     assert abs(float((found.depth / depth).median()) - 1) < 0.04
 
@@ -91,13 +91,13 @@ def test_where_nothing_can_be_compared_all_stays(truth: Views):
 
 def test_whether_frames_agree_is_told_of_right_and_of_wrong_cameras(truth: Views):
     images, depth, k, extrinsics = truth
-    right = _Bundle(images, depth, k, extrinsics, move_cameras=True, move_focal=False).test()
-    wrong = _Bundle(images, depth, k, wrong_cameras(extrinsics), move_cameras=True, move_focal=False).test()
+    right = _Bundle(images, depth, k, extrinsics, keep=("focal",)).test()
+    wrong = _Bundle(images, depth, k, wrong_cameras(extrinsics), keep=("focal",)).test()
     assert right[0] and not wrong[0]
     assert float(right[1].max()) < 0.25 and float(wrong[1].max()) > 0.6
     one_off = extrinsics.clone()
     one_off[3:, :3, :3] = turned(0.05, 0.08) @ one_off[3:, :3, :3]
-    agrees, contrast = _Bundle(images, depth, k, one_off, move_cameras=True, move_focal=False).test()
+    agrees, contrast = _Bundle(images, depth, k, one_off, keep=("focal",)).test()
     assert not agrees and int(contrast.argmax()) == 2  # between the frames 2 and 3
 
 
@@ -115,7 +115,7 @@ def test_pixels_without_depth_do_no_harm(truth: Views):
     holes = depth.clone()
     holes[:, :10] = torch.nan
     holes[:, 10:14] = 0
-    found = adjust(images, holes, k, wrong_cameras(extrinsics), move_focal=False)
+    found = adjust(images, holes, k, wrong_cameras(extrinsics), keep=("focal",))
     assert errors(found.extrinsics, truth)[0] < 0.5
     assert bool(found.depth[:, :10].isnan().all()) and bool((found.depth[:, 10:14] == 0).all())
 
@@ -136,14 +136,14 @@ def test_motions_between_neighbours_bring_back_cameras_that_are_far_off():
     wrong = extrinsics.clone()
     for number, pose in enumerate(wrong[1:], 1):
         pose[:3, :3] = turned(0.1 * (-1) ** number, 0.12 * number) @ pose[:3, :3]
-    found = adjust(images, depth, k, wrong, move_focal=False)
+    found = adjust(images, depth, k, wrong, keep=("focal",))
     assert errors(wrong, truth)[0] > 20 and errors(found.extrinsics, truth)[0] < 1
 
 
 def test_two_frames_are_enough(truth: Views):
     images, depth, k, extrinsics = (x[:2] for x in truth)
     wrong = wrong_cameras(extrinsics)
-    found = adjust(images, depth, k, wrong, move_focal=False)
+    found = adjust(images, depth, k, wrong, keep=("focal",))
     two = images, depth, k, extrinsics
     assert errors(found.extrinsics, two)[0] < 0.3 * errors(wrong, two)[0]
 

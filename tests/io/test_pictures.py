@@ -180,3 +180,32 @@ def test_a_damaged_file_of_several_is_named(tmp_path):
     (tmp_path / "a.tiff").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"a\.tiff"):
         load(tmp_path / "a.tiff")
+
+
+# ---- JPEG decoded at the size that is needed ---------------------------------------------------------------------
+
+
+def test_a_large_jpeg_is_decoded_small_and_its_pixels_stay_where_they_are(tmp_path, monkeypatch):
+    """As decoded whole within a few grey values, with the same map to the original pixels; turned ones too."""
+    big = Image.fromarray(picture(3)).resize((1344, 1008), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = 6
+    big.save(tmp_path / "plain.jpg", quality=95)
+    big.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    for name in ("plain.jpg", "turned.jpg"):
+        small, size = pictures.open_for(tmp_path / name, lambda size: (84, 112) if size[0] < size[1] else (112, 84))
+        assert sorted(small.size) == [252, 336] and sorted(size) == [1008, 1344]  # a quarter: more than twice 84
+        read = load(tmp_path / name)
+        monkeypatch.setattr(pictures, "DRAFT_GAP", 1e9)
+        whole = load(tmp_path / name)
+        monkeypatch.undo()
+        assert read.original_size == whole.original_size and torch.equal(read.affine, whole.affine)
+        assert float((read.images - whole.images).abs().mean()) * 255 < 2
+    odd = big.crop((0, 0, 1343, 1008))
+    odd.save(tmp_path / "odd.jpg")
+    assert pictures.open_for(tmp_path / "odd.jpg", lambda _: (84, 112))[0].size == (1343, 1008)  # no whole half
+
+
+def test_what_is_rgb_and_upright_is_not_copied():
+    image = Image.new("RGB", (4, 4))
+    assert pictures.to_rgb(image, "it") is image and pictures.to_rgb(image.convert("L"), "it").mode == "RGB"

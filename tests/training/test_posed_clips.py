@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recordings import WRITERS
 
-from vidllm.datasets.posed_clips import read_clip
 from vidllm.geometry.cameras import project, unproject
+from vidllm.io.captures import open_capture
 from vidllm.training.posed_clips import PosedClips
+from vidllm_rooms.shards import render_scene
 
 K = [[40.0, 0, 23.5], [0, 40.0, 15.5], [0, 0, 1]]  # a picture of 48 x 32, its middle at integer centres
 
@@ -76,10 +78,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="no clip there"):
         PosedClips(tmp_path)
     with pytest.raises(ValueError, match="no frame has a depth map"):
-        read_clip(write_clip(tmp_path / "b", depths=()))
+        PosedClips(write_clip(tmp_path / "b", depths=()))
     clip = write_clip(tmp_path / "c", meta={"up": [0, 0, 0]})
     with pytest.raises(ValueError, match=r'meta.json: "up" is \[0, 0, 0\]; expected three numbers'):
-        read_clip(clip)
+        open_capture(clip)
     (clip / "meta.json").unlink()
     entries = json.loads((clip / "cameras.json").read_text())
     for key, value, told in (
@@ -92,7 +94,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         wrong["frames"][1][key] = value
         (clip / "cameras.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=told):
-            read_clip(clip)
+            open_capture(clip)
 
 
 def test_depth_of_another_shape_is_refused(tmp_path):
@@ -104,19 +106,34 @@ def test_depth_of_another_shape_is_refused(tmp_path):
 
 def test_the_other_layout_reads_as_the_same_clip(tmp_path):
     clip = write_clip(tmp_path / "a")
-    before = read_clip(clip)
+    before = open_capture(clip)
     (clip / "cameras.json").unlink()
-    with pytest.raises(ValueError, match=r"neither cameras\.json nor poses_c2w\.txt"):
-        read_clip(clip)
+    assert open_capture(clip) is None
     (clip / "intrinsics.json").write_text(json.dumps({"fx": 40.0, "fy": 40.0, "cx": 23.5, "cy": 15.5}))
     lines = ["# name r00 ..."]
-    for frame in before.frames:
-        back = torch.linalg.inv(frame.extrinsics)[:3].flatten().tolist()
-        lines.append(" ".join([frame.picture.stem, *map(str, back)]))
+    for name, pose in zip(before.names, before.poses, strict=True):
+        lines.append(" ".join([name.removesuffix(".png"), *map(str, pose[:3].ravel().tolist())]))
     (clip / "poses_c2w.txt").write_text("\n".join(lines))
-    for one, other in zip(before.frames, read_clip(clip).frames, strict=True):
-        assert torch.allclose(one.extrinsics, other.extrinsics, atol=1e-5)
-        assert torch.allclose(one.intrinsics, other.intrinsics) and one.depth == other.depth
+    after = open_capture(clip)
+    np.testing.assert_allclose(after.poses, before.poses, atol=1e-9)
+    np.testing.assert_array_equal(after.intrinsics, before.intrinsics)
+    np.testing.assert_array_equal(after.depth(2), before.depth(2))
     (clip / "poses_c2w.txt").write_text("00000 1 2 3")
     with pytest.raises(ValueError, match=r"poses_c2w.txt: line 1: expected a name and 12 numbers"):
-        read_clip(clip)
+        open_capture(clip)
+
+
+@pytest.mark.parametrize("form", ["polycam", "stray", "transforms", "arkitscenes"])
+def test_recordings_of_phones_are_clips(tmp_path, form):
+    """Points of one frame lie where the next one sees them, as in a rendered room."""
+    room = render_scene(10000, 4, 56, 70)[0]
+    WRITERS[form](tmp_path / "clips" / "scan", room)
+    batch = PosedClips(tmp_path / "clips").draw(np.random.default_rng(2), 1, 2, 28)
+    points = unproject(batch.depth_m, batch.intrinsics, batch.extrinsics[:, :, :3])[:, :1].flatten(2, 3)
+    uv, z = project(points, batch.intrinsics[:, 1:], batch.extrinsics[:, 1:, :3])
+    column, row = (uv[0, 0].floor().long()[:, i] for i in (0, 1))
+    height, width = batch.depth_m.shape[-2:]
+    seen = (z[0, 0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    there = batch.depth_m[0, 1][row[seen], column[seen]]
+    assert int(seen.sum()) > 100 and float(((there / z[0, 0][seen]) - 1).abs().median()) < 0.03
+    assert bool(batch.up.isfinite().all()) == (form != "transforms")

@@ -243,6 +243,8 @@ class KnownCameraOptions:
     one_lens: Flag = False
     """the whole video has one lens with square pixels (default: where --refine adjusts the focal length)"""
     no_one_lens: Flag = False  # it has several
+    depth: Annotated[str | None, read_by(str, "FOLDER"), NO_HINT] = None
+    """known depth of the same view: 16-bit PNG in millimetres or .npy in metres, one a frame by name or number"""
 
     def __post_init__(self) -> None:
         if self.one_lens and self.no_one_lens:
@@ -255,12 +257,12 @@ class KnownCameraOptions:
     def known(self) -> GivenCameras | None:
         """None without any, ValueError for wrong ones."""
         lens = True if self.one_lens else False if self.no_one_lens else None
-        if self.intrinsics is None and self.poses is None and lens is None:
+        if self.intrinsics is None and self.poses is None and lens is None and self.depth is None:
             return None
         from vidllm.io.cameras.given import read_cameras
 
         metric = None if self.poses_scale is None else self.poses_scale == "metric"
-        return read_cameras(self.intrinsics, self.poses, metric, lens)
+        return read_cameras(self.intrinsics, self.poses, metric, lens, self.depth)
 
 
 @dataclass(frozen=True)

@@ -331,17 +331,22 @@ class Reconstruct(OfThings):
     def registered(self) -> Scene:
         """The scene, its cameras registered by features where that is asked for or helps."""
         from vidllm.feature_registration import INSTALL, is_installed, registered
+        from vidllm.io.captures import open_capture
         from vidllm.scene_file import is_saved_scene
 
         saved = is_saved_scene(self.video)
+        knows = self.knows or (not saved and open_capture(self.video) is not None)
         if self.registration == "sfm":
+            if knows:
+                raise ValueError(f"{self.video} is a recording that tells its cameras, which --registration sfm would "
+                                 "replace; leave it out, or give the pictures alone")  # fmt: skip
             if saved:
                 raise ValueError(f"{self.video} is a saved scene, without effect on it: --registration; "
                                  "give the video to reconstruct it again")  # fmt: skip
             if not is_installed():
                 raise ValueError(INSTALL)
         scene = self.scene()
-        if self.registration == "learned" or saved or self.knows:
+        if self.registration == "learned" or saved or knows:
             return scene
         if self.registration == "auto" and scene.frames_agree is not False:
             return scene

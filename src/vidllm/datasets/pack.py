@@ -161,8 +161,9 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings, entries: Entries) ->
     rgb = torch.empty((len(chosen), *spec.size, 3), dtype=torch.uint8)
     depth = torch.empty((len(chosen), *spec.size), dtype=torch.float16)
     for row, frame in enumerate(chosen):
-        picture = scene.colour(frame)
-        if picture.shape[:2] != original:
+        picture = scene.colour(frame, spec.resized)
+        height, width = picture.shape[:2]  # perhaps of the whole picture's half, and so on
+        if height * original[1] != width * original[0] or original[0] % height:
             raise ValueError(f"{scene.source.where}: frame {scene.source.names[frame]} is {picture.shape[:2]} (H, W), "
                              f"the first one {original}; export the scene again")  # fmt: skip
         rgb[row] = (spec.apply(Image.fromarray(picture)).permute(1, 2, 0) * 255).round().to(torch.uint8)

@@ -92,9 +92,9 @@ class ScanNetScene:
         """The number of frames, those without a pose included."""
         return len(self.source.names)
 
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture of a frame."""
-        return self.source.colour(frame)
+    def colour(self, frame: int, least: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture of a frame, perhaps smaller where it will be resized to ``least`` (H, W)."""
+        return self.source.colour(frame, least)
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
         """Depth in its own size, metres along the optical axis, 0 = none."""

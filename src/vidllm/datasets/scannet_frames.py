@@ -17,9 +17,10 @@ from jaxtyping import Float, UInt8
 
 from vidllm.datasets.sens import SensFile
 from vidllm.export.depth_png import read_depth_png
+from vidllm.io.cameras.depth import nearest_depth
 from vidllm.io.cameras.matrices import half_centres, read_matrix
 from vidllm.io.files import InputError, has_file
-from vidllm.io.pictures import open_image
+from vidllm.io.pictures import Size, open_for
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -53,10 +54,10 @@ class FolderFrames:
         name = self.names[frame] + suffix
         return self.where / kind / name if self._split else self.where / name
 
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture."""
+    def colour(self, frame: int, least: Size | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture, perhaps smaller where it will be resized to ``least`` (H, W); read-only."""
         self._path("color", frame, "")
-        return np.array(open_image(self._colour[self.names[frame]]))
+        return np.asarray(open_for(self._colour[self.names[frame]], lambda size: least or size)[0])
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "h w"]:
         """Depth in metres, 0 = none."""
@@ -102,15 +103,9 @@ def depth_on_colour_grid(
     Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
 
     Args:
-        depth_m: metres, 0 = none; depths are never mixed, so that edges stay edges.
+        depth_m: metres, 0 = none.
         depth_intrinsics: K of `depth_m`.
         colour_intrinsics: K of the colour grid.
         size: (H, W) of the colour grid.
     """
-    to_depth = depth_intrinsics @ np.linalg.inv(colour_intrinsics)
-    height, width = size
-    columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)
-    rows = np.floor(to_depth[1, 1] * (np.arange(height) + 0.5) + to_depth[1, 2]).astype(np.int64)
-    inside = ((rows >= 0) & (rows < depth_m.shape[0]))[:, None] & ((columns >= 0) & (columns < depth_m.shape[1]))
-    sampled = depth_m[np.clip(rows, 0, depth_m.shape[0] - 1)[:, None], np.clip(columns, 0, depth_m.shape[1] - 1)]
-    return np.where(inside, sampled, np.float32(0))
+    return nearest_depth(depth_m, depth_intrinsics @ np.linalg.inv(colour_intrinsics), size)

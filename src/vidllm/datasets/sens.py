@@ -30,6 +30,7 @@ from PIL import Image
 from vidllm.io.atomic import atomic_path
 from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.files import check_regular_file
+from vidllm.io.pictures import Size, decode_small
 
 VERSION = 4
 COLOUR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
@@ -107,19 +108,23 @@ class SensFile:
         self._check(frame)
         return self.index.poses[frame].astype(np.float64)
 
-    def colour(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The colour picture of a frame; ValueError when it cannot be decoded."""
+    def colour(self, frame: int, least: Size | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour picture of a frame, perhaps smaller where it will be resized to ``least`` (H, W); read-only.
+
+        ValueError when it cannot be decoded.
+        """
         header, where = self.header, f"{self.where}: frame {frame}"
         data = self._bytes(frame, depth=False)
         if header.colour_codec == "raw":
-            return _raw_picture(data, np.dtype(np.uint8), (*header.colour_size, 3), f"{where}: raw colour").copy()
+            return _raw_picture(data, np.dtype(np.uint8), (*header.colour_size, 3), f"{where}: raw colour")
         if header.colour_codec not in ("jpeg", "png"):
             raise ValueError(f"{where}: colour codec {header.colour_codec} is not one of raw, png, jpeg; re-export it")
         try:
             with Image.open(io.BytesIO(data)) as image:
                 found = image.size[::-1]
                 if found == header.colour_size:  # before it is decoded: it may be huge
-                    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # which copies
+                    decode_small(image, least or found)
+                    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except Exception as error:  # Pillow raises many kinds for damaged bytes
             place = int(self.index.offsets[frame])
             raise ValueError(f"{where}, byte {place}: unreadable {header.colour_codec} ({error}); {_REMEDY}") from error

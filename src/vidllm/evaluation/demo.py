@@ -22,7 +22,7 @@ from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.files import read_json_object, read_npz
 
 if TYPE_CHECKING:
-    from vidllm.scene import Box, Scene
+    from vidllm.scene import Scene
 
 FOLDER = Path(__file__).parents[1] / "weights" / "demo"
 CLIP = FOLDER / "room.mp4"

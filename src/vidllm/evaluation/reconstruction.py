@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.posed_clips import PosedClip, PosedFrame
 from vidllm.evaluation.harness import Work, join_processes
 from vidllm.evaluation.prediction_files import Row
 from vidllm.evaluation.reconstruction_metrics import (
@@ -32,6 +30,8 @@ from vidllm.evaluation.recording import EvaluationScene, Recording
 from vidllm.evaluation.results import model_record, plain, publish
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
 from vidllm.evaluation.tasks import Variant
+from vidllm.io.captures import Capture
+from vidllm.io.frames import sampled_indices
 from vidllm.scene import VidLLM
 
 MOST_POINTS = 200_000
@@ -149,37 +149,33 @@ def _over_scenes(rows: list[Row], take: Callable[[list[float]], Any]) -> dict[st
     return {name: float(take(found)) if found else None for name, found in values.items()}
 
 
-# -- clips of one's own with ground truth (:mod:`vidllm.datasets.posed_clips`)
+# -- clips of one's own with ground truth (:mod:`vidllm.io.captures`)
 
 
 def measure_clip(
-    model: VidLLM, clip: PosedClip, num_frames: int | None = None, windows: int | None = None
+    model: VidLLM, clip: Capture, num_frames: int | None = None, windows: int | None = None
 ) -> dict[str, float]:
     """Depth, scale and pose errors of a real clip, from its pictures alone.
 
     ``num_frames`` are spread over the clip; with ``windows``, the mean over so many runs of ``num_frames`` neighbours.
     ValueError for a clip without poses.
     """
-    frames = [frame for frame in clip.frames if frame.depth is not None]
-    if not clip.posed or not frames:
-        raise ValueError(f"{clip.name}: measuring needs a pose and a depth map of each frame")
-    if windows is None:
-        return _measure(model, frames, clip.metres_per_unit, num_frames)
+    frames = [n for n in clip.usable if n in clip.depths]
+    if clip.poses is None or not frames:
+        raise ValueError(f"{clip.where}: measuring needs a pose and a depth map of each frame")
     count = min(num_frames or model.processor.image_processor.num_frames, len(frames))
+    if windows is None:
+        return _measure(model, clip, [frames[int(i)] for i in sampled_indices(len(frames), count)])
     starts = sorted({round(s) for s in np.linspace(0, len(frames) - count, windows)})
-    found = [_measure(model, frames[s : s + count], clip.metres_per_unit, count) for s in starts]
+    found = [_measure(model, clip, frames[s : s + count]) for s in starts]
     return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
 
 
-def _measure(
-    model: VidLLM, frames: Sequence[PosedFrame], metres_per_unit: float, num_frames: int | None
-) -> dict[str, float]:
-    count = num_frames or model.processor.image_processor.num_frames
-    scene = model.reconstruct([str(frame.picture) for frame in frames], count)
-    chosen = [frames[int(i)] for i in scene.frames.indices]
-    extrinsics = torch.stack([frame.extrinsics for frame in chosen if frame.extrinsics is not None])
-    maps = (np.asarray(Image.open(f.depth)).astype(np.float32) * metres_per_unit for f in chosen if f.depth is not None)
-    true = np.concatenate([depth_on_frames(one[None], scene.frames) for one in maps])
+def _measure(model: VidLLM, clip: Capture, chosen: Sequence[int]) -> dict[str, float]:
+    assert clip.poses is not None
+    scene = model.reconstruct([clip.picture(n) for n in chosen], len(chosen))
+    extrinsics = torch.from_numpy(np.linalg.inv(clip.poses[list(chosen)])).float()
+    true = np.concatenate([depth_on_frames(clip.depths[n]()[None], scene.frames) for n in chosen])
     predicted = scene.depth.numpy()
     angle, travel = pose_errors(scene.extrinsics, extrinsics)
     still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vidllm.export.geometry import SceneData
+from vidllm.export.geometry import SceneData, release
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 MILLIMETRES = 1000.0
+DEPTH_FRAMES = 256  # at most, of which the range of colours is found
 _STOPS = np.array([
     (35, 18, 59), (62, 56, 168), (68, 108, 238), (41, 162, 243), (24, 209, 198), (63, 238, 138), (143, 252, 76),
     (205, 233, 52), (245, 187, 52), (250, 126, 30), (226, 66, 12), (178, 22, 4), (122, 4, 3),
@@ -23,7 +24,7 @@ def write_depth(path: str | Path, data: SceneData) -> None:
 
     Where the standard deviation of depth is known, it is in `NAME_std.png`, in millimetres too.
     """
-    near, far = depth_range(data.depth_m)
+    near, far = depth_range(data.depth_m[data.evenly(DEPTH_FRAMES)])
     with atomic_folder(path) as folder:
         stds = [None] * len(data) if data.depth_std_m is None else data.depth_std_m
         for stem, depth_m, std_m in zip(data.file_stems(), data.depth_m, stds, strict=True):
@@ -31,6 +32,7 @@ def write_depth(path: str | Path, data: SceneData) -> None:
             Image.fromarray(colour_depth(depth_m, near, far)).save(folder / f"{stem}_colour.png")
             if std_m is not None:
                 _millimetres(std_m).save(folder / f"{stem}_std.png")
+            release(data.depth_m, data.depth_std_m)
 
 
 def write_depth_png(path: str | Path, depth_m: Float[np.ndarray, "H W"]) -> None:

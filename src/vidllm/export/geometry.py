@@ -6,7 +6,8 @@ is the first camera, the scene frame is gravity aligned with z up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from vidllm.io.files import InputError
 
 NEAR_M = 0.05
 SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame shows
+CHUNK_PIXELS = 2**18  # that are placed in space at a time
+LONG_FRAMES = 64  # frames above which a scene's points are thinned by voxels
+VOXEL_M = 0.01
 
 
 @dataclass(frozen=True)
@@ -153,21 +157,42 @@ class SceneData:
 
         Equation 3: `X = R^-1 (K^-1 [u, v, 1]^T D) - R^-1 t`, then world to scene.
         """
+        parts = list(self.chunks(stride, min_confidence))
+        names = ("xyz", "rgb", "uv", "frame")
+        return PointSamples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def chunks(self, stride: int = 1, min_confidence: float | None = None) -> Iterator[PointSamples]:
+        """:meth:`samples` of some frames at a time; maps that lie on disk do not stay in memory."""
         if stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
-        keep = np.zeros(self.depth_m.shape, bool)
-        start = (stride - 1) // 2
-        keep[:, start::stride, start::stride] = True
-        keep &= self.valid
-        if min_confidence is not None and self.confidence is not None:
-            keep &= self.confidence >= min_confidence
-        frame, row, column = np.nonzero(keep)
-        uv = np.stack([column, row], -1) + 0.5
-        rays = _apply(np.linalg.inv(self.intrinsics.astype(np.float64)), frame, np.append(uv, np.ones((len(uv), 1)), 1))
-        camera = rays * self.depth_m[keep][:, None].astype(np.float64)
-        pose = self.scene_from_camera
-        xyz = _apply(pose[:, :3, :3], frame, camera) + pose[frame, :3, 3]
-        return PointSamples(xyz.astype(np.float32), self.rgb[keep], uv.astype(np.float32), frame)
+        inverse, pose = np.linalg.inv(self.intrinsics.astype(np.float64)), self.scene_from_camera
+        start, maps = (stride - 1) // 2, [self.rgb, self.depth_m, self.confidence]
+        many = frames_at_once(self.size)
+        for begin in range(0, max(len(self), 1), many):
+            part = slice(begin, begin + many)
+            depth = np.asarray(self.depth_m[part])
+            keep = np.zeros(depth.shape, bool)
+            keep[:, start::stride, start::stride] = True
+            keep &= np.isfinite(depth) & (depth > 0)
+            if min_confidence is not None and self.confidence is not None:
+                keep &= self.confidence[part] >= min_confidence
+            frame, row, column = np.nonzero(keep)
+            uv = np.stack([column, row], -1) + 0.5
+            rays = _apply(inverse[part], frame, np.append(uv, np.ones((len(uv), 1)), 1))
+            camera = rays * depth[keep][:, None].astype(np.float64)
+            xyz = _apply(pose[part, :3, :3], frame, camera) + pose[part][frame, :3, 3]
+            yield PointSamples(xyz.astype(np.float32), self.rgb[part][keep], uv.astype(np.float32), frame + begin)
+            release(*maps)
+
+    def cloud(
+        self, most: int = 2_000_000, min_confidence: float | None = None
+    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+        """At most so many points and colours: of a long scene one a voxel, whose size grows from ``VOXEL_M`` until they
+        are no more; of others every n-th pixel. Memory does not grow with the number of frames.
+        """
+        if len(self) <= LONG_FRAMES:
+            return self.points(self.stride_for(most), min_confidence)
+        return thinned(self.chunks(1, min_confidence), most)
 
     def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
         """The point of the scene that a pixel of an original picture shows, metres, scene frame.
@@ -230,6 +255,45 @@ class SceneData:
             if stride > max(self.size):
                 break
         return stride
+
+
+def thinned(
+    parts: Iterable[PointSamples], most: int
+) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    """The first point of each voxel, and its colour; the voxels double in size where they are more than ``most``."""
+    voxel_m, keys = VOXEL_M, np.empty(0, np.int64)  # the voxels so far, sorted
+    kept = [(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8))]
+    for part in parts:
+        found, first = np.unique(_voxels(part.xyz, voxel_m), return_index=True)
+        at = np.searchsorted(keys, found).clip(max=max(len(keys) - 1, 0))
+        new = keys[at] != found if len(keys) else np.ones(len(found), bool)
+        kept.append((part.xyz[first[new]], part.rgb[first[new]]))
+        keys = np.sort(np.concatenate([keys, found[new]]), kind="stable")
+        while len(keys) > most:
+            voxel_m *= 2
+            xyz, rgb = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
+            keys, first = np.unique(_voxels(xyz, voxel_m), return_index=True)
+            kept = [(xyz[first], rgb[first])]
+    xyz, rgb = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
+    return xyz, rgb
+
+
+def _voxels(xyz: np.ndarray, voxel_m: float) -> Int[np.ndarray, " N"]:
+    """The number of each point's voxel, 21 bits an axis."""
+    x, y, z = (np.floor(xyz / voxel_m).astype(np.int64) + 2**20).clip(0, 2**21 - 1).T
+    return (x << 42) | (y << 21) | z
+
+
+def frames_at_once(size: tuple[int, int]) -> int:
+    """How many frames of (H, W) are worked on at a time."""
+    return max(1, CHUNK_PIXELS // (size[0] * size[1]))
+
+
+def release(*maps: np.ndarray | None) -> None:
+    """Let go of the memory in which maps of files were looked at; they are read again when they are needed."""
+    for array in maps:
+        if isinstance(array, np.memmap) and hasattr(array._mmap, "madvise"):  # type: ignore[attr-defined]
+            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _apply(matrices: np.ndarray, frame: np.ndarray, vectors: np.ndarray) -> np.ndarray:

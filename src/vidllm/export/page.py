@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of
-from vidllm.export.depth_png import colour_map
+from vidllm.export.depth_png import DEPTH_FRAMES, colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.export.pictures import HEADROOM_M
 from vidllm.export.points import camera_pyramids
@@ -78,7 +78,8 @@ def _content(data: SceneData, boxes: Boxes, texts: PageTexts, max_points: int) -
     inner = np.percentile(samples.xyz, [2, 98], axis=0) if len(samples.xyz) else np.stack([marks.min(0), marks.max(0)])
     low, high = np.minimum(inner[0], path.min(0)), np.maximum(inner[1], path.max(0))
     radius = max(float(np.linalg.norm((high - low)[:2])) / 2, 0.1)
-    depths = data.depth_m[data.valid]
+    depths = data.depth_m[data.evenly(DEPTH_FRAMES)]
+    depths = depths[np.isfinite(depths) & (depths > 0)]
     spacing = stride * float(np.median(depths)) / float(data.intrinsics[0, 0, 0]) if len(depths) else 0.01
     top = max(float(samples.xyz[:, 2].max(initial=-np.inf)), float(high[2])) + 0.05
     return {

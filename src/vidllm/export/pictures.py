@@ -24,7 +24,7 @@ from vidllm.export.box_drawing import (
     draw_boxes,
     draw_tag,
 )
-from vidllm.export.depth_png import colour_depth, colour_map, depth_range
+from vidllm.export.depth_png import DEPTH_FRAMES, colour_depth, colour_map, depth_range
 from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
 
@@ -52,7 +52,7 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
         max_frames: how many frames are shown, evenly spread.
     """
     chosen = data.evenly(max_frames)
-    near, far = depth_range(data.depth_m)
+    near, far = depth_range(data.depth_m[data.evenly(DEPTH_FRAMES)])
     cell = _cell_size(data.size, len(chosen))
     frames = [_frame_with_boxes(data, index, boxes, cell) for index in chosen]
     depths = [_resized(colour_depth(data.depth_m[index], near, far), cell) for index in chosen]

@@ -22,8 +22,8 @@ _PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {
 def write_ply(
     path: str | Path, data: SceneData, *, max_points: int = 2_000_000, min_confidence: float | None = None
 ) -> None:
-    """Write the scene's points. The pixel stride is the smallest that stays within `max_points`."""
-    write_points(path, *data.points(data.stride_for(max_points), min_confidence))
+    """Write the scene's points, `max_points` at most (:meth:`SceneData.cloud`)."""
+    write_points(path, *data.cloud(max_points, min_confidence))
 
 
 def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,26 +72,25 @@ def adjust(
     intrinsics: Float[Tensor, "F 3 3"],
     extrinsics: Float[Tensor, "F 4 4"],
     *,
-    move_cameras: bool = True,
-    move_focal: bool = True,
+    keep: Collection[str] = (),
     lens: OneLens | None = OneLens(),
 ) -> Adjusted:
     """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
 
-    The first camera stays. Where cameras move, the unit does not: the median factor of the depth is 1. With
-    ``move_focal`` all frames get one ``lens``; with None they keep their own focal lengths up to one factor. What was
-    given comes back where nothing agrees better (one frame, none that see the same) or all is far from agreeing, and
-    with a warning where the frames hold no texture.
+    The first camera stays, and so does what ``keep`` names of "cameras", "focal" and "depth". Where cameras move, the
+    unit does not: the median factor of the depth is 1. Where the focal length moves all frames get one ``lens``; with
+    None they keep their own focal lengths up to one factor. What was given comes back where nothing agrees better (one
+    frame, none that see the same) or all is far from agreeing, and with a warning where the frames hold no texture.
     """
     nothing = depth.new_ones(max(len(images) - 1, 0))
     stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf, len(images) < 2, nothing)
     if len(images) < 2:
         return stays
     given = [x.detach().float().clone() for x in (images, depth, intrinsics, extrinsics)]
-    if move_focal and lens is not None:
+    if "focal" not in keep and lens is not None:
         given[2] = one_lens(given[2], lens.aspect)
     weight = 1.0 if lens is None else lens.weight
-    bundle = _Bundle(*given, move_cameras=move_cameras, move_focal=move_focal, lens_weight=weight)
+    bundle = _Bundle(*given, keep=keep, lens_weight=weight)
     first = bundle.look()
     before = first.disagreement()
     if not math.isfinite(before):
@@ -119,9 +119,9 @@ class _Bundle:
     """A reconstruction, and what of it moves."""
 
     def __init__(self, images: Tensor, depth: Tensor, intrinsics: Tensor, extrinsics: Tensor,
-                 *, move_cameras: bool, move_focal: bool, lens_weight: float = 1.0) -> None:  # fmt: skip
+                 *, keep: Collection[str], lens_weight: float = 1.0) -> None:  # fmt: skip
         count, knots = len(images), GRID**2
-        self.depth, self.intrinsics, self.move_cameras = depth, intrinsics, move_cameras
+        self.depth, self.intrinsics, self.move_cameras = depth, intrinsics, "cameras" not in keep
         small, nearest, to_small = made_small(images, depth)
         known = nearest.isfinite() & (nearest > 0)
         unit = float(torch.where(depth.isfinite() & (depth > 0), depth, 1.0).median())
@@ -129,7 +129,9 @@ class _Bundle:
         zero = depth.new_zeros
         self.state = State(extrinsics[:, :3, :3], extrinsics[:, :3, 3], zero(count, knots), zero(()))
         place = torch.arange(count * (6 + knots) + 1, device=depth.device)
-        self.cameras, self.rest = place[6 : 6 * count], place[6 * count : len(place) if move_focal else -1]
+        parts = {"cameras": place[6 : 6 * count], "depth": place[6 * count : -1], "focal": place[-1:]}
+        self.cameras = parts["cameras"]
+        self.moving = torch.cat([place[:0], *(part for name, part in parts.items() if name not in keep)])
         mean = depth.new_full((knots, knots), 1 / knots)
         one = (STAY_KNOT * (torch.eye(knots).to(mean) - mean) + STAY_FRAME * mean) / (knots * count)
         self.stay = torch.block_diag(zero(6 * count, 6 * count), *[one] * count, zero(1, 1) + STAY_FOCAL * lens_weight)
@@ -165,11 +167,10 @@ class _Bundle:
 
     def descend(self) -> None:
         """From the better of two starts down the objective, blur by blur."""
-        moving = torch.cat([self.cameras, self.rest]) if self.move_cameras else self.rest
         if self.move_cameras:
             self._start()
         for blur, every, steps in zip(BLURS, EVERY, STEPS, strict=True):
-            self._steps(Views(self.frames, blur, every, REACH), steps, moving)
+            self._steps(Views(self.frames, blur, every, REACH), steps if len(self.moving) else 0, self.moving)
 
     def _start(self) -> None:
         """Cameras from the motions between neighbours, where all frames agree better with these than as predicted.

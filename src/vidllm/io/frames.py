@@ -175,9 +175,21 @@ class FrameCollector:
         self.names: list[str] = []
         self.clock_start_s: float | None = None
 
-    def add(self, image: Image.Image, index: int, time_s: float, name: str) -> None:
-        """Process one RGB picture. Raises `InputError` when its size is not that of the first one."""
-        size = (image.height, image.width)
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a picture of (H, W) is resized to; itself where that cannot be told."""
+        try:
+            return (self.spec or self.plan(size, pixel_aspect=self.pixel_aspect)).resized
+        except ValueError:
+            return size
+
+    def add(
+        self, image: Image.Image, index: int, time_s: float, name: str, size: tuple[int, int] | None = None
+    ) -> None:
+        """Process one RGB picture, of (H, W) in its file where it was read smaller.
+
+        Raises `InputError` when its size is not that of the first one.
+        """
+        size = size or (image.height, image.width)
         if self.spec is None:
             self.first = name
             try:

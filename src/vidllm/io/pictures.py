@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else 
 IMAGE_SUFFIXES = frozenset(_PLAIN | _AVIF | (_HEIF if register_heif_opener else set()))
 UNREAD_SUFFIXES = frozenset(_OTHERS) - IMAGE_SUFFIXES  # pictures that cannot be read from a folder here
 UNREAD_HEIF = frozenset(_HEIF) - IMAGE_SUFFIXES
+ORIENTATION = 0x0112  # EXIF's tag
+DRAFT_GAP = 2.0  # as Pillow's own reducing_gap
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d\d+)?", re.ASCII)
 
 if register_heif_opener:
@@ -108,10 +110,24 @@ def open_image(path: Path) -> Image.Image:
 
     Raises `InputError` when it cannot be read.
     """
+    return open_for(path, lambda size: size)[0]
+
+
+Size = tuple[int, int]
+
+
+def open_for(path: Path, least: Callable[[Size], Size]) -> tuple[Image.Image, Size]:
+    """:func:`open_image` of a picture that will be made smaller, perhaps smaller already, and its (H, W) in the file.
+
+    ``least``: the (H, W) that a picture of (H, W) will be resized to.
+    """
     check_picture(path)
     try:
         with Image.open(path) as image:
             count = picture_count(image)
+            turned = image.getexif().get(ORIENTATION, 1) > 4  # rows become columns
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            decode_small(image, least(size))
             picture = to_rgb(image, str(path))
     except InputError:
         raise
@@ -119,8 +135,20 @@ def open_image(path: Path) -> Image.Image:
         raise _unreadable(path, error) from error
     if count > 1:
         warnings.warn(f"{path}: holds {count} pictures, of which the first is used; give this file alone as the source "
-                      "for all of them", stacklevel=2)  # fmt: skip
-    return picture
+                      "for all of them", stacklevel=3)  # fmt: skip
+    return picture, size
+
+
+def decode_small(image: Image.Image, least: Size) -> None:
+    """Let a JPEG that is not decoded yet come at 1/2, 1/4 or 1/8 of its size, as a multiple of both sides.
+
+    Where ``DRAFT_GAP`` times the (H, W) it will be resized to are left, so that the resizing hardly differs.
+    """
+    short, long = sorted(image.size)
+    fits = [f for f in (2, 4, 8) if short % f == 0 and long % f == 0
+            and short >= f * DRAFT_GAP * min(least) and long >= f * DRAFT_GAP * max(least)]  # fmt: skip
+    if fits and image.format == "JPEG":
+        image.draft("RGB", (image.width // fits[-1], image.height // fits[-1]))
 
 
 def check_picture(path: Path) -> None:
@@ -198,12 +226,14 @@ def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Imag
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """A PIL picture as 8-bit RGB, upright (its EXIF orientation applied); alpha is dropped. Refuses 16-bit and float.
 
-    The picture itself is left as it is.
+    What is upright RGB already is not copied.
     """
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+        upright.load()
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Exception as error:
         raise _unreadable(Path(name), error) from error
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vidllm.io import film, pictures
 from vidllm.io.atomic import atomic_path
+from vidllm.io.captures import Capture, open_capture
 from vidllm.io.files import InputError, check_source
 from vidllm.io.film_scan import scan_film
 from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, sampled_indices
@@ -40,9 +41,9 @@ def load_frames(
     """Load, sample and preprocess frames.
 
     Args:
-        source: a video file; a folder of pictures (in the order of their names); a file of one picture or of several
-            (animated WebP and PNG, TIFF pages, MPO); a PIL picture; a list of paths, PIL pictures or arrays; or an
-            array or tensor `(F, H, W, 3)` or `(F, 3, H, W)`, uint8 or float in [0, 1].
+        source: a video file; a recording (`vidllm.io.captures`); a folder of pictures (in the order of their names); a
+            file of one picture or of several (animated WebP and PNG, TIFF pages, MPO); a PIL picture; a list of paths,
+            PIL pictures or arrays; or an array or tensor `(F, H, W, 3)` or `(F, 3, H, W)`, uint8 or float in [0, 1].
         num_frames: how many, at `round(linspace(0, n - 1, num_frames))` of the source's n frames; all when there
             are fewer, or when None. A sequence of numbers names the frames itself.
         shorter_side: pixels of the shorter side after resizing (of the longer one with `resize="longer_side"`).
@@ -117,6 +118,9 @@ def _read(
         return _add_items(collector, _sampled(items, num_frames), _times(items))
     path = check_source(source)
     collector.source = str(path)
+    capture = open_capture(path)
+    if capture is not None:
+        return _add_capture(collector, capture, num_frames, per_second)
     if path.is_dir():
         files = pictures.list_images(path)
         return _add_items(collector, _sampled(files, num_frames), _times(files))
@@ -164,7 +168,9 @@ def _add_items(
         name = Path(item).name if is_file else f"frame_{index:06d}"
         where = name if is_file else f"{collector.source}, frame {index}"
         time_s = float(index) if times is None else times[index] - times[0]
-        collector.add(pictures.item_to_image(item, where), index, time_s, name)
+        picture, size = (pictures.open_for(Path(item), collector.resized) if is_file
+                         else (pictures.item_to_image(item, where), None))  # fmt: skip
+        collector.add(picture, index, time_s, name, size)
         yield
 
 
@@ -174,6 +180,22 @@ def _add_pictures(
     wanted = sampled_indices(count, num_frames).tolist()
     for index, picture, time_s in pictures.read_pictures(path, wanted):
         collector.add(picture, index, time_s, path.name if count == 1 else f"frame_{index:06d}")
+        yield
+
+
+def _add_capture(
+    collector: FrameCollector, capture: Capture, num_frames: int | Sequence[int] | None, per_second: float | None
+) -> Iterator[None]:
+    numbers, times = capture.chosen(num_frames, per_second), capture.times_s
+    if isinstance(capture.pictures, Path):
+        yield from _add_film(collector, capture.pictures, numbers, None)
+        return
+    if times is not None:
+        collector.clock_start_s = float(times[0])
+    for number in numbers:
+        time_s = float(number) if times is None else float(times[number] - times[0])
+        picture, size = capture.picture_for(number, collector.resized)
+        collector.add(picture, number, time_s, capture.names[number], size)
         yield
 
 

@@ -90,7 +90,7 @@ def align(
 
     None where the two do not agree.
     """
-    found = adjust(images, depth, intrinsics, torch.eye(4).repeat(2, 1, 1), move_focal=False)
+    found = adjust(images, depth, intrinsics, torch.eye(4).repeat(2, 1, 1), keep=("focal",))
     if not found.agrees:
         return None
     first, second = (found.depth / depth).flatten(1).nanmedian(1).values.double()

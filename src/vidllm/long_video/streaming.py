@@ -9,18 +9,19 @@ go to unnamed temporary files (in the folder that TMPDIR names) and are read bac
 
 from __future__ import annotations
 
+import math
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidllm.export.geometry import SceneData
+from vidllm.export.geometry import SceneData, frames_at_once, release
 from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion, contrasts
 from vidllm.io.cameras.given import GivenCameras
@@ -37,6 +38,7 @@ from vidllm.reconstruction import Scene
 from vidllm.scene_file import as_bytes, flat, texts
 
 WARN_RESIDUAL = 0.15  # median distance of two windows' points over their depth above which their joint is doubted
+SOME = 256  # frames in which the median deviation of depth is found, at most
 _MAX_HALF = 65504.0
 
 
@@ -69,7 +71,19 @@ class FrameMaps:
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames, mapped from the file: memory is used by what is looked at."""
         file, dtype, shape = self._files[name]
-        return np.memmap(file, dtype, "r", shape=(frames, *shape))
+        return np.memmap(file, dtype, "c", shape=(frames, *shape))
+
+
+def _on_disk(maps: np.ndarray, made: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """Maps of the shape of ``maps`` (F,H,W), made of some frames at a time, in an unnamed file."""
+    frames, *size = maps.shape
+    many = frames_at_once((size[0], size[1]))
+    with tempfile.TemporaryFile() as file:
+        for begin in range(0, frames, many):
+            file.write(np.ascontiguousarray(made(slice(begin, begin + many)), np.float32).tobytes())
+            release(maps)
+        file.flush()
+        return np.memmap(file, np.float32, "c", shape=maps.shape)
 
 
 def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
@@ -196,9 +210,22 @@ class LongScene(Scene):
 
     @cached_property
     def data(self) -> SceneData:
-        """The reconstruction as plain arrays; pictures stay on disk."""
-        rgb, confidence = (np.asarray(self._record.map(name, len(self))) for name in ("rgb", "confidence"))
-        return self._as_data(rgb, self._times, self._names, confidence)
+        """The reconstruction as plain arrays; pictures and maps stay on disk."""
+        read = partial(self._record.map, frames=len(self))
+        depth, factor = read("depth"), np.float32(self._snapshot.factor)
+        std, wide = None, np.float32(1.0 if self.calibration is None else self.calibration.depth)
+        if self._record.maps is not None and self._record.maps.has("log_std"):
+            log_std = read("log_std")
+            std = _on_disk(depth, lambda part: depth[part] * (factor * wide) * log_std[part].astype(np.float32))
+            release(log_std)
+        maps = {"depth_m": _on_disk(depth, lambda part: depth[part] * factor), "depth_std_m": std,
+                "confidence": read("confidence")}  # fmt: skip
+        return self._as_data(read("rgb"), self._times, self._names, maps)
+
+    @property
+    def points(self) -> Tensor:
+        """Points (N,3) in the scene frame, metres, one a voxel (colours: ``scene.data.cloud()[1]``)."""
+        return torch.from_numpy(self.data.cloud()[0])
 
     @property
     def _measured(self) -> SceneScale:
@@ -234,10 +261,17 @@ class LongScene(Scene):
         """Median over the frames of their median depths, metres."""
         return float(self._depths.median()) * self._snapshot.factor
 
-    def saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    def _median_std(self) -> float:
+        """Median of ``depth_std`` in some of the frames; nan where it is not known."""
+        if self._record.maps is None or not self._record.maps.has("log_std"):
+            return math.nan
+        assert self.data.depth_std_m is not None
+        return float(np.median(self.data.depth_std_m[self.data.evenly(SOME)]))
+
+    def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """What is kept of the scene: its kind, values for JSON and tensors."""
-        values, tensors = flat(snapshot=self._snapshot, first=self._frames)
-        tensors |= {
+        values, own = flat(snapshot=self._snapshot, first=self._frames)
+        tensors: dict[str, Any] = own | {
             "first.images": as_bytes(self._frames.images),
             "times": torch.tensor(self._times, dtype=torch.float64),
             "indices": torch.tensor(self._indices, dtype=torch.int64),
@@ -247,7 +281,7 @@ class LongScene(Scene):
         }
         if self._record.maps is not None:
             for name in ("rgb", "depth", "confidence", *(["log_std"] if self._record.maps.has("log_std") else ())):
-                tensors[f"maps.{name}"] = torch.from_numpy(np.array(self._record.map(name, len(self))))
+                tensors[f"maps.{name}"] = self._record.map(name, len(self))
         return "long scene", {**values, "names": texts(self._names)}, tensors
 
 

@@ -11,6 +11,7 @@ detached before Eq 3. The adapter and the encoder get gradients from both sides.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -178,7 +179,11 @@ class Network(nn.Module):
         metric, log_std, scale = None, None, unit_scale(depth, config.unit_m)
         if self.metric_depth is not None:
             metric, log_std = self.predict_metric_depth(features, intrinsics)
-        if metric is not None and config.estimator != "none":
+        sensed = None if known is None else known.depth
+        if sensed is not None:
+            every = replace(config, estimator="log_huber", frames="all")
+            scale = align_scale(depth.float(), sensed.to(depth.device).float(), confidence.float(), every)
+        if metric is not None and config.estimator != "none" and not bool(scale.valid.all()):
             scale = align_scale(depth.float(), metric.float(), confidence.float(), config)
         if fitted is not None:
             extrinsics, scale = fitted.place(scale)
@@ -188,6 +193,9 @@ class Network(nn.Module):
         aligned = metric is None or config.estimator != "none"
         depth_m = depth * s[..., None].to(depth.dtype) if aligned else metric
         assert depth_m is not None
+        if sensed is not None and known is not None:
+            depth_m, scale = known.filled(depth_m, scale)
+            log_std = None if log_std is None else torch.where(sensed.to(depth_m) > 0, 0.0, log_std)
         level = scene_from_world(up.float())
         return Geometry(
             extrinsics=metric_pose, intrinsics=intrinsics, depth_m=depth_m, confidence=confidence,

@@ -43,10 +43,11 @@ class KnownCameras:
     """What is known of the cameras of processed frames ``images`` (B,F,3,H,W) in [0, 1].
 
     intrinsics (B,F,3,3) in their pixels; extrinsics (B,F,4,4) camera-from-world of any world, in metres where
-    ``metric``; up (B,3) against gravity in the first camera's frame. None: not known. ``one_lens``: whether one lens
-    with square pixels took all frames (None: only refinement supposes so); ``pixel_aspect``: its fx over fy, not 1
-    where resizing stretched the images. ``lens`` (B,F,3,3): intrinsics in place of predicted ones which refinement may
-    move, with ``lens_weight`` times the usual penalty. ValueError for other shapes.
+    ``metric``; up (B,3) against gravity in the first camera's frame; depth (B,F,H,W) metres, 0 = none. None:
+    not known. ``one_lens``: whether one lens with square pixels took all frames (None: only refinement supposes so);
+    ``pixel_aspect``: its fx over fy, not 1 where resizing stretched the images. ``lens`` (B,F,3,3): intrinsics in place
+    of predicted ones which refinement may move, with ``lens_weight`` times the usual penalty. ValueError for other
+    shapes.
     """
 
     images: Tensor
@@ -58,11 +59,12 @@ class KnownCameras:
     pixel_aspect: float = 1.0
     lens: Tensor | None = None
     lens_weight: float = 1.0
+    depth: Tensor | None = None
 
     def __post_init__(self) -> None:
-        batch, frames = self.images.shape[:2]
+        batch, frames, _, height, width = self.images.shape
         wanted = {"intrinsics": (batch, frames, 3, 3), "extrinsics": (batch, frames, 4, 4), "up": (batch, 3),
-                  "lens": (batch, frames, 3, 3)}  # fmt: skip
+                  "lens": (batch, frames, 3, 3), "depth": (batch, frames, height, width)}  # fmt: skip
         for name, shape in wanted.items():
             given = getattr(self, name)
             if given is not None and tuple(given.shape) != shape:
@@ -70,8 +72,8 @@ class KnownCameras:
 
     @property
     def gives_metres(self) -> bool:
-        """Whether the scale follows from the poses."""
-        return self.extrinsics is not None and self.metric
+        """Whether the scale follows from the poses or from depth."""
+        return self.depth is not None or (self.extrinsics is not None and self.metric)
 
     def fit(
         self,
@@ -96,6 +98,18 @@ class KnownCameras:
         fitted = FittedCameras(self, given, found, ratio, torch.stack([unit.per_frame for unit in units]))
         return replace(fitted, predicted=relative_to_first(extrinsics))
 
+    def filled(
+        self, depth_m: Float[Tensor, "B F H W"], scale: SceneScale
+    ) -> tuple[Float[Tensor, "B F H W"], SceneScale]:
+        """Known depth where it is, elsewhere ``depth_m`` times the frame's own factor; the scale without any doubt."""
+        assert self.depth is not None
+        sensed = self.depth.to(depth_m)
+        told = scale.per_image.isfinite() & (sensed > 0).flatten(2).any(-1)
+        own = torch.where(told, scale.per_image / scale.scale[:, None], 1.0).to(depth_m)
+        found = torch.where(sensed > 0, sensed, depth_m * own[..., None, None])
+        sure = torch.where(told, scale.scale[:, None], torch.nan)
+        return found, replace(scale, per_image=sure, spread=torch.where(scale.valid, 0.0, scale.spread))
+
 
 @dataclass(frozen=True)
 class FittedCameras:
@@ -116,8 +130,10 @@ class FittedCameras:
         """Extrinsics in units of the relative depth, and the scene's scale: the poses' own where they are in metres."""
         if self.unit is None or self.votes is None:
             return self.extrinsics, scale
-        unit, told = self.unit, self.unit.isfinite()
         metric = self.known.metric
+        if metric and self.known.depth is not None and bool(scale.valid.all()):  # both are in metres
+            return _in_unit(self.extrinsics, 1 / scale.scale), scale
+        unit, told = self.unit, self.unit.isfinite()
         measured = scale.valid & metric
         unit = torch.where(told, unit, torch.where(measured, 1 / scale.scale, self._by_path()))
         if metric:
@@ -128,9 +144,7 @@ class FittedCameras:
                 for a, b in ((own.scale, scale.scale), (own.per_image, scale.per_image), (own.spread, scale.spread),
                              (own.valid, scale.valid))
             ))  # fmt: skip
-        placed = self.extrinsics.clone()
-        placed[..., :3, 3] *= unit[:, None, None]
-        return placed, scale
+        return _in_unit(self.extrinsics, unit), scale
 
     def _by_path(self) -> Float[Tensor, " B"]:
         """Length of the predicted path over the known one (weighted median over pairs of frames); 1 without travel."""
@@ -147,6 +161,12 @@ class FittedCameras:
             warnings.warn("the pictures do not tell the scale of the known poses against depth; "
                           "it is that of the predicted camera path, or measured", stacklevel=2)  # fmt: skip
         return torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
+
+
+def _in_unit(extrinsics: Float[Tensor, "B F 4 4"], unit: Float[Tensor, " B"]) -> Float[Tensor, "B F 4 4"]:
+    placed = extrinsics.clone()
+    placed[..., :3, 3] *= unit[:, None, None]
+    return placed
 
 
 def _from_votes(unit: Tensor, votes: Tensor) -> SceneScale:

@@ -21,14 +21,14 @@ def adjusted(
     geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownCameras | None = None
 ) -> Geometry:
     """``geometry`` after bundle adjustment to its frames, whose values lie in [0, 1]; what is ``known`` stays."""
-    poses = known is not None and known.extrinsics is not None
-    intrinsics = known is not None and known.intrinsics is not None
+    given = {} if known is None else {"cameras": known.extrinsics, "focal": known.intrinsics, "depth": known.depth}
+    keep = [name for name, value in given.items() if value is not None]
     rows = geometry.extrinsics.shape[-2]
     scenes = zip(pixel_values, geometry.depth_m, geometry.intrinsics, to_homogeneous(geometry.extrinsics), strict=True)
     lens = None if known is not None and known.one_lens is False else OneLens()
     if lens is not None and known is not None:
         lens = OneLens(known.pixel_aspect, known.lens_weight)
-    found = [adjust(*scene, move_cameras=not poses, move_focal=not intrinsics, lens=lens) for scene in scenes]
+    found = [adjust(*scene, keep=keep, lens=lens) for scene in scenes]
     return replace(
         geometry,
         depth_m=torch.stack([one.depth for one in found]),

@@ -168,7 +168,7 @@ class Run(Trainable):
         """The scenes of the shards, and what the weights had seen that it began with."""
         start, seen = self.config.start, self.data.seen()
         if self.posed is not None:
-            seen |= Seen(scenes=frozenset(clip.name for clip in self.posed.clips))
+            seen |= Seen(scenes=frozenset(Path(clip.where).name for clip in self.posed.clips))
         for begun in filter(None, (start.init_from, start.geometry_from, start.language_from, start.encoder_from)):
             seen |= seen_or_unknown(model_of_run(begun))
         return seen

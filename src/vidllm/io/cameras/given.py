@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 
 from vidllm.io.cameras import Lens, PerFrame, read_intrinsics, read_poses
+from vidllm.io.cameras.depth import DepthMaps, check_shape, nearest_depth, read_depth_folder
 from vidllm.io.cameras.matrices import check_bottom_row
 from vidllm.io.cameras.records import rows_of
 from vidllm.io.frames import Frames
 
-__all__ = ["FrameCameras", "GivenCameras", "PerFrame", "pixel_aspect", "read_cameras"]
+__all__ = ["DepthMaps", "FrameCameras", "GivenCameras", "PerFrame", "pixel_aspect", "read_cameras"]
 
 RIGID_TOLERANCE = 1e-2  # of any entry of R R^T - 1
 CENTRAL = (0.25, 0.75)  # where a principal point may lie, of a picture's side
@@ -36,8 +37,9 @@ def read_cameras(
     poses: str | Path | None = None,
     metric: bool | None = None,
     one_lens: bool | None = None,
+    depth: str | Path | None = None,
 ) -> GivenCameras:
-    """Known cameras from files (docs/known_cameras.md), or intrinsics as ``"fx,fy,cx,cy"``.
+    """Known cameras and a folder of depth maps (docs/known_cameras.md); intrinsics also as ``"fx,fy,cx,cy"``.
 
     ``metric``: whether the poses are in metres; None: as the file tells, else they are, with a warning. ``one_lens``:
     see :class:`GivenCameras`. ValueError, naming the file, where it cannot be read or is none of the forms.
@@ -55,6 +57,7 @@ def read_cameras(
         None if placed is None else placed.up,
         one_lens,
         "given cameras" if lens is None else lens.where,
+        None if depth is None else read_depth_folder(depth),
     )
 
 
@@ -66,7 +69,8 @@ def pixel_aspect(frames: Frames) -> float:
 @dataclass(frozen=True)
 class FrameCameras:
     """What is known of F used frames: intrinsics (1,F,3,3) in their pixels, extrinsics (1,F,4,4) from the first camera,
-    in metres where ``metric``; up (1,3) against gravity in the first camera's frame; one_lens as of the given ones.
+    in metres where ``metric``; up (1,3) against gravity in the first camera's frame; one_lens as of the given ones;
+    depth (1,F,H,W) metres, 0 = none.
     """
 
     intrinsics: torch.Tensor | None
@@ -74,6 +78,7 @@ class FrameCameras:
     metric: bool
     up: torch.Tensor | None
     one_lens: bool | None
+    depth: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class GivenCameras:
     intrinsics: K of all frames (3,3), or of each, or a lens; size: (H, W) of the pictures they are of, where it is told
     (K is then scaled to the frames); poses: world-from-camera (N,4,4), in metres with ``metric``; up: against gravity
     in the poses' world (3); one_lens: whether one lens with square pixels took all frames, where intrinsics are not
-    known (None: only refinement supposes so); where: for messages. Arrays of poses or of K are those of the used
+    known (None: only refinement supposes so); where: for messages; depth: maps (F,h,w) of any size in metres along
+    the optical axis, 0 = none, of the pictures' field of view. Arrays of poses, K or depth are those of the used
     frames, in order. ValueError where nothing is given, and for a matrix that is none of a pinhole camera or of a pose.
     """
 
@@ -94,21 +100,22 @@ class GivenCameras:
     up: tuple[float, float, float] | None = None
     one_lens: bool | None = None
     where: str = "given cameras"
+    depth: np.ndarray | DepthMaps | None = None
 
     def __post_init__(self) -> None:
-        if self.intrinsics is None and self.poses is None and self.one_lens is None:
-            raise ValueError("give intrinsics, poses or both")
+        if self.intrinsics is None and self.poses is None and self.one_lens is None and self.depth is None:
+            raise ValueError("give intrinsics, poses, depth or several of them")
         if self.intrinsics is not None and self.one_lens is not None:
             raise ValueError("intrinsics are given: whether one lens took all frames has no effect; leave it out")
 
     @property
     def gives_metres(self) -> bool:
-        """Whether the scale follows from the poses."""
-        return self.poses is not None and self.metric
+        """Whether the scale follows from the poses or from depth."""
+        return self.depth is not None or (self.poses is not None and self.metric)
 
     def check_count(self, count: int) -> None:
         """ValueError where arrays for the used frames hold more than the ``count`` frames that were used."""
-        for given in (self.intrinsics, self.poses):
+        for given in (self.intrinsics, self.poses, self.depth):
             if isinstance(given, np.ndarray) and given.ndim == 3 and len(given) != count:
                 raise ValueError(f"{_where(given)}: {len(given)} cameras for {count} frames; give one each")
 
@@ -126,7 +133,25 @@ class GivenCameras:
             self.metric,
             None if up is None else _tensor(up),
             self.one_lens,
+            None if self.depth is None else self._sampled(self.depth, frames, begin or 0),
         )
+
+    def _sampled(self, given: np.ndarray | DepthMaps, frames: Frames, begin: int) -> torch.Tensor | None:
+        """Depth at the pixels of the used frames (1,F,H,W); None where none of them has any."""
+        if isinstance(given, np.ndarray) and (given.ndim != 3 or len(given) < begin + len(frames)):
+            raise ValueError(f"given depth: expected ({begin + len(frames)}, h, w), received {given.shape}")
+        size, maps = (frames.images.shape[-2], frames.images.shape[-1]), []
+        for place, (number, name) in enumerate(zip(frames.indices.tolist(), frames.names, strict=True), begin):
+            metres = given[place] if isinstance(given, np.ndarray) else given.read(number, name)
+            if metres is None:
+                maps.append(np.zeros(size, np.float32))
+                continue
+            check_shape(metres, frames.original_size, f"{_where(given)}: {name}")
+            across, down = metres.shape[1] / frames.original_size[1], metres.shape[0] / frames.original_size[0]
+            to_depth = np.diag([across, down, 1.0]) @ np.linalg.inv(np.asarray(frames.affine, np.float64))
+            maps.append(nearest_depth(metres, to_depth, size))
+        found = np.nan_to_num(np.stack(maps), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+        return _tensor(found) if found.any() else None
 
     def _placed(self, given: PerFrame, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 4 4"]:
         rows = rows_of(given, frames, begin)
@@ -168,7 +193,7 @@ def _per_frame(given: np.ndarray | PerFrame) -> PerFrame:
 
 
 def _where(given: object) -> str:
-    return given.where if isinstance(given, PerFrame) else "given cameras"
+    return given.where if isinstance(given, PerFrame | DepthMaps) else "given cameras"
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

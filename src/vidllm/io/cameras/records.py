@@ -279,6 +279,8 @@ def _check_times(cameras: PerFrame, frames: Frames, rows: list[int]) -> None:
 
 
 def _tell_counting(cameras: PerFrame, frames: Frames) -> None:
+    if cameras.where == frames.source:  # a recording with the cameras of its own frames
+        return
     if cameras.counted:
         warnings.warn(f"{cameras.where}: no names or times here: the cameras are taken as those of the frames "
                       f"0, 1, 2, ... of {frames.source}", stacklevel=2)  # fmt: skip

@@ -1,0 +1,83 @@
+"""Known depth maps: metres along the optical axis, 0 = none, of the pictures' field of view and of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from vidllm.io.files import check_regular_file, read_npy
+from vidllm.io.pictures import number_of, stem
+
+SAME_SHAPE = 0.02  # relative difference of the aspect ratios of depth and picture that rounding explains
+MILLIMETRES = 0.001
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """Depth of a source's frames: ``read(number, name)`` gives (h,w) metres of a frame, None where it has no map."""
+
+    read: Callable[[int, str], np.ndarray | None]
+    where: str = "given depth"
+
+
+def read_depth_folder(folder: str | Path) -> DepthMaps:
+    """Maps of a folder, one a frame by the name of its picture or by the number in it; ValueError without any."""
+    folder = Path(folder).expanduser()
+    files = [f for f in folder.iterdir() if f.suffix.lower() in (".png", ".npy")] if folder.is_dir() else []
+    if not files:
+        raise ValueError(f"{folder}: no depth map here; expected a folder of 16-bit PNG (millimetres) or .npy (metres)")
+    by_name = {stem(file.name): file for file in files}
+    numbers = {number_of(name): file for name, file in by_name.items()}
+
+    def read(number: int, name: str) -> np.ndarray | None:
+        file = by_name.get(stem(name), numbers.get(number) if len(numbers) == len(files) else None)
+        return None if file is None else read_depth_file(file)
+
+    return DepthMaps(read, str(folder))
+
+
+def read_depth_file(path: Path, unit_m: float = MILLIMETRES) -> Float[np.ndarray, "h w"]:
+    """Metres of a 16-bit PNG in ``unit_m``, or of a .npy in metres; ValueError for any other file."""
+    if path.suffix.lower() == ".npy":
+        metres = read_npy(path)
+    else:
+        try:
+            with Image.open(check_regular_file(path)) as image:
+                mode, values = image.mode, np.asarray(image)
+        except ValueError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise ValueError(f"{path}: not a readable depth picture ({error}); export it again") from error
+        if not mode.startswith("I"):
+            raise ValueError(f"{path}: expected depth as a 16-bit grey PNG, got mode {mode}; export it again")
+        metres = values * np.float32(unit_m)
+    if metres.ndim != 2 or not metres.size:
+        raise ValueError(f"{path}: expected a depth map (h, w), got {metres.shape}")
+    return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+
+
+def check_shape(depth_m: np.ndarray, size: Sequence[int], where: str) -> None:
+    """ValueError unless depth has the aspect ratio of pictures of (H, W)."""
+    if abs(depth_m.shape[0] * size[1] / (depth_m.shape[1] * size[0]) - 1) > SAME_SHAPE:
+        raise ValueError(f"{where}: depth of {depth_m.shape[1]}x{depth_m.shape[0]} pixels is not of the shape of the "
+                         f"pictures ({size[1]}x{size[0]}); align depth to the pictures")  # fmt: skip
+
+
+def nearest_depth(
+    depth_m: Float[np.ndarray, "h w"], to_depth: Float[np.ndarray, "3 3"], size: tuple[int, int]
+) -> Float[np.ndarray, "H W"]:
+    """Depth at every pixel of a (H, W) grid, nearest, 0 outside the map: depths are never mixed, so edges stay edges.
+
+    ``to_depth``: a scale and a shift of each axis that take pixels of the grid to those of the map, centres at +0.5.
+    """
+    height, width = size
+    columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)
+    rows = np.floor(to_depth[1, 1] * (np.arange(height) + 0.5) + to_depth[1, 2]).astype(np.int64)
+    inside = ((rows >= 0) & (rows < depth_m.shape[0]))[:, None] & ((columns >= 0) & (columns < depth_m.shape[1]))
+    sampled = depth_m[np.clip(rows, 0, depth_m.shape[0] - 1)[:, None], np.clip(columns, 0, depth_m.shape[1] - 1)]
+    return np.where(inside, sampled, np.float32(0))
