@@ -227,9 +227,11 @@ class Measure(OfVideo):
             check_question(what, what="expression")
 
     def run(self) -> None:
+        from vidllm.inventory import pixel
+
         scene = self.scene()
         note_warnings(scene)
-        found = scene.measure(*[reading.pixel(what) or what for what in self.what])
+        found = scene.measure(*[pixel(what) or what for what in self.what])
         if self.json:
             reading.print_json(found.as_dict())
         else:
