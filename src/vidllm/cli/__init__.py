@@ -32,6 +32,8 @@ VERBS = {
     "measure": ("scenes", "Measure", "sizes of one or two things and the distance between them, in metres"),
     "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
     "demo": ("scenes", "Demo", "run the bundled clip and print the errors against its ground truth"),
+    "serve": ("serving", "Serve", "a page, an OpenAI-compatible interface and MCP over HTTP"),
+    "mcp": ("serving", "Mcp", "tools for an agent over standard input and output"),
     "info": ("models", "Info", "parameters of each part, without allocating any"),
     "train": ("training", "train", "train a model or a baseline"),
     "ablate": ("training", "ablate", "train and measure the paper's ablations"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from vidllm.answers import with_notes
 from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
@@ -338,11 +339,6 @@ class Demo(WithModel):
             reading.print_json(report)
         else:
             print("\n".join(bundled.lines(report)))
-
-
-def with_notes(text: str, notes: Sequence[str]) -> str:
-    """A text, and in brackets what has to be said about it."""
-    return f"{text}  ({'; '.join(notes)})" if notes else text
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of
+from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of, draw_boxes
 from vidllm.export.depth_png import colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.export.pictures import HEADROOM_M
@@ -116,15 +116,22 @@ def _cameras(data: SceneData, depth_m: float) -> list[dict[str, Any]]:
     """Evenly chosen ones: view pyramid, picture, colour (blue first, red last)."""
     pyramids, colours = camera_pyramids(data, depth_m), colour_map(np.linspace(0.1, 0.9, len(data)))
     names = list(data.names) or data.file_stems()
+    shown = zip(data.evenly(MAX_CAMERAS), camera_pictures(data), strict=True)
     return [{"pyramid": pyramids[n].tolist(), "colour": colours[n].tolist(), "name": f"frame {n}: {names[n]}",
-             "picture": _jpeg(data.rgb[n])} for n in data.evenly(MAX_CAMERAS)]  # fmt: skip
+             "picture": picture} for n, picture in shown]  # fmt: skip
 
 
-def _jpeg(rgb: np.ndarray) -> str:
-    picture, file = Image.fromarray(rgb), io.BytesIO()
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{_base64(file.getvalue())}"
+def camera_pictures(data: SceneData, boxes: Boxes = ()) -> list[str]:
+    """Data URLs of the pictures of the cameras that the page shows, with boxes drawn in."""
+    urls = []
+    for n in data.evenly(MAX_CAMERAS):
+        picture, file = Image.fromarray(data.rgb[n]), io.BytesIO()
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
+        drawn = draw_boxes(picture, boxes, scale @ data.intrinsics[n], data.camera_from_scene[n])
+        drawn.save(file, "JPEG", quality=80)
+        urls.append(f"data:image/jpeg;base64,{_base64(file.getvalue())}")
+    return urls
 
 
 def page_boxes(boxes: Boxes) -> list[dict[str, Any]]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
 
-from vidllm.export import BOXED, EXPORTERS, FILE_NAMES
-from vidllm.export.box_drawing import draw_boxes
+from vidllm.export import BOXED, EXPORTERS, export_scene
 from vidllm.export.movie import view_from
 from vidllm.inventory import NAMES, pixel
 from vidllm.scene import Scene
@@ -77,52 +76,37 @@ def _said(scene: Scene) -> dict[str, Any]:
 
 
 def render_view(scene: Scene, expression: str | None = None, angle: float = math.pi, down: float = 0.6) -> bytes:
-    """A picture (PNG) of the points from outside: from direction ``angle`` about z, looking ``down`` by so many radians.
+    """A picture (PNG) of the points from outside: from direction ``angle`` about z, looking ``down``, both in radians,
+    with the boxes of what ``expression`` means.
 
-    With the boxes of what ``expression`` means. ValueError for angles that are not finite.
+    ValueError for angles that are not finite.
     """
     if not (math.isfinite(angle) and math.isfinite(down)):
         raise ValueError(f"expected finite angles in radians, received {angle} and {down}")
-    return as_file(Image.fromarray(view_from(scene.data, labelled(scene, expression), angle, down)), "PNG")
+    picture, file = view_from(scene.data, labelled(scene, expression), angle, down), io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
 
 
 def labelled(scene: Scene, expression: str | None) -> list[dict[str, Any]]:
     """The boxes of an expression with their label; none without one."""
-    return [{**box.as_dict(), "label": expression} for box in scene.ground(expression)] if expression else []
+    return [] if expression is None else [{**b.as_dict(), "label": expression} for b in scene.ground(expression)]
 
 
-def frames_with(scene: Scene, boxes: Sequence[dict[str, Any]], most: int, side: int) -> dict[int, bytes]:
-    """Some frames with boxes drawn in, JPEG of at most ``side`` pixels, by their number."""
-    data, drawn = scene.data, {}
-    for n in data.evenly(most):
-        picture = Image.fromarray(data.rgb[n])
-        picture.thumbnail((side, side))
-        width, height = picture.size
-        scale = [[width / data.size[1]], [height / data.size[0]], [1.0]]
-        drawn[n] = as_file(draw_boxes(picture, boxes, scale * data.intrinsics[n], data.camera_from_scene[n]), "JPEG")
-    return drawn
+def everything(scene: Scene) -> list[dict[str, Any]]:
+    """The boxes of all things, each under its name."""
+    return [{**thing.box.as_dict(), "label": thing.called} for thing in scene.inventory().things]
 
 
-def as_file(picture: Image.Image, kind: str) -> bytes:
-    """The bytes of a picture's file."""
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return file.getvalue()
-
-
-def exported(scene: Scene, name: str, expressions: Sequence[str] = ()) -> tuple[str, bytes]:
-    """Name and bytes of the file of a format; a folder comes as a zip. Boxed formats show ``expressions``, else all.
+def exported(scene: Scene, name: str) -> tuple[str, bytes]:
+    """Name and bytes of the file of a format, which shows all things where it shows boxes; a folder comes as a zip.
 
     ValueError for an unknown format.
     """
     if name not in EXPORTERS:
         raise ValueError(f"unknown format {name[:40]!r}; choose from {', '.join(EXPORTERS)}")
-    shown = [(text, box) for text in expressions for box in scene.ground(text)] if name in BOXED else []
-    if name in BOXED and not expressions:
-        shown = [(thing.called, thing.box) for thing in scene.inventory().things]
     with TemporaryDirectory(prefix="vidllm-") as folder:
-        scene.save(Path(folder) / "out", [name], [box for _, box in shown], [text for text, _ in shown])
-        file = Path(folder) / "out" / FILE_NAMES[name]
+        (file,) = export_scene(folder, scene.data, [name], everything(scene) if name in BOXED else ())
         if file.is_dir():
             file = Path(shutil.make_archive(str(file), "zip", file))
         return file.name, file.read_bytes()
