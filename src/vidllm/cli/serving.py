@@ -66,7 +66,15 @@ class Serve(WithLimits):
                 core.submit(video, len)
             reading.note(f"vidllm: http://{address}/{f'?token={token}' if token else ''}  (OpenAI clients: "
                          f"http://{address}/v1, MCP: http://{address}/mcp)")  # fmt: skip
-            run(application(core, token))
+            run(application(core, token, self._agents(core)))
+
+    def _agents(self, core: Any) -> Any:
+        """MCP over HTTP, where its extra is installed."""
+        try:
+            return needing("mcp", "agents", "over_http")(core)
+        except ValueError as error:
+            reading.note(f"vidllm: no MCP at /mcp: {error}")
+            return None
 
 
 @dataclass(frozen=True)

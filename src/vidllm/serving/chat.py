@@ -28,7 +28,7 @@ from vidllm.serving.core import Core, Refused, Video
 
 MODEL = {"id": "vidllm", "object": "model", "created": 0, "owned_by": "vidllm"}
 MAX_TOKENS = 512
-_FILE_ID = re.compile(r"file-[0-9a-f]{32}")
+FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _DATA_URL = re.compile(r"data:(?:video|image|application)/([\w.+-]{1,40})(?:;[^,]{0,100})?;base64,", re.ASCII)
 #: Options that would change the answer, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -76,7 +76,7 @@ class Request:
 
 def video_of(core: Core, source: str) -> Video:
     """The video of a file id or a data URL; Refused for anything else, paths and URLs among it."""
-    if _FILE_ID.fullmatch(source):
+    if FILE_ID.fullmatch(source):
         return core.video(source)
     head = _DATA_URL.match(source)
     if head is None:

@@ -30,7 +30,7 @@ from vidllm.export.page import SCRIPTS, PageTexts, camera_pictures, filled, page
 from vidllm.io.files import parse_json, plain
 from vidllm.scene import Scene
 from vidllm.serving import chat
-from vidllm.serving.core import MAX_MESSAGE, Core, Refused, Video
+from vidllm.serving.core import MAX_MESSAGE, MESSAGE, Core, Refused, Video
 from vidllm.serving.tools import TOOLS, everything, exported, labelled
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
            "cache-control": "no-store"}  # fmt: skip
 COOKIE = "vidllm"
-MESSAGE = 96 * 2**20  # bytes of a body that is no upload: a video of 64 MiB in base64, and what is around it
 FORM = 2**20  # bytes of what is around an upload
 IN_FLIGHT = 2**30  # bytes of all bodies that are being received
 OWN_SCRIPT = "served.js"
@@ -312,9 +311,14 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def application(core: Core, token: str = "") -> FastAPI:
-    """The application; without a token it answers only where it is asked for by a name of this machine itself."""
-    app = FastAPI(title="vidllm", docs_url=None, redoc_url=None)  # those pages are fetched from elsewhere
+def application(core: Core, token: str = "", agents: Any = None) -> FastAPI:
+    """The application; without a token it answers only where it is asked for by a name of this machine itself.
+
+    ``agents``: what :func:`vidllm.serving.agents.over_http` gives, served at /mcp.
+    """
+    lifespan, routes = (None, []) if agents is None else agents
+    app = FastAPI(title="vidllm", docs_url=None, redoc_url=None, lifespan=lifespan)  # docs would be fetched elsewhere
+    app.router.routes.extend(routes)
     for method, path, function in Site(core).routes():
         app.add_api_route(path, function, methods=[method], response_model=None)
 
