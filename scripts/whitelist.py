@@ -27,7 +27,7 @@ PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
 
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
 Ask, Describe, Ground, TakeInventory, Measure, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack
-Score, Compare, SeenIn, Calibrate
+Score, Compare, SeenIn, Calibrate, Serve, Mcp
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight

@@ -45,12 +45,7 @@ class Scene:
     """
 
     def __init__(
-        self,
-        model: Network,
-        processor: Processor,
-        frames: Frames,
-        geometry: Geometry | None,
-        prefix: VisualPrefix,
+        self, model: Network, processor: Processor, frames: Frames, geometry: Geometry | None, prefix: VisualPrefix
     ) -> None:
         """``geometry``: None where a subclass reads it from elsewhere."""
         self._model, self._processor = model, processor
@@ -246,13 +241,10 @@ class Scene:
     def data(self) -> SceneData:
         """The reconstruction as plain arrays: what the exporters read."""
         rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        return self._as_data(
-            rgb.numpy(), self.frames.timestamps_s, self.frames.names, self.geometry.confidence[0].float().cpu().numpy()
-        )
+        confidence = self.geometry.confidence[0].float().cpu().numpy()
+        return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, confidence)
 
-    def _as_data(
-        self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray
-    ) -> SceneData:
+    def _as_data(self, rgb: np.ndarray, times_s: Any, names: Sequence[str], confidence: np.ndarray) -> SceneData:
         source = self._frames
         return SceneData(
             rgb=rgb,
@@ -305,12 +297,9 @@ class Scene:
     # ---- language ---------------------------------------------------------------------------------------------
 
     def ask(
-        self,
-        question: str,
-        situation: str | None = None,
-        max_new_tokens: int = 64,
+        self, question: str, situation: str | None = None, max_new_tokens: int = 64,
         heard: Callable[[str], None] | None = None,
-    ) -> Answer:
+    ) -> Answer:  # fmt: skip
         """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy.
 
         ``heard`` hears the answer so far after each token; what it raises ends the answer. It hears nothing where the

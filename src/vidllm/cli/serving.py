@@ -57,16 +57,17 @@ class Serve(WithLimits):
     upload_mb: Count = 512  # of a video at most
 
     def run(self) -> None:
-        application, listen = needing("serve", "web", "application"), needing("serve", "web", "listen")
-        from vidllm.serving.web import LOOPBACK
+        application = needing("serve", "web", "application")
+        from vidllm.serving.web import LOOPBACK, bound, http_server
 
         token = self.token or os.environ.get(TOKEN) or ("" if self.host in LOOPBACK else secrets.token_urlsafe(24))
-        with listen(self.host, self.port) as (address, run), self.core(upload=self.upload_mb * 2**20) as core:
+        with bound(self.host, self.port) as listening, self.core(upload=self.upload_mb * 2**20) as core:
+            address = f"{f'[{self.host}]' if ':' in self.host else self.host}:{listening.getsockname()[1]}"
             for video in [core.local(video) for video in self.videos]:
                 core.submit(video, len)
             reading.note(f"vidllm: http://{address}/{f'?token={token}' if token else ''}  (OpenAI clients: "
                          f"http://{address}/v1, MCP: http://{address}/mcp)")  # fmt: skip
-            run(application(core, token, self._agents(core)))
+            http_server(application(core, token, self._agents(core))).run(sockets=[listening])
 
     def _agents(self, core: Any) -> Any:
         """MCP over HTTP, where its extra is installed."""

@@ -30,9 +30,10 @@ from vidllm.evaluation.reconstruction_metrics import (
     trajectory_metrics,
 )
 from vidllm.evaluation.recording import EvaluationScene, Recording
-from vidllm.evaluation.results import model_record, plain, publish
+from vidllm.evaluation.results import model_record, publish
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
 from vidllm.evaluation.tasks import Variant
+from vidllm.io.files import plain
 from vidllm.scene import VidLLM
 
 MOST_POINTS = 200_000

@@ -49,7 +49,7 @@ def over_http(core: Core) -> tuple[Callable[[Any], AbstractAsyncContextManager[N
     return lambda _: made.session_manager.run(), app.routes
 
 
-def _offered(core: Core, tool: Callable[..., Any], local: bool) -> Callable[..., Any]:
+def _offered(core: Core, tool: Any, local: bool) -> Callable[..., Any]:
     """A tool as the protocol has it: with the video in place of the scene."""
 
     async def call(video: str, ctx: Any, **given: Any) -> Any:

@@ -10,9 +10,8 @@ import asyncio
 import hmac
 import inspect
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import Any, TypeVar, get_type_hints
@@ -339,20 +338,15 @@ def application(core: Core, token: str = "", agents: Any = None) -> FastAPI:
     return app
 
 
-@contextmanager
-def listen(host: str, port: int) -> Iterator[tuple[str, Callable[[Any], None]]]:
-    """A bound socket: its address, and what runs an application on it; ValueError where it cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens; ValueError where it cannot."""
     try:
-        bound = socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise ValueError(f"cannot listen on {host}, port {port} ({error}); choose another --host or --port") from None
-    with bound:
-        address = f"[{host}]" if ":" in host else host
 
-        def run(app: Any) -> None:
-            options = uvicorn.Config(app, log_level="warning", limit_concurrency=CONNECTIONS, server_header=False,
-                                     timeout_graceful_shutdown=5)  # fmt: skip
-            uvicorn.Server(options).run(sockets=[bound])
 
-        yield f"{address}:{bound.getsockname()[1]}", run
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """What runs an application: ``run(sockets=[...])``."""
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=CONNECTIONS, server_header=False,
+                                         timeout_graceful_shutdown=5))  # fmt: skip
