@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 from urllib.error import HTTPError
 
@@ -149,23 +150,23 @@ def test_a_bad_upload_is_told_and_the_server_lives(site, content):
 
 def test_large_and_slow_requests_are_refused(site, monkeypatch):
     host = site.address.removeprefix("http://")
-    one = http.client.HTTPConnection(host)
-    one.putrequest("POST", "/v1/files")
-    one.putheader("content-length", str(2**40))
-    one.endheaders()
-    assert one.getresponse().status == 413
-    one = http.client.HTTPConnection(host)
+    with closing(http.client.HTTPConnection(host)) as one:
+        one.putrequest("POST", "/v1/files")
+        one.putheader("content-length", str(2**40))
+        one.endheaders()
+        assert one.getresponse().status == 413
     head = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-    one.request("POST", "/v1/files", iter([head, *[b"x" * 2**20] * 8]),
-                {"content-type": "multipart/form-data; boundary=X"}, encode_chunked=True)  # fmt: skip
-    answer = one.getresponse()
-    assert answer.status == 413 and b"over 5,242,880 bytes" in answer.read()
+    with closing(http.client.HTTPConnection(host)) as one:
+        one.request("POST", "/v1/files", iter([head, *[b"x" * 2**20] * 8]),
+                    {"content-type": "multipart/form-data; boundary=X"}, encode_chunked=True)  # fmt: skip
+        answer = one.getresponse()
+        assert answer.status == 413 and b"over 5,242,880 bytes" in answer.read()
     monkeypatch.setattr(web, "STALL_S", 0.2)
-    one = http.client.HTTPConnection(host)
-    one.putrequest("POST", "/v1/chat/completions")
-    one.putheader("content-length", "100")
-    one.endheaders(b"{")
-    assert one.getresponse().status == 408
+    with closing(http.client.HTTPConnection(host)) as one:
+        one.putrequest("POST", "/v1/chat/completions")
+        one.putheader("content-length", "100")
+        one.endheaders(b"{")
+        assert one.getresponse().status == 408
     monkeypatch.setattr(web, "IN_FLIGHT", 10)
     assert "too much is being received" in message(*send(site.address, b"x" * 100), 503)
 
@@ -184,11 +185,11 @@ def test_a_token_is_needed_everywhere(locked_site):
         assert "a token is needed" in message(*call(address, path.replace("ü", "%C3%BC")), 401)
     assert "a token is needed" in message(*call(address, "/v1/files", Authorization="Bearer wrong"), 401)
     assert call(address, "/v1/files", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
-    one = http.client.HTTPConnection(address.removeprefix("http://"))
-    one.request("GET", f"/?token={TOKEN}")
-    answer = one.getresponse()
-    cookie = answer.getheader("set-cookie")
-    assert (answer.status, answer.getheader("location")) == (303, "/")
+    with closing(http.client.HTTPConnection(address.removeprefix("http://"))) as one:
+        one.request("GET", f"/?token={TOKEN}")
+        answer = one.getresponse()
+        cookie = answer.getheader("set-cookie")
+        assert (answer.status, answer.getheader("location")) == (303, "/")
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie
     assert call(address, "/", Cookie=cookie.split(";")[0])[0] == 200
 

@@ -239,7 +239,8 @@ class Site:
 
     async def uploads(self) -> Response:
         """All videos."""
-        return JSONResponse({"object": "list", "data": [chat.as_file(video) for video in self.core.videos()]})
+        files = [chat.as_file(video) for video in self.core.videos()]
+        return JSONResponse({"object": "list", "data": files, "has_more": False})  # without it clients ask for more
 
     async def described(self, found: str) -> Response:
         """One video."""
@@ -340,9 +341,11 @@ def application(core: Core, token: str = "", agents: Any = None) -> FastAPI:
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens; ValueError where it cannot."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"cannot listen on port {port}; expected 0 to 65535")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port} ({error}); choose another --host or --port") from None
 
 
