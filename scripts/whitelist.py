@@ -18,6 +18,12 @@ instance_type, n_objects, nyu40, object_names, question_type, reference_type, ti
 # weights that a checkpoint holds
 mask_token
 
+# read by inspect, for the Model Context Protocol
+__signature__
+
+# found by name in a table: what vidllm.cli.serving takes from vidllm.serving
+over_http
+
 # found by name in a table: the exporters of vidllm.export
 write_boxes, write_cameras, write_colmap, write_depth, write_glb, write_movie, write_nerfstudio, write_npz
 write_overview, write_page, write_ply, write_rrd, write_tum

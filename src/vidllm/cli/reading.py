@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidllm.io.atomic import clear_leftovers_of
-from vidllm.io.files import plain
 
 if TYPE_CHECKING:
     from vidllm.model.priors import KnownLength
@@ -141,6 +140,8 @@ def print_json(value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """``value`` as JSON on one line; numbers that are not finite become null."""
+    from vidllm.io.files import plain
+
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
-from vidllm.cli.options import Count, Text, read_by
+from vidllm.cli.options import Count, Effect, Text, read_by
 from vidllm.cli.scenes import WithModel
 
 TOKEN = "VIDLLM_TOKEN"
@@ -32,6 +32,8 @@ def needing(extra: str, module: str, name: str) -> Callable[..., Any]:
 @dataclass(frozen=True)
 class WithLimits(WithModel):
     """A verb that serves scenes."""
+
+    EFFECTS = (Effect(("json",), "a server prints no results", lambda _: False),)
 
     frames: Count = field(default=64, kw_only=True)  # of a video at most
     memory_mb: Count = field(default=2048, kw_only=True)  # of all scenes that are kept
@@ -58,8 +60,11 @@ class Serve(WithLimits):
 
     def run(self) -> None:
         application = needing("serve", "web", "application")
+        from vidllm.io.files import check_source
         from vidllm.serving.web import LOOPBACK, bound, http_server
 
+        for video in self.videos:
+            check_source(video)
         token = self.token or os.environ.get(TOKEN) or ("" if self.host in LOOPBACK else secrets.token_urlsafe(24))
         with bound(self.host, self.port) as listening, self.core(upload=self.upload_mb * 2**20) as core:
             address = f"{f'[{self.host}]' if ':' in self.host else self.host}:{listening.getsockname()[1]}"

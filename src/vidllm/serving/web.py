@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
+import python_multipart  # noqa: F401  what forms are read by: missed at the start, not at the first upload
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
