@@ -52,7 +52,7 @@ BUDGET: dict[str, int] = {
     "vidllm.long_video": 990,
     "vidllm.model": 6055,
     "vidllm.pretrained": 1650,
-    "vidllm.serving": 1230,
+    "vidllm.serving": 1240,
     "vidllm.training": 6650,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1610,

@@ -173,6 +173,7 @@ def test_large_and_slow_requests_are_refused(site, monkeypatch):
 
 def test_pages_of_elsewhere_may_not_ask(site):
     assert "this server is not" in message(*call(site.address, "/v1/files", Host="evil.example"), 421)
+    assert "is none" in message(*call(site.address, "/v1/files", Host="[evil"), 400)
     assert "another origin" in message(*call(site.address, "/v1/files", Origin="http://evil.example"), 403)
     assert call(site.address, "/v1/files", Origin=site.address)[0] == 200
     port = site.address.rsplit(":", 1)[1]

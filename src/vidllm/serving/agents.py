@@ -78,6 +78,9 @@ def _find(core: Core, video: str, local: bool) -> Video:
 async def _waited(future: Future[Any], video: Video, ctx: Any) -> Any:
     """What a job gives, its progress told meanwhile; it is cancelled where the agent gives up."""
     waited = asyncio.wrap_future(future)
-    while not (await asyncio.wait({waited}, timeout=1.0))[0]:
-        await ctx.report_progress(video.done, None, video.state)
-    return waited.result()
+    try:
+        while not (await asyncio.wait({waited}, timeout=1.0))[0]:
+            await ctx.report_progress(video.done, None, video.state)
+        return waited.result()
+    finally:
+        waited.cancel()

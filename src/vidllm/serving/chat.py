@@ -112,7 +112,7 @@ def read_request(body: dict[str, Any]) -> Request:
     parts = [part for message in messages for part in _parts(message)]
     sources = [source for part in parts if (source := _source(part)) is not None]
     last = messages[-1]
-    question = " ".join(str(part.get("text")) for part in _parts(last) if part.get("type") == "text")
+    question = " ".join(str(part.get("text") or "") for part in _parts(last) if part.get("type") == "text")
     if last.get("role") != "user":
         raise Refused("the last message must be the user's; it holds the question")
     if not sources:

@@ -30,6 +30,7 @@ from vidllm.serving.decoding import Plan, decoded
 T = TypeVar("T")
 MAX_MESSAGE, MAX_NAME = 600, 100  # characters
 MESSAGE = 96 * 2**20  # bytes of a request that is no upload: a video of 64 MiB in base64, and what is around it
+CLOSE_S = 10.0
 _CHUNK = 2**20
 
 
@@ -101,14 +102,14 @@ class Core:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Jobs that wait are cancelled, the running one is waited for."""
+        """Jobs that wait are cancelled, the running one is waited for, though not for long."""
         while True:
             try:
                 self._jobs.put_nowait(None)
                 break
             except queue.Full:
                 self._drop()
-        self._worker.join()
+        self._worker.join(CLOSE_S)
         self._temporary.cleanup()
 
     # ---- videos -----------------------------------------------------------------------------------------------

@@ -85,11 +85,14 @@ class Guard:
 
     def _entry(self, request: Request) -> Response | None:
         """Nothing for who may pass; for a link with the token a cookie, so that it does not stay in the address."""
-        host = request.headers.get("host", "")
-        if not self.token and urlsplit(f"//{host}").hostname not in self.hosts:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        try:
+            asked, source = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
+        except ValueError:
+            raise Refused("the Host or the Origin of the request is none") from None
+        if not self.token and asked not in self.hosts:
             raise Refused(f"this server is not {host[:100]!r}; ask for it as {self.hosts[0]}", 421)
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and source != host:
             raise Refused("a page of another origin may not use this server", 403)
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not self.token or self._is_token(shown or request.cookies.get(COOKIE, "")):
@@ -140,7 +143,7 @@ async def finished(request: Request, future: Future[T]) -> T:
     waited = asyncio.wrap_future(future)
     while not (await asyncio.wait({waited}, timeout=0.5))[0]:
         if await request.is_disconnected():
-            waited.cancel()
+            waited.cancel()  # and with it the job
             raise Refused("the client went away", 499)
     if waited.cancelled():
         raise Refused("the server stops", 503)
