@@ -155,6 +155,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile of the vision part's blocks")
     parser.add_argument("--cuda-graphs", action="store_true", help="also decode with a static cache (graphs on CUDA)")
     parser.add_argument("--llava", action="store_true", help="also a plain Hugging Face LLaVA with the same LM")
+    parser.add_argument("--no-video", action="store_true", help="noise in place of a video: nothing is decoded")
     parser.add_argument("--processor-time", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arithmetic", action="store_true", help="run nothing; lower bounds for the rates that follow")
@@ -178,12 +179,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(table({frames: arithmetic_column(options, frames) for frames in options.frames}))
         return
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.mp4"
-        write_clip(clip, max(options.frames), tuple(options.size) if options.size else (480, 640))
+        clip = None if options.no_video else Path(folder) / "clip.mp4"
+        if clip is not None:
+            write_clip(clip, max(options.frames), tuple(options.size) if options.size else (480, 640))
         same = ("preset", "device", "dtype", "language_dtype", "offload", "attention", "size", "compile", "llava",
                 "processor_time", "repeats")  # fmt: skip
         given = {name: getattr(options, name) for name in same} | {"static_cache": options.cuda_graphs}
-        settings = [Settings(frames=frames, video=str(clip), **given) for frames in options.frames]
+        video = None if clip is None else str(clip)
+        settings = [Settings(frames=frames, video=video, **given) for frames in options.frames]
         print(table({s.frames: in_process(s) for s in settings}))
 
 

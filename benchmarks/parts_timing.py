@@ -22,7 +22,7 @@ from vidllm.model.outputs import Geometry
 from vidllm.model.precision import place
 from vidllm.model.presets import preset
 from vidllm.model.scale_alignment import align_scale
-from vidllm.profiling import QUESTION_TOKENS
+from vidllm.profiling import QUESTION_TOKENS, extent_of
 
 T = TypeVar("T")
 TOKENS = 32  # generated for the rate of decoding
@@ -31,11 +31,11 @@ DEPTH_M = (1.0, 5.0)  # of the noise that the patches are lifted by, so that a s
 
 @dataclass(frozen=True)
 class Settings:
-    """What one measurement is made with; ``video`` is read, ``frames`` of it."""
+    """What one measurement is made with; ``video`` is read, ``frames`` of it (None: noise, and nothing is read)."""
 
     preset: str
     frames: int
-    video: str
+    video: str | None
     device: str = "cpu"
     dtype: str = "float32"
     language_dtype: str | None = None
@@ -150,9 +150,7 @@ def compile_vision(model: VidLLMForConditionalGeneration) -> None:
 def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock) -> Tensor:
     """From the file to the visual prefix (1, T, D)."""
     config, parameter = model.config, next(model.parameters())
-    side = config.shorter_side if s.size is None else min(s.size)
-    read = clock("decode", lambda: load_frames(s.video, s.frames, shorter_side=side).images)
-    images = read[None].to(parameter.device, parameter.dtype)
+    images = pictures(config, s, clock)[None].to(parameter.device, parameter.dtype)
     if s.size is not None:
         images = images[..., : s.size[0], : s.size[1]]
     size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -168,6 +166,15 @@ def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock)
     del cameras
     prefix = clock("lift", lambda: model.build_visual_tokens(features, spread(geometry)))
     return prefix.tokens
+
+
+def pictures(config: VidLLMConfig, s: Settings, clock: Clock) -> Tensor:
+    """(F,3,H,W) as the model takes them."""
+    if s.video is None:
+        extent = extent_of(config, s.frames)
+        return torch.rand(s.frames, 3, *(s.size or (extent.height, extent.width)))
+    side, video = config.shorter_side if s.size is None else min(s.size), s.video
+    return clock("decode", lambda: load_frames(video, s.frames, shorter_side=side).images)
 
 
 def spread(geometry: Geometry) -> Geometry:

@@ -24,39 +24,7 @@ if [ -n "${WHEELS:-}" ]; then
   export PYTHONPATH="$work/site:$PYTHONPATH"
 fi
 if ! python -c 'import av' 2> /dev/null; then # no video is read here: a stand-in with whatever is imported from it
-  mkdir -p "$work/site"
-  cat > "$work/site/av.py" << 'PYTHON'
-import sys
-import types
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-
-
-class StandIn(types.ModuleType):
-    __path__ = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (Exception,), {})
-
-
-class Finder(MetaPathFinder, Loader):
-    def find_spec(self, name, path, target=None):
-        return ModuleSpec(name, self, is_package=True) if name.startswith("av.") else None
-
-    def create_module(self, spec):
-        return StandIn(spec.name)
-
-    def exec_module(self, module):
-        pass
-
-
-__path__ = []
-sys.meta_path.append(Finder())
-sys.modules[__name__].__class__ = StandIn
-PYTHON
-  export PYTHONPATH="$work/site:$PYTHONPATH"
+  export PYTHONPATH="$here/recipes/without_av:$PYTHONPATH"
 fi
 command -v vidllm > /dev/null || vidllm() { python -m vidllm "$@"; }
 start=${START:-$here/src/vidllm/weights/tiny}

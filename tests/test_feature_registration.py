@@ -28,7 +28,10 @@ def learned(frames: int) -> tuple[Geometry, torch.Tensor]:
     scale = SceneScale(one, one.expand(1, frames), 0 * one, one.bool())
     poses, k = torch.eye(4)[:3].expand(1, frames, 3, 4), torch.eye(3).expand(1, frames, 3, 3)
     depth = (true * factors)[None]
-    return Geometry(poses, k, depth, torch.ones_like(depth), None, scale, up, scene_from_world(up)), true
+    return Geometry(
+        extrinsics=poses, intrinsics=k, depth_m=depth, confidence=torch.ones_like(depth), metric_depth_m=None,
+        scale=scale, up=up, scene_from_world=scene_from_world(up),
+    ), true  # fmt: skip
 
 
 def sparse(true: torch.Tensor, numbers: list[int], unit: float) -> SparseModel:

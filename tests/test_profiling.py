@@ -147,7 +147,7 @@ def rotation(extent):
     return 2 * 2 * 9 * extent.patches
 
 
-@pytest.mark.parametrize("name", ["tiny", "compact", "paper"])
+@pytest.mark.parametrize("name", ["tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in ("compact", "paper"))])
 def test_the_parameters_are_the_models(name):
     config = preset(name)
     assert sum(row.parameters for row in costs(config, extent_of(config))) == total(parts(config))

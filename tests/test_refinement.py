@@ -64,6 +64,7 @@ def test_the_configuration_is_saved_with_the_model(folder, tmp_path):
     assert vidllm.load(tmp_path).refine and not vidllm.load(tmp_path, refine=False).refine
 
 
+@pytest.mark.slow
 def test_known_cameras_stay(model, rendered):
     k, poses = rendered.intrinsics[0], np.linalg.inv(rendered.extrinsics)
     with_k = model.reconstruct(rendered.rgb, refine=True, cameras=GivenCameras(intrinsics=k))
@@ -90,6 +91,7 @@ def test_a_known_scale_goes_before(model, rendered):
     torch.testing.assert_close(again.depth, 2 * scene.depth)
 
 
+@pytest.mark.slow
 def test_windows_are_refined_each_by_itself():
     model = vidllm.load()
     clip = render_scene(10001, 9, 112, 140)[0].rgb
@@ -136,6 +138,7 @@ def test_a_walk_forth_and_back_ends_where_it_began():
     assert float(nearest.quantile(0.9)) < 0.3
 
 
+@pytest.mark.slow
 def test_whether_frames_agree_is_told_and_saved(rendered, tmp_path):
     model = vidllm.load()
     assert model.reconstruct(rendered.rgb).summary()["frames_agree"] is None

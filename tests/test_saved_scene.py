@@ -74,7 +74,7 @@ def assert_same(found, scene, tmp_path):
     assert contents(tmp_path / "found") == contents(tmp_path / "made")
 
 
-@pytest.mark.parametrize("kind", ["whole", "long"])
+@pytest.mark.parametrize("kind", ["whole", pytest.param("long", marks=pytest.mark.slow)])
 def test_a_saved_scene_is_the_scene_it_was_without_its_video(kind, model, tmp_path, request):
     scene = request.getfixturevalue(kind)
     paths = scene.save(tmp_path / "saved", ["scene"])
@@ -236,6 +236,7 @@ def test_a_failed_saving_leaves_the_earlier_one(whole, saved, monkeypatch):
 # ---- the command line ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_asks_a_saved_scene(place, tmp_path, capsys):
     film, out, options = tmp_path / "walk.mp4", tmp_path / "out", ["--model", str(place)]
     write_video(film, noise_clip(5))

@@ -74,7 +74,7 @@ def test_what_was_not_seen_is_said(model: VidLLM) -> None:
     assert "Nothing was seen" not in scene.describe(at=scene.ground("the table", several=False)[0].center)
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_black_frozen_and_faint_videos_are_said_to_be_so(model: VidLLM, window: int | None, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 3, (6, 112, 140, 3), dtype=np.uint8)
     scene = model.reconstruct(noise, 6, window=window)

@@ -92,9 +92,10 @@ def placed(geometry: Geometry, model: SparseModel, to_processed: Float[Tensor, "
     if images.shape[1] == geometry.depth_m.shape[1]:
         scale = replace(scale, per_image=images[:, at])
     return Geometry(
-        first, (to_processed @ model.intrinsics.float()).expand(1, len(at), 3, 3),
-        (depth * (metres - each).nan_to_num().exp()[:, None, None])[None], geometry.confidence[:, at].cpu(), None,
-        scale, up, scene_from_world(up), registration="sfm",
+        extrinsics=first, intrinsics=(to_processed @ model.intrinsics.float()).expand(1, len(at), 3, 3),
+        depth_m=(depth * (metres - each).nan_to_num().exp()[:, None, None])[None],
+        confidence=geometry.confidence[:, at].cpu(), metric_depth_m=None, scale=scale, up=up,
+        scene_from_world=scene_from_world(up), registration="sfm",
     )  # fmt: skip
 
 

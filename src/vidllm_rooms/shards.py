@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from vidllm.export.depth_png import write_depth_png
 from vidllm.io.atomic import atomic_folder
 from vidllm.io.video import write_video
 from vidllm_rooms.language import make_language
+from vidllm_rooms.language.vsi import training_questions
 from vidllm_rooms.render import render_clip
 from vidllm_rooms.world import Clip, Look
 from vidllm_rooms.world.catalogue import LABELS
@@ -91,7 +92,7 @@ def write_shard(
     for seed in seeds:
         clip, language = render_scene(seed, frames, height, width, look)
         clips.append(clip)
-        records.append(scene_record(clip, language))
+        records.append(scene_record(clip, replace(language, spatial=training_questions(clip))))
     tensors = {
         "rgb": torch.from_numpy(np.stack([c.rgb for c in clips])),
         "depth_m": torch.from_numpy(np.stack([c.depth_m for c in clips])).half(),

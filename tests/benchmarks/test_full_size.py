@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -43,6 +44,16 @@ def test_the_column_of_a_measurement(found):
     assert full_size.measured_column(figures, settings)["VGGT's backbone as published, H100"] == "0.11"
 
 
+def test_without_a_video_nothing_is_decoded():
+    clock = parts_timing.Clock(torch.device("cpu"), 1)
+    config = parts_timing.benchmark_config("tiny")
+    given = parts_timing.pictures(config, parts_timing.Settings("tiny", 3, None, size=(28, 42)), clock)
+    usual = parts_timing.pictures(config, parts_timing.Settings("tiny", 2, None), clock)
+    assert given.shape == (3, 3, 28, 42) and usual.shape == (2, 3, 112, 140) and not clock.found
+    assert full_size.parse(["tiny", "--no-video"]).no_video
+
+
+@pytest.mark.slow
 def test_arithmetic_runs_nothing(capsys):
     full_size.main(["tiny", "--arithmetic", "--frames", "1", "2", "--tflops", "1", "--bandwidth", "1"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]

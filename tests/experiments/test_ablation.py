@@ -191,6 +191,7 @@ def test_the_missing_scale_is_the_datas_own(rooms_folder):
 # ---- a miniature ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_ablation_is_trained_once_and_resumed(config, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load_language_only", lambda folder: None)
     table = Table("two", "two rows", (MAIN.rows[0], replace(MAIN.rows[3], against=(0,))), "a source", MAIN.columns)

@@ -93,9 +93,10 @@ def oracle(pose, depth, scale=1.0, noise=0.0, wrong=0.0):
     up = (pose[0, :3, 2] + 0.02 * noise * torch.randn(3)).float()[None]
     votes = SceneScale(torch.ones(1), torch.ones(1, count), torch.zeros(1), torch.ones(1, dtype=torch.bool))
     return Geometry(
-        extrinsics[None].float(), INTRINSICS.expand(1, count, 3, 3).float(), seen[None].float(),
-        torch.ones(1, *depth.shape), None, votes, up, scene_from_world(up),
-    )
+        extrinsics=extrinsics[None].float(), intrinsics=INTRINSICS.expand(1, count, 3, 3).float(),
+        depth_m=seen[None].float(), confidence=torch.ones(1, *depth.shape), metric_depth_m=None, scale=votes, up=up,
+        scene_from_world=scene_from_world(up),
+    )  # fmt: skip
 
 
 def chained(frames, size, overlap, noise=0.0, wrong=0.0, scales=None, votes=True):

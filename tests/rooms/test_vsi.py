@@ -16,10 +16,11 @@ from vidllm.datasets.annotations import read_vsi
 from vidllm.datasets.scannet import ScanNetScene
 from vidllm.evaluation.protocols.spatial import VSI, VSI_KINDS
 from vidllm.io.cameras.matrices import half_centres
+from vidllm_rooms.language.measures import Measures, box_distance_m, in_room
+from vidllm_rooms.language.vsi import _DIRECTIONS, MOST_BLIND, Asker, _direction, _route, numbered
 from vidllm_rooms.official.export import export_rooms
-from vidllm_rooms.official.measures import Measures, box_distance_m, in_room, in_scan
 from vidllm_rooms.official.scan import Scan, cameras, recorded, scan_room
-from vidllm_rooms.official.vsi import _DIRECTIONS, MOST_BLIND, Asker, _direction, _route, numbered
+from vidllm_rooms.official.scan_measures import in_scan
 from vidllm_rooms.shards import render_scene
 from vidllm_rooms.world import Clip, RoomObject
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import pickle
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from vidllm.datasets.shards import Shard
+from vidllm.model.text import build_tokenizer
 from vidllm.training.config import RunConfig, changed, tiny_test
 from vidllm.training.data import ClipDraw, RoomsData
 from vidllm.training.progress import Clock
-from vidllm.training.stage2 import StepDraw
+from vidllm.training.stage2 import StepDraw, _ask
+from vidllm.training.texts import TextMaker, corpus
 from vidllm.training.trainable import Ahead
+from vidllm_rooms.language.template_questions import template_questions
 
 
 def draw(step, rng):
@@ -35,10 +40,16 @@ def test_the_same_batch_and_the_same_generator_with_and_without_threads(threads)
 def test_what_draws_is_sent_to_other_processes(rooms_folder):
     """Stage 1's and 2's drawers, pickled, draw the batches of the run: that is what ``--workers`` sends."""
     data = RoomsData(rooms_folder)
-    for drawer in (ClipDraw(data, 3, 4, (2,)), StepDraw(tiny_test(), data, None, 56)):
+    records = [record for path in data.paths for record in Shard(path).records]
+    asked = partial(_ask, template_questions, 2, 2)
+    speaks = changed(tiny_test(), language_start=0, language_share=1.0)
+    stage2 = StepDraw(speaks, data, None, 56, TextMaker(build_tokenizer(corpus(records), 600), asked))
+    for drawer in (ClipDraw(data, 3, 4, (2,)), stage2):
         data.draw(np.random.default_rng(0), 1, 2, window=True)  # opened files stay behind
         ours, theirs = (d(1, np.random.default_rng(7)) for d in (drawer, pickle.loads(pickle.dumps(drawer))))
-        ours, theirs = (b[0] if isinstance(b, tuple) else b for b in (ours, theirs))
+        if drawer is stage2:
+            (ours, kind, texts), (theirs, same, others) = ours, theirs
+            assert kind == same and torch.equal(texts.input_ids, others.input_ids) and texts.input_ids.any()
         assert torch.equal(ours.images, theirs.images) and ours.places == theirs.places
 
 

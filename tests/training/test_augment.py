@@ -63,9 +63,9 @@ def test_seeing_steps_see_varied_pictures(rooms_folder, tmp_path, monkeypatch):
     shown = []
     for share in (0.0, 1.0):
         run = Run.build(changed(short_run(rooms_folder, start, tmp_path / str(share)), vary_share=share))
-        batch, kind = run.draw(0, np.random.default_rng(0))
+        batch, kind, texts = run.draw(0, np.random.default_rng(0))
         assert kind == "window"
         monkeypatch.setattr(run.model, "encode", _keeper(shown))
         with pytest.raises(Seen):
-            run.losses((batch, kind), 0, np.random.default_rng(0))
+            run.losses((batch, kind, texts), 0, np.random.default_rng(0))
         assert torch.equal(shown[-1], batch.images) == (share == 0)

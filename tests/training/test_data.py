@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from vidllm.training.losses import normalise
 from vidllm.training.packing import pack
 from vidllm.training.texts import TextMaker, corpus, draw_texts, scene_boxes, scene_from_room
 from vidllm_rooms import shards
+from vidllm_rooms.language.vsi import training_questions
 from vidllm_rooms.shards import plan_shards, render_scene, write_shard
 
 
@@ -42,7 +45,7 @@ def test_a_shard_gives_back_what_was_rendered(rooms_folder):
     assert np.allclose(tensors["depth_m"].float().numpy(), clip.depth_m, rtol=1e-3)
     assert np.allclose(tensors["extrinsics"].numpy(), clip.extrinsics, atol=1e-5)
     assert np.allclose(tensors["intrinsics"].numpy(), clip.intrinsics, rtol=1e-6)
-    assert language_from_record(shard.records[1]) == language
+    assert language_from_record(shard.records[1]) == replace(language, spatial=training_questions(clip))
     assert {o["id"] for o in shard.records[1]["objects"] if o["visible"]} == set(clip.visible())
 
 
@@ -171,6 +174,17 @@ def test_texts_of_a_batch_name_boxes_and_points_of_its_scene(data):
             assert text.boxes is not None or (text.scored[-1] and text.ids[-1] == maker.tokenizer.eos_token_id)
     packed = pack(texts, loc, 400)
     assert bool(packed.loc_mask.any()) and packed.input_ids.max() < len(maker.tokenizer)
+
+
+def test_questions_in_a_benchmarks_form_are_counted_apart(data):
+    record = Shard(data.paths[0]).records[0]
+    spatial = language_from_record(record).spatial
+    maker = TextMaker(build_tokenizer(corpus([record]), 600))
+    texts = maker.scene(record, {}, np.random.default_rng(0), Texts(0, 0, 0, spatial=3))
+    wanted = {maker.tokenizer.decode(maker.question(q).ids) for q in spatial}
+    assert len(texts) == 3 and {maker.tokenizer.decode(text.ids) for text in texts} <= wanted
+    assert all("these are frames of a video" in text for text in wanted)
+    assert maker.scene(record, {}, np.random.default_rng(0), Texts(0, 0, 0)) == []
 
 
 def test_chosen_frames_alone_are_read(rooms_folder):

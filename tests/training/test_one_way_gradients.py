@@ -31,7 +31,7 @@ def config(rooms_folder, tmp_path_factory):
 def language_of(run: Run) -> Losses:
     """L_VL of one batch, lifted with the geometry that the model itself finds, and nothing detached by hand."""
     rng = np.random.default_rng(1)
-    batch, kind = run.draw(0, rng)
+    batch, kind, _ = run.draw(0, rng)
     assert kind == "clip"
     features = run.model.encode(batch.images)
     prefix = run.model.build_visual_tokens(
@@ -69,7 +69,7 @@ def test_each_language_term_reaches_the_adapter_alone(config, term):
 
 def test_the_reconstruction_losses_reach_the_adapter_and_no_word(config):
     run = Run.build(config)
-    batch, _ = run.draw(0, np.random.default_rng(1))
+    batch, *_ = run.draw(0, np.random.default_rng(1))
     losses, *_ = geometry_losses(run.model, batch, run.config.weights, torch.tensor([0]))
     losses.total().backward()
     assert with_gradient(run) == {"encoder", "adapter", *GEOMETRY}
@@ -77,7 +77,7 @@ def test_the_reconstruction_losses_reach_the_adapter_and_no_word(config):
 
 def test_vggts_form_of_the_losses_trains_the_same_parts(config):
     run = Run.build(changed(config, reconstruction="vggt"))
-    batch, _ = run.draw(0, np.random.default_rng(1))
+    batch, *_ = run.draw(0, np.random.default_rng(1))
     losses, *_ = geometry_losses(run.model, batch, run.config.weights, torch.tensor([0, 1]))
     ours, *_ = geometry_losses(run.model, batch, config.weights, torch.tensor([0, 1]))
     assert set(losses.terms) == set(ours.terms)

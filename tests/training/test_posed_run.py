@@ -43,7 +43,7 @@ def test_every_step_has_the_size_that_was_drawn_for_it(config):
     run = Run.build(config)
     kinds = set()
     for step in range(8):
-        batch, kind = run.draw(step, np.random.default_rng([0, step]))
+        batch, kind, _ = run.draw(step, np.random.default_rng([0, step]))
         assert min(batch.images.shape[-2:]) in config.batches.sides
         kinds.add(kind)
     assert kinds == {"window", "posed"}

@@ -45,7 +45,7 @@ def test_at_weight_0_nothing_is_built_and_no_term_is_left(config):
     run = Run.build(changed(config, **WEIGHTS))
     assert not run.supervision and run.auxiliary is None and run.oracle is None and set(run.modules()) == {"model"}
     rng = np.random.default_rng(0)
-    losses = run.losses((run.data.draw(rng, 1, 2, window=True), "window"), 0, rng)
+    losses = run.losses((run.data.draw(rng, 1, 2, window=True), "window", None), 0, rng)
     assert not {"semantic", "patch_points", "naming", "correspondence", "guide"} & set(losses.terms)
 
 

@@ -67,7 +67,8 @@ _GEOMETRY = (
 )  # fmt: skip
 _LANGUAGE = (
     "clip_images", "dense_frames", "language_only_share", "true_geometry_until", "questions", "references", "captions",
-    "plain", "places", "max_text_tokens", "text_weight", "box_weight", "word_weight", "resemble_weight", "place_weight",
+    "plain", "places", "spatial", "max_text_tokens", "text_weight", "box_weight", "word_weight", "resemble_weight",
+    "place_weight",
 )  # fmt: skip
 
 #: Of the configurations, by class: a run warns of an option without an effect.

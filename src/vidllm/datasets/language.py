@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +36,28 @@ class Caption:
 
 @dataclass(frozen=True)
 class Language:
-    """Everything that is said about one clip."""
+    """Everything that is said about one clip.
+
+    ``spatial`` are questions in the form of a benchmark with a prompt of its own (VSI-Bench), long ones: training takes
+    them by a count of their own.
+    """
 
     questions: tuple[Question, ...]
     references: tuple[Reference, ...]
     captions: tuple[Caption, ...]
+    spatial: tuple[Question, ...] = ()
 
 
 def language_from_record(record: dict[str, Any]) -> Language:
     """The language part of a scene record as dataclasses."""
     said = record["language"]
     return Language(
-        tuple(Question(q["kind"], q["question"], tuple(q["answers"]), q["situation"]) for q in said["questions"]),
+        _questions(said["questions"]),
         tuple(Reference(r["kind"], r["expression"], tuple(r["targets"])) for r in said["references"]),
         tuple(Caption(c["object_id"], tuple(c["texts"])) for c in said["captions"]),
+        _questions(said.get("spatial", ())),
     )
+
+
+def _questions(rows: Iterable[dict[str, Any]]) -> tuple[Question, ...]:
+    return tuple(Question(q["kind"], q["question"], tuple(q["answers"]), q["situation"]) for q in rows)

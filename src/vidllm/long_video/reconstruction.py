@@ -203,8 +203,11 @@ class WindowedReconstruction:
             metres = torch.from_numpy(np.array(depth[part])) * (factors[part, None, None] * self.chain.factor)
             poses = extrinsics[part].clone()
             poses[..., 3] *= self.chain.factor
-            geometry = Geometry(poses[None], frames.intrinsics[None, part], metres[None], torch.ones_like(metres)[None],
-                                None, self.chain.scale, self.chain.up[None], level)  # fmt: skip
+            geometry = Geometry(
+                extrinsics=poses[None], intrinsics=frames.intrinsics[None, part], depth_m=metres[None],
+                confidence=torch.ones_like(metres)[None], metric_depth_m=None, scale=self.chain.scale,
+                up=self.chain.up[None], scene_from_world=level,
+            )  # fmt: skip
             positions, valid = (x.to(device) for x in self.model.patch_positions(geometry, self._grid))
             language = torch.from_numpy(np.array(tokens[part]))[None].to(device, next(self.model.parameters()).dtype)
             self.patches.add(self.model.pool_patches(language, None, positions, valid))

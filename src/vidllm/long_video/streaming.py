@@ -189,9 +189,10 @@ class LongScene(Scene):
         confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
         log_std = self._log_std
         return Geometry(
-            now.extrinsics[None], now.intrinsics[None], self.depth[None], confidence[None], None, now.scale,
-            now.up[None], now.scene_from_world[None], None if log_std is None else log_std[None],
-        )
+            extrinsics=now.extrinsics[None], intrinsics=now.intrinsics[None], depth_m=self.depth[None],
+            confidence=confidence[None], metric_depth_m=None, scale=now.scale, up=now.up[None],
+            scene_from_world=now.scene_from_world[None], log_std=None if log_std is None else log_std[None],
+        )  # fmt: skip
 
     @cached_property
     def data(self) -> SceneData:

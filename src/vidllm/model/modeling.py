@@ -187,7 +187,10 @@ class Network(nn.Module):
         depth_m = depth * s[..., None].to(depth.dtype) if aligned else metric
         assert depth_m is not None
         level = scene_from_world(up.float())
-        return Geometry(metric_pose, intrinsics, depth_m, confidence, metric, scale, up, level, log_std)
+        return Geometry(
+            extrinsics=metric_pose, intrinsics=intrinsics, depth_m=depth_m, confidence=confidence,
+            metric_depth_m=metric, scale=scale, up=up, scene_from_world=level, log_std=log_std,
+        )  # fmt: skip
 
     def refined(self, features: Features, geometry: Geometry, known: KnownCameras | None) -> Geometry:
         """An adjusted geometry with its metres measured anew: metric depth is proportional to the focal length."""

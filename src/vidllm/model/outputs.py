@@ -96,7 +96,7 @@ class SceneScale:
     valid: Tensor
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Geometry:
     """The reconstruction in metres, the world being the first camera's frame.
 

@@ -146,6 +146,7 @@ class Texts:
     captions: int = 3
     plain: int = 0  # plain questions a scene on top: template questions
     places: int = 0  # and ones on places of these
+    spatial: int = 0  # questions in VSI-Bench's form, of shards that have them
     max_text_tokens: int = 800
 
 

@@ -111,9 +111,10 @@ def true_geometry(targets: GeometryTargets, up: Tensor) -> Geometry:
     ones = torch.ones_like(targets.scale)
     unit = SceneScale(ones, ones[:, None], torch.zeros_like(ones), torch.ones_like(ones, dtype=torch.bool))
     return Geometry(
-        targets.extrinsics, targets.intrinsics, targets.depth_m, targets.valid.float(), targets.depth_m, unit, up,
-        scene_from_world(up),
-    )
+        extrinsics=targets.extrinsics, intrinsics=targets.intrinsics, depth_m=targets.depth_m,
+        confidence=targets.valid.float(), metric_depth_m=targets.depth_m, scale=unit, up=up,
+        scene_from_world=scene_from_world(up),
+    )  # fmt: skip
 
 
 def language_losses(

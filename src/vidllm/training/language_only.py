@@ -95,7 +95,7 @@ def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple
         shard = Shard(path)
         for index, record in enumerate(shard.records):
             language = language_from_record(record)
-            texts += [maker.question(q) for q in language.questions]
+            texts += [maker.question(q) for q in (*language.questions, *language.spatial)]
             placed = scene_boxes(record, scene_from_room(shard.tensors(index)["extrinsics"]))
             texts += [maker.caption(c, placed, rng) for c in language.captions]
             boxes += [placed[t] for r in language.references for t in r.targets]

@@ -54,7 +54,11 @@ class PackedTexts:
 
     def to(self, device: torch.device) -> PackedTexts:
         """The same texts on a device."""
-        return PackedTexts(**{name: value.to(device) for name, value in vars(self).items()})
+        return PackedTexts(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+    def pin_memory(self) -> PackedTexts:
+        """The same texts in pinned memory."""
+        return PackedTexts(**{name: value.pin_memory() for name, value in vars(self).items()})
 
 
 def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -> PackedTexts:

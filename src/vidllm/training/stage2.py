@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vidllm.datasets.language import Question
 from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.weight_files import model_of_run
@@ -34,16 +36,17 @@ from vidllm.training.models import (
     training_device,
     write_model,
 )
-from vidllm.training.packing import PACKED_ATTENTION, pack
+from vidllm.training.packing import PACKED_ATTENTION, PackedTexts, pack
 from vidllm.training.pictures import PATCH_SIZE, augment
 from vidllm.training.posed_clips import PosedClips
 from vidllm.training.supervision import wanted
 from vidllm.training.supervision.base import AuxiliaryHeads, Parts, Supervision
 from vidllm.training.supervision.geometry import OracleFeatures
-from vidllm.training.texts import ExtraQuestions, SceneQuestions, TextMaker, draw_texts
+from vidllm.training.texts import Boxes, ExtraQuestions, SceneQuestions, TextMaker, draw_texts
 from vidllm.training.trainable import Trainable
 from vidllm.training.widening import fit_adapter, take_geometry_half
 
+StepBatch = tuple[Batch, str, PackedTexts | None]
 COIN, FIT = 2, 3  # keep these draws apart from those of a step's plan (data.PLAN) and data
 GEOMETRY = ("window", "posed")  # kinds of steps without language
 
@@ -170,29 +173,33 @@ class Run(Trainable):
             seen |= seen_or_unknown(model_of_run(begun))
         return seen
 
-    def kind(self, batch: tuple[Batch, str]) -> str:
+    def kind(self, batch: StepBatch) -> str:
         """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
         return batch[1]
 
     @property
     def drawer(self) -> StepDraw:
         """What draws the steps' batches."""
-        return StepDraw(self.config, self.data, self.posed, self.model.config.shorter_side)
+        return StepDraw(self.config, self.data, self.posed, self.model.config.shorter_side, self.texts)
 
-    def draw(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-        """The step's batch and its kind, as :class:`StepDraw` tells them."""
+    def draw(self, step: int, rng: np.random.Generator) -> StepBatch:
+        """The step's batch, its kind and its texts, as :class:`StepDraw` tells them."""
         return self.drawer(step, rng)
 
-    def losses(self, batch: tuple[Batch, str], step: int, rng: np.random.Generator) -> Losses:
+    def losses(self, batch: StepBatch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 8 on a batch."""
-        scenes, kind = batch[0].to(self.device), batch[1]
-        losses = self._geometry(scenes, kind, step, rng) if kind in (*GEOMETRY, "clip") else self._language_alone(
-            scenes, step, rng, named=kind == "named"
-        )
+        scenes, kind, texts = batch[0].to(self.device), batch[1], batch[2]
+        texts = None if texts is None else texts.to(self.device)
+        if texts is None or kind == "clip":
+            losses = self._geometry(scenes, kind, texts, step, rng)
+        else:
+            losses = self._language_alone(scenes, texts, step, rng, named=kind == "named")
         return Losses(losses.terms, losses.figures | {f"{kind}_steps": 1.0})
 
-    def _geometry(self, batch: Batch, kind: str, step: int, rng: np.random.Generator) -> Losses:
-        """Losses of a step with vision, and of language after it where the step is of whole clips."""
+    def _geometry(
+        self, batch: Batch, kind: str, texts: PackedTexts | None, step: int, rng: np.random.Generator
+    ) -> Losses:
+        """Losses of a step with vision, and of language after it where there are texts."""
         weights, share = self.config.weights, self.config.batches.vary_share
         if kind in GEOMETRY and share > 0:
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -200,17 +207,19 @@ class Run(Trainable):
         count, dense = batch.images.shape[1], weights.dense_frames if kind == "clip" else weights.window_dense_frames
         frames = torch.from_numpy(np.sort(rng.choice(count, min(count, dense), replace=False))).to(self.device)
         losses, features, cameras, targets = geometry_losses(self.model, batch, weights, frames, self.supervision)
-        if kind in GEOMETRY:
+        if texts is None:
             return losses
         if rng.random() < self.config.curriculum.true_geometry_share(step):
             geometry = true_geometry(targets, batch.up)
         else:
             with torch.no_grad():
                 geometry = self.model.metric_geometry(features, cameras)
-        said = self._language(batch, self.model.build_visual_tokens(features, geometry), rng)
+        said = self._language(batch, self.model.build_visual_tokens(features, geometry), texts)
         return Losses(losses.terms | said.terms, losses.figures | said.figures)
 
-    def _language_alone(self, batch: Batch, step: int, rng: np.random.Generator, *, named: bool) -> Losses:
+    def _language_alone(
+        self, batch: Batch, texts: PackedTexts, step: int, rng: np.random.Generator, *, named: bool
+    ) -> Losses:
         """Language losses on the vision as it stands, or on the patches' names, which are lifted with true geometry."""
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
         if named:
@@ -218,23 +227,21 @@ class Run(Trainable):
             tokens = self.oracle.features(batch.category, batch.colour, batch.material)
             grid = batch.images.shape[-2] // PATCH_SIZE, batch.images.shape[-1] // PATCH_SIZE
             positions, valid = self.model.patch_positions(geometry, grid)
-            return self._language(batch, self.model.pool_patches(tokens, None, positions, valid), rng)
+            return self._language(batch, self.model.pool_patches(tokens, None, positions, valid), texts)
         with torch.no_grad():
             features = self.model.encode(batch.images)
             if self._coin(step, rng) >= self.config.curriculum.true_geometry_share(step):
                 geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
-        return self._language(batch, self.model.build_visual_tokens(features, geometry), rng)
+        return self._language(batch, self.model.build_visual_tokens(features, geometry), texts)
 
     def _coin(self, step: int, rng: np.random.Generator) -> float:
         """A number in [0, 1) for each micro-batch; with sharded blocks one for all, since all call them or none."""
         own, loop = float(rng.random()), self.config.loop
         return float(np.random.default_rng([loop.seed, step, COIN]).random()) if loop.parallel == "fsdp" else own
 
-    def _language(self, batch: Batch, prefix: VisualPrefix, rng: np.random.Generator) -> Losses:
-        texts = draw_texts(batch, self.texts, rng, self.config.texts)
-        packed = pack(texts, self.model.config.loc_token_id, self.config.texts.max_text_tokens).to(self.device)
+    def _language(self, batch: Batch, prefix: VisualPrefix, texts: PackedTexts) -> Losses:
         weights, supervision = self.config.weights, self.supervision
-        return language_losses(self.model, prefix, packed, self.texts.prefix_ids, weights, supervision, batch)
+        return language_losses(self.model, prefix, texts, self.texts.prefix_ids, weights, supervision, batch)
 
 
 @dataclass(frozen=True)
@@ -245,13 +252,22 @@ class StepDraw:
     data: RoomsData
     posed: PosedClips | None
     shorter_side: int
+    texts: TextMaker
 
-    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
-        """The step's batch and its kind: ``window`` (geometry), ``posed`` (the same, on real clips), ``clip`` (geometry
-        and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+    def __call__(self, step: int, rng: np.random.Generator) -> StepBatch:
+        """The step's batch, its kind and its texts: ``window`` (geometry), ``posed`` (the same, on real clips),
+        ``clip`` (geometry and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
 
         The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
         """
+        batch, kind = self._scenes(step, rng)
+        if kind in GEOMETRY:
+            return batch, kind, None
+        counts = self.config.texts
+        texts = draw_texts(batch, self.texts, rng, counts)
+        return batch, kind, pack(texts, self.texts.special_ids[1], counts.max_text_tokens)
+
+    def _scenes(self, step: int, rng: np.random.Generator) -> tuple[Batch, str]:
         order, sizes = self.config.curriculum, self.config.batches
         plan = plan_of(self.config.loop.seed, step)
         if step >= order.language_start and plan.random() < order.language_share:
@@ -269,10 +285,16 @@ class StepDraw:
         return self.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
 
 
+def _ask(
+    extra: ExtraQuestions, plain: int, places: int, record: dict[str, Any], boxes: Boxes, rng: np.random.Generator
+) -> list[Question]:
+    return extra(record, boxes, rng, plain, places)
+
+
 def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
     plain, places = config.texts.plain, config.texts.places
     if extra is not None:
-        return lambda record, boxes, rng: extra(record, boxes, rng, plain, places)
+        return partial(_ask, extra, plain, places)  # which goes to other processes
     if plain or places:
         raise ValueError("plain and places ask template questions: give train() those of vidllm_rooms")
     return None

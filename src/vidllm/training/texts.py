@@ -57,6 +57,10 @@ class TextMaker:
         self.prefix_ids: tuple[Tensor, Tensor] = (torch.tensor([ids[:at]]), torch.tensor([ids[at + 1 :]]).long())
         self._suffix = lru_cache(maxsize=200_000)(self._encode_suffix)
 
+    def __reduce__(self) -> tuple[type[TextMaker], tuple[Any, ...]]:
+        """Goes to other processes without what it remembers."""
+        return TextMaker, (self.tokenizer, self.extra_questions)
+
     @property
     def special_ids(self) -> tuple[int, int, int]:
         """Ids of ``<video>``, ``<loc>``, ``<coord>``."""
@@ -110,6 +114,7 @@ class TextMaker:
         made = [self.question(q) for q in _some(rng, language.questions, counts.questions)]
         made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, counts.references)]
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
+        made += [self.question(q) for q in _some(rng, language.spatial, counts.spatial)]
         if self.extra_questions is not None:
             made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
         return [made[int(i)] for i in rng.permutation(len(made))]
@@ -152,7 +157,7 @@ def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Every sentence of the records' language, for a tokenizer's training."""
     for record in records:
         language = language_from_record(record)
-        for q in language.questions:
+        for q in (*language.questions, *language.spatial):
             yield from ([q.situation] if q.situation else [])
             yield q.question
             yield from q.answers[:1]

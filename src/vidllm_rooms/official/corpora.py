@@ -29,11 +29,12 @@ from vidllm.english import capitalised, plural, tokens
 from vidllm.io.cameras.matrices import half_centres
 from vidllm_rooms.language.facts import GENERIC_NAMES, WIDER_NAMES, observe, viewer_axes
 from vidllm_rooms.language.guessing import SEATS
+from vidllm_rooms.language.measures import in_room
 from vidllm_rooms.language.situations import OVERHEAD_M, SITUATIONS, standpoints
 from vidllm_rooms.language.speaker import Speaker
-from vidllm_rooms.official.measures import in_room, in_scan
+from vidllm_rooms.language.vsi import Asker
 from vidllm_rooms.official.scan import Scan, cameras, recorded
-from vidllm_rooms.official.vsi import Asker
+from vidllm_rooms.official.scan_measures import in_scan
 from vidllm_rooms.world import Clip, Room
 from vidllm_rooms.world.catalogue import CATALOGUE
 from vidllm_rooms.world.outline import Outline

@@ -30,9 +30,9 @@ from typing import Any
 
 from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import read_json_object
+from vidllm_rooms.language.vsi import numbered
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
-from vidllm_rooms.official.vsi import numbered
 from vidllm_rooms.shards import render_scene
 from vidllm_rooms.world.catalogue import CATALOGUE
 

@@ -1,100 +1,19 @@
-"""Two independent measurements of a room, so that a wrong convention in one of them is found.
-
-:func:`in_room` takes what the room was built from: oriented boxes, the outline, the rendered instance masks.
-:func:`in_scan` takes what is exported: mesh, segments, depth and poses in the scan frame; it knows no box, no outline
-and no mask. Answers are made from both, and only what both say is asked (``rooms.official.vsi``).
-"""
+"""What is measured of a room's scan: mesh, segments, depth and poses in the scan frame; no box, outline or mask."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from vidllm_rooms.language.facts import VISIBLE_FRACTION
+from vidllm_rooms.language.measures import Measures
 from vidllm_rooms.official.mesh import moved
 from vidllm_rooms.official.scan import Scan
-from vidllm_rooms.world import Clip, RoomObject
 from vidllm_rooms.world.outline import WALL_M
 
 _CELL_M = 0.04
 _MOST_POINTS = 400  # of an object's surface, where distances and visibility are taken
 _DEPTH_TOLERANCE_M, _DEPTH_TOLERANCE = 0.03, 0.02
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``).
-
-    Attributes:
-        area_m2: the floor inside the walls.
-        longest_m: longest of length, width and height.
-        centre: (2,) in plan, metres, in a right-handed level frame, z up.
-        first_frames: the first frame that shows it; several where several definitions of "shows" are taken.
-        apart: metres between the closest points of two objects.
-    """
-
-    area_m2: float
-    longest_m: dict[int, float]
-    centre: dict[int, np.ndarray]
-    first_frames: dict[int, tuple[int, ...]]
-    apart: Callable[[int, int], float]
-
-
-# -- from the room
-
-
-def in_room(clip: Clip) -> Measures:
-    """Measures of the objects with at least one pixel in some frame."""
-    shown = {item.id: (clip.instance == item.id).mean((1, 2)) for item in clip.room.objects}
-    seen = {item.id: item for item in clip.room.objects if shown[item.id].any()}
-    x, y = np.array(clip.room.polygon).T
-    return Measures(
-        area_m2=float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2,
-        longest_m={number: max(item.size) for number, item in seen.items()},
-        centre={number: np.array(item.centre[:2]) for number, item in seen.items()},
-        first_frames={number: _first_frames(shown[number]) for number in seen},
-        apart=lambda a, b: box_distance_m(seen[a], seen[b]),
-    )
-
-
-def _first_frames(shares: np.ndarray) -> tuple[int, ...]:
-    """The first frame with a pixel of it, and the first that shows it clearly (none: after all frames)."""
-    clear = np.flatnonzero(shares >= VISIBLE_FRACTION)
-    return int(np.flatnonzero(shares)[0]), int(clear[0]) if len(clear) else len(shares)
-
-
-def box_distance_m(a: RoomObject, b: RoomObject) -> float:
-    """Free space between two upright boxes, metres, 0 where they meet: exact."""
-    rise = max(abs(a.centre[2] - b.centre[2]) - (a.size[2] + b.size[2]) / 2, 0.0)
-    return math.hypot(_plan_distance(a, b), rise)
-
-
-def _plan_distance(a: RoomObject, b: RoomObject) -> float:
-    """Between two turned rectangles: 0 where they overlap, else from a corner of one to a side of the other."""
-    first, second = _corners(a), _corners(b)
-    axes = np.array(
-        [[math.cos(yaw), math.sin(yaw)] for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2)]
-    )
-    one, other = first @ axes.T, second @ axes.T
-    if ((one.min(0) <= other.max(0)) & (other.min(0) <= one.max(0))).all():
-        return 0.0
-    off = [
-        np.maximum(np.abs(item.local(corners)) - np.array(item.size[:2]) / 2, 0.0)
-        for item, corners in ((a, second), (b, first))
-    ]
-    return float(min(np.linalg.norm(beyond, axis=1).min() for beyond in off))
-
-
-def _corners(item: RoomObject) -> np.ndarray:
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * np.array(item.size[:2]) / 2
-    c, s = math.cos(item.yaw), math.sin(item.yaw)
-    return np.array(item.centre[:2]) + signs @ np.array([[c, s], [-s, c]])
-
-
-# -- from the scan
 
 
 def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intrinsics: np.ndarray) -> Measures:

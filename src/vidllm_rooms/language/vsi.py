@@ -1,8 +1,9 @@
 """The eight tasks of VSI-Bench about a room, in the words and the JSON form of its file.
 
-Every answer is made twice, from the room as it was built and from the scan as it is exported (``rooms.official
-.measures``), and a question is asked only where both say the same, by a margin. Names are unmistakable: a category that
-no other one in the picture could be called by, and where one object is meant there is one of it.
+Every answer of a benchmark's file is made twice, from the room as it was built (``measures``) and from the scan as it
+is exported (``official.scan_measures``), and a question is asked only where both say the same, by a margin. Names are
+unmistakable: a category that no other one in the picture could be called by, and where one object is meant there is
+one of it.
 
 Balance, so that words alone gain little: an answer is drawn first, evenly among those that are possible, then a
 question that has it; letters are drawn evenly; and over all scenes of a file, questions whose number is foretold by
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.datasets.annotations import VSIQuestion
+from vidllm.datasets.language import Question
 from vidllm.evaluation.protocols.graded import mean_relative_accuracy
 from vidllm_rooms.language.facts import observe
-from vidllm_rooms.official.measures import Measures
+from vidllm_rooms.language.measures import Measures, in_room
 from vidllm_rooms.world import Clip
 from vidllm_rooms.world.outline import Outline
 
@@ -257,6 +260,18 @@ def _route(one: Measures, at: tuple[int, int, int, int]) -> str | None:
     turns = _turn(facing - start, middle - start), _turn(middle - start, end - middle)
     words = [_named(turn, _TURNS) for turn in turns]
     return None if None in words else ", ".join(map(str, words))
+
+
+def training_questions(clip: Clip) -> tuple[Question, ...]:
+    """The questions about a clip for training, in the official prompt, answered from the room alone."""
+    measured = in_room(clip)
+    asked = Asker(clip, (measured, measured)).questions()
+    return tuple(Question("vsi", _prompt(entry), (entry["ground_truth"],)) for entry in asked)
+
+
+def _prompt(entry: Entry) -> str:
+    options = tuple(entry["options"] or ())
+    return VSIQuestion("", DATASET, "", entry["question_type"], entry["question"], options, (), False).prompt
 
 
 # -- over all scenes

@@ -1,0 +1,83 @@
+"""What is measured of a room from what it was built from: oriented boxes, the outline, the rendered instance masks.
+
+``vidllm_rooms.official.scan_measures`` measures the same of its scan, independently, so that a wrong convention in one
+of them is found: what is asked in a benchmark's file is what both say (``vidllm_rooms.language.vsi``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidllm_rooms.language.facts import VISIBLE_FRACTION
+from vidllm_rooms.world import Clip, RoomObject
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``).
+
+    Attributes:
+        area_m2: the floor inside the walls.
+        longest_m: longest of length, width and height.
+        centre: (2,) in plan, metres, in a right-handed level frame, z up.
+        first_frames: the first frame that shows it; several where several definitions of "shows" are taken.
+        apart: metres between the closest points of two objects.
+    """
+
+    area_m2: float
+    longest_m: dict[int, float]
+    centre: dict[int, np.ndarray]
+    first_frames: dict[int, tuple[int, ...]]
+    apart: Callable[[int, int], float]
+
+
+def in_room(clip: Clip) -> Measures:
+    """Measures of the objects with at least one pixel in some frame."""
+    shown = {item.id: (clip.instance == item.id).mean((1, 2)) for item in clip.room.objects}
+    seen = {item.id: item for item in clip.room.objects if shown[item.id].any()}
+    x, y = np.array(clip.room.polygon).T
+    return Measures(
+        area_m2=float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2,
+        longest_m={number: max(item.size) for number, item in seen.items()},
+        centre={number: np.array(item.centre[:2]) for number, item in seen.items()},
+        first_frames={number: _first_frames(shown[number]) for number in seen},
+        apart=lambda a, b: box_distance_m(seen[a], seen[b]),
+    )
+
+
+def _first_frames(shares: np.ndarray) -> tuple[int, ...]:
+    """The first frame with a pixel of it, and the first that shows it clearly (none: after all frames)."""
+    clear = np.flatnonzero(shares >= VISIBLE_FRACTION)
+    return int(np.flatnonzero(shares)[0]), int(clear[0]) if len(clear) else len(shares)
+
+
+def box_distance_m(a: RoomObject, b: RoomObject) -> float:
+    """Free space between two upright boxes, metres, 0 where they meet: exact."""
+    rise = max(abs(a.centre[2] - b.centre[2]) - (a.size[2] + b.size[2]) / 2, 0.0)
+    return math.hypot(_plan_distance(a, b), rise)
+
+
+def _plan_distance(a: RoomObject, b: RoomObject) -> float:
+    """Between two turned rectangles: 0 where they overlap, else from a corner of one to a side of the other."""
+    first, second = _corners(a), _corners(b)
+    axes = np.array(
+        [[math.cos(yaw), math.sin(yaw)] for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2)]
+    )
+    one, other = first @ axes.T, second @ axes.T
+    if ((one.min(0) <= other.max(0)) & (other.min(0) <= one.max(0))).all():
+        return 0.0
+    off = [
+        np.maximum(np.abs(item.local(corners)) - np.array(item.size[:2]) / 2, 0.0)
+        for item, corners in ((a, second), (b, first))
+    ]
+    return float(min(np.linalg.norm(beyond, axis=1).min() for beyond in off))
+
+
+def _corners(item: RoomObject) -> np.ndarray:
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * np.array(item.size[:2]) / 2
+    c, s = math.cos(item.yaw), math.sin(item.yaw)
+    return np.array(item.centre[:2]) + signs @ np.array([[c, s], [-s, c]])
