@@ -50,7 +50,7 @@ BUDGET: dict[str, int] = {
     "vidllm.geometry": 1965,
     "vidllm.io": 4220,
     "vidllm.long_video": 995,
-    "vidllm.model": 6055,
+    "vidllm.model": 6060,
     "vidllm.pretrained": 1650,
     "vidllm.serving": 1240,
     "vidllm.training": 6690,
