@@ -148,7 +148,7 @@ def main() -> None:
         server.process.wait()
     tenth = max(1, len(memory) // 10)
     print(f"held            {len(answers)} of {options.scenes} requests from {options.clients} clients at once, "
-          f"{sum(answer == first for answer in answers)} with the answer {first!r}; {len(killed)} decoders killed")
+          f"{sum(answer == first for answer in answers)} with the same answer; {len(killed)} decoders killed")
     print(f"a new video     p50 {np.percentile(times, 50):.2f} s, p99 {np.percentile(times, 99):.2f} s, "
           f"{options.scenes / seconds:.2f} a second")
     print(f"a known video   p50 {np.percentile(again, 50):.3f} s, p99 {np.percentile(again, 99):.3f} s, one client")
