@@ -42,7 +42,7 @@ FLOORS = (
 BUDGET: dict[str, int] = {
     "vidllm": 2375,
     "vidllm.baselines": 1800,
-    "vidllm.cli": 2028,
+    "vidllm.cli": 2055,
     "vidllm.datasets": 3240,
     "vidllm.detection": 490,
     "vidllm.evaluation": 6180,
@@ -53,6 +53,7 @@ BUDGET: dict[str, int] = {
     "vidllm.long_video": 1030,
     "vidllm.model": 6065,
     "vidllm.pretrained": 2380,
+    "vidllm.serving": 1240,
     "vidllm.training": 6830,
     "vidllm_rooms": 2000,
     "vidllm_rooms.language": 1940,

@@ -18,6 +18,12 @@ instance_type, n_objects, nyu40, object_names, question_type, reference_type, ti
 # weights that a checkpoint holds
 mask_token
 
+# read by inspect, for the Model Context Protocol
+__signature__
+
+# found by name in a table: what vidllm.cli.serving takes from vidllm.serving
+over_http
+
 # found by name in a table: the exporters of vidllm.export
 write_boxes, write_cameras, write_colmap, write_depth, write_glb, write_movie, write_nerfstudio, write_npz
 write_overview, write_page, write_ply, write_rrd, write_tum
@@ -27,7 +33,7 @@ PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
 
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
 Ask, Describe, Ground, TakeInventory, Measure, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack
-Score, Compare, SeenIn, Calibrate
+Score, Compare, SeenIn, Calibrate, Serve, Mcp
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight

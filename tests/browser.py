@@ -14,7 +14,8 @@ from typing import Any
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--use-gl=angle",
-         "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1280,800")  # fmt: skip
+         "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1280,800",
+         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # fmt: skip
 MISSING = next((f"{name} is not installed" for name in ("chromium", "chromedriver") if not shutil.which(name)), "")
 
 
@@ -50,14 +51,26 @@ class Browser:
             self.driver.kill()
             self.driver.wait()
 
-    def open(self, page: Path) -> None:
-        """Open a file and wait until its scene is there."""
-        self._call("POST", f"{self.session}/url", {"url": page.resolve().as_uri()})
-        for _ in range(200):
-            if self.run("return !!(window.vidllm && window.vidllm.ready)"):
-                return
+    def open(self, page: Path | str) -> None:
+        """Open a file and wait until its scene is there; or an address."""
+        self._call("POST", f"{self.session}/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
+        if isinstance(page, Path):
+            self.wait("window.vidllm && window.vidllm.ready")
+
+    def wait(self, condition: str, seconds: float = 40) -> None:
+        """Wait until JavaScript finds a condition true."""
+        end = time.monotonic() + seconds
+        while not self.run(f"return !!({condition})"):
+            if time.monotonic() > end:
+                shown = self.run("return document.body.innerText")
+                raise TimeoutError(f"not so within {seconds} s: {condition}; the page says: {shown}")
             time.sleep(0.2)
-        raise TimeoutError(f"{page}: the page does not become ready")
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Give a file to an input."""
+        found = self._call("POST", f"{self.session}/element", {"using": "css selector", "value": selector})
+        (name,) = found.values()
+        self._call("POST", f"{self.session}/element/{name}/value", {"text": str(file.resolve())})
 
     def run(self, code: str) -> Any:
         """What JavaScript returns."""

@@ -64,7 +64,7 @@ def size_of(path):
 
 
 def test_help_needs_nothing_heavy():
-    heavy = {"torch", "transformers", "numpy", "av", "PIL"}
+    heavy = {"torch", "transformers", "numpy", "av", "PIL", "fastapi", "mcp"}
     for verb, unwanted in ((), heavy | {"tyro"}), (("ask",), heavy):
         code = f"import sys; from vidllm.cli import main; main([*{verb}, '--help']); "
         code += f"assert not {unwanted} & {{*sys.modules}}"
@@ -79,7 +79,7 @@ def test_the_help_has_every_verb_once_under_a_heading(run):
 
 
 def test_every_verb_has_help(run):
-    for verb in ("ask", "describe", "ground", "reconstruct", "demo", "info", "rooms", "train"):
+    for verb in ("ask", "describe", "ground", "reconstruct", "demo", "serve", "mcp", "info", "rooms", "train"):
         assert f"vidllm {verb}" in good(run(verb, "--help"))
     assert "--learning-rate" in good(run("train", "stage2", "--help"))
     assert good(run("--version")).startswith("vidllm 0.")

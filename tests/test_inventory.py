@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from vidllm.cli import reading
 from vidllm.export.geometry import SceneData
-from vidllm.inventory import measure, room_of, take
+from vidllm.inventory import measure, pixel, room_of, take
 from vidllm.scene import Box, Scale
 
 WALL, SIDE = 4.0, 40  # metres to a wall ahead, pixels of the square pictures; a focal length of 20: 8 m across
@@ -117,7 +116,7 @@ def test_the_floor_is_what_was_seen_and_a_ceiling_needs_many_points():
 
 @pytest.mark.parametrize(("text", "read"), [("2:10,20.5", (2, 10.0, 20.5)), ("the table", None), ("2:10", None)])
 def test_pixels_are_told_from_expressions(text, read):
-    assert reading.pixel(text) == read
+    assert pixel(text) == read
 
 
 def test_the_model_itself_is_asked(tmp_path):

@@ -40,6 +40,11 @@ class Answer(str):
         return answer
 
 
+def with_notes(text: str, notes: Sequence[str]) -> str:
+    """A text, and in brackets what has to be said about it."""
+    return f"{text}  ({'; '.join(notes)})" if notes else text
+
+
 class Boxes(list[Box]):
     """Boxes, best first, and in ``notes`` what has to be said about them."""
 

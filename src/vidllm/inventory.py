@@ -10,6 +10,7 @@ up, origin at the first camera), angles radians.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -136,6 +137,12 @@ class Measurement:
         for length, what in ((self.nearest, "distance between"), (self.centres, "distance between the centres of")):
             lines += [] if length is None else [f"{what} {pair}: {length}"]
         return "\n".join(lines)
+
+
+def pixel(text: str) -> tuple[int, float, float] | None:
+    """``FRAME:U,V`` as a frame's number and a pixel; None for other texts."""
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9}(?:\.\d+)?),(\d{1,9}(?:\.\d+)?)", text.strip())
+    return None if found is None else (int(found[1]), float(found[2]), float(found[3]))
 
 
 def measure(scene: Asked, first: str | tuple[int, float, float], second: Any = None) -> Measurement:

@@ -22,11 +22,12 @@ from vidllm.io.frames import Frames
 from vidllm.io.video import original_pictures
 from vidllm.model import prompts
 from vidllm.model.calibration import Calibration
-from vidllm.model.generation import CachedPrefix
+from vidllm.model.generation import CachedPrefix, heard_by
 from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.processing import Processor
+from vidllm.model.text import encode_answer
 from vidllm.model.words import Vocabulary, unknown_words
 from vidllm.scene_in_words import SceneInWords, told_in_words
 
@@ -306,13 +307,27 @@ class Scene:
 
     # ---- language ---------------------------------------------------------------------------------------------
 
-    def ask(self, question: str, situation: str | None = None, max_new_tokens: int = 64) -> Answer:
+    def ask(
+        self, question: str, situation: str | None = None, max_new_tokens: int = 64,
+        heard: Callable[[str], None] | None = None,
+    ) -> Answer:  # fmt: skip
         """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy.
+
+        ``heard`` hears the answer so far after each token; what it raises ends the answer. It hears nothing where the
+        answer may be replaced afterwards by one of the kind that was asked for.
 
         A model of a closed vocabulary takes words that it does not know to the nearest it knows (``answer.notes``), or
         says that it does not know them (:mod:`vidllm.model.words`).
         """
-        return self.ask_all([(question, situation)], max_new_tokens)[0]
+        if heard is None or (self._vocabulary is not None and self._vocabulary.allowed(str(question))):
+            return self.ask_all([(question, situation)], max_new_tokens)[0]
+        with heard_by(lambda ids: heard(self._processor.decode_answers([ids])[0])):
+            return self.ask_all([(question, situation)], max_new_tokens)[0]
+
+    def count_tokens(self, question: str, answer: str) -> tuple[int, int]:
+        """How many tokens the language model reads for a question, those of the scene among them, and of an answer."""
+        return (self._reader.length(prompts.question_prompt(question)),
+                len(encode_answer(self._processor.tokenizer, answer)))  # fmt: skip
 
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32

@@ -61,7 +61,8 @@ class VidLLM:
         cameras: GivenCameras | None = None,
         refine: bool | None = None,
     ) -> Scene:
-        """Read a video file, recording, image folder, list of images or array and reconstruct it in metres.
+        """Read a video file, recording, image folder, list of images or array and reconstruct it in metres; or frames
+        read before.
 
         ``num_frames`` frames are sampled uniformly (fewer when the video is shorter). None: at least the model's
         default, and as many as it takes for neighbouring frames to overlap (:mod:`vidllm.long_video.frame_choice`).
@@ -82,19 +83,22 @@ class VidLLM:
         size, shared = window_sizes(window, overlap, config.default_frames, config.windows)
         most = config.windows.whole_up_to if window is None and overlap is None else size
         chosen: int | list[int] = num_frames or 0
-        if num_frames is None:
+        if isinstance(source, Frames):
+            chosen = len(source)
+        elif num_frames is None:
             from vidllm.long_video.frame_choice import choose_frames
 
             source = list(source) if isinstance(source, Iterator) and not hasattr(source, "read") else source
             chosen = choose_frames(source, images.num_frames, config.windows.most)
         if (chosen if isinstance(chosen, int) else len(chosen)) <= most:
-            return self._whole(images.read(source, chosen), known, cameras, refine)
-        frames = images.stream(source, chosen)
-        begun = list(islice(frames, most + 1))
+            frames = source if isinstance(source, Frames) else images.read(source, chosen)
+            return self._whole(frames, known, cameras, refine)
+        stream = source.singly() if isinstance(source, Frames) else images.stream(source, chosen)
+        begun = list(islice(stream, most + 1))
         if 0 < len(begun) <= most:
             return self._whole(joined(begun), known, cameras, refine)
         growing = self._growing(size, shared, known, True, cameras, refine, True)
-        for done in growing.run(chain(begun, frames)):
+        for done in growing.run(chain(begun, stream)):
             if progress is not None:
                 progress(done)
         growing.close_loops()

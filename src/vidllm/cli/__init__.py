@@ -32,6 +32,8 @@ VERBS = {
     "measure": ("scenes", "Measure", "sizes of one or two things and the distance between them, in metres"),
     "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
     "demo": ("scenes", "Demo", "run the bundled clip, print the errors against its ground truth, open its page"),
+    "serve": ("serving", "Serve", "a page, an OpenAI-compatible interface and MCP over HTTP"),
+    "mcp": ("serving", "Mcp", "tools for an agent over standard input and output"),
     "info": ("models", "Info", "parameters of each part, without allocating any"),
     "train": ("training", "train", "train a model or a baseline"),
     "ablate": ("training", "ablate", "train and measure the paper's ablations"),
@@ -50,7 +52,7 @@ VERBS = {
 }
 GROUPS = ("rooms", "data")
 #: Heading of the verbs of a module in the help.
-HEADINGS = {"scenes": "a video", "models": "models", "training": "training", "evaluating": "evaluation and data",
+HEADINGS = {"scenes": "a video", "serving": "pages and programs", "models": "models", "training": "training", "evaluating": "evaluation and data",
             "rooms": "evaluation and data", "data": "evaluation and data"}  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import time
@@ -53,12 +52,6 @@ def point(text: str) -> tuple[float, float, float]:
     if not all(math.isfinite(v) for v in (x, y, z)):
         raise ValueError(f"expected finite numbers, received {text!r}")
     return x, y, z
-
-
-def pixel(text: str) -> tuple[int, float, float] | None:
-    """``FRAME:U,V`` as a frame's number and a pixel; None for other texts."""
-    found = re.fullmatch(r"(\d{1,9}):(\d{1,9}(?:\.\d+)?),(\d{1,9}(?:\.\d+)?)", text.strip())
-    return None if found is None else (int(found[1]), float(found[2]), float(found[3]))
 
 
 def seeds(text: str) -> range:
@@ -152,15 +145,9 @@ def print_json(value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """``value`` as JSON on one line; numbers that are not finite become null."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    from vidllm.io.files import plain
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def note(text: str) -> None:

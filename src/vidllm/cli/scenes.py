@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from vidllm.answers import with_notes
 from vidllm.cli import reading
 from vidllm.cli.options import (
     NO_HINT,
@@ -260,9 +261,11 @@ class Measure(OfThings):
             check_question(what, what="expression")
 
     def run(self) -> None:
+        from vidllm.inventory import pixel
+
         scene = self.scene()
         note_warnings(scene)
-        found = scene.measure(*[reading.pixel(what) or what for what in self.what])
+        found = scene.measure(*[pixel(what) or what for what in self.what])
         if self.json:
             reading.print_json(found.as_dict())
         else:
@@ -389,11 +392,6 @@ class Demo(WithModel):
             print("\n".join([*bundled.lines(report), *(f"  wrote {file}" for file in report.get("files", ()))]))
         if shows and reading.has_desktop():
             webbrowser.open(files[0].absolute().as_uri())
-
-
-def with_notes(text: str, notes: Sequence[str]) -> str:
-    """A text, and in brackets what has to be said about it."""
-    return f"{text}  ({'; '.join(notes)})" if notes else text
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:

@@ -27,10 +27,11 @@ from vidllm.evaluation.reconstruction_metrics import (
     reconstruction_metrics,
 )
 from vidllm.evaluation.recording import EvaluationScene, Recording
-from vidllm.evaluation.results import model_record, plain, publish
+from vidllm.evaluation.results import model_record, publish
 from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
 from vidllm.evaluation.tasks import Variant
 from vidllm.io.captures import Capture
+from vidllm.io.files import plain
 from vidllm.io.frames import sampled_indices
 from vidllm.scene import VidLLM
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidllm.evaluation.protocols import NOT_AVAILABLE, TASKS
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import read_json
+from vidllm.io.files import plain, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,15 +60,6 @@ def _read(path: Path) -> Record:
 def json_text(value: Any) -> str:
     """Indented JSON in the order given; numbers that are not finite become null."""
     return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """A value with text keys, lists for tuples, and None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- the table ----

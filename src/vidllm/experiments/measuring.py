@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from vidllm.evaluation.harness import Plan, evaluate
-from vidllm.evaluation.results import json_text, plain
+from vidllm.evaluation.results import json_text
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import read_json_object
+from vidllm.io.files import plain, read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.model.configuration import ScaleConfig
 from vidllm.model.scale_alignment import measured_anew

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
-from vidllm.evaluation.results import plain
 from vidllm.experiments.measuring import (
     RESULT,
     Record,
@@ -39,7 +38,7 @@ from vidllm.experiments.measuring import (
 from vidllm.experiments.rows import AblationConfig, Row, Table
 from vidllm.experiments.tables import as_record, draw_curves, report
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import naming, read_json_lines
+from vidllm.io.files import naming, plain, read_json_lines
 from vidllm.io.processes import folder_lock
 from vidllm.io.weight_files import model_of_run
 from vidllm.model.config_fields import flat

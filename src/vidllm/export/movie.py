@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from vidllm.export.box_drawing import Boxes, boxes_array, draw_boxes
@@ -17,6 +18,7 @@ from vidllm.io.video import write_video
 FPS, HOLD = 6, 2  # pictures a second; how many of them show one frame
 LONGER_SIDE, MAX_FRAMES, TURN = 640, 64, 60  # pixels; frames that are shown; views of the turn
 DOWN = math.radians(35)  # how far the turn looks down
+VIEW = (480, 640)  # rows and columns of a single view
 BACKGROUND = (20, 24, 31)
 MAX_POINTS = 250_000
 
@@ -30,7 +32,8 @@ def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
     zoom = LONGER_SIDE / max(data.size)
     height, width = (max(2, 2 * round(side * zoom / 2)) for side in data.size)
     size = (height, width)
-    pictures = [*_annotated(data, boxes, size), *_turn(data, boxes, size)]
+    turn = np.linspace(0, 2 * math.pi, TURN, endpoint=False) + math.pi
+    pictures = [*_annotated(data, boxes, size), *_views(data, boxes, size, turn.tolist(), DOWN)]
     write_video(path, np.stack(pictures), FPS)
 
 
@@ -42,8 +45,15 @@ def _annotated(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator
         yield from [np.asarray(drawn)] * HOLD
 
 
-def _turn(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Points without ceilings, from all sides."""
+def view_from(data: SceneData, boxes: Boxes, angle: float, down: float) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture of points and boxes from direction `angle` about z, looking down by `down` (both radians)."""
+    return next(_views(data, boxes, VIEW, [angle], down))
+
+
+def _views(
+    data: SceneData, boxes: Boxes, size: tuple[int, int], angles: Sequence[float], down: float
+) -> Iterator[np.ndarray]:
+    """Points without ceilings, from outside."""
     xyz, rgb = data.points(data.stride_for(MAX_POINTS))
     path = data.scene_from_camera[:, :3, 3]
     below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
@@ -52,8 +62,8 @@ def _turn(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.n
     centre, radius = spread.mean(0), max(float(np.linalg.norm(spread[1] - spread[0])) / 2, 0.1)
     focal = min(size) * 1.1
     intrinsics = np.array([[focal, 0, size[1] / 2], [0, focal, size[0] / 2], [0, 0, 1.0]])
-    for angle in np.linspace(0, 2 * math.pi, TURN, endpoint=False) + math.pi:
-        pose = looking_at(centre, radius * 2.3, float(angle), DOWN)
+    for angle in angles:
+        pose = looking_at(centre, radius * 2.3, angle, down)
         yield np.asarray(draw_boxes(_drawn(xyz, rgb, intrinsics, pose, size), boxes, intrinsics, pose))
 
 

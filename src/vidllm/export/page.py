@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of
+from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of, draw_boxes
 from vidllm.export.depth_png import DEPTH_FRAMES, colour_map
 from vidllm.export.geometry import SceneData
 from vidllm.export.pictures import HEADROOM_M
@@ -27,6 +28,8 @@ from vidllm.io.atomic import atomic_path
 
 MAX_POINTS, MAX_CAMERAS, THUMBNAIL = 600_000, 48, 320
 STEPS = 65535
+SCRIPTS = ("three.min.js", "viewer.js")  # in their order
+CLOSED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,29 @@ def write_page(
 
     `boxes` are `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label` and `score`; scene frame, metres.
     """
-    viewer = resources.files("vidllm.export").joinpath("viewer")
-    page, three, code = (
-        viewer.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "three.min.js", "viewer.js")
-    )
-    text = json.dumps(_content(data, boxes, texts, max_points), allow_nan=False, separators=(",", ":"))
-    # "<" would end the script element; inside JSON it may stand as an escape
-    for mark, part in (("@THREE@", three), ("@VIEWER@", code), ("@SCENE@", text.replace("<", "\\u003c"))):
-        page = page.replace(mark, part, 1)
+    scripts = "".join(f"<script>{viewer_file(name)}</script>\n" for name in SCRIPTS)
+    page = filled(page_content(data, boxes, texts, max_points), CLOSED, scripts)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _content(data: SceneData, boxes: Boxes, texts: PageTexts, max_points: int) -> dict[str, Any]:
+def viewer_file(name: str) -> str:
+    """The text of one of the page's own files."""
+    return resources.files("vidllm.export").joinpath("viewer", name).read_text(encoding="utf-8")
+
+
+def filled(content: dict[str, Any], policy: str, scripts: str, panel: str = "") -> str:
+    """The page: its content, its content security policy, its script elements, and what else its side holds (HTML)."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    # "<" would end the script element; inside JSON it may stand as an escape
+    parts = {"SCENE": text.replace("<", "\\u003c"), "POLICY": policy, "SCRIPTS": scripts, "PANEL": panel}
+    return re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], viewer_file("page.html"))
+
+
+def page_content(
+    data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts(), max_points: int = MAX_POINTS
+) -> dict[str, Any]:
+    """What the page shows, for JSON."""
     stride = data.stride_for(max_points)
     samples = data.samples(stride)
     path = data.scene_from_camera[:, :3, 3]
@@ -89,7 +102,7 @@ def _content(data: SceneData, boxes: Boxes, texts: PageTexts, max_points: int) -
         "centre": ((low + high) / 2).tolist(), "radius": radius, "floor": float(inner[0][2]), "top": top,
         "cut": min(float(path[:, 2].max()) + HEADROOM_M, top),
         "point_size": 1.3 * spacing, "points": _points(samples.xyz, samples.rgb), "path": path.tolist(),
-        "cameras": _cameras(data, radius / 14), "boxes": _boxes(boxes),
+        "cameras": _cameras(data, radius / 14), "boxes": page_boxes(boxes),
     }  # fmt: skip
 
 
@@ -104,18 +117,26 @@ def _cameras(data: SceneData, depth_m: float) -> list[dict[str, Any]]:
     """Evenly chosen ones: view pyramid, picture, colour (blue first, red last)."""
     pyramids, colours = camera_pyramids(data, depth_m), colour_map(np.linspace(0.1, 0.9, len(data)))
     names = list(data.names) or data.file_stems()
+    shown = zip(data.evenly(MAX_CAMERAS), camera_pictures(data), strict=True)
     return [{"pyramid": pyramids[n].tolist(), "colour": colours[n].tolist(), "name": f"frame {n}: {names[n]}",
-             "picture": _jpeg(data.rgb[n])} for n in data.evenly(MAX_CAMERAS)]  # fmt: skip
+             "picture": picture} for n, picture in shown]  # fmt: skip
 
 
-def _jpeg(rgb: np.ndarray) -> str:
-    picture, file = Image.fromarray(rgb), io.BytesIO()
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{_base64(file.getvalue())}"
+def camera_pictures(data: SceneData, boxes: Boxes = ()) -> list[str]:
+    """Data URLs of the pictures of the cameras that the page shows, with boxes drawn in."""
+    urls = []
+    for n in data.evenly(MAX_CAMERAS):
+        picture, file = Image.fromarray(data.rgb[n]), io.BytesIO()
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
+        drawn = draw_boxes(picture, boxes, scale @ data.intrinsics[n], data.camera_from_scene[n])
+        drawn.save(file, "JPEG", quality=80)
+        urls.append(f"data:image/jpeg;base64,{_base64(file.getvalue())}")
+    return urls
 
 
-def _boxes(boxes: Boxes) -> list[dict[str, Any]]:
+def page_boxes(boxes: Boxes) -> list[dict[str, Any]]:
+    """Boxes as the page shows them: with number, label and colour."""
     rows = zip(boxes_array(boxes).tolist(), box_labels(boxes), box_scores(boxes), strict=True)
     return [{"center": row[:3], "size": row[3:6], "yaw": row[6], "label": label, "score": score,
              "colour": list(box_colour(number))} for number, (row, label, score) in enumerate(rows)]  # fmt: skip

@@ -107,6 +107,15 @@ def parse_json(content: bytes | str, name: str) -> Any:
     return value
 
 
+def plain(value: Any) -> Any:
+    """A value for JSON: text keys, lists for tuples, None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class _TooLong(Exception):
     """An integer of more than MAX_DIGITS digits."""
 

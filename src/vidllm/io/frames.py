@@ -9,7 +9,7 @@ can be drawn on, or measured in, the original ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -54,6 +54,13 @@ class Frames:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def singly(self) -> Iterator[Frames]:
+        """Each frame alone: what :func:`joined` puts together."""
+        for n, name in enumerate(self.names or ("",) * len(self)):
+            one = slice(n, n + 1)
+            yield replace(self, images=self.images[one], timestamps_s=self.timestamps_s[one],
+                          indices=self.indices[one], names=(name,) if self.names else ())  # fmt: skip
 
     def to_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Map pixels of the processed frames to pixels of the original ones (centres at +0.5 in both)."""

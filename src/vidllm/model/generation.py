@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache as memoised
 from functools import cached_property
@@ -234,6 +236,10 @@ class CachedPrefix:
         chances = logits[0, -len(said) :].float().log_softmax(-1)
         return float(chances.gather(1, told.T).sum())
 
+    def length(self, prompt: str) -> int:
+        """Tokens of a prompt and of the prefix before it."""
+        return int(self._cache.get_seq_length()) + self._suffix(prompt).shape[1]
+
     def _suffix(self, prompt: str) -> Int[Tensor, "1 L"]:
         _, suffix = self.model.encode_parts(self.tokenizer, prompt)
         return torch.tensor([suffix], device=self.prefix.tokens.device)
@@ -258,6 +264,22 @@ class CachedPrefix:
         )  # fmt: skip
         check_logits(out.logits[:, -1], self.model.name_or_path)
         return out.hidden_states[-1], out.logits
+
+
+_LISTENER: ContextVar[Callable[[list[int]], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(listener: Callable[[list[int]], None] | None) -> Iterator[None]:
+    """Within it, ``listener`` hears of an answer that is decoded alone all tokens so far, after each new one.
+
+    What it raises ends the answer.
+    """
+    before = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
 
 
 def branched(cache: Any) -> Any:
@@ -299,7 +321,7 @@ def greedy_after_prefix(
         positions = (mask.cumsum(1) - 1)[:, length:]
     embed = language_model.get_input_embeddings()  # type: ignore[operator]
     answers: list[list[int]] = [[] for _ in range(rows)]
-    running = [True] * rows
+    running, listener = [True] * rows, _LISTENER.get() if rows == 1 else None
     for _ in range(max_new_tokens):
         out = run_language_model(
             language_model, inputs_embeds=embed(ids) if first is None else first, attention_mask=mask,
@@ -313,6 +335,8 @@ def greedy_after_prefix(
                 answers[row].append(token)
         if not any(running):
             break
+        if listener is not None:
+            listener(answers[0])
         ids, first = tokens[:, None], None
         if mask is not None and positions is not None:
             mask, positions = torch.cat([mask, mask.new_ones(rows, 1)], 1), positions[:, -1:] + 1

@@ -38,7 +38,7 @@
   world.add(grid);
 
   const boxes = new THREE.Group();
-  data.boxes.forEach((box, index) => {
+  function addBox(box, index) {
     const shape = new THREE.BoxGeometry(...box.size);
     const solid = new THREE.Mesh(shape, new THREE.MeshBasicMaterial({ color: hex(box.colour), transparent: true, opacity: 0.06, depthWrite: false }));
     solid.add(new THREE.LineSegments(new THREE.EdgesGeometry(shape), new THREE.LineBasicMaterial({ color: hex(box.colour) })));
@@ -46,7 +46,14 @@
     solid.rotation.z = box.yaw;
     solid.userData.box = index;
     boxes.add(solid);
-  });
+    const item = element('li', ''), mark = element('i', '');
+    mark.style.background = css(box.colour);
+    item.append(mark, element('span', box.label), element('small', box.size.map(v => v.toFixed(2)).join(' x ')));
+    item.onclick = () => choose(index);
+    $('things').append(item);
+    const top = new THREE.Vector3(...box.center).add(new THREE.Vector3(0, 0, box.size[2] / 2));
+    tag(box.label, box.colour, top).dataset.box = '';
+  }
   world.add(boxes);
 
   const cameras = new THREE.Group();
@@ -64,7 +71,7 @@
     picture.userData.camera = index;
     frustum.add(picture);
     cameras.add(frustum);
-    const image = Object.assign(new Image(), { src: camera.picture, title: camera.name });
+    const image = Object.assign(new Image(), { src: camera.picture, title: camera.name, alt: camera.name });
     image.onload = () => { texture.image = image; texture.needsUpdate = true; draw(); };
     image.onclick = () => lookThrough(index);
     $('strip').append(image);
@@ -156,6 +163,16 @@
     caster.setFromCamera(new THREE.Vector2((event.clientX - area.left) / area.width * 2 - 1, 1 - (event.clientY - area.top) / area.height * 2), eye);
     return caster;
   }
+  function show(found) { // these boxes in place of the ones before
+    boxes.clear();
+    $('things').replaceChildren();
+    document.querySelectorAll('#labels [data-box]').forEach(span => span.remove());
+    tags.splice(0, tags.length, ...tags.filter(t => t.span.isConnected));
+    data.boxes = found;
+    found.forEach(addBox);
+    if (!found.length) $('things').append(element('li', 'nothing was looked for or found'));
+    choose(null);
+  }
   let ends = [];
   function measure(caster) {
     // of the points around the ray's first hit, the one that is nearest to the ray
@@ -217,16 +234,6 @@
   $('summary').textContent = data.summary;
   data.warnings.forEach(text => $('warnings').append(Object.assign(element('p', text), { className: 'warning' })));
   $('hint').textContent = hint;
-  data.boxes.forEach((box, index) => {
-    const item = element('li', ''), mark = element('i', '');
-    mark.style.background = css(box.colour);
-    item.append(mark, element('span', box.label), element('small', box.size.map(v => v.toFixed(2)).join(' x ')));
-    item.onclick = () => choose(index);
-    $('things').append(item);
-    const top = new THREE.Vector3(...box.center).add(new THREE.Vector3(0, 0, box.size[2] / 2));
-    tag(box.label, box.colour, top).dataset.box = '';
-  });
-  if (!data.boxes.length) $('things').append(element('li', 'nothing was looked for or found'));
   if (data.transcript.length) {
     const list = element('dl', '');
     data.transcript.forEach(([question, answer]) => list.append(element('dt', question), element('dd', answer)));
@@ -252,9 +259,10 @@
   addEventListener('keydown', event => { if (event.key === 'm') $('measure').click(); if (event.key === 'Escape') clear(); });
   addEventListener('resize', resize);
   sizes();
+  show(data.boxes);
   clear();
   resize();
   home();
-  window.vidllm = state;
+  window.vidllm = Object.assign(state, { show });
   requestAnimationFrame(() => { state.ready = true; });
 })();

@@ -1,0 +1,93 @@
+"""The verbs that serve: ``serve`` over HTTP, ``mcp`` to the agent that started it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from vidllm.cli import reading
+from vidllm.cli.options import Count, Effect, Text, read_by
+from vidllm.cli.scenes import WithModel
+
+TOKEN = "VIDLLM_TOKEN"
+
+
+def needing(extra: str, module: str, name: str) -> Callable[..., Any]:
+    """A function of ``vidllm.serving`` that needs an extra; ValueError that names it where it is not installed."""
+    try:
+        found: Callable[..., Any] = getattr(import_module(f"vidllm.serving.{module}"), name)
+    except ImportError as error:
+        if (error.name or "vidllm").startswith("vidllm"):
+            raise
+        raise ValueError(f"this needs {error.name}, which is not installed: pip install 'vidllm[{extra}]'") from None
+    return found
+
+
+@dataclass(frozen=True)
+class WithLimits(WithModel):
+    """A verb that serves scenes."""
+
+    EFFECTS = (Effect(("json",), "a server prints no results", lambda _: False),)
+
+    frames: Count = field(default=64, kw_only=True)  # of a video at most
+    memory_mb: Count = field(default=2048, kw_only=True)  # of all scenes that are kept
+    waiting: Count = field(default=64, kw_only=True)  # requests that wait at most
+
+    def core(self, **limits: Any) -> Any:
+        """The core, with its model loaded."""
+        from vidllm.serving.core import Core, Limits
+
+        told = {"frames": self.frames, "memory": self.memory_mb * 2**20, "waiting": self.waiting, **limits}
+        return Core(self.model(), Limits(**told))
+
+
+@dataclass(frozen=True)
+class Serve(WithLimits):
+    """Serve a page, an OpenAI-compatible interface and MCP over HTTP (docs/serving.md)."""
+
+    videos: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEO...")] = ()
+    """reconstruct these at the start"""
+    host: str = "127.0.0.1"  # the address to listen on; with others than this machine's own a token is needed
+    port: Annotated[int, read_by(reading.whole, "N")] = 8000  # 0: any that is free
+    token: Text = None  # what clients have to show (default: VIDLLM_TOKEN, else one is made where it is needed)
+    upload_mb: Count = 512  # of a video at most
+
+    def run(self) -> None:
+        application = needing("serve", "web", "application")
+        from vidllm.io.files import check_source
+        from vidllm.serving.web import LOOPBACK, bound, http_server
+
+        for video in self.videos:
+            check_source(video)
+        token = self.token or os.environ.get(TOKEN) or ("" if self.host in LOOPBACK else secrets.token_urlsafe(24))
+        with bound(self.host, self.port) as listening, self.core(upload=self.upload_mb * 2**20) as core:
+            address = f"{f'[{self.host}]' if ':' in self.host else self.host}:{listening.getsockname()[1]}"
+            for video in [core.local(video) for video in self.videos]:
+                core.submit(video, len)
+            reading.note(f"vidllm: http://{address}/{f'?token={token}' if token else ''}  (OpenAI clients: "
+                         f"http://{address}/v1, MCP: http://{address}/mcp)")  # fmt: skip
+            http_server(application(core, token, self._agents(core))).run(sockets=[listening])
+
+    def _agents(self, core: Any) -> Any:
+        """MCP over HTTP, where its extra is installed."""
+        try:
+            return needing("mcp", "agents", "over_http")(core)
+        except ValueError as error:
+            reading.note(f"vidllm: no MCP at /mcp: {error}")
+            return None
+
+
+@dataclass(frozen=True)
+class Mcp(WithLimits):
+    """Give an agent tools over standard input and output: it may name video files of this machine."""
+
+    def run(self) -> None:
+        server = needing("mcp", "agents", "server")
+        with self.core() as core:
+            server(core, local=True).run("stdio")

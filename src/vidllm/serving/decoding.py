@@ -1,0 +1,138 @@
+"""A video of a stranger is decoded in a process of its own, with a bound on its memory, that is killed after some time.
+
+What comes back is JSON lines over a pipe and tensors in a safetensors file: nothing that could be run is read from it.
+The processes are forks of one that has its libraries loaded, where the system can do that, so that they begin at once.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from vidllm.io.files import parse_json
+from vidllm.io.frames import Frames, joined
+from vidllm.io.video import iter_frames
+from vidllm.long_video.frame_choice import choose_frames
+from vidllm.scene_file import SceneFile, as_bytes, flat
+
+MAX_LINE = 2**20  # bytes of what the process says at once
+ATTEMPTS = 2  # of a process that something else killed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Frames as a model wants them: at least and at most how many, their shorter side in pixels, and limits.
+
+    ``seconds`` until the process is killed; ``memory`` in bytes beyond what it has when it begins.
+    """
+
+    least: int
+    most: int
+    shorter_side: int
+    resize: Any
+    patch_size: int
+    seconds: float
+    memory: int
+
+
+class _Killed(ValueError):
+    """The process ended without a word."""
+
+
+def decoded(path: Path, result: Path, plan: Plan, progress: Callable[[int], None]) -> tuple[Frames, list[str]]:
+    """The frames of a video and the warnings about it; ``progress`` hears how many there are so far.
+
+    ``result`` is a file for the time of the call. ValueError of one line where the video cannot be read, or takes more
+    time or memory than ``plan`` allows.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return _attempt(path, result, plan, progress)
+        except _Killed:
+            if attempt == ATTEMPTS - 1:
+                raise
+        finally:
+            result.unlink(missing_ok=True)
+    raise AssertionError
+
+
+def _attempt(path: Path, result: Path, plan: Plan, progress: Callable[[int], None]) -> tuple[Frames, list[str]]:
+    here, there = _context().Pipe(duplex=False)
+    child = _context().Process(target=_read, args=(str(path), str(result), plan, there), daemon=True)
+    child.start()
+    there.close()
+    end = time.monotonic() + plan.seconds
+    try:
+        while True:
+            if not here.poll(max(0.0, end - time.monotonic())):
+                raise ValueError(f"{path}: not decoded within {plan.seconds:g} s; give a shorter or smaller video")
+            told = parse_json(here.recv_bytes(MAX_LINE), f"{path}: its decoder")
+            if "error" in told:
+                raise ValueError(told["error"])
+            if "values" in told:
+                held = SceneFile(result, {"values": told["values"]}, load_file(result))
+                return held.build(Frames, "frames"), told["warnings"]
+            progress(told["frames"])
+    except EOFError:
+        raise _Killed(f"{path}: the process that decodes it was killed; try it again, or a smaller video") from None
+    finally:
+        child.kill()
+        child.join()
+        here.close()
+
+
+@cache
+def _context() -> Any:
+    """Forks of a process without threads where there are such, else new processes."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _read(path: str, result: str, plan: Plan, there: Connection) -> None:
+    """What the process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for its parent, which kills it
+    _limit_memory(plan.memory)
+    try:
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always", UserWarning)
+            chosen, parts = choose_frames(path, plan.least, plan.most), []
+            for frame in iter_frames(path, chosen, shorter_side=plan.shorter_side, resize=plan.resize,
+                                     patch_size=plan.patch_size):  # fmt: skip
+                parts.append(frame)
+                there.send_bytes(json.dumps({"frames": len(parts)}).encode())
+        frames = joined(parts)
+        values, tensors = flat(frames=frames)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}
+                  | {"frames.images": as_bytes(frames.images).contiguous()}, result)  # fmt: skip
+        told: dict[str, Any] = {"values": values, "warnings": [str(doubt.message) for doubt in doubts]}
+    except Exception as error:
+        text = str(error) if isinstance(error, ValueError | OSError) else f"{path}: a fault of the decoder ({error!r})"
+        if isinstance(error, MemoryError) or "allocate memory" in text:
+            text = f"{path}: decoding it takes over {plan.memory:,} bytes of memory; give a smaller video"
+        told = {"error": text}
+    with suppress(BrokenPipeError):
+        there.send_bytes(json.dumps(told).encode())
+
+
+def _limit_memory(more: int) -> None:
+    """From here on at most so many more bytes of memory, where the system can say so."""
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (held + more, held + more))
