@@ -50,5 +50,13 @@ with_geometry  # a scene with given geometry, for oracle evaluation
 score_files  # two JSON files under a named protocol
 read_config  # the configuration that a run wrote into its folder
 
-# public: one teacher by itself
-load_geometry_teacher, load_language_teacher
+# public: one teacher, or one reconstruction network, by itself
+load_geometry_teacher, load_language_teacher, load_geometry_model
+
+# found by name in a table: networks of vidllm.baselines
+DepthAnything3, DepthAnything3Metric, MoGe2, ReconstructionOnly
+
+padding_mode  # a setting of torch's convolutions
+
+# stand-ins for modules that the authors' code imports (scripts/record_*.py)
+__path__, __package__, pretrained, create_module, enc_embed_dim, text_alignment_head

@@ -27,6 +27,7 @@ from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
 from vidllm.model.processing import Processor
+from vidllm.model.scale_alignment import spread_of_views
 from vidllm.model.text import encode_answer
 from vidllm.model.words import Vocabulary, unknown_words
 from vidllm.scene_in_words import SceneInWords, told_in_words
@@ -34,8 +35,7 @@ from vidllm.scene_in_words import SceneInWords, told_in_words
 UNSEEN_M = 1.0  # from a point to the nearest patch beyond which nothing was seen there
 MIN_PARALLAX = 0.02  # camera travel over median depth below which scale and points are called degenerate
 
-SAVED = "scene"  # beside the exporters' formats: the scene itself (vidllm.scene_file)
-DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", SAVED)
+DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", "scene")
 
 
 class Scene:
@@ -43,10 +43,7 @@ class Scene:
     level scene frame (z up, origin at the first camera, x where it looks).
 
     Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
-    changes nothing for the next one.
-
-    ``detector``: what finds the things of :meth:`ground`, :meth:`inventory` and :meth:`measure` in the pictures, in any
-    words (``vidllm.load_detector``, docs/detectors.md); None: the model itself.
+    changes nothing for the next one. ``detector`` finds things in place of the model (``vidllm.load_detector``).
     """
 
     detector: Detect | None = None
@@ -139,7 +136,8 @@ class Scene:
     def scale(self) -> Scale:
         """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
         found = self._measured
-        spread, still = self._spread(), max(self._views, default=0) == 0
+        spread = spread_of_views(self._votes(), torch.tensor(self._views), float(found.spread[0]))
+        still = max(self._views, default=0) == 0
         doubts = []
         if not bool(found.valid[0]):
             doubts.append("no pixel could be used for the metric scale: lengths are not in metres")
@@ -164,17 +162,6 @@ class Scene:
     @property
     def _measured(self) -> SceneScale:
         return self.geometry.scale
-
-    def _spread(self) -> float:
-        """The images' relative spread about the scale; nan unless two views vote, each of which counts once."""
-        views, votes = torch.tensor(self._views), self._votes()
-        told, seen = votes.isfinite(), views.unique()
-        if len(seen) < 2 or int(told.sum()) == 1:
-            return math.nan
-        if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
-            return float(self._measured.spread[0])
-        each = torch.stack([votes[views == view].nanmedian() for view in seen])
-        return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
 
     def _votes(self) -> Tensor:
         """Each image's factor over the scale (F,), nan where it has none."""
@@ -255,9 +242,7 @@ class Scene:
                 "confidence": self.geometry.confidence[0].float().cpu().numpy()}  # fmt: skip
         return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, maps)
 
-    def _as_data(
-        self, rgb: np.ndarray, times_s: Any, names: Sequence[str], maps: dict[str, Any]
-    ) -> SceneData:
+    def _as_data(self, rgb: np.ndarray, times_s: Any, names: Sequence[str], maps: dict[str, Any]) -> SceneData:
         source = self._frames
         return SceneData(
             rgb=rgb,
@@ -285,7 +270,7 @@ class Scene:
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
         centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
-        processed, original = self._sizes()
+        sizes = self._sizes()
         return {
             "frames": len(self),
             "scale": self.scale.value,
@@ -299,8 +284,8 @@ class Scene:
             "loops": self.loops,
             "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
-            "processed_size": list(processed),
-            "original_size": list(original),
+            "processed_size": list(sizes[0]),
+            "original_size": list(sizes[1]),
             "units": "m",
             "frame": "scene",
         }
@@ -396,18 +381,17 @@ class Scene:
         Where it has a word that the model does not know, ``boxes.notes`` says so and only the best box is ever given.
         """
         as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
-        prompt = as_prompt(expression)
-        if self.in_words is not None:
-            return self.in_words.ground(expression, several)
+        as_prompt(expression)  # refuses what cannot be asked
         if self.detector is not None:
             boxes = [box for _, box in find(self.data, self.detector, [expression], self.calibration is not None)]
             return Boxes(boxes if several else boxes[:1])
+        if self.in_words is not None:
+            return self.in_words.ground(expression, several)
         (read,), notes, unknown = self._in_known_words(expression)
         notes = (*notes, unknown) if unknown else notes
         if unknown and several:
             return Boxes((), notes)
-        prompt = as_prompt(read) if notes else prompt
-        hidden, _ = self._reader.read(prompt)
+        hidden, _ = self._reader.read(as_prompt(read if notes else expression))
         output = self._model.ground(self._prefix, hidden[:, -1:])
         most = self._model.config.grounding.max_boxes
         found = decode_boxes(output, several, most, none_threshold=0.5 if several else 2.0)[0][0]
@@ -488,29 +472,17 @@ class Scene:
     ) -> list[Path]:
         """Write the reconstruction, all of it or nothing; returns the paths.
 
-        ``boxes`` are shown by the overview, the page, the film and the tables of boxes, each under its label if
-        ``labels`` are given; ``transcript`` (questions and answers) by the page.
-        Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads back to be asked.
-        Raises OutputError (an OSError) when the folder cannot be written, ValueError for an unknown format.
+        ``boxes`` are shown by the overview, the page, the film and the tables of boxes, under their ``labels``;
+        ``transcript`` (questions and answers) by the page. Formats: ``vidllm.export.EXPORTERS``, and "scene", which
+        ``vidllm.load_scene(folder)`` reads back. Raises OutputError (an OSError) when the folder cannot be written,
+        ValueError for an unknown format.
         """
-        from vidllm.export import EXPORTERS, atomic_folder, export_scene
-        from vidllm.export.page import PageTexts
-        from vidllm.scene_file import write_scene
+        from vidllm.scene_file import write_formats
 
-        unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
-        if unknown:
-            raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
-        folder, exports = Path(folder), [name for name in formats if name != SAVED]
         named = labels or [""] * len(boxes)
         shown = [{**box.as_dict(), "label": label} for box, label in zip(boxes, named, strict=True)]
-        wide = self.scale.of_length(1.0)
-        texts = PageTexts(Path(self._frames.source).name or "scene", self.warnings, transcript,
-                          None if wide is None else wide[1] - 1)  # fmt: skip
-        with atomic_folder(folder) as part:
-            paths = export_scene(part, self.data, exports, shown, texts) if exports else []
-            if SAVED in formats:
-                paths += write_scene(part, self._model, *self.saved())
-        return [folder / path.relative_to(part) for path in paths]
+        title = Path(self._frames.source).name or "scene"
+        return write_formats(self, self._model, Path(folder), formats, shown, (title, transcript))
 
     def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """What is kept of the scene: its kind, values for JSON and tensors (:mod:`vidllm.scene_file`)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from vidllm.export import EXPORTERS, export_scene
 from vidllm.export.geometry import release
-from vidllm.io.atomic import atomic_path
+from vidllm.export.page import PageTexts
+from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
 from vidllm.model.outputs import SceneScale, VisualPrefix
 from vidllm.model.precision import Int4Linear, Int8Linear
 
+SAVED = "scene"  # beside the exporters' formats: the scene itself
 VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
 FORM, VERSION = "vidllm scene", 1
 SHIPPED = "shipped"  # the place of the model inside the package
@@ -41,6 +44,27 @@ _TYPES_OF_MAPS = {"uint8": torch.uint8, "float16": torch.float16, "float32": tor
 _ITEMS = 2**20  # written at a time
 _SAMPLES = 256  # elements of each weight that a fingerprint holds one by one
 _T = TypeVar("_T")
+
+
+def write_formats(
+    scene: Any, model: Network, folder: Path, formats: Sequence[str], shown: Sequence[dict[str, Any]],
+    page: tuple[str, Sequence[tuple[str, str]]],
+) -> list[Path]:
+    """A ``Scene`` in formats of ``vidllm.export`` and as itself ("scene"), all of it or nothing; the paths.
+
+    ``shown`` are the boxes of ``export_scene``; ``page`` its title, and questions with answers. Raises OutputError (an
+    OSError) when the folder cannot be written, ValueError for an unknown format.
+    """
+    unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
+    if unknown:
+        raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
+    exports, wide = [name for name in formats if name != SAVED], scene.scale.of_length(1.0)
+    texts = PageTexts(page[0], scene.warnings, page[1], None if wide is None else wide[1] - 1)
+    with atomic_folder(folder) as part:
+        paths = export_scene(part, scene.data, exports, shown, texts) if exports else []
+        if SAVED in formats:
+            paths += write_scene(part, model, *scene.saved())
+    return [folder / path.relative_to(part) for path in paths]
 
 
 # ---- the model a scene came from --------------------------------------------------------------------------------

@@ -52,8 +52,8 @@ VERBS = {
 }
 GROUPS = ("rooms", "data")
 #: Heading of the verbs of a module in the help.
-HEADINGS = {"scenes": "a video", "serving": "pages and programs", "models": "models", "training": "training", "evaluating": "evaluation and data",
-            "rooms": "evaluation and data", "data": "evaluation and data"}  # fmt: skip
+HEADINGS = {"scenes": "a video", "serving": "pages and programs", "models": "models", "training": "training",
+            **dict.fromkeys(("evaluating", "rooms", "data"), "evaluation and data")}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -223,7 +223,7 @@ class Ground(OfThings):
 class TakeInventory(OfThings):
     """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
 
-    EFFECTS = (Effect(("vlm",), "the model itself takes the inventory", lambda o: False),)
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (Effect(("vlm",), "the model itself takes the inventory", lambda o: False),)
 
     names: Words = ()  # look for these instead of the known names of furniture and objects
     distances: Flag = False  # also the distances between all pairs
@@ -276,8 +276,6 @@ class Measure(OfThings):
 class Reconstruct(OfThings):
     """Write cameras, depth and points in metres."""
 
-    EFFECTS = (Effect(("vlm",), "it answers --ask and --ground", lambda o: bool(o.ask or o.ground)),)
-
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
     """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, mesh, scene: see
@@ -291,6 +289,7 @@ class Reconstruct(OfThings):
     agree after refinement and the extra is there"""
     REFINES: ClassVar[bool] = True
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        Effect(("vlm",), "it answers --ask and --ground", lambda mode: bool(mode.ask or mode.ground)),
         Effect(("detector",), f"it finds what --ground or the formats {', '.join(LISTING)} show",
                lambda mode: bool(mode.ground or set(mode.format) & set(LISTING))),
     )  # fmt: skip

@@ -8,6 +8,7 @@ prediction to train through.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -124,3 +125,18 @@ def measured_anew(geometry: Geometry, metric_depth: Float[Tensor, "B F H W"], co
     relative = geometry.depth_m.float() / geometry.scale.scale.float()[:, None, None, None]
     scale = align_scale(relative, metric_depth.float(), geometry.confidence.float(), config)
     return replace(rescaled(geometry, scale), metric_depth_m=metric_depth)
+
+
+def spread_of_views(votes: Float[Tensor, F], views: Int[Tensor, F], of_images: float) -> float:
+    """The relative spread of images' scales over the scene's, each view counting once; nan unless two views vote.
+
+    ``votes``: each image's scale over the scene's, nan where it has none. ``views``: which view each shows.
+    ``of_images``: the spread of all images, where no two show one view.
+    """
+    told, seen = votes.isfinite(), views.unique()
+    if len(seen) < 2 or int(told.sum()) == 1:
+        return math.nan
+    if len(votes) != len(views) or len(views) == len(seen) or not bool(told.any()):
+        return of_images
+    each = torch.stack([votes[views == view].nanmedian() for view in seen])
+    return float((each - 1).abs().nanquantile(0.5)) if int(each.isfinite().sum()) > 1 else math.nan
