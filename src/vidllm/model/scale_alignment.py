@@ -127,7 +127,7 @@ def measured_anew(geometry: Geometry, metric_depth: Float[Tensor, "B F H W"], co
     return replace(rescaled(geometry, scale), metric_depth_m=metric_depth)
 
 
-def spread_of_views(votes: Float[Tensor, " F"], views: Int[Tensor, " F"], of_images: float) -> float:
+def spread_of_views(votes: Float[Tensor, " V"], views: Int[Tensor, " F"], of_images: float) -> float:
     """The relative spread of images' scales over the scene's, each view counting once; nan unless two views vote.
 
     ``votes``: each image's scale over the scene's, nan where it has none. ``views``: which view each shows.
