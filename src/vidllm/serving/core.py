@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
@@ -236,15 +237,16 @@ class Core:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             video, act, future = job
+            tell: Callable[[], None] = lambda: None  # noqa: E731
             try:
                 if future.set_running_or_notify_cancel():
-                    future.set_result(act(self._scene(video)))
+                    tell = partial(future.set_result, act(self._scene(video)))
             except BaseException as error:
-                future.set_exception(refusal(error, video))
-            finally:
-                self._release(video)
-                self._bound(video)
-            del job, video, act, future  # nothing is held while the next job is waited for
+                tell = partial(future.set_exception, refusal(error, video))
+            self._release(video)
+            self._bound(video)
+            tell()  # last: whoever hears it finds a video that is not worked on
+            del job, video, act, future, tell  # nothing is held while the next job is waited for
 
     def _scene(self, video: Video) -> Scene:
         if video.scene is None:
