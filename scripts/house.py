@@ -40,14 +40,14 @@ FLOORS = (
 )
 #: Lines of a package, docstrings included: raise a figure only with a reason in the commit.
 BUDGET: dict[str, int] = {
-    "vidllm": 2485,
+    "vidllm": 2490,
     "vidllm.baselines": 1935,
     "vidllm.cli": 2135,
     "vidllm.datasets": 2855,
     "vidllm.detection": 490,
     "vidllm.evaluation": 5780,
     "vidllm.experiments": 940,
-    "vidllm.export": 1850,
+    "vidllm.export": 1855,
     "vidllm.geometry": 1950,
     "vidllm.io": 5455,
     "vidllm.long_video": 1030,

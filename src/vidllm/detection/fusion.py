@@ -156,11 +156,12 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
         back = np.linalg.inv(to_map)
         u, v = ((back[i, i] * (grid + 0.5) + back[i, 2]).astype(int) for i, grid in ((0, columns), (1, rows)))
         inside = one.mask[v.clip(0, size[0] - 1), u.clip(0, size[1] - 1)]
-    depth = data.depth_m[frame, top:bottom, left:right]
-    use = inside & data.valid[frame, top:bottom, left:right]
+    whole = data.depth_of(frame)
+    depth = whole[top:bottom, left:right]
+    use = inside & (depth > 0)
     if (one.mask is None or not one.exact) and use.any():
         use &= _as_deep_as_the_middle(depth, use, float(data.intrinsics[frame, 0, 0]))
-        alone = use & ~_on_background(np.where(data.valid[frame], data.depth_m[frame], 0), (top, bottom, left, right))
+        alone = use & ~_on_background(whole, (top, bottom, left, right))
         use = alone if alone.sum() >= LEFT * use.sum() else use
     at = np.flatnonzero(use)
     if len(at) < MIN_PIXELS:
@@ -173,7 +174,8 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
     low, high = np.percentile(points, [5, 95], axis=0)
     deviation = math.nan
     if data.depth_std_m is not None:
-        deviation = float(np.median((data.depth_std_m[frame, top:bottom, left:right] / depth).ravel()[at]))
+        std = data.depth_std_m[frame, top:bottom, left:right]
+        deviation = float(np.median(std.ravel()[at] / depth.ravel()[at]))
     return _Lifted(frame, one.score, (top, left), inside, points, low, high, deviation)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -105,12 +106,12 @@ class SceneData:
         """`(H, W)` of the processed frames."""
         return self.depth_m.shape[1], self.depth_m.shape[2]
 
-    @property
+    @cached_property
     def scene_from_camera(self) -> Float[np.ndarray, "F 4 4"]:
         """Camera poses in the scene frame, float64."""
         return self.scene_from_world.astype(np.float64) @ np.linalg.inv(self.extrinsics.astype(np.float64))
 
-    @property
+    @cached_property
     def camera_from_scene(self) -> Float[np.ndarray, "F 4 4"]:
         """Extrinsics with respect to the scene frame, float64."""
         return np.linalg.inv(self.scene_from_camera)
@@ -124,6 +125,11 @@ class SceneData:
     def valid(self) -> Bool[np.ndarray, "F H W"]:
         """Where there is depth."""
         return np.isfinite(self.depth_m) & (self.depth_m > 0)
+
+    def depth_of(self, frame: int) -> Float[np.ndarray, "H W"]:
+        """Depth of one frame in metres, 0 where there is none."""
+        depth = np.asarray(self.depth_m[frame])
+        return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
 
     def file_stems(self) -> list[str]:
         """A name without folder or suffix for each frame's files.
@@ -227,7 +233,7 @@ class SceneData:
         height, width = self.size
         inside = (z > NEAR_M) & ((pixel[:, :2] >= 0) & (pixel[:, :2] < [width, height])).all(1)
         at = (np.where(inside, pixel[:, 1], 0).astype(int), np.where(inside, pixel[:, 0], 0).astype(int))
-        return np.where(inside & self.valid[frame][at], self.depth_m[frame][at], 0), z, at
+        return np.where(inside, self.depth_of(frame)[at], 0), z, at
 
     def shows(
         self, frame: int, points: Float[np.ndarray, "N 3"]
