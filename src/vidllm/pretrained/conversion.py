@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -124,16 +124,6 @@ Translate = Callable[[str, Tensor], Pairs | None]
 
 
 
-def beneath(prefix: str, translate: Translate) -> Translate:
-    """The same with a prefix before our names."""
-
-    def named(key: str, tensor: Tensor) -> Pairs | None:
-        pairs = translate(key, tensor)
-        return None if pairs is None else [(prefix + name, value) for name, value in pairs]
-
-    return named
-
-
 _NAMED = 4  # problems named in an error of one line
 
 
@@ -192,6 +182,17 @@ class Source:
     licence: Licence
     optional: tuple[str, ...] = ()
     given: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def source_beneath(prefix: str, source: Source) -> Source:
+    """The source of a network that a model holds under a prefix; it must fill all of it."""
+
+    def named(key: str, tensor: Tensor) -> Pairs | None:
+        pairs = source.translate(key, tensor)
+        return None if pairs is None else [(prefix + name, value) for name, value in pairs]
+
+    given = {prefix + name: value for name, value in source.given.items()}
+    return replace(source, translate=named, fills=(prefix,), given=given)
 
 
 def plan(expected: Mapping[str, torch.Size], sources: Sequence[Source]) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, dpt_renames
+from vidllm.pretrained.headers import count, image_side, shapes_here
 
 _VIT = r"backbone\.pretrained"
 #: Key map to :class:`vidllm.baselines.geometry.depth_anything_3.DepthAnything3`, without the "model." before all keys.
@@ -33,7 +33,6 @@ METRIC_RENAMES: Renames = (
     *RENAMES,
 )
 _MAP, _METRIC_MAP = KeyMap(RENAMES), KeyMap(METRIC_RENAMES)
-_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 #: Layers that the heads of the published models read, by depth and whether blocks attend over frames.
 TAPS = {(12, True): (5, 7, 9, 11), (24, True): (11, 15, 19, 23), (24, False): (4, 11, 17, 23)}
 #: Widths of the published models that attend over frames.
@@ -74,20 +73,20 @@ def metric_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def sizes(checkpoint: Checkpoint) -> dict[str, Any]:
     """The fields of the configuration, by the shapes of the weights; the layers that the head reads by config.json."""
-    keys = [(key.removeprefix("model."), tensor) for key, tensor in checkpoint.shapes()]
-    shapes = {ours: tuple(tensor.shape) for key, tensor in keys if (ours := _MAP(key))}
+    shapes = shapes_here(checkpoint, translate, "Depth Anything 3", ())
     table = "encoder.embeddings.position_embeddings"
     projection = "encoder.embeddings.patch_embeddings.projection.weight"
     needed = (table, projection, "encoder.blocks.0.attn.qkv.weight", "depth_head.decoder.laterals.0.weight",
               *(f"depth_head.decoder.projects.{level}.weight" for level in range(4)))  # fmt: skip
     if any(name not in shapes for name in needed):
-        first = keys[0][0] if keys else "none"
-        swiglu = any(".mlp.w12." in key for key, _ in keys)
+        keys = [key.removeprefix("model.") for key, _ in checkpoint.shapes()]
+        first = keys[0] if keys else "none"
+        swiglu = any(".mlp.w12." in key for key in keys)
         why = "the giant model's form (SwiGLU) is not supported" if swiglu else f"its keys begin with {first}"
         raise ValueError(f"{checkpoint.place}: not a Depth Anything 3 that can be read ({why}); "
                          "give small, base or large")  # fmt: skip
     width, patch = shapes[table][-1], shapes[projection][-1]
-    depth = 1 + max(int(found[1]) for name in shapes if (found := _BLOCK.match(name)))
+    depth = count(shapes, "encoder.blocks.")
     normed = {int(name.split(".")[2]): shape[0] for name, shape in shapes.items() if name.endswith("q_norm.weight")}
     told = ((checkpoint.settings() or {}).get("config") or {}).get("net") or {}
     taps = told.get("out_layers", TAPS.get((depth, bool(normed))))
@@ -96,7 +95,7 @@ def sizes(checkpoint: Checkpoint) -> dict[str, Any]:
                          "(config.net.out_layers)")  # fmt: skip
     return {
         "hidden_size": width, "depth": depth, "num_heads": width // next(iter(normed.values()), 64),
-        "patch_size": patch, "image_size": patch * round((shapes[table][1] - 1) ** 0.5),
+        "patch_size": patch, "image_size": image_side(shapes[table], patch),
         "cross_from": min(normed, default=depth), "tap_layers": list(taps),
         "features": shapes["depth_head.decoder.laterals.0.weight"][0],
         "out_channels": [shapes[f"depth_head.decoder.projects.{level}.weight"][0] for level in range(4)],

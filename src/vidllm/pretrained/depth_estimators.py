@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from vidllm.baselines.depth_estimator import DepthInput, depth_input, metric_con
 from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
 from vidllm.pretrained import depth_anything_3, moge_2
-from vidllm.pretrained.conversion import KeyMap, Source, Translate, beneath
+from vidllm.pretrained.conversion import KeyMap, Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
 #: Key map to the cascade's ``metric``.
@@ -92,11 +92,10 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     kind = _network(checkpoint)
     if kind is not None:
         importer = METRIC_NETWORKS[kind]
-        given = {PREFIX + name: value for name, value in importer.implied(importer.settings(checkpoint)).items()}
-        own = importer.licence
-        licence = Licence(own.model, _card(checkpoint) + own.terms, own.commercial, own.agreement)
-        return Source("metric depth estimator", checkpoint, beneath(PREFIX, importer.translate), (PREFIX,), licence,
-                      given=given)  # fmt: skip
+        licence = replace(importer.licence, terms=_card(checkpoint) + importer.licence.terms)
+        given = importer.implied(importer.settings(checkpoint))
+        own = Source("metric depth estimator", checkpoint, importer.translate, (), licence, given=given)
+        return source_beneath(PREFIX, own)
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code
         pass
     config = metric_config(checkpoint.settings(), checkpoint.place)

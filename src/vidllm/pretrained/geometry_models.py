@@ -17,7 +17,7 @@ from vidllm.baselines.geometry import GeometryModel, build_geometry
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.loading import check_finite, expected_weights, weightless
 from vidllm.pretrained import depth_anything_3, map_anything, pi3, vggt_omega
-from vidllm.pretrained.conversion import Source, Translate, beneath, load_strictly, plan, planned
+from vidllm.pretrained.conversion import Source, Translate, load_strictly, plan, planned, source_beneath
 from vidllm.pretrained.licences import Licence
 
 #: Where the cascade holds the network.
@@ -94,9 +94,9 @@ def find_geometry_model(name: str, place: str | Path | None = None) -> tuple[dic
     if (found := importer.hub if place is None else place) is None:
         raise ValueError(f"--geometry {name}: {importer.licence.terms} Give the file as --geometry-weights")
     checkpoint = open_checkpoint(found)
-    settings, translate = importer.settings(checkpoint), beneath(PREFIX, importer.translate)
-    given = {PREFIX + ours: value for ours, value in importer.implied(settings).items()}
-    return settings, Source(name, checkpoint, translate, (PREFIX,), importer.licence, given=given), importer.side
+    settings = importer.settings(checkpoint)
+    own = Source(name, checkpoint, importer.translate, (), importer.licence, given=importer.implied(settings))
+    return settings, source_beneath(PREFIX, own), importer.side
 
 
 def load_geometry_model(name: str, place: str | Path | None = None) -> GeometryModel:

@@ -21,6 +21,11 @@ def shapes_here(checkpoint: Checkpoint, translate: Translate, kind: str, needed:
     return found
 
 
+def image_side(positions: tuple[int, ...], patch: int) -> int:
+    """Pixels of a side of the images that DINOv2's table of positions (1, 1 + P, C) was made for."""
+    return patch * round((positions[1] - 1) ** 0.5)
+
+
 def count(shapes: Shapes, beginning: str) -> int:
     """How many numbered parts there are: one more than the largest number after ``beginning``."""
     numbers = (re.match(re.escape(beginning) + r"(\d+)\.", name) for name in shapes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
-from vidllm.pretrained.headers import count, shapes_here
+from vidllm.pretrained.headers import count, image_side, shapes_here
 
 _DPT = r"(?:dense_head\.0|dpt_feature_head)\."  # the same weights may be there under both names
 _END = r"(?:dense_head\.1|dpt_regressor_head)\."
@@ -63,7 +63,7 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     told = ((checkpoint.settings() or {}).get("info_sharing_config") or {}).get("module_args") or {}
     patch = shapes[patches][-1]
     return {
-        "kind": "map_anything", "patch_size": patch, "image_size": patch * round((shapes[table][1] - 1) ** 0.5),
+        "kind": "map_anything", "patch_size": patch, "image_size": image_side(shapes[table], patch),
         "hidden_size": shapes[table][-1], "encoder_depth": count(shapes, "encoder_blocks."),
         "depth": count(shapes, "shared_blocks."), "taps": list(told.get("indices", (7, 11))),
         "features": shapes[narrow][1], "out_channels": [shapes[name][0] for name in projects],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from vidllm.io.tensors import load_pickled
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
+from vidllm.pretrained.headers import count, image_side, shapes_here
 
 _VIT = r"encoder\.backbone"
 _PART, _OURS_PART = r"(neck|points|mask)(?:_head)?", r"\1"
@@ -43,7 +43,7 @@ def translate(key: str, tensor: Tensor) -> Pairs | None:
 
 def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration; ValueError for MoGe-1, a model without metres, or a form that we do not compute."""
-    shapes = {ours: tuple(tensor.shape) for key, tensor in checkpoint.shapes() if (ours := _MAP(key))}
+    shapes = shapes_here(checkpoint, translate, "MoGe-2", ())
     told = _told(checkpoint)
     needed = ("encoder.embeddings.position_embeddings", "scale.0.weight", "points.out.weight", "mask.out.weight",
               *(f"neck.inputs.{level}.weight" for level in range(5)))  # fmt: skip
@@ -51,24 +51,19 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     if lacking:
         raise ValueError(f"{checkpoint.place}: not a MoGe-2 that gives metres ({lacking[0]} is missing); give one of "
                          "Ruicheng/moge-2-*")  # fmt: skip
-    width, depth = shapes[needed[0]][-1], 1 + _last(r"encoder\.blocks\.(\d+)\.", shapes)
+    width, depth = shapes[needed[0]][-1], count(shapes, "encoder.blocks.")
     taps = told["encoder"]["intermediate_layers"]
     scales = sorted(name for name in shapes if name.startswith("scale.") and name.endswith(".weight"))
     return {
         "hidden_size": width, "depth": depth, "num_heads": max(1, width // 64),
-        "image_size": 14 * round((shapes[needed[0]][1] - 1) ** 0.5),
+        "image_size": image_side(shapes[needed[0]], 14),
         "tap_layers": list(range(depth - taps, depth)) if isinstance(taps, int) else list(taps),
         "widths": [shapes[f"neck.inputs.{level}.weight"][0] for level in range(5)],
-        "neck_blocks": [1 + _last(rf"neck\.residuals\.{level}\.(\d+)\.", shapes) for level in range(5)],
-        "head_blocks": [1 + _last(rf"points\.residuals\.{level}\.(\d+)\.", shapes) for level in range(5)],
+        "neck_blocks": [count(shapes, f"neck.residuals.{level}.") for level in range(5)],
+        "head_blocks": [count(shapes, f"points.residuals.{level}.") for level in range(5)],
         "scale_widths": [shapes[scales[0]][1], *(shapes[name][0] for name in scales)],
         "tokens": int(told.get("num_tokens_range", [1200, 3600])[-1]),
     }  # fmt: skip
-
-
-def _last(pattern: str, names: dict[str, Any]) -> int:
-    """The largest number that a pattern finds in names, -1 without one."""
-    return max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:

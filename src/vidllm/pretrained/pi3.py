@@ -11,7 +11,7 @@ from torch import Tensor
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained import dinov2
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
-from vidllm.pretrained.headers import count, shapes_here
+from vidllm.pretrained.headers import count, image_side, shapes_here
 
 #: Key map to :class:`vidllm.baselines.geometry.pi3.Pi3`, but for its encoder and attention.
 RENAMES: Renames = (
@@ -50,7 +50,7 @@ def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         raise ValueError(f"{checkpoint.place}: holds {kind}, expected {name}; say --geometry {kind}")
     width, patch = shapes[table][-1], shapes[patches][-1]
     fields = {
-        "kind": kind, "patch_size": patch, "image_size": patch * round((shapes[table][1] - 1) ** 0.5),
+        "kind": kind, "patch_size": patch, "image_size": image_side(shapes[table], patch),
         "hidden_size": width, "encoder_depth": count(shapes, "encoder.backbone.encoder.layer."),
         "encoder_registers": shapes[registers][1], "depth": count(shapes, "attention.frame_blocks."),
         "special_tokens": 1 + shapes[special][2], "decoder_width": shapes[projects][0],
