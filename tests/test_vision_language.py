@@ -105,7 +105,7 @@ class Able:
 class Data:
     """Frames without originals."""
 
-    originals, evenly = None, SceneData.evenly
+    originals, evenly, pictures = None, SceneData.evenly, SceneData.pictures
 
     def __init__(self, frames):
         self.rgb = noise_clip(frames)

@@ -57,8 +57,8 @@ class SceneInWords:
     def shown(self) -> Shown:
         """Pictures spread evenly over the frames, as large as they were but for ``LONGER_SIDE``, and the facts."""
         data = self.scene.data
-        chosen, whole = set(data.evenly(MAX_PICTURES)), data.rgb if data.originals is None else data.originals()
-        pictures = tuple(_picture(rgb) for number, rgb in enumerate(whole) if number in chosen)
+        chosen = set(data.evenly(MAX_PICTURES))
+        pictures = tuple(_picture(rgb) for number, rgb in enumerate(data.pictures()) if number in chosen)
         facts = self.inventory.as_text().splitlines() if self.metres else []
         return Shown(pictures, "\n".join(line for line in facts if self.finds or not line.startswith("Counts: ")))
 

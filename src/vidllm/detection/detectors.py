@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from vidllm.detection.fusion import Detected
 from vidllm.english import with_article
 from vidllm.io.weight_files import open_checkpoint
-from vidllm.model.loading import check_complete, check_finite, load_with_report, quiet
+from vidllm.model.loading import load_published, quiet
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ def load_detector(place: str | Path, device: str = "cpu") -> Detector:
     if name not in KINDS:
         raise ValueError(f"{place}: holds a model of type {name!r}, which is no zero-shot detector; expected one of "
                          f"{', '.join(KINDS)}")  # fmt: skip
-    for _ in checkpoint.shapes():  # named where a shard is cut or holds code
-        pass
-    network, report = load_with_report(getattr(transformers, KINDS[name].model), checkpoint.folder)
-    check_complete(str(place), report)
-    check_finite(network, str(place))
+    network: Any = load_published(getattr(transformers, KINDS[name].model), checkpoint)
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
