@@ -76,6 +76,12 @@ class Scale:
         low, high = sorted(bound / self.value * length_m for bound in self.interval)
         return low, high
 
+    @property
+    def length_spread(self) -> float | None:
+        """How far beyond a measured length the true one may lie, as a share of it; None where that is not known."""
+        wide = self.of_length(1.0)
+        return None if wide is None else wide[1] - 1
+
 
 def three_numbers(values: Any) -> tuple[float, float, float]:
     """As plain numbers."""

@@ -17,9 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vidllm.export import EXPORTERS, export_scene
 from vidllm.export.geometry import release
-from vidllm.export.page import PageTexts
 from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
@@ -55,11 +53,14 @@ def write_formats(
     ``shown`` are the boxes of ``export_scene``; ``page`` its title, and questions with answers. Raises OutputError (an
     OSError) when the folder cannot be written, ValueError for an unknown format.
     """
+    from vidllm.export import EXPORTERS, export_scene
+    from vidllm.export.page import PageTexts
+
     unknown = sorted(set(formats) - {*EXPORTERS, SAVED})
     if unknown:
         raise ValueError(f"unknown export format {', '.join(unknown)}; choose from {', '.join(EXPORTERS)}, {SAVED}")
-    exports, wide = [name for name in formats if name != SAVED], scene.scale.of_length(1.0)
-    texts = PageTexts(page[0], scene.warnings, page[1], None if wide is None else wide[1] - 1)
+    exports = [name for name in formats if name != SAVED]
+    texts = PageTexts(page[0], scene.warnings, page[1], scene.scale.length_spread)
     with atomic_folder(folder) as part:
         paths = export_scene(part, scene.data, exports, shown, texts) if exports else []
         if SAVED in formats:

@@ -237,15 +237,16 @@ class Core:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             video, act, future = job
-            tell: Callable[[], None] = lambda: None  # noqa: E731
-            try:
-                if future.set_running_or_notify_cancel():
+            tell: Callable[[], None] | None = None
+            if future.set_running_or_notify_cancel():
+                try:
                     tell = partial(future.set_result, act(self._scene(video)))
-            except BaseException as error:
-                tell = partial(future.set_exception, refusal(error, video))
+                except BaseException as error:
+                    tell = partial(future.set_exception, refusal(error, video))
             self._release(video)
             self._bound(video)
-            tell()  # last: whoever hears it finds a video that is not worked on
+            if tell is not None:
+                tell()  # last: whoever hears it finds a video that is not worked on
             del job, video, act, future, tell  # nothing is held while the next job is waited for
 
     def _scene(self, video: Video) -> Scene:

@@ -274,9 +274,7 @@ class Site:
 
 
 def _content(scene: Scene, video: Video) -> dict[str, Any]:
-    wide = scene.scale.of_length(1.0)
-    texts = PageTexts(video.name, video.warnings, (), None if wide is None else wide[1] - 1)
-    return page_content(scene.data, texts=texts)
+    return page_content(scene.data, texts=PageTexts(video.name, video.warnings, (), scene.scale.length_spread))
 
 
 @cache
