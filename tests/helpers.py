@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from transformers import AutoConfig
 
+from vidllm.cli import main
 from vidllm.model.configuration import (
     AdapterConfig,
     AttentionConfig,
@@ -23,6 +25,15 @@ from vidllm.model.configuration import (
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration
 
 VIDEO, LOC, COORD = 3, 4, 5
+
+
+def line_of_failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that fails with 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vidllm: error: "), lines
+    return lines[0]
 
 
 def micro_config(vocab_size: int = 40, adapter: dict[str, Any] | None = None, **parts: Any) -> VidLLMConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import line_of_failure
 from made_weights import Record, made_images
 from parity import assert_parity
 from published_files import write_llava_3d, write_shards, write_vggt
@@ -135,7 +136,8 @@ def test_a_reconstruction_by_itself(
     assert first.min() <= in_camera[2] <= first.max()
     room = str(Path(__file__).parents[2] / "examples" / "room.mp4")
     asked = ["ask", room, "How many chairs are there?", "--frames", "2", "--scale", "1.0", "--model", str(place)]
-    assert "this model reconstructs and has no language model to ask" in _told([*asked, "--no-refine"], capsys)
+    told = line_of_failure([*asked, "--no-refine"], capsys)
+    assert "this model reconstructs and has no language model to ask" in told
 
 
 @pytest.mark.parametrize(
@@ -166,20 +168,12 @@ def test_from_the_command_line(cascade: Path, da3: Path, tmp_path: Path, capsys:
     assert (tmp_path / "whole" / "cameras.json").read_text() == (tmp_path / "alone" / "cameras.json").read_text()
 
 
-def _told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("vidllm: error: "), lines
-    return lines[0]
-
-
 def test_what_does_not_fit_is_told_in_one_line(
     da3: Path, llava: Path, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     def told(name: str, place: Path, *more: str) -> str:
-        return _told(["import", "--preset", "cascade", "--geometry", name, "--geometry-weights", str(place),
+        return line_of_failure(["import", "--preset", "cascade", "--geometry", name, "--geometry-weights", str(place),
                       "--llava-3d", str(llava), "-o", str(tmp_path / "m"), *more], capsys)  # fmt: skip
 
     assert "--geometry: expected one of da3-small, da3-base" in told("da3-tiny", da3)
@@ -220,7 +214,7 @@ def test_terms_that_ask_for_agreement(
     monkeypatch.setitem(GEOMETRY, "da3-small", mine)
     command = ["import", "--preset", "cascade", "--geometry", "da3-small", "--geometry-weights", str(da3),
                "--llava-3d", str(llava), "--dry-run", "-o", str(tmp_path / "m")]  # fmt: skip
-    told = _told(command, capsys)
+    told = line_of_failure(command, capsys)
     assert "Mine asks to agree to its terms: research only, says its author. Add --accept-licence" in told
     assert main([*command, "--accept-licence"]) == 0
     assert "licence   Mine" in capsys.readouterr().out

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import line_of_failure
 from published_files import llava_3d_settings, write_llava_3d, write_shards, write_tokenizer, write_vggt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
-from vidllm.cli import main
 from vidllm.io import weight_files
 from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.encoder import normalise
@@ -48,7 +48,7 @@ def cascade(places: dict[str, Path], **changes: Any) -> Ingredients:
     return Ingredients(**({"vggt": places["vggt"], "llava_3d": places["llava"], "shorter_side": 56} | changes))
 
 
-def test_every_key_is_reported_and_the_licences_are_told(places: dict[str, Path], tmp_path: Path):
+def test_every_key_is_reported_and_the_licences_areline_of_failure(places: dict[str, Path], tmp_path: Path):
     report = import_model("cascade", cascade(places), tmp_path / "m")
     sources = {source for source, _ in report.loaded.values()}
     assert (sources, report.initial, report.unused) == ({"VGGT", "LLaVA-3D"}, [], [])
@@ -193,15 +193,6 @@ class _Code:
         return os.system, ("true",)
 
 
-def _told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on standard error of a command that fails with 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("vidllm: error: "), lines
-    return lines[0]
-
-
 def test_bad_checkpoints_are_told_in_one_line(
     places: dict[str, Path], golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -209,8 +200,8 @@ def test_bad_checkpoints_are_told_in_one_line(
     vggt, llava, out = str(places["vggt"]), write_llava_3d(tmp_path / "llava", golden), tmp_path / "m"
 
     def told(vggt: str | Path, llava: str | Path) -> str:
-        return _told(["import", "--preset", "cascade", "--vggt", str(vggt), "--llava-3d", str(llava), "-o", str(out)],
-                     capsys)  # fmt: skip
+        return line_of_failure(["import", "--preset", "cascade", "--vggt", str(vggt), "--llava-3d", str(llava),
+                                "-o", str(out)], capsys)  # fmt: skip
 
     shard = llava / "model-00002-of-00003.safetensors"
     content = shard.read_bytes()

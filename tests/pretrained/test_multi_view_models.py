@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import line_of_failure
 from made_weights import Record, made_images
 from parity import assert_parity
 from published_files import write_llava_3d
@@ -167,12 +168,8 @@ def test_what_does_not_fit_is_told_in_one_line(
 ):
     def told(name: str, *more: str, weights: Path | None = None) -> str:
         given = [] if weights is None else ["--geometry-weights", str(weights)]
-        capsys.readouterr()
-        assert main(["import", "--preset", "cascade", "--geometry", name, *given, "--llava-3d", str(llava),
-                     "-o", str(tmp_path / "m"), *more]) == 2  # fmt: skip
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("vidllm: error: "), lines
-        return lines[0]
+        return line_of_failure(["import", "--preset", "cascade", "--geometry", name, *given, "--llava-3d", str(llava),
+                                "-o", str(tmp_path / "m"), *more], capsys)  # fmt: skip
 
     def changed(name: str, **weights: Tensor) -> Path:
         whole = Record(RECORDS / f"{NAMES[name]}.npz").weights() | weights

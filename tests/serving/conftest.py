@@ -14,8 +14,6 @@ import vidllm
 from vidllm.io.video import write_video
 from vidllm.serving.core import Core, Limits
 
-TOKEN = "a-token"
-
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> vidllm.VidLLM:
@@ -33,6 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Site:
     core: Core
     address: str
+    token: str
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def site(model: vidllm.VidLLM) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def locked_site(model: vidllm.VidLLM) -> Iterator[Site]:
-    yield from serving(model, TOKEN)
+    yield from serving(model, "a-token")
 
 
 def serving(model: vidllm.VidLLM, token: str) -> Iterator[Site]:
@@ -53,6 +52,6 @@ def serving(model: vidllm.VidLLM, token: str) -> Iterator[Site]:
         server = http_server(application(core, token, over_http(core)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        yield Site(core, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        yield Site(core, f"http://127.0.0.1:{listening.getsockname()[1]}", token)
         server.should_exit = True
         thread.join()

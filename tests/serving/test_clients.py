@@ -13,7 +13,6 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import TOKEN
 from mcp import Client, StdioServerParameters, stdio_client
 from PIL import Image
 from small_model import save_small_model
@@ -112,7 +111,7 @@ def test_the_token_is_the_key(locked_site):
     with openai.OpenAI(base_url=f"{locked_site.address}/v1", api_key="wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError, match="a token is needed"):
             client.models.list()
-        assert client.with_options(api_key=TOKEN).models.list().data[0].id == "vidllm"
+        assert client.with_options(api_key=locked_site.token).models.list().data[0].id == "vidllm"
 
 
 # ---- mcp -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from conftest import TOKEN
 from test_core import padded
 
 from vidllm.serving import web
@@ -185,9 +184,9 @@ def test_a_token_is_needed_everywhere(locked_site):
     for path in ("/", "/v1/files", "/viewer/viewer.js", "/mcp", "/openapi.json", "/?token=wrong", "/?token=ü"):
         assert "a token is needed" in message(*call(address, path.replace("ü", "%C3%BC")), 401)
     assert "a token is needed" in message(*call(address, "/v1/files", Authorization="Bearer wrong"), 401)
-    assert call(address, "/v1/files", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
+    assert call(address, "/v1/files", Authorization=f"Bearer {locked_site.token}", Host="any.example")[0] == 200
     with closing(http.client.HTTPConnection(address.removeprefix("http://"))) as one:
-        one.request("GET", f"/?token={TOKEN}")
+        one.request("GET", f"/?token={locked_site.token}")
         answer = one.getresponse()
         cookie = answer.getheader("set-cookie")
         assert (answer.status, answer.getheader("location")) == (303, "/")
