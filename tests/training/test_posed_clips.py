@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from recordings import WRITERS
 
+from vidllm.datasets.shards import LabelSpace
 from vidllm.geometry.cameras import project, unproject
 from vidllm.io.captures import open_capture
-from vidllm.training.posed_clips import PosedClips
+from vidllm.training.posed_clips import PosedClips, shown
 from vidllm_rooms.shards import render_scene
 
+NAMES = LabelSpace(("bed", "chair", "monitor", "table"), ("red",), ("wood", "wool"))
 K = [[40.0, 0, 23.5], [0, 40.0, 15.5], [0, 0, 1]]  # a picture of 48 x 32, its middle at integer centres
 
 
@@ -47,7 +49,7 @@ def write_clip(folder, frames=6, *, poses=True, depths=None, meta=None):
 
 def test_every_window_agrees_with_itself(tmp_path):
     write_clip(tmp_path / "a", meta={"up": [0, -2, 0]})
-    clips = PosedClips(tmp_path)
+    clips = PosedClips(tmp_path, NAMES)
     for seed in range(6):
         batch = clips.draw(np.random.default_rng(seed), 3, 2, 28)
         assert batch.images.shape[:3] == (3, 2, 3) and batch.images.shape[-2] == 28 and not batch.named
@@ -60,13 +62,13 @@ def test_every_window_agrees_with_itself(tmp_path):
 
 def test_frames_without_poses_are_single_and_up_may_be_unknown(tmp_path):
     clip = write_clip(tmp_path / "a", 3, poses=False)
-    batch = PosedClips(clip).draw(np.random.default_rng(0), 2, 3, 28)
+    batch = PosedClips(clip, NAMES).draw(np.random.default_rng(0), 2, 3, 28)
     assert batch.images.shape[:2] == (6, 1) and bool(batch.up.isnan().all())
     assert torch.equal(batch.extrinsics, torch.eye(4).expand(6, 1, 4, 4))
 
 
 def test_frames_without_depth_go_beside_others(tmp_path):
-    clips = PosedClips(write_clip(tmp_path / "a", depths=(2,)))
+    clips = PosedClips(write_clip(tmp_path / "a", depths=(2,)), NAMES)
     batch = clips.draw(np.random.default_rng(1), 8, 2, 28)
     known = (batch.depth_m > 0).flatten(2).any(-1)
     assert bool(known.any(1).all()) and not bool(known.all())
@@ -74,11 +76,11 @@ def test_frames_without_depth_go_beside_others(tmp_path):
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
-        PosedClips(tmp_path / "missing")
+        PosedClips(tmp_path / "missing", NAMES)
     with pytest.raises(ValueError, match="no clip there"):
-        PosedClips(tmp_path)
+        PosedClips(tmp_path, NAMES)
     with pytest.raises(ValueError, match="no frame has a depth map"):
-        PosedClips(write_clip(tmp_path / "b", depths=()))
+        PosedClips(write_clip(tmp_path / "b", depths=()), NAMES)
     clip = write_clip(tmp_path / "c", meta={"up": [0, 0, 0]})
     with pytest.raises(ValueError, match=r'meta.json: "up" is \[0, 0, 0\]; expected three numbers'):
         open_capture(clip)
@@ -101,7 +103,7 @@ def test_depth_of_another_shape_is_refused(tmp_path):
     clip = write_clip(tmp_path / "a", 1)
     Image.fromarray(np.ones((30, 20), np.uint16)).save(clip / "depth" / "00000.png")
     with pytest.raises(ValueError, match="align depth to the pictures"):
-        PosedClips(clip).draw(np.random.default_rng(0), 1, 1, 28)
+        PosedClips(clip, NAMES).draw(np.random.default_rng(0), 1, 1, 28)
 
 
 def test_the_other_layout_reads_as_the_same_clip(tmp_path):
@@ -128,7 +130,7 @@ def test_recordings_of_phones_are_clips(tmp_path, form):
     """Points of one frame lie where the next one sees them, as in a rendered room."""
     room = render_scene(10000, 4, 56, 70)[0]
     WRITERS[form](tmp_path / "clips" / "scan", room)
-    batch = PosedClips(tmp_path / "clips").draw(np.random.default_rng(2), 1, 2, 28)
+    batch = PosedClips(tmp_path / "clips", NAMES).draw(np.random.default_rng(2), 1, 2, 28)
     points = unproject(batch.depth_m, batch.intrinsics, batch.extrinsics[:, :, :3])[:, :1].flatten(2, 3)
     uv, z = project(points, batch.intrinsics[:, 1:], batch.extrinsics[:, 1:, :3])
     column, row = (uv[0, 0].floor().long()[:, i] for i in (0, 1))
@@ -137,3 +139,54 @@ def test_recordings_of_phones_are_clips(tmp_path, form):
     there = batch.depth_m[0, 1][row[seen], column[seen]]
     assert int(seen.sum()) > 100 and float(((there / z[0, 0][seen]) - 1).abs().median()) < 0.03
     assert bool(batch.up.isfinite().all()) == (form != "transforms")
+
+
+def label(clip, **frames):
+    """``labels.json`` of boxes (name, x, y, width, height) by frame number."""
+    rows = {f"{n[1:]}.png": [{"category": b[0], "bbox": list(b[1:])} for b in boxes] for n, boxes in frames.items()}
+    (clip / "labels.json").write_text(json.dumps({"frames": rows}))
+
+
+def test_patches_in_the_middle_of_boxes_have_the_category():
+    """A table of 20 x 10 with a monitor of 10 x 5 before it: the middle 0.6, and nothing around the monitor."""
+    classes = shown([((10.0, 10.0, 20.0, 15.0), 3), ((5.0, 5.0, 25.0, 15.0), 4)], (20, 30))
+    wanted = torch.full((20, 30), -1)
+    wanted[7:13, 9:21] = 4
+    wanted[10:15, 10:20] = -1
+    wanted[11:14, 12:18] = 3
+    assert torch.equal(classes, wanted)
+
+
+def test_labels_follow_crops_and_mirroring(tmp_path):
+    """Patches with the category are those whose centres the middle of the box covers."""
+    clip = write_clip(tmp_path / "a", 1)
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[6:26, 5:20] = 255  # what the middle of the box covers
+    Image.fromarray(picture).save(clip / "rgb" / "00000.png")
+    label(clip, n00000=[("Armchair", 0, 0, 25, 32), ("person", 30, 20, 10, 10)])
+    clips = PosedClips(clip, NAMES)
+    sides = set()
+    for seed in range(8):
+        batch = clips.draw(np.random.default_rng(seed), 1, 1, 28)
+        height, width = batch.images.shape[-2:]
+        bright = batch.images[0, 0, 0, 7::14, 7::14].flatten()
+        category = batch.category[0, 0]
+        assert batch.named and len(category) == height // 14 * (width // 14)
+        sure = (bright < 0.02) | (bright > 0.98)
+        assert torch.equal(category[sure] == 2, bright[sure] > 0.5) and set(category.tolist()) <= {-1, 2}
+        assert bool((batch.colour == -1).all()) and bool((batch.material == -1).all())
+        sides.add(bool((category.view(height // 14, -1)[:, -1] == 2).any()))
+    assert sides == {True, False}  # mirrored or not
+
+
+def test_names_are_taken_to_those_of_the_data_or_left_out(tmp_path):
+    clip = write_clip(tmp_path / "a", 3)
+    label(clip, n00000=[("computer monitor", 0, 0, 9, 9), ("Chair", 9, 9, 9, 9)], n00002=[("person", 0, 0, 9, 9)])
+    clips = PosedClips(clip, NAMES)
+    assert clips.told() == (
+        "real clips: 2 frames have labels; taken: computer monitor as monitor; left out, unlike all names of the data: "
+        "person"
+    )
+    assert clips.boxes[str(clip)] == {0: [((0, 0, 9, 9), 3), ((9, 9, 18, 18), 2)], 2: [((0, 0, 9, 9), -1)]}
+    (clip / "labels.json").unlink()
+    assert PosedClips(clip, NAMES).told() is None

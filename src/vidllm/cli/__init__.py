@@ -47,6 +47,7 @@ VERBS = {
     "rooms calibrate": ("rooms", "Calibrate", "measure on rooms what a model's uncertainties are worth, and store it"),
     "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
     "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
+    "data label": ("data", "LabelClips", "name what a detector sees in the pictures of clips, for training"),
     "data seen": ("data", "SeenIn", "check a benchmark's scenes against what a model has seen"),
     "data score": ("data", "Score", "evaluate a model on your own data"),
 }

@@ -132,6 +132,33 @@ class Pack(Verb):
 
 
 @dataclass(frozen=True)
+class LabelClips(Verb):
+    """Write what a detector sees in RGB-D or posed clips, as labels that train --posed-clips reads; others are kept."""
+
+    clips: Annotated[Positional[str], arg(metavar="DIR")]  # a clip, or a folder of clips: docs/training.md
+    detector: Annotated[str, arg(metavar="PLACE")]  # a zero-shot detector, a folder or hub id: docs/detectors.md
+    names: Words = ()  # look for these instead of the names of the procedural rooms
+    least: float = 0.4  # score of a box; look at some frames before you train on them
+    device: str = "cpu"
+
+    def run(self) -> None:
+        from vidllm.datasets.shards import LabelSpace, rooms_labels
+        from vidllm.detection.detectors import load_detector
+        from vidllm.detection.labels import labels_file, write_labels
+        from vidllm.training.posed_clips import PosedClips
+
+        clips = PosedClips(Path(self.clips), LabelSpace()).clips
+        detector, names = load_detector(self.detector, self.device), reading.words(self.names)
+        for clip in clips:
+            if labels_file(clip).exists():
+                print(f"{labels_file(clip)}: kept")
+                continue
+            tell = reading.Progress(f"{clip.where}: pictures searched")
+            file, boxes = write_labels(clip, detector, names or rooms_labels().categories, self.least, tell)
+            print(f"{file}: {boxes} boxes in {len(clip)} frames")
+
+
+@dataclass(frozen=True)
 class SeenIn(Verb):
     """Check a benchmark's scenes against what a model has seen in training, by the statement in its folder."""
 

@@ -8,7 +8,7 @@ embeddings of some four thousand things, colours and materials (scripts/word_tab
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -139,6 +139,19 @@ class Vocabulary:
     def allowed(self, question: str) -> tuple[str, ...]:
         """The answers that a question for a colour, a material or a number may have; none for any other question."""
         return next((self.answers[kind] for kind, asked in ASKED.items() if re.search(asked, question.lower())), ())
+
+
+def resembling(name: str, names: Collection[str]) -> str | None:
+    """The one of ``names`` of things that a name means: itself, its last words, or the nearest; None for none."""
+    known = Vocabulary({"thing": {each: each for each in names}, "colour": {}, "material": {}}, frozenset(), {})
+    words = [_bare(found) for found in _WORD.findall(name)]
+    for start in range(len(words)):  # what a compound is, is said last
+        for form in _forms(" ".join(words[start:])):
+            if form in names:
+                return form
+            if form in word_table().rows:
+                return known.nearest(form)
+    return None
 
 
 def _bare(word: str) -> str:

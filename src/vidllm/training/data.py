@@ -38,8 +38,8 @@ def plan_of(seed: int, step: int) -> np.random.Generator:
 class Batch:
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
     intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
-    patch, 0 = shell. ``places`` tells where each scene came from: shard, scene in it, frames of the clip. Without
-    ``named`` nothing is known of category, colour and material; ``up`` is NaN where it is not known.
+    patch, 0 = shell, -1 = not known. ``places`` tells where each scene came from: shard, scene in it, frames of the
+    clip. Without ``named`` no category, colour or material is known; ``up`` is NaN where it is not known.
     """
 
     images: Tensor

@@ -2,7 +2,8 @@
 
 A clip is any recording with depth and intrinsics (:mod:`vidllm.io.captures`). Frames without a pose are trained on one
 by one (depth and field of view), frames without depth beside others that have it. Where up is not known nothing is
-learned of gravity from a clip. Nothing is known of what things are called.
+learned of gravity from a clip. Where a clip has labels (:mod:`vidllm.detection.labels`), the patches in the middle of
+their boxes have a category; of all other patches, and of colours and materials, nothing is known.
 """
 
 from __future__ import annotations
@@ -13,23 +14,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from vidllm.datasets.shards import LabelSpace
+from vidllm.detection.labels import Corners, read_labels
 from vidllm.io.cameras.depth import check_shape
 from vidllm.io.captures import Capture, open_capture
 from vidllm.io.captures.archives import is_archive
+from vidllm.model.words import resembling
 from vidllm.training.data import Batch
 from vidllm.training.pictures import PATCH_SIZE, crop_intrinsics, crop_maps, crop_pictures, crop_to
 
 ASPECTS = (4 / 3, 5 / 4, 1.0)  # width over height of a batch's frames
 ZOOM = 1.35  # at most: fields of view are varied by cropping
 STRIDES = 6  # frames between two of a window, at most
+MIDDLE = 0.6  # of a labelled box, the share of each side that is taken to show the thing
+UNKNOWN = -1  # class of a patch
+
+Boxes = Sequence[tuple[Corners, int]]  # of a frame, with the class of what each shows
 
 
 class PosedClips:
-    """Draws batches from a folder of clips, or from one clip."""
+    """Draws batches from a folder of clips, or from one clip; what is labelled has the classes of ``names``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: LabelSpace) -> None:
         if not folder.exists():
             raise ValueError(f"--posed-clips {folder}: no such folder; give a clip's folder or a folder of clips")
         one = open_capture(folder)
@@ -42,6 +51,23 @@ class PosedClips:
             if not clip.depths or clip.intrinsics is None:
                 what = "has a depth map" if not clip.depths else "has intrinsics"
                 raise ValueError(f"{clip.where}: no frame {what}; poses alone tell no distances")
+        labels = {clip.where: read_labels(clip) for clip in self.clips}
+        told = sorted({label.category for frames in labels.values() for found in frames.values() for label in found})
+        self.means = {name: resembling(name, names.categories) for name in told}
+        numbers = {None: UNKNOWN} | {name: number for number, name in enumerate(names.categories, 1)}
+        self.boxes: dict[str, dict[int, Boxes]] = {
+            where: {n: [(x.box, numbers[self.means[x.category]]) for x in found] for n, found in frames.items()}
+            for where, frames in labels.items()
+        }
+
+    def told(self) -> str | None:
+        """A line on the labels, where there are any: what is taken for what, and what is left out."""
+        taken = [f"{name} as {means}" for name, means in self.means.items() if means not in (None, name)]
+        dropped = [name for name, means in self.means.items() if means is None]
+        parts = {"taken": taken, "left out, unlike all names of the data": dropped}
+        more = "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)
+        count = sum(map(len, self.boxes.values()))
+        return f"real clips: {count} frames have labels{more}" if count else None
 
     def draw(self, rng: np.random.Generator, scenes: int, frames: int, side: int) -> Batch:
         """A batch of windows; of ``frames`` frames each where a clip with poses was drawn, else of single frames."""
@@ -51,11 +77,13 @@ class PosedClips:
             scenes, frames = scenes * frames, 1
         aspect = float(rng.choice(ASPECTS))
         size = side, int(side * aspect + 1e-6) // PATCH_SIZE * PATCH_SIZE
-        drawn = [_scene(clip, _window(rng, clip, frames), size, rng) for _ in range(scenes)]
-        names = ("images", "depth_m", "extrinsics", "intrinsics", "up")
-        images, depth, extrinsics, intrinsics, up = (torch.stack([scene[n] for scene in drawn]) for n in names)
-        patches = torch.zeros(*images.shape[:2], size[0] // PATCH_SIZE * (size[1] // PATCH_SIZE), dtype=torch.long)
-        return Batch(images, depth, extrinsics, intrinsics, up, patches, patches, patches, [], named=False)
+        boxes = self.boxes[clip.where]
+        drawn = [_scene(clip, _window(rng, clip, frames), size, rng, boxes) for _ in range(scenes)]
+        names = ("images", "depth_m", "extrinsics", "intrinsics", "up", "category")
+        images, depth, extrinsics, intrinsics, up, pixels = (torch.stack([scene[n] for scene in drawn]) for n in names)
+        category = pixels[..., PATCH_SIZE // 2 :: PATCH_SIZE, PATCH_SIZE // 2 :: PATCH_SIZE].flatten(2)  # as of rooms
+        unknown, named = torch.full_like(category, UNKNOWN), bool((category != UNKNOWN).any())
+        return Batch(images, depth, extrinsics, intrinsics, up, category, unknown, unknown, [], named=named)
 
 
 def _window(rng: np.random.Generator, clip: Capture, frames: int) -> list[int]:
@@ -72,24 +100,28 @@ def _window(rng: np.random.Generator, clip: Capture, frames: int) -> list[int]:
     raise ValueError(f"{clip.where}: hardly any frame has depth; leave this clip out of --posed-clips")
 
 
-def _scene(clip: Capture, order: Sequence[int], size: tuple[int, int], rng: np.random.Generator) -> dict[str, Tensor]:
+def _scene(
+    clip: Capture, order: Sequence[int], size: tuple[int, int], rng: np.random.Generator, boxes: dict[int, Boxes]
+) -> dict[str, Tensor]:
     """One window at ``size``, zoomed and mirrored at random."""
     zoom, mirrored = float(rng.uniform(1.0, ZOOM)), bool(rng.random() < 0.5)
-    parts = [_frame(clip, i, size, zoom) for i in order]
-    images, depth, intrinsics = (torch.stack([p[i] for p in parts]) for i in range(3))
+    parts = [_frame(clip, i, size, zoom, boxes.get(i, ())) for i in order]
+    images, depth, category, intrinsics = (torch.stack([p[i] for p in parts]) for i in range(4))
     poses = np.tile(np.eye(4), (len(order), 1, 1)) if clip.poses is None else clip.poses[list(order)]
     extrinsics = torch.from_numpy(np.linalg.inv(poses)).float()
     up = torch.full((3,), math.nan) if clip.up is None else extrinsics[0, :3, :3] @ torch.tensor(clip.up)
     if mirrored:
         flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-        images, depth, extrinsics = images.flip(-1), depth.flip(-1), flip @ extrinsics @ flip
+        images, depth, category = (maps.flip(-1) for maps in (images, depth, category))
+        extrinsics = flip @ extrinsics @ flip
         intrinsics[:, 0, 2] = size[1] - intrinsics[:, 0, 2]
         up = flip[:3, :3] @ up
-    return {"images": images, "depth_m": depth, "extrinsics": extrinsics, "intrinsics": intrinsics, "up": up}
+    return {"images": images, "depth_m": depth, "extrinsics": extrinsics, "intrinsics": intrinsics, "up": up,
+            "category": category}  # fmt: skip
 
 
-def _frame(clip: Capture, number: int, size: tuple[int, int], zoom: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture (3,H,W), depth (H,W) in metres and K of a frame, cropped to ``size``."""
+def _frame(clip: Capture, number: int, size: tuple[int, int], zoom: float, boxes: Boxes) -> tuple[Tensor, ...]:
+    """Picture (3,H,W), depth (H,W) in metres, category (H,W) and K of a frame, cropped to ``size``."""
     picture = torch.from_numpy(np.asarray(clip.picture(number), np.float32) / 255).permute(2, 0, 1)[None]
     original = picture.shape[-2], picture.shape[-1]
     crop, metres, intrinsics = crop_to(*original, size, zoom), clip.depth(number), clip.intrinsics_of(number, original)
@@ -99,4 +131,19 @@ def _frame(clip: Capture, number: int, size: tuple[int, int], zoom: float) -> tu
         check_shape(metres, original, f"{clip.where}: {clip.names[number]}")
         depth = crop_maps(torch.from_numpy(metres)[None], crop, original[0] / metres.shape[0])
     images = crop_pictures(picture, crop).clamp(0, 1)
-    return images[0], depth[0], crop_intrinsics(torch.from_numpy(intrinsics).float(), original, crop)
+    category = crop_maps(shown(boxes, original)[None], crop)
+    return images[0], depth[0], category[0], crop_intrinsics(torch.from_numpy(intrinsics).float(), original, crop)
+
+
+def shown(boxes: Boxes, size: tuple[int, int]) -> Int[Tensor, "H W"]:
+    """The class of each pixel in the middle of a box, ``UNKNOWN`` elsewhere.
+
+    Of boxes that overlap, the smaller one shows what is in front; what it has around its middle is not known.
+    """
+    classes = torch.full(size, UNKNOWN)
+    for (x0, y0, x1, y1), number in sorted(boxes, key=lambda b: (b[0][0] - b[0][2]) * (b[0][3] - b[0][1])):
+        for share, value in ((1.0, UNKNOWN), (MIDDLE, number)):
+            dx, dy = (x1 - x0) * (1 - share) / 2, (y1 - y0) * (1 - share) / 2
+            rows, columns = (slice(max(round(a), 0), round(b)) for a, b in ((y0 + dy, y1 - dy), (x0 + dx, x1 - dx)))
+            classes[rows, columns] = value
+    return classes

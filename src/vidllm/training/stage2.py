@@ -109,7 +109,7 @@ class Run(Trainable):
         if loop.compile_blocks:
             _compile_blocks(model)
         oracle = OracleFeatures(width, *labels.sizes).to(device) if config.curriculum.named_share > 0 else None
-        posed = PosedClips(Path(config.batches.posed_clips)) if config.batches.posed_clips else None
+        posed = PosedClips(Path(config.batches.posed_clips), labels) if config.batches.posed_clips else None
         return cls(config, model.train(), auxiliary, supervision, data, texts, device, oracle, posed, unread)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -135,7 +135,11 @@ class Run(Trainable):
         return self.model
 
     def prepare(self, say: Log) -> None:
-        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it."""
+        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it. What is
+        made of the labels of real clips is said.
+        """
+        if self.posed is not None and (line := self.posed.told()):
+            say(line)
         start, seed = self.config.start, self.config.loop.seed
         if start.geometry_from is None:
             return

@@ -70,7 +70,10 @@ class AuxiliaryHeads(nn.Module):
         colour: Int[Tensor, "B F P"],
         material: Int[Tensor, "B F P"],
     ) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropies of each patch's names; objects outweigh the shell. Accuracies are on objects."""
+        """Summed cross-entropies of each patch's names; objects outweigh the shell. Accuracies are on objects.
+
+        Class -1 is not known; where that is so of all patches, there is no term and no accuracy.
+        """
         tokens = self.norm(language.float())
         thing = category.flatten() > 0
         weight = torch.where(thing, 1.0, 0.15)
@@ -78,7 +81,11 @@ class AuxiliaryHeads(nn.Module):
         for name, target in (("category", category), ("colour", colour), ("material", material)):
             head: nn.Linear = getattr(self, name)
             logits, classes = head(tokens).flatten(0, 2).float(), target.flatten()
-            terms.append((F.cross_entropy(logits, classes, reduction="none") * weight).sum() / weight.sum())
+            known = weight * (classes >= 0)
+            if not known.any():
+                continue
+            each = F.cross_entropy(logits, classes, reduction="none", ignore_index=-1)
+            terms.append((each * known).sum() / known.sum())
             right = (logits.detach().argmax(-1) == classes) & thing
             figures[f"patch_{name}"] = right.sum().item() / max(1, int(thing.sum()))
         return torch.stack(terms).sum(), figures

@@ -45,12 +45,22 @@ class OracleFeatures:
         """The named feature of every patch; class 0 is the shell."""
         return sum(t[i] for t, i in zip(self.tables, (category, colour, material), strict=True))  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def nearest(self, language: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]) -> Float[Tensor, "B F P C"]:
+        """The named feature of a thing of this category that is nearest, whatever its colour and material."""
+        colours, materials = (table[min(1, len(table) - 1) :] for table in self.tables[1:])
+        looks = (colours[:, None] + materials).flatten(0, 1)
+        named = self.tables[0][category.clamp(min=0)]
+        return named + looks[torch.cdist(language.float() - named, looks).argmin(-1)]
+
 
 def naming_loss(
     language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
 ) -> Tensor:
-    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell."""
-    weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
+    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell, and
+    patches of class -1 nothing.
+    """
+    weight = torch.where(category > 0, 1.0, SHELL_WEIGHT) * (category >= 0)
     error = (language.float() - named).square().mean(-1)
     return (error * weight).sum() / weight.sum()
 
@@ -104,11 +114,13 @@ class PatchLabels(Supervision[GeometryOutputs]):
     needs_labels = True
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``semantic``, and accuracies on objects; nothing for clips that name nothing."""
+        """``semantic`` and accuracies on objects (``clip_category``: real clips); nothing where nothing is named."""
         if not batch.named:
             return {}, {}
         language = outputs.features.streams.language
         semantic, figures = self.heads.semantic_loss(language, batch.category, batch.colour, batch.material)
+        if not batch.records:
+            figures = {f"clip_{name.removeprefix('patch_')}": value for name, value in figures.items()}
         return {"semantic": self.weight * semantic}, figures
 
 
@@ -150,11 +162,15 @@ class Naming(Supervision[GeometryOutputs]):
         self.oracle = OracleFeatures(width, *parts.labels.sizes).to(parts.model.device)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``naming``; nothing for clips that name nothing."""
+        """``naming``; nothing where nothing is named. Of real clips only the category is known."""
         if not batch.named:
             return {}, {}
-        named = self.oracle.features(batch.category, batch.colour, batch.material)
-        loss = naming_loss(outputs.features.streams.language, named, batch.category)
+        language = outputs.features.streams.language
+        named = (
+            self.oracle.features(batch.category, batch.colour, batch.material) if batch.records
+            else self.oracle.nearest(language, batch.category)
+        )  # fmt: skip
+        loss = naming_loss(language, named, batch.category)
         return {"naming": self.weight * loss}, {}
 
 
