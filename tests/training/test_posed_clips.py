@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from recordings import WRITERS
 
+from vidllm.cli import main
 from vidllm.datasets.shards import LabelSpace
+from vidllm.detection.fusion import Detected
 from vidllm.geometry.cameras import project, unproject
 from vidllm.io.captures import open_capture
 from vidllm.training.posed_clips import PosedClips, shown
@@ -190,3 +192,18 @@ def test_names_are_taken_to_those_of_the_data_or_left_out(tmp_path):
     assert clips.boxes[str(clip)] == {0: [((0, 0, 9, 9), 3), ((9, 9, 18, 18), 2)], 2: [((0, 0, 9, 9), -1)]}
     (clip / "labels.json").unlink()
     assert PosedClips(clip, NAMES).told() is None
+
+
+def test_a_detector_labels_every_clip_that_has_no_labels(tmp_path, monkeypatch, capsys):
+    """From the command to the patches: everything that the pictures show is a bed."""
+    label(write_clip(tmp_path / "a", 1), n00000=[])
+    write_clip(tmp_path / "b", 2)
+    monkeypatch.setattr(
+        "vidllm.detection.detectors.load_detector",
+        lambda place, device: lambda picture, names: [Detected(names.index("bed"), 0.5, (-9.0, -9.0, 99.0, 99.0))],
+    )
+    assert main(["data", "label", str(tmp_path), "--detector", "d", "--least", "0.5", "--names", "lamp,bed"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{tmp_path}/a/labels.json: kept", f"{tmp_path}/b/labels.json: 2 boxes in 2 frames"]
+    batch = PosedClips(tmp_path / "b", NAMES).draw(np.random.default_rng(0), 1, 2, 28)
+    assert set(batch.category.flatten().tolist()) == {-1, 1}
