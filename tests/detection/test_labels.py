@@ -46,6 +46,13 @@ def test_a_recording_of_one_file_has_them_beside_it(tmp_path, capture):
     assert read_labels(one) == {0: [], 1: [Label("chair", (4, 6, 24, 16))]}
 
 
+def test_pictures_of_one_name_are_not_mixed_up(tmp_path, capture):
+    same = Capture("transforms.json", ["0.png", "0.png"], capture.pictures, where=str(tmp_path))
+    (tmp_path / "labels.json").write_text(json.dumps({"frames": {"0.png": [GOOD]}}))
+    with pytest.raises(ValueError, match="two pictures of the recording have the same name"):
+        read_labels(same)
+
+
 @pytest.mark.parametrize(
     ("held", "told"),
     [

@@ -206,4 +206,4 @@ def test_a_detector_labels_every_clip_that_has_no_labels(tmp_path, monkeypatch, 
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{tmp_path}/a/labels.json: kept", f"{tmp_path}/b/labels.json: 2 boxes in 2 frames"]
     batch = PosedClips(tmp_path / "b", NAMES).draw(np.random.default_rng(0), 1, 2, 28)
-    assert set(batch.category.flatten().tolist()) == {-1, 1}
+    assert batch.named and bool((batch.category == 1).any())

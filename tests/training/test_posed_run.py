@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from micro_start import log_of, quiet, save_start, short_run
-from test_posed_clips import write_clip
+from test_posed_clips import label, write_clip
 
 from vidllm.model.loading import load_pretrained
 from vidllm.training.config import changed
@@ -47,6 +47,22 @@ def test_every_step_has_the_size_that_was_drawn_for_it(config):
         assert min(batch.images.shape[-2:]) in config.batches.sides
         kinds.add(kind)
     assert kinds == {"window", "posed"}
+
+
+def test_labels_teach_names_on_real_clips(config, tmp_path):
+    label(tmp_path / "clips" / "a", **{f"n{n:05d}": [("couch", 0, 0, 48, 32)] for n in range(6)})
+    run, said, named = Run.build(config), [], 0
+    run.prepare(said.append)
+    assert said == ["real clips: 6 frames have labels; taken: couch as sofa"]
+    for step in range(12):
+        drawn = run.draw(step, np.random.default_rng([0, step]))
+        if drawn[1] == "posed":
+            losses = run.losses(drawn, step, np.random.default_rng(step))
+            told = {"semantic", "naming"} & set(losses.terms), {"clip_category", "patch_category"} & set(losses.figures)
+            assert told == (({"semantic", "naming"}, {"clip_category"}) if drawn[0].named else (set(), set()))
+            assert all(bool(term.isfinite()) for term in losses.terms.values())
+            named += drawn[0].named
+    assert named
 
 
 def test_a_run_ends_when_its_time_is_over(config):

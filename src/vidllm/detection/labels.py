@@ -56,6 +56,8 @@ def read_labels(capture: Capture) -> dict[int, list[Label]]:
         raise ValueError(f'{file}: expected {{"frames": {{NAME: [box, ...]}}}}, got the keys {sorted(held)}; see '
                          "docs/training.md")  # fmt: skip
     numbers = {name: number for number, name in enumerate(capture.names)}
+    if len(numbers) < len(capture):
+        raise ValueError(f"{file}: two pictures of the recording have the same name; rename them, or remove the labels")
     unknown = [name for name in frames if name not in numbers]
     if unknown:
         raise ValueError(f"{file}: frame {unknown[0]!r} is not in the recording, whose first is {capture.names[0]!r}; "
