@@ -45,6 +45,7 @@ def test_where_only_the_category_is_known_the_nearest_look_is_the_target():
     torch.testing.assert_close(names.nearest(near, category)[:, :, :2], shown[:, :, :2])
     near[:, :, 2] += 9  # of which nothing is known
     assert naming_loss(near, shown, category).item() < 0.01
+    assert naming_loss(shown + 1, shown, category).item() == pytest.approx(2 / (2 + SHELL_WEIGHT))
     alone = OracleFeatures(64, 5, 1, 1)  # data without colours and materials
     torch.testing.assert_close(alone.nearest(near, category), sum(t[0] for t in alone.tables[1:])
                                + alone.tables[0][category.clamp(min=0)])  # fmt: skip
@@ -57,7 +58,7 @@ def test_patches_of_unknown_class_teach_nothing():
     unknown = torch.full((1, 1, 3), -1)
     loss, figures = heads.semantic_loss(stream, torch.tensor([[[-1, 2, -1]]]), unknown, unknown)
     logits = heads.category(heads.norm(stream))[0, 0, 1]
-    torch.testing.assert_close(loss, -logits.log_softmax(-1)[2])
+    torch.testing.assert_close(loss, -logits.log_softmax(-1)[2] / 1.3)  # beside two of weight 0.15
     assert figures == {"patch_category": float(logits.argmax() == 2)}
     loss.backward()
     assert bool((stream.grad[0, 0, [0, 2]] == 0).all()) and bool((stream.grad[0, 0, 1] != 0).any())

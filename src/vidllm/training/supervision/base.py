@@ -72,7 +72,8 @@ class AuxiliaryHeads(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Summed cross-entropies of each patch's names; objects outweigh the shell. Accuracies are on objects.
 
-        Class -1 is not known; where that is so of all patches, there is no term and no accuracy.
+        Patches of class -1 are not known: they count as shell on which there is nothing to learn, so that a few known
+        ones do not outweigh a room's. Where that is so of all, there is no term and no accuracy.
         """
         tokens = self.norm(language.float())
         thing = category.flatten() > 0
@@ -81,11 +82,10 @@ class AuxiliaryHeads(nn.Module):
         for name, target in (("category", category), ("colour", colour), ("material", material)):
             head: nn.Linear = getattr(self, name)
             logits, classes = head(tokens).flatten(0, 2).float(), target.flatten()
-            known = weight * (classes >= 0)
-            if not known.any():
+            if not (classes >= 0).any():
                 continue
-            each = F.cross_entropy(logits, classes, reduction="none", ignore_index=-1)
-            terms.append((each * known).sum() / known.sum())
+            each = F.cross_entropy(logits, classes, reduction="none", ignore_index=-1)  # 0 where it is not known
+            terms.append((each * weight).sum() / weight.sum())
             right = (logits.detach().argmax(-1) == classes) & thing
             figures[f"patch_{name}"] = right.sum().item() / max(1, int(thing.sum()))
         return torch.stack(terms).sum(), figures

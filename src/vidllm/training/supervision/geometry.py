@@ -57,11 +57,11 @@ class OracleFeatures:
 def naming_loss(
     language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
 ) -> Tensor:
-    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell, and
-    patches of class -1 nothing.
+    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell. Patches of
+    class -1 count as shell without a distance.
     """
-    weight = torch.where(category > 0, 1.0, SHELL_WEIGHT) * (category >= 0)
-    error = (language.float() - named).square().mean(-1)
+    weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
+    error = (language.float() - named).square().mean(-1) * (category >= 0)
     return (error * weight).sum() / weight.sum()
 
 
