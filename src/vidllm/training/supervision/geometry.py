@@ -57,8 +57,9 @@ class OracleFeatures:
 def naming_loss(
     language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
 ) -> Tensor:
-    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell. Patches of
-    class -1 count as shell without a distance.
+    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell.
+
+    Patches of class -1, which is not known, count as shell without a distance.
     """
     weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
     error = (language.float() - named).square().mean(-1) * (category >= 0)
