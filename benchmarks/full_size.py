@@ -4,11 +4,11 @@
     python benchmarks/full_size.py paper --device cuda --dtype bfloat16 [--language-dtype int4] [--offload cpu]
     python benchmarks/full_size.py paper --arithmetic --tflops 989 --bandwidth 4800 --utilisation 0.5
 
-Weights are random and made on the device. Each number of frames has its own peak memory: on a GPU the count begins anew,
-on a CPU the process does. Times are medians after a warm-up. With -o FILE the table is written after each of them, so
-that what was measured stays where a later one fails or time runs out. The lower bound is a part's operations over the rate of a large
-matrix product measured in the same process; for a generated token (and a question, if that is more) the bytes of
-weights and cache over the measured bandwidth of a large copy.
+Weights are random and made on the device. Each number of frames has its own peak memory: on a GPU the count begins
+anew, on a CPU the process does. Times are medians after a warm-up. The lower bound is a part's operations over the
+rate of a large matrix product measured in the same process; for a generated token (and a question, if that is more)
+the bytes of weights and cache over the measured bandwidth of a large copy. With -o FILE the table is written after each
+number of frames: it stays where a later one fails or time runs out.
 ``--arithmetic`` runs nothing and prints lower bounds and memory for given rates.
 """
 
@@ -200,8 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
         clip = None if options.no_video else Path(folder) / "clip.mp4"
         if clip is not None:
             write_clip(clip, max(options.frames), tuple(options.size) if options.size else (480, 640))
-        same = ("preset", "device", "dtype", "language_dtype", "offload", "attention", "size", "compile", "llava", "vggt",
-                "processor_time", "repeats")  # fmt: skip
+        same = ("preset", "device", "dtype", "language_dtype", "offload", "attention", "size", "compile", "llava",
+                "vggt", "processor_time", "repeats")  # fmt: skip
         given = {name: getattr(options, name) for name in same} | {"static_cache": options.cuda_graphs}
         counts = [(frames,) for frames in options.frames] if options.device == "cpu" else [tuple(options.frames)]
         columns: dict[int, Column] = {}

@@ -16,8 +16,8 @@ import torch
 
 import vidllm
 from vidllm.cli.reading import seeds
-from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm.datasets.language import Language
+from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm_rooms.shards import SIZES, render_scene
 from vidllm_rooms.world import Clip
 

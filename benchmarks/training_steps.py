@@ -1,10 +1,10 @@
-"""Print a line a training step: seconds, peak memory and loss of a preset's stage 2, from random weights; nothing is kept.
+"""Print a line a training step: seconds, peak memory and loss of a preset's stage 2, from random weights.
 
     vidllm rooms shards --seeds 10000:10016 --frames 8 --shorter-side 518 -o SHARDS
     python benchmarks/training_steps.py paper --data SHARDS --lora-rank 16 --device cuda
     python benchmarks/training_steps.py compact --data SHARDS --sharded --device cuda
 
-The steps are those of ``vidllm train stage2 --preset PRESET``, without its checkpoints and export (76 GB for ``paper``).
+The steps are those of ``vidllm train stage2 --preset PRESET``; nothing is written (a checkpoint of ``paper``: 76 GB).
 ``--sharded``: the blocks lie in FSDP2, in a group of one process. Weights are made on the device.
 """
 

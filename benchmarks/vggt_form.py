@@ -1,4 +1,4 @@
-"""Alternating attention as VGGT's published code writes it, on our weights: what global-frame attention is timed beside.
+"""Alternating attention as VGGT's published code writes it, on our weights: global-frame attention is timed beside it.
 
 As there, every layer's tokens are kept, and rotations are looked up by position in a table.
 """
@@ -25,8 +25,8 @@ def attend_as_vggt(ours: GlobalFrameAttention, tokens: Tensor, grid: tuple[int, 
     table = _table(head // 2, max(grid) + 1, frequency, x)
     kept = []
     for frame_block, global_block in zip(ours.frame_blocks, ours.global_blocks, strict=True):
-        within = _block(frame_block, x.flatten(0, 1), at.expand(batch * frames, -1, -1), table).view(x.shape)  # type: ignore[arg-type]
-        x = _block(global_block, within.flatten(1, 2), at.repeat(1, frames, 1).expand(batch, -1, -1), table)  # type: ignore[arg-type]
+        within = _block(frame_block, x.flatten(0, 1), at.expand(batch * frames, -1, -1), table).view(x.shape)
+        x = _block(global_block, within.flatten(1, 2), at.repeat(1, frames, 1).expand(batch, -1, -1), table)
         x = x.view(within.shape)
         kept.append(torch.cat((within, x), dim=-1))
     return kept
@@ -35,7 +35,7 @@ def attend_as_vggt(ours: GlobalFrameAttention, tokens: Tensor, grid: tuple[int, 
 def _block(block: Block, x: Tensor, at: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     x = x + block.ls1(_attention(block.attn, block.norm1(x), at, table))
     mlp = block.mlp
-    return x + block.ls2(mlp.fc2(F.gelu(mlp.fc1(block.norm2(x)))))  # type: ignore[operator]
+    return x + block.ls2(mlp.fc2(F.gelu(mlp.fc1(block.norm2(x)))))
 
 
 def _attention(part: Attention, x: Tensor, at: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

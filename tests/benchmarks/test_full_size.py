@@ -82,7 +82,8 @@ def test_what_fails_is_told_and_what_was_measured_stays(monkeypatch, tmp_path, c
     assert rows[0] == "| seconds (lower bound) | 2 frames | 8 frames |" and "| frames | 2 | 8 |" in rows
     assert "| failed |  | OutOfMemoryError: CUDA out of memory |" in rows
     monkeypatch.undo()
-    column = full_size.measured_column({"frames": 8, "failed": "out of memory"}, parts_timing.Settings("tiny", (8,), None))
+    settings = parts_timing.Settings("tiny", (8,), None)
+    column = full_size.measured_column({"frames": 8, "failed": "out of memory"}, settings)
     assert column == {"failed": "out of memory"} and capsys.readouterr().err == "8 frames: out of memory\n"
 
 
