@@ -4,10 +4,11 @@
     python benchmarks/full_size.py paper --device cuda --dtype bfloat16 [--language-dtype int4] [--offload cpu]
     python benchmarks/full_size.py paper --arithmetic --tflops 989 --bandwidth 4800 --utilisation 0.5
 
-Weights are random and made on the device. Every number of frames is measured in a process of its own, so that its peak
-memory is its own; times are medians after a warm-up. The lower bound is a part's operations over the rate of a large
-matrix product measured in the same process; for a generated token (and a question, if that is more) the bytes of
-weights and cache over the measured bandwidth of a large copy.
+Weights are random and made on the device. Each number of frames has its own peak memory: on a GPU the count begins
+anew, on a CPU the process does. Times are medians after a warm-up. The lower bound is a part's operations over the
+rate of a large matrix product measured in the same process; for a generated token (and a question, if that is more)
+the bytes of weights and cache over the measured bandwidth of a large copy. With -o FILE the table is written after each
+number of frames: it stays where a later one fails or time runs out.
 ``--arithmetic`` runs nothing and prints lower bounds and memory for given rates.
 """
 
@@ -18,6 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ PARTS = {
     "scene into the language model": ("language model: scene",),
     "question to first token": ("language model: question",),
 }
+#: What is measured beside the parts, by how it begins.
+OTHERS = ("a token", "attention alone", "the same in", "global attention once", "plain LLaVA")
 FIRST = "first answer, to its first token"
 #: Seconds of VGGT's backbone on one H100 with FlashAttention-3, frames of 336 x 518 (its paper's table 9).
 VGGT = {1: 0.04, 2: 0.05, 4: 0.07, 8: 0.11, 10: 0.14, 20: 0.31, 50: 1.04, 100: 3.12, 200: 8.75}
@@ -58,16 +62,18 @@ def floors(config: Any, extent: Extent, visual: int, flops: float, bandwidth: fl
     return found | {FIRST: sum(found.values()), "a token": token}
 
 
-def measured_column(found: dict[str, float], settings: Settings) -> Column:
-    """One number of frames: "seconds (lower bound)" by part, rates and memory."""
+def measured_column(found: dict[str, Any], settings: Settings) -> Column:
+    """One number of frames: "seconds (lower bound)" by part, rates and memory; or why it failed."""
+    if "failed" in found:
+        print(f"{found['frames']} frames: {found['failed']}", file=sys.stderr)
+        return {"failed": found["failed"][:60]}
     config = benchmark_config(settings.preset)
     extent = Extent(int(found["frames"]), int(found["height"]), int(found["width"]), config.encoder.patch_size)
     weights = settings.language_dtype or settings.dtype
     floor = floors(config, extent, int(found["visual tokens"]), found["flops"], found["bandwidth"], weights)
     times = {name: found[name] for name in (*SCENE, "question to first token") if name in found}
     times[FIRST] = sum(times.values())
-    others = ("a token", "a token, static cache", "plain LLaVA: first token", "plain LLaVA: a token")
-    times |= {name: found[name] for name in others if name in found}
+    times |= {name: found[name] for name in found if name.startswith(OTHERS)}
     column = {name: seconds(value, floor.get(name)) for name, value in times.items()}
     column["tokens a second"] = f"{1 / found['a token']:.1f}"
     if (extent.height, extent.width) == VGGT_SIZE and extent.frames in VGGT:
@@ -77,6 +83,8 @@ def measured_column(found: dict[str, float], settings: Settings) -> Column:
     column["vision, share of the measured rate"] = f"{vision / sum(found[n] for n in PARTS if n in SCENE[:7]):.0%}"
     column["visual tokens"] = f"{found['visual tokens']:.0f}"
     column["peak memory, GB"] = f"{found['peak bytes'] / 1e9:.2f}"
+    if settings.device != "cpu":
+        column["scene beside weights, GB a frame"] = f"{found['scene bytes'] / extent.frames / 1e9:.3f}"
     column["matrix product, TFLOP/s"] = f"{found['flops'] / 1e12:.3g}"
     column["copy, GB/s"] = f"{found['bandwidth'] / 1e9:.3g}"
     return column
@@ -114,15 +122,22 @@ def seconds(value: float, floor: float | None) -> str:
     return f"{value:.3g}" if floor is None else f"{value:.3g} ({floor:.2g})"
 
 
-def in_process(settings: Settings) -> Column:
-    """Measure in a process of its own; a column that says so where it failed (out of memory)."""
+def in_process(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Measure in another process; of a number of frames at which it ended (out of memory), the last line it wrote."""
     command = [sys.executable, __file__, settings.preset, "--measure", json.dumps(asdict(settings))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
-        print(f"{settings.frames} frames: {reason}", file=sys.stderr)
-        return {"failed": reason[:60]}
-    return measured_column(json.loads(done.stdout.splitlines()[-1]), settings)
+    told = 0
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+                told += 1
+        if process.wait():
+            log.seek(0)
+            reason = ([line for line in log.read().splitlines() if line.strip()] or ["killed"])[-1]
+            yield {"frames": settings.frames[told], "failed": reason}
 
 
 def table(columns: dict[int, Column]) -> str:
@@ -155,9 +170,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile of the vision part's blocks")
     parser.add_argument("--cuda-graphs", action="store_true", help="also decode with a static cache (graphs on CUDA)")
     parser.add_argument("--llava", action="store_true", help="also a plain Hugging Face LLaVA with the same LM")
+    parser.add_argument("--vggt", action="store_true", help="also VGGT's form of the attention, and each kernel alone")
     parser.add_argument("--no-video", action="store_true", help="noise in place of a video: nothing is decoded")
     parser.add_argument("--processor-time", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the table (default: standard output)")
     parser.add_argument("--arithmetic", action="store_true", help="run nothing; lower bounds for the rates that follow")
     parser.add_argument("--tflops", type=float, default=989.0, help="default: H200, bf16 dense, datasheet")
     parser.add_argument("--bandwidth", type=float, default=4800.0, help="GB/s; default: H200, datasheet")
@@ -173,7 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure every number of frames, or work it out, and print the table."""
     options = parse(arguments)
     if options.measure:
-        print(json.dumps(measure(Settings(**json.loads(options.measure)))))
+        for found in measure(Settings(**json.loads(options.measure))):
+            print(json.dumps(found), flush=True)
         return
     if options.arithmetic:
         print(table({frames: arithmetic_column(options, frames) for frames in options.frames}))
@@ -183,11 +201,18 @@ def main(arguments: list[str] | None = None) -> None:
         if clip is not None:
             write_clip(clip, max(options.frames), tuple(options.size) if options.size else (480, 640))
         same = ("preset", "device", "dtype", "language_dtype", "offload", "attention", "size", "compile", "llava",
-                "processor_time", "repeats")  # fmt: skip
+                "vggt", "processor_time", "repeats")  # fmt: skip
         given = {name: getattr(options, name) for name in same} | {"static_cache": options.cuda_graphs}
-        video = None if clip is None else str(clip)
-        settings = [Settings(frames=frames, video=video, **given) for frames in options.frames]
-        print(table({s.frames: in_process(s) for s in settings}))
+        counts = [(frames,) for frames in options.frames] if options.device == "cpu" else [tuple(options.frames)]
+        columns: dict[int, Column] = {}
+        for frames in counts:
+            settings = Settings(frames=frames, video=None if clip is None else str(clip), **given)
+            for found in in_process(settings):
+                columns[int(found["frames"])] = measured_column(found, settings)
+                if options.output is not None:
+                    options.output.write_text(table(columns) + "\n")
+        if options.output is None:
+            print(table(columns))
 
 
 if __name__ == "__main__":

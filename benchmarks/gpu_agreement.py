@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_agreement.py [--device cuda] [--seeds 1000:1004] [--model M]
 
-Rooms are rendered here, no video is read. A row a dtype: the median and the largest difference of depth (relative),
-the largest of rotations (degrees) and of camera centres (metres), and how many answers to the rooms' questions are the
-same, letter by letter.
+Rooms are rendered here, no video is read. A row a type, float32 also with the TF32 that torch allows in convolutions:
+the median and the largest difference of depth (relative), the largest of rotations (degrees) and of camera centres
+(metres), and how many answers to the rooms' questions are the same, letter by letter.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import torch
 
 import vidllm
 from vidllm.cli.reading import seeds
+from vidllm.datasets.language import Language
 from vidllm.geometry.rotations import rotation_angle_deg
 from vidllm_rooms.shards import SIZES, render_scene
+from vidllm_rooms.world import Clip
 
 FRAMES = 8
+TYPES = (("float32", False), ("float32", True), ("bfloat16", False))  # and whether convolutions may round to TF32
 Found = tuple[torch.Tensor, torch.Tensor, list[str]]
 
 
-def found_by(model: vidllm.VidLLM, seed: int) -> Found:
+def found_by(model: vidllm.VidLLM, room: tuple[Clip, Language]) -> Found:
     """Depth (F,H,W), cameras (F,3,4) and answers of a room."""
-    height, width = SIZES[seed % len(SIZES)]
-    clip, language = render_scene(seed, FRAMES, height, width)
+    clip, language = room
     scene = model.reconstruct(list(clip.rgb), FRAMES, refine=False)
     answers = scene.ask_all([(item.question, item.situation) for item in language.questions])
     geometry = scene.geometry
@@ -52,14 +54,16 @@ def main() -> None:
     parser.add_argument("--seeds", default="1000:1004")
     parser.add_argument("--model")
     options = parser.parse_args()
-    rooms = seeds(options.seeds)
-    reference = vidllm.load(options.model, dtype="float32")
-    theirs = [found_by(reference, seed) for seed in rooms]
+    rooms = [render_scene(seed, FRAMES, *SIZES[seed % len(SIZES)]) for seed in seeds(options.seeds)]
+    reference = vidllm.load(options.model, "cpu", "float32")
+    theirs = [found_by(reference, room) for room in rooms]
     print("| against float32, CPU | depth, median | depth, largest | rotation, degrees | centre, m | same answers |")
     print("|---|---|---|---|---|---|")
-    for dtype in ("float32", "bfloat16"):
+    for dtype, rounds in TYPES:
+        torch.backends.cudnn.allow_tf32 = rounds
         model = vidllm.load(options.model, options.device, dtype)
-        print(row(f"{options.device}, {dtype}", [found_by(model, seed) for seed in rooms], theirs), flush=True)
+        name = f"{options.device}, {dtype}" + ", TF32 in convolutions" * rounds
+        print(row(name, [found_by(model, room) for room in rooms], theirs), flush=True)
 
 
 if __name__ == "__main__":

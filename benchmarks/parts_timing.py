@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPVisionConfig, DynamicCache, LlavaConfig, LlavaForConditionalGeneration
+from vggt_form import attend_as_vggt
 
 from vidllm.io.video import load_frames
 from vidllm.model.generation import run_language_model
@@ -26,15 +29,16 @@ from vidllm.profiling import QUESTION_TOKENS, extent_of
 
 T = TypeVar("T")
 TOKENS = 32  # generated for the rate of decoding
+KERNELS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION")
 DEPTH_M = (1.0, 5.0)  # of the noise that the patches are lifted by, so that a scene fills its voxels
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one measurement is made with; ``video`` is read, ``frames`` of it (None: noise, and nothing is read)."""
+    """What measurements are made with, one a number of frames; ``video`` is read (None: noise, and nothing is)."""
 
     preset: str
-    frames: int
+    frames: tuple[int, ...]
     video: str | None
     device: str = "cpu"
     dtype: str = "float32"
@@ -45,30 +49,49 @@ class Settings:
     compile: bool = False
     static_cache: bool = False
     llava: bool = False
+    vggt: bool = False
     processor_time: bool = False
     repeats: int = 3
 
 
-def measure(s: Settings) -> dict[str, float]:
-    """Seconds by part, rates, tokens and peak bytes."""
+def measure(s: Settings) -> Iterator[dict[str, Any]]:
+    """Seconds by part, rates, tokens and peak bytes of each number of frames, by one model; "failed": why, and the
+    last one, where the device's memory was too small.
+    """
     device, dtype = torch.device(s.device), getattr(torch, s.dtype)
-    config = benchmark_config(s.preset)
-    clock = Clock(device, s.repeats, time.process_time if s.processor_time else time.perf_counter)
-    model = random_model(config, device, dtype, s.language_dtype, s.offload)
+    model = random_model(benchmark_config(s.preset), device, dtype, s.language_dtype, s.offload)
     if s.compile:
         compile_vision(model)
-    forget_peak(device)
-    kernel = nullcontext() if s.attention is None else sdpa_kernel(SDPBackend[s.attention])
+    now = time.process_time if s.processor_time else time.perf_counter
+    rate = rates(device, dtype, now)
+    for frames in s.frames:
+        clock = Clock(device, s.repeats, now)
+        try:
+            measure_clip(model, s, frames, clock)
+        except torch.OutOfMemoryError as error:
+            yield {"frames": frames, "failed": " ".join(str(error).split())}
+            return
+        yield clock.found | rate
+
+
+def measure_clip(model: VidLLMForConditionalGeneration, s: Settings, frames: int, clock: Clock) -> None:
+    """All of one number of frames."""
+    weights = forget_peak(clock.device)
+    kernel = nullcontext() if s.attention is None else sdpa_kernel(getattr(SDPBackend, s.attention))
     with torch.inference_mode(), kernel:
-        prefix = time_scene(model, s, clock)
-        time_language(model.language_model, prefix, clock, s.static_cache)
-    clock.found["peak bytes"] = peak(device)
+        prefix = time_scene(model, s, frames, clock)
+        clock.found["scene bytes"] = peak(clock.device) - weights
+        time_language(model.language_model, prefix, clock)
+    clock.found["peak bytes"] = peak(clock.device)
+    prefix = prefix.clone()  # as made without inference mode, in which graphs are not captured
+    if s.static_cache:
+        static = generation(model.language_model, inputs_embeds=prefix, cache_implementation="static")
+        clock.each("a token, static cache", static)
+    if s.vggt:
+        with torch.inference_mode():
+            time_vggt_form(model, s, frames, clock)
     if s.llava:
-        text = model.language_model.config
-        del model
-        time_llava(text, prefix, clock)
-    clock.found |= rates(device, dtype, clock.now)
-    return clock.found
+        time_llava(model.language_model.config, prefix, clock)
 
 
 class Clock:
@@ -79,8 +102,9 @@ class Clock:
 
     def __call__(self, name: str, call: Callable[[], T]) -> T:
         """Time a call under a name; its last result."""
-        taken = []
+        taken, result = [], None
         for _ in range(self.repeats + 1):
+            del result  # the last one's memory is not this one's
             wait(self.device)
             begin = self.now()
             result = call()
@@ -147,12 +171,10 @@ def compile_vision(model: VidLLMForConditionalGeneration) -> None:
 # ---- what is timed ----------------------------------------------------------------------------------------------
 
 
-def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock) -> Tensor:
+def time_scene(model: VidLLMForConditionalGeneration, s: Settings, frames: int, clock: Clock) -> Tensor:
     """From the file to the visual prefix (1, T, D)."""
-    config, parameter = model.config, next(model.parameters())
-    images = pictures(config, s, clock)[None].to(parameter.device, parameter.dtype)
-    if s.size is not None:
-        images = images[..., : s.size[0], : s.size[1]]
+    config = model.config
+    images = pictures(model, s, frames, clock)
     size = (int(images.shape[-2]), int(images.shape[-1]))
     clock.found |= {"frames": images.shape[1], "height": size[0], "width": size[1]}
     features = clock("encoder and adapter", lambda: model.encode(images))
@@ -168,13 +190,18 @@ def time_scene(model: VidLLMForConditionalGeneration, s: Settings, clock: Clock)
     return prefix.tokens
 
 
-def pictures(config: VidLLMConfig, s: Settings, clock: Clock) -> Tensor:
-    """(F,3,H,W) as the model takes them."""
+def pictures(model: VidLLMForConditionalGeneration, s: Settings, frames: int, clock: Clock) -> Tensor:
+    """(1,F,3,H,W) as the model takes them, where its weights are that see."""
+    config, parameter = model.config, next(model.encoder.parameters())
     if s.video is None:
-        extent = extent_of(config, s.frames)
-        return torch.rand(s.frames, 3, *(s.size or (extent.height, extent.width)))
-    side, video = config.shorter_side if s.size is None else min(s.size), s.video
-    return clock("decode", lambda: load_frames(video, s.frames, shorter_side=side).images)
+        extent = extent_of(config, frames)
+        images = torch.rand(frames, 3, *(s.size or (extent.height, extent.width)))
+    else:
+        side, video = config.shorter_side if s.size is None else min(s.size), s.video
+        images = clock("decode", lambda: load_frames(video, frames, shorter_side=side).images)
+        if s.size is not None:
+            images = images[..., : s.size[0], : s.size[1]]
+    return images[None].to(parameter.device, parameter.dtype)
 
 
 def spread(geometry: Geometry) -> Geometry:
@@ -184,7 +211,7 @@ def spread(geometry: Geometry) -> Geometry:
     return replace(geometry, depth_m=depth)
 
 
-def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
+def time_language(lm: Any, prefix: Tensor, clock: Clock) -> None:
     """Prefix into the cache, a question behind it to the first token, then token by token."""
     seen = prefix.to(lm.get_input_embeddings().weight.dtype)
     question = torch.zeros(1, QUESTION_TOKENS, dtype=torch.long, device=seen.device)
@@ -215,8 +242,21 @@ def time_language(lm: Any, prefix: Tensor, clock: Clock, static: bool) -> None:
 
     clock.found["visual tokens"] = seen.shape[1]
     clock.each("a token", speak)
-    if static:
-        clock.each("a token, static cache", generation(lm, inputs_embeds=seen, cache_implementation="static"))
+
+
+def time_vggt_form(model: VidLLMForConditionalGeneration, s: Settings, frames: int, clock: Clock) -> None:
+    """Global-frame attention without heads beside VGGT's way of writing it, and each attention kernel alone."""
+    features = model.encode(pictures(model, replace(s, video=None), frames, clock))
+    attention, tokens, grid = model.attention, features.streams.geometry, features.encoder.grid
+    taps = model.config.dense_head.tap_layers
+    clock("attention alone", lambda: attention(tokens, grid, taps))
+    clock("the same in VGGT's form", lambda: attend_as_vggt(attention, tokens, grid))
+    sequence = tokens.shape[1] * (tokens.shape[2] + 1 + attention.config.num_register_tokens)
+    heads = attention.config.num_heads
+    q, k, v = torch.randn(3, 1, heads, sequence, tokens.shape[-1] // heads, device=tokens.device, dtype=tokens.dtype)
+    for name in KERNELS:
+        with suppress(RuntimeError), sdpa_kernel(getattr(SDPBackend, name)):  # a kernel that this device does not have
+            clock(f"global attention once, {name}", lambda: scaled_dot_product_attention(q, k, v))
 
 
 def generation(lm: Any, **given: Any) -> Callable[[Callable[[], None]], None]:
@@ -270,16 +310,16 @@ def rates(device: torch.device, dtype: torch.dtype, now: Callable[[], float]) ->
     return {"flops": 2 * side**3 / clock.found["product"], "bandwidth": 8 * count / clock.found["copy"]}
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let the peak memory count from here."""
+def forget_peak(device: torch.device) -> float:
+    """Let the peak memory count from here; the bytes that are held now."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
+        return float(torch.cuda.memory_allocated(device))
+    with suppress(OSError):  # not Linux: the peak of the whole process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux: the peak of the whole process
-        return
+    return peak(device)
 
 
 def peak(device: torch.device) -> float:

@@ -2,7 +2,7 @@
 # The shipped `tiny` from random weights on two CPU cores. Run again, each step resumes.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
 # It needs the extra train (pip install 'vidllm[train]'). ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the numbers of
-# rooms and steps; the defaults take about five hours. JOBS processes render.
+# rooms and steps; the defaults take about five hours. JOBS processes render. DRY=1 stops after the dry runs.
 # A short run of a few minutes, to check that everything works: ROOMS=48 WORDS=8 SEE=6 DRILL=4 PLACES=4 SPEAK=4 JOINT=4 TEST=1000:1004.
 set -euo pipefail
 runs=${1:-runs}
@@ -13,8 +13,12 @@ if ! python -c 'import accelerate' 2> /dev/null; then
   exit 2
 fi
 
-# 1. Data: 10000 rooms, 8 frames each (7.5 GB).
-vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-10000}))" --jobs "${JOBS:-2}" -o "$runs/shards"
+# 1. Dry runs, then data: 10000 rooms, 8 frames each (7.5 GB).
+rooms=(--seeds "10000:$((10000 + ${ROOMS:-10000}))" -o "$runs/shards")
+vidllm rooms shards "${rooms[@]}" --dry-run
+vidllm train stage2 --preset tiny "${data[@]}" --out "$runs/both" --dry-run --planned
+if [ -n "${DRY:-}" ]; then exit; fi
+vidllm rooms shards "${rooms[@]}" --jobs "${JOBS:-2}"
 
 # 2. A language model of the rooms' texts: the language-only baseline, and the initial language model.
 vidllm train blind "${data[@]}" --tokenizer "$runs/tokenizer" --out "$runs/blind" --steps "${WORDS:-1600}"

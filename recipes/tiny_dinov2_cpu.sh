@@ -2,7 +2,8 @@
 # The second generation of `tiny` (preset tiny-dinov2) on two CPU cores. Every step goes on where it was stopped.
 #   recipes/tiny_dinov2_cpu.sh DINOV2 [RUNS]     DINOV2: weights of ViT-S/14 (file, folder, or facebook/dinov2-small)
 # CLIPS: folder of posed clips to train on beside the rooms (docs/training.md). ROOMS, NEAR, SEE, JOINT and TEST are sizes;
-# all of it in miniature: ROOMS=16 NEAR=16 FIT=2 SEE=4 JOINT=4 TEST=1000:1002. A GPU for some minutes: tiny_gpu_10min.sh.
+# all of it in miniature: ROOMS=16 NEAR=16 FIT=2 SEE=4 JOINT=4 TEST=1000:1002. DRY=1 stops after the dry runs.
+# A GPU for some minutes: tiny_gpu_10min.sh.
 set -euo pipefail
 dinov2=$1
 runs=${2:-runs}
@@ -10,9 +11,15 @@ export OMP_NUM_THREADS=1
 data=(--data "$runs/shards")
 if [ -n "${CLIPS:-}" ]; then data+=(--posed-clips "$CLIPS" --posed-share 0.25); fi
 
-# 1. Rooms as a renderer shows them, and as people film them.
-vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 --jobs "${JOBS:-2}" -o "$runs/shards"
-vidllm rooms shards --seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life --jobs "${JOBS:-2}" -o "$runs/shards"
+# 1. Dry runs, then rooms as a renderer shows them, and as people film them.
+rooms=(--seeds "10000:$((10000 + ${ROOMS:-2000}))" --shorter-side 168 -o "$runs/shards")
+filmed=(--seeds "30000:$((30000 + ${NEAR:-8000}))" --shorter-side 168 --look life -o "$runs/shards")
+vidllm rooms shards "${rooms[@]}" --dry-run
+vidllm rooms shards "${filmed[@]}" --dry-run
+vidllm train stage2 --preset tiny-dinov2 "${data[@]}" --out "$runs/both" --dry-run --planned
+if [ -n "${DRY:-}" ]; then exit; fi
+vidllm rooms shards "${rooms[@]}" --jobs "${JOBS:-2}"
+vidllm rooms shards "${filmed[@]}" --jobs "${JOBS:-2}"
 
 tiny=${TINY:-$(cd "$(dirname "$0")/.." && pwd)/src/vidllm/weights/tiny}
 

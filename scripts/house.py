@@ -52,7 +52,7 @@ BUDGET: dict[str, int] = {
     "vidllm.io": 5455,
     "vidllm.long_video": 1030,
     "vidllm.model": 6150,
-    "vidllm.pretrained": 2375,
+    "vidllm.pretrained": 2378,
     "vidllm.serving": 1240,
     "vidllm.training": 6895,
     "vidllm_rooms": 1905,

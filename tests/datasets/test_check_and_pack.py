@@ -19,7 +19,7 @@ from vidllm.cli import main
 from vidllm.datasets.annotations import ScanQAQuestion, ScanReferDescription
 from vidllm.datasets.check import check_root
 from vidllm.datasets.layout import DataRoot
-from vidllm.datasets.pack import PackSettings, pack, pack_scene, scene_language
+from vidllm.datasets.pack import PackSettings, pack, pack_scene, packing_bytes, scene_language
 from vidllm.datasets.shards import Shard, check_shards
 from vidllm.training.data import RoomsData
 from vidllm.training.texts import scene_boxes, scene_from_room
@@ -208,6 +208,25 @@ def test_training_reads_them(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert main([*command, "--split", "test"]) == 2 and "choose another folder" in capsys.readouterr().err
     command[command.index(str(tmp_path))] = str(tmp_path / "other")
     assert main(command) == 2 and "no scene has a sentence of the split 'train'" in capsys.readouterr().err
+
+
+def test_nothing_is_stored_twice_and_the_bytes_are_told_before(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recordings are read where they lie: beside the shards nothing is written, and these are as large as was told."""
+    command = ["data", "pack", str(told), "-o", str(tmp_path / "out"), "--frames", "5", "--shorter-side", "112"]
+    downloaded = {path: path.stat().st_size for path in told.rglob("*")}
+    count, need = packing_bytes(told, tmp_path / "out", PackSettings(5, 112, split="val"))
+    line = f"5 scenes of 5 frames, {need / 2**30:.3g} GiB to write"
+    assert main([*command, "--split", "val", "--dry-run"]) == 0
+    assert count == 5 and line in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*command, "--split", "val"]) == 0 and line in capsys.readouterr().err
+    written = {path: path.stat() for path in (tmp_path / "out").iterdir() if path.name != ".lock"}
+    assert all(path.match("scans_*.safetensors") for path in written)
+    assert 0.8 * need < sum(each.st_size for each in written.values()) <= need
+    assert main([*command, "--split", "val"]) == 0 and "0 scenes of 5 frames, 0 GiB" in capsys.readouterr().err
+    assert all(path.stat() == before for path, before in written.items())
+    assert {path: path.stat().st_size for path in told.rglob("*")} == downloaded
 
 
 def snapshot(folder: Path) -> dict[str, Any]:

@@ -179,6 +179,7 @@ def test_what_does_not_fit_is_told_in_one_line(
     assert "--geometry: expected one of da3-small, da3-base" in told("da3-tiny", da3)
     assert "give one reconstruction network" in told("da3-small", da3, "--vggt", str(da3))
     assert "its keys begin with " in told("da3-small", write_vggt(tmp_path / "vggt", golden))
+    assert "not a VGGT-Omega checkpoint (aggregator." in told("vggt-omega", tmp_path / "vggt")
     weights = load_file(da3 / "model.safetensors")
     (tmp_path / "sharded").mkdir()
     write_shards(tmp_path / "sharded", weights)

@@ -6,6 +6,7 @@ import pickle
 import threading
 from dataclasses import replace
 from functools import partial
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ def test_the_same_batch_and_the_same_generator_with_and_without_threads(threads)
         expected = np.random.default_rng([5, step])
         assert (told, number) == (step, expected.random()) and rng.random() == expected.random()
         assert thread.startswith("batches") is (threads > 0)
+
+
+def test_the_next_batches_are_drawn_while_a_step_is_computed():
+    drawn = Queue()
+    ahead = Ahead(lambda step, rng: drawn.put(step), 2)
+    ahead.want([(step, [5, step]) for step in range(4)])
+    ahead.take(0, [5, 0])
+    assert sorted(drawn.get(timeout=30) for _ in range(4)) == [0, 1, 2, 3]  # nothing was taken or wanted meanwhile
+    ahead.close()
 
 
 def test_what_draws_is_sent_to_other_processes(rooms_folder):

@@ -13,10 +13,15 @@ Shapes = dict[str, tuple[int, ...]]
 
 def shapes_here(checkpoint: Checkpoint, translate: Translate, kind: str, needed: Iterable[str]) -> Shapes:
     """Shapes by our names; ValueError where one of ``needed`` is missing: another network than ``kind``."""
-    keys = [(key, translate(key, tensor)) for key, tensor in checkpoint.shapes()]
-    found = {name: tuple(tensor.shape) for _, pairs in keys for name, tensor in pairs or ()}
+    found: Shapes = {}
+    first = "it holds no tensor"
+    for number, (key, tensor) in enumerate(checkpoint.shapes()):
+        first = first if number else f"its keys begin with {key}"
+        try:
+            found |= {name: tuple(part.shape) for name, part in translate(key, tensor) or ()}
+        except RuntimeError:  # a tensor that cannot be cut as that of this network
+            raise ValueError(f"{checkpoint.place}: not a {kind} checkpoint ({key} is {tuple(tensor.shape)})") from None
     if any(name not in found for name in needed):
-        first = f"its keys begin with {keys[0][0]}" if keys else "it holds no tensor"
         raise ValueError(f"{checkpoint.place}: not a {kind} checkpoint ({first})")
     return found
 
