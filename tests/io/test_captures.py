@@ -11,12 +11,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from recordings import FLIP, WORLDS, WRITERS, poses_in, save_png, write_exr, write_record3d_exr
 from scipy.spatial.transform import Rotation
 
 from vidllm.io.cameras.depth import read_depth_file
 from vidllm.io.captures import open_capture
+from vidllm.io.frames import joined
 from vidllm.io.video import load_frames, original_pictures
 from vidllm_rooms.shards import render_scene
 
@@ -131,6 +133,23 @@ def test_frames_are_sampled_and_their_cameras_found(written, room):
     assert np.abs(known.depth[0, 1].numpy() - sampled).max() < 1e-3
     pictures = list(original_pictures(folder, [2, 3]))
     assert len(pictures) == 2 and np.abs(pictures[0].astype(float) - room.rgb[2]).mean() < 10
+
+
+@every
+def test_cameras_of_the_used_frames_need_no_files(written):
+    """As arrays, whole and for a window of the frames, they are what the recording tells."""
+    _, folder = written
+    frames, told = load_frames(folder, 3, shorter_side=28), open_capture(folder).cameras
+    parts = (frames, None), (joined(list(frames.singly())[1:]), 1)
+    alone, known = told.of(frames), [vars(told.for_frames(*part)) for part in parts]
+    shutil.rmtree(folder)
+    for part, wanted in zip(parts, known, strict=True):
+        found = vars(alone.for_frames(*part))
+        for name, value in wanted.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+            else:
+                assert found[name] == value, name
 
 
 def test_stray_scanner_without_intrinsics_of_each_frame(tmp_path, room):

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
+from vidllm.io.captures.bags import BAG_SUFFIXES
 from vidllm.io.files import check_source
 from vidllm.io.pictures import IMAGE_SUFFIXES
 from vidllm.scene import Scene, VidLLM
@@ -133,13 +134,14 @@ class Core:
             if not size:
                 raise Refused(f"{name}: the file is empty; record it again")
             suffix = Path(name).suffix.lower()
-            digest.update(suffix.encode() if suffix in IMAGE_SUFFIXES else b"")
+            suffix = suffix if suffix in IMAGE_SUFFIXES | BAG_SUFFIXES else ""
+            digest.update(suffix.encode())
             found = f"file-{digest.hexdigest()[:32]}"
             with self._lock:
                 video = self._videos.get(found)
                 if video is None:
                     self._make_room(size)
-                    path = self.folder / (found + suffix if suffix in IMAGE_SUFFIXES else found)
+                    path = self.folder / (found + suffix)
                     file.flush()
                     part.rename(path)
                     video = Video(found, name, path, size, int(time.time()))
@@ -253,11 +255,12 @@ class Core:
         if video.scene is None:
             try:
                 video.state, video.done = "decoding", 0
-                frames, told = decoded(video.path, self.folder / f"{video.id}.frames", self._plan,
-                                       lambda done: setattr(video, "done", done))  # fmt: skip
-                video.state, video.warnings = "reconstructing", tuple(_shown(text, video) for text in told)
+                found = decoded(video.path, self.folder / f"{video.id}.frames", self._plan,
+                                lambda done: setattr(video, "done", done))  # fmt: skip
+                video.state, video.warnings = "reconstructing", tuple(_shown(text, video) for text in found.warnings)
                 # the source is no path that is there, so that nothing opens the video again in this process
-                video.scene = self.model.reconstruct(replace(frames, source=f"{video.id}/{video.name}"))
+                frames = replace(found.frames, source=f"{video.id}/{video.name}")
+                video.scene = self.model.reconstruct(frames, cameras=found.cameras)
             except BaseException as error:
                 video.state, video.error = "failed", str(refusal(error, video))
                 raise

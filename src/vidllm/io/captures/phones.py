@@ -5,7 +5,8 @@ offsets from the corner of the picture, as ours.
 
     Record3D       zip with `metadata` (JSON; poses are qx qy qz qw tx ty tz, K by columns) and `rgbd/N.jpg`, `N.depth`
                    (LZFSE of float32 metres), `N.conf`; or `metadata.json`, `rgb/N.jpg` and `depth/N.exr` (float32
-                   metres in the red channel, github.com/marek-simonik/record3d issues 53 and 67); its world is that of the first camera, so up is not known
+                   metres in the red channel, github.com/marek-simonik/record3d issues 53 and 67); its world is that of
+                   the first camera, so up is not known
     Polycam        `keyframes/`: `corrected_images` or `images`, `corrected_cameras` or `cameras` (t_00 ... t_23 by
                    rows), `depth` (millimetres), `confidence`   github.com/PolyCam/polyform
     Stray Scanner  `rgb.mp4`, `odometry.csv` (turned to OpenCV's camera already), `camera_matrix.csv`, `depth`
