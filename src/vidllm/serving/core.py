@@ -6,6 +6,7 @@ reconstructed again when it is asked for), the jobs that wait, the time and the 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import queue
@@ -32,6 +33,7 @@ from vidllm.serving.decoding import Plan, decoded
 T = TypeVar("T")
 MAX_MESSAGE, MAX_NAME = 600, 100  # characters
 MESSAGE = 96 * 2**20  # bytes of a request that is no upload: a video of 64 MiB in base64, and what is around it
+DISK_FULL = "no space is left on the server's disk; try again later"
 CLOSE_S = 10.0
 _CHUNK = 2**20
 
@@ -289,10 +291,17 @@ def refusal(error: BaseException, video: Video) -> Refused:
         return error
     if isinstance(error, ValueError):
         return Refused(text[:MAX_MESSAGE], 422)
+    if is_disk_full(error):
+        return Refused(DISK_FULL, 507)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         return Refused(f"{video.name}: out of memory; send a shorter video", 507)
     logging.getLogger(__name__).error("a fault of vidllm itself", exc_info=error)
     return Refused(f"{video.name}: a fault of vidllm itself ({type(error).__name__}); its log says more", 500)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether nothing more could be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _shown(text: str, video: Video) -> str:
