@@ -131,7 +131,8 @@ def burst(server: Server, clip: bytes, clients: int) -> str:
         found = set(pool.map(one, range(clients)))
     kept = sum(file["id"] in found for file in server.call("/v1/files")["data"])
     return (f"{len(found)} of {clients} kept as files of their own ({kept} listed), "
-            f"p50 {np.percentile(told, 50):.2f} s, p99 {np.percentile(told, 99):.2f} s, {server.memory_mb():.0f} MB after")  # fmt: skip
+            f"p50 {np.percentile(told, 50):.2f} s, p99 {np.percentile(told, 99):.2f} s, "
+            f"{server.memory_mb():.0f} MB after")  # fmt: skip
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
 from vidllm.io.cameras.given import GivenCameras
@@ -115,8 +116,8 @@ def _cameras(held: SceneFile) -> GivenCameras | None:
     if "cameras.where" not in held.values["values"]:
         return None
     built = held.build(GivenCameras, "cameras")
-    found = {name: getattr(built, name) for name in ("intrinsics", "poses")}
-    return replace(built, **{name: None if tensor is None else tensor.numpy() for name, tensor in found.items()})
+    lens, poses = (None if each is None else np.asarray(each) for each in (built.intrinsics, built.poses))
+    return replace(built, intrinsics=lens, poses=poses)
 
 
 @cache
