@@ -1,15 +1,15 @@
 """A server under load: requests held, their times, memory over many scenes, and what a killed decoder costs.
 
-    python benchmarks/serving.py --scenes 500 --clients 8 --frames 2
+    python benchmarks/serving.py --scenes 500 --clients 8 --frames 2 --seconds 1500
 
 Starts ``vidllm serve``, uploads so many different videos from several clients at once, asks one question of each, and
-kills a decoder in every tenth video. The memory of scenes is bounded so that a tenth of them fits.
+kills a decoder in every tenth video; what has not begun after so many seconds is left out, and said. Then 100 clients
+upload one video each at the same time. The memory of scenes is bounded so that some of them fit.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import signal
@@ -80,23 +80,28 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
-    def decoders(self) -> list[int]:
-        """Processes of the third generation: server, fork server, decoder."""
-        parent = {}
+    def processes(self) -> list[dict[int, list[int]]]:
+        """The server, its fork server and its decoders: what /proc/PID/stat says from the parent's number on."""
+        told = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent[int(path.parent.name)] = int(path.read_text().rsplit(") ", 1)[1].split()[1])
-            except OSError:
-                continue
-        children = {pid for pid, of in parent.items() if of == self.process.pid}
-        return [pid for pid, of in parent.items() if of in children]
+            with suppress(OSError):
+                told[int(path.parent.name)] = [int(word) for word in path.read_text().rsplit(") ", 1)[1].split()[1:]]
+        found = [{self.process.pid: told[self.process.pid]}]
+        for _ in range(2):
+            found.append({pid: words for pid, words in told.items() if words[0] in found[-1]})
+        return found
+
+    def cpu_s(self) -> float:
+        """Processor seconds of the server and of all decoders that have ended."""
+        ticks = sum(sum(words[10:14]) for level in self.processes()[:2] for words in level.values())
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def kill_some(server: Server, share: float, stop: threading.Event, killed: list[int]) -> None:
     """Kill a decoder now and then."""
     rng, seen, last = np.random.default_rng(0), set(), False
     while not stop.wait(0.02):
-        for pid in server.decoders():
+        for pid in server.processes()[2]:
             if pid not in seen:
                 seen.add(pid)
                 last = not last and rng.random() < share  # the second attempt is left alone
@@ -104,6 +109,30 @@ def kill_some(server: Server, share: float, stop: threading.Event, killed: list[
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
+
+
+def unlike(clip: bytes, number: int) -> bytes:
+    """The clip as another file: readers skip a box "free" at the end."""
+    return clip + (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")
+
+
+def burst(server: Server, clip: bytes, clients: int) -> str:
+    """So many clients upload at the same time; what became of that."""
+    ready, told = threading.Barrier(clients), []
+
+    def one(number: int) -> str:
+        ready.wait()
+        begin = time.monotonic()
+        found = server.upload(unlike(clip, 2**40 + number))
+        told.append(time.monotonic() - begin)
+        return found
+
+    with ThreadPoolExecutor(clients) as pool:
+        found = set(pool.map(one, range(clients)))
+    kept = sum(file["id"] in found for file in server.call("/v1/files")["data"])
+    return (f"{len(found)} of {clients} kept as files of their own ({kept} listed), "
+            f"p50 {np.percentile(told, 50):.2f} s, p99 {np.percentile(told, 99):.2f} s, "
+            f"{server.memory_mb():.0f} MB after")  # fmt: skip
 
 
 def main() -> None:
@@ -116,45 +145,56 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--memory-mb", type=int, default=64, help="of all scenes that are kept")
     parser.add_argument("--killed", type=float, default=0.1, help="share of decoders that are killed")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which no scene is begun")
     options = parser.parse_args()
     clip, killed, stop = options.video.read_bytes(), [], threading.Event()
     server = Server(options.model, options.frames, options.memory_mb)
     times: list[float] = []
     memory: list[float] = []
+    lost: list[str] = []
 
-    def one(number: int) -> str:
-        # another file each time: readers skip a box "free" at the end
-        content = io.BytesIO(clip + (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")).getvalue()
-        video, begin = server.upload(content), time.monotonic()
-        answer = server.ask(video)
+    def one(number: int) -> str | None:
+        if time.monotonic() > end:
+            return None
+        begin = time.monotonic()
+        try:
+            answer = server.ask(server.upload(unlike(clip, number)))
+        except (URLError, OSError) as error:
+            lost.append(str(error))
+            return ""
         times.append(time.monotonic() - begin)
         memory.append(server.memory_mb())
         return answer
 
     try:
-        first = one(-1 % 2**32)
+        end = time.monotonic() + options.seconds
+        first = one(2**32)
         again = [time_of(lambda: server.ask(server.upload(clip))) for _ in range(20)][1:]
         times.clear()
         killer = threading.Thread(target=kill_some, args=(server, options.killed, stop, killed))
         killer.start()
-        begin = time.monotonic()
+        begin, worked = time.monotonic(), server.cpu_s()
         with ThreadPoolExecutor(options.clients) as pool:
-            answers = list(pool.map(one, range(options.scenes)))
-        seconds = time.monotonic() - begin
+            answers = [answer for answer in pool.map(one, range(options.scenes)) if answer is not None]
+        seconds, worked = time.monotonic() - begin, server.cpu_s() - worked
         stop.set()
         killer.join()
+        at_once = burst(server, clip, 100)
     finally:
         server.process.terminate()
         server.process.wait()
-    tenth = max(1, len(memory) // 10)
-    print(f"held            {len(answers)} of {options.scenes} requests from {options.clients} clients at once, "
-          f"{sum(answer == first for answer in answers)} with the same answer; {len(killed)} decoders killed")
+    print(f"held            {len(answers) - len(lost)} of {len(answers)} requests from {options.clients} clients, "
+          f"{sum(answer == first for answer in answers)} with the same answer; {len(killed)} decoders killed; "
+          f"{options.scenes - len(answers)} not begun")
     print(f"a new video     p50 {np.percentile(times, 50):.2f} s, p99 {np.percentile(times, 99):.2f} s, "
-          f"{options.scenes / seconds:.2f} a second")
+          f"{len(times) / seconds:.2f} a second, {worked / max(len(times), 1):.2f} CPU s each")
     print(f"a known video   p50 {np.percentile(again, 50):.3f} s, p99 {np.percentile(again, 99):.3f} s, one client")
-    early, late = np.median(memory[tenth : 2 * tenth]), np.median(memory[-tenth:])
-    print(f"memory          {memory[0]:.0f} MB after the first scene, {early:.0f} MB in the second tenth, "
-          f"{late:.0f} MB in the last, {max(memory):.0f} MB at most")
+    print(f"uploads at once {at_once}")
+    spread = [memory[round(at)] for at in np.linspace(0, len(memory) - 1, 11)]
+    print(f"memory          {', '.join(f'{mb:.0f}' for mb in spread)} MB after 0, 10, ..., 100% of the scenes, "
+          f"{max(memory):.0f} MB at most")
+    for line in sorted(set(lost)):
+        print(f"lost            {lost.count(line)}: {line}")
 
 
 def time_of(act) -> float:

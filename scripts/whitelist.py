@@ -40,6 +40,7 @@ finetune, train_language_only
 correspondence_weight, naming_weight, semantic_weight
 
 minloglevel  # a setting of pycolmap
+tempdir  # a setting of the standard library's tempfile
 
 # hooks of mkdocs
 on_page_content, on_page_markdown

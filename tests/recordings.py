@@ -72,6 +72,27 @@ def write_record3d(folder, room):
     return folder
 
 
+def write_exr(path, **channels):
+    openexr = pytest.importorskip("OpenEXR", reason="EXR needs OpenEXR (extra exr)")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+    layers = {name: np.ascontiguousarray(array, np.float32) for name, array in channels.items()}
+    openexr.File(header, layers).write(str(path))
+
+
+def write_record3d_exr(folder, room):
+    """Record3D's other export."""
+    write_record3d(folder, room)
+    (folder / "metadata").rename(folder / "metadata.json")
+    (folder / "rgbd").rename(folder / "rgb")
+    for n, depth in enumerate(room.depth_m):
+        (folder / "rgb" / f"{n}.depth").unlink()
+        (folder / "rgb" / f"{n}.conf").unlink()
+        write_exr(folder / "depth" / f"{n}.exr", R=depth)
+    return folder
+
+
 def write_polycam(folder, room):
     poses = poses_in(room, "polycam")[0] @ FLIP
     height, width = room.depth_m.shape[1:]

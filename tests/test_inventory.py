@@ -147,6 +147,11 @@ def test_a_detector_finds_the_things_in_place_of_the_model(tmp_path):
     scene.detector = detect
     (box,) = scene.ground("the flamingo")  # any word
     assert asked == [((56, 70, 3), ("the flamingo",))] * 4 and box.center_error is None  # a model without calibration
+    asked.clear()
     found = scene.inventory(["flamingo", "chair"])
     assert [thing.name for thing in found.things] == ["flamingo"]
+    assert scene.inventory(("flamingo", "chair")) is found and len(asked) == 4  # it is kept
+    scene.detector = lambda picture, names: []
+    assert scene.inventory(["flamingo", "chair"]).things == ()
+    scene.detector = detect
     assert scene.measure("the flamingo").places[0].size[0].value == pytest.approx(box.size[0])

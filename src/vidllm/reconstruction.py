@@ -47,6 +47,7 @@ class Scene:
     """
 
     detector: Detect | None = None
+    _inventory: tuple[Any, Inventory] | None = None  # the last one, with what it is of
 
     def __init__(
         self, model: Network, processor: Processor, frames: Frames, geometry: Geometry | None, prefix: VisualPrefix
@@ -272,23 +273,15 @@ class Scene:
         centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
         sizes = self._sizes()
         return {
-            "frames": len(self),
-            "scale": self.scale.value,
-            "scale_spread": self.scale.spread,
+            "frames": len(self), "scale": self.scale.value, "scale_spread": self.scale.spread,
             "scale_interval": None if self.scale.interval is None else list(self.scale.interval),
             "depth_std": self._median_std(),
             "uncertainty": f"calibrated on rooms {self.calibration.seeds}" if self.calibration else "uncalibrated",
-            "warnings": list(self.warnings),
-            "frames_agree": self.frames_agree,
-            "registration": self.registration,
-            "loops": self.loops,
-            "median_depth": self._median_depth(),
+            "warnings": list(self.warnings), "frames_agree": self.frames_agree, "registration": self.registration,
+            "loops": self.loops, "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
-            "processed_size": list(sizes[0]),
-            "original_size": list(sizes[1]),
-            "units": "m",
-            "frame": "scene",
-        }
+            "processed_size": list(sizes[0]), "original_size": list(sizes[1]), "units": "m", "frame": "scene",
+        }  # fmt: skip
 
     # ---- language ---------------------------------------------------------------------------------------------
 
@@ -429,11 +422,16 @@ class Scene:
     def inventory(self, names: Sequence[str] = NAMES) -> Inventory:
         """Everything in the scene once, with the room's floor and height and the camera's path (docs/measuring.md).
 
-        ``names``: what is looked for. ``as_dict()`` and ``as_text()`` of what is returned are for programs and prompts.
-        ValueError for a name that no question can hold, or a scene without depth.
+        ``names``: what is looked for; the last inventory is kept, and given again for the same names and detector.
+        ``as_dict()`` and ``as_text()`` are for programs and prompts. ValueError for a name that no question can hold,
+        or a scene without depth.
         """
-        own = self.in_words.scene if self.in_words else self  # asked is the model that made it
-        return take(own, [prompts.check_question(name, what="name") for name in names])
+        wanted = tuple(prompts.check_question(name, what="name") for name in names), self.detector
+        kept = self._inventory
+        if kept is None or kept[0] != wanted:
+            own = self.in_words.scene if self.in_words else self  # asked is the model that made it
+            kept = self._inventory = wanted, take(own, wanted[0])
+        return kept[1]
 
     def measure(
         self, first: str | tuple[int, float, float], second: str | tuple[int, float, float] | None = None

@@ -191,8 +191,8 @@ def _flat(part: Any, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for field in fields(part):
         key, value = f"{name}.{field.name}", getattr(part, field.name)
-        if isinstance(value, Tensor):
-            tensors[key] = value
+        if isinstance(value, Tensor | np.ndarray):
+            tensors[key] = torch.as_tensor(value)
         elif is_dataclass(value):
             more_values, more_tensors = _flat(value, key)
             values, tensors = values | more_values, tensors | more_tensors

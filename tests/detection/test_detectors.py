@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ import transformers
 from PIL import Image
 from small_detectors import save_dino, save_owl, save_sam, with_type
 
-from vidllm.detection.detectors import load_detector
+from vidllm.cli import main
+from vidllm.detection.detectors import KINDS, load_detector
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 NAMES = ("the red chair", "a table", "lamp")
@@ -21,7 +21,7 @@ NAMES = ("the red chair", "a table", "lamp")
 def everything(folder):
     """The detector of a folder, taking any score for a find."""
     detector = load_detector(folder)
-    detector.kind = replace(detector.kind, threshold=-1.0)
+    detector.threshold = -1.0
     return detector
 
 
@@ -83,6 +83,33 @@ def test_sam_gives_masks(tmp_path):
     np.testing.assert_allclose([d.score for d in ours], scores.tolist(), rtol=1e-4)
     np.testing.assert_allclose([d.box for d in ours], told.pred_boxes[0] * torch.tensor([60, 40, 60, 40]), rtol=1e-4)
     assert all(d.mask.shape == (40, 60) and d.mask.dtype == bool for d in ours)
+
+
+@pytest.mark.parametrize(
+    ("save", "kind"), [(save_owl, "owlv2"), (save_dino, "grounding-dino"), (save_sam, "sam3")]
+)
+def test_a_threshold_leaves_out_what_has_a_lower_score(tmp_path, save, kind):
+    assert load_detector(save(tmp_path)).threshold == KINDS[kind].threshold
+    scores = sorted(d.score for d in everything(tmp_path)(PICTURE, NAMES))
+    middle = scores[len(scores) // 2]
+    found = load_detector(tmp_path, threshold=middle)(PICTURE, NAMES)
+    assert sorted(d.score for d in found) == [s for s in scores if s > middle] and 0 < len(found) < len(scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--detector-threshold", "0.3"], "--detector-threshold is the least score of a detector; it needs --detector"),
+        (["--detector", "owl", "--detector-threshold", "1"], "threshold of a detector's scores is 1, expected 0 to"),
+        (["--detector", "owl", "--detector-threshold", "nan"], "is nan, expected 0 to below 1"),
+        (["--detector", "owl", "--detector-threshold", "low"], "--detector-threshold: expected a number"),
+    ],
+)
+def test_a_wrong_threshold_is_one_line(tmp_path, capsys, options, message):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    assert main(["ground", str(tmp_path / "a.png"), "a chair", *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

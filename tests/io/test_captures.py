@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tarfile
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from recordings import FLIP, WORLDS, WRITERS, poses_in, save_png
+from recordings import FLIP, WORLDS, WRITERS, poses_in, save_png, write_exr, write_record3d_exr
 from scipy.spatial.transform import Rotation
 
+from vidllm.io.cameras.depth import read_depth_file
 from vidllm.io.captures import open_capture
+from vidllm.io.frames import joined
 from vidllm.io.video import load_frames, original_pictures
 from vidllm_rooms.shards import render_scene
 
@@ -131,6 +135,23 @@ def test_frames_are_sampled_and_their_cameras_found(written, room):
     assert len(pictures) == 2 and np.abs(pictures[0].astype(float) - room.rgb[2]).mean() < 10
 
 
+@every
+def test_cameras_of_the_used_frames_need_no_files(written):
+    """As arrays, whole and for a window of the frames, they are what the recording tells."""
+    _, folder = written
+    frames, told = load_frames(folder, 3, shorter_side=28), open_capture(folder).cameras
+    parts = (frames, None), (joined(list(frames.singly())[1:]), 1)
+    alone, known = told.of(frames), [vars(told.for_frames(*part)) for part in parts]
+    shutil.rmtree(folder)
+    for part, wanted in zip(parts, known, strict=True):
+        found = vars(alone.for_frames(*part))
+        for name, value in wanted.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+            else:
+                assert found[name] == value, name
+
+
 def test_stray_scanner_without_intrinsics_of_each_frame(tmp_path, room):
     from recordings import write_stray
 
@@ -156,6 +177,42 @@ def test_pixels_of_low_confidence_have_no_depth(tmp_path, room):
     save_png(file, mask)
     depth = open_capture(folder).depth(1)
     assert not depth[:, :35].any() and np.abs(depth[:, 35:] - room.depth_m[1][:, 35:]).max() < 1e-3
+
+
+def test_record3ds_depth_as_exr_is_that_of_its_r3d(tmp_path, room):
+    capture = open_capture(write_record3d_exr(tmp_path / "exr", room))
+    assert capture.form == "Record3D"
+    for n in range(4):
+        np.testing.assert_array_equal(capture.depth(n), np.maximum(room.depth_m[n], 0))
+    told = WRITERS["transforms"](tmp_path / "scan", room) / "transforms.json"
+    told.write_text(told.read_text().replace("depth/frame_00001.png", "depth/1.exr"))
+    write_exr(tmp_path / "scan/depth/1.exr", Z=room.depth_m[1])
+    np.testing.assert_array_equal(open_capture(tmp_path / "scan").depth(1), np.maximum(room.depth_m[1], 0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "spoil", "message"),
+    [
+        ("R", lambda content: b"", "damaged or another kind of file"),
+        ("R", lambda content: content[:-200], "damaged or another kind of file"),
+        ("R", lambda content: content.replace(np.int32([69, 55]).tobytes(), np.int32([10**6] * 2).tobytes(), 1),
+         "a depth map of 1000001x1000001 pixels"),
+        ("QW", lambda content: content, "no channel of depth among Q, W"),
+    ],
+)  # fmt: skip
+def test_a_damaged_exr_is_one_line(tmp_path, room, capsys, channels, spoil, message):
+    file = tmp_path / "0.exr"
+    write_exr(file, **dict.fromkeys(channels, room.depth_m[0]))
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_depth_file(file)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value) and not capsys.readouterr().out
+
+
+def test_exr_without_its_library_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ValueError, match=r"needs OpenEXR: pip install 'vidllm\[exr\]'; or convert it to .npy"):
+        read_depth_file(tmp_path / "0.exr")
 
 
 def test_tum_frames_are_matched_by_time(tmp_path, room):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from recordings import WRITERS, write_record3d_exr
 from small_model import noise_clip
 
 from vidllm.io.frames import joined
@@ -21,8 +25,14 @@ from vidllm.model.prompts import qa_prompt
 from vidllm.serving import decoding
 from vidllm.serving.core import Core, Limits, Refused, held_bytes, refusal
 from vidllm.serving.decoding import Plan, decoded
+from vidllm_rooms.shards import render_scene
 
 PLAN = Plan(4, 8, 56, "shorter_side", 14, 60.0, 2**32)
+
+
+@pytest.fixture(scope="module")
+def room():
+    return render_scene(10000, 4, 56, 70)[0]
 
 
 def padded(clip: Path, number: int) -> io.BytesIO:
@@ -32,11 +42,59 @@ def padded(clip: Path, number: int) -> io.BytesIO:
 
 def test_a_video_from_a_decoder_is_what_the_reader_reads(clip, tmp_path):
     heard: list[int] = []
-    frames, warnings = decoded(clip, tmp_path / "frames", PLAN, heard.append)
+    found = decoded(clip, tmp_path / "frames", PLAN, heard.append)
     own = load_frames(clip, 4, shorter_side=56)
-    assert torch.equal(frames.images, own.images) and torch.equal(frames.affine, own.affine)
-    assert (heard, warnings, frames.names) == ([1, 2, 3, 4], [], own.names)
+    assert torch.equal(found.frames.images, own.images) and torch.equal(found.frames.affine, own.affine)
+    assert (heard, found.warnings, found.cameras, found.frames.names) == ([1, 2, 3, 4], [], None, own.names)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", [*WRITERS, "exr"])
+def test_a_recording_is_used_as_reconstruct_uses_it(model, room, tmp_path, form):
+    """Frames, cameras, depth and the level frame of an uploaded archive; nothing of it stays unpacked."""
+    write = {**WRITERS, "exr": write_record3d_exr}[form]
+    file = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", write(tmp_path / form, room)))
+    own, left = model.reconstruct(file), set(Path(tempfile.gettempdir()).glob("vidllm-capture-*"))
+    with Core(model) as core:
+        video = core.keep(io.BytesIO(file.read_bytes()), file.name)
+        served = core.submit(video, lambda scene: scene).result()
+        assert [path.name for path in core.folder.iterdir()] == [video.path.name]
+    assert set(Path(tempfile.gettempdir()).glob("vidllm-capture-*")) == left
+    for what in ("depth", "extrinsics", "intrinsics", "scene_from_world", "depth_std"):
+        torch.testing.assert_close(getattr(served, what), getattr(own, what), rtol=0, atol=1e-6)
+    assert served.scale.value == pytest.approx(own.scale.value) and served.scale.warnings == own.scale.warnings
+    known = torch.from_numpy(room.depth_m).clamp(min=0)
+    assert (served.depth - known).abs()[known > 0].median() < 1e-3
+
+
+def test_what_is_wrong_in_a_recording_is_said_of_the_upload(model, room, tmp_path):
+    folder = WRITERS["polycam"](tmp_path / "scan", room)
+    sorted((folder / "keyframes/corrected_cameras").iterdir())[1].write_text("{}")
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.writestr("../../out.txt", "x")
+    with Core(model) as core:
+        shutil.make_archive(str(tmp_path / "scan"), "zip", folder)
+        for name, text in (
+            ("scan.zip", r"scan\.zip/corrected_cameras/.*json: fx: expected a number"),
+            ("out.zip", r"holds '../../out.txt', which leads out of the archive"),
+        ):
+            video = core.keep(io.BytesIO((tmp_path / name).read_bytes()), name)
+            with pytest.raises(Refused, match=text) as caught:
+                core.submit(video, len).result()
+            assert caught.value.status == 422 and "/tmp" not in str(caught.value).replace("'../../out.txt'", "")
+            assert str(core.folder) not in str(caught.value) and str(caught.value).startswith(video.name)
+        assert len(list(core.folder.iterdir())) == 2
+
+
+def test_lost_frames_of_a_recording_are_told(model, room, tmp_path):
+    folder = WRITERS["polycam"](tmp_path / "scan", room)
+    lost = sorted((folder / "keyframes/corrected_cameras").iterdir())[1]
+    lost.write_text(lost.read_text().replace('"t_03": ', '"t_03": NaN, "was": '))
+    with Core(model) as core:
+        file = shutil.make_archive(str(tmp_path / "scan"), "zip", folder)
+        video = core.keep(io.BytesIO(Path(file).read_bytes()), "scan.zip")
+        assert core.submit(video, len).result() == 3
+        assert "scan.zip: 1 of 4 frames have no pose (tracking was lost) and are left out" in video.warnings
 
 
 def test_frames_one_by_one_are_the_frames(clip):
@@ -75,8 +133,7 @@ def test_a_decoder_that_is_killed_is_begun_again(clip, tmp_path, monkeypatch):
         return attempt(path, result, plan, kill)
 
     monkeypatch.setattr(decoding, "_attempt", killing)
-    frames, _ = decoded(clip, tmp_path / "frames", PLAN, len)
-    assert len(killed) == 1 and len(frames) == 4
+    assert len(decoded(clip, tmp_path / "frames", PLAN, len).frames) == 4 and len(killed) == 1
 
 
 def test_a_scene_is_made_once_and_asked_often(model, clip):
@@ -89,6 +146,7 @@ def test_a_scene_is_made_once_and_asked_often(model, clip):
         assert first[1] == expected
         assert (video.name, video.state, video.done, video.jobs) == ("a<b> .mp4", "ready", 4, 0)
         assert core.keep(padded(clip, 8), "b.mp4") is video
+        assert core.keep(padded(clip, 8), "b.MCAP").path.suffix == ".mcap"  # the reader of bags goes by it
         assert first[0].data.originals is None  # nothing decodes the upload again
         folder = core.folder
     assert not folder.exists()

@@ -18,6 +18,8 @@ from urllib.error import HTTPError
 import pytest
 from test_core import padded
 
+from vidllm import reconstruction
+from vidllm.inventory import NAMES, take
 from vidllm.serving import web
 from vidllm.serving.core import Refused
 from vidllm.serving.web import arguments, bound
@@ -62,7 +64,7 @@ def ready(site, clip) -> str:
     _, file = send(site.address, clip.read_bytes(), "b.mp4")
     status, begun = call(site.address, f"/api/scenes/{file['id']}", {})
     assert status == 202 and begun["state"] in ("queued", "decoding", "reconstructing", "ready")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while call(site.address, f"/api/scenes/{file['id']}")[1]["state"] != "ready":
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -97,6 +99,15 @@ def test_the_page_holds_the_scene_and_its_scripts_are_served(site, ready):
     assert status == 200 and len([line for line in text.splitlines() if line[0] != "#"]) == 4
     status, page = call(site.address, f"/api/scenes/{ready}/export/colmap")
     assert status == 200 and page.startswith("PK")
+
+
+def test_the_inventory_is_taken_once_a_scene(site, clip, monkeypatch):
+    taken = []
+    monkeypatch.setattr(reconstruction, "take", lambda scene, names: taken.append(names) or take(scene, names))
+    _, file = send(site.address, padded(clip, 2**20).getvalue(), "c.mp4")
+    for path, body in (("show", {}), ("inventory", {}), ("export/boxes", None), ("export/html", None), ("show", {})):
+        assert call(site.address, f"/api/scenes/{file['id']}/{path}", body)[0] == 200
+    assert taken == [NAMES]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "text"), [

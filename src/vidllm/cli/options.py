@@ -244,7 +244,7 @@ class KnownCameraOptions:
     """the whole video has one lens with square pixels (default: where --refine adjusts the focal length)"""
     no_one_lens: Flag = False  # it has several
     depth: Annotated[str | None, read_by(str, "FOLDER"), NO_HINT] = None
-    """known depth of the same view: 16-bit PNG in millimetres or .npy in metres, one a frame by name or number"""
+    """known depth of the same view: 16-bit PNG in millimetres, .npy or .exr in metres, one a frame by name or number"""
 
     def __post_init__(self) -> None:
         if self.one_lens and self.no_one_lens:

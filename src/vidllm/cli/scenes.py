@@ -121,6 +121,15 @@ class OfThings(OfVideo):
     detector: Place = field(default=None, kw_only=True)
     """a zero-shot detector of transformers, a folder or hub id, finds the things in place of the model:
     docs/detectors.md"""
+    detector_threshold: Annotated[float | None, read_by(reading.number, "X"), NO_HINT] = field(
+        default=None, kw_only=True
+    )
+    """scores of what the detector finds are above this (default: its own)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.detector is None and self.detector_threshold is not None:
+            raise ValueError("--detector-threshold is the least score of a detector; it needs --detector")
 
     def scene(self) -> Scene:
         """As :meth:`OfVideo.scene`; what is wrong with the detector is told first."""
@@ -128,7 +137,7 @@ class OfThings(OfVideo):
             return super().scene()
         from vidllm.detection.detectors import load_detector
 
-        detector, pictures = load_detector(self.detector, self.compute.device), count(1)
+        detector, pictures = load_detector(self.detector, self.compute.device, self.detector_threshold), count(1)
         line = reading.Progress("pictures searched")
 
         def detect(picture: Any, names: Sequence[str]) -> Sequence[Any]:

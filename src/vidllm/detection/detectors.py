@@ -33,7 +33,7 @@ class Kind:
     phrase: str = "{}"
 
 
-#: By the ``model_type`` of config.json. Thresholds are those of transformers' processors, of SAM 3 its authors'.
+#: By the ``model_type`` of config.json. Least scores are those of transformers' processors, of SAM 3 its authors'.
 KINDS = {
     "owlvit": Kind("OwlViTForObjectDetection", 0.1, "a photo of {}"),
     "owlv2": Kind("Owlv2ForObjectDetection", 0.1, "a photo of {}"),
@@ -44,11 +44,15 @@ KINDS = {
 }
 
 
-def load_detector(place: str | Path, device: str = "cpu") -> Detector:
+def load_detector(place: str | Path, device: str = "cpu", threshold: float | None = None) -> Detector:
     """A detector from a folder or a hub id, in float32: give it to ``scene.detector``.
 
-    ValueError of one line for a place that holds no detector of :data:`KINDS`, or a damaged one.
+    ``threshold``: what is found has a higher score than this, in [0, 1); None: that of its family in :data:`KINDS`.
+    ValueError of one line for another threshold, and for a place that holds no detector of these families, or a damaged
+    one.
     """
+    if threshold is not None and not 0 <= threshold < 1:
+        raise ValueError(f"the threshold of a detector's scores is {threshold:g}, expected 0 to below 1")
     import transformers
 
     checkpoint = open_checkpoint(place)
@@ -77,15 +81,18 @@ def load_detector(place: str | Path, device: str = "cpu") -> Detector:
         else:
             remedy = "copy the files of tokenizer and processor again"
         raise ValueError(f"{place}: its processor cannot be loaded: {reason}; {remedy}") from error
-    return Detector(name, network.eval().to(device), tokenizer, pictures)
+    return Detector(name, network.eval().to(device), tokenizer, pictures, threshold)
 
 
 class Detector:
     """A function of a picture (H, W, 3) uint8 and names to what is found of them (:class:`Detected`)."""
 
-    def __init__(self, kind: str, network: Any, tokenizer: Any, pictures: Any) -> None:
-        """``pictures``: the image processor; None for SAM 3."""
+    def __init__(
+        self, kind: str, network: Any, tokenizer: Any, pictures: Any, threshold: float | None = None
+    ) -> None:
+        """``pictures``: the image processor; None for SAM 3. ``threshold``: None: that of the kind."""
         self.kind, self.network, self.tokenizer, self.pictures = KINDS[kind], network, tokenizer, pictures
+        self.threshold = self.kind.threshold if threshold is None else threshold
         self.padded = kind == "owlv2"  # to a square, below and right
         self._find = {"O": self._owl, "G": self._dino, "M": self._dino, "S": self._sam}[self.kind.model[0]]
 
@@ -139,7 +146,7 @@ class Detector:
         sides = boxes.new_tensor([max(height, width)] * 2 if self.padded else [width, height])
         best, name = logits.max(-1)
         best = best.sigmoid()
-        for n in (best > self.kind.threshold).nonzero()[:, 0].tolist():
+        for n in (best > self.threshold).nonzero()[:, 0].tolist():
             middle, half = boxes[n, :2] * sides, boxes[n, 2:] * sides / 2
             yield Detected(numbers[int(name[n])], float(best[n]), _corners(middle - half, middle + half))
 
@@ -158,7 +165,7 @@ class Detector:
                                  attention_mask=words["attention_mask"])  # fmt: skip
             scores = found.pred_logits[0].sigmoid() * found.presence_logits[0].sigmoid()
             sides = found.pred_boxes.new_tensor([width, height])
-            for n in (scores > self.kind.threshold).nonzero()[:, 0].tolist():
+            for n in (scores > self.threshold).nonzero()[:, 0].tolist():
                 chances = found.pred_masks[:, n : n + 1].sigmoid()
                 mask = F.interpolate(chances, (height, width), mode="bilinear")[0, 0] > 0.5
                 box = found.pred_boxes[0, n]

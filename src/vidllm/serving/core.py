@@ -6,6 +6,7 @@ reconstructed again when it is asked for), the jobs that wait, the time and the 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import queue
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
+from vidllm.io.captures.bags import BAG_SUFFIXES
 from vidllm.io.files import check_source
 from vidllm.io.pictures import IMAGE_SUFFIXES
 from vidllm.scene import Scene, VidLLM
@@ -31,6 +33,7 @@ from vidllm.serving.decoding import Plan, decoded
 T = TypeVar("T")
 MAX_MESSAGE, MAX_NAME = 600, 100  # characters
 MESSAGE = 96 * 2**20  # bytes of a request that is no upload: a video of 64 MiB in base64, and what is around it
+DISK_FULL = "no space is left on the server's disk; try again later"
 CLOSE_S = 10.0
 _CHUNK = 2**20
 
@@ -133,13 +136,14 @@ class Core:
             if not size:
                 raise Refused(f"{name}: the file is empty; record it again")
             suffix = Path(name).suffix.lower()
-            digest.update(suffix.encode() if suffix in IMAGE_SUFFIXES else b"")
+            suffix = suffix if suffix in IMAGE_SUFFIXES | BAG_SUFFIXES else ""
+            digest.update(suffix.encode())
             found = f"file-{digest.hexdigest()[:32]}"
             with self._lock:
                 video = self._videos.get(found)
                 if video is None:
                     self._make_room(size)
-                    path = self.folder / (found + suffix if suffix in IMAGE_SUFFIXES else found)
+                    path = self.folder / (found + suffix)
                     file.flush()
                     part.rename(path)
                     video = Video(found, name, path, size, int(time.time()))
@@ -253,11 +257,12 @@ class Core:
         if video.scene is None:
             try:
                 video.state, video.done = "decoding", 0
-                frames, told = decoded(video.path, self.folder / f"{video.id}.frames", self._plan,
-                                       lambda done: setattr(video, "done", done))  # fmt: skip
-                video.state, video.warnings = "reconstructing", tuple(_shown(text, video) for text in told)
+                found = decoded(video.path, self.folder / f"{video.id}.frames", self._plan,
+                                lambda done: setattr(video, "done", done))  # fmt: skip
+                video.state, video.warnings = "reconstructing", tuple(_shown(text, video) for text in found.warnings)
                 # the source is no path that is there, so that nothing opens the video again in this process
-                video.scene = self.model.reconstruct(replace(frames, source=f"{video.id}/{video.name}"))
+                frames = replace(found.frames, source=f"{video.id}/{video.name}")
+                video.scene = self.model.reconstruct(frames, cameras=found.cameras)
             except BaseException as error:
                 video.state, video.error = "failed", str(refusal(error, video))
                 raise
@@ -286,10 +291,17 @@ def refusal(error: BaseException, video: Video) -> Refused:
         return error
     if isinstance(error, ValueError):
         return Refused(text[:MAX_MESSAGE], 422)
+    if is_disk_full(error):
+        return Refused(DISK_FULL, 507)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         return Refused(f"{video.name}: out of memory; send a shorter video", 507)
     logging.getLogger(__name__).error("a fault of vidllm itself", exc_info=error)
     return Refused(f"{video.name}: a fault of vidllm itself ({type(error).__name__}); its log says more", 500)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether nothing more could be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _shown(text: str, video: Video) -> str:

@@ -2,25 +2,32 @@
 
 What comes back is JSON lines over a pipe and tensors in a safetensors file: nothing that could be run is read from it.
 The processes are forks of one that has its libraries loaded, where the system can do that, so that they begin at once.
+Recordings (:mod:`vidllm.io.captures`) are read there too, with what they tell of their cameras and depth; what they are
+unpacked to lies in a folder that goes with the process, however that ends.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
+from vidllm.io.cameras.given import GivenCameras
+from vidllm.io.captures import open_capture
 from vidllm.io.files import parse_json
 from vidllm.io.frames import Frames, joined
 from vidllm.io.video import iter_frames
@@ -29,6 +36,7 @@ from vidllm.scene_file import SceneFile, as_bytes, flat
 
 MAX_LINE = 2**20  # bytes of what the process says at once
 ATTEMPTS = 2  # of a process that something else killed
+_RESULT = "frames"
 
 
 @dataclass(frozen=True)
@@ -47,30 +55,40 @@ class Plan:
     memory: int
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """The frames of a video, what a recording tells of their cameras (None: it is none), and the warnings about it."""
+
+    frames: Frames
+    cameras: GivenCameras | None
+    warnings: list[str]
+
+
 class _Killed(ValueError):
     """The process ended without a word."""
 
 
-def decoded(path: Path, result: Path, plan: Plan, progress: Callable[[int], None]) -> tuple[Frames, list[str]]:
-    """The frames of a video and the warnings about it; ``progress`` hears how many there are so far.
+def decoded(path: Path, folder: Path, plan: Plan, progress: Callable[[int], None]) -> Decoded:
+    """Read a video or a recording; ``progress`` hears how many frames there are so far.
 
-    ``result`` is a file for the time of the call. ValueError of one line where the video cannot be read, or takes more
+    ``folder`` is there for the time of the call. ValueError of one line where the video cannot be read, or takes more
     time or memory than ``plan`` allows.
     """
     for attempt in range(ATTEMPTS):
         try:
-            return _attempt(path, result, plan, progress)
+            folder.mkdir(exist_ok=True)
+            return _attempt(path, folder, plan, progress)
         except _Killed:
             if attempt == ATTEMPTS - 1:
                 raise
         finally:
-            result.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
     raise AssertionError
 
 
-def _attempt(path: Path, result: Path, plan: Plan, progress: Callable[[int], None]) -> tuple[Frames, list[str]]:
+def _attempt(path: Path, folder: Path, plan: Plan, progress: Callable[[int], None]) -> Decoded:
     here, there = _context().Pipe(duplex=False)
-    child = _context().Process(target=_read, args=(str(path), str(result), plan, there), daemon=True)
+    child = _context().Process(target=_read, args=(str(path), str(folder), plan, there), daemon=True)
     child.start()
     there.close()
     end = time.monotonic() + plan.seconds
@@ -82,8 +100,8 @@ def _attempt(path: Path, result: Path, plan: Plan, progress: Callable[[int], Non
             if "error" in told:
                 raise ValueError(told["error"])
             if "values" in told:
-                held = SceneFile(result, {"values": told["values"]}, load_file(result))
-                return held.build(Frames, "frames"), told["warnings"]
+                held = SceneFile(folder, {"values": told["values"]}, load_file(folder / _RESULT))
+                return Decoded(held.build(Frames, "frames"), _cameras(held), told["warnings"])
             progress(told["frames"])
     except EOFError:
         raise _Killed(f"{path}: the process that decodes it was killed; try it again, or a smaller video") from None
@@ -91,6 +109,15 @@ def _attempt(path: Path, result: Path, plan: Plan, progress: Callable[[int], Non
         child.kill()
         child.join()
         here.close()
+
+
+def _cameras(held: SceneFile) -> GivenCameras | None:
+    """Those of a recording."""
+    if "cameras.where" not in held.values["values"]:
+        return None
+    built = held.build(GivenCameras, "cameras")
+    lens, poses = (None if each is None else np.asarray(each) for each in (built.intrinsics, built.poses))
+    return replace(built, intrinsics=lens, poses=poses)
 
 
 @cache
@@ -103,23 +130,30 @@ def _context() -> Any:
     return context
 
 
-def _read(path: str, result: str, plan: Plan, there: Connection) -> None:
+def _read(path: str, folder: str, plan: Plan, there: Connection) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for its parent, which kills it
     _limit_memory(plan.memory)
+    tempfile.tempdir = folder
     try:
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", UserWarning)
+            capture = open_capture(path)
+            given = None if capture is None else capture.cameras
             chosen, parts = choose_frames(path, plan.least, plan.most), []
             for frame in iter_frames(path, chosen, shorter_side=plan.shorter_side, resize=plan.resize,
                                      patch_size=plan.patch_size):  # fmt: skip
                 parts.append(frame)
                 there.send_bytes(json.dumps({"frames": len(parts)}).encode())
-        frames = joined(parts)
-        values, tensors = flat(frames=frames)
+            frames = joined(parts)
+            values, tensors = flat(frames=frames, **({} if given is None else {"cameras": given.of(frames)}))
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}
-                  | {"frames.images": as_bytes(frames.images).contiguous()}, result)  # fmt: skip
-        told: dict[str, Any] = {"values": values, "warnings": [str(doubt.message) for doubt in doubts]}
+                  | {"frames.images": as_bytes(frames.images).contiguous()}, Path(folder, _RESULT))  # fmt: skip
+        unpacked = None if capture is None or capture.held is None else str(capture.held.folder)
+        said = [str(doubt.message) for doubt in doubts]
+        told: dict[str, Any] = {
+            "values": values, "warnings": [text.replace(unpacked, path) if unpacked else text for text in said],
+        }  # fmt: skip
     except Exception as error:
         text = str(error) if isinstance(error, ValueError | OSError) else f"{path}: a fault of the decoder ({error!r})"
         if isinstance(error, MemoryError) or "allocate memory" in text:

@@ -30,7 +30,7 @@ from vidllm.export.page import SCRIPTS, PageTexts, camera_pictures, filled, page
 from vidllm.io.files import parse_json, plain
 from vidllm.scene import Scene
 from vidllm.serving import chat
-from vidllm.serving.core import MAX_MESSAGE, MESSAGE, Core, Refused, Video
+from vidllm.serving.core import DISK_FULL, MAX_MESSAGE, MESSAGE, Core, Refused, Video, is_disk_full
 from vidllm.serving.tools import TOOLS, everything, exported, labelled
 
 T = TypeVar("T")
@@ -335,7 +335,13 @@ def application(core: Core, token: str = "", agents: Any = None) -> FastAPI:
             return failure(Refused(" ".join(str(error).split())[:MAX_MESSAGE]))
         return failure(Refused(f"a fault of vidllm itself ({type(error).__name__}); its log says more", 500))
 
-    for kind, handler in ((Refused, refused), (ValueError, faulty), (HTTPException, wrong), (Exception, faulty)):
+    async def full(_: Request, error: Any) -> Response:
+        if not is_disk_full(error):
+            raise error
+        return failure(Refused(DISK_FULL, 507))
+
+    for kind, handler in ((Refused, refused), (ValueError, faulty), (OSError, full), (HTTPException, wrong),
+                          (Exception, faulty)):  # fmt: skip
         app.add_exception_handler(kind, handler)
     app.add_middleware(Guard, upload=core.limits.upload, token=token, hosts=LOOPBACK)
     return app

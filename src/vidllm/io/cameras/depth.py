@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vidllm.io.files import check_regular_file, read_npy
+from vidllm.io.files import InputError, check_regular_file, naming, read_npy
 from vidllm.io.pictures import number_of, stem
 
 SAME_SHAPE = 0.02  # relative difference of the aspect ratios of depth and picture that rounding explains
@@ -28,9 +30,10 @@ class DepthMaps:
 def read_depth_folder(folder: str | Path) -> DepthMaps:
     """Maps of a folder, one a frame by the name of its picture or by the number in it; ValueError without any."""
     folder = Path(folder).expanduser()
-    files = [f for f in folder.iterdir() if f.suffix.lower() in (".png", ".npy")] if folder.is_dir() else []
+    files = [f for f in folder.iterdir() if f.suffix.lower() in (".png", ".npy", ".exr")] if folder.is_dir() else []
     if not files:
-        raise ValueError(f"{folder}: no depth map here; expected a folder of 16-bit PNG (millimetres) or .npy (metres)")
+        raise ValueError(f"{folder}: no depth map here; expected a folder of 16-bit PNG (millimetres) or .npy or "
+                         ".exr (metres)")  # fmt: skip
     by_name = {stem(file.name): file for file in files}
     numbers = {number_of(name): file for name, file in by_name.items()}
 
@@ -42,9 +45,11 @@ def read_depth_folder(folder: str | Path) -> DepthMaps:
 
 
 def read_depth_file(path: Path, unit_m: float = MILLIMETRES) -> Float[np.ndarray, "h w"]:
-    """Metres of a 16-bit PNG in ``unit_m``, or of a .npy in metres; ValueError for any other file."""
+    """Metres of a 16-bit PNG in ``unit_m``, or of a .npy or OpenEXR in metres; ValueError for any other file."""
     if path.suffix.lower() == ".npy":
         metres = read_npy(path)
+    elif path.suffix.lower() == ".exr":
+        metres = _read_exr(path)
     else:
         try:
             with Image.open(check_regular_file(path)) as image:
@@ -59,6 +64,26 @@ def read_depth_file(path: Path, unit_m: float = MILLIMETRES) -> Float[np.ndarray
     if metres.ndim != 2 or not metres.size:
         raise ValueError(f"{path}: expected a depth map (h, w), got {metres.shape}")
     return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+
+
+def _read_exr(path: Path) -> np.ndarray:
+    """The depth channel of an OpenEXR file: Z, R (Record3D's) or Y, or the only one. Extra `exr`."""
+    try:
+        import OpenEXR
+    except ImportError:
+        raise InputError(f"{path}: depth as EXR needs OpenEXR: pip install 'vidllm[exr]'; or convert it to "
+                         ".npy (metres) or 16-bit PNG (millimetres)") from None  # fmt: skip
+    check_regular_file(path)
+    with naming(path, "export it again"), redirect_stdout(io.StringIO()):  # it prints warnings
+        low, high = OpenEXR.File(str(path), header_only=True).header()["dataWindow"]
+        width, height = (int(side) for side in high.astype(np.int64) - low + 1)
+        if width * height > (Image.MAX_IMAGE_PIXELS or 0):
+            raise ValueError(f"{path}: a depth map of {width}x{height} pixels; export it again")
+        channels = OpenEXR.File(str(path), separate_channels=True).channels()
+    name = next((n for n in ("Z", "R", "Y", *channels) if n in channels), None)
+    if name is None or (len(channels) > 1 and name not in ("Z", "R", "Y")):
+        raise ValueError(f"{path}: no channel of depth among {', '.join(channels)[:80]}; expected Z, R or Y")
+    return np.asarray(channels[name].pixels, np.float32)
 
 
 def check_shape(depth_m: np.ndarray, size: Sequence[int], where: str) -> None:

@@ -89,8 +89,9 @@ class GivenCameras:
     (K is then scaled to the frames); poses: world-from-camera (N,4,4), in metres with ``metric``; up: against gravity
     in the poses' world (3); one_lens: whether one lens with square pixels took all frames, where intrinsics are not
     known (None: only refinement supposes so); where: for messages; depth: maps (F,h,w) of any size in metres along
-    the optical axis, 0 = none, of the pictures' field of view. Arrays of poses, K or depth are those of the used
-    frames, in order. ValueError where nothing is given, and for a matrix that is none of a pinhole camera or of a pose.
+    the optical axis, 0 = none, of the pictures' field of view; a tensor (F,H,W) at the frames' own pixels. Arrays of
+    poses, K or depth are those of the used frames, in order. ValueError where nothing is given, and for a matrix that
+    is none of a pinhole camera or of a pose.
     """
 
     intrinsics: np.ndarray | PerFrame | Lens | None = None
@@ -100,7 +101,7 @@ class GivenCameras:
     up: tuple[float, float, float] | None = None
     one_lens: bool | None = None
     where: str = "given cameras"
-    depth: np.ndarray | DepthMaps | None = None
+    depth: np.ndarray | DepthMaps | torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.intrinsics is None and self.poses is None and self.one_lens is None and self.depth is None:
@@ -124,20 +125,37 @@ class GivenCameras:
 
         ``begin``: how many used frames went before, where these are a part of them.
         """
-        poses = None if self.poses is None else self._placed(_per_frame(self.poses), frames, begin)
+        lens, poses, depth = self._found(frames, begin)
         extrinsics = None if poses is None else np.linalg.inv(poses) @ poses[0]
         up = None if self.up is None or poses is None else poses[0, :3, :3].T @ np.asarray(self.up, np.float64)
         return FrameCameras(
-            None if self.intrinsics is None else _tensor(self._processed(frames, begin)),
+            None if lens is None else _tensor(np.asarray(frames.affine, np.float64) @ lens),
             None if extrinsics is None else _tensor(extrinsics),
             self.metric,
             None if up is None else _tensor(up),
             self.one_lens,
+            None if depth is None or not depth.any() else depth[None],
+        )
+
+    def of(self, frames: Frames) -> GivenCameras:
+        """The same of these used frames alone, in arrays: without the files and the names of the source."""
+        lens, poses, depth = self._found(frames, None)
+        return GivenCameras(lens, poses, self.metric, None, self.up, self.one_lens, self.where, depth)
+
+    def _found(
+        self, frames: Frames, begin: int | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None, torch.Tensor | None]:
+        """Of the used frames K (F,3,3) in original pixels, poses (F,4,4), depth (F,H,W) at their pixels."""
+        return (
+            None if self.intrinsics is None else self._lenses(frames, begin),
+            None if self.poses is None else self._placed(_per_frame(self.poses), frames, begin),
             None if self.depth is None else self._sampled(self.depth, frames, begin or 0),
         )
 
-    def _sampled(self, given: np.ndarray | DepthMaps, frames: Frames, begin: int) -> torch.Tensor | None:
-        """Depth at the pixels of the used frames (1,F,H,W); None where none of them has any."""
+    def _sampled(self, given: np.ndarray | DepthMaps | torch.Tensor, frames: Frames, begin: int) -> torch.Tensor:
+        """Depth at the pixels of the used frames (F,H,W)."""
+        if isinstance(given, torch.Tensor):
+            return given[begin : begin + len(frames)]
         if isinstance(given, np.ndarray) and (given.ndim != 3 or len(given) < begin + len(frames)):
             raise ValueError(f"given depth: expected ({begin + len(frames)}, h, w), received {given.shape}")
         size, maps = (frames.images.shape[-2], frames.images.shape[-1]), []
@@ -150,8 +168,7 @@ class GivenCameras:
             across, down = metres.shape[1] / frames.original_size[1], metres.shape[0] / frames.original_size[0]
             to_depth = np.diag([across, down, 1.0]) @ np.linalg.inv(np.asarray(frames.affine, np.float64))
             maps.append(nearest_depth(metres, to_depth, size))
-        found = np.nan_to_num(np.stack(maps), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-        return _tensor(found) if found.any() else None
+        return _tensor(np.nan_to_num(np.stack(maps), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0))[0]
 
     def _placed(self, given: PerFrame, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 4 4"]:
         rows = rows_of(given, frames, begin)
@@ -163,11 +180,10 @@ class GivenCameras:
             for row, place, name in zip(rows, places, frames.names, strict=True)
         ])  # fmt: skip
 
-    def _processed(self, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 3 3"]:
-        """K in pixels of the processed frames."""
+    def _lenses(self, frames: Frames, begin: int | None) -> Float[np.ndarray, "F 3 3"]:
+        """K in pixels of the original frames."""
         given, size = self.intrinsics, frames.original_size
         scale = _scale(self.size, size, self.where, frames.source)
-        affine = np.asarray(frames.affine, np.float64)
         if isinstance(given, PerFrame) or (isinstance(given, np.ndarray) and given.ndim == 3):
             each = _per_frame(given)
             rows = rows_of(each, frames, begin)
@@ -181,7 +197,7 @@ class GivenCameras:
             if matrix.tobytes() not in checked:
                 check_pinhole(matrix, size, where, pixel_aspect(frames))
                 checked.add(matrix.tobytes())
-        return np.stack([affine @ matrix for matrix, _ in found])
+        return np.stack([matrix for matrix, _ in found])
 
 
 def _scaled(scale: np.ndarray, matrix: np.ndarray) -> np.ndarray:

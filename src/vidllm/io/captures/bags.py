@@ -26,6 +26,7 @@ from vidllm.io.captures.phones import nearest_row
 from vidllm.io.files import InputError, naming
 from vidllm.io.pictures import to_rgb
 
+BAG_SUFFIXES = {".mcap", ".db3", ".bag"}  # the library goes by them
 _MCAP, _SQLITE, _ROS1 = b"\x89MCAP0\r\n", b"SQLite format 3\x00", b"#ROSBAG V"
 _COLOURS = {"rgb8": "RGB", "8UC3": "BGR", "bgr8": "BGR", "rgba8": "RGBX", "bgra8": "BGRX", "mono8": "L", "8UC1": "L"}
 _DEPTHS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}  # type, metres a unit

@@ -4,7 +4,9 @@ ARKit's camera is OpenGL's (x right, y up, looking along -z); its world is metri
 offsets from the corner of the picture, as ours.
 
     Record3D       zip with `metadata` (JSON; poses are qx qy qz qw tx ty tz, K by columns) and `rgbd/N.jpg`, `N.depth`
-                   (LZFSE of float32 metres), `N.conf`; its world is that of the first camera, so up is not known
+                   (LZFSE of float32 metres), `N.conf`; or `metadata.json`, `rgb/N.jpg` and `depth/N.exr` (float32
+                   metres in the red channel, github.com/marek-simonik/record3d issues 53 and 67); its world is that of
+                   the first camera, so up is not known
     Polycam        `keyframes/`: `corrected_images` or `images`, `corrected_cameras` or `cameras` (t_00 ... t_23 by
                    rows), `depth` (millimetres), `confidence`   github.com/PolyCam/polyform
     Stray Scanner  `rgb.mp4`, `odometry.csv` (turned to OpenCV's camera already), `camera_matrix.csv`, `depth`
@@ -15,7 +17,6 @@ offsets from the corner of the picture, as ours.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,8 @@ def read_record3d(folder: Path) -> Capture | None:
         there = [n for n in range(len(rows)) if (pictures / f"{n}.depth").is_file()]
         depths = {n: partial(_lzfse_depth, pictures / f"{n}.depth", size) for n in there}
     elif (folder / "depth").is_dir():
-        warnings.warn(f"{folder}: depth as EXR is not read; export the recording as .r3d for its depth", stacklevel=2)
+        maps = {n: folder / "depth" / f"{n}.exr" for n in range(len(rows))}
+        depths = {n: partial(trusted_depth, path) for n, path in maps.items() if path.is_file()}
     still = len(rows) > 1 and bool((rows == [0, 0, 0, 1, 0, 0, 0]).all())  # of the front camera: it is not tracked
     times = [a_number(time, f"{file}: frameTimestamps") for time in told.get("frameTimestamps") or ()]
     return Capture(
