@@ -45,7 +45,10 @@ class ProcessGroup:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            _join(cpu)
+            check_processes()
+            from accelerate import PartialState
+
+            PartialState(cpu=cpu)
         return cls(dist.get_rank(), dist.get_world_size())
 
     def seeds(self, seed: int, step: int, accumulation: int = 1) -> list[list[int]]:
@@ -111,13 +114,6 @@ class ProcessGroup:
     def first(self, value: T) -> T:
         """The value of the first process, in all of them."""
         return self.gather(value)[0]
-
-
-def _join(cpu: bool) -> None:
-    check_processes()
-    from accelerate import PartialState
-
-    PartialState(cpu=cpu)
 
 
 def several_processes() -> bool:

@@ -50,7 +50,7 @@ from vidllm.training.models import (
     training_device,
     write_model,
 )
-from vidllm.training.packing import PACKED_ATTENTION, pack
+from vidllm.training.packing import PACKED_ATTENTION, Tensors, pack
 from vidllm.training.pictures import PATCH_SIZE
 from vidllm.training.teachers import clip_pixels, clip_tokens
 from vidllm.training.texts import TextMaker, draw_texts
@@ -107,17 +107,13 @@ class LanguageTeacherConfig(RunConfig):
 
 
 @dataclass
-class FramePairs:
+class FramePairs(Tensors):
     """N frames with their texts: pixels (N,3,S,S) normalised for the tower; ids and mask (N,L); the texts."""
 
     pixels: Tensor
     ids: Tensor
     mask: Tensor
     texts: list[str]
-
-    def to(self, device: torch.device) -> FramePairs:
-        """The same pairs on a device."""
-        return FramePairs(self.pixels.to(device), self.ids.to(device), self.mask.to(device), self.texts)
 
 
 def draw_pairs(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.shards import PATTERN
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, clear_leftovers_of
 from vidllm.io.files import check_regular_file, naming, read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.training.checkpoints import list_checkpoints
@@ -71,6 +71,7 @@ def begin(config: RunConfig, processes: int) -> list[str]:
         ValueError: settings or data differ from those that the folder was begun with; the message names them.
     """
     out = Path(config.loop.out)
+    clear_leftovers_of(out)
     record = _record(config, processes)
     trained = bool(list_checkpoints(out / "checkpoints"))
     before = _read(out / RECORD_FILE)

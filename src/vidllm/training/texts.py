@@ -40,16 +40,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 Boxes = Mapping[int, Sequence[float]]  # of a scene's objects, in the scene frame
-#: Questions on top of a scene's own, from its record.
-SceneQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator], list[Question]]
-#: The same with how many: ``Texts.plain`` and ``places``.
+#: Questions on top of a scene's own, from its record; how many: ``Texts.plain`` and ``places``.
 ExtraQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator, int, int], list[Question]]
 
 
 class TextMaker:
     """Turns a scene's questions, references and captions into token ids behind the visual prefix."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra_questions: SceneQuestions | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra_questions: ExtraQuestions | None = None) -> None:
         self.tokenizer, self.extra_questions = tokenizer, extra_questions
         ids, _ = encode_parts(tokenizer, prompts.VISUAL_PREFIX)
         video = special_token_ids(tokenizer)[prompts.VIDEO_TOKEN]
@@ -116,7 +114,7 @@ class TextMaker:
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
         made += [self.question(q) for q in _some(rng, language.spatial, counts.spatial)]
         if self.extra_questions is not None:
-            made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
+            made += [self.question(q) for q in self.extra_questions(record, boxes, rng, counts.plain, counts.places)]
         return [made[int(i)] for i in rng.permutation(len(made))]
 
 
