@@ -93,7 +93,8 @@ class Vocabulary:
 
     def interpret(self, text: str) -> Reading:
         """The text with unknown names replaced by the nearest known ones; it is unchanged where all are known."""
-        spans = [(found.start(), found.end(), _bare(found.group())) for found in _WORD.finditer(text)]
+        found = _WORD.finditer(text)
+        spans = [(one.start(), one.end(), re.split("['’]", one.group().lower())[0]) for one in found]  # without 's
         pieces, taken, unknown, done, at = [], {}, [], 0, 0
         while at < len(spans):
             count, known = self._read([word for _, _, word in spans[at : at + LONGEST]])
@@ -139,11 +140,6 @@ class Vocabulary:
     def allowed(self, question: str) -> tuple[str, ...]:
         """The answers that a question for a colour, a material or a number may have; none for any other question."""
         return next((self.answers[kind] for kind, asked in ASKED.items() if re.search(asked, question.lower())), ())
-
-
-def _bare(word: str) -> str:
-    """In lower case, without 's and the like."""
-    return re.split("['’]", word.lower())[0]
 
 
 def _forms(said: str) -> Iterator[str]:
