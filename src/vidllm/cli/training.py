@@ -52,14 +52,6 @@ def _has_windows(config: Any) -> bool:
     return config.language_start > 0 or config.language_share < 1
 
 
-def _has_geometry(config: Any) -> bool:
-    return _has_windows(config) or config.language_only_share < 1
-
-
-def _several_processes(_: Any) -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 _GEOMETRY = (
     "camera_weight", "rotation_weight", "translation_weight", "fov_weight", "depth_weight", "point_weight",
     "metric_weight", "gravity_weight", "correspondence_weight", "guide_weight", "patch_point_weight", "semantic_weight",
@@ -76,7 +68,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
     "RunConfig": (
         Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
         Effect(("workers",), "--prefetch above 0", lambda c: c.prefetch > 0),
-        Effect(("parallel",), "several processes (torchrun)", _several_processes),
+        Effect(("parallel",), "several processes (torchrun)", lambda _: int(os.environ.get("WORLD_SIZE", "1")) > 1),
     ),
     "TrainConfig": (
         Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m", "literal_streams",
@@ -96,7 +88,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(_LANGUAGE, "steps of language: --language-start below --steps", _speaks),
         Effect(("named_share",), "--language-only-share above 0", lambda c: c.language_only_share > 0),
         Effect(_GEOMETRY, "steps of geometry: --language-only-share below 1, or --language-start above 0",
-               _has_geometry),
+               lambda c: _has_windows(c) or c.language_only_share < 1),
         Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
         Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
                "--reconstruction ours", lambda c: c.reconstruction == "ours"),
