@@ -32,7 +32,7 @@ from vidllm.training.teachers import (
 
 @pytest.fixture
 def data(rooms_folder):
-    return RoomsData(rooms_folder, 14)
+    return RoomsData(rooms_folder)
 
 
 @pytest.fixture(scope="module")

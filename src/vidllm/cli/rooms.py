@@ -148,4 +148,3 @@ class Calibrate(Verb):
         else:
             print(f"90% intervals calibrated on rooms {found.seeds}, in rooms {reading.as_word(self.seeds)}")
             print("\n".join(f"{name:12s}{100 * share:6.1f}% of {count}" for name, (share, count) in held.items()))
-

@@ -133,12 +133,6 @@ class CheckedLogits(LogitsProcessor):
         return scores
 
 
-def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The arguments of ``generate`` with :class:`CheckedLogits` behind the processors that are given."""
-    given = arguments.get("logits_processor") or ()
-    return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
-
-
 class VidLLMPreTrainedModel(PreTrainedModel):
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
@@ -255,7 +249,8 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
     ) -> Any:
         """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
         mixin: Any = super()
-        kwargs = with_checked_logits(kwargs, self.name_or_path)
+        given = kwargs.get("logits_processor") or ()
+        kwargs["logits_processor"] = LogitsProcessorList([*given, CheckedLogits(self.name_or_path)])
         if input_ids is None:
             input_ids = kwargs.pop("inputs", None)
         if input_ids is None:

@@ -174,4 +174,3 @@ def _segment_mean(values: Float[Tensor, "n C"], index: Int[Tensor, " n"], count:
     total = values.new_zeros(count, values.shape[1], dtype=torch.float32).index_add(0, index, values.float())
     members = torch.bincount(index, minlength=count).clamp(min=1)
     return (total / members[:, None]).to(values.dtype)
-

@@ -197,4 +197,3 @@ def _passes_checksums(path: Path) -> bool:
             return file.testzip() is None
     except Exception:  # zipfile has many: BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError
         return False
-

@@ -84,15 +84,15 @@ def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[t
 class RoomsData:
     """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int = PATCH_SIZE) -> None:
-        self.folder, self.patch_size = Path(folder), patch_size
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._lock = Lock()
         self.paths = shards_of(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files: a process that draws opens its own."""
-        return {"folder": self.folder, "patch_size": self.patch_size, "paths": self.paths}
+        return {"folder": self.folder, "paths": self.paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open=OrderedDict(), _lock=Lock())
@@ -153,7 +153,7 @@ class RoomsData:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
         instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
-        category, colour, material = patch_classes(instance, records, self.labels, self.patch_size)
+        category, colour, material = patch_classes(instance, records, self.labels, PATCH_SIZE)
         return Batch(
             _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
             extrinsics[:, 0, :3, 2].clone(), category, colour, material, records,

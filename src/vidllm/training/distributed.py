@@ -70,14 +70,11 @@ class ProcessGroup:
         used = torch.tensor([p.grad is not None for p in kept], dtype=torch.int32, device=kept[0].device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
         for bucket in _buckets([p for p, is_used in zip(kept, used.tolist(), strict=True) if is_used]):
-            self._average(bucket)
-
-    def _average(self, bucket: list[nn.Parameter]) -> None:
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-            parameter.grad = mean.view_as(parameter)
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
+            dist.all_reduce(flat)
+            flat /= self.size
+            for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = mean.view_as(parameter)
 
     def gather(self, value: T) -> list[T]:
         """Everyone's value, in order of rank: the same list in every process."""

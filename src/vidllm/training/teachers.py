@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModel
 
 from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.datasets.shards import Shard
@@ -128,10 +127,11 @@ class LanguageTeacher(Teacher):
 
     per_frame = True
 
-    def __init__(self, model: CLIPVisionModel, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
+    def __init__(self, model: nn.Module, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
         self.model, self.layer, self.chunk = model.eval().requires_grad_(False), layer, chunk
         self.settings = str(layer)
-        self.width = model.config.hidden_size
+        settings: Any = model.config
+        self.width = settings.hidden_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The tower's own square grid, whatever the images' size."""
@@ -189,7 +189,7 @@ def find_teachers(geometry: str, language: str, source: str = "encoder", structu
         if not place:
             raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
     parts = find_geometry(geometry, source != "encoder"), find_tower(language)
-    found = FoundTeachers(GeometryTeacher(parts[0].module, source), _language_teacher(parts[1]), parts)
+    found = FoundTeachers(GeometryTeacher(parts[0].module, source), LanguageTeacher(parts[1].module), parts)
     wide = found.geometry.width, found.language.width
     if structure is not None:
         check_structure(structure, *wide)
@@ -201,16 +201,11 @@ def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeache
     return GeometryTeacher(find_geometry(place, source != "encoder").load(), source)
 
 
-def load_language_teacher(place: str, layer: int = CLIP_LAYER) -> LanguageTeacher:
+def load_language_teacher(place: str) -> LanguageTeacher:
     """CLIP's vision tower: a CLIP's own, LLaVA(-3D)'s or a cascade's; ValueError as :func:`find_teachers`."""
     part = find_tower(place)
     part.load()
-    return _language_teacher(part, layer)
-
-
-def _language_teacher(part: Part, layer: int = CLIP_LAYER) -> LanguageTeacher:
-    assert isinstance(part.module, CLIPVisionModel)
-    return LanguageTeacher(part.module, layer)
+    return LanguageTeacher(part.module)
 
 
 OPEN_FILES = 64

@@ -142,10 +142,10 @@ def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
 
 def draw_texts(batch: Batch, maker: TextMaker, rng: np.random.Generator, counts: Texts) -> list[list[Text]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
-    texts = []
-    for extrinsics, record in zip(batch.extrinsics.cpu(), batch.records, strict=True):
-        texts.append(maker.scene(record, scene_boxes(record, scene_from_room(extrinsics)), rng, counts))
-    return texts
+    return [
+        maker.scene(record, scene_boxes(record, scene_from_room(extrinsics)), rng, counts)
+        for extrinsics, record in zip(batch.extrinsics.cpu(), batch.records, strict=True)
+    ]
 
 
 # ---- the run's tokenizer -------------------------------------------------------------------------------------------
