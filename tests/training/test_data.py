@@ -118,7 +118,7 @@ def test_windows_are_near_in_time_and_run_both_ways(data):
 def test_patch_classes_are_those_of_the_object_at_the_patch_centre(data):
     shard = Shard(data.paths[0])
     tensors, record = shard.tensors(0), shard.records[0]
-    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.labels, data.patch_size)
+    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.labels, 14)
     names = {o["id"]: rooms_labels().classes(o)[:2] for o in record["objects"]}
     columns = tensors["instance"].shape[-1] // 14
     for patch in range(category.shape[-1]):

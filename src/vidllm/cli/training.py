@@ -171,7 +171,7 @@ def train(argv: list[str]) -> None:
         parse(Plot, "vidllm train plot", rest).run()
         return
     config, run, dry = configuration(stage, rest)
-    usual = configuration(stage, preset_options(rest))[0]
+    usual = _stage(stage, preset_of(rest))[0]
     for line in idle_lines(config, usual, but=("--parallel",) if dry.dry_run else ()):
         reading.note(f"vidllm: warning: {line}")
     if dry.dry_run:
@@ -200,7 +200,7 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
 
     ``--preset`` also chooses the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
     """
-    usual, run = _stage(stage, preset_options(argv))
+    usual, run = _stage(stage, preset_of(argv))
     kind: Any = type(usual)
     parts: list[Any] = [("config", Annotated[kind, arg(name="")], field(default=usual))]
     if stage in DRY_STAGES:
@@ -214,15 +214,14 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
     return read.config, run, dry
 
 
-def preset_options(argv: list[str]) -> list[str]:
-    """``--preset NAME`` of some options, alone."""
+def preset_of(argv: list[str]) -> str:
+    """The NAME of ``--preset`` in some options."""
     words = [word for argument in argv for word in argument.split("=", 1)]
-    return next((["--preset", b] for a, b in pairwise(words) if a == "--preset"), [])
+    return next((b for a, b in pairwise(words) if a == "--preset"), "tiny")
 
 
-def _stage(stage: str, preset_option: list[str]) -> tuple[Any, Callable[[Any], Path]]:
-    """A stage's configuration without other options, and what runs it."""
-    name = preset_option[1] if preset_option else "tiny"
+def _stage(stage: str, name: str) -> tuple[Any, Callable[[Any], Path]]:
+    """A stage's configuration without other options than the preset's ``name``, and what runs it."""
     if stage in ("stage2", "joint", "teacher geometry"):
         from vidllm.model.presets import preset
         from vidllm.training.config import PRESETS

@@ -109,10 +109,11 @@ def load_pretrained(
     config = load_config(folder)
     kind = kind_of(config.model_type)[1]
     check_weights(weights_of_model(folder), config, kind)
+    processor = load_processor(folder)  # before the weights, which may take minutes
     network, report = load_with_report(kind, folder, config=config, dtype=dtype)
     check_complete(str(folder), report)
     check_finite(network, str(folder))
-    return network.to(device).eval(), load_processor(folder)
+    return network.to(device).eval(), processor
 
 
 def unread_model(folder: str | Path) -> VidLLMForConditionalGeneration:
