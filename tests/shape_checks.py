@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import is_dataclass
-from functools import wraps
+from functools import cache, wraps
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
@@ -29,12 +29,12 @@ def checked(kind: Any) -> Any:
         if is_dataclass(kind) and "__init__" in vars(kind):
             kind.__init__ = checked(kind.__init__)
         return kind
-    inner = beartype(kind)
+    inner = cache(lambda: beartype(kind))  # written at the first call: most are never called
 
     @wraps(kind)
     def call(*args: Any, **kwargs: Any) -> Any:
         with jaxtyped("context"):  # an axis has one length within a call
-            return inner(*args, **kwargs)
+            return inner()(*args, **kwargs)
 
     return call
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from vidllm.cli import evaluating, main, models, read_verb
@@ -69,7 +71,7 @@ TRAINING_CASES = (
 def test_every_row_of_the_table_has_a_case_and_names_options_that_exist():
     assert len(VERB_CASES) == sum(len(v.EFFECTS) for v in (evaluating.Evaluate, models.Info, models.Import))
     rows = [effect for effects in TRAINING.values() for effect in effects]
-    configs = [configuration(stage, [])[0] for stage in ("stage2", "stage1", "finetune", "teacher language")]
+    configs = [_usual(stage) for stage in ("stage2", "stage1", "finetune", "teacher language")]
     known = {name for config in [*configs, AblationConfig()] for name in by_name(config)}
     assert {name for effect in rows for name in effect.options} <= known
     covered = {effect for effect in rows for _, option, *_ in TRAINING_CASES if _name(option) in effect.options}
@@ -114,8 +116,13 @@ def _name(option):
     return option[0].lstrip("-").replace("-", "_")
 
 
+@cache
+def _usual(stage):
+    return configuration(stage, [])[0] if stage not in TABLES else AblationConfig()
+
+
 def _lines(stage, argv):
-    usual = configuration(stage, [])[0] if stage not in TABLES else AblationConfig()
+    usual = _usual(stage)
     if stage not in TABLES:
         return idle_lines(configuration(stage, list(argv))[0], usual)
     table = table_named(stage)

@@ -114,6 +114,7 @@ def test_what_is_imported(mark, tmp_path, option, name):
         assert run("import", "--preset", preset, *given, "-o", tmp_path / "out") == 2
 
 
+@pytest.mark.slow
 def test_videos_cameras_and_files_of_data(model, film, mark, tmp_path):
     (tmp_path / "pictures").mkdir()
     raw, *_, npz = forms(mark)
@@ -146,6 +147,7 @@ def test_scans_of_scannet(mark, tmp_path):
             read_proposals(scene / "scene0000_00.mask.npz")
 
 
+@pytest.mark.slow
 def test_runs_shards_and_caches(model, mark, tmp_path, rooms_folder):
     rooms = shutil.copytree(rooms_folder, tmp_path / "rooms")
     shard = sorted(rooms.iterdir())[0]

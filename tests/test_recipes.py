@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
 
 def parsed(argv: list[str]) -> Any:
     """What the command line makes of a command, without running it."""
+    return parsed_once(tuple(argv))
+
+
+@cache
+def parsed_once(words: tuple[str, ...]) -> Any:
+    """Recipes share many of their commands, and their options are many."""
+    argv = list(words)
     if argv[0] == "ablate":
         return parse(AblationConfig, f"vidllm ablate {table_named(argv[1]).name}", argv[2:])
     if argv[0] != "train":

@@ -36,6 +36,7 @@ def rendered():
     return render_scene(10003, 4, 56, 70)[0]
 
 
+@pytest.mark.slow
 def test_a_room_never_seen_gets_better_cameras():
     clip, _ = render_scene(1001, 8, *SIZES[1001 % len(SIZES)])
     model, truth = vidllm.load(), torch.from_numpy(clip.extrinsics).float()
@@ -103,11 +104,11 @@ def test_windows_are_refined_each_by_itself():
     assert torch.equal(last.extrinsics, refined.extrinsics)
 
 
-def test_on_the_command_line(rendered, tmp_path, capsys):
+def test_on_the_command_line(folder, rendered, tmp_path, capsys):
     write_video(tmp_path / "room.mp4", rendered.rgb)
     told = []
     for option in ("--refine", "--no-refine"):
-        command = ["reconstruct", str(tmp_path / "room.mp4"), "--format", "cameras", "--json"]
+        command = ["reconstruct", str(tmp_path / "room.mp4"), "--model", str(folder), "--format", "cameras", "--json"]
         assert main([*command, "-o", str(tmp_path / option[2:]), option]) == 0
         told.append(json.loads(capsys.readouterr().out)["camera_path_length"])
     assert told[0] != told[1]

@@ -31,7 +31,7 @@ TEXTS = ("answers", "situated", "together", "room", "object")
 NUMBERS = ("scale", "extrinsics", "intrinsics", "scene_from_world", "depth_grid")
 
 
-@pytest.mark.parametrize("mode", RECORD)
+@pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] * (m == "refined")) for m in RECORD])
 def test_outputs_of_the_bundled_clip_are_those_on_record(mode: str) -> None:
     wanted, tolerance = RECORD[mode], 2e-2 if mode == "refined" else 1e-3
     found = observe(vidllm.load().reconstruct(CLIP, **OPTIONS[mode]))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vidllm.export.geometry import release
-from vidllm.io.atomic import atomic_folder, atomic_path
+from vidllm.io.atomic import atomic_folder, atomic_path, write_json
 from vidllm.io.files import check_regular_file, read_json_object
 from vidllm.model.configuration import TINY
 from vidllm.model.modeling import Network
@@ -143,8 +143,7 @@ def write_scene(
     whole = {"format": FORM, "version": VERSION, "model": origin_of(model), "tensors": digest, "kind": kind,
              "values": values}  # fmt: skip
     whole["checksum"] = _checksum(whole)
-    with atomic_path(folder / VALUES) as part:
-        part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / VALUES, whole)
     return [folder / VALUES, folder / TENSORS]
 
 

@@ -194,7 +194,7 @@ def test_training_reads_them(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     for _ in range(2):
         assert main([*command, "--split", "val"]) == 0
         assert capsys.readouterr().out == f"{tmp_path}: 1 scenes\n"  # the others have no sentence
-    data = RoomsData(tmp_path, 14)
+    data = RoomsData(tmp_path)
     batch = data.draw(np.random.default_rng(0), 1, 2, window=False)
     record, scene = snapshot(tmp_path)[batch.records[0]["seed"]]
     assert torch.equal(batch.images[0, 0], scene["rgb"][0].permute(2, 0, 1).float() / 255)

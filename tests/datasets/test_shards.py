@@ -75,11 +75,11 @@ def test_a_folder_has_one_label_space(folder):
     save_shard(second, tensors, shard.records, LabelSpace(("sofa",)))
     with pytest.raises(ValueError, match=f"(?:{second}|{first}) names its objects otherwise"):
         for seed in range(20):
-            RoomsData(folder, 14).draw(np.random.default_rng(seed), 1, 2, window=True)
+            RoomsData(folder).draw(np.random.default_rng(seed), 1, 2, window=True)
     save_shard(second, tensors, shard.records, LabelSpace())
-    assert RoomsData(folder, 14).labels == LABELS  # a scan names nothing and may lie beside rooms
+    assert RoomsData(folder).labels == LABELS  # a scan names nothing and may lie beside rooms
     save_shard(second, tensors, shard.records, LabelSpace(("sofa",)))
     first.unlink()
-    data = RoomsData(folder, 14)
+    data = RoomsData(folder)
     batch = data.draw(np.random.default_rng(0), 1, 2, window=True)
     assert data.labels.sizes == (2, 1, 1) and not batch.category.any() and not batch.material.any()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from vidllm.model.configuration import AdapterConfig
-from vidllm.model.cross_task_adapter import VARIANTS, CrossTaskAdapter
+from vidllm.model.cross_task_adapter import EXCHANGES, CrossTaskAdapter
 
 WIDTH = 24
 CASES = [
-    *({"variant": v, "bridge_per_frame": f} for v, f in itertools.product(VARIANTS, (False, True))),
+    *({"variant": v, "bridge_per_frame": f} for v, f in itertools.product(EXCHANGES, (False, True))),
     {"variant": "bridge", "fuse_streams": True},
 ]
 

@@ -12,7 +12,6 @@ def every_prompt() -> list[str]:
         prompts.qa_prompt("How many chairs are there?"),
         prompts.situated_prompt("I stand at the door facing the bed.", "What is on my left?"),
         prompts.caption_prompt(),
-        prompts.caption_prompt(has_coord=False, at=(1.0, 2.0, 3.0)),
         prompts.room_prompt(),
         prompts.grounding_prompt("the red chair"),
         prompts.multi_grounding_prompt("chairs"),
@@ -74,8 +73,3 @@ def test_coordinates_are_written_in_metres_to_the_centimetre():
 def test_what_is_not_a_point_is_refused(point):
     with pytest.raises(ValueError, match="three finite numbers"):
         prompts.format_coordinate(point)
-
-
-def test_a_caption_needs_a_point_in_one_form_or_the_other():
-    with pytest.raises(ValueError, match="at="):
-        prompts.caption_prompt(has_coord=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 from dataclasses import replace
-from functools import partial
 from queue import Queue
 
 import numpy as np
@@ -17,7 +16,7 @@ from vidllm.model.text import build_tokenizer
 from vidllm.training.config import RunConfig, changed, tiny_test
 from vidllm.training.data import ClipDraw, RoomsData
 from vidllm.training.progress import Clock
-from vidllm.training.stage2 import StepDraw, _ask
+from vidllm.training.stage2 import StepDraw
 from vidllm.training.texts import TextMaker, corpus
 from vidllm.training.trainable import Ahead
 from vidllm_rooms.language.template_questions import template_questions
@@ -51,9 +50,8 @@ def test_what_draws_is_sent_to_other_processes(rooms_folder):
     """Stage 1's and 2's drawers, pickled, draw the batches of the run: that is what ``--workers`` sends."""
     data = RoomsData(rooms_folder)
     records = [record for path in data.paths for record in Shard(path).records]
-    asked = partial(_ask, template_questions, 2, 2)
-    speaks = changed(tiny_test(), language_start=0, language_share=1.0)
-    stage2 = StepDraw(speaks, data, None, 56, TextMaker(build_tokenizer(corpus(records), 600), asked))
+    speaks = changed(tiny_test(), language_start=0, language_share=1.0, plain=2, places=2)
+    stage2 = StepDraw(speaks, data, None, 56, TextMaker(build_tokenizer(corpus(records), 600), template_questions))
     for drawer in (ClipDraw(data, 3, 4, (2,)), stage2):
         data.draw(np.random.default_rng(0), 1, 2, window=True)  # opened files stay behind
         ours, theirs = (d(1, np.random.default_rng(7)) for d in (drawer, pickle.loads(pickle.dumps(drawer))))

@@ -28,7 +28,7 @@ from vidllm_rooms.shards import plan_shards, render_scene, write_shard
 
 @pytest.fixture(scope="module")
 def data(rooms_folder):
-    return RoomsData(rooms_folder, 14)
+    return RoomsData(rooms_folder)
 
 
 def draw(data, seed, step, **kwargs):
@@ -70,7 +70,7 @@ def test_a_damaged_shard_is_named(rooms_folder, tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a readable training shard"):
             Shard(tmp_path / name)
     with pytest.raises(ValueError, match=r"no training shards in .*nowhere"):
-        RoomsData(tmp_path / "nowhere", 14)
+        RoomsData(tmp_path / "nowhere")
 
 
 def test_shards_cover_their_seeds_once():
@@ -81,7 +81,7 @@ def test_shards_cover_their_seeds_once():
 
 def test_batches_are_a_function_of_seed_and_step(rooms_folder, data):
     for window in (True, False):
-        anew = RoomsData(rooms_folder, 14)
+        anew = RoomsData(rooms_folder)
         first, again = (draw(d, 3, 7, window=window) for d in (data, anew))
         assert torch.equal(first.images, again.images) and first.records == again.records
     others = [draw(data, 3, step).images for step in range(8, 12)]
@@ -118,7 +118,7 @@ def test_windows_are_near_in_time_and_run_both_ways(data):
 def test_patch_classes_are_those_of_the_object_at_the_patch_centre(data):
     shard = Shard(data.paths[0])
     tensors, record = shard.tensors(0), shard.records[0]
-    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.labels, data.patch_size)
+    category, colour, _ = patch_classes(tensors["instance"][None], [record], data.labels, 14)
     names = {o["id"]: rooms_labels().classes(o)[:2] for o in record["objects"]}
     columns = tensors["instance"].shape[-1] // 14
     for patch in range(category.shape[-1]):

@@ -41,7 +41,7 @@ def test_the_shorter_side_is_whole_patches():
 
 
 def test_rooms_at_a_smaller_side_show_the_same_points(rooms_folder):
-    data = RoomsData(rooms_folder, 14)
+    data = RoomsData(rooms_folder)
     whole, small = (data.draw(np.random.default_rng(3), 2, 3, window=True, side=side) for side in (None, 42))
     assert small.images.shape[-2:] in ((42, 42), (42, 56), (56, 42)) and small.images.dtype == torch.float32
     assert small.category.shape[-1] == small.images.shape[-2] * small.images.shape[-1] // 196

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import torch
 from interruptions import interrupted_at
 from micro_start import log_of, quiet, save_start, short_run, weights_of
 
+from vidllm.io.atomic import write_json
 from vidllm.training import checkpoints
 from vidllm.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from vidllm.training.config import RunConfig, changed, write_config
+from vidllm.training.config import RunConfig, changed
 from vidllm.training.distributed import ProcessGroup
 from vidllm.training.stage2 import train
 from vidllm.training.trainable import Trainable
@@ -69,7 +71,7 @@ def test_interrupted(config, as_unbroken, tmp_path):
 def test_killed(config, as_unbroken, tmp_path):
     """SIGKILL while the third step is written down: no handler runs, no file is closed."""
     broken = changed(config, out=str(tmp_path / "run"))
-    write_config(broken, tmp_path / "config.json")
+    write_json(tmp_path / "config.json", asdict(broken))
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", CHILD, str(tmp_path / "config.json")], stderr=subprocess.PIPE, text=True
     )

@@ -210,7 +210,7 @@ def test_visual_tokens_are_drawn_to_the_teachers_features(start, places):
     assert losses.terms["represent"].item() == pytest.approx(2 * (1 - losses.figures["represent_cos"]), rel=1e-5)
 
     grid = batch.images.shape[-2] // 14, batch.images.shape[-1] // 14
-    wanted = pooled_mean(kind.teacher.on_grid(batch.images, grid).flatten(1, 2), prefix.patch_index,
+    wanted = pooled_mean(kind.teacher.on_grid(batch, grid).flatten(1, 2), prefix.patch_index,
                          prefix.patch_mask.shape[1])  # fmt: skip
     run.auxiliary.represent.forward = lambda tokens: 3 * wanted  # the direction alone counts
     again = language_losses(run.model, prefix, packed, run.texts.prefix_ids, run.config.weights, [kind], batch)

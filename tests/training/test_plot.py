@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from PIL import Image, ImageColor
 from vidllm.cli import main
 from vidllm.export import line_chart
 from vidllm.export.line_chart import COLOURS, PANEL, Panel, Series, line_charts, smoothed
-from vidllm.training.config import tiny_test, write_config
+from vidllm.io.atomic import write_json
+from vidllm.training.config import tiny_test
 from vidllm.training.plot import names, panels, plot_runs, read_log
 
 
 def write_run(folder, count=40, scale=1.0):
     folder.mkdir(parents=True)
-    write_config(tiny_test(), folder / "config.json")
+    write_json(folder / "config.json", asdict(tiny_test()))
     rows = [
         {"step": i, "seconds": 2.0 * i, "bad_steps": i // 30, "loss": scale * 100 * 0.8**i, "norm": 1.0 + i % 3,
          "window_steps": 1.0, **({"text": 2.0 - 0.01 * i} if i > 10 else {})}

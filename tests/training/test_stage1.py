@@ -75,7 +75,7 @@ def test_gradients_are_zero_where_they_must_be(config, tuned):
             assert parameter.grad is None and not parameter.requires_grad, name
     assert all(bool(p.grad.any()) for p in run.projections.parameters())
     for sight in (run.geometry, run.language):
-        assert all(p.grad is None for p in sight.teacher.model.parameters())
+        assert all(p.grad is None for p in sight.model.parameters())
     trained = {id(p) for p in run.parameters()}
     assert trained == {id(p) for group in run.optimizer.param_groups for p in group["params"]}
 
@@ -120,7 +120,7 @@ def wide_student(config, run):
     told = micro_config(len(run.texts.tokenizer), encoder=replace(run.model.config.encoder, hidden_size=96))
     torch.manual_seed(2)
     model = scatter(VidLLMForConditionalGeneration(told))
-    return Stage1Run(config, model, (run.geometry.teacher, run.language.teacher), run.data, run.texts)
+    return Stage1Run(config, model, (run.geometry, run.language), run.data, run.texts)
 
 
 def test_bfloat16_autocast_runs(config, tmp_path):

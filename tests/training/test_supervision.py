@@ -9,7 +9,7 @@ import pytest
 from micro_start import save_start, short_run
 
 from vidllm.datasets.shards import LabelSpace, rooms_labels
-from vidllm.training.config import changed, compact, paper
+from vidllm.training.config import Texts, changed, compact, paper
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision import SUPERVISIONS, wanted
 from vidllm_rooms.language.template_questions import template_questions
@@ -55,7 +55,6 @@ def test_template_questions_have_to_be_handed_in(config):
         Run.build(changed(config, plain=2))
     run = Run.build(changed(config, plain=2), template_questions)
     batch = run.data.draw(np.random.default_rng(0), 1, 2, window=True)
-    asked = run.texts.extra_questions
     record = batch.records[0]
     boxes = {item["id"]: item["box"] for item in record["objects"]}
-    assert asked is not None and len(asked(record, boxes, np.random.default_rng(0))) == 2
+    assert len(run.texts.scene(record, boxes, np.random.default_rng(0), Texts(0, 0, 0, plain=2))) == 2

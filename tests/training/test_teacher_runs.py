@@ -160,7 +160,7 @@ def test_the_phases_have_their_steps(config):
 
 
 def test_a_frames_text_names_what_it_shows(rooms_folder):
-    data = RoomsData(rooms_folder, 14)
+    data = RoomsData(rooms_folder)
     said = set()
     for seed in range(12):
         rng = np.random.default_rng(seed)

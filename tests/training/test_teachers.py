@@ -18,12 +18,11 @@ from vidllm.model.encoder import normalise
 from vidllm.pretrained import Ingredients, import_model
 from vidllm.pretrained.vggt import load_vggt
 from vidllm.training import teachers
-from vidllm.training.data import RoomsData
+from vidllm.training.data import Batch, RoomsData
 from vidllm.training.teachers import (
     CachedTeacher,
     GeometryTeacher,
     LanguageTeacher,
-    LiveTeacher,
     clip_pixels,
     find_teachers,
     load_geometry_teacher,
@@ -33,7 +32,7 @@ from vidllm.training.teachers import (
 
 @pytest.fixture
 def data(rooms_folder):
-    return RoomsData(rooms_folder, 14)
+    return RoomsData(rooms_folder)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +79,19 @@ def test_the_language_teacher_is_clip_before_its_last_block():
     torch.testing.assert_close(white, torch.tensor([1.9303, 2.0749, 2.1459]), rtol=0, atol=1e-4)  # CLIP's constants
 
 
+def batch_of(images):
+    return Batch(images, *(torch.empty(0),) * 7, [])
+
+
 def test_the_whole_frame_is_taught():
     """The tower's square is laid over the whole frame: a token's place in the picture is kept on the student's grid."""
     teacher = LanguageTeacher(tiny_tower())
     images = video(1, 56, 84)
-    tokens = teacher.on_grid(images, (4, 6))
+    tokens = teacher.on_grid(batch_of(images), (4, 6))
     assert tokens.shape == (1, 1, 24, 24)
     changed = images.clone()
     changed[..., :14] = 1 - changed[..., :14]  # the left edge, which a crop of the middle would not see
-    assert float((teacher.on_grid(changed, (4, 6)) - tokens).abs().max()) > 1e-3
+    assert float((teacher.on_grid(batch_of(changed), (4, 6)) - tokens).abs().max()) > 1e-3
 
 
 # ---- where they come from -------------------------------------------------------------------------------------------
@@ -191,22 +194,30 @@ def test_dinov2_alone_is_a_teacher_of_geometry(tmp_path):
 # ---- tokens on disk -------------------------------------------------------------------------------------------------
 
 
+def fill(kept, data):
+    """Read tokens of every shard."""
+    for path in data.paths:
+        one = RoomsData(data.folder)
+        one.paths = [path]
+        batch = one.draw(np.random.default_rng(0), 1, 1, window=True)
+        kept.on_grid(batch, kept.teacher.grid(*batch.images.shape[-2:]))
+
+
 def test_kept_tokens_are_those_of_the_teacher(data, tmp_path):
     teacher = GeometryTeacher(geometry_model())
-    kept, live = CachedTeacher(teacher, data, tmp_path), LiveTeacher(teacher)
-    assert kept.fill() == len(data.paths) == 2 and kept.fill() == 0
+    kept = CachedTeacher(teacher, tmp_path)
     for step in range(3):
         batch = data.draw(np.random.default_rng(step), 2, 3, window=bool(step % 2))
         rows, columns = (side // 14 for side in batch.images.shape[-2:])
         for grid in ((rows, columns), (rows, columns + 2)):
-            found, wanted = (t.on_grid(batch, grid) for t in (kept, live))
+            found, wanted = (t.on_grid(batch, grid) for t in (kept, teacher))
             torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)  # half precision
     assert not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_filling_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
     teacher = GeometryTeacher(geometry_model())
-    kept = CachedTeacher(teacher, data, tmp_path)
+    kept = CachedTeacher(teacher, tmp_path)
     write = teachers.save_file
 
     def stopped(tensors, path, **kwargs):
@@ -217,22 +228,23 @@ def test_filling_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(teachers, "save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
-        kept.fill()
+        fill(kept, data)
     monkeypatch.undo()
     assert [p.name for p in kept.folder.iterdir()] == [kept.path(data.paths[0]).name]
-    said: list[str] = []
-    assert CachedTeacher(teacher, data, tmp_path).fill(said.append) == 1 and "1 of 1" in said[0]
+    first = kept.path(data.paths[0]).stat().st_mtime_ns
+    fill(CachedTeacher(teacher, tmp_path), data)
+    assert len(list(kept.folder.iterdir())) == 2 and kept.path(data.paths[0]).stat().st_mtime_ns == first
     good = load_file(kept.path(data.paths[0]))["features"].clone()  # not the file itself, which is cut next
     kept.path(data.paths[0]).write_bytes(kept.path(data.paths[0]).read_bytes()[:200])  # damaged: computed anew
-    assert CachedTeacher(teacher, data, tmp_path).fill() == 1
+    fill(CachedTeacher(teacher, tmp_path), data)
     assert torch.equal(load_file(kept.path(data.paths[0]))["features"], good)
 
 
 def test_teachers_do_not_read_each_others_tokens(data, tmp_path):
     first, second = (GeometryTeacher(geometry_model(seed)) for seed in (1, 5))
     assert first.fingerprint() == GeometryTeacher(geometry_model(1)).fingerprint() != second.fingerprint()
-    assert CachedTeacher(first, data, tmp_path).folder != CachedTeacher(second, data, tmp_path).folder
+    assert CachedTeacher(first, tmp_path).folder != CachedTeacher(second, tmp_path).folder
     tower = tiny_tower()
     assert LanguageTeacher(tower).fingerprint() != LanguageTeacher(tower, layer=-1).fingerprint()
     with pytest.raises(ValueError, match="cannot be kept"):
-        CachedTeacher(GeometryTeacher(micro_model()), data, tmp_path)
+        CachedTeacher(GeometryTeacher(micro_model()), tmp_path)

@@ -116,7 +116,9 @@ class Evaluate(Verb):
         chosen = chosen_protocols(self.task, self.protocol)
         out = reading.writable(self.files.per_item) if self.files.per_item else None
         if out is not None and (len(chosen) > 1 or chosen[0].items is None):
-            raise ValueError(f"--per-item: give one protocol that has values per item; {_with_items(self.task)}")
+            names = [name for name, entry in protocols(self.task).items() if entry.items is not None]
+            raise ValueError("--per-item: give one protocol that has values per item; "
+                             f"{self.task} has them for {', '.join(names) or 'none'}")  # fmt: skip
         given = PredictionFiles(self.files.predictions, self.files.references)
         results = [given.result(self.task, entry) for entry in chosen]
         _warn_of_missing_meteor(self.task, [entry.name for entry in chosen])
@@ -177,11 +179,6 @@ def _warn_of_missing_meteor(task: str, names: Sequence[str]) -> None:
     reports = task in ("scanqa", "scan2cap") or (task == "sqa3d" and bool({"leo", "chatscene"} & set(names)))
     if reports and (missing := meteor_missing()) is not None:
         reading.note(f"vidllm: warning: {missing}")
-
-
-def _with_items(task: str) -> str:
-    names = [name for name, entry in protocols(task).items() if entry.items is not None]
-    return f"{task} has them for {', '.join(names) or 'none'}"
 
 
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:

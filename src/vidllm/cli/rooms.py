@@ -106,7 +106,10 @@ class Evaluate(Verb):
             names = ("measure", "value", "baseline", "baseline_name")
             reading.print_json({"seeds": seeds, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
         else:
-            print("\n".join(_table_lines(rows, seeds)))
+            print(f"rooms {seeds}\n{'measure':38s}{'value':>8s}{'baseline':>10s}")
+            for title, value, baseline, name in rows:
+                other = "" if baseline is None or math.isnan(baseline) else f"{baseline:10.3f}  ({name})"
+                print(f"{title:38s}{value:8.3f}{other}")
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,3 @@ class Calibrate(Verb):
         else:
             print(f"90% intervals calibrated on rooms {found.seeds}, in rooms {reading.as_word(self.seeds)}")
             print("\n".join(f"{name:12s}{100 * share:6.1f}% of {count}" for name, (share, count) in held.items()))
-
-
-def _table_lines(rows: list[tuple[str, float, float | None, str]], seeds: str) -> list[str]:
-    lines = [f"rooms {seeds}", f"{'measure':38s}{'value':>8s}{'baseline':>10s}"]
-    for title, value, baseline, name in rows:
-        other = "" if baseline is None or math.isnan(baseline) else f"{baseline:10.3f}  ({name})"
-        lines.append(f"{title:38s}{value:8.3f}{other}")
-    return lines

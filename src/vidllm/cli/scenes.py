@@ -403,20 +403,14 @@ class Demo(WithModel):
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:
-    """One line a box: where, how large, turned by how much, how sure."""
-    return [
-        f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
-        f"yaw {math.degrees(b.yaw):.0f} deg  score {b.score:.2f}"
-        + _bounds(b)
-        for number, b in enumerate(boxes, 1)
-    ]
-
-
-def _bounds(box: Box) -> str:
-    """How far a box may be off, where that is known."""
-    if box.center_error is None or box.size_error is None:
-        return ""
-    return f"  90% within {box.center_error:.2f} m, sides within {100 * box.size_error:.0f}%"
+    """One line a box: where, how large, turned by how much, how sure, and how far it may be off where that is known."""
+    lines = []
+    for number, b in enumerate(boxes, 1):
+        lines.append(f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
+                     f"yaw {math.degrees(b.yaw):.0f} deg  score {b.score:.2f}")  # fmt: skip
+        if b.center_error is not None and b.size_error is not None:
+            lines[-1] += f"  90% within {b.center_error:.2f} m, sides within {100 * b.size_error:.0f}%"
+    return lines
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -52,14 +52,6 @@ def _has_windows(config: Any) -> bool:
     return config.language_start > 0 or config.language_share < 1
 
 
-def _has_geometry(config: Any) -> bool:
-    return _has_windows(config) or config.language_only_share < 1
-
-
-def _several_processes(_: Any) -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 _GEOMETRY = (
     "camera_weight", "rotation_weight", "translation_weight", "fov_weight", "depth_weight", "point_weight",
     "metric_weight", "gravity_weight", "correspondence_weight", "guide_weight", "patch_point_weight", "semantic_weight",
@@ -76,7 +68,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
     "RunConfig": (
         Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
         Effect(("workers",), "--prefetch above 0", lambda c: c.prefetch > 0),
-        Effect(("parallel",), "several processes (torchrun)", _several_processes),
+        Effect(("parallel",), "several processes (torchrun)", lambda _: int(os.environ.get("WORLD_SIZE", "1")) > 1),
     ),
     "TrainConfig": (
         Effect(("adapter", "bridge_tokens", "metric_depth", "scale_alignment", "unit_m", "literal_streams",
@@ -96,7 +88,7 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(_LANGUAGE, "steps of language: --language-start below --steps", _speaks),
         Effect(("named_share",), "--language-only-share above 0", lambda c: c.language_only_share > 0),
         Effect(_GEOMETRY, "steps of geometry: --language-only-share below 1, or --language-start above 0",
-               _has_geometry),
+               lambda c: _has_windows(c) or c.language_only_share < 1),
         Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
         Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
                "--reconstruction ours", lambda c: c.reconstruction == "ours"),
@@ -179,7 +171,7 @@ def train(argv: list[str]) -> None:
         parse(Plot, "vidllm train plot", rest).run()
         return
     config, run, dry = configuration(stage, rest)
-    usual = configuration(stage, preset_options(rest))[0]
+    usual = _stage(stage, preset_of(rest))[0]
     for line in idle_lines(config, usual, but=("--parallel",) if dry.dry_run else ()):
         reading.note(f"vidllm: warning: {line}")
     if dry.dry_run:
@@ -208,7 +200,7 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
 
     ``--preset`` also chooses the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
     """
-    usual, run = _stage(stage, preset_options(argv))
+    usual, run = _stage(stage, preset_of(argv))
     kind: Any = type(usual)
     parts: list[Any] = [("config", Annotated[kind, arg(name="")], field(default=usual))]
     if stage in DRY_STAGES:
@@ -222,15 +214,14 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
     return read.config, run, dry
 
 
-def preset_options(argv: list[str]) -> list[str]:
-    """``--preset NAME`` of some options, alone."""
+def preset_of(argv: list[str]) -> str:
+    """The NAME of ``--preset`` in some options."""
     words = [word for argument in argv for word in argument.split("=", 1)]
-    return next((["--preset", b] for a, b in pairwise(words) if a == "--preset"), [])
+    return next((b for a, b in pairwise(words) if a == "--preset"), "tiny")
 
 
-def _stage(stage: str, preset_option: list[str]) -> tuple[Any, Callable[[Any], Path]]:
-    """A stage's configuration without other options, and what runs it."""
-    name = preset_option[1] if preset_option else "tiny"
+def _stage(stage: str, name: str) -> tuple[Any, Callable[[Any], Path]]:
+    """A stage's configuration without other options than the preset's ``name``, and what runs it."""
     if stage in ("stage2", "joint", "teacher geometry"):
         from vidllm.model.presets import preset
         from vidllm.training.config import PRESETS

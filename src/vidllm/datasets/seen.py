@@ -10,7 +10,6 @@ scenes were seen, which ones not being known (``any``: nothing is known of a par
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.records import Entry, Table, list_of, name, whole
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import write_json
 from vidllm.io.files import has_file, read_json, read_json_lines, read_json_object, read_text
 from vidllm.io.parquet import read_parquet
 
@@ -105,8 +104,7 @@ def seen_or_unknown(folder: str | Path) -> Seen:
 def write_seen(folder: Path, seen: Seen) -> None:
     """Write the statement into a model's folder."""
     value = {"rooms": seen.rooms, "scenes": sorted(seen.scenes), "possibly": dict(seen.possibly)}
-    with atomic_path(folder / SEEN_FILE) as temporary:
-        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    write_json(folder / SEEN_FILE, value, indent=None)
 
 
 def benchmark_scenes(path: str | Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from vidllm.export.geometry import SceneData
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, write_json
 from vidllm.io.cameras.json_frames import NO_CLOCK
 from vidllm.io.cameras.matrices import TIMES_ARE_NUMBERS
 
@@ -26,8 +25,7 @@ CONVENTIONS = {
 
 def write_cameras(path: str | Path, data: SceneData) -> None:
     """Write the cameras. Raises `OutputError` when the file cannot be written."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(cameras_dict(data), indent=1) + "\n", encoding="utf-8")
+    write_json(path, cameras_dict(data))
 
 
 def cameras_dict(data: SceneData) -> dict[str, Any]:

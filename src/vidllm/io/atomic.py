@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 _OWNED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<start>\w+)-[0-9a-f]{8}\.part")
 _FOREIGN_SECONDS = 24 * 3600  # another machine's temporary, untouched for this long, is taken for left behind
@@ -55,6 +57,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Write a value as JSON; OutputError as :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
 @contextmanager

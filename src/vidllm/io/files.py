@@ -103,7 +103,11 @@ def parse_json(content: bytes | str, name: str) -> Any:
     except _TooLong as error:
         raise ValueError(f"{name}: {error}; write or fetch the file again") from None
     if _SURROGATE.search(text):
-        _refuse_lone_surrogates(value, name)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            code = ord(error.object[error.start])
+            raise ValueError(f"{name}: an unpaired surrogate \\u{code:04x} in a text; write the file again") from None
     return value
 
 
@@ -133,14 +137,6 @@ def _decoded(content: bytes, name: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         place = f"line {line}, byte {error.start}" if b"\n" in content.strip() else f"byte {error.start}"
         raise ValueError(f"{name}: not UTF-8 text ({place}); is it a binary file? fetch it again") from None
-
-
-def _refuse_lone_surrogates(value: Any, name: str) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        raise ValueError(f"{name}: an unpaired surrogate \\u{code:04x} in a text; write the file again") from None
 
 
 # ---- text and bytes, bounded ---------------------------------------------------------------------------------------
@@ -203,19 +199,15 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError("a single array (.npy), expected several (.npz)")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            _check_sizes(members)
+            total = sum(member.file_size for member in members)
+            if len(members) > MAX_ARRAYS:
+                raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
+            if total > MAX_NPZ_BYTES:
+                raise ValueError(f"{total:,} bytes of arrays, expected at most {MAX_NPZ_BYTES:,}")
             return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
     except Exception as error:  # zipfile and numpy's header have no error of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a readable .npz ({reason}); fetch it again") from None
-
-
-def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
-    total = sum(member.file_size for member in members)
-    if len(members) > MAX_ARRAYS:
-        raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
-    if total > MAX_NPZ_BYTES:
-        raise ValueError(f"{total:,} bytes of arrays, expected at most {MAX_NPZ_BYTES:,}")
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

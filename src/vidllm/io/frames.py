@@ -172,8 +172,8 @@ def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[n
 class FrameCollector:
     """Takes pictures one at a time, processes each at once and keeps only the result: an 8K film fits in memory."""
 
-    def __init__(self, source: str, plan: Callable[..., FrameSpec], pixel_aspect: float = 1.0) -> None:
-        self.source, self.plan, self.pixel_aspect = source, plan, pixel_aspect
+    def __init__(self, source: str, plan: Callable[..., FrameSpec]) -> None:
+        self.source, self.plan, self.pixel_aspect = source, plan, 1.0
         self.spec: FrameSpec | None = None
         self.first = ""
         self.images: list[Tensor] = []

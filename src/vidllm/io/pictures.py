@@ -246,7 +246,8 @@ def array_to_image(frame: Any, name: str) -> Image.Image:
     Raises:
         InputError: another shape or type, an empty picture, NaN, or values outside [0, 1].
     """
-    array = frame.detach().cpu().float().numpy() if _is_float_tensor(frame) else np.asarray(frame)
+    is_float = isinstance(frame, Tensor) and frame.is_floating_point()
+    array = frame.detach().cpu().float().numpy() if is_float else np.asarray(frame)
     if array.ndim != 3 or 3 not in (array.shape[-1], array.shape[0]) or array.size == 0:
         raise InputError(f"{name}: expected a non-empty (H, W, 3) or (3, H, W) frame, got shape {array.shape}")
     if array.shape[-1] != 3:
@@ -261,10 +262,6 @@ def array_to_image(frame: Any, name: str) -> Image.Image:
     if low < 0 or high > 1:
         raise InputError(f"{name}: float pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255?")
     return Image.fromarray(np.ascontiguousarray((array * 255).round().astype(np.uint8)))
-
-
-def _is_float_tensor(frame: Any) -> bool:
-    return isinstance(frame, Tensor) and frame.is_floating_point()
 
 
 def item_to_image(item: Any, name: str) -> Image.Image:

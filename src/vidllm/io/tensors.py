@@ -33,7 +33,10 @@ def load_pickled(path: str | Path, mapped: bool = False) -> Any:
     path = check_regular_file(path)
     _refuse_compressed(path)
     try:
-        return _load(path, mapped)
+        if mapped:
+            with suppress(RuntimeError):  # the old form, not a zip, cannot be mapped
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no error of its own: zip, pickle, struct, EOF, attribute, ...
         raise ValueError(f"{path}: {reason_without_advice(error)}; fetch it again") from None
 
@@ -89,13 +92,6 @@ def reason_without_advice(error: BaseException) -> str:
         return "truncated, damaged, or not tensors in PyTorch's form"
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return f"truncated or not a PyTorch file ({first})"
-
-
-def _load(path: Path, mapped: bool) -> Any:
-    if mapped:
-        with suppress(RuntimeError):  # the old form, not a zip, cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refuse_compressed(path: Path) -> None:

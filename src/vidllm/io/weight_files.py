@@ -114,11 +114,16 @@ def weights_of_model(folder: Path) -> Checkpoint:
         if has_file(folder / name):
             shards = _indexed(folder, name) if name in _INDEX else [folder / name]
             return Checkpoint(str(folder), folder, tuple(shards))
-    compact = sorted(folder.glob("model.int8-*.safetensors"))  # vidllm.model.compact_weights
+    compact = compact_files(folder)
     if compact:
-        return Checkpoint(str(folder), folder, tuple(_all_numbers(compact)))
+        return Checkpoint(str(folder), folder, tuple(all_numbers(compact)))
     raise ValueError(f"{folder}: no weights here (model.safetensors is missing); finish the download, or save the "
                      "model again")  # fmt: skip
+
+
+def compact_files(folder: Path) -> list[Path]:
+    """The files of :mod:`vidllm.model.compact_weights` in a folder; none where there are none."""
+    return [file for file in sorted(folder.glob("model.int8-*.safetensors")) if _NUMBERED.fullmatch(file.name)]
 
 
 def _weights_in(folder: Path) -> list[Path]:
@@ -128,7 +133,7 @@ def _weights_in(folder: Path) -> list[Path]:
             return _indexed(folder, name) if name in _INDEX else [folder / name]
     numbered = sorted(file for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
     if numbered:
-        return _all_numbers(numbered)
+        return all_numbers(numbered)
     single = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     if len(single) == 1:
         return single
@@ -152,11 +157,12 @@ def _indexed(folder: Path, name: str) -> list[Path]:
     return [folder / file for file in names]
 
 
-def _all_numbers(files: list[Path]) -> list[Path]:
-    """Shards numbered 00001-of-N; ValueError names the first that is missing."""
-    first = _NUMBERED.fullmatch(files[0].name)
-    assert first is not None
+def all_numbers(files: list[Path]) -> list[Path]:
+    """Shards numbered 00001-of-N; ValueError names the first that is missing, and for those of two exports."""
+    first, *others = (match for file in files if (match := _NUMBERED.fullmatch(file.name)))
     stem, count, suffix = first[1], int(first[3]), first[4]
+    if any((other[1], other[4]) == (stem, suffix) and int(other[3]) != count for other in others):
+        raise ValueError(f"{files[0].parent}: {stem} files of several exports lie side by side; keep those of one")
     wanted = [files[0].with_name(f"{stem}-{n:05d}-of-{count:05d}.{suffix}") for n in range(1, count + 1)]
     missing = [file.name for file in wanted if file not in files]
     if missing:

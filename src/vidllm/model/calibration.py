@@ -7,12 +7,11 @@ with; for others, and without it, uncertainties are called uncalibrated.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import write_json
 from vidllm.io.files import read_json_object
 
 FILE = "calibration.json"
@@ -56,9 +55,7 @@ class Calibration:
 
     def write(self, folder: str | Path) -> Path:
         """Keep it beside the weights of a folder; OutputError where that fails."""
-        with atomic_path(Path(folder) / FILE) as part:
-            held = {**asdict(self), "weights": weights_digest(folder)}
-            part.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+        write_json(Path(folder) / FILE, {**asdict(self), "weights": weights_digest(folder)})
         return Path(folder) / FILE
 
     def scale_factor(self, spread: float) -> float:

@@ -23,16 +23,11 @@ POSE_SIZE = 9
 IDENTITY_POSE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 
 
-def signed_expm1(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """``sign(x) (exp|x| - 1)``: linear near zero, exponential far out; both signs."""
-    return torch.sign(x) * torch.expm1(x.abs())
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "relu": F.relu,
     "exp": torch.exp,
-    "inv_log": signed_expm1,
+    "inv_log": lambda x: torch.sign(x) * torch.expm1(x.abs()),  # linear near zero, exponential far out; both signs
 }
 
 
@@ -85,7 +80,8 @@ class CameraHead(nn.Module):
         estimates: list[Tensor] = []
         for _ in range(self.config.iterations):
             pose = pose + self._correction(tokens, source.to(tokens.dtype))
-            estimates.append(self._activate(pose))
+            parts = zip(self.activations, pose.split((3, 4, 2), dim=-1), strict=True)
+            estimates.append(torch.cat([ACTIVATIONS[name](part) for name, part in parts], dim=-1))
             source = pose = pose.detach()
         return estimates
 
@@ -96,10 +92,6 @@ class CameraHead(nn.Module):
         for block in self.trunk:
             x = block(x)
         return self.pose_branch(self.trunk_norm(x))
-
-    def _activate(self, pose: Tensor) -> Tensor:
-        parts = pose.split((3, 4, 2), dim=-1)
-        return torch.cat([ACTIVATIONS[name](part) for name, part in zip(self.activations, parts, strict=True)], dim=-1)
 
 
 class GravityHead(nn.Module):

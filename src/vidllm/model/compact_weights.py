@@ -8,24 +8,21 @@ either.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vidllm.io.atomic import atomic_path
-from vidllm.io.files import check_regular_file
+from vidllm.io.weight_files import Checkpoint, all_numbers, compact_files
 from vidllm.model.encoder import newer_names
 
 STEM = "model.int8"
 SCALE = ".scale"
 LEAST = 4096  # numbers of a tensor that is worth a scale a row
 LEVELS = 127
-_NUMBERED = re.compile(rf"{re.escape(STEM)}-(\d{{5}})-of-(\d{{5}})\.safetensors")
 MEBIBYTE = 2**20
 
 
@@ -93,38 +90,11 @@ def _shards(kept: dict[str, Tensor], largest_mib: float | None) -> list[dict[str
 
 def is_compact(folder: Path) -> bool:
     """Whether a folder's weights are of this kind."""
-    return folder.is_dir() and any(folder.glob(f"{STEM}-*.safetensors"))
+    return bool(compact_files(folder))
 
 
 def load_compact(folder: Path) -> dict[str, Tensor]:
     """The weights of a folder in float32; ValueError that names a file which is missing or damaged."""
-    found: dict[str, Tensor] = {}
-    for file in _files(folder):
-        found.update(_read(file))
-    return {
-        name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if not _is_scale(name, found)
-    }
-
-
-def _is_scale(name: str, found: Mapping[str, Tensor]) -> bool:
-    return name.endswith(SCALE) and found.get(name.removesuffix(SCALE), torch.empty(0)).dtype == torch.int8
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    names = {int(m[1]): (int(m[2]), p) for p in folder.iterdir() if (m := _NUMBERED.fullmatch(p.name))}
-    counts = {count for count, _ in names.values()}
-    if len(counts) != 1:
-        raise ValueError(f"{folder}: {STEM} files of {sorted(counts)} parts lie side by side; keep those of one export")
-    (count,) = counts
-    missing = [n for n in range(1, count + 1) if n not in names]
-    if missing:
-        raise ValueError(f"{folder}: part {missing[0]} of {count} of {STEM} is missing; finish the download")
-    return (path for _, (_, path) in sorted(names.items()))
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(str(check_regular_file(file)), "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: truncated or not safetensors ({error}); fetch it again") from error
+    found = dict(Checkpoint(str(folder), folder, tuple(all_numbers(compact_files(folder)))).tensors())
+    scales = {name + SCALE for name, value in found.items() if value.dtype == torch.int8}
+    return {name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if name not in scales}

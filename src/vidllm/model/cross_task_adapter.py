@@ -20,8 +20,6 @@ from vidllm.model.configuration import AdapterConfig
 from vidllm.model.outputs import AdapterOutput
 from vidllm.model.transformer import attend
 
-VARIANTS = ("none", "concat_self_attention", "cross_attention", "bridge")
-
 
 class MultiHeadAttention(nn.Module):
     """Standard multi-head attention of ``queries`` over ``memory``; never forms the attention matrix itself."""
@@ -149,6 +147,12 @@ class CrossAttention(nn.Module):
         return self.geometry_reads(geometry, language), self.language_reads(language, geometry), None
 
 
+#: How the streams exchange, by ``variant``.
+EXCHANGES: dict[str, type[Bridge | ConcatSelfAttention | CrossAttention] | None] = {
+    "none": None, "concat_self_attention": ConcatSelfAttention, "cross_attention": CrossAttention, "bridge": Bridge
+}  # fmt: skip
+
+
 class CrossTaskAdapter(nn.Module):
     """Encoder tokens in, geometric tokens, semantic tokens and the bridge out.
 
@@ -161,12 +165,13 @@ class CrossTaskAdapter(nn.Module):
 
     def __init__(self, config: AdapterConfig, hidden_size: int) -> None:
         super().__init__()
-        if config.variant not in VARIANTS:
-            raise ValueError(f"unknown adapter variant {config.variant!r}; expected one of {VARIANTS}")
+        if config.variant not in EXCHANGES:
+            raise ValueError(f"unknown adapter variant {config.variant!r}; expected one of {', '.join(EXCHANGES)}")
         self.config = config
         phi = hidden_size, config.expansion, config.layer_scale_init, config.residual
         self.phi_geometry, self.phi_language = StreamProjection(*phi), StreamProjection(*phi)
-        self.exchange = _exchange(config, hidden_size)
+        kind = EXCHANGES[config.variant]
+        self.exchange = None if kind is None else kind(config, hidden_size)
 
     def forward(self, tokens: Float[Tensor, "B F P C"]) -> AdapterOutput:
         """Eq 1, Eq 2 and the write-back."""
@@ -178,13 +183,3 @@ class CrossTaskAdapter(nn.Module):
         if bridge is not None and self.config.bridge_per_frame:
             bridge = bridge.unflatten(0, tokens.shape[:2])
         return AdapterOutput(geometry.reshape(tokens.shape), language.reshape(tokens.shape), bridge)
-
-
-def _exchange(config: AdapterConfig, width: int) -> nn.Module | None:
-    if config.variant == "bridge":
-        return Bridge(config, width)
-    if config.variant == "concat_self_attention":
-        return ConcatSelfAttention(config, width)
-    if config.variant == "cross_attention":
-        return CrossAttention(config, width)
-    return None

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from vidllm.model.language_model import KeyValueCache
 from vidllm.model.outputs import VisualPrefix
@@ -139,20 +139,15 @@ def _join(
 
 
 def _pad_rows(rows: list[tuple[Tensor, Tensor, Tensor]], *, with_labels: bool) -> SplicedInputs:
-    longest = max(len(text) for text, _, _ in rows)
-    size = (len(rows), longest)
-    first = rows[0][0]
-    mask = torch.zeros(size, dtype=torch.long, device=first.device)
-    labels = torch.full(size, IGNORE_INDEX, dtype=torch.long, device=first.device)
-    ids = torch.full(size, -1, dtype=torch.long, device=first.device)
-    parts = []
-    for b, (text, marks, tokens) in enumerate(rows):
-        pad = longest - len(text)
-        mask[b, pad:], labels[b, pad:], ids[b, pad:] = 1, marks, tokens
-        parts.append(F.pad(text, (0, 0, pad, 0)))
-    embeddings = torch.stack(parts)
+    mask = _padded_left([torch.ones_like(tokens) for _, _, tokens in rows])
+    labels = _padded_left([marks for _, marks, _ in rows], IGNORE_INDEX) if with_labels else None
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return SplicedInputs(embeddings, mask, positions, labels if with_labels else None, ids)
+    embeddings, ids = _padded_left([text for text, _, _ in rows]), _padded_left([tokens for _, _, tokens in rows], -1)
+    return SplicedInputs(embeddings, mask, positions, labels, ids)
+
+
+def _padded_left(rows: list[Tensor], fill: int = 0) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left")
 
 
 # ---- decoding behind a cached prefix ------------------------------------------------------------------------------
@@ -313,7 +308,8 @@ def greedy_after_prefix(
     """
     rows, length = len(suffixes), cache.get_seq_length()
     device = next(language_model.parameters()).device
-    ids, alive = _pad_left(suffixes, device)
+    each = [torch.tensor(suffix, dtype=torch.long, device=device) for suffix in suffixes]
+    ids, alive = _padded_left(each), _padded_left([torch.ones_like(suffix) for suffix in each])
     own, mask, positions = branched(cache), None, None
     if rows > 1:
         own.batch_repeat_interleave(rows)
@@ -341,13 +337,3 @@ def greedy_after_prefix(
         if mask is not None and positions is not None:
             mask, positions = torch.cat([mask, mask.new_ones(rows, 1)], 1), positions[:, -1:] + 1
     return answers
-
-
-def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
-    alive = torch.zeros_like(ids)
-    for n, row in enumerate(rows):
-        ids[n, longest - len(row) :] = torch.tensor(row, device=device)
-        alive[n, longest - len(row) :] = 1
-    return ids, alive

@@ -277,6 +277,8 @@ class GroundingDecoder(nn.Module):
 
 CANDIDATES = 48  # most probable queries looked at
 NEGLIGIBLE = 1e-2  # of the best query's probability
+LEAST_SHARE = 0.3  # of the best object's score that an object needs to count
+OVERLAP = 0.05  # IoU from which two queries' boxes are one object
 WIDER = 0.5  # of the standard deviation of an object's centres, added to its box's size along each axis
 
 
@@ -294,8 +296,6 @@ def decode_boxes(
     multiple: bool = True,
     max_boxes: int = 16,
     none_threshold: float = 0.5,
-    relative_threshold: float = 0.3,
-    overlap: float = 0.05,
     average: bool = True,
 ) -> list[list[list[GroundedBox]]]:
     """Boxes of every expression of every scene, best first: ``result[b][e]``.
@@ -305,8 +305,6 @@ def decode_boxes(
         multiple: False keeps the best object only.
         max_boxes: at most so many.
         none_threshold: no box when "no such object" has at least this probability.
-        relative_threshold: an object counts when its score is at least this share of the best one's.
-        overlap: IoU from which two queries' boxes are one object.
         average: False gives each object the most probable of its boxes in place of their mean.
     """
     chances = torch.cat([output.logits, output.none_logit[..., None]], -1).float().softmax(-1)
@@ -318,19 +316,19 @@ def decode_boxes(
         for e in range(boxes.shape[1]):
             found: list[GroundedBox] = []
             if float(chances[b, e, -1]) < none_threshold:
-                found = _objects(boxes[b, e], chances[b, e, :-1], overlap, average)
+                found = _objects(boxes[b, e], chances[b, e, :-1], average)
             best = found[0].score if found else 0.0
-            scene.append([one for one in found[:limit] if one.score >= relative_threshold * best])
+            scene.append([one for one in found[:limit] if one.score >= LEAST_SHARE * best])
         result.append(scene)
     return result
 
 
-def _objects(boxes: Tensor, chances: Tensor, overlap: float, average: bool) -> list[GroundedBox]:
+def _objects(boxes: Tensor, chances: Tensor, average: bool) -> list[GroundedBox]:
     """Groups of overlapping boxes, best first."""
     top = chances.topk(min(CANDIDATES, len(chances)))
     keep = top.values > NEGLIGIBLE * top.values[0]
     boxes, chances = boxes[top.indices[keep]], top.values[keep]
-    same = (iou_oriented(boxes, boxes) >= overlap) | torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
+    same = (iou_oriented(boxes, boxes) >= OVERLAP) | torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
     free = torch.ones_like(chances, dtype=torch.bool)
     groups = []
     while bool(free.any()):

@@ -133,12 +133,6 @@ class CheckedLogits(LogitsProcessor):
         return scores
 
 
-def with_checked_logits(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The arguments of ``generate`` with :class:`CheckedLogits` behind the processors that are given."""
-    given = arguments.get("logits_processor") or ()
-    return {**arguments, "logits_processor": LogitsProcessorList([*given, CheckedLogits(name)])}
-
-
 class VidLLMPreTrainedModel(PreTrainedModel):
     """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
 
@@ -221,7 +215,8 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
         """
         cache, is_loc = one_cache(cache, past_key_values), None
         states, as_tuple = bool(kwargs.pop("output_hidden_states", False)), kwargs.pop("return_dict", None) is False
-        if inputs_embeds is None and input_ids is not None and not holds_tokens(cache):
+        has_read = cache is not None and int(cache.get_seq_length()) > 0
+        if inputs_embeds is None and input_ids is not None and not has_read:
             whole = self.prepare(input_ids, attention_mask, pixel_values, coordinates, labels)
             inputs_embeds, attention_mask, labels = whole.embeddings, whole.attention_mask, whole.labels
             position_ids, is_loc = whole.position_ids, whole.token_ids == self.config.loc_token_id
@@ -230,7 +225,10 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
                              "a cache that holds tokens")  # fmt: skip
         elif inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed_text(input_ids, coordinates)
-        _check_arguments(type(innermost(self.language_model)), kwargs)
+        kind: Any = type(innermost(self.language_model))
+        unknown = sorted(set(kwargs) - _arguments(kind))
+        if unknown:
+            raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
         out = run_language_model(
             self.language_model, cache=cache, use_cache=use_cache, inputs_embeds=inputs_embeds, labels=labels,
             attention_mask=attention_mask, position_ids=position_ids,
@@ -251,7 +249,8 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
     ) -> Any:
         """Hugging Face generation from video and text; returns the new tokens only (B, L')."""
         mixin: Any = super()
-        kwargs = with_checked_logits(kwargs, self.name_or_path)
+        given = kwargs.get("logits_processor") or ()
+        kwargs["logits_processor"] = LogitsProcessorList([*given, CheckedLogits(self.name_or_path)])
         if input_ids is None:
             input_ids = kwargs.pop("inputs", None)
         if input_ids is None:
@@ -303,23 +302,11 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
         tensors[name].data.copy_(fresh[name])
 
 
-def holds_tokens(cache: Cache | None) -> bool:
-    """Whether anything has been read into a cache."""
-    return cache is not None and int(cache.get_seq_length()) > 0
-
-
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """The cache that was given under either name; ValueError where two different ones were."""
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise ValueError("cache and past_key_values are two names of one argument, received both; pass cache alone")
     return past_key_values if cache is None else cache
-
-
-def _check_arguments(kind: Any, given: dict[str, Any]) -> None:
-    """TypeError for a keyword that neither the language model nor transformers knows."""
-    unknown = sorted(set(given) - _arguments(kind))
-    if unknown:
-        raise TypeError(f"{kind.__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
 
 
 @memoised

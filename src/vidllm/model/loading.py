@@ -7,7 +7,7 @@ the model of transformers, to be trained and saved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -109,10 +109,11 @@ def load_pretrained(
     config = load_config(folder)
     kind = kind_of(config.model_type)[1]
     check_weights(weights_of_model(folder), config, kind)
+    processor = load_processor(folder)  # before the weights, which may take minutes
     network, report = load_with_report(kind, folder, config=config, dtype=dtype)
     check_complete(str(folder), report)
     check_finite(network, str(folder))
-    return network.to(device).eval(), load_processor(folder)
+    return network.to(device).eval(), processor
 
 
 def unread_model(folder: str | Path) -> VidLLMForConditionalGeneration:
@@ -392,7 +393,10 @@ def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Mod
             raise ValueError(f"{checkpoint.place}: {name} is {tuple(found[name])} in the weights, "
                              f"{tuple(shape)} in config.json; is it the configuration of these weights?")  # fmt: skip
     for part, first in renamed.items():
-        have, want = (_numbers(table, part) for table in (found, expected))
+        have, want = (
+            sum(shape.numel() for name, shape in shapes.items() if name.split(".")[0] == part)
+            for shapes in (found, expected)
+        )
         if have < want:
             raise ValueError(f"{checkpoint.place}: {part} has {have:,} numbers in the weights, {want:,} in "
                              f"config.json ({first} is missing); is the checkpoint complete?")  # fmt: skip
@@ -421,10 +425,6 @@ def _check_layers(settings: ModelConfig, weights: int, place: str) -> None:
         if count > weights:
             raise ValueError(f"{place}/config.json: {name} is {count}, and there are {weights} weights; is it the "
                              "configuration of these weights?")  # fmt: skip
-
-
-def _numbers(shapes: Mapping[str, torch.Size], part: str) -> int:
-    return sum(shape.numel() for name, shape in shapes.items() if name.split(".")[0] == part)
 
 
 def check_complete(place: str, report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidllm.geometry.cameras import unproject_pixels
 from vidllm.model.outputs import PooledPatches
@@ -124,11 +125,16 @@ def voxel_pool(
     if voxel_size <= 0 or max_patches < 1:
         raise ValueError(f"expected voxel_size > 0 and max_patches >= 1, received {voxel_size} and {max_patches}")
     scenes = [_pool_scene(f, p, v, voxel_size, max_patches) for f, p, v in zip(features, positions, valid, strict=True)]
-    longest = max(1, *(len(scene[0]) for scene in scenes))
+    counts = torch.tensor([len(scene[0]) for scene in scenes], device=features.device)
+    longest = max(1, int(counts.max()))
+
+    def padded(rows: list[Tensor]) -> Tensor:
+        return torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
+
     return PooledPatches(
-        torch.stack([_pad(scene[0], longest) for scene in scenes]),
-        torch.stack([_pad(scene[1], longest) for scene in scenes]),
-        torch.stack([_pad(scene[0].new_ones(len(scene[0]), dtype=torch.bool), longest) for scene in scenes]),
+        padded([scene[0] for scene in scenes]),
+        padded([scene[1] for scene in scenes]),
+        torch.arange(longest, device=features.device) < counts[:, None],
         torch.stack([scene[2] for scene in scenes]),
         positions.new_tensor([scene[3] for scene in scenes], dtype=torch.float32),
     )
@@ -168,8 +174,3 @@ def _segment_mean(values: Float[Tensor, "n C"], index: Int[Tensor, " n"], count:
     total = values.new_zeros(count, values.shape[1], dtype=torch.float32).index_add(0, index, values.float())
     members = torch.bincount(index, minlength=count).clamp(min=1)
     return (total / members[:, None]).to(values.dtype)
-
-
-def _pad(rows: Tensor, length: int) -> Tensor:
-    padding = rows.new_zeros(length - len(rows), *rows.shape[1:])
-    return torch.cat([rows, padding])

@@ -1,15 +1,12 @@
 """Floating-point types and smaller weights: what the network computes in, and a language model of less memory.
 
-The floating-point type to compute in: ``auto`` is bfloat16 where the hardware computes in it, else float32.
+``auto`` is bfloat16 where the hardware computes in it, else float32. A CPU without bfloat16 units emulates it: a
+training step then takes four to five times as long as in float32.
 
-A CPU without bfloat16 units emulates it: a training step then takes four to five times as long as in float32.
-
-A language model that takes less memory: weights of 8 or 4 bits, or layers that wait in the host's memory.
-
-Weights alone are rounded, to the nearest; what goes through the layers keeps its precision. 8 bits have one scale a
-row (output channel), 4 bits a scale and an offset for every ``GROUP`` weights of a row: w = scale q + offset. Each
-matrix product first makes the layer's weight anew, so this saves memory and not time. Tables of words and the head
-stay as they are.
+Of weights of 8 or 4 bits these alone are rounded, to the nearest; what goes through the layers keeps its precision.
+8 bits have one scale a row (output channel), 4 bits a scale and an offset for every ``GROUP`` weights of a row:
+w = scale q + offset. Each matrix product first makes the layer's weight anew, so this saves memory and not time.
+Tables of words and the head stay as they are.
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ class FittedCameras:
         measured = scale.valid & metric
         unit = torch.where(told, unit, torch.where(measured, 1 / scale.scale, self._by_path()))
         if metric:
-            own = _from_votes(unit, self.votes)
+            spread = (unit[:, None] / self.votes - 1).abs().nanquantile(0.5, dim=1)
+            own = SceneScale(1 / unit, 1 / self.votes, spread, torch.ones_like(told))  # each frame's unit is a vote
             use = told | ~scale.valid
             scale = SceneScale(*(
                 torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b)
@@ -167,12 +168,6 @@ def _in_unit(extrinsics: Float[Tensor, "B F 4 4"], unit: Float[Tensor, " B"]) ->
     placed = extrinsics.clone()
     placed[..., :3, 3] *= unit[:, None, None]
     return placed
-
-
-def _from_votes(unit: Tensor, votes: Tensor) -> SceneScale:
-    """The scale of poses in metres: each frame's own unit is a vote (spread NaN where none has one)."""
-    spread = (unit[:, None] / votes - 1).abs().nanquantile(0.5, dim=1)
-    return SceneScale(1 / unit, 1 / votes, spread, torch.ones_like(unit, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -229,7 +224,7 @@ class KnownScale:
             return torch.stack([_measured(self.length, d, k) for d, k in zip(depth, intrinsics, strict=True)])
         points = unproject(depth.float(), intrinsics.float(), extrinsics.float()).flatten(1, 3)
         scenes = zip(points, extrinsics.float(), up.float(), strict=True)
-        heights = torch.stack([_height(p, e, u) for p, e, u in scenes])
+        heights = torch.stack([(camera_centres(e) @ u).median() - floor_height(p, u) for p, e, u in scenes])
         if not bool((heights > 0).all()):
             raise ValueError("the cameras are not above the floor of this reconstruction; give a scale or a length")
         assert self.camera_height_m is not None
@@ -242,11 +237,6 @@ class KnownScale:
         nothing = unit_scale(geometry.depth_m)
         factor = ratio if self.factor is not None else ratio * already
         return SceneScale(factor, nothing.per_image, nothing.spread, torch.ones_like(nothing.valid))
-
-
-def _height(points: Tensor, extrinsics: Tensor, up: Tensor) -> Tensor:
-    """Median height of the cameras over the floor."""
-    return (camera_centres(extrinsics) @ up).median() - floor_height(points, up)
 
 
 def _measured(known: KnownLength, depth: Tensor, intrinsics: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vidllm.io.frames import Frames, Resize
 from vidllm.io.video import iter_frames, load_frames
@@ -45,26 +46,18 @@ class FrameProcessor:
 
     def read(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Frames:
         """One source's frames with the affine from original pixels; ValueError when it holds no picture."""
-        return load_frames(
-            source,
-            self.num_frames if num_frames is None else num_frames,
-            shorter_side=self.shorter_side,
-            resize=self.resize_mode,
-            patch_size=self.patch_size,
-        )
+        return load_frames(source, self.num_frames if num_frames is None else num_frames, **self._sizes)
 
     def stream(self, source: Any, num_frames: int | Sequence[int] | None = None) -> Iterator[Frames]:
         """One source's frames one by one, each decoded when it is asked for; all of them when ``num_frames`` is None.
 
         The source may be an iterator of images as well, such as a live camera.
         """
-        return iter_frames(
-            source,
-            num_frames,
-            shorter_side=self.shorter_side,
-            resize=self.resize_mode,
-            patch_size=self.patch_size,
-        )
+        return iter_frames(source, num_frames, **self._sizes)
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return {"shorter_side": self.shorter_side, "resize": self.resize_mode, "patch_size": self.patch_size}
 
     def batch(self, sources: Sequence[Any], num_frames: int | None = None) -> Tensor:
         """Frames (B,F,3,H,W) of B sources; ValueError when they differ in frames or size."""
@@ -255,12 +248,7 @@ def points_of(texts: Sequence[str], coordinates: Any) -> Tensor | None:
     for i, (row, count) in enumerate(zip(rows, wanted, strict=False)):
         if len(row) != count:
             raise ValueError(f"text {i} has {count} {COORD_TOKEN} tokens but {len(row)} coordinates; give one each")
-    if not any(wanted):
-        return None
-    points = torch.zeros(len(rows), max(wanted), 3)
-    for i, row in enumerate(rows):
-        points[i, : len(row)] = row
-    return points
+    return pad_sequence(rows, batch_first=True) if any(wanted) else None
 
 
 def _rows_of_three(given: Any) -> Tensor:

@@ -56,15 +56,15 @@ CHAT_TEMPLATE = """\
 """
 
 
-def check_question(text: object, max_chars: int = MAX_QUESTION_CHARS, what: str = "question") -> str:
+def check_question(text: object, what: str = "question") -> str:
     """The text on one line, with single blanks; ValueError when empty, too long, not text, or with a reserved token."""
     if not isinstance(text, str):
         raise ValueError(f"the {what} must be text, received {type(text).__name__}")
     kept = " ".join(text.split())
     if not kept:
         raise ValueError(f"the {what} is empty; write a sentence")
-    if len(kept) > max_chars:
-        raise ValueError(f"the {what} has {len(kept)} characters, at most {max_chars} are allowed; shorten it")
+    if len(kept) > MAX_QUESTION_CHARS:
+        raise ValueError(f"the {what} has {len(kept)} characters, at most {MAX_QUESTION_CHARS} are allowed; shorten it")
     return check_text(kept, what)
 
 
@@ -112,13 +112,9 @@ def question_prompt(question: str, situation: str | None = None) -> str:
     return situated_prompt(situation, question) if situation else qa_prompt(question)
 
 
-def caption_prompt(has_coord: bool = True, at: Sequence[float] | None = None) -> str:
-    """Caption of the object at a point: a ``<coord>`` token, or with ``has_coord=False`` the point ``at`` as text."""
-    if has_coord:
-        return wrap(OBJECT_REQUEST.format(where=COORD_TOKEN))
-    if at is None:
-        raise ValueError("a caption without a <coord> token needs the point as text; pass at=(x, y, z)")
-    return wrap(OBJECT_REQUEST.format(where=format_coordinate(at)))
+def caption_prompt() -> str:
+    """Caption of the object at a point, which is a ``<coord>`` token."""
+    return wrap(OBJECT_REQUEST.format(where=COORD_TOKEN))
 
 
 def room_prompt() -> str:

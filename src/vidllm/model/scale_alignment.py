@@ -12,7 +12,7 @@ import math
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidllm.geometry.alignment import huber_log_scale, wls_scale
@@ -86,19 +86,15 @@ def vote_weights(
     ``log_huber``: 1 / (sigma^2 + 0.05^2) with sigma = 0.2 / (confidence * relative), the relative error that a
     confidence stands for.
     """
-    valid = _valid(relative, metric, confidence, config)
+    finite = relative.isfinite() & metric.isfinite() & confidence.isfinite()
+    in_range = (metric > config.min_depth_m) & (metric < config.max_depth_m)
+    valid = finite & in_range & (relative > MIN_RELATIVE_DEPTH) & (confidence > 0)
     middle = torch.where(valid, confidence, torch.nan).nanmedian(-1, keepdim=True).values
     valid = valid & (confidence >= middle)
     if config.estimator == "wls":
         return torch.where(valid, confidence / metric.clamp(min=config.min_depth_m) ** 2, 0.0)
     sigma = CONFIDENCE_TO_STD / (confidence * relative.clamp(min=MIN_RELATIVE_DEPTH)).clamp(min=1e-6)
     return torch.where(valid, 1 / (sigma**2 + STD_FLOOR**2), 0.0)
-
-
-def _valid(relative: Tensor, metric: Tensor, confidence: Tensor, config: ScaleConfig) -> Bool[Tensor, "B F N"]:
-    finite = relative.isfinite() & metric.isfinite() & confidence.isfinite()
-    in_range = (metric > config.min_depth_m) & (metric < config.max_depth_m)
-    return finite & in_range & (relative > MIN_RELATIVE_DEPTH) & (confidence > 0)
 
 
 def _median_vote(votes: Float[Tensor, "B F"]) -> SceneScale:

@@ -93,9 +93,10 @@ class PlainTokenizer:
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> Any:
-    """Byte-level BPE trained on ``texts`` (sentences and answers without templates).
+    """Byte-level BPE trained on ``texts`` (sentences and answers without templates), as transformers' class.
 
     Lower-cases, splits digits one by one, and knows every byte, so that any text has ids and there is no unknown token.
+    It adds ``<s>`` and carries the chat template.
     Ids 0 to 5 are ``<pad> <s> </s> <video> <loc> <coord>``. The vocabulary may be smaller than ``vocab_size`` when the
     corpus does not hold enough pairs. ValueError when ``vocab_size`` cannot hold the bytes and the special tokens.
     """
@@ -118,18 +119,6 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> Any:
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(_training_lines(texts), trainer)
-    return _wrapped(tokenizer)
-
-
-def forget_origin(tokenizer: Any) -> Any:
-    """The tokenizer without what tells how it was loaded, which `save_pretrained` would write into its folder."""
-    for name in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(name, None)
-    return tokenizer
-
-
-def _wrapped(tokenizer: Tokenizer) -> Any:
-    """The trained tokenizer as transformers' class, which adds ``<s>`` and carries the chat template."""
     bos = tokenizer.token_to_id(BOS_TOKEN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS_TOKEN} $A", pair=f"{BOS_TOKEN} $A $B", special_tokens=[(BOS_TOKEN, bos)]
@@ -148,6 +137,13 @@ def _wrapped(tokenizer: Tokenizer) -> Any:
     add_special_tokens_for(fast)
     fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+def forget_origin(tokenizer: Any) -> Any:
+    """The tokenizer without what tells how it was loaded, which `save_pretrained` would write into its folder."""
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:

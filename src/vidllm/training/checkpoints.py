@@ -67,7 +67,7 @@ def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processe
         raise _unwritten(path, error) from error
     if processes.rank == 0:
         for old in list_checkpoints(folder)[: -max(1, keep)]:
-            _remove(old)
+            remove_folder(old) if old.is_dir() else old.unlink()
     processes.first(None)
     return path
 
@@ -197,10 +197,3 @@ def _passes_checksums(path: Path) -> bool:
             return file.testzip() is None
     except Exception:  # zipfile has many: BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError
         return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        remove_folder(path)
-    else:
-        path.unlink()

@@ -7,15 +7,13 @@ these names too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from vidllm.io.atomic import atomic_path
 from vidllm.io.files import read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.model.configuration import AdapterVariant
@@ -298,12 +296,6 @@ def changed(config: C, **values: Any) -> C:
             made = replace(made, **{name: values[name]})
     result: C = made
     return result
-
-
-def write_config(config: RunConfig, path: Path) -> None:
-    """Write as JSON, a key a part."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")
 
 
 def read_config(path: Path, kind: C) -> C:

@@ -6,7 +6,7 @@ Every batch is a function of (seed, step) and the list of shards, so a resumed r
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,7 @@ from torch import Tensor
 from vidllm.datasets.seen import Seen, seen_of
 from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, shards_of
 from vidllm.io.files import check_regular_file, naming
+from vidllm.training.packing import Tensors
 from vidllm.training.pictures import PATCH_SIZE, crop_for_side, crop_intrinsics, crop_maps, crop_pictures
 
 OPEN_SHARDS = 64
@@ -35,7 +36,7 @@ def plan_of(seed: int, step: int) -> np.random.Generator:
 
 
 @dataclass
-class Batch:
+class Batch(Tensors):
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
     intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
     patch, 0 = shell, -1 = not known. ``places`` tells where each scene came from: shard, scene in it, frames of the
@@ -53,18 +54,6 @@ class Batch:
     records: list[dict[str, Any]]
     places: list[tuple[Path, int, list[int]]] = field(default_factory=list)
     named: bool = True
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device; from pinned memory without waiting."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in memory from which a GPU copies beside its work."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {k: change(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Batch(**changed)
 
 
 def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
@@ -95,15 +84,15 @@ def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[t
 class RoomsData:
     """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path, patch_size: int = PATCH_SIZE) -> None:
-        self.folder, self.patch_size = Path(folder), patch_size
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._lock = Lock()
         self.paths = shards_of(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files: a process that draws opens its own."""
-        return {"folder": self.folder, "patch_size": self.patch_size, "paths": self.paths}
+        return {"folder": self.folder, "paths": self.paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open=OrderedDict(), _lock=Lock())
@@ -164,7 +153,7 @@ class RoomsData:
         stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
         extrinsics = stacked["extrinsics"]
         instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
-        category, colour, material = patch_classes(instance, records, self.labels, self.patch_size)
+        category, colour, material = patch_classes(instance, records, self.labels, PATCH_SIZE)
         return Batch(
             _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
             extrinsics[:, 0, :3, 2].clone(), category, colour, material, records,

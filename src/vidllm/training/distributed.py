@@ -45,7 +45,10 @@ class ProcessGroup:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            _join(cpu)
+            check_processes()
+            from accelerate import PartialState
+
+            PartialState(cpu=cpu)
         return cls(dist.get_rank(), dist.get_world_size())
 
     def seeds(self, seed: int, step: int, accumulation: int = 1) -> list[list[int]]:
@@ -67,14 +70,11 @@ class ProcessGroup:
         used = torch.tensor([p.grad is not None for p in kept], dtype=torch.int32, device=kept[0].device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
         for bucket in _buckets([p for p, is_used in zip(kept, used.tolist(), strict=True) if is_used]):
-            self._average(bucket)
-
-    def _average(self, bucket: list[nn.Parameter]) -> None:
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-            parameter.grad = mean.view_as(parameter)
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
+            dist.all_reduce(flat)
+            flat /= self.size
+            for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = mean.view_as(parameter)
 
     def gather(self, value: T) -> list[T]:
         """Everyone's value, in order of rank: the same list in every process."""
@@ -111,13 +111,6 @@ class ProcessGroup:
     def first(self, value: T) -> T:
         """The value of the first process, in all of them."""
         return self.gather(value)[0]
-
-
-def _join(cpu: bool) -> None:
-    check_processes()
-    from accelerate import PartialState
-
-    PartialState(cpu=cpu)
 
 
 def several_processes() -> bool:

@@ -8,7 +8,7 @@ depth, cameras and scale of the fine-tuned model are those of the model that it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,26 +87,14 @@ class FinetuneRun(Trainable):
         self.seen = SceneCache(self.model, processor, Path(config.cache or f"{config.loop.out}/cache"), config.frames)
         self.model.config.default_frames = self.seen.frames
         self.texts = OwnTexts(examples, TextMaker(self.tokenizer), config.max_text_tokens)
-        self._fill(say)
+        self.seen.fill(self.texts.videos, say)
         self.parts = trained_parts(self.model, config)
         say("{:,} of {:,} numbers learn".format(*trained_share(self.model)))
-        self._settle()
-
-    def _fill(self, say: Log) -> None:
-        def tell(done: int, total: int) -> None:
-            if done % -(-total // TOLD) == 0 or done == total:
-                say(f"{self.seen.folder}: {done} of {total} videos seen")
-
-        self.seen.fill(self.texts.videos, tell)
-
-    def _settle(self) -> None:
-        """Training mode, and the forms of attention and memory that training wants."""
         self.model.train()
-        language = self.model.language_model
         if self.device.type == "cpu":
-            language.set_attn_implementation(PACKED_ATTENTION)
-        if self.config.loop.gradient_checkpointing:
-            checkpoint_activations(language)
+            self.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        if config.loop.gradient_checkpointing:
+            checkpoint_activations(self.model.language_model)
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that learn; of a language model with LoRA its matrices alone."""
@@ -274,13 +262,13 @@ class SceneCache:
             save_file({name: value.cpu().contiguous() for name, value in vars(seen).items()}, temporary)
         return seen
 
-    def fill(self, videos: Sequence[Path], tell: Callable[[int, int], None] | None = None) -> None:
-        """See every video that is not kept yet; ``tell`` hears (videos done, videos to do)."""
+    def fill(self, videos: Sequence[Path], say: Log) -> None:
+        """See every video that is not kept yet."""
         missing = [video for video in videos if not self.path(video).exists()]
         for done, video in enumerate(missing, 1):
             self.scene(video)
-            if tell is not None:
-                tell(done, len(missing))
+            if done % -(-len(missing) // TOLD) == 0 or done == len(missing):
+                say(f"{self.folder}: {done} of {len(missing)} videos seen")
 
     @torch.no_grad()
     def _see(self, video: Path) -> SeenScene:

@@ -7,13 +7,12 @@ that begins at nothing spends most of its joint training on learning to read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -21,13 +20,12 @@ from vidllm.datasets.language import language_from_record
 from vidllm.datasets.shards import Shard
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.presets import preset
-from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.config import FLAT, Loop, Optimiser, RunConfig
 from vidllm.training.data import RoomsData
 from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
 from vidllm.training.models import VOCABULARY, training_device
-from vidllm.training.packing import Text
+from vidllm.training.packing import Text, pack
 from vidllm.training.texts import TextMaker, load_or_build_tokenizer, scene_boxes, scene_from_room
 from vidllm.training.trainable import Trainable
 
@@ -71,8 +69,9 @@ class LanguageOnlyRun(Trainable):
 
     def losses(self, batch: list[Text], step: int, rng: np.random.Generator) -> Losses:
         """Cross-entropy of the answers."""
-        ids, labels, mask = (rows.to(self.device) for rows in _padded(batch))
-        return Losses({"text": self.model(input_ids=ids, attention_mask=mask, labels=labels).loss}, {})
+        rows = pack([[text] for text in batch], loc_token_id=-1, max_tokens=sys.maxsize).to(self.device)
+        mask = (rows.segment > 0).long()
+        return Losses({"text": self.model(input_ids=rows.input_ids, attention_mask=mask, labels=rows.labels).loss}, {})
 
     def export(self, folder: Path) -> Path:
         """``model``, as ``--blind`` and ``--language-from`` read it: in half precision, with its tokenizer."""
@@ -100,16 +99,3 @@ def _texts(data: RoomsData, maker: TextMaker, rng: np.random.Generator) -> tuple
             texts += [maker.caption(c, placed, rng) for c in language.captions]
             boxes += [placed[t] for r in language.references for t in r.targets]
     return texts, np.mean(boxes, 0).tolist() if boxes else [0.0] * 7
-
-
-def _padded(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, labels and attention mask (B,L) of texts, padded at the end."""
-    longest = max(len(t.ids) for t in texts)
-    ids = torch.zeros(len(texts), longest, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        known = torch.tensor(text.ids)
-        ids[row, : len(known)], mask[row, : len(known)] = known, 1
-        labels[row, : len(known)] = torch.where(torch.tensor(text.scored), known, IGNORE_INDEX)
-    return ids, labels, mask

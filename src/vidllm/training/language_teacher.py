@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from vidllm.datasets.language import language_from_record
@@ -50,7 +51,7 @@ from vidllm.training.models import (
     training_device,
     write_model,
 )
-from vidllm.training.packing import PACKED_ATTENTION, pack
+from vidllm.training.packing import PACKED_ATTENTION, Tensors, pack
 from vidllm.training.pictures import PATCH_SIZE
 from vidllm.training.teachers import clip_pixels, clip_tokens
 from vidllm.training.texts import TextMaker, draw_texts
@@ -107,17 +108,13 @@ class LanguageTeacherConfig(RunConfig):
 
 
 @dataclass
-class FramePairs:
+class FramePairs(Tensors):
     """N frames with their texts: pixels (N,3,S,S) normalised for the tower; ids and mask (N,L); the texts."""
 
     pixels: Tensor
     ids: Tensor
     mask: Tensor
     texts: list[str]
-
-    def to(self, device: torch.device) -> FramePairs:
-        """The same pairs on a device."""
-        return FramePairs(self.pixels.to(device), self.ids.to(device), self.mask.to(device), self.texts)
 
 
 def draw_pairs(
@@ -129,7 +126,9 @@ def draw_pairs(
         batch = data.draw(rng, config.scenes_a_shard, 1, window=True)
         pixels.append(clip_pixels(batch.images[:, 0], config.image_size))
         texts += [frame_text(batch, b, data.labels, rng) for b in range(config.scenes_a_shard)]
-    ids, mask = _encode(tokenizer, texts, config.text_length)
+    most = config.text_length - 1
+    rows = [torch.tensor([*tokenizer.encode(text, add_special_tokens=False)[:most], END]) for text in texts]
+    ids, mask = (pad_sequence(each, batch_first=True) for each in (rows, [torch.ones_like(row) for row in rows]))
     return FramePairs(torch.cat(pixels), ids, mask, texts)
 
 
@@ -153,17 +152,6 @@ def list_text(record: dict[str, Any], seen: Counter[Look], looks: dict[int, Look
     named = {looks[item["id"]]: f"{item['colour']} {item['category'].replace('_', ' ')}" for item in record["objects"]}
     words = [with_article(named[look]) for look, _ in seen.most_common(MOST_NAMED) if look in named]
     return listing(words) if words else "an empty part of the room"
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int
-) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
-    rows = [[*tokenizer.encode(text, add_special_tokens=False)[: length - 1], END] for text in texts]
-    longest = max(len(row) for row in rows)
-    ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-    return ids, mask
 
 
 def contrastive_loss(clip: CLIPModel, pairs: FramePairs) -> tuple[Float[Tensor, ""], float]:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from vidllm.datasets.shards import check_shards, shards_of
-from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.processes import Stopped, StopRequest, folder_lock
 from vidllm.model.config_fields import flat
 from vidllm.model.precision import describe_dtype, resolve_dtype
@@ -54,7 +53,7 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = N
         shards_of(data)
         check_shards(data)
     processes = ProcessGroup.from_environment(cpu=config.loop.device == "cpu")
-    say = (log or to_stderr) if processes.rank == 0 else _nothing
+    say = (log or to_stderr) if processes.rank == 0 else lambda _: None  # the others are silent
     lock = folder_lock(config.loop.out)
     processes.do_first(lock.__enter__)
     try:
@@ -75,7 +74,7 @@ def check_extras(config: RunConfig) -> None:
 
 def _drive(build: Callable[[], Trainable], config: RunConfig, processes: ProcessGroup, say: Log) -> Path:
     loop, out = config.loop, Path(config.loop.out)
-    told = processes.do_first(lambda: _begin(config, processes.size))
+    told = processes.do_first(lambda: begin(config, processes.size))
     trackers = Trackers(config if processes.rank == 0 else None)
     torch.set_num_threads(loop.threads)
     torch.set_flush_denormal(True)
@@ -105,12 +104,6 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
     if is_sharded(run):
         gather_weights(run, keep=processes.rank == 0)
     return processes.first(run.export(out) if processes.rank == 0 else out)
-
-
-def _begin(config: RunConfig, processes: int) -> list[str]:
-    """What the first process does before anything is loaded."""
-    clear_leftovers_of(config.loop.out)
-    return begin(config, processes)
 
 
 def resume(run: Trainable, folder: Path) -> tuple[int, list[Path]]:
@@ -166,10 +159,6 @@ def _steps(run: Trainable, start: int, processes: ProcessGroup, trackers: Tracke
 def to_stderr(line: str) -> None:
     """A line of progress."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _nothing(_: str) -> None:
-    """Processes but the first are silent."""
 
 
 # ---- one step ------------------------------------------------------------------------------------------------------

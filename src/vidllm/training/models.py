@@ -76,13 +76,20 @@ def starting_model(
     pictures of ``data``. ``unread``: those of ``init_from`` are still to be read (:func:`may_be_read_later`). Raises
     ValueError when the tokens of either are not the run's.
     """
-    model = _saved(start.init_from, texts, unread) if start.init_from else _fresh(start, texts)
+    if start.init_from:
+        model = _saved(start.init_from, texts, unread)
+    else:
+        settings = fresh_settings(start, len(texts.tokenizer))
+        settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
+        model = VidLLMForConditionalGeneration(settings)
     change_forms(model.config, start)
     if start.encoder_from and not start.init_from:
-        _take_encoder(model, start.encoder_from, data)
+        layers = load_encoder(model.encoder, start.encoder_from)
+        if layers > model.config.encoder.depth and data is not None:
+            fit_final_norm(model.encoder, data.draw(np.random.default_rng(0), FITTED_SCENES, 2, window=False).images)
     if start.language_from:
         place = str(model_of_run(start.language_from))
-        if _is_whole_model(Path(place)):
+        if (settings_in(place) or {}).get("model_type") == "vidllm":
             _take_language_half(model, _saved(place, texts))
         else:
             _take_language_model(model, place)
@@ -143,12 +150,6 @@ def change_forms(config: VidLLMConfig, start: Start) -> None:
     config.patches.positions &= start.positions
 
 
-def _fresh(start: Start, texts: TextMaker) -> VidLLMForConditionalGeneration:
-    settings = fresh_settings(start, len(texts.tokenizer))
-    settings.video_token_id, settings.loc_token_id, settings.coord_token_id = texts.special_ids
-    return VidLLMForConditionalGeneration(settings)
-
-
 def _saved(folder: str, texts: TextMaker, unread: bool = False) -> VidLLMForConditionalGeneration:
     model = unread_model(folder) if unread else load_pretrained(folder)[0]
     told = (model.config.video_token_id, model.config.loc_token_id, model.config.coord_token_id)
@@ -158,17 +159,6 @@ def _saved(folder: str, texts: TextMaker, unread: bool = False) -> VidLLMForCond
             "choose a new run folder"
         )
     return model
-
-
-def _take_encoder(model: VidLLMForConditionalGeneration, place: str, data: RoomsData | None) -> None:
-    layers = load_encoder(model.encoder, place)
-    if layers > model.config.encoder.depth and data is not None:
-        pictures = data.draw(np.random.default_rng(0), FITTED_SCENES, 2, window=False).images
-        fit_final_norm(model.encoder, pictures)
-
-
-def _is_whole_model(folder: Path) -> bool:
-    return (settings_in(folder) or {}).get("model_type") == "vidllm"
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:

@@ -6,14 +6,15 @@ neighbours, and its positions count on from the prefix, so that the packed resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
@@ -36,7 +37,23 @@ class Text:
 
 
 @dataclass
-class PackedTexts:
+class Tensors:
+    """What is drawn for a step: tensors, and what stays where it is."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device; from pinned memory without waiting."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same in memory from which a GPU copies beside its work."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+
+@dataclass
+class PackedTexts(Tensors):
     """Texts of B scenes: ids, labels, segment (1.. , 0 = padding) and position (B,L); coordinates (B,N,3).
 
     ``loc`` (B,E) index of each ``<loc>`` in its row, ``loc_mask`` (B,E), ``boxes`` (B,E,G,7), ``box_mask`` (B,E,G).
@@ -51,14 +68,6 @@ class PackedTexts:
     loc_mask: Tensor
     boxes: Tensor
     box_mask: Tensor
-
-    def to(self, device: torch.device) -> PackedTexts:
-        """The same texts on a device."""
-        return PackedTexts(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
-
-    def pin_memory(self) -> PackedTexts:
-        """The same texts in pinned memory."""
-        return PackedTexts(**{name: value.pin_memory() for name, value in vars(self).items()})
 
 
 def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -> PackedTexts:
@@ -83,7 +92,9 @@ def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -
             if text.boxes is not None:
                 grounds[-1].append((at + text.ids.index(loc_token_id), text.boxes))
             at = end
-    return PackedTexts(rows[0], rows[1], rows[2], rows[3], _pad_points(points), *_pad_grounds(grounds))
+    given = [torch.tensor(row).reshape(-1, 3) for row in (*points, [(0.0, 0.0, 0.0)])]  # none: a row of one zero
+    coordinates = pad_sequence(given, batch_first=True)[:-1]
+    return PackedTexts(rows[0], rows[1], rows[2], rows[3], coordinates, *_pad_grounds(grounds))
 
 
 def _fit(texts: Sequence[Text], max_tokens: int) -> list[Text]:
@@ -93,15 +104,6 @@ def _fit(texts: Sequence[Text], max_tokens: int) -> list[Text]:
             kept.append(text)
             used += len(text.ids)
     return kept
-
-
-def _pad_points(points: list[list[tuple[float, float, float]]]) -> Tensor:
-    most = max(1, max(len(p) for p in points))
-    padded = torch.zeros(len(points), most, 3)
-    for b, row in enumerate(points):
-        if row:
-            padded[b, : len(row)] = torch.tensor(row)
-    return padded
 
 
 def _pad_grounds(grounds: list[list[tuple[int, list[list[float]]]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -63,7 +63,8 @@ def read_log(run: Path) -> RunLog:
     if not rows:
         raise ValueError(f"{file}: no line yet; a run writes one every log_every steps")
     curves = {name: _curve(rows, name) for name in dict.fromkeys(key for row in rows for key in row)}
-    drawn = {n: c for n, c in curves.items() if n not in _NOT_DRAWN and len(c[0]) and _is_drawn(n, c[1])}
+    counts = {name for name in curves if name.endswith("_steps") and name != "bad_steps"}  # they tell nothing as curves
+    drawn = {n: c for n, c in curves.items() if n not in _NOT_DRAWN and n not in counts and len(c[0])}
     return RunLog(file.parent.name, drawn | _rate(file.parent, rows, drawn) | _speed(rows))
 
 
@@ -115,11 +116,6 @@ def _curve(rows: Sequence[dict[str, float]], name: str) -> tuple[np.ndarray, np.
     told = {row["step"]: row[name] for row in rows if name in row and math.isfinite(row[name])}
     steps = sorted(told)
     return np.array(steps), np.array([told[step] for step in steps])
-
-
-def _is_drawn(name: str, values: np.ndarray) -> bool:
-    """Counts of the kinds of step tell nothing as curves; skipped steps do."""
-    return name == "bad_steps" or not name.endswith("_steps")
 
 
 def _speed(rows: Sequence[dict[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

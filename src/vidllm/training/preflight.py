@@ -245,25 +245,19 @@ def _start_told(config: AnyConfig) -> str:
     start = config.start
     told = [f"fresh weights of {start.preset}"]
     if start.init_from:
-        check_start(start.init_from)
+        settings = load_config(start.init_from)
+        check_weights(open_checkpoint(start.init_from), settings, kind_of(settings.model_type)[1])
         told = [f"{start.init_from}, whole"]
     if language := start.language_from:
-        settings = settings_in(model_of_run(language))
-        if settings is None:
+        theirs = settings_in(model_of_run(language))
+        if theirs is None:
             raise ValueError(f"{language}: no model here (config.json is missing); give --language-from a folder")
-        text = settings.get("text_config", settings)
-        ours = model_settings(config).text_config
-        theirs, wanted = ((form.get("num_hidden_layers"), form.get("hidden_size")) for form in (text, ours.to_dict()))
-        if theirs != wanted:
-            raise ValueError(f"{language}: its language model has (layers, width) {theirs}, this run's {wanted}")
+        forms = theirs.get("text_config", theirs), model_settings(config).text_config.to_dict()
+        found, wanted = ((form.get("num_hidden_layers"), form.get("hidden_size")) for form in forms)
+        if found != wanted:
+            raise ValueError(f"{language}: its language model has (layers, width) {found}, this run's {wanted}")
         told.append(f"its language from {language}")
     return ", ".join(told)
-
-
-def check_start(place: str) -> None:
-    """ValueError where a folder lacks weights of the model it describes, or has them in another shape."""
-    settings = load_config(place)
-    check_weights(open_checkpoint(place), settings, kind_of(settings.model_type)[1])
 
 
 def _teachers_told(config: Stage1Config) -> str:

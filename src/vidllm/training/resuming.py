@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vidllm.datasets.shards import PATTERN
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import clear_leftovers_of, write_json
 from vidllm.io.files import check_regular_file, naming, read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.training.checkpoints import list_checkpoints
-from vidllm.training.config import RunConfig, flat_file, write_config
+from vidllm.training.config import RunConfig, flat_file
 
 Record = dict[str, Any]
 
@@ -71,6 +72,7 @@ def begin(config: RunConfig, processes: int) -> list[str]:
         ValueError: settings or data differ from those that the folder was begun with; the message names them.
     """
     out = Path(config.loop.out)
+    clear_leftovers_of(out)
     record = _record(config, processes)
     trained = bool(list_checkpoints(out / "checkpoints"))
     before = _read(out / RECORD_FILE)
@@ -85,8 +87,8 @@ def begin(config: RunConfig, processes: int) -> list[str]:
         _refuse(out, differ)
     if before is not None and "tokenizer" in before:
         record["tokenizer"] = before["tokenizer"]
-    write_config(config, out / CONFIG_FILE)
-    _write(out / RECORD_FILE, record)
+    write_json(out / CONFIG_FILE, asdict(config))
+    write_json(out / RECORD_FILE, record)
     return told
 
 
@@ -102,7 +104,7 @@ def check_tokenizer_of(config: RunConfig) -> None:
         raise ValueError(
             f"{file}: not the tokenizer that the run in {out} was begun with; put that one back, or give another --out"
         )
-    _write(out / RECORD_FILE, {**record, "tokenizer": found})
+    write_json(out / RECORD_FILE, {**record, "tokenizer": found})
 
 
 def _tokenizer_file(config: RunConfig) -> Path:
@@ -215,8 +217,3 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> Record | None:
     return read_json_object(path) if path.exists() else None
-
-
-def _write(path: Path, record: Record) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from vidllm.training.distillation import Projections, Streams, distillation_loss
 from vidllm.training.loop import Log, drive
 from vidllm.training.losses import Losses
 from vidllm.training.models import may_be_read_later, run_tokenizer, starting_model, training_device, write_model
-from vidllm.training.teachers import CachedTeacher, FoundTeachers, LiveTeacher, Teacher, find_teachers
+from vidllm.training.teachers import CachedTeacher, FoundTeachers, Teacher, find_teachers
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 
@@ -114,24 +114,18 @@ class Stage1Run(Trainable):
             read_weights(model, str(config.init_from), training_device(config.loop.device), LEARNED)
         return cls(config, model, teachers.load(), data, texts)
 
-    def _sight(self, teacher: Teacher) -> CachedTeacher | LiveTeacher:
+    def _sight(self, teacher: Teacher) -> CachedTeacher | Teacher:
         cache = self.config.teacher_cache
-        if cache is None or not teacher.per_frame:
-            return LiveTeacher(teacher)
-        return CachedTeacher(teacher, self.data, Path(cache))
+        return CachedTeacher(teacher, Path(cache)) if cache is not None and teacher.per_frame else teacher
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that learn."""
         parts: dict[str, nn.Module] = {"adapter": self.model.adapter, "projections": self.projections}
         return {"encoder": self.model.encoder, **parts} if self.config.tune_encoder else parts
 
-    def draw(self, step: int, rng: np.random.Generator) -> Batch:
-        """The step's batch; how many frames a scene has is the same in every process."""
-        return self.drawer(step, rng)
-
     @property
     def drawer(self) -> ClipDraw:
-        """What draws the steps' batches."""
+        """Draws the steps' batches; how many frames a scene has is the same in every process."""
         config = self.config
         return ClipDraw(self.data, config.loop.seed, config.clip_images, config.clip_frames)
 

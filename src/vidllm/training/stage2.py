@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidllm.datasets.language import Question
 from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.weight_files import model_of_run
@@ -42,7 +40,7 @@ from vidllm.training.posed_clips import PosedClips
 from vidllm.training.supervision import wanted
 from vidllm.training.supervision.base import AuxiliaryHeads, Parts, Supervision
 from vidllm.training.supervision.geometry import OracleFeatures
-from vidllm.training.texts import Boxes, ExtraQuestions, SceneQuestions, TextMaker, draw_texts
+from vidllm.training.texts import ExtraQuestions, TextMaker, draw_texts
 from vidllm.training.trainable import Trainable
 from vidllm.training.widening import fit_adapter, take_geometry_half
 
@@ -83,11 +81,13 @@ class Run(Trainable):
         meets the same other texts.
         """
         _check_sharding(config)
+        if extra_questions is None and (config.texts.plain or config.texts.places):
+            raise ValueError("plain and places ask template questions: give train() those of vidllm_rooms")
         loop, start = config.loop, config.start
         torch.manual_seed(loop.seed)
         data = RoomsData(Path(loop.data))
         tokenizer = run_tokenizer(Path(loop.out), data, start.init_from, start.language_from)
-        texts = TextMaker(tokenizer, _questions_of_scene(config, extra_questions))
+        texts = TextMaker(tokenizer, extra_questions)
         device = training_device(loop.device)
         kinds = wanted(config.supervision, data.labels)
         unread = loop.parallel == "fsdp" and several_processes() and not kinds and may_be_read_later(start)
@@ -186,10 +186,6 @@ class Run(Trainable):
         """What draws the steps' batches."""
         return StepDraw(self.config, self.data, self.posed, self.model.config.shorter_side, self.texts)
 
-    def draw(self, step: int, rng: np.random.Generator) -> StepBatch:
-        """The step's batch, its kind and its texts, as :class:`StepDraw` tells them."""
-        return self.drawer(step, rng)
-
     def losses(self, batch: StepBatch, step: int, rng: np.random.Generator) -> Losses:
         """Eq 8 on a batch."""
         scenes, kind, texts = batch[0].to(self.device), batch[1], batch[2]
@@ -287,21 +283,6 @@ class StepDraw:
         if self.posed is not None and plan.random() < sizes.posed_share:
             return self.posed.draw(rng, scenes, frames, side or self.shorter_side), "posed"
         return self.data.draw(rng, scenes, frames, window=not spread, side=side), "window"
-
-
-def _ask(
-    extra: ExtraQuestions, plain: int, places: int, record: dict[str, Any], boxes: Boxes, rng: np.random.Generator
-) -> list[Question]:
-    return extra(record, boxes, rng, plain, places)
-
-
-def _questions_of_scene(config: TrainConfig, extra: ExtraQuestions | None) -> SceneQuestions | None:
-    plain, places = config.texts.plain, config.texts.places
-    if extra is not None:
-        return partial(_ask, extra, plain, places)  # which goes to other processes
-    if plain or places:
-        raise ValueError("plain and places ask template questions: give train() those of vidllm_rooms")
-    return None
 
 
 def _check_sharding(config: TrainConfig) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModel
 
 from vidllm.baselines.llava_3d import CLIP_MEAN, CLIP_STD
 from vidllm.datasets.shards import Shard
@@ -29,7 +28,7 @@ from vidllm.geometry.precision import full_precision
 from vidllm.io.atomic import atomic_path, clear_leftovers
 from vidllm.io.files import has_file
 from vidllm.pretrained.parts import Part, find_geometry, find_tower
-from vidllm.training.data import Batch, RoomsData
+from vidllm.training.data import Batch
 from vidllm.training.distillation import check_structure, resample_grid
 
 CLIP_LAYER = -2  # LLaVA's: the tokens before the last block
@@ -44,6 +43,7 @@ class Teacher(ABC):
     model: nn.Module
     width: int
     per_frame: bool
+    settings: str  # what its tokens depend on beside the weights
 
     @abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -58,9 +58,9 @@ class Teacher(ABC):
         with torch.no_grad():
             return self._tokens(images).float()
 
-    def on_grid(self, images: Float[Tensor, "B F 3 H W"], grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
-        """:meth:`features` resampled to another grid over the same pictures."""
-        return resample_grid(self.features(images), self.grid(images.shape[-2], images.shape[-1]), grid)
+    def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
+        """:meth:`features` of a batch's frames, resampled to the student's grid."""
+        return resample_grid(self.features(batch.images), self.grid(*batch.images.shape[-2:]), grid)
 
     def to(self, device: torch.device) -> Teacher:
         """The same teacher on a device (in place)."""
@@ -69,10 +69,7 @@ class Teacher(ABC):
 
     def fingerprint(self) -> str:
         """A name for these weights and settings, for features kept on disk."""
-        return weights_name(self.model.state_dict(), f"{type(self).__name__} {self._settings()}")
-
-    def _settings(self) -> str:
-        return ""
+        return weights_name(self.model.state_dict(), f"{type(self).__name__} {self.settings}")
 
 
 def weights_name(state: Mapping[str, Tensor], about: str) -> str:
@@ -82,10 +79,6 @@ def weights_name(state: Mapping[str, Tensor], about: str) -> str:
         numbers = tensor.double()
         digest.update(f"{name} {tuple(tensor.shape)} {numbers.sum():.9g} {numbers.abs().sum():.9g}".encode())
     return digest.hexdigest()[:16]
-
-
-def _frozen(model: nn.Module) -> nn.Module:
-    return model.eval().requires_grad_(False)
 
 
 class GeometryTeacher(Teacher):
@@ -98,7 +91,8 @@ class GeometryTeacher(Teacher):
     def __init__(self, model: nn.Module, source: str = "encoder") -> None:
         if source not in ("encoder", "attention"):
             raise ValueError(f"source must be 'encoder' or 'attention', received {source!r}")
-        self.model, self.source = _frozen(model), source
+        self.model, self.source = model.eval().requires_grad_(False), source
+        self.settings = source
         self._adapter: Any = getattr(model, "adapter", None)
         encoder: Any = model.encoder
         self.width = encoder.config.hidden_size * (1 if source == "encoder" else 2)
@@ -123,9 +117,6 @@ class GeometryTeacher(Teacher):
         last = parts.attention.config.depth - 1
         return parts.attention(tokens, seen.grid, [last], bridge).intermediate_features[last]
 
-    def _settings(self) -> str:
-        return self.source
-
 
 class LanguageTeacher(Teacher):
     """A CLIP vision tower's patch tokens before its last block, as LLaVA reads them.
@@ -136,9 +127,11 @@ class LanguageTeacher(Teacher):
 
     per_frame = True
 
-    def __init__(self, model: CLIPVisionModel, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
-        self.model, self.layer, self.chunk = _frozen(model), layer, chunk
-        self.width = model.config.hidden_size
+    def __init__(self, model: nn.Module, layer: int = CLIP_LAYER, chunk: int = 32) -> None:
+        self.model, self.layer, self.chunk = model.eval().requires_grad_(False), layer, chunk
+        self.settings = str(layer)
+        settings: Any = model.config
+        self.width = settings.hidden_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The tower's own square grid, whatever the images' size."""
@@ -150,9 +143,6 @@ class LanguageTeacher(Teacher):
         flat = images.flatten(0, 1)
         tokens = [clip_tokens(self.model, part, self.layer) for part in flat.split(self.chunk)]
         return torch.cat(tokens).unflatten(0, images.shape[:2])
-
-    def _settings(self) -> str:
-        return str(self.layer)
 
 
 def clip_pixels(images: Float[Tensor, "N 3 H W"], side: int) -> Float[Tensor, "N 3 S S"]:
@@ -199,7 +189,7 @@ def find_teachers(geometry: str, language: str, source: str = "encoder", structu
         if not place:
             raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
     parts = find_geometry(geometry, source != "encoder"), find_tower(language)
-    found = FoundTeachers(GeometryTeacher(parts[0].module, source), _language_teacher(parts[1]), parts)
+    found = FoundTeachers(GeometryTeacher(parts[0].module, source), LanguageTeacher(parts[1].module), parts)
     wide = found.geometry.width, found.language.width
     if structure is not None:
         check_structure(structure, *wide)
@@ -211,52 +201,37 @@ def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeache
     return GeometryTeacher(find_geometry(place, source != "encoder").load(), source)
 
 
-def load_language_teacher(place: str, layer: int = CLIP_LAYER) -> LanguageTeacher:
+def load_language_teacher(place: str) -> LanguageTeacher:
     """CLIP's vision tower: a CLIP's own, LLaVA(-3D)'s or a cascade's; ValueError as :func:`find_teachers`."""
     part = find_tower(place)
     part.load()
-    return _language_teacher(part, layer)
-
-
-def _language_teacher(part: Part, layer: int = CLIP_LAYER) -> LanguageTeacher:
-    assert isinstance(part.module, CLIPVisionModel)
-    return LanguageTeacher(part.module, layer)
+    return LanguageTeacher(part.module)
 
 
 OPEN_FILES = 64
 
 
 class CachedTeacher:
-    """A teacher whose tokens of a folder of shards are read from ``folder``, and computed and kept where missing."""
+    """A teacher whose tokens of shards are read from ``folder``, and computed and kept where missing."""
 
-    def __init__(self, teacher: Teacher, data: RoomsData, folder: Path) -> None:
+    def __init__(self, teacher: Teacher, folder: Path) -> None:
         if not teacher.per_frame:
             raise ValueError(
                 "this teacher's tokens depend on the frames seen together and cannot be kept; "
                 "take its encoder's tokens, or leave the cache out"
             )
-        self.teacher, self.data = teacher, data
-        self.name = teacher.fingerprint()
+        self.teacher, self.name = teacher, teacher.fingerprint()
         self.folder = folder / self.name
         clear_leftovers(self.folder)
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
     def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
-        """Tokens of a batch's frames on the student's grid."""
+        """As :meth:`Teacher.on_grid`."""
         rows = []
         for shard, scene, frames in batch.places:
             rows.append(self._file(shard).get_slice("features")[scene][torch.tensor(frames)].float())
         own = self.teacher.grid(batch.images.shape[-2], batch.images.shape[-1])
         return resample_grid(torch.stack(rows).to(batch.images.device), own, grid)
-
-    def fill(self, say: Callable[[str], None] | None = None) -> int:
-        """Compute what is missing for every shard; returns for how many that was."""
-        missing = [path for path in self.data.paths if self._read(path) is None]
-        for done, path in enumerate(missing):
-            self._write(path)
-            if say is not None:
-                say(f"{self.folder}: {done + 1} of {len(missing)} shards")
-        return len(missing)
 
     def path(self, shard: Path) -> Path:
         """Where the tokens of a shard lie."""
@@ -298,14 +273,3 @@ class CachedTeacher:
         path = self.path(shard)
         with atomic_path(path) as temporary:
             save_file({"features": torch.stack(scenes).contiguous()}, temporary, metadata={"teacher": self.name})
-
-
-class LiveTeacher:
-    """The same face for a teacher that looks at every batch anew."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-
-    def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
-        """Tokens of a batch's frames on the student's grid."""
-        return self.teacher.on_grid(batch.images, grid)

@@ -40,16 +40,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 Boxes = Mapping[int, Sequence[float]]  # of a scene's objects, in the scene frame
-#: Questions on top of a scene's own, from its record.
-SceneQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator], list[Question]]
-#: The same with how many: ``Texts.plain`` and ``places``.
+#: Questions on top of a scene's own, from its record; how many: ``Texts.plain`` and ``places``.
 ExtraQuestions = Callable[[dict[str, Any], Boxes, np.random.Generator, int, int], list[Question]]
 
 
 class TextMaker:
     """Turns a scene's questions, references and captions into token ids behind the visual prefix."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra_questions: SceneQuestions | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra_questions: ExtraQuestions | None = None) -> None:
         self.tokenizer, self.extra_questions = tokenizer, extra_questions
         ids, _ = encode_parts(tokenizer, prompts.VISUAL_PREFIX)
         video = special_token_ids(tokenizer)[prompts.VIDEO_TOKEN]
@@ -116,7 +114,7 @@ class TextMaker:
         made += [self.caption(c, boxes, rng) for c in _some(rng, language.captions, counts.captions)]
         made += [self.question(q) for q in _some(rng, language.spatial, counts.spatial)]
         if self.extra_questions is not None:
-            made += [self.question(q) for q in self.extra_questions(record, boxes, rng)]
+            made += [self.question(q) for q in self.extra_questions(record, boxes, rng, counts.plain, counts.places)]
         return [made[int(i)] for i in rng.permutation(len(made))]
 
 
@@ -144,10 +142,10 @@ def scene_from_room(extrinsics: Float[Tensor, "F 4 4"]) -> Float[Tensor, "4 4"]:
 
 def draw_texts(batch: Batch, maker: TextMaker, rng: np.random.Generator, counts: Texts) -> list[list[Text]]:
     """Texts of each scene of a batch, with boxes and points in its scene frame."""
-    texts = []
-    for extrinsics, record in zip(batch.extrinsics.cpu(), batch.records, strict=True):
-        texts.append(maker.scene(record, scene_boxes(record, scene_from_room(extrinsics)), rng, counts))
-    return texts
+    return [
+        maker.scene(record, scene_boxes(record, scene_from_room(extrinsics)), rng, counts)
+        for extrinsics, record in zip(batch.extrinsics.cpu(), batch.records, strict=True)
+    ]
 
 
 # ---- the run's tokenizer -------------------------------------------------------------------------------------------

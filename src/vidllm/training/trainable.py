@@ -42,9 +42,10 @@ class Trainable(ABC):
     def modules(self) -> dict[str, nn.Module]:
         """What is saved in a checkpoint, by name; parameters that want a gradient are trained."""
 
-    @abstractmethod
     def draw(self, step: int, rng: np.random.Generator) -> Any:
-        """The batch of a micro-batch, at full precision."""
+        """The batch of a micro-batch, at full precision: by :attr:`drawer`, where there is one."""
+        assert self.drawer is not None
+        return self.drawer(step, rng)
 
     @abstractmethod
     def losses(self, batch: Any, step: int, rng: np.random.Generator) -> Losses:
@@ -96,7 +97,7 @@ class Trainable(ABC):
 
     @property
     def drawer(self) -> Draw | None:
-        """What draws batches as :meth:`draw` does, without the model, for other processes; None: nothing does."""
+        """What draws batches without the model, also in other processes; None: :meth:`draw` does it."""
         return None
 
     def draw_anew(self) -> None:

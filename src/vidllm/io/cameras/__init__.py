@@ -30,8 +30,6 @@ from vidllm.io.files import has_file
 
 __all__ = ["Intrinsics", "Lens", "PerFrame", "Poses", "read_intrinsics", "read_poses"]
 
-_JSON_NAMES = ("cameras.json", "transforms.json")
-
 
 def read_intrinsics(given: str | Path) -> Intrinsics:
     """Intrinsics from ``"fx,fy,cx,cy"`` or a file; ValueError, naming it, where it is no such form."""
@@ -48,7 +46,10 @@ def read_intrinsics(given: str | Path) -> Intrinsics:
     readers = {".json": read_json_intrinsics, ".npy": intrinsics_of_array, ".csv": read_intrinsics_csv,
                ".yaml": read_yaml_intrinsics, ".yml": read_yaml_intrinsics}  # fmt: skip
     if path.is_dir():
-        path = _inside(path)
+        inside = _json_in(path)
+        if inside is None:
+            raise ValueError(f"{path}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
+        path = inside
     return readers.get(path.suffix.lower(), read_intrinsics_text)(path)
 
 
@@ -59,7 +60,7 @@ def read_poses(given: str | Path) -> Poses:
     if model is not None:
         return read_colmap_poses(model)
     if path.is_dir():
-        inside = next((path / name for name in _JSON_NAMES if has_file(path / name)), None)
+        inside = _json_in(path)
         if inside is None:
             return Poses(read_pose_folder(path))
         path = inside
@@ -79,8 +80,6 @@ def _existing(path: Path, remedy: str) -> Path:
     return path
 
 
-def _inside(folder: Path) -> Path:
-    found = next((folder / name for name in _JSON_NAMES if has_file(folder / name)), None)
-    if found is None:
-        raise ValueError(f"{folder}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
-    return found
+def _json_in(folder: Path) -> Path | None:
+    names = ("cameras.json", "transforms.json")
+    return next((folder / name for name in names if has_file(folder / name)), None)

@@ -62,7 +62,9 @@ def _place(index: int, path: Path) -> str:
 
 def _lens(content: dict[str, Any], frames: list[dict[str, Any]], path: Path) -> Intrinsics:
     """One lens for all where the file tells it once, or one a frame."""
-    _check_kind(content, path)
+    kind = content.get("camera_model") or "OPENCV"
+    if content.get("is_fisheye") or str(kind).upper() not in _PINHOLES:
+        raise refuse_lens("fisheye" if content.get("is_fisheye") else str(kind)[:40], str(path))
     entries = [{**content, **frame} for frame in frames]
     sizes = {_size(entry, path) for entry in entries}
     if len(sizes) > 1:
@@ -103,12 +105,6 @@ def _one(entry: dict[str, Any], size: tuple[int, int] | None, where: str) -> Len
     elif any(abs(value) > 1e-3 for value in terms.values()):
         tell_distortion(lens.matrix((2, 2)), (2, 2), {"k1": math.inf}, where)
     return lens
-
-
-def _check_kind(content: dict[str, Any], path: Path) -> None:
-    kind = content.get("camera_model") or "OPENCV"
-    if content.get("is_fisheye") or str(kind).upper() not in _PINHOLES:
-        raise refuse_lens("fisheye" if content.get("is_fisheye") else str(kind)[:40], str(path))
 
 
 def _size(entry: dict[str, Any], path: Path) -> tuple[int, int] | None:
@@ -157,4 +153,3 @@ def _array(frame: dict[str, Any], name: str, shape: tuple[int, int], where: str)
     if len(rows) != shape[0] or any(not isinstance(row, list) or len(row) != shape[1] for row in rows):
         raise ValueError(f"{where}: {name} is not a matrix of {shape[0]}x{shape[1]} numbers")
     return np.array([[a_number(cell, f"{where}: {name}") for cell in row] for row in rows], np.float64)
-

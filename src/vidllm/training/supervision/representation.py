@@ -49,7 +49,7 @@ class Representation(Supervision[LanguageOutputs]):
         """Of the batch's pictures as the teacher sees them; no gradient enters it."""
         prefix, size = outputs.prefix, outputs.model.config.encoder.patch_size
         grid = batch.images.shape[-2] // size, batch.images.shape[-1] // size
-        wanted = self.teacher.on_grid(batch.images, grid).flatten(1, 2)
+        wanted = self.teacher.on_grid(batch, grid).flatten(1, 2)
         count = prefix.patch_mask.shape[1]
         wanted = pooled_mean(wanted, prefix.patch_index, count)
         told = self.heads.represent(outputs.seen[:, outputs.start[0] : outputs.start[0] + count].float())

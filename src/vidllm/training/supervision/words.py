@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,14 +132,10 @@ class WordAttention:
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer in heard}
         self._heard: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for layer, module in self._modules.items():
-            module.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
+            module.register_forward_pre_hook(partial(self._listen, layer), with_kwargs=True)
 
-    def _listener(self, layer: int) -> Any:
-        def listen(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            self._heard[layer] = (hidden, *kwargs["position_embeddings"])
-
-        return listen
+    def _listen(self, layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._heard[layer] = (args[0] if args else kwargs["hidden_states"], *kwargs["position_embeddings"])
 
     def loss(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
