@@ -44,10 +44,11 @@ configs:
 
 
 def write_vsi(root: Path, split: str, out: Path) -> int:
-    """VSI-Bench as lmms-eval finds it from ``out`` with ``HF_HOME=out``; returns the number of questions.
+    """VSI-Bench as lmms-eval finds it, run in ``out`` with ``HF_HOME=out/hf``; returns the number of questions.
 
-    ``out/nyu-visionx/VSI-Bench`` has the rows of ``ROOT/vsi/SPLIT.jsonl``, ``out/vsibench/DATASET/SCENE.mp4`` the
-    frames with a pose, without loss, so that a model is given what ``vidllm eval`` gives it.
+    ``out/nyu-visionx/VSI-Bench`` has the rows of ``ROOT/vsi/SPLIT.jsonl``, ``out/hf/vsibench/DATASET/SCENE.mp4`` the
+    frames with a pose, without loss, so that a model is given what ``vidllm eval`` gives it. (A folder ``vsibench`` in
+    ``out`` itself would be read as ``--tasks``.)
     """
     data = DataRoot(root)
     file = data.annotation_file("vsi", split)
@@ -61,7 +62,7 @@ def write_vsi(root: Path, split: str, out: Path) -> int:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     for dataset, name in dict.fromkeys((row["dataset"], row["scene_name"]) for row in rows):
         scene = data.scene(name)
-        video = out / "vsibench" / dataset / f"{name}.mp4"
+        video = out / "hf" / "vsibench" / dataset / f"{name}.mp4"
         video.parent.mkdir(parents=True, exist_ok=True)
         write_video(video, np.stack([scene.colour(int(n)) for n in scene.uniform_frames(None)]), lossless=True)
     return len(rows)

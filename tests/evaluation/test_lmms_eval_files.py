@@ -130,7 +130,7 @@ def test_rooms_are_written_as_vsi_bench_without_loss(vsi, exported, prepare, tmp
         "full": "full.jsonl", "debiased": "debiased.jsonl"
     }  # fmt: skip
     scene = DataRoot(exported).scene(rows[0]["scene_name"])
-    with av.open(str(vsi / "vsibench" / "rooms" / f"{rows[0]['scene_name']}.mp4")) as film:
+    with av.open(str(vsi / "hf" / "vsibench" / "rooms" / f"{rows[0]['scene_name']}.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert all((frame == scene.colour(int(n))).all() for frame, n in zip(frames, scene.posed, strict=True))
     with pytest.raises(ValueError, match=r"no vsi/test.jsonl; write rooms there with vidllm rooms export --split test"):
@@ -161,7 +161,7 @@ def test_the_plugin_answers_vsi_bench_as_vidllm_eval(plugin, vsi, exported, smal
 
 
 def _film_in(vsi):
-    return lambda doc: [str(vsi / "vsibench" / doc["dataset"] / f"{doc['scene_name']}.mp4")]
+    return lambda doc: [str(vsi / "hf" / "vsibench" / doc["dataset"] / f"{doc['scene_name']}.mp4")]
 
 
 @pytest.mark.slow
@@ -171,10 +171,14 @@ def test_lmms_eval_itself_prints_the_numbers_of_vidllm_eval(vsi, exported, small
     command = [sys.executable, str(HERE / "vidllm_model.py"), "--model", "vidllm", "--tasks", "vsibench"]
     command += ["--model_args", f"pretrained={small_folder},frames=2", "--log_samples", "--output_path", "logs"]
     told = subprocess.run(
-        command, cwd=vsi, env=os.environ | {"HF_HOME": str(vsi), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+        command,
+        cwd=vsi,
+        env=os.environ | {"HF_HOME": str(vsi / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
-    (results,) = (vsi / "logs").glob("**/*_results.json")
+    results = next((vsi / "logs").glob("**/*_results.json"), None)
+    assert results is not None, told.stderr[-3000:]  # lmms-eval ends with 0 in any case
     (samples,) = (vsi / "logs").glob("**/*_samples_vsibench.jsonl")
     theirs = json.loads(results.read_text())["results"]["vsibench"]
     scores, answers = _of_vidllm_eval(exported, small, tmp_path)
