@@ -220,6 +220,7 @@ def test_openeqa_takes_the_marks_of_a_judge() -> None:
         (asked(("counting", 4)), said("4"), r"entry 0.*'question_type' to be one of"),
         (asked((COUNT, None)), said("4"), "'ground_truth' to be text or a number"),
         (asked((COUNT, 4)), [{"id": 0, "answer": "4"}], "needs 'prediction'"),
+        (asked((COUNT, 4)), [{"prediction": "4"}], "entry 0: needs 'id'"),
     ],
 )
 def test_bad_entries_are_named(rows: list[Row], answers: list[Row], message: str) -> None:
