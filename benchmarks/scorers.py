@@ -1,11 +1,14 @@
 """Time and memory of the scorers that read a file, on N predictions: each in a process of its own.
 
 python benchmarks/scorers.py --count 100000     # one line a scorer, at N / 10 and at N, to show that it is linear
+
+Letters, numbers and words are random; boxes and captions are those of the tests' golden sets, again and again.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import random
 import resource
@@ -13,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from vidllm.evaluation.protocols import protocol
@@ -20,6 +25,7 @@ from vidllm.evaluation.protocols import protocol
 Row = dict[str, Any]
 WORDS = ("red", "blue", "two", "on the table", "left", "wood", "chair", "next to the door", "yes", "no")
 Made = tuple[Any, Any]
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "eval"
 
 
 def graded(kinds: tuple[str, ...], kind: str, truth: str) -> Callable[[int, random.Random], Made]:
@@ -50,6 +56,46 @@ def scanqa(count: int, rng: random.Random) -> Made:
     return rows, [{"scene_id": "s", "question_id": str(i), "answer_top10": [rng.choice(WORDS)]} for i in range(count)]
 
 
+def sqa3d(count: int, rng: random.Random) -> Made:
+    """SQA3D: short answers, in its two files."""
+    rows = [{"scene_id": "s", "question_id": i, "situation": "I am here.", "question": "what is it?"}
+            for i in range(count)]  # fmt: skip
+    truths = [{"question_id": i, "answers": [{"answer": rng.choice(WORDS)}]} for i in range(count)]
+    references = {"questions": {"questions": rows}, "annotations": {"annotations": truths}, "answer_dict": None}
+    return references, [{**row, "answer": rng.choice(WORDS)} for row in rows]
+
+
+def copied(task: str, predictions: str = "predictions") -> Callable[[int, random.Random], Made]:
+    """The tests' golden set of a task, so often that there are enough items, each time under other names."""
+
+    def make(count: int, rng: random.Random) -> Made:
+        held = json.loads(gzip.decompress((GOLDEN / f"{task}.json.gz").read_bytes()))
+        said = held[predictions]
+        items = len(said) if isinstance(said, list) else sum(map(len, said.values()))
+        times = range(-(-count // items))
+        return joined([renamed(held["references"], n) for n in times]), joined([renamed(said, n) for n in times])
+
+    return make
+
+
+def joined(parts: list[Any]) -> Any:
+    """Lists, or objects by scene, as one."""
+    if isinstance(parts[0], list):
+        return [*chain.from_iterable(parts)]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def renamed(value: Any, number: int) -> Any:
+    """With scenes and questions of other names."""
+    if isinstance(value, dict):
+        return {
+            f"{name}_{number}" if name.startswith("scene9") else name:
+            f"{inner}_{number}" if name in ("scene_id", "question_id") else renamed(inner, number)
+            for name, inner in value.items()
+        }  # fmt: skip
+    return [renamed(one, number) for one in value] if isinstance(value, list) else value
+
+
 def nr3d(count: int, rng: random.Random) -> Made:
     """Nr3D: chosen objects."""
     rows = [{"id": str(i), "stimulus_id": "s-chair-3-1-2-3", "target_id": 1, "tokens": ["the", "chair"]}
@@ -69,7 +115,10 @@ SCORERS: dict[tuple[str, str], Callable[[int, random.Random], Made]] = {
     ("3dsr", "lmms-eval-0.7.3"): graded(("height_higher", "location_above"), "category", "answer"),
     ("mmsi", "lmms-eval-0.7.3"): graded(("MSR", "Motion (Cam.)"), "question_type", "answer"),
     ("openeqa", "official"): marks, ("nr3d", "official"): nr3d,
-    ("scanqa", "leo"): scanqa, ("scanqa", "llava3d"): scanqa,
+    ("scanqa", "leo"): scanqa, ("scanqa", "llava3d"): scanqa, ("scanqa", "official"): copied("scanqa"),
+    ("sqa3d", "leo"): sqa3d, ("scanrefer", "official"): copied("scanrefer"),
+    ("multi3drefer", "official"): copied("multi3drefer"), ("scan2cap", "cvpr21"): copied("scan2cap"),
+    ("scan2cap", "leo"): copied("scan2cap", "object_predictions"),
 }  # fmt: skip
 
 
@@ -86,12 +135,13 @@ def main() -> None:
     """Print one line a scorer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--only", metavar="TASK")
     parser.add_argument("--one", nargs=2, metavar=("TASK", "PROTOCOL"))
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(*options.one, options.count)))
         return
-    for task, name in SCORERS:
+    for task, name in SCORERS if options.only is None else [one for one in SCORERS if one[0] == options.only]:
         for count in (options.count // 10, options.count):
             command = [sys.executable, __file__, "--count", str(count), "--one", task, name]
             told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]

@@ -68,7 +68,8 @@ class VidLLMForLmmsEval(lmms):  # type: ignore[misc]
         """The scene of a video or of pictures, kept while the same is asked again."""
         source = visual[0] if len(visual) == 1 and isinstance(visual[0], str) else visual
         if self._scene is None or not isinstance(source, str) or self._scene[0] != source:
-            self._scene = source, self.vidllm.reconstruct(source, self.frames)
+            count = self.frames or self.vidllm.processor.image_processor.num_frames  # as vidllm eval
+            self._scene = source, self.vidllm.reconstruct(source, count)
         return self._scene[1]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:

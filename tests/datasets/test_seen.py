@@ -34,9 +34,11 @@ def test_scenes_of_benchmarks_are_found(tmp_path: Path) -> None:
         "sqa3d.json": json.dumps({"info": {}, "questions": [{"scene_id": "scene0001_00"}]}),
         "test.jsonl": json.dumps({"id": 0, "scene_name": "41069025"}),
         "open-eqa-v0.json": json.dumps([{"episode_history": "scannet-v0/002-scannet-scene0709_00"}]),
+        "nr3d.csv": "assignmentid,scan_id,utterance\n1,scene0004_00,\"the chair, red\"\n2,scene0004_00,it\n",
         "scannetv2_val.txt": "scene0002_00\nscene0003_00",
     }
-    wanted = [["scene0000_00"], ["scene0001_00"], ["41069025"], ["scene0709_00"], ["scene0002_00", "scene0003_00"]]
+    wanted = [["scene0000_00"], ["scene0001_00"], ["41069025"], ["scene0709_00"], ["scene0004_00"]]
+    wanted += [["scene0002_00", "scene0003_00"]]
     for (name, text), scenes in zip(files.items(), wanted, strict=True):
         (tmp_path / name).write_text(text)
         assert benchmark_scenes(tmp_path / name) == scenes
@@ -62,6 +64,8 @@ def test_the_shipped_model_has_seen_no_test_room(tmp_path: Path, capsys: pytest.
     assert "3 scenes; seen in training: 1, possibly: 0" in capsys.readouterr().out
     assert main(["data", "seen", str(tmp_path / "scenes.txt"), "--model", str(tmp_path)]) == 2
     assert "no seen.json" in capsys.readouterr().err
+    assert main(["data", "seen", str(tmp_path / "scenes.txt"), "--model", str(tmp_path / "m")]) == 2
+    assert "m: is not a folder; give that of a model" in capsys.readouterr().err
     statement = read_seen(TINY)
     assert (
         statement is not None

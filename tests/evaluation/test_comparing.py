@@ -67,6 +67,8 @@ def test_the_command_calls_a_small_difference_noise(tmp_path: Path, capsys: pyte
     assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "c.jsonl"), *rest, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert not found["is_noise"] and found["difference"] == 0.525 and len(found["A"]["sha256"]) == 64
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "c.jsonl"), *rest, "--protocol", "all"]) == 2
+    assert "--protocol: give one protocol that has values per item; vsi has them for" in capsys.readouterr().err
 
 
 def test_tables_begin_with_what_papers_quote() -> None:

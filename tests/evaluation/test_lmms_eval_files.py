@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
 
+import av
 import pytest
 import yaml
 
+from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation.harness import Plan, evaluate
 from vidllm.evaluation.protocols import protocol
 
@@ -102,6 +106,87 @@ def plugin(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "lmms_eval.api.model", api)
     return load_module(HERE / "vidllm_model.py", "lmms_eval_vidllm_model")
+
+
+@pytest.fixture(scope="module")
+def vsi(prepare, exported, tmp_path_factory):
+    """The folder that lmms-eval's own task takes for VSI-Bench."""
+    out = tmp_path_factory.mktemp("vsi")
+    assert prepare.write_vsi(exported, "val", out) == len(_rows(exported / "vsi" / "val.jsonl"))
+    return out
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rooms_are_written_as_vsi_bench_without_loss(vsi, exported, prepare, tmp_path):
+    folder = vsi / "nyu-visionx" / "VSI-Bench"
+    rows = _rows(exported / "vsi" / "val.jsonl")
+    assert _rows(folder / "full.jsonl") == rows
+    assert _rows(folder / "debiased.jsonl") == [row for row in rows if not row["pruned"]]
+    listed = yaml.safe_load((folder / "README.md").read_text().split("---")[1])["configs"]
+    assert {one["config_name"]: one["data_files"][0]["path"] for one in listed} == {
+        "full": "full.jsonl", "debiased": "debiased.jsonl"
+    }  # fmt: skip
+    scene = DataRoot(exported).scene(rows[0]["scene_name"])
+    with av.open(str(vsi / "hf" / "vsibench" / "rooms" / f"{rows[0]['scene_name']}.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert all((frame == scene.colour(int(n))).all() for frame, n in zip(frames, scene.posed, strict=True))
+    with pytest.raises(ValueError, match=r"no vsi/test.jsonl; write rooms there with vidllm rooms export --split test"):
+        prepare.write_vsi(exported, "test", tmp_path)
+
+
+def _of_vidllm_eval(exported, small, out):
+    """The scores of ``vidllm eval vsi`` on the two rooms, and the answers by id."""
+    plan = Plan("vsi", exported, out, ("lmms-eval-0.7.3",), frames=2, settings=("raw",), baselines=())
+    scores = evaluate(plan, small)["protocols"]["lmms-eval-0.7.3"]["scores"]["vidllm.raw"]
+    return scores, {row["key"]: row["answer"] for row in _rows(out / "predictions" / "vsi.val.vidllm.raw.jsonl")}
+
+
+@pytest.mark.slow
+def test_the_plugin_answers_vsi_bench_as_vidllm_eval(plugin, vsi, exported, small, small_folder, tmp_path):
+    model = plugin.VidLLMForLmmsEval(str(small_folder), frames=2)
+    docs = _rows(vsi / "nyu-visionx" / "VSI-Bench" / "full.jsonl")
+    model.task_dict = {"vsibench": {"test": docs}}
+    prompts = {item.question_id: item.prompt for item in DataRoot(exported).annotations("vsi", "val")}
+    requests = [
+        types.SimpleNamespace(
+            args=(prompts[str(doc["id"])], {"max_new_tokens": 16}, _film_in(vsi), n, "vsibench", "test")
+        )
+        for n, doc in enumerate(docs)
+    ]
+    answers = model.generate_until(requests)
+    assert dict(zip(prompts, answers, strict=True)) == _of_vidllm_eval(exported, small, tmp_path)[1]
+
+
+def _film_in(vsi):
+    return lambda doc: [str(vsi / "hf" / "vsibench" / doc["dataset"] / f"{doc['scene_name']}.mp4")]
+
+
+@pytest.mark.slow
+def test_lmms_eval_itself_prints_the_numbers_of_vidllm_eval(vsi, exported, small, small_folder, tmp_path):
+    """Its own task, unchanged; only where lmms-eval is installed."""
+    pytest.importorskip("lmms_eval")
+    command = [sys.executable, str(HERE / "vidllm_model.py"), "--model", "vidllm", "--tasks", "vsibench"]
+    command += ["--model_args", f"pretrained={small_folder},frames=2", "--log_samples", "--output_path", "logs"]
+    told = subprocess.run(
+        command,
+        cwd=vsi,
+        env=os.environ | {"HF_HOME": str(vsi / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    results = next((vsi / "logs").glob("**/*_results.json"), None)
+    assert results is not None, told.stderr[-3000:]  # lmms-eval ends with 0 in any case
+    (samples,) = (vsi / "logs").glob("**/*_samples_vsibench.jsonl")
+    theirs = json.loads(results.read_text())["results"]["vsibench"]
+    scores, answers = _of_vidllm_eval(exported, small, tmp_path)
+    said = {str(row["vsibench_overall"]["id"]): row["vsibench_overall"]["prediction"] for row in _rows(samples)}
+    assert said == answers
+    assert {name: theirs[f"{name},none"] for name in scores if name != "debiased"} == {
+        name: score for name, score in scores.items() if name != "debiased"
+    }
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_data import load
 
 from vidllm.evaluation.protocols.graded import exact_relative_accuracy, first_word, mean_relative_accuracy, number_in
 from vidllm.evaluation.protocols.spatial import MMSI, OPENEQA, REVSI, SPAR, THREEDSR, VSI, VSI_KINDS
@@ -97,6 +98,15 @@ def test_a_half_is_rounded_as_numpy_does() -> None:
     rows = asked(*((COUNT, 4) for _ in range(8)), *((kind, "9") for kind in kinds))
     scores = VSI["lmms-eval-0.7.3"].score(rows, said("2", *("0" for _ in rows[1:])))
     assert (scores["vsibench_overall"], scores[f"{COUNT}_mra"]) == (0.001562, 0.0125)
+
+
+def test_every_digit_is_that_of_lmms_eval(golden: Path) -> None:
+    """12 sets of random questions and answers, with what lmms-eval 0.7.3 made of them; 0 stands there for "none"."""
+    for one in load(golden, "vsi_lmms")["sets"]:
+        rows, answers = asked(*((kind, truth) for kind, truth, _ in one["items"])), said(*(i[2] for i in one["items"]))
+        assert [row["grade"] for row in VSI["lmms-eval-0.7.3"].per_item(rows, answers).values()] == one["grades"]
+        scores = VSI["lmms-eval-0.7.3"].score(rows, answers)
+        assert one["metrics"] == dict.fromkeys(one["metrics"], 0.0) | scores
 
 
 def test_levels_of_direction_that_are_not_there() -> None:
@@ -210,6 +220,7 @@ def test_openeqa_takes_the_marks_of_a_judge() -> None:
         (asked(("counting", 4)), said("4"), r"entry 0.*'question_type' to be one of"),
         (asked((COUNT, None)), said("4"), "'ground_truth' to be text or a number"),
         (asked((COUNT, 4)), [{"id": 0, "answer": "4"}], "needs 'prediction'"),
+        (asked((COUNT, 4)), [{"prediction": "4"}], "entry 0: needs 'id'"),
     ],
 )
 def test_bad_entries_are_named(rows: list[Row], answers: list[Row], message: str) -> None:

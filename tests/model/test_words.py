@@ -6,6 +6,7 @@ The labelled lists are what the thresholds were measured on (``NEAR``).
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,21 @@ def test_all_questions_of_the_rooms_are_left_as_they_are(known):
         filled = question.format(x="the sofa", y="the bed", z="the desk", many="trash cans", one="a lamp",
                                  rel="to the left of", more="taller")  # fmt: skip
         assert known.interpret(filled) == Reading(filled)
+
+
+def test_sentences_of_vsi_bench_are_known_as_they_stand(known):
+    from vidllm_rooms.language.vsi import fixed_texts
+
+    for text in fixed_texts():
+        asked = re.sub(r"\{\w*\}", "sofa", text)
+        assert known.interpret(asked) == Reading(asked)
+        assert known.interpret(re.sub(r"\{\w*\}", "unicorn", text)).unknown == ("unicorn",) * ("{" in text)
+    assert known.interpret("You are a robot. Is there a plane?").unknown == ("robot", "plane")
+
+
+def test_a_name_ends_where_more_than_a_space_or_a_hyphen_follows(known):
+    for text in ("How many chair(s) are there?", "the ceiling, lamp and table", "the trash-can", "the dining-table"):
+        assert known.interpret(text).text == text.replace("dining-table", "table")
 
 
 def test_a_folder_without_a_vocabulary_knows_every_word(tmp_path):

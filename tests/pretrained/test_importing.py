@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from vidllm.baselines.cascade import CascadeForConditionalGeneration
+from vidllm.datasets.seen import seen_or_unknown
 from vidllm.io import weight_files
 from vidllm.io.weight_files import open_checkpoint
 from vidllm.model.encoder import normalise
@@ -56,6 +57,8 @@ def test_every_key_is_reported_and_the_licences_areline_of_failure(places: dict[
     written = json.loads((tmp_path / "m" / "import_report.json").read_text())
     assert written["loaded"]["projector.0.weight"] == {"source": "LLaVA-3D", "key": "model.mm_projector.0.weight"}
     card = (tmp_path / "m" / "README.md").read_text()
+    assert "## What it has seen" in card
+    assert "VGGT" in str(seen_or_unknown(tmp_path / "m").doubt("scene0000_00"))
     for text in (card, str(report)):
         assert "non-commercial" in text and "VGGT-1B-Commercial" in text and "CC BY-NC-SA" in text
 

@@ -173,6 +173,8 @@ class SeenIn(Verb):
         from vidllm.model.configuration import TINY
 
         folder = model_of_run(self.model) if self.model else TINY
+        if not folder.is_dir():
+            raise ValueError(f"--model {folder}: is not a folder; give that of a model")
         scenes, seen = benchmark_scenes(self.file), read_seen(folder)
         if seen is None:
             raise ValueError(f"{folder}: no {SEEN_FILE}, so nothing is known of what it has seen; ask who trained it")

@@ -115,10 +115,8 @@ class Evaluate(Verb):
         assert self.files.predictions is not None and self.files.references is not None
         chosen = chosen_protocols(self.task, self.protocol)
         out = reading.writable(self.files.per_item) if self.files.per_item else None
-        if out is not None and (len(chosen) > 1 or chosen[0].items is None):
-            names = [name for name, entry in protocols(self.task).items() if entry.items is not None]
-            raise ValueError("--per-item: give one protocol that has values per item; "
-                             f"{self.task} has them for {', '.join(names) or 'none'}")  # fmt: skip
+        if out is not None:
+            _check_items("--per-item", self.task, chosen)
         given = PredictionFiles(self.files.predictions, self.files.references)
         results = [given.result(self.task, entry) for entry in chosen]
         _warn_of_missing_meteor(self.task, [entry.name for entry in chosen])
@@ -181,6 +179,14 @@ def _warn_of_missing_meteor(task: str, names: Sequence[str]) -> None:
         reading.note(f"vidllm: warning: {missing}")
 
 
+def _check_items(option: str, task: str, chosen: Sequence[Protocol]) -> None:
+    """Refuse several protocols, and one without values per item."""
+    if len(chosen) > 1 or chosen[0].items is None:
+        names = [name for name, entry in protocols(task).items() if entry.items is not None]
+        raise ValueError(f"{option}: give one protocol that has values per item; "
+                         f"{task} has them for {', '.join(names) or 'none'}")  # fmt: skip
+
+
 def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
     print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
     rows = flat(scores, with_text=True)
@@ -210,7 +216,9 @@ class Compare(Verb):
     def run(self) -> None:
         from vidllm.evaluation.comparing import COVERAGE, compare
 
-        (entry,) = chosen_protocols(self.task, self.protocol)
+        chosen = chosen_protocols(self.task, self.protocol)
+        _check_items("--protocol", self.task, chosen)
+        entry = chosen[0]
         files = [PredictionFiles(path, self.references) for path in (self.first, self.second)]
         one, other = (given.scored(entry.per_item) for given in files)
         found = compare(one, other, self.metric, self.resamples, self.seed)

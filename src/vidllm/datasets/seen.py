@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidllm.datasets.records import Entry, Table, list_of, name, whole
+from vidllm.datasets.records import Entry, Table, list_of, name, read_table, whole
 from vidllm.io.atomic import write_json
 from vidllm.io.files import has_file, read_json, read_json_lines, read_json_object, read_text
 from vidllm.io.parquet import read_parquet
@@ -108,7 +108,7 @@ def write_seen(folder: Path, seen: Seen) -> None:
 
 
 def benchmark_scenes(path: str | Path) -> list[str]:
-    """The scenes of a benchmark's file: JSON, JSON lines or parquet with scenes in their rows, or one a line.
+    """The scenes of a benchmark's file: JSON, JSON lines, CSV or parquet with scenes in their rows, or one a line.
 
     ValueError where the file cannot be read or names none.
     """
@@ -119,6 +119,8 @@ def benchmark_scenes(path: str | Path) -> list[str]:
         found = list(_scenes_in([row for _, row in read_json_lines(path)]))
     elif path.suffix == ".json":
         found = list(_scenes_in(read_json(path)))
+    elif path.suffix == ".csv":
+        found = [row.values["scan_id"] for row in read_table(path, {"scan_id"})]
     else:
         found = read_text(path).split()
     if not found:

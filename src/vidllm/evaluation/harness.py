@@ -56,7 +56,7 @@ Record = dict[str, Any]
 _PATIENCE = timedelta(days=7)  # a process may be done long before the others
 _GIVEN_BOXES = ("nr3d", "sr3d")  # tasks that are a choice among the annotated objects
 _DECODING = {
-    "answer": f"greedy, at most {MAX_ANSWER_TOKENS} new tokens",
+    "answer": "greedy, at most {} new tokens",
     "caption": f"greedy, at most {MAX_CAPTION_TOKENS} new tokens",
     "box": "the grounding decoder's best boxes, nothing sampled",
 }
@@ -263,7 +263,8 @@ class Run:
     def made_with(self) -> Record:
         """What the predictions depend on; another run with the same does not make them again."""
         frames, kind = self.plan.frames, self.task.kind
-        prompt, decoding = self.task.prompt, _DECODING[kind]
+        prompt = self.task.prompt
+        decoding = _DECODING[kind].format(self.task.answer_tokens or MAX_ANSWER_TOKENS)
         if self.model.model.speaker is not None:
             from vidllm.baselines.vision_language import MAX_NUMBERS, PROMPTS
 

@@ -71,11 +71,12 @@ def _placed(variant: Variant, case: EvaluationScene) -> Placed:
 def _answers(
     task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers
 ) -> Sequence[str]:
+    questions, most = [task.ask(item) for item in items], task.answer_tokens or MAX_ANSWER_TOKENS
     if variant.sees:
-        return _placed(variant, case).scene.ask_all([task.ask(item) for item in items], MAX_ANSWER_TOKENS)
+        return _placed(variant, case).scene.ask_all(questions, most)
     if variant.system == "language-only":
         assert helpers.blind is not None
-        return helpers.blind.answers([task.ask(item) for item in items]) if items else []
+        return helpers.blind.answers(questions, most) if items else []
     return [helpers.text] * len(items)
 
 

@@ -69,8 +69,8 @@ _HEADLINES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     r"(vsibench_)?overall(_acc)?$|sparbench_score|vanilla_accuracy|average$|final score|full / acc|all$",
     r"(\[\w+\] )?(EM@?1|em|em_overall|EM \(fraction\))$|\w+ / overall$",
     r"@0\.5\w* / ci?der(@0\.5)?$|.*cider@0\.50$|(\[\w+\] )?cider$",
-    r"all (/ )?\S*@0\.25\S*$|.*@0\.25 / overall$|.*overall / acc@0\.25iou$|.*overall_only / acc@0\.25$",
-    r"all (/ )?\S*@0\.5\S*$|.*@0\.5 / overall$|.*overall / acc@0\.5iou$|.*overall_only / acc@0\.5$",
+    r"all (/ )?\S*@0\.25\S*$|.*@0\.25 / overall$|.*overall / overall / acc@0\.25iou$|.*overall_only / acc@0\.25$",
+    r"all (/ )?\S*@0\.5\S*$|.*@0\.5 / overall$|.*overall / overall / acc@0\.5iou$|.*overall_only / acc@0\.5$",
 )]  # fmt: skip
 
 

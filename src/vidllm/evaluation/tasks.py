@@ -141,6 +141,7 @@ class Task(ABC):
     ids: tuple[str, ...]
     words = ""
     several = False
+    answer_tokens: int | None = None  # the most of an answer, where the benchmark's own script says it
 
     def items(self, entries: Sequence[Any]) -> list[Item]:
         """One item for each thing to be answered, in the order of the file."""
@@ -249,7 +250,7 @@ class _SQA3D(Task):
 
 class _VSI(Task):
     name, kind, prompt, words = "vsi", "answer", prompts.qa_prompt("{question}"), "prompt"
-    ids = ("question_id",)
+    ids, answer_tokens = ("question_id",), 16
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
         """The rows of ``test.jsonl``."""

@@ -215,21 +215,29 @@ def _add_film(
         yield
 
 
-def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10) -> None:
+def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10, lossless: bool = False) -> None:
     """Write frames `(F, H, W, 3)` uint8 as an H.264 film (MPEG-4 where the encoder is absent), whole or not at all.
 
+    `lossless`: a reader gets the same pixels (H.264 in RGB, which browsers do not play).
+
     Raises:
-        ValueError: no frame, not uint8 RGB, odd sides (the format halves the colour planes), or `fps` not positive.
+        ValueError: no frame, not uint8 RGB, odd sides (the format halves the colour planes), `fps` not positive, or
+            no encoder that keeps the pixels.
         OutputError: the file cannot be written.
     """
     if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8 or len(rgb) == 0:
         raise ValueError(f"expected uint8 frames (F, H, W, 3) with F >= 1, got {rgb.dtype} {rgb.shape}")
     if rgb.shape[1] % 2 or rgb.shape[2] % 2 or fps <= 0:
         raise ValueError(f"expected even sides and fps > 0, got {rgb.shape[2]}x{rgb.shape[1]} at {fps}; crop one pixel")
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    codec, layout = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
+    if codec not in av.codecs_available:
+        if lossless:
+            raise ValueError("this PyAV has no libx264rgb, which a film without loss needs; install the wheel of it")
+        codec = "mpeg4"
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000)))
-        stream.width, stream.height, stream.pix_fmt = rgb.shape[2], rgb.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = rgb.shape[2], rgb.shape[1], layout
+        stream.options = {"qp": "0"} if lossless else {}
         for array in rgb:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")))
         container.mux(stream.encode(None))

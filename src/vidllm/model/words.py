@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ ASKED = {
 }
 LONGEST = 3  # words of a name
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_APART = re.compile(r"[^\s-]")  # between the words of one name
 _SINGULAR = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""), ("men", "man"))
 
 
@@ -70,12 +72,14 @@ class Vocabulary:
     """The words a model was trained on.
 
     ``names``: those of things, colours and materials, by kind, each with its plural; ``words``: all others;
-    ``answers``: what questions for a colour, a material or a number may be answered with.
+    ``answers``: what questions for a colour, a material or a number may be answered with; ``sentences``: parts of
+    questions that are known as they stand, though their words mean nothing elsewhere.
     """
 
     names: dict[str, dict[str, str]]
     words: frozenset[str]
     answers: dict[str, tuple[str, ...]]
+    sentences: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: str | Path) -> Vocabulary | None:
@@ -86,17 +90,22 @@ class Vocabulary:
         held = read_json_object(file)
         try:
             answers = {kind: tuple(map(str, held["answers"][kind])) for kind in ASKED}
-            return cls({kind: dict(held["names"][kind]) for kind in KINDS}, frozenset(held["words"].split()), answers)
+            names = {kind: dict(held["names"][kind]) for kind in KINDS}
+            return cls(names, frozenset(held["words"].split()), answers, tuple(held.get("sentences", ())))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file}: not the vocabulary of a model ({type(error).__name__}: {error}); write it again "
                              "with vidllm rooms calibrate --closed-vocabulary") from error  # fmt: skip
 
     def interpret(self, text: str) -> Reading:
         """The text with unknown names replaced by the nearest known ones; it is unchanged where all are known."""
-        spans = [(found.start(), found.end(), _bare(found.group())) for found in _WORD.finditer(text)]
+        known_parts = [found.span() for part in self.sentences for found in re.finditer(re.escape(part), text)]
+        spans = [
+            (found.start(), found.end(), _bare(found.group())) for found in _WORD.finditer(text)
+            if not any(first <= found.start() < last for first, last in known_parts)
+        ]  # fmt: skip
         pieces, taken, unknown, done, at = [], {}, [], 0, 0
         while at < len(spans):
-            count, known = self._read([word for _, _, word in spans[at : at + LONGEST]])
+            count, known = self._read(_together(text, spans[at : at + LONGEST]))
             begin, end = spans[at][0], spans[at + count - 1][1]
             said = " ".join(word for _, _, word in spans[at : at + count])
             if known is None:
@@ -152,6 +161,16 @@ def resembling(name: str, names: Collection[str]) -> str | None:
             if form in word_table().rows:
                 return known.nearest(form)
     return None
+
+
+def _together(text: str, spans: list[tuple[int, int, str]]) -> list[str]:
+    """The first of some words, and those after it that nothing but a space or a hyphen parts from it."""
+    words = [spans[0][2]]
+    for (_, end, _), (begin, _, word) in pairwise(spans):
+        if _APART.search(text[end:begin]):
+            break
+        words.append(word)
+    return words
 
 
 def _bare(word: str) -> str:

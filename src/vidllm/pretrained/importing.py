@@ -41,6 +41,7 @@ def import_model(
         VidLLMProcessor.from_config(made.config, made.tokenizer).save_pretrained(part)
         (part / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=1))
         (part / "README.md").write_text(model_card(preset, report), encoding="utf-8")
+        (part / "seen.json").write_text(json.dumps({"possibly": {"any": report.seen}}))  # vidllm.datasets.seen
     return report
 
 

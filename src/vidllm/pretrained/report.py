@@ -34,6 +34,12 @@ class Report:
     notes: list[str] = field(default_factory=list)
     licences: list[tuple[str, Licence]] = field(default_factory=list)
 
+    @property
+    def seen(self) -> str:
+        """What the weights may have been trained on, in words."""
+        names = ", ".join(dict.fromkeys(licence.model for _, licence in self.licences)) or "published checkpoints"
+        return f"its weights come from {names}: what these were trained on is said by who made them"
+
     def lines(self, every_key: bool = False) -> list[str]:
         """The report as lines of text, by part; ``every_key`` names each key."""
         out = [f"loaded {len(self.loaded)}, left at their initial value {len(self.initial)}, "
@@ -105,6 +111,9 @@ def model_card(preset: str, report: Report) -> str:
     lines += [f"- **{licence.model}** (`{place}`): {licence.terms}" for place, licence in report.licences]
     if False in commercial:
         lines.append("- Taken together: **not for commercial use**.")
+    lines += ["", "## What it has seen", "",
+              f"Any scene of a benchmark may be among it ({report.seen}). `seen.json` says so to `vidllm data seen`,",
+              "which checks a benchmark's scenes against it."]  # fmt: skip
     lines += ["", "## Where each part comes from", "", "| part | weights | from |", "|---|---|---|"]
     loaded = Counter((name.split(".")[0], source) for name, (source, _) in report.loaded.items())
     lines += [f"| {part} | {count} | {source} |" for (part, source), count in loaded.items()]

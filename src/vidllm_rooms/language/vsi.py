@@ -36,6 +36,7 @@ MOST_BLIND = 0.4  # mean MRA that the median of other rooms may reach on the que
 _SPAN = 7  # keeps these draws apart from those of the room
 _MOST = {"number": 3, "choice": 2}  # questions of a kind and room
 _NEAR_M, _CLOSER_M = 0.5, 0.2  # between places that make a direction; between the nearest object and the next
+_COUNT = "How many {}(s) are in this room?"
 _ROOM_SIZE = (
     "What is the size of this room (in square meters)? If multiple rooms are shown, estimate the size of the combined "
     "space."
@@ -44,6 +45,10 @@ _SIZE = "What is the length of the longest dimension (length, width, or height) 
 _DISTANCE = (
     "Measuring from the closest point of each object, what is the distance between the {} and the {} (in meters)?"
 )
+_NEAREST = (
+    "Measuring from the closest point of each object, which of these objects ({}) is the closest to the {}?"
+)
+_ORDER = "What will be the first-time appearance order of the following categories in the video: {}?"
 _STANDING = "If I am standing by the {a} and facing the {b}, is the {c} "
 _BACK = "\nAn object is to my back if I would have to turn at least 135 degrees in order to face it."
 _QUADRANTS = (
@@ -116,7 +121,7 @@ class Asker:
         for name in self._shuffled([name for name, ids in self.ids.items() if len(ids) > 1], _MOST["number"]):
             count = self._agree(lambda one, ids: sum(number in one.centre for number in ids), self.ids[name])
             if count is not None:
-                yield self._entry("object_counting", f"How many {name}(s) are in this room?", str(count), topic=name)
+                yield self._entry("object_counting", _COUNT.format(name), str(count), topic=name)
         area = self._close(0.03, lambda one: one.area_m2)
         if area is not None:
             yield self._entry("room_size_estimation", _ROOM_SIZE, f"{area:.1f}")
@@ -156,8 +161,7 @@ class Asker:
             for four in (others[i : i + 4] for i in range(0, len(others) - 3)):
                 answer = self._agree(self._closest, anchor, four)
                 if answer is not None:
-                    question = "Measuring from the closest point of each object, which of these objects "
-                    question += f"({', '.join(four)}) is the closest to the {anchor}?"
+                    question = _NEAREST.format(", ".join(four), anchor)
                     yield question, answer, [name for name in four if name != answer]
 
     def _closest(self, one: Measures, anchor: str, names: Sequence[str]) -> str | None:
@@ -201,8 +205,7 @@ class Asker:
             if (np.diff(np.sort(frames, 0), axis=0) > 0).all() and (orders == orders[:, :1]).all():
                 answer = ", ".join(four[i] for i in orders[:, 0])
                 others = [order for order in map(", ".join, permutations(four)) if order != answer]
-                question = "What will be the first-time appearance order of the following categories in the video: "
-                yield f"{question}{', '.join(self._shuffled(four))}?", answer, self._shuffled(others, 3)
+                yield _ORDER.format(", ".join(self._shuffled(four))), answer, self._shuffled(others, 3)
 
 
 def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:
@@ -242,6 +245,14 @@ def training_questions(clip: Clip) -> tuple[Question, ...]:
     measured = in_room(clip)
     asked = Asker(clip, (measured, measured)).questions()
     return tuple(Question("vsi", _prompt(entry), (entry["ground_truth"],)) for entry in asked)
+
+
+def fixed_texts() -> list[str]:
+    """All prompts with ``{...}`` where a room's words stand."""
+    directions = (words for words, _ in _DIRECTIONS.values())
+    numbers, choices = (_COUNT, _ROOM_SIZE, _SIZE, _DISTANCE), (*directions, _NEAREST, _ROUTE, _ORDER)
+    asked = [(question, None) for question in numbers] + [(question, ["{}"]) for question in choices]
+    return [_prompt({"question_type": "", "question": question, "options": options}) for question, options in asked]
 
 
 def _prompt(entry: Entry) -> str:

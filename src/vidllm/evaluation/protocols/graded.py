@@ -54,9 +54,10 @@ class Question:
 Grade = Callable[[Question], float]
 
 
-def _key(entry: Entry, number: int) -> str:
+def _key(entry: Entry, number: int | None) -> str:
     name = next((name for name in _IDS if entry.values.get(name) is not None), None)
-    return str(number) if name is None else entry.get(name, identifier)
+    found: str = str(number) if name is None and number is not None else entry.get(name or _IDS[0], identifier)
+    return found
 
 
 def as_said(entry: Entry, field: str, value: Any) -> str:
@@ -73,11 +74,14 @@ def prediction_of(entry: Entry) -> str:
     return found
 
 
-def by_key(data: Any, what: str) -> dict[str, Entry]:
-    """The rows of a file by id; ValueError naming a row that has the id of another one."""
+def by_key(data: Any, what: str, numbered: bool = False) -> dict[str, Entry]:
+    """The rows of a file by id, or by their number where ``numbered`` ones have none.
+
+    ValueError naming a row that has none, or the id of another one.
+    """
     found: dict[str, Entry] = {}
     for number, entry in enumerate(rows(data, what, _IDS)):
-        key = _key(entry, number)
+        key = _key(entry, number if numbered else None)
         if key in found:
             raise ValueError(f"{entry.where}: the id {key} occurs twice in the {what}; keep one")
         found[key] = entry
@@ -86,7 +90,7 @@ def by_key(data: Any, what: str) -> dict[str, Entry]:
 
 def read_questions(form: Form, references: Any, predictions: Any) -> list[Question]:
     """The questions in the order of the references; ValueError where the ids differ or a type is unknown."""
-    asked, answered = by_key(references, "references"), by_key(predictions, "predictions")
+    asked, answered = by_key(references, "references", numbered=True), by_key(predictions, "predictions")
     refuse_missing(asked, answered, "the script")
     refuse_unknown(answered, asked, "the script")
     found = []

@@ -354,7 +354,7 @@ MMSI = by_name(
 
 def _read_marks(references: Any, predictions: Any) -> list[tuple[str, str, float]]:
     """(id, category, score in 0..1) of every question; predictions are the judge's marks by id, 1 to 5."""
-    asked = by_key(references, "references")
+    asked = by_key(references, "references", numbered=True)
     if not isinstance(predictions, dict):
         raise ValueError("predictions: expected the judge's marks as an object, {question_id: 1 to 5}")
     refuse_missing(asked, predictions, "the script")
