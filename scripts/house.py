@@ -48,7 +48,7 @@ BUDGET: dict[str, int] = {
     "vidllm.evaluation": 5785,
     "vidllm.experiments": 940,
     "vidllm.export": 1855,
-    "vidllm.geometry": 1950,
+    "vidllm.geometry": 2090,
     "vidllm.io": 5500,
     "vidllm.long_video": 1030,
     "vidllm.model": 6155,

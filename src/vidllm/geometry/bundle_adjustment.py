@@ -20,6 +20,8 @@ from torch import Tensor
 
 from vidllm.geometry.cameras import one_lens, pixel_centres
 from vidllm.geometry.frame_comparison import GRID, Comparison, SmallFrames, State, Views, cross_matrices, knot_weights
+from vidllm.geometry.motion_search import BLURS as BLURS_OF_MOTIONS
+from vidllm.geometry.motion_search import best_motions, nearby
 from vidllm.geometry.photometric import made_small
 from vidllm.geometry.precision import full_precision
 
@@ -27,13 +29,13 @@ REACH = 3  # frames are compared with those up to so many places away
 BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side
 EVERY = (8, 8, 4, 4)  # at each blur, every such pixel of every such row is placed in space
 STEPS = (6, 6, 6, 8)  # at each blur, at most
-START_BLURS, START_STEPS = (0.08, 0.04), 6  # the same where only the motions between neighbours are sought
 TURN_DEG, ROLL_DEG = (4.0, 5), (7.0, 2)  # turns between neighbours that are tried: step, how many to each side
 FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step that helps, after one that does not
 TRIES = 3  # of one step
 ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
 STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
 AGREED = 0.5  # disagreement above which what was found is not taken: refined rooms have less than 0.2
+SEARCHES = 2  # of motions between neighbours that do not agree, at most
 FIT = 2  # the blur at which frames are tested afterwards (an index)
 RIGHT, FIRM = 0.75, 0.62  # frames agree: at least this share of blocks lies right; contrast of all neighbours at most
 DULL = 2e-3  # mean difference of colours from their surroundings below which pictures hold no texture
@@ -166,35 +168,54 @@ class _Bundle:
         return self.depth * (factor / unit), intrinsics, extrinsics
 
     def descend(self) -> None:
-        """From the better of two starts down the objective, blur by blur."""
+        """From the better of two starts down the objective; again from other motions where neighbours do not agree."""
+        predicted = self.state
         if self.move_cameras:
             self._start()
+        self._blur_by_blur()
+        for _ in range(SEARCHES if self.move_cameras else 0):
+            (agrees, contrast), found = self.test(), self.state
+            doubtful = (contrast >= min(FIRM, float(contrast.max()))).nonzero()[:, 0]
+            if agrees or not self._search(doubtful, predicted):
+                return
+            self._blur_by_blur()
+            if not self._keep_better(found, BLURS[-1], EVERY[-1]):
+                return
+
+    def _blur_by_blur(self) -> None:
         for blur, every, steps in zip(BLURS, EVERY, STEPS, strict=True):
             self._steps(Views(self.frames, blur, every, REACH), steps if len(self.moving) else 0, self.moving)
 
     def _start(self) -> None:
         """Cameras from the motions between neighbours, where all frames agree better with these than as predicted.
 
-        Neighbours differ less than a prediction may be wrong: each motion begins as predicted, or as that rotation of a
-        grid which makes the two pictures most alike, whichever agrees better.
+        Neighbours differ less than a prediction may be wrong: each motion begins as predicted, and as that rotation of
+        a grid which makes the two pictures most alike.
         """
-        predicted, views = self.state, Views(self.frames, START_BLURS[0], EVERY[0], 1)
-        frame = torch.arange(len(self.depth), device=self.depth.device)
+        predicted, frame = self.state, torch.arange(len(self.depth), device=self.depth.device)
         turns, shifts = predicted.motions(frame[:-1], frame[1:])
-        options = [(turns, shifts), (views.best_turns(_turns_to_try().to(turns)), torch.zeros_like(shifts))]
-        earlier, scores = torch.minimum(views.here, views.there), []
-        for option in options:
-            score = views.compare(self._chained(*option)).scores()
-            scores.append(score.new_zeros(len(turns)).index_add(0, earlier, score))
-        turned = scores[1] < scores[0]
-        self.state = self._chained(torch.where(turned[:, None, None], options[1][0], turns),
-                                   torch.where(turned[:, None], 0.0, shifts))  # fmt: skip
-        for blur in START_BLURS:
-            self._steps(Views(self.frames, blur, EVERY[0], 1), START_STEPS, self.cameras)
-        views = Views(self.frames, START_BLURS[-1], EVERY[0], REACH)
-        before, after = (float(views.compare(state).scores().mean()) for state in (predicted, self.state))
-        if before <= after:
-            self.state = predicted
+        alike = Views(self.frames, BLURS_OF_MOTIONS[0], EVERY[0], 1).best_turns(_turns_to_try().to(turns))
+        starts = torch.stack([turns, alike], 1), torch.stack([shifts, torch.zeros_like(shifts)], 1)
+        self.state = self._chained(*best_motions(self.frames, predicted, frame[:-1], *starts))
+        self._keep_better(predicted)
+
+    def _search(self, doubtful: Tensor, predicted: State) -> bool:
+        """Motions of the doubtful neighbours (m,) from many starts; whether all frames agree better with them."""
+        found, frame = self.state, torch.arange(len(self.depth), device=self.depth.device)
+        turns, shifts = found.motions(frame[:-1], frame[1:])
+        bases = [state.motions(doubtful, doubtful + 1) for state in (predicted, found)]
+        starts = [nearby(shift, self.frames.unit) for _, shift in bases]
+        ways = torch.cat([t[:, None].expand(-1, s.shape[1], 3, 3) for (t, _), s in zip(bases, starts, strict=True)], 1)
+        turns[doubtful], shifts[doubtful] = best_motions(self.frames, found, doubtful, ways, torch.cat(starts, 1))
+        self.state = self._chained(turns, shifts)
+        return self._keep_better(found)
+
+    def _keep_better(self, other: State, blur: float = BLURS_OF_MOTIONS[-1], every: int = EVERY[0]) -> bool:
+        """Keep the state, or else ``other`` with which all frames agree at least as well; whether it was kept."""
+        views = Views(self.frames, blur, every, REACH)
+        here, there = (float(views.compare(state).scores().mean()) for state in (self.state, other))
+        self.state = self.state if here < there else other
+        return here < there
 
     def _chained(self, turns: Float[Tensor, "m 3 3"], shifts: Float[Tensor, "m 3"]) -> State:
         """The state whose cameras follow each other by these motions; the first stays."""

@@ -15,10 +15,11 @@ by Gauss-Newton steps, iteratively re-weighted: around the present residuals, rh
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -125,14 +126,23 @@ class Views:
         self.known = frames.known[:, at, at].flatten(1)
         self.basis = knot_weights(self.uv, self.size)[0]
 
-    def compare(self, state: State) -> Comparison:
-        """Where ``state`` places the pixels of each frame in the others, and what is there."""
+    def between(self, here: Int[Tensor, " P"], there: Int[Tensor, " P"]) -> Views:
+        """The same frames in other pairs, each as often as it is named."""
+        views = copy(self)
+        views.here, views.there = here, there
+        return views
+
+    def compare(self, state: State, motions: tuple[Tensor, Tensor] | None = None) -> Comparison:
+        """Where ``state`` places the pixels of each frame in the others, and what is there.
+
+        ``motions``: rotations (P,3,3) and translations (P,3) of the pairs in place of those of its cameras.
+        """
         here, there, frames = self.here, self.there, self.frames
         focal = frames.intrinsics[:, None, (0, 1), (0, 1)] * state.zoom.exp()
         centre = frames.intrinsics[:, None, (0, 1), (2, 2)]
         z = (self.own[..., 3] + state.knots @ self.basis.mT).exp()[..., None]
         points = torch.cat([(self.uv - centre) / focal * z, z], -1)[here]
-        turn, shift = state.motions(here, there)
+        turn, shift = state.motions(here, there) if motions is None else motions
         seen = points @ turn.mT + shift[:, None]
         near = NEAR * frames.unit
         depth, focal = seen[..., 2:].clamp_min(near), focal[there]
@@ -178,14 +188,22 @@ class Views:
         A pair's derivatives are by the motion between its cameras (turn, shift), the zoom and the knots of both frames;
         ``_spread`` takes them to the step.
         """
-        jacobian, (colour, behind) = self.jacobian(found), self.weights(found)
+        normal, slope = self.pair_systems(found, self.jacobian(found))
+        spread = self._spread(found)
+        total = spread.flatten(0, 1).mT @ (normal @ spread).flatten(0, 1)
+        return total, (spread.mT @ slope[..., None]).sum(0)[:, 0]
+
+    def pair_systems(
+        self, found: Comparison, jacobian: Float[Tensor, "P n 3 c"]
+    ) -> tuple[Float[Tensor, "P c c"], Float[Tensor, "P c"]]:
+        """The same of each pair, by what ``jacobian`` is by."""
+        colour, behind = self.weights(found)
         weighted = found.colour_slopes * colour[..., None, :]
         pull = torch.cat([weighted @ found.colour[..., None], (behind * found.behind)[..., None, None]], -2)
         by_place, by_depth = jacobian.split([2, 1], -2)
         curved = torch.cat([weighted @ found.colour_slopes.mT @ by_place, behind[..., None, None] * by_depth], -2)
-        rows, spread = jacobian.flatten(1, 2).mT, self._spread(found)
-        normal = spread.flatten(0, 1).mT @ (rows @ curved.flatten(1, 2) @ spread).flatten(0, 1)
-        return normal, (spread.mT @ (rows @ pull.flatten(1, 2))).sum(0)[:, 0]
+        rows = jacobian.flatten(1, 2).mT
+        return rows @ curved.flatten(1, 2), (rows @ pull.flatten(1, 2))[..., 0]
 
     def weights(self, found: Comparison) -> tuple[Float[Tensor, "P n 3"], Float[Tensor, "P n"]]:
         """Those of the squares of the colours' and of the depths' residuals: w above, over the number of pixels."""
@@ -198,9 +216,18 @@ class Views:
     def jacobian(self, found: Comparison) -> Float[Tensor, "P n 3 c"]:
         """Derivatives of q and b by the motion (turn 3, shift 3), the zoom, and the knots of frames i and j.
 
+        Knots of frame i move the log of the pixel's depth by their weights there; those of frame j add theirs to b'.
+        """
+        rows = self.by_motion(found)
+        other = F.pad(found.basis[..., None, :], (0, 0, 2, 0))
+        return torch.cat([rows[..., :7], rows[..., 7:] * self.basis[:, None], other], -1)
+
+    def by_motion(self, found: Comparison) -> Float[Tensor, "P n 3 8"]:
+        """Derivatives of q and b by the motion (turn 3, shift 3), the zoom, and the log of the pixel's own depth.
+
         With y' the derivative of y by any of these, ``q' = f / y_z (y'_xy - y_xy / y_z y'_z)``, to which the zoom adds
-        q itself, from the principal point; ``b' = grad(log z_j) q' - y'_z / y_z``, to which frame j's knots add their
-        weights. ``y' = turn x y + shift``; R x by the log of its depth; ``-R (x_x, x_y, 0)`` by the zoom.
+        q itself, from the principal point; ``b' = grad(log z_j) q' - y'_z / y_z``. ``y' = turn x y + shift``; R x by
+        the log of its depth; ``-R (x_x, x_y, 0)`` by the zoom.
         """
         (turn, shift), seen, depth = found.motion, found.seen, found.seen[..., 2:]
         flat = F.pad(found.points[..., :2], (0, 1))
@@ -210,9 +237,7 @@ class Views:
         place = (found.focal / depth)[..., None] * by[..., :2, :] - (found.offset / depth)[..., None] * by[..., 2:, :]
         place[..., 6] += found.offset
         behind = found.behind_slopes[..., None, :] @ place - by[..., 2:, :] / depth[..., None]
-        rows = torch.cat([place, behind], -2)
-        other = F.pad(found.basis[..., None, :], (0, 0, 2, 0))
-        return torch.cat([rows[..., :7], rows[..., 7:] * self.basis[:, None], other], -1)
+        return torch.cat([place, behind], -2)
 
     def _spread(self, found: Comparison) -> Float[Tensor, "P c n"]:
         """The derivative of what moves a pair by a step.
@@ -220,9 +245,7 @@ class Views:
         The motion moves by ``xi_j - Ad xi_i``, with ``Ad (turn, shift) = (R turn, R shift + t x R turn)``.
         """
         count, knots, (turn, shift) = len(self.own), GRID**2, found.motion
-        lead = turn.new_zeros(len(turn), 6, 6)
-        lead[:, :3, :3] = lead[:, 3:, 3:] = turn
-        lead[:, 3:, :3] = cross_matrices(shift / self.frames.unit) @ turn
+        lead = carried(turn, shift / self.frames.unit)
         spread = turn.new_zeros(len(turn), 7 + 2 * knots, count * (6 + knots) + 1)
         one, many = (torch.eye(size, device=turn.device, dtype=turn.dtype) for size in (6, knots))
         for pair, (i, j) in enumerate(zip(self.here.tolist(), self.there.tolist(), strict=True)):
@@ -281,6 +304,12 @@ def interpolated(
     slope_x = (beside - corner) * (1 - y) + (across - under) * y
     inside = (at - 0.5 == where)[..., None].to(maps)
     return top + y * (bottom - top), torch.stack([slope_x, bottom - top], -2) * inside
+
+
+def carried(turn: Float[Tensor, "*any 3 3"], shift: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 6 6"]:
+    """Ad of a motion: what a step (turn, shift) before it is as one after it."""
+    rows = [F.pad(turn, (0, 3)), torch.cat([cross_matrices(shift) @ turn, turn], -1)]
+    return torch.cat(rows, -2)
 
 
 def cross_matrices(vectors: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3 3"]:
