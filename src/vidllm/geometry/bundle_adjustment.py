@@ -37,7 +37,7 @@ STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log f
 AGREED = 0.5  # disagreement above which what was found is not taken: refined rooms have less than 0.2
 SEARCHES = 2  # of motions between neighbours that do not agree, at most
 FIT = 2  # the blur at which frames are tested afterwards (an index)
-RIGHT, FIRM = 0.75, 0.62  # frames agree: at least this share of blocks lies right; contrast of all neighbours at most
+RIGHT, FIRM = 0.75, 0.55  # frames agree: at least this share of blocks lies right; contrast of all neighbours at most
 DULL = 2e-3  # mean difference of colours from their surroundings below which pictures hold no texture
 
 
