@@ -32,6 +32,7 @@ STEPS = (6, 6, 6, 8)  # at each blur, at most
 TURN_DEG, ROLL_DEG = (4.0, 5), (7.0, 2)  # turns between neighbours that are tried: step, how many to each side
 FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step that helps, after one that does not
 TRIES = 3  # of one step
+LONGEST = 3.0  # of a step, any part: radians, median depths, logarithms of depth and focal length
 ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
 STAY_FRAME, STAY_KNOT, STAY_FOCAL = 0.043, 0.3, 0.02  # weights of squared log factors: what keeps them near 1
 AGREED = 0.5  # disagreement above which what was found is not taken: refined rooms have less than 0.2
@@ -235,11 +236,12 @@ class _Bundle:
             for _ in range(TRIES):
                 step, damped = torch.zeros_like(slope), h + (damping * h.diagonal() + 1e-9).diag()
                 step[moving] = torch.linalg.solve_ex(damped, -g).result.to(slope)
-                state = self.state.moved(step, self.frames.unit)
-                then = views.compare(state)
-                lower = self._objective(state, then)
-                if lower < cost:
-                    break
+                if step.abs().max() < LONGEST:  # else the normal equations are singular
+                    state = self.state.moved(step, self.frames.unit)
+                    then = views.compare(state)
+                    lower = self._objective(state, then)
+                    if lower < cost:
+                        break
                 damping *= MORE
             else:
                 return
