@@ -233,8 +233,9 @@ def test_a_hundred_at_once_are_held_or_told(site, clip, ready):
 
 
 def test_a_client_that_goes_away_does_not_keep_its_place(site, ready):
-    go, video = threading.Event(), site.core.video(ready)
-    blocker = site.core.submit(video, lambda _: go.wait(60))
+    go, begun, video = threading.Event(), threading.Event(), site.core.video(ready)
+    blocker = site.core.submit(video, lambda _: begun.set() or go.wait(60))
+    assert begun.wait(60)  # from here on the queue holds what comes later alone
     host, port = site.address.removeprefix("http://").split(":")
     body = b'{"question": "two"}'
     with socket.create_connection((host, int(port))) as gone:
