@@ -35,3 +35,15 @@ def test_a_folder_in_the_place_of_a_file_is_said(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match="folder"), atomic_path(name):
         pass
+
+
+def test_another_process_may_make_the_folder_in_the_meantime(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with atomic_folder(out) as part:
+        (part / "a").write_text("new")
+        out.mkdir()
+        (out / "a").write_text("old")
+        (out / "b").write_text("other")
+        monkeypatch.setattr(type(out), "exists", lambda self: False)  # seen before it was there
+    assert {file.name: file.read_text() for file in out.iterdir()} == {"a": "new", "b": "other"}
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]

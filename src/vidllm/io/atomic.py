@@ -185,16 +185,25 @@ def _is_elsewhere(error: OSError, path: Path, temporary: Path | None) -> bool:
 
 
 def _publish(temporary: Path, path: Path, files: list[Path]) -> None:
-    if not path.exists():
-        os.replace(temporary, path)
-    elif not path.is_dir():
-        raise NotADirectoryError("a file of this name is in the way")
-    else:
+    if path.exists() or not _renamed(temporary, path):
+        if not path.is_dir():
+            raise NotADirectoryError("a file of this name is in the way")
         for file in files:
             target = path / file.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
     _sync(path.parent)
+
+
+def _renamed(temporary: Path, path: Path) -> bool:
+    """Rename a folder; False where another process has made one of that name in the meantime."""
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _settle(file: Path, temporary: Path) -> None:
