@@ -49,7 +49,7 @@ BUDGET: dict[str, int] = {
     "vidllm.experiments": 940,
     "vidllm.export": 1855,
     "vidllm.geometry": 2090,
-    "vidllm.io": 5500,
+    "vidllm.io": 5510,
     "vidllm.long_video": 1030,
     "vidllm.model": 6155,
     "vidllm.pretrained": 2390,

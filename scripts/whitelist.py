@@ -33,7 +33,7 @@ PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
 
 # found by name in a table: the verbs of vidllm.cli, the stages of vidllm train
 Ask, Describe, Ground, TakeInventory, Measure, Reconstruct, Demo, Info, Import, Evaluate, Export, Shards, Check, Pack
-Score, Compare, SeenIn, Calibrate, Serve, Mcp
+Score, Compare, SeenIn, LabelClips, Calibrate, Serve, Mcp
 finetune, train_language_only
 
 # read by name: the weight of a supervision is config.NAME_weight
@@ -57,7 +57,7 @@ load_geometry_teacher, load_language_teacher, load_geometry_model
 # found by name in a table: networks of vidllm.baselines
 DepthAnything3, DepthAnything3Metric, MoGe2, ReconstructionOnly
 
-padding_mode  # a setting of torch's convolutions
+padding_mode, allow_tf32  # settings of torch's convolutions
 
 # stand-ins for modules that the authors' code imports (scripts/record_*.py)
 __path__, __package__, pretrained, create_module, enc_embed_dim, text_alignment_head
