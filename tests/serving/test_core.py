@@ -50,16 +50,18 @@ def test_a_video_from_a_decoder_is_what_the_reader_reads(clip, tmp_path):
 
 
 @pytest.mark.parametrize("form", [*WRITERS, "exr"])
-def test_a_recording_is_used_as_reconstruct_uses_it(model, room, tmp_path, form):
+def test_a_recording_is_used_as_reconstruct_uses_it(model, room, tmp_path, form, monkeypatch):
     """Frames, cameras, depth and the level frame of an uploaded archive; nothing of it stays unpacked."""
     write = {**WRITERS, "exr": write_record3d_exr}[form]
     file = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", write(tmp_path / form, room)))
-    own, left = model.reconstruct(file), set(Path(tempfile.gettempdir()).glob("vidllm-capture-*"))
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))  # of this test alone
+    own, left = model.reconstruct(file), set((tmp_path / "own").glob("vidllm-capture-*"))
     with Core(model) as core:
         video = core.keep(io.BytesIO(file.read_bytes()), file.name)
         served = core.submit(video, lambda scene: scene).result()
         assert [path.name for path in core.folder.iterdir()] == [video.path.name]
-    assert set(Path(tempfile.gettempdir()).glob("vidllm-capture-*")) == left
+    assert set((tmp_path / "own").glob("vidllm-capture-*")) == left
     for what in ("depth", "extrinsics", "intrinsics", "scene_from_world", "depth_std"):
         torch.testing.assert_close(getattr(served, what), getattr(own, what), rtol=0, atol=1e-6)
     assert served.scale.value == pytest.approx(own.scale.value) and served.scale.warnings == own.scale.warnings
