@@ -21,7 +21,7 @@ from torch import Tensor
 from vidllm.geometry.cameras import one_lens, pixel_centres
 from vidllm.geometry.frame_comparison import GRID, Comparison, SmallFrames, State, Views, cross_matrices, knot_weights
 from vidllm.geometry.motion_search import BLURS as BLURS_OF_MOTIONS
-from vidllm.geometry.motion_search import best_motions, nearby
+from vidllm.geometry.motion_search import FIRST_DAMPING, LESS, MORE, best_motions, nearby
 from vidllm.geometry.photometric import made_small
 from vidllm.geometry.precision import full_precision
 
@@ -30,7 +30,6 @@ BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one aft
 EVERY = (8, 8, 4, 4)  # at each blur, every such pixel of every such row is placed in space
 STEPS = (6, 6, 6, 8)  # at each blur, at most
 TURN_DEG, ROLL_DEG = (4.0, 5), (7.0, 2)  # turns between neighbours that are tried: step, how many to each side
-FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step that helps, after one that does not
 TRIES = 3  # of one step
 LONGEST = 3.0  # of a step, any part: radians, median depths, logarithms of depth and focal length
 ENOUGH = 3e-4  # gain of a step, of the objective, after which the next blur begins
@@ -103,13 +102,13 @@ def adjust(
         warnings.warn("the frames hold no texture; the reconstruction stays as predicted", stacklevel=1)
         return stays
     start = bundle.state
-    bundle.descend()
+    agrees, contrast = bundle.descend()
     last = bundle.look()
     after = last.disagreement()
     better = after < before and float(last.scores().mean()) < float(first.scores().mean())
     if not better or after >= AGREED:
         bundle.state, after = start, before
-    agrees, contrast = bundle.test()
+        agrees, contrast = bundle.test()
     agrees = agrees and after < AGREED
     if bundle.state is start:
         return replace(stays, agrees=agrees, contrast=contrast)
@@ -168,20 +167,25 @@ class _Bundle:
         intrinsics[:, (0, 1), (0, 1)] *= state.zoom.exp()
         return self.depth * (factor / unit), intrinsics, extrinsics
 
-    def descend(self) -> None:
-        """From the better of two starts down the objective; again from other motions where neighbours do not agree."""
+    def descend(self) -> tuple[bool, Tensor]:
+        """From the better of two starts down the objective; again from other motions where neighbours do not agree.
+
+        Returns :meth:`test` of what is found.
+        """
         predicted = self.state
         if self.move_cameras:
             self._start()
         self._blur_by_blur()
+        agrees, contrast = self.test()
         for _ in range(SEARCHES if self.move_cameras else 0):
-            (agrees, contrast), found = self.test(), self.state
-            doubtful = (contrast >= min(FIRM, float(contrast.max()))).nonzero()[:, 0]
+            found, doubtful = self.state, (contrast >= min(FIRM, float(contrast.max()))).nonzero()[:, 0]
             if agrees or not self._search(doubtful, predicted):
-                return
+                break
             self._blur_by_blur()
             if not self._keep_better(found, BLURS[-1], EVERY[-1]):
-                return
+                break
+            agrees, contrast = self.test()
+        return agrees, contrast
 
     def _blur_by_blur(self) -> None:
         for blur, every, steps in zip(BLURS, EVERY, STEPS, strict=True):

@@ -18,7 +18,7 @@ from vidllm.geometry.frame_comparison import Comparison, SmallFrames, State, Vie
 BLURS, STEPS, KEPT = (0.08, 0.04), (6, 6), (6, 1)  # blur, of the shorter side; steps; starts that go on, of each pair
 EVERY = 8  # such pixel of every such row is compared
 NEARBY = 0.2  # of the median depth: how far beside a motion others begin
-FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0
+FIRST_DAMPING, LESS, MORE = 1e-2, 1 / 4, 8.0  # damping: at first, after a step that helps, after one that does not
 LONGEST = 0.5  # step: radians, median depths
 
 
