@@ -20,7 +20,7 @@ from typing import Any
 from vidllm.evaluation.protocols import protocol
 from vidllm.evaluation.protocols.graded import by_key, prediction_of
 from vidllm.evaluation.scoring import PredictionFiles
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import atomic_path, write_json
 
 PROTOCOL = "lmms-eval-0.7.3"
 #: EASI's name and the headline of a benchmark; SPAR-Bench's is in percent already.
@@ -108,8 +108,7 @@ def main() -> None:
     with atomic_path(out / "easi_results.zip") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
         for name, text in archive.items():
             file.writestr(f"{given.model.rpartition('/')[2]}/{name}", text)
-    with atomic_path(out / "easi_results.json") as part:
-        part.write_text(json.dumps(payload, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "easi_results.json", payload, indent=2)
     print(json.dumps(payload, indent=2))
 
 

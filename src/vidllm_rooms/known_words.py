@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vidllm.english import NUMBER_WORDS, plural
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import write_json
 from vidllm.model.prompts import fixed_texts
 from vidllm.model.words import VOCABULARY, Reading, Vocabulary
 from vidllm_rooms.language.facts import GENERIC_NAMES
@@ -43,8 +42,7 @@ def vocabulary() -> dict[str, Any]:
 
 def write_vocabulary(folder: str | Path) -> Path:
     """Tell of a model in a folder that it knows these words alone; OutputError where that fails."""
-    with atomic_path(Path(folder) / VOCABULARY) as part:
-        part.write_text(json.dumps(vocabulary(), indent=1) + "\n", encoding="utf-8")
+    write_json(Path(folder) / VOCABULARY, vocabulary())
     return Path(folder) / VOCABULARY
 
 

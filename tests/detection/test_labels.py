@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from vidllm.cli import main
 from vidllm.detection.fusion import Detected
 from vidllm.detection.labels import Label, read_labels, write_labels
 from vidllm.io.captures.capture import Capture
@@ -73,3 +74,11 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capture, held, told):
     with pytest.raises(ValueError, match=rf"labels.json: .*{told}") as error:
         read_labels(capture)
     assert "\n" not in str(error.value)
+
+
+def test_clips_that_are_none_are_told_before_a_detector_is_loaded(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for name, told in (("none", "no such folder"), ("empty", "no clip there")):
+        assert main(["data", "label", str(tmp_path / name), "--detector", str(tmp_path / "absent")]) == 2
+        error = capsys.readouterr().err
+        assert f"data label {tmp_path / name}: {told}" in error and len(error.strip().splitlines()) == 1

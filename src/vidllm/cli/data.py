@@ -142,12 +142,14 @@ class LabelClips(Verb):
     device: str = "cpu"
 
     def run(self) -> None:
-        from vidllm.datasets.shards import LabelSpace, rooms_labels
+        from vidllm.datasets.shards import rooms_labels
         from vidllm.detection.detectors import load_detector
-        from vidllm.detection.labels import labels_file, write_labels
-        from vidllm.training.posed_clips import PosedClips
+        from vidllm.detection.labels import labels_file, read_labels, write_labels
+        from vidllm.training.posed_clips import open_clips
 
-        clips = PosedClips(Path(self.clips), LabelSpace()).clips
+        clips = open_clips(Path(self.clips), "data label")
+        for clip in clips:
+            read_labels(clip)  # what is wrong with those that are there is told before hours of detection
         detector, names = load_detector(self.detector, self.device), reading.words(self.names)
         for clip in clips:
             if labels_file(clip).exists():

@@ -10,7 +10,6 @@ Nothing is known of frames that are not listed, nor of what lies outside the box
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.detection.fusion import Detect
-from vidllm.io.atomic import atomic_path
+from vidllm.io.atomic import write_json
 from vidllm.io.captures import Capture
 from vidllm.io.files import has_file, read_json_object
 
@@ -113,6 +112,5 @@ def write_labels(
                 rows.append({"category": names[one.name], "bbox": box, "score": round(one.score, 3)})
         tell(number + 1, len(capture))
     file = labels_file(capture)
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps({"frames": frames}))
+    write_json(file, {"frames": frames}, indent=None)
     return file, sum(map(len, frames.values()))

@@ -35,22 +35,28 @@ UNKNOWN = -1  # class of a patch
 Boxes = Sequence[tuple[Corners, int]]  # of a frame, with the class of what each shows
 
 
+def open_clips(folder: Path, option: str) -> list[Capture]:
+    """The clips of a folder of clips, or one clip; ValueError, naming ``option``, where none can be trained on."""
+    if not folder.exists():
+        raise ValueError(f"{option} {folder}: no such folder; give a clip's folder or a folder of clips")
+    one = open_capture(folder)
+    places = sorted(folder.iterdir()) if one is None and folder.is_dir() else []
+    found = [one] if one is not None else [open_capture(p) for p in places if p.is_dir() or is_archive(p)]
+    clips = [clip for clip in found if clip is not None]
+    if not clips:
+        raise ValueError(f"{option} {folder}: no clip there (rgb/, depth/, cameras.json): docs/training.md")
+    for clip in clips:
+        if not clip.depths or clip.intrinsics is None:
+            what = "has a depth map" if not clip.depths else "has intrinsics"
+            raise ValueError(f"{clip.where}: no frame {what}; poses alone tell no distances")
+    return clips
+
+
 class PosedClips:
     """Draws batches from a folder of clips, or from one clip; what is labelled has the classes of ``names``."""
 
     def __init__(self, folder: Path, names: LabelSpace) -> None:
-        if not folder.exists():
-            raise ValueError(f"--posed-clips {folder}: no such folder; give a clip's folder or a folder of clips")
-        one = open_capture(folder)
-        places = sorted(folder.iterdir()) if one is None and folder.is_dir() else []
-        found = [one] if one is not None else [open_capture(p) for p in places if p.is_dir() or is_archive(p)]
-        self.clips = [clip for clip in found if clip is not None]
-        if not self.clips:
-            raise ValueError(f"--posed-clips {folder}: no clip there (rgb/, depth/, cameras.json): docs/training.md")
-        for clip in self.clips:
-            if not clip.depths or clip.intrinsics is None:
-                what = "has a depth map" if not clip.depths else "has intrinsics"
-                raise ValueError(f"{clip.where}: no frame {what}; poses alone tell no distances")
+        self.clips = open_clips(folder, "--posed-clips")
         labels = {clip.where: read_labels(clip) for clip in self.clips}
         told = sorted({label.category for frames in labels.values() for found in frames.values() for label in found})
         self.means = {name: resembling(name, names.categories) for name in told}
