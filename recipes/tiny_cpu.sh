@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The shipped `tiny` from random weights on two CPU cores. Run again, each step resumes.
+# The preset `tiny`, a small ViT as its encoder, from random weights on two CPU cores. Run again, each step resumes.
 #   recipes/tiny_cpu.sh [RUNS]      RUNS: folder for data and runs (default: runs)
 # It needs the extra train (pip install 'vidllm[train]'). ROOMS, WORDS, SEE, DRILL, PLACES, SPEAK and JOINT are the numbers of
 # rooms and steps; the defaults take about five hours. JOBS processes render. DRY=1 stops after the dry runs.

@@ -28,7 +28,8 @@ def recorded(recipe: Path, folder: Path, *arguments: str, **variables: str) -> l
     for name, text in (("vidllm", RECORDER), ("torchrun", LAUNCHER)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    (folder / "runs" / "tokenizer").mkdir(parents=True, exist_ok=True)
+    for place in ("runs", "runs/tiny"):  # what `train blind` writes
+        (folder / place / "tokenizer").mkdir(parents=True, exist_ok=True)
     record = folder / "record"
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, **variables, "RECORD": str(record), "PATH": path}
