@@ -33,16 +33,14 @@ def publish(out: Path, results: Record) -> Record:
 
     Those of other tasks (and other splits) stay. ValueError when an unreadable ``results.json`` is in the way.
     """
-    plain: Record = json.loads(json_text(results))
+    told: Record = plain(results)
     path = out / "results.json"
-    every = _read(path)
-    every[f"{plain['task']}.{plain['split']}"] = plain
+    every = _read(path) | {f"{told['task']}.{told['split']}": told}
     every = dict(sorted(every.items(), key=lambda pair: (TASKS.index(pair[1]["task"]), pair[0])))
-    with atomic_path(path) as part:
-        part.write_text(json_text(every) + "\n", encoding="utf-8")
+    write_result(path, every)
     with atomic_path(out / "table.txt") as part:
         part.write_text("\n\n\n".join("\n".join(lines_of(one)) for one in every.values()) + "\n", encoding="utf-8")
-    return plain
+    return told
 
 
 def _read(path: Path) -> Record:
@@ -57,9 +55,11 @@ def _read(path: Path) -> Record:
     raise ValueError(f"{path}: not results of vidllm eval; delete it or choose another output folder")
 
 
-def json_text(value: Any) -> str:
+def write_result(path: Path, value: Any) -> None:
     """Indented JSON in the order given; numbers that are not finite become null."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as part:
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 # ---- the table ----
