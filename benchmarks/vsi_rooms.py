@@ -48,14 +48,15 @@ def main() -> None:
     print("\n".join(lines_of(results)))
 
     rows = read_references(root / "vsi" / "test.jsonl")
-    scores = {name: one for name, one in results["protocols"]["official"]["scores"].items()}
+    scores = dict(results["protocols"]["official"]["scores"])
     scores["answers about the other rooms"] = protocol("vsi", "official").score(rows, guesses(rows))
-    for part, wanted in (("all questions", dict), ("not pruned", lambda one: one.get("debiased", one))):
-        overall = {name: wanted(one)["overall"] for name, one in scores.items()}
+    kept = {name: one.get("debiased", one) for name, one in scores.items()}
+    for part, found in (("all questions", scores), ("not pruned", kept)):
+        overall = {name: one["overall"] for name, one in found.items()}
         print(f"\noverall, {part}")
         for name, value in overall.items():
             ratio = f"the model has {overall['vidllm.raw'] / value:.2f} times as much" if value else "nothing right"
-            print(f"  {name:32s}{value:6.1f}  {'' if name == 'vidllm.raw' else ratio}")
+            print(f"  {name:32s}{value:6.1f}  {'' if name == 'vidllm.raw' else ratio}".rstrip())
     a_room = [seconds / (end - first) for seconds in (exported - begin, time.process_time() - exported)]
     print("processor seconds a room: export {:.1f}, answers {:.1f}".format(*a_room), file=sys.stderr)
 

@@ -143,7 +143,7 @@ class Multi3DReferDescription:
     description: str
 
 
-EVAL_TYPES = ("zt_w_d", "zt_wo_d", "st_w_d", "st_wo_d", "mt")
+EVAL_TYPES = ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt")
 _MULTI3DREFER: Table = {
     "scene_id": name, "object_ids": list_of(whole), "object_name": text, "ann_id": whole, "eval_type": text,
     "description": sentence,
