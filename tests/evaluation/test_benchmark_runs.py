@@ -295,7 +295,7 @@ def test_the_command_prints_a_table_and_resumes(exported, small_folder, tmp_path
     assert main([*words, "--json"]) == 0
     again = capsys.readouterr()
     assert json.loads(again.out)["task"] == "sqa3d" and again.err == ""
-    for extra, message in ((["--frames", "3"], "another frames"), (["--predictions", "x"], "give one of the two")):
+    for extra, message in ((["--frames", "3"], "frames 2 (now 3)"), (["--predictions", "x"], "give one of the two")):
         assert main([*words, *extra]) == 2
         assert message in capsys.readouterr().err
     assert main(["eval", "scanqa"]) == 2 and "--data ROOT" in capsys.readouterr().err

@@ -161,4 +161,3 @@ PROTOCOLS = by_name(
     Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
              _read, _video3dllm, _video3dllm_items),
 )  # fmt: skip
-"""Multi3DRefer's evaluators by name."""

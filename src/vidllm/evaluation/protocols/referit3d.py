@@ -176,4 +176,3 @@ PROTOCOLS = by_name(
     Protocol("referit3d", "video3dllm", "zd11024/Video-3D-LLM llava/eval/eval_nr3d.py", "fractions", _read,
              _video3dllm, _video3dllm_items),
 )  # fmt: skip
-"""The evaluators of Nr3D and Sr3D by name; both data sets are scored alike."""

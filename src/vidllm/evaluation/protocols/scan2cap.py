@@ -338,4 +338,3 @@ PROTOCOLS = by_name(
              _vgllm),
     Protocol("scan2cap", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _read_answers, _chatscene),
 )  # fmt: skip
-"""Scan2Cap's evaluators by name."""

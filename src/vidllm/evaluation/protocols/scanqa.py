@@ -154,4 +154,3 @@ PROTOCOLS = by_name(
     Protocol("scanqa", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_qa.py", _FRACTIONS, partial(_read, own="ll3da"),
              _ll3da),
 )  # fmt: skip
-"""The evaluators of ScanQA by name."""

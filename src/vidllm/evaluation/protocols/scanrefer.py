@@ -289,4 +289,3 @@ PROTOCOLS = by_name(
     Protocol("scanrefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scanrefer.py", "percent",
              _read_centre_size, _video3dllm),
 )  # fmt: skip
-"""ScanRefer's evaluators by name."""

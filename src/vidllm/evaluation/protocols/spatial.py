@@ -154,7 +154,6 @@ VSI = by_name(
     Protocol("vsi", "lmms-eval-0.7.3", f"{_LMMS}/vsibench/utils.py", "fractions; MRA with <=", _read_vsi,
              partial(_with_debiased, _lmms), partial(grade_all, _lmms_grade, task=_vsi_task)),
 )  # fmt: skip
-"""The evaluators of VSI-Bench by name."""
 
 _REVSI_PARTS = {
     _DIRECTION: ("forward_easy", "backward_easy", "forward_hard", "backward_hard"),
@@ -195,7 +194,6 @@ REVSI = by_name(
              partial(read_questions, Form("question_type", "ground_truth", _REVSI_KINDS)), _revsi,
              partial(grade_all, _revsi_grade, task=_revsi_task)),
 )  # fmt: skip
-"""The evaluator of ReVSI by name."""
 
 _LAST_NUMBER = {f"{what}_prediction_{who}_mv" for what in ("depth", "distance") for who in ("oc", "oo")}
 _VIEW_CHANGE = "view_change_infer"
@@ -274,7 +272,6 @@ SPAR = by_name(
              _read_spar, partial(_spar, numbers=False),
              partial(grade_all, partial(_spar_grade, numbers=False), task=str)),
 )  # fmt: skip
-"""The evaluators of SPAR-Bench by name."""
 
 _3DSR_KINDS = {
     "height": ("higher",), "location": ("above", "closer_to_camera", "next_to"),
@@ -320,7 +317,6 @@ THREEDSR = by_name(
     Protocol("3dsr", "lmms-eval-0.7.3", f"{_LMMS}/3dsrbench/utils.py", "fractions",
              partial(read_questions, Form("category", "answer")), _3dsr, partial(grade_all, _3dsr_grade)),
 )  # fmt: skip
-"""The evaluator of 3DSRBench by name."""
 
 _MARKED = [re.compile(pattern) for pattern in ("``([^`]*)``", "`([^`]*)`", r"\{([^}]*)\}")]
 _MMSI_LETTER = re.compile(r"\b[A-F]\b(?!\s[a-zA-Z])", re.IGNORECASE)
@@ -349,7 +345,6 @@ MMSI = by_name(
     Protocol("mmsi", "lmms-eval-0.7.3", f"{_LMMS}/mmsi_bench/utils.py", "fractions",
              partial(read_questions, Form("question_type", "answer")), _mmsi, partial(grade_all, _mmsi_grade)),
 )  # fmt: skip
-"""The evaluator of MMSI-Bench by name."""
 
 
 def _read_marks(references: Any, predictions: Any) -> list[tuple[str, str, float]]:
@@ -379,4 +374,3 @@ OPENEQA = by_name(
     Protocol("openeqa", "official", "facebookresearch/open-eqa evaluate-predictions.py", "percent", _read_marks,
              _openeqa, lambda marks: {key: mark for key, _, mark in marks}),
 )  # fmt: skip
-"""The evaluator of OpenEQA by name: the marks are those of the user's own judge."""
