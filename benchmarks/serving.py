@@ -22,6 +22,7 @@ import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -90,7 +91,7 @@ class Server:
     def cpu_s(self) -> float:
         """Processor seconds of the server and of all decoders that have ended."""
         ticks = 0
-        for pid in sum(self.processes()[:2], []):
+        for pid in chain(*self.processes()[:2]):
             told = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
             ticks += sum(map(int, told[11:15]))
         return ticks / os.sysconf("SC_CLK_TCK")

@@ -72,13 +72,13 @@ def as_pictures(room, folder):
 
 
 def test_true_cameras_stay_true_at_the_original_size(tmp_path):
-    room = render_scene(10000, 6, 100, 130)[0]
+    room = render_scene(10000, 4, 100, 130)[0]
     pictures, model = as_pictures(room, tmp_path / "room"), vidllm.load(save_small_model(tmp_path / "model"))
     known = GivenCameras(room.intrinsics, np.linalg.inv(room.extrinsics))
-    scene = model.reconstruct(pictures, 6, cameras=known)
+    scene = model.reconstruct(pictures, cameras=known)
     assert scene.depth.shape[-2:] != (100, 130)  # what the model sees is not the original
     errors = reprojection_errors(exported(scene, tmp_path / "out"), *tracks(room))
-    assert len(errors) > 500 and errors.max() < 0.05
+    assert len(errors) > 100 and errors.max() < 0.05
 
 
 def errors_from_video(seed):

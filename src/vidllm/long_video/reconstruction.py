@@ -45,8 +45,8 @@ class Snapshot:
 
     extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
     pair of windows are apart where they are registered, over their depth (median); ``agrees``: of each refined window,
-    whether its frames do (docs/refinement.md); ``loops``: places that were found to be seen again; ``registration``: see
-    :class:`vidllm.model.outputs.Geometry`.
+    whether its frames do (docs/refinement.md); ``loops``: places that were found to be seen again;
+    ``registration``: see :class:`vidllm.model.outputs.Geometry`.
     """
 
     extrinsics: Tensor
