@@ -155,7 +155,7 @@ class Scene:
         elif bool(pictures.median() < FAINT):
             doubts.append("the pictures have hardly any contrast: what is said of them is doubtful")
         value, interval = float(found.scale[0]), None
-        if self.calibration is not None and math.isfinite(spread):
+        if self.calibration is not None and spread > 0:  # 0: known depth, which is taken as it is; nan: not known
             factor = self.calibration.scale_factor(spread)
             interval = value / factor, value * factor
         return Scale(value, spread, (*doubts, *self._doubts()), interval)
@@ -183,7 +183,7 @@ class Scene:
 
     @property
     def registration(self) -> str:
-        """What the cameras come from: "learned", or "sfm" (:mod:`vidllm.feature_registration`)."""
+        """What the cameras come from: "learned", "known", or "sfm" (:mod:`vidllm.feature_registration`)."""
         return self.geometry.registration
 
     @property
@@ -198,7 +198,10 @@ class Scene:
         if all(told):
             return self.scale.warnings
         where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
-        return f"{where} do not agree after refinement; cameras and depth are uncertain", *self.scale.warnings
+        doubt = "cameras and depth are uncertain"
+        if self.registration == "known":
+            doubt = "do the known cameras belong to these pictures?"
+        return f"{where} do not agree after refinement; {doubt}", *self.scale.warnings
 
     def _agreements(self) -> list[bool]:
         """Of each window, whether its frames agree after refinement; none without."""

@@ -239,8 +239,8 @@ class LongScene(Scene):
 
     @property
     def registration(self) -> str:
-        """Windows are joined by learned depth."""
-        return "learned"
+        """What the cameras of the windows come from: "learned" or "known"."""
+        return self._snapshot.registration
 
     @property
     def loops(self) -> int:
