@@ -254,7 +254,7 @@ def test_the_command_line_asks_a_saved_scene(place, tmp_path, capsys):
     assert run("reconstruct", out, "-o", tmp_path / "later", "--format", "tum,ply")[0] == 0
     assert (tmp_path / "later" / "trajectory.txt").read_text() == (out / "trajectory.txt").read_text()
     code, _, err = run("ask", out, "Why?", "--frames", "3", "--no-refine")
-    assert code == 2 and err.count("\n") == 1 and "without effect on it: --frames, --refine;" in err
+    assert code == 2 and err.count("\n") == 1 and "on which --frames, --refine has no effect;" in err
     (out / TENSORS).write_bytes(b"no")
     code, _, err = run("ask", out, "Why?")
     assert code == 2 and err.count("\n") == 1 and f"{out / TENSORS}: damaged" in err

@@ -49,19 +49,19 @@ Part = Literal["language_model", "projector", "grounding", "adapter"]
 class FinetuneConfig(RunConfig):
     """One run of fine-tuning."""
 
-    # its data are a file of videos and sentences; vidllm data check looks at them
+    # ``data`` is a JSONL file of videos and texts
     loop: Annotated[Loop, FLAT] = Loop(data="data.jsonl", out="runs/finetune", steps=300)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(learning_rate=3e-4, warmup_steps=20, beta2=0.98)
-    init_from: str | None = None  # a model folder or hub id; None: the shipped model
-    frames: int | None = None  # sampled of each video, and by the model that comes out; None: as the model does
-    train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # adapter: where its language stream reads
-    lora: bool = False  # the language model learns by LoRA, the other parts of ``train`` whole
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    cache: str | None = None  # folder of what was seen of the videos; None: OUT/cache
-    scenes: int = 4  # videos a step
-    texts: int = 16  # sentences a video and step
-    max_text_tokens: int = 800  # of a video's sentences together
+    init_from: str | None = None  # folder or hub id of a model (default: the shipped model)
+    frames: int | None = None  # frames per video, also of the resulting model (default: the model's number)
+    train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # parts to train
+    lora: bool = False  # train the language model by LoRA, and all weights of the other parts
+    lora_rank: int = 16  # rank of LoRA
+    lora_alpha: float = 32.0  # scaling of LoRA: alpha / rank
+    cache: str | None = None  # folder for the outputs of the frozen parts (default: OUT/cache)
+    scenes: int = 4  # videos per step
+    texts: int = 16  # texts per video and step
+    max_text_tokens: int = 800  # tokens of all texts of a video
 
 
 @dataclass

@@ -32,13 +32,13 @@ from vidllm.training.trainable import Trainable
 
 @dataclass(frozen=True)
 class LanguageOnlyConfig(RunConfig):
-    """Language-only training: same language model, same questions, no scene."""
+    """Training of the language-only baseline: the same language model and questions, without the scene."""
 
     loop: Annotated[Loop, FLAT] = Loop(out="runs/blind", steps=1500, log_every=50)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(warmup_steps=50, final_fraction=0.0, beta2=0.98)
-    tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
-    preset: str = "tiny"
-    batch: int = 128  # texts of a micro-batch
+    tokenizer: str = "runs/tiny/tokenizer"  # folder of the tokenizer; if missing, it is trained on the data
+    preset: str = "tiny"  # sizes of the model
+    batch: int = 128  # texts per micro-batch
 
 
 class LanguageOnlyRun(Trainable):

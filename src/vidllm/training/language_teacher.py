@@ -77,26 +77,26 @@ def geometry_teacher() -> TrainConfig:
 
 @dataclass(frozen=True)
 class LanguageTeacherConfig(RunConfig):
-    """A small LLaVA-3D: contrast of frames and captions first, then instruction tuning with true depth and poses."""
+    """Training of a small LLaVA-3D: contrastive on frames and captions, then instruction tuning with true geometry."""
 
     loop: Annotated[Loop, FLAT] = Loop(out="runs/teacher_language", steps=4000)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(beta2=0.98)
-    preset: str = "tiny"  # whose width the tower has, and whose language half reads it
-    init_from: str | None = None  # a model folder whose tokenizer and language half to begin with
-    contrastive_steps: int = 2500  # the rest is instruction tuning; equal to ``steps``: none
-    image_size: int = 112  # the tower's square
-    depth: int = 6
-    heads: int = 3
-    text_depth: int = 3
+    preset: str = "tiny"  # preset of the student: width of the vision tower, language half
+    init_from: str | None = None  # folder of a model: tokenizer and initial weights of the language half
+    contrastive_steps: int = 2500  # steps of contrastive training; the others are instruction tuning
+    image_size: int = 112  # side of the vision tower's square pictures in pixels
+    depth: int = 6  # layers of the vision tower
+    heads: int = 3  # attention heads
+    text_depth: int = 3  # layers of the text tower
     text_length: int = 64  # tokens of a caption
-    shards_a_step: int = 3  # of the contrast: frames of that many shards, one frame a scene
-    scenes_a_shard: int = 16
-    tune_tower: bool = True  # in instruction tuning
-    clip_images: int = 16
-    clip_frames: tuple[int, ...] = (2, 4)
-    questions: int = 22
-    references: int = 8
-    captions: int = 3
+    shards_a_step: int = 3  # shards per contrastive step
+    scenes_a_shard: int = 16  # scenes per shard, one frame each
+    tune_tower: bool = True  # train the vision tower in instruction tuning too
+    clip_images: int = 16  # frames of a step of instruction tuning, over all its scenes
+    clip_frames: tuple[int, ...] = (2, 4)  # frames per clip, drawn from these
+    questions: int = 22  # questions per scene and step
+    references: int = 8  # expressions per scene and step
+    captions: int = 3  # captions per scene and step
 
     @property
     def start(self) -> Start:
