@@ -206,7 +206,7 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
     [
         ({}, "give intrinsics, poses, depth or several"),
         ({"poses": poses(3)}, "3 cameras for 4 frames"),
-        ({"poses": poses() * np.array([[1.2], [1.2], [1.2], [1]])}, "holds no rotation"),
+        ({"poses": poses() * np.array([[1.2], [1.2], [1.2], [1]])}, "contains no rotation"),
         ({"poses": poses() @ np.diag([1, 1, -1, 1.0])}, "it mirrors"),
         ({"poses": np.where(np.arange(4)[:, None, None] == 2, np.inf, poses())}, "pose of frame_000002 is not finite"),
         ({"poses": poses()[:, :2]}, r"expected poses \(F, 4, 4\)"),

@@ -36,7 +36,7 @@ class Errors:
     def calibration(self, seeds: str) -> Calibration:
         """The factors by which 90% of these errors lie within what is said; ValueError without boxes or depth."""
         if not self.boxes or not self.depth or not self.scale:
-            raise ValueError("nothing to calibrate: no metric depth, or no object that is spoken of in these rooms")
+            raise ValueError("nothing to calibrate: no metric depth, or no expression for an object in these rooms")
         rows = np.array(sorted(self.boxes))
         groups = [group for group in np.array_split(rows, SCORES) if len(group)]
         boxes = tuple((float(g[-1, 0]), upper(g[:, 1]), upper(g[:, 2])) for g in groups)

@@ -139,12 +139,12 @@ def has_desktop() -> bool:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output; numbers that are not finite become null."""
+    """JSON on standard output;numbers that are not finite become null."""
     print(json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON on one line; numbers that are not finite become null."""
+    """``value`` as JSON on one line;numbers that are not finite become null."""
     from vidllm.io.files import plain
 
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)

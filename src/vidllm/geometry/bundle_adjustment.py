@@ -99,7 +99,7 @@ def adjust(
         return stays
     stays = replace(stays, before=before, after=before)
     if bundle.dull():
-        warnings.warn("the frames hold no texture; the reconstruction stays as predicted", stacklevel=1)
+        warnings.warn("the frames have no texture; the reconstruction stays as predicted", stacklevel=1)
         return stays
     start = bundle.state
     agrees, contrast = bundle.descend()

@@ -70,7 +70,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     """:func:`read_json` of a file that holds one object; ValueError for any other value."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; is it another file?")
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; is it the right file?")
     return value
 
 
@@ -112,7 +112,7 @@ def parse_json(content: bytes | str, name: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: text keys, lists for tuples, None for numbers that are not finite."""
+    """A value for JSON: text keys, lists for tuples, None fornumbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -150,7 +150,7 @@ def read_bytes(path: str | Path, most: int | None = MAX_TEXT_BYTES) -> bytes:
     try:
         size = path.stat().st_size
         if most is not None and size > most:
-            raise ValueError(f"{path}: {size} bytes, expected at most {most}; is it another file?")
+            raise ValueError(f"{path}: {size} bytes, expected at most {most}; is it the right file?")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error

@@ -45,7 +45,7 @@ def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoSt
     refused = bool(_NOT_VIDEO & set(container.format.name.split(",")))
     if refused or not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
         container.close()
-        raise InputError(f"{path}: holds no video track (format {container.format.name}); give a video file")
+        raise InputError(f"{path}: contains no video track (format {container.format.name}); give a video file")
     if stream.codec_context is None:
         container.close()
         raise InputError(f"{path}: its video codec is not known here; is it damaged? convert it to H.264")

@@ -217,7 +217,7 @@ class FrameCollector:
     def frames(self) -> Frames:
         """Everything added so far, in the order of adding."""
         if self.spec is None:
-            raise InputError(f"{self.source}: holds no frame; give a source with at least one")
+            raise InputError(f"{self.source}: contains no frame; give a source with at least one")
         return Frames(
             images=torch.stack(self.images),
             timestamps_s=torch.tensor(self.times, dtype=torch.float64),

@@ -57,7 +57,7 @@ def load_pickled_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected tensors by name, received {type(loaded).__name__}; give a file of weights")
     found = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     if not found:
-        raise ValueError(f"{path}: it holds no tensor; give a file of weights")
+        raise ValueError(f"{path}: it contains no tensor; give a file of weights")
     odd = next((name for name, value in found.items() if not _is_plain(value)), None)
     if odd is not None:
         raise ValueError(f"{path}: {odd} is not stored in full (it is sparse, or one number stands for many); write it "

@@ -61,7 +61,7 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
     """
     bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
-        raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
+        raise ValueError(f"{len(bad)} tensors holdnumbers that are not finite, such as {bad[0]}; nothing was written")
     kept: dict[str, Tensor] = {}
     for name, value in newer_names(state).items():
         kept |= {k: v.contiguous() for k, v in quantised(name, value.detach().cpu()).items()}

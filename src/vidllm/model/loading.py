@@ -153,7 +153,7 @@ def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, devi
     wanted = {key: local_rows(homes[name]) for key, name in names.items() if name in homes}
     for key, rows in checkpoint.rows(wanted):
         if not bool(rows.isfinite().all()):
-            raise ValueError(f"{folder}: {key} holds numbers that are not finite; take other weights")
+            raise ValueError(f"{folder}: {key} holdsnumbers that are not finite; take other weights")
         _here(homes[names[key]]).copy_(rows)
     for name, home in state.items():
         if ".lora_" in name:
@@ -408,7 +408,7 @@ def check_finite(model: nn.Module, place: str) -> None:
     for name, tensor in model.state_dict().items():
         # a sum takes a fraction of the time of a test of each number, and can be infinite without reason
         if tensor.dtype in _SUMMED and not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{place}: {name} holds numbers that are not finite in {str(tensor.dtype)[6:]}; the "
+            raise ValueError(f"{place}: {name} holdsnumbers that are not finite in {str(tensor.dtype)[6:]}; the "
                              "weights are damaged, or their training diverged: take others")  # fmt: skip
 
 

@@ -159,7 +159,7 @@ class FittedCameras:
         weights = torch.where(known > 1e-9, known, 0.0)
         ratio = weighted_median(ours / known.clamp_min(1e-9), weights) if len(here) else self.unit
         if bool((weights > 0).any()):
-            warnings.warn("the pictures do not tell the scale of the known poses against depth; "
+            warnings.warn("the pictures do not determine the factor between depth and the known poses; "
                           "it is that of the predicted camera path, or measured", stacklevel=2)  # fmt: skip
         return torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
 

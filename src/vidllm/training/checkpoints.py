@@ -174,7 +174,8 @@ def _unwritten(path: Path, error: BaseException) -> ValueError:
     last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     reason = " ".join(str(cause).split())[:300]
-    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; make room and start again: the run goes on")
+    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; free disk space and start again: "
+                      "the run resumes")  # fmt: skip
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -71,7 +71,7 @@ def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[t
     sizes = shard_sizes(folder)
     odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
     if odd:
-        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
+        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not multiples of {patch} pixels")
     wanted, shortest = max(clip_frames), min(frames for frames, _, _ in sizes)
     if wanted > shortest:
         raise ValueError(
@@ -120,7 +120,7 @@ class RoomsData:
             if path not in self._open:
                 self._open[path] = shard = Shard(path)
                 if shard.labels not in (labels, LabelSpace()):
-                    raise ValueError(f"{path} names its objects otherwise than other shards there: give it a folder")
+                    raise ValueError(f"{path} has other object names than the other shards; move it to another folder")
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             return self._open[path]

@@ -145,9 +145,9 @@ def trained_parts(model: VidLLMForConditionalGeneration, config: FinetuneConfig)
         ValueError: nothing is to learn, or LoRA of a language model that is not.
     """
     if not config.train:
-        raise ValueError("nothing is to learn; give --train with one of language_model, projector, grounding, adapter")
+        raise ValueError("nothing to train; give --train with one of language_model, projector, grounding, adapter")
     if config.lora and "language_model" not in config.train:
-        raise ValueError("--lora is how the language model learns, but it is not in --train; add language_model to it")
+        raise ValueError("--lora trains the language model, which is not in --train; add language_model to it")
     model.requires_grad_(False)
     parts: dict[str, nn.Module] = {}
     if "language_model" in config.train:
@@ -175,7 +175,7 @@ def language_side(adapter: CrossTaskAdapter) -> nn.Module:
         return exchange.language_reads
     if exchange is None:
         return adapter.phi_language
-    raise ValueError("this model's adapter has no part of language alone; take adapter out of --train")
+    raise ValueError("this model's adapter has no weights for the language stream alone; take adapter out of --train")
 
 
 def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:

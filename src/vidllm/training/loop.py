@@ -87,7 +87,7 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
         run.read_later()
     start, damaged = resume(run, out / "checkpoints")
     if start > loop.steps:
-        raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
+        raise ValueError(f"{out}: the run in it has taken {start} steps already, --steps asks for {loop.steps}; give "
                          "as many or more, or another --out")  # fmt: skip
     processes.do_first(lambda: trim_log(out / "log.jsonl", start))
     say(f"{out}: step {start} of {loop.steps}, {processes.size} process{'es' * (processes.size > 1)}")

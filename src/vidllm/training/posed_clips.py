@@ -48,7 +48,7 @@ def open_clips(folder: Path, option: str) -> list[Capture]:
     for clip in clips:
         if not clip.depths or clip.intrinsics is None:
             what = "has a depth map" if not clip.depths else "has intrinsics"
-            raise ValueError(f"{clip.where}: no frame {what}; poses alone tell no distances")
+            raise ValueError(f"{clip.where}: no frame {what}; poses alone give no depth")
     return clips
 
 

@@ -102,7 +102,7 @@ def check_tokenizer_of(config: RunConfig) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if list_checkpoints(out / "checkpoints") and record.get("tokenizer", found) != found:
         raise ValueError(
-            f"{file}: not the tokenizer that the run in {out} was begun with; put that one back, or give another --out"
+            f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give another --out"
         )
     write_json(out / RECORD_FILE, {**record, "tokenizer": found})
 
@@ -200,8 +200,8 @@ def _refuse(out: Path, differ: list[str]) -> None:
     if differ:
         more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
         raise ValueError(
-            f"{out}: the run there was begun with {', '.join(differ[:SHOWN])}{more}; go on with what it was begun "
-            f"with, give another --out, or delete {out} to train anew"
+            f"{out}: the run in it was started with {', '.join(differ[:SHOWN])}{more}; use these settings again, give "
+            f"another --out, or delete {out} to train anew"
         )
 
 

@@ -48,7 +48,7 @@ def read_intrinsics(given: str | Path) -> Intrinsics:
     if path.is_dir():
         inside = _json_in(path)
         if inside is None:
-            raise ValueError(f"{path}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
+            raise ValueError(f"{path}: no cameras.json, transforms.json or COLMAP model in this folder; give a file")
         path = inside
     return readers.get(path.suffix.lower(), read_intrinsics_text)(path)
 

@@ -124,7 +124,7 @@ def _read_cameras(path: Path) -> dict[int, _Camera]:
             raise ValueError(f"{place}: camera {number_} for the second time; keep one of them")
         cameras[number_] = _camera(model, size, parameters, place)
     if not cameras:
-        raise ValueError(f"{path}: holds no camera")
+        raise ValueError(f"{path}: contains no camera")
     return cameras
 
 
@@ -177,7 +177,7 @@ def _read_images(folder: Path) -> list[_Image]:
         raise ValueError(f"{folder}: no images.txt or images.bin beside cameras; export the model again")
     images = list(_binary_images(path) if path.suffix == ".bin" else _text_images(path))
     if not images:
-        raise ValueError(f"{path}: holds no image")
+        raise ValueError(f"{path}: contains no image")
     return images
 
 
@@ -209,7 +209,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             if not content:
                 return
             if len(content) > _MAX_LINE:
-                raise ValueError(f"{path}: line {line}: over {_MAX_LINE} bytes; is it another file?")
+                raise ValueError(f"{path}: line {line}: over {_MAX_LINE} bytes; is it the right file?")
             yield line, content
 
 
@@ -252,7 +252,7 @@ class _Reader:
         (found,) = self.take("<Q", f"{self.path}: number of {what}")
         if found * least > self._left():
             raise ValueError(f"{self.path}: {found} {what} announced, but {self._left()} bytes follow; is it complete, "
-                             "and a file of COLMAP?")  # fmt: skip
+                             "and a COLMAP file?")  # fmt: skip
         return int(found)
 
     def take(self, form: str, place: str) -> tuple[Any, ...]:

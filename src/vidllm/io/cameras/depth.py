@@ -89,8 +89,8 @@ def _read_exr(path: Path) -> np.ndarray:
 def check_shape(depth_m: np.ndarray, size: Sequence[int], where: str) -> None:
     """ValueError unless depth has the aspect ratio of pictures of (H, W)."""
     if abs(depth_m.shape[0] * size[1] / (depth_m.shape[1] * size[0]) - 1) > SAME_SHAPE:
-        raise ValueError(f"{where}: depth of {depth_m.shape[1]}x{depth_m.shape[0]} pixels is not of the shape of the "
-                         f"pictures ({size[1]}x{size[0]}); align depth to the pictures")  # fmt: skip
+        raise ValueError(f"{where}: depth of {depth_m.shape[1]}x{depth_m.shape[0]} pixels does not have the aspect "
+                         f"ratio of the pictures ({size[1]}x{size[0]}); align depth to the pictures")  # fmt: skip
 
 
 def nearest_depth(

@@ -144,7 +144,7 @@ def read_pose_table(path: Path) -> PerFrame:
     text = read_text(path)
     lines = data_lines(text)
     if not lines:
-        raise ValueError(f"{path}: holds no pose")
+        raise ValueError(f"{path}: contains no pose")
     if path.suffix.lower() == ".csv":
         header = _header(lines[0][1])
         if header is not None:
@@ -234,7 +234,7 @@ def _of_columns(header: list[str], lines: list[tuple[int, str]], path: Path) -> 
     places = [f"line {line}" for line, _ in lines]
     rows = [_cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines, places, strict=True)]
     if not rows:
-        raise ValueError(f"{path}: holds no pose")
+        raise ValueError(f"{path}: contains no pose")
     return poses_of_rows([[row[columns[name]] for name in (key, *values)] for row in rows], places, path)
 
 

@@ -97,7 +97,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     told = read_json_object(folder / "intrinsics.json")
     missing = [name for name in ("fx", "fy", "cx", "cy") if not isinstance(told.get(name), int | float)]
     if missing:
-        raise ValueError(f"{folder / 'intrinsics.json'}: {missing[0]} is missing or no number; expected pixels")
+        raise ValueError(f"{folder / 'intrinsics.json'}: {missing[0]} is missing or not a number; expected pixels")
     k = [[told["fx"], 0, told["cx"]], [0, told["fy"], told["cy"]], [0, 0, 1]]
     entries, file = [], folder / "poses_c2w.txt"
     for line, text in data_lines(read_text(file)):
@@ -134,12 +134,12 @@ def _pose(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray | None:
     if pose is None:
         return None
     if not np.allclose(pose[:, :3] @ pose[:, :3].T, np.eye(3), atol=1e-2):
-        raise ValueError(f'{file}: "w2c" of frame {name} is no rotation with a translation; expected 3x4')
+        raise ValueError(f'{file}: "w2c" of frame {name} is not a rigid transform; expected 3x4')
     return np.linalg.inv(np.vstack([pose, [0, 0, 0, 1]]))
 
 
 def _matrix(file: Path, name: str, entry: dict[str, Any], key: str, columns: int) -> np.ndarray | None:
-    """A matrix of three rows, None where there is none; ValueError for another shape or numbers that are not finite."""
+    """A matrix of three rows, None where there is none; ValueError for another shape ornumbers that are not finite."""
     if entry.get(key) is None:
         return None
     try:

@@ -38,7 +38,7 @@ class Representation(Supervision[LanguageOutputs]):
         super().__init__(parts)
         place = parts.weights.represent_from
         if place is None:
-            raise ValueError("--represent-weight draws visual tokens to a geometry model: name it, --represent-from")
+            raise ValueError("--represent-weight needs --represent-from, a geometry model")
         device, width = parts.heads.norm.weight.device, parts.model.config.text_config.hidden_size
         self.teacher = load_geometry_teacher(place, "attention").to(device)
         self.heads.represent = nn.Sequential(
