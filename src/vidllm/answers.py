@@ -11,8 +11,8 @@ from typing import Any
 class Box:
     """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1].
 
-    With 90% probability the error of the centre is below ``center_error`` metres, and the ratio of each true side to the
-    predicted one (or its inverse) below 1 + ``size_error``. None if the model is not calibrated
+    With 90% probability the error of the centre is below ``center_error`` metres, and the ratio of each true side to
+    the predicted one (or its inverse) below 1 + ``size_error``. None if the model is not calibrated
     (:mod:`vidllm.model.calibration`).
     """
 

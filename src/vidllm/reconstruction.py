@@ -41,8 +41,8 @@ DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", "scene")
 class Scene:
     """A reconstructed video.
 
-    Lengths are metres. The world frame is the first camera's frame; boxes and points are in the scene frame (level: z up,
-    origin at the first camera, x along its horizontal viewing direction).
+    Lengths are metres. The world frame is the first camera's frame; boxes and points are in the scene frame (level: z
+    up, origin at the first camera, x along its horizontal viewing direction).
 
     Several threads may use one scene; their questions are answered one after another. A question that fails or is
     interrupted does not affect later ones. ``detector`` finds objects instead of the model (``vidllm.load_detector``).
@@ -98,7 +98,8 @@ class Scene:
 
     @property
     def depth_std(self) -> Tensor | None:
-        """Standard deviation of depth (F,H,W), metres; 90% of the errors are below 1.645 times this value in unseen rooms.
+        """Standard deviation of depth (F,H,W), metres; 90% of the errors are below 1.645 times this value in unseen
+        rooms.
 
         Not calibrated if ``calibration`` is None. None if the model has no metric depth model.
         """
@@ -291,13 +292,14 @@ class Scene:
         self, question: str, situation: str | None = None, max_new_tokens: int = 64,
         heard: Callable[[str], None] | None = None,
     ) -> Answer:  # fmt: skip
-        """The answer to a question, decoded greedily; ``situation`` gives position and viewing direction in words (as in SQA3D).
+        """The answer to a question, decoded greedily; ``situation`` gives position and viewing direction in words (as
+        in SQA3D).
 
-        ``heard`` is called with the answer so far after each token; an exception in it ends the answer. It is not called if the
-        answer may be replaced afterwards by one of the required kind.
+        ``heard`` is called with the answer so far after each token; an exception in it ends the answer. It is not
+        called if the answer may be replaced afterwards by one of the required kind.
 
-        A model with a closed vocabulary replaces unknown words by the nearest known ones (``answer.notes``), or says that it
-        does not know them (:mod:`vidllm.model.words`).
+        A model with a closed vocabulary replaces unknown words by the nearest known ones (``answer.notes``), or says
+        that it does not know them (:mod:`vidllm.model.words`).
         """
         if heard is None or (self._vocabulary is not None and self._vocabulary.allowed(str(question))):
             return self.ask_all([(question, situation)], max_new_tokens)[0]
@@ -371,7 +373,8 @@ class Scene:
 
     @torch.inference_mode()
     def ground(self, expression: str, several: bool = True) -> Boxes:
-        """Boxes of the objects that an expression refers to: none, one or several (best first). ``several=False``: the best box.
+        """Boxes of the objects that an expression refers to: none, one or several (best first). ``several=False``: the
+        best box.
 
         If the expression has an unknown word, ``boxes.notes`` says so, and at most the best box is returned.
         """
@@ -406,8 +409,8 @@ class Scene:
     ) -> list[tuple[int, float]]:
         """The given boxes that an expression refers to: their indices and scores in [0, 1], best first.
 
-        ``candidates`` are (centre, size, yaw) in the scene frame. With ``several`` none or more than one may be returned,
-        otherwise the best one. ValueError without candidates.
+        ``candidates`` are (centre, size, yaw) in the scene frame. With ``several`` none or more than one may be
+        returned, otherwise the best one. ValueError without candidates.
         """
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
@@ -424,8 +427,8 @@ class Scene:
     def inventory(self, names: Sequence[str] = NAMES) -> Inventory:
         """All objects of the scene, the room's floor and height, and the camera path (docs/measuring.md).
 
-        ``names``: the objects to look for. The last inventory is cached for the same names and detector. ValueError for a name
-        that cannot be part of a question, or a scene without depth.
+        ``names``: the objects to look for. The last inventory is cached for the same names and detector. ValueError for
+        a name that cannot be part of a question, or a scene without depth.
         """
         wanted = tuple(prompts.check_question(name, what="name") for name in names), self.detector
         kept = self._inventory
@@ -439,8 +442,9 @@ class Scene:
     ) -> Measurement:
         """Sizes and heights of one or two objects or points, and the distances between two, in metres with intervals.
 
-        Each is an expression ("the table"; its best box is measured) or a pixel (frame, u, v) of an original picture, with
-        the index of a sampled frame, from 0. ValueError for an expression without an object here or a pixel without depth.
+        Each is an expression ("the table"; its best box is measured) or a pixel (frame, u, v) of an original picture,
+        with the index of a sampled frame, from 0. ValueError for an expression without an object here or a pixel
+        without depth.
         """
         return measure(self, first, second)
 
@@ -470,9 +474,9 @@ class Scene:
     ) -> list[Path]:
         """Write the reconstruction atomically; returns the paths.
 
-        ``boxes`` with ``labels`` are shown in overview, page, video and tables of boxes; ``transcript`` (questions and answers)
-        in the page. Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)`` reads. Raises
-        OutputError (an OSError) if the folder cannot be written, ValueError for an unknown format.
+        ``boxes`` with ``labels`` are shown in overview, page, video and tables of boxes; ``transcript`` (questions and
+        answers) in the page. Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)``
+        reads. Raises OutputError (an OSError) if the folder cannot be written, ValueError for an unknown format.
         """
         from vidllm.scene_file import write_formats
 

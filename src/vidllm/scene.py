@@ -63,15 +63,15 @@ class VidLLM:
     ) -> Scene:
         """Reconstruct a video file, recording, folder or list of pictures, array, or frames in metres.
 
-        ``num_frames`` frames are sampled evenly (all if the video has fewer). None: as many as neighbouring frames need to
-        overlap, and at least the model's default (:mod:`vidllm.long_video.frame_choice`). ``known``: a known scale, used
-        instead of the predicted one; the ends of a known length are pixels of the original pictures of one sampled frame.
-        ``cameras``: known cameras and depth, used instead of predicted ones and of those of a recording
+        ``num_frames`` frames are sampled evenly (all if the video has fewer). None: as many as neighbouring frames need
+        to overlap, and at least the model's default (:mod:`vidllm.long_video.frame_choice`). ``known``: a known scale,
+        used instead of the predicted one; the ends of a known length are pixels of the original pictures of one sampled
+        frame. ``cameras``: known cameras and depth, used instead of predicted ones and of those of a recording
         (docs/known_cameras.md). ``refine``: adjust cameras, focal length and depth until the frames agree
         (docs/refinement.md); None: as configured when the model was loaded.
 
-        More frames than ``window`` (None: ``config.windows.whole_up_to``) are processed in windows that share ``overlap``
-        frames (docs/long_video.md); ``progress`` is called with the number of frames done after each.
+        More frames than ``window`` (None: ``config.windows.whole_up_to``) are processed in windows that share
+        ``overlap`` frames (docs/long_video.md); ``progress`` is called with the number of frames done after each.
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
@@ -127,10 +127,10 @@ class VidLLM:
     ) -> Iterator[LongScene]:
         """The scene after each window of a video, with all frames so far; each can be used then and later.
 
-        ``source`` as for :meth:`reconstruct`, or an iterator of images (a live camera). ``num_frames`` frames are sampled
-        evenly; None: every frame. ``keep_maps=False`` stores no depth maps and pictures (by default they are in temporary
-        files), which cameras, questions and boxes do not need. ``known``, ``cameras`` and ``refine`` (for each window) as for
-        :meth:`reconstruct`.
+        ``source`` as for :meth:`reconstruct`, or an iterator of images (a live camera). ``num_frames`` frames are
+        sampled evenly; None: every frame. ``keep_maps=False`` stores no depth maps and pictures (by default they are in
+        temporary files), which cameras, questions and boxes do not need. ``known``, ``cameras`` and ``refine`` (for
+        each window) as for :meth:`reconstruct`.
         """
         cameras = known_cameras(source) if cameras is None else cameras
         _check_known(known, cameras)
@@ -183,11 +183,11 @@ def load(
 ) -> VidLLM:
     """The shipped model ``tiny``, or a model from a folder or hub id.
 
-    ``dtype`` "auto": bfloat16 if the device supports it, else float32. ``language_dtype`` "int8" or "int4": quantise the
-    layers of the language model. ``offload="cpu"``: keep them in host memory (docs/performance.md). ``refine``: default of
-    every reconstruction; None: as in the model's configuration (docs/refinement.md). ``vlm``: folder or hub id of a
-    vision-language model of transformers that gives the answers, from frames and inventory (docs/vision_language.md).
-    ValueError, naming the folder, if it is missing or contains another kind of model.
+    ``dtype`` "auto": bfloat16 if the device supports it, else float32. ``language_dtype`` "int8" or "int4": quantise
+    the layers of the language model. ``offload="cpu"``: keep them in host memory (docs/performance.md). ``refine``:
+    default of every reconstruction; None: as in the model's configuration (docs/refinement.md). ``vlm``: folder or hub
+    id of a vision-language model of transformers that gives the answers, from frames and inventory
+    (docs/vision_language.md). ValueError, naming the folder, if it is missing or contains another kind of model.
     """
     from vidllm.model.loading import load_network
     from vidllm.model.precision import check_offload, describe_dtype, is_slow, place, resolve_dtype
@@ -222,9 +222,9 @@ def _device(name: str) -> torch.device:
 def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, device: str = "cpu") -> Scene:
     """The scene that ``scene.save(folder)`` wrote: the same answers, boxes and exports, without the video.
 
-    ``model``: a loaded model, or its folder or hub id; None: the model named in the scene, if it is the shipped model or a
-    folder. A model that is loaded here has the dtypes of the scene. ValueError, naming the file, if the folder contains no
-    saved scene or a damaged one, or for another model than that of the scene.
+    ``model``: a loaded model, or its folder or hub id; None: the model named in the scene, if it is the shipped model
+    or a folder. A model that is loaded here has the dtypes of the scene. ValueError, naming the file, if the folder
+    contains no saved scene or a damaged one, or for another model than that of the scene.
     """
     saved = SceneFile.read(folder)
     if not isinstance(model, VidLLM):

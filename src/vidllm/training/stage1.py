@@ -1,7 +1,7 @@
-"""Stage 1: encoder and adapter learn from two frozen teachers before anything is asked of them (Eqs 5 to 7).
+"""Stage 1: encoder and adapter are distilled from two frozen teachers (Eqs 5 to 7).
 
-The geometric stream learns from VGGT's encoder, the semantic one from LLaVA-3D's CLIP. What comes out is a model folder
-that stage 2 starts from (``vidllm train stage2 --init-from RUN/model``); its other parts are as they were.
+The geometric stream learns from VGGT's encoder, the semantic one from LLaVA-3D's CLIP. The result is a model folder for
+stage 2 (``vidllm train stage2 --init-from RUN/model``); its other parts are unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Correspondence loss (ours): patches that see the same 3D point should look alike to global attention.
+"""Correspondence loss (ours): patches that show the same 3D point should have similar features.
 
-For each patch of a frame, the patch of another frame that holds its reprojected centre is the positive among all
-patches of that frame (InfoNCE). Exact depth and poses of the rooms make this supervision free; it is an auxiliary
-of small-scale training and adds nothing to the model.
+The positive of a patch is the patch of another frame that contains its reprojected centre, among all patches of that
+frame (InfoNCE), from exact depth and poses. It is an auxiliary loss and adds nothing to the model.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Matches:
     """Where each patch's centre is seen in its partner frame.
 
     Attributes:
-        place: (B,F,P,2) column and row in the partner's patch grid (0 = centre of the first), between them too.
+        place: (B,F,P,2) continuous column and row in the partner's patch grid (0 = centre of the first).
         valid: (B,F,P) whether the partner sees the point.
         grid: rows and columns of patches.
     """
@@ -34,7 +33,7 @@ class Matches:
 
     @property
     def index(self) -> Int[Tensor, "B F P"]:
-        """The patch that the point falls into."""
+        """The patch that contains the point."""
         column, row = (self.place + 0.5).floor().long().unbind(-1)
         rows, columns = self.grid
         return row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
