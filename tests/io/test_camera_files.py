@@ -139,7 +139,7 @@ def test_transforms_and_unit(tmp_path):
          "1403636580838555648,4.6,-1.7,0.8,0.5,0.5,0.5,0.5\n", ("columns timestamp, p_rs_r_x [m]",)),
         ("t.json", json.dumps(transforms()).replace("f_1", "f_0"), ("frame 2", "name f_0")),
         ("t.json", json.dumps(transforms()).replace("[0.0, 0.0, 0.0, 1.0]", "[0, 0, 1, 1]"), ("frame 1", "last row")),
-        ("t.json", json.dumps({"frames": [{"transform_matrix": np.eye(4).tolist()}]}), ("which picture",)),
+        ("t.json", json.dumps({"frames": [{"transform_matrix": np.eye(4).tolist()}]}), ("cannot be matched",)),
     ],
 )  # fmt: skip
 def test_wrong_poses_are_named(tmp_path, name, text, told):

@@ -138,7 +138,7 @@ def test_large_but_finite_numbers_are_not_taken_for_infinite(tmp_path):
     check_finite(module, "here")
     with torch.no_grad():
         module.weight[2, 3] = float("-inf")
-    with pytest.raises(ValueError, match="here: weight holdsnumbers that are not finite in float32"):
+    with pytest.raises(ValueError, match="here: weight holds numbers that are not finite in float32"):
         check_finite(module, "here")
 
 

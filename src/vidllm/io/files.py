@@ -112,7 +112,7 @@ def parse_json(content: bytes | str, name: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: text keys, lists for tuples, None fornumbers that are not finite."""
+    """A value for JSON: text keys, lists for tuples, None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

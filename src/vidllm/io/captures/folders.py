@@ -139,7 +139,7 @@ def _pose(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray | None:
 
 
 def _matrix(file: Path, name: str, entry: dict[str, Any], key: str, columns: int) -> np.ndarray | None:
-    """A matrix of three rows, None where there is none; ValueError for another shape ornumbers that are not finite."""
+    """A matrix of three rows, None where there is none; ValueError for another shape or numbers that are not finite."""
     if entry.get(key) is None:
         return None
     try:
