@@ -115,10 +115,10 @@ class Int4Linear(nn.Module):
     offset: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, group: int = GROUP) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        packed, scale, offset = to_int4(linear.weight.detach(), group)
+        packed, scale, offset = to_int4(linear.weight.detach())
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale.to(linear.weight.dtype))
         self.register_buffer("offset", offset.to(linear.weight.dtype))
@@ -142,17 +142,16 @@ def to_int8(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Te
 
 
 def to_int4(
-    weight: Float[Tensor, "o i"], group: int = GROUP
+    weight: Float[Tensor, "o i"]
 ) -> tuple[UInt8[Tensor, "o half"], Float[Tensor, "o g"], Float[Tensor, "o g"]]:
-    """Packed weights, scale and offset of every group; no weight moves by more than half its group's scale.
+    """Packed weights, scale and offset of every group; no weight changes by more than half its group's scale.
 
-    Where ``group`` does not divide the row, its largest common divisor with the row is the group. ValueError for a row
-    of an odd length.
+    If ``GROUP`` does not divide the row, the group is their greatest common divisor. ValueError for an odd row length.
     """
     columns = weight.shape[1]
     if columns % 2:
         raise ValueError(f"4-bit weights go in pairs: a row of {columns} cannot be packed; use int8")
-    groups = weight.float().unflatten(1, (-1, math.gcd(columns, group)))
+    groups = weight.float().unflatten(1, (-1, math.gcd(columns, GROUP)))
     low, high = groups.amin(2), groups.amax(2)
     scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
     levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.uint8).flatten(1)
@@ -160,7 +159,7 @@ def to_int4(
     return first | (second << 4), scale, low
 
 
-def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
+def quantise(language_model: nn.Module, dtype: str) -> int:
     """Quantise every linear layer of a causal LM except its head, in place; returns their number.
 
     ValueError for another ``dtype`` than "int8" and "int4". A quantised model is for inference: its weights have no
@@ -172,7 +171,7 @@ def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
     for parent in list(language_model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and child is not head:
-                setattr(parent, name, Int8Linear(child) if dtype == "int8" else Int4Linear(child, group))
+                setattr(parent, name, Int8Linear(child) if dtype == "int8" else Int4Linear(child))
                 replaced += 1
     return replaced
 

@@ -302,9 +302,7 @@ def metric_depth_loss(
     mean = error.sum(-1) / count.clamp(min=1)
     centred = (error - mean[..., None]) * mask
     spread = (centred.square() / (1 + alpha * centred.abs())).sum(-1) / count.clamp(min=1)
-    per_image = mean.square() + spread
-    seen = (count > 0).float()
-    return (per_image * seen).sum() / seen.sum().clamp(min=1)
+    return masked_mean(mean.square() + spread, count > 0)
 
 
 # ---- grounding -------------------------------------------------------------------------------------------------------
@@ -383,5 +381,4 @@ def choice_loss(
     each = torch.logsumexp(log_p[:, :, None, :-1].masked_fill(~positives, MASKED), -1)
     named = -(each * found).sum(-1) / found.sum(-1).clamp(min=1)
     loss = torch.where(found.any(-1), named, -log_p[..., -1])
-    counted = exists & (found.any(-1) | ~target_mask.any(-1))
-    return (loss * counted).sum() / counted.sum().clamp(min=1)
+    return masked_mean(loss, exists & (found.any(-1) | ~target_mask.any(-1)))

@@ -27,7 +27,8 @@ from vidllm.training.config import RunConfig
 from vidllm.training.losses import Losses
 
 RECENT = 100  # steps over which the skipped ones are counted
-KNOWN = 20  # steps of a kind before it is judged
+KNOWN = 20  # steps of a kind before its loss spikes are detected
+AVERAGE_EVERY, AVERAGE_DECAY = 5, 0.995  # of the weights
 
 
 class Trainable(ABC):
@@ -128,12 +129,12 @@ class Trainable(ABC):
         for module in self.modules().values():
             yield from (p for p in module.parameters() if p.requires_grad)
 
-    def average(self, step: int, every: int = 5, decay: float = 0.995) -> None:
-        """Move the averages towards the weights, every few steps."""
+    def average(self, step: int) -> None:
+        """Update the averages, every few steps."""
         module = self.averaging()
-        if module is None or step % every:
+        if module is None or step % AVERAGE_EVERY:
             return
-        decay = min(decay, (1 + self.steps_averaged) / (10 + self.steps_averaged))
+        decay = min(AVERAGE_DECAY, (1 + self.steps_averaged) / (10 + self.steps_averaged))
         self.steps_averaged += 1
         with torch.no_grad():
             for name, value in module.named_parameters():

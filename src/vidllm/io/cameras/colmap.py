@@ -1,4 +1,4 @@
-"""Models of COLMAP: ``cameras`` and ``images``, as .bin or .txt. Poses are camera-from-world, pixel centres at +0.5."""
+"""COLMAP models: ``cameras`` and ``images``, as .bin or .txt. Poses are camera-from-world, pixel centres at +0.5."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Image:
 
 
 def find_model(path: Path) -> Path | None:
-    """The folder of the model that a path means (itself, its sparse/0, or one of its files), None without one."""
+    """The folder of the COLMAP model at a path (itself, its sparse/0, or one of its files), None without one."""
     if path.is_file():
         return path.parent if path.name in ("cameras.txt", "cameras.bin", "images.txt", "images.bin") else None
     folders = (path / name for name in _FOLDERS)
@@ -64,7 +64,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def read_colmap_intrinsics(folder: Path) -> Intrinsics:
-    """One K where the model has one camera, else one for each image's name."""
+    """One K if the model has one camera, else one per image name."""
     path = _file(folder, "cameras")
     if path is None:
         raise ValueError(f"{folder}: no cameras.txt or cameras.bin beside images; export the model again")

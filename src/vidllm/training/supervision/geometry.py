@@ -7,20 +7,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.patches_3d import back_project
 from vidllm.model.transformer import Attention
 from vidllm.training.data import Batch
-from vidllm.training.losses import GeometryTargets
-from vidllm.training.supervision.base import GeometryOutputs, Parts, Supervision, Terms
-from vidllm.training.supervision.matches import Matches, correspondence_loss
+from vidllm.training.losses import GeometryTargets, masked_mean
+from vidllm.training.supervision.base import GeometryOutputs, Matches, Parts, Supervision, Terms
 
 SEED = 20_26
 BASE_WIDTH = 192  # of the first models; multiples of it repeat their vectors, so that a language half carries over
 SHARES = (0.7, 0.5, 0.4)  # standard deviation of the vectors of categories, colours, materials
+MATCH_TEMPERATURE = 0.1  # of the cosine similarities of matching patches
 SHELL_WEIGHT = 0.15  # of a patch of the shell in the naming loss
 
 
@@ -66,6 +67,19 @@ def naming_loss(
     return (error * weight).sum() / weight.sum()
 
 
+def correspondence_loss(
+    tokens: Float[Tensor, "B F P C"],
+    target: Int[Tensor, "B F P"],
+    valid: Bool[Tensor, "B F P"],
+    other: Int[Tensor, " F"],
+) -> Tensor:
+    """Cross-entropy of each patch over the patches of its partner frame, cosine similarity over ``temperature``."""
+    unit = F.normalize(tokens.float(), dim=-1)
+    logits = torch.einsum("bfpc,bfqc->bfpq", unit, unit[:, other]) / MATCH_TEMPERATURE
+    each = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none")
+    return masked_mean(each, valid.flatten())
+
+
 class MatchingAttention:
     """Hooks on some global blocks that compute a loss of one attention head."""
 
@@ -86,14 +100,13 @@ class MatchingAttention:
             raise ValueError("the guided block has not run yet; call the model first")
         target, share = matches.corners()
         _, frames, patches = matches.valid.shape
-        weight = matches.valid.float()
         terms = []
         for order, module in enumerate(self._modules):
             q, k, _ = module.heads(*self._heard[order])
             query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
             logs = supervised_logits(query, key, patches, other).log_softmax(-1)
             each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
-            terms.append((each * weight).sum() / weight.sum().clamp(min=1))
+            terms.append(masked_mean(each, matches.valid))
         self._heard.clear()
         return torch.stack(terms).mean()
 
@@ -191,7 +204,7 @@ class Correspondence(Supervision[GeometryOutputs]):
 
 
 class AttentionToMatches(Supervision[GeometryOutputs]):
-    """A head of some global blocks attends to matching patches (:mod:`vidllm.training.supervision.matches`)."""
+    """A head of some global blocks attends to matching patches."""
 
     name = "guide"
     reads = GeometryOutputs
