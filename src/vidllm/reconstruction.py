@@ -98,8 +98,7 @@ class Scene:
 
     @property
     def depth_std(self) -> Tensor | None:
-        """Standard deviation of depth (F,H,W), metres; 90% of the errors are below 1.645 times this value in unseen
-        rooms.
+        """Standard deviation of depth (F,H,W), metres; 90% of the errors in unseen rooms are below 1.645 times this.
 
         Not calibrated if ``calibration`` is None. None if the model has no metric depth model.
         """
@@ -373,8 +372,7 @@ class Scene:
 
     @torch.inference_mode()
     def ground(self, expression: str, several: bool = True) -> Boxes:
-        """Boxes of the objects that an expression refers to: none, one or several (best first). ``several=False``: the
-        best box.
+        """Boxes of the objects that an expression refers to, best first; the best one only with ``several=False``.
 
         If the expression has an unknown word, ``boxes.notes`` says so, and at most the best box is returned.
         """

@@ -77,8 +77,7 @@ def huber_log_scale(
     delta: float = 0.1,
     rounds: int = 5,
 ) -> Float[Tensor, "*batch"]:
-    """Robust scale with ``s * relative ~ metric``: iteratively reweighted least squares on logarithms with Huber
-    weights.
+    """Robust scale with ``s * relative ~ metric``: reweighted least squares on logarithms with Huber weights.
 
     Starts at the weighted median of ``log metric - log relative``. Residuals beyond ``delta`` (log units) have a
     constant influence. Entries that are not finite and positive in both maps get weight 0; NaN if none is left.

@@ -28,8 +28,7 @@ def best_motions(
 ) -> tuple[Float[Tensor, "m 3 3"], Float[Tensor, "m 3"]]:  # fmt: skip
     """The best motion from each of m frames to the next, over k initial values.
 
-    ``y = turn x + shift`` takes points of the first camera to the second; depth and focal length are those of
-    ``state``.
+    ``y = turn x + shift`` maps points of the first camera to the second; ``state`` gives depth and focal length.
     """
     for blur, steps, kept in zip(BLURS, STEPS, KEPT, strict=True):
         here = first.repeat_interleave(turns.shape[1])

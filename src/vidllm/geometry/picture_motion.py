@@ -113,9 +113,7 @@ def register_pictures(
 
 
 def overlap(maps: Float[Tensor, "B 2 3"], aspect: tuple[float, float]) -> Float[Tensor, " B"]:
-    """Fraction of the first picture's area that the second shows; ``aspect``: half sides (x, y) over half the shorter
-    side.
-    """
+    """Fraction of the first picture's area that the second shows; ``aspect`` (x, y): sides over the shorter side."""
     points = _grid((24, 24), maps) * maps.new_tensor(aspect)
     moved = points @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]
     return (moved.abs() <= maps.new_tensor(aspect)).all(-1).float().mean(-1)
