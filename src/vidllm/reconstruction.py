@@ -39,10 +39,9 @@ DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", "scene")
 
 
 class Scene:
-    """A reconstructed video.
+    """A reconstructed video. Lengths are metres, and the world frame is the first camera's.
 
-    Lengths are metres. The world frame is the first camera's frame; boxes and points are in the scene frame (level: z
-    up, origin at the first camera, x along its horizontal viewing direction).
+    Boxes and points are in the scene frame: level, z up, origin at the first camera, x along its horizontal view.
 
     Several threads may use one scene; their questions are answered one after another. A question that fails or is
     interrupted does not affect later ones. ``detector`` finds objects instead of the model (``vidllm.load_detector``).
@@ -200,9 +199,8 @@ class Scene:
         if all(told):
             return self.scale.warnings
         where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
-        doubt = "cameras and depth are uncertain"
-        if self.registration == "known":
-            doubt = "do the known cameras belong to these pictures?"
+        known = self.registration == "known"
+        doubt = "do the known cameras belong to these pictures?" if known else "cameras and depth are uncertain"
         return f"{where} do not agree after refinement; {doubt}", *self.scale.warnings
 
     def _agreements(self) -> list[bool]:
