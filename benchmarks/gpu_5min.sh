@@ -65,8 +65,8 @@ steps() { # NAME SECONDS PRESET OPTIONS...
 }
 
 render() { # FIRST: rooms for the training steps from this seed on, while the GPU is measured
-  nice timeout $((240 * ${SLOWER:-1})) python -m vidllm rooms shards --seeds "$1:$(($1 + ${ROOMS:-4}))" --frames 8 \
-    --shorter-side "${SIDE:-518}" -o "$work/shards" > "$work/rooms.$1.log" 2>&1
+  OMP_NUM_THREADS=1 nice timeout $((240 * ${SLOWER:-1})) python -m vidllm rooms shards --frames 8 \
+    --seeds "$1:$(($1 + ${ROOMS:-4}))" --shorter-side "${SIDE:-518}" -o "$work/shards" > "$work/rooms.$1.log" 2>&1
 }
 for ((job = 0; job < ${JOBS:-4}; job++)); do render $((10000 + 16 * job)) & done
 
