@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What five minutes on a GPU are to measure, most wanted first. Needs no network and no video decoder.
 #   benchmarks/gpu_5min.sh [OUT]     OUT: the tables (default: gpu_tables), a file each, written as they are made
-# MINUTES  after which no more is begun, and what is running is ended (default 4.5); each table has a limit of its own too
+# MINUTES  after which no more is begun, and what is running is ended (default 4.5; all of it: about 9); each table has a
+#          limit of its own too
 # WHEELS   folder of wheels to install first (those that torch and transformers do not install: tyro docstring_parser
 #          typeguard)
 # LARGE, SMALL: the two presets. COUNTS, MANY, FEW: numbers of frames. RESIZED, SIZE: frames in VGGT's sizes.
@@ -65,8 +66,8 @@ steps() { # NAME SECONDS PRESET OPTIONS...
 }
 
 render() { # FIRST: rooms for the training steps from this seed on, while the GPU is measured
-  nice timeout $((240 * ${SLOWER:-1})) python -m vidllm rooms shards --seeds "$1:$(($1 + ${ROOMS:-4}))" --frames 8 \
-    --shorter-side "${SIDE:-518}" -o "$work/shards" > "$work/rooms.$1.log" 2>&1
+  OMP_NUM_THREADS=1 nice timeout $((240 * ${SLOWER:-1})) python -m vidllm rooms shards --frames 8 \
+    --seeds "$1:$(($1 + ${ROOMS:-4}))" --shorter-side "${SIDE:-518}" -o "$work/shards" > "$work/rooms.$1.log" 2>&1
 }
 for ((job = 0; job < ${JOBS:-4}; job++)); do render $((10000 + 16 * job)) & done
 
@@ -98,5 +99,10 @@ if [[ $device == cuda* ]]; then
 else
   say "${large}_graphs: skipped, CUDA graphs need a CUDA device"
 fi
+# Where there is more time: every number of frames by the smaller preset, and beside other forms of the same.
+# shellcheck disable=SC2086
+size "${small}_all" 60 "$small" --frames ${COUNTS:-8 16 32 64} ${MANY:-128}
+# shellcheck disable=SC2086
+size "${large}_forms" 150 "$large" --vggt --llava --frames ${COUNTS:-8 16 32 64} ${MANY:-128}
 cat "$out"/*.txt
 rm -rf "$work"
