@@ -198,9 +198,8 @@ class Scene:
         if all(told):
             return self.scale.warnings
         where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
-        doubt = "cameras and depth are uncertain"
-        if self.registration == "known":
-            doubt = "do the known cameras belong to these pictures?"
+        learned = self.registration != "known"
+        doubt = "cameras and depth are uncertain" if learned else "do the known cameras belong to these pictures?"
         return f"{where} do not agree after refinement; {doubt}", *self.scale.warnings
 
     def _agreements(self) -> list[bool]:
