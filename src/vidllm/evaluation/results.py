@@ -96,29 +96,23 @@ def flat(scores: Mapping[str, Any], before: str = "", with_text: bool = False) -
     return rows
 
 
-def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric: task, split, protocol, metric and a value for each column (None where there is none)."""
-    names = [f"{c['system']}.{c['setting']}" for c in results["columns"]]
-    rows = []
-    for protocol, entry in results["protocols"].items():
-        by_column = {name: flat(entry["scores"].get(name, {})) for name in names}
-        metrics = dict.fromkeys(metric for found in by_column.values() for metric in found)
-        for metric in headline_first({metric: [by_column[name].get(metric) for name in names] for metric in metrics}):
-            row = {"task": results["task"], "split": results["split"], "protocol": protocol, "metric": metric}
-            rows.append({**row, **{name: by_column[name].get(metric) for name in names}})
-    return rows
+def rows_of(results: Mapping[str, Any], protocol: str) -> dict[str, list[Any]]:
+    """A value for each column (None where there is none) by metric, the headlines first."""
+    scores = results["protocols"][protocol]["scores"]
+    columns = [flat(scores.get(f"{c['system']}.{c['setting']}", {})) for c in results["columns"]]
+    rows = {metric: [column.get(metric) for column in columns] for found in columns for metric in found}
+    return {metric: rows[metric] for metric in headline_first(rows)}
 
 
 def lines_of(results: Mapping[str, Any]) -> list[str]:
     """The table as text, with the checksums that the numbers rest on above it."""
-    heads = [(c["system"], c["setting"]) for c in results["columns"]]
-    rows, lines = rows_of(results), _header(results)
+    heads = [[name, *(column[part] for column in results["columns"])]
+             for name, part in (("", "system"), ("metric", "setting"))]  # fmt: skip
+    lines = _header(results)
     for protocol, entry in results["protocols"].items():
+        cells = [[metric, *map(_cell, values)] for metric, values in rows_of(results, protocol).items()]
         lines += ["", f"protocol {protocol}: follows {entry['source']}; {entry['scale']}"]
-        cells = [["", *(system for system, _ in heads)], ["metric", *(setting for _, setting in heads)]]
-        for row in (r for r in rows if r["protocol"] == protocol):
-            cells.append([row["metric"], *(_cell(row[f"{system}.{setting}"]) for system, setting in heads)])
-        lines += [f"  {line}" for line in aligned(cells)]
+        lines += [f"  {line}" for line in aligned([*heads, *cells])]
         reasons = ((name, one["not_available"]) for name, one in entry["scores"].items() if "not_available" in one)
         lines += [f"  {name}: n/a, {reason}" for name, reason in reasons]
     return lines
