@@ -7,7 +7,6 @@ error that names it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import warnings
@@ -55,18 +54,12 @@ def natural_order(names: Sequence[str]) -> list[int]:
     zero although the fractions differ in length, which neither `str(float)` nor a fixed format writes.
     """
     stems = [os.path.splitext(name)[0] for name in names]
-    shared = re.sub(r"[\d.]+$", "", _common_prefix(stems))
+    shared = re.sub(r"[\d.]+$", "", os.path.commonprefix(stems))  # noqa: RUF071 (characters are meant)
     shared = "" if shared in ("-", "+") else shared
     values = [stem[len(shared) :] for stem in stems]
     if not values or not all(_NUMBER.fullmatch(value.lower()) for value in values) or _are_sections(values):
         return sorted(range(len(names)), key=lambda i: (natural_key(names[i]), names[i]))
     return sorted(range(len(names)), key=lambda i: (Decimal(values[i]), names[i]))
-
-
-def _common_prefix(words: Sequence[str]) -> str:
-    first, last = min(words, default=""), max(words, default="")
-    same = (a == b for a, b in zip(first, last, strict=False))
-    return first[: sum(itertools.takewhile(bool, same))]
 
 
 def _are_sections(values: Sequence[str]) -> bool:

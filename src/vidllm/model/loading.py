@@ -155,11 +155,11 @@ def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, devi
     for key, rows in checkpoint.rows(wanted):
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{folder}: {key} holds numbers that are not finite; take other weights")
-        _here(homes[names[key]]).copy_(rows)
+        local_part(homes[names[key]]).copy_(rows)
     for name, home in state.items():
         if ".lora_" in name:
             whole = torch.empty(home.shape).uniform_(-1, 1) * home.shape[-1] ** -0.5 * (".lora_A." in name)
-            _here(home).copy_(whole[local_rows(home)])
+            local_part(home).copy_(whole[local_rows(home)])
 
 
 def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -167,8 +167,8 @@ def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "device_mesh")
 
 
-def _here(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process holds; any other as it is."""
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor on this process; other tensors unchanged."""
     return tensor.to_local() if _is_sharded(tensor) else tensor
 
 

@@ -30,6 +30,7 @@ MIN_KEPT = 1000  # the percentile is taken only when more than this many remain
 MIN_NORMALS = 10
 CONFIDENCE_WEIGHT = 0.2
 VGGT_WEIGHTS = (1.0, 1.0, 0.5)  # of translation, rotation and field of view
+REFINEMENT_DECAY = 0.6
 NORMAL_EPS = 1e-8
 ENLARGE = 1.1  # of a target's box for its queries, and
 MARGIN_M = 0.1  # more on each side length: patches lie on surfaces, and depth is not exact
@@ -102,11 +103,10 @@ def camera_losses(
     valid: Bool[Tensor, "B F H W"] | None = None,
     weights: tuple[float, float, float] = VGGT_WEIGHTS,
     form: str = "l1",
-    decay: float = 0.6,
 ) -> dict[str, Tensor]:
     """"camera" = u T + v R + w FL and its parts "translation", "rotation", "fov"; ``weights`` are (u, v, w).
 
-    Every refinement i of n weighs ``decay**(n-1-i) / n``. "l1" takes means of absolute errors, "l2" of the lengths of
+    Refinement i of n has the weight ``0.6**(n-1-i) / n``. "l1" takes means of absolute errors, "l2" of the lengths of
     the error vectors; translation residuals clamp at 100. With ``valid`` (VGGT's rule), scenes whose first frame has at
     most 100 valid pixels are left out, with all their frames.
     """
@@ -117,7 +117,7 @@ def camera_losses(
     parts = {"translation": slice(0, 3), "rotation": slice(3, 7), "fov": slice(7, 9)}
     totals = {name: target.new_zeros(()) for name in parts}
     for i, prediction in enumerate(predictions):
-        weight = decay ** (len(predictions) - 1 - i) / len(predictions)
+        weight = REFINEMENT_DECAY ** (len(predictions) - 1 - i) / len(predictions)
         error = (prediction.float() - target)[seen]
         for name, part in parts.items():
             each = error[..., part].abs() if form == "l1" else error[..., part].norm(dim=-1)

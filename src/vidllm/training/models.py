@@ -192,7 +192,7 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
     part_twins(model.token_table())
 
 
-def part_twins(table: Float[Tensor, "V D"], seed: int = 0) -> int:
+def part_twins(table: Float[Tensor, "V D"]) -> int:
     """Separate, in place, embeddings of words that text alone cannot distinguish (ours); returns their number.
 
     A small language model trained on texts alone gives "red" and "blue", or "left" and "right", nearly equal embeddings
@@ -204,7 +204,7 @@ def part_twins(table: Float[Tensor, "V D"], seed: int = 0) -> int:
         directions = F.normalize(table.float(), dim=1)
         cosine = (directions @ directions.T).fill_diagonal_(-1)
         twins = (cosine > TWIN_COSINE).any(1)
-        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)).to(table.device)
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table.device)
         own = F.normalize(noise, dim=1) * table.float().norm(dim=1, keepdim=True)
         table[twins] = (KEPT * table.float() + (1 - KEPT**2) ** 0.5 * own)[twins].to(table.dtype)
     return int(twins.sum())

@@ -23,6 +23,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vidllm.model.loading import local_part
 from vidllm.training.config import RunConfig
 from vidllm.training.losses import Losses
 
@@ -140,12 +141,7 @@ class Trainable(ABC):
             for name, value in module.named_parameters():
                 if name not in self.averaged:
                     self.averaged[name] = value.detach().clone()
-                _local(self.averaged[name]).lerp_(_local(value.detach()), 1 - decay)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process has; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+                local_part(self.averaged[name]).lerp_(local_part(value.detach()), 1 - decay)
 
 
 Drawn = tuple[Any, np.random.Generator]

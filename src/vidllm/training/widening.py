@@ -21,7 +21,7 @@ GEOMETRY_HALF = ("attention", "camera_head", "gravity_head", "adapter.exchange")
 _SETS_OF_HEADS = {"qkv": 3, "query": 1, "key_value": 2}  # layers whose outputs are heads; their inputs are channels
 _READS_HEADS = ("proj", "output")  # the other way round
 SOLVED_STEPS = 120  # pictures of the regression that the fit starts from
-BRIDGE_WEIGHT = 0.3
+BRIDGE_WEIGHT, LEARNING_RATE = 0.3, 5e-4
 
 Pictures = Callable[[int], Float[Tensor, "B F 3 H W"]]  # of a step, in [0, 1]
 
@@ -71,7 +71,6 @@ def fit_adapter(
     pictures: Pictures,
     steps: int,
     *,
-    learning_rate: float = 5e-4,
     say: Callable[[str], None] = lambda _: None,
 ) -> float:
     """Fit the adapter's geometric stream and bridge to those of ``other``; the semantic stream is kept.
@@ -85,10 +84,10 @@ def fit_adapter(
     say("the adapter is fitted to the geometric stream of geometry_from")
     _solve_projection(model, other, pictures, times)
     learned = list(adapter.parameters())
-    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(learned, LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     error = float("nan")
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
         images = pictures(step)
         with torch.no_grad():
             tokens = model.encoder(images).tokens
