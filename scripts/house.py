@@ -45,7 +45,7 @@ BUDGET: dict[str, int] = {
     "vidllm.cli": 2175,
     "vidllm.datasets": 2820,
     "vidllm.detection": 615,
-    "vidllm.evaluation": 5750,
+    "vidllm.evaluation": 5765,
     "vidllm.experiments": 915,
     "vidllm.export": 1860,
     "vidllm.geometry": 2090,
