@@ -27,6 +27,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import numpy as np
+from own_process import memory
 
 from vidllm.evaluation.demo import CLIP
 
@@ -78,8 +79,7 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory of the server, without its decoders."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return memory("VmRSS", self.process.pid) / 2**20
 
     def processes(self) -> list[list[int]]:
         """The server, its fork server and its decoders."""

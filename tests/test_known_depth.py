@@ -125,6 +125,6 @@ def test_a_recording_is_reconstructed_with_what_it_tells(model, room, tmp_path):
 def test_what_contradicts_a_recording_is_said(room, tmp_path, capsys):
     folder = WRITERS["transforms"](tmp_path / "scan", room)
     for more, message in ((["--camera-height", "1.5"], "already give the scale"),
-                          (["--registration", "sfm"], "is a recording that tells its cameras")):  # fmt: skip
+                          (["--registration", "sfm"], "is a recording with known cameras")):  # fmt: skip
         assert main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *more]) == 2
         assert message in capsys.readouterr().err

@@ -43,8 +43,8 @@ def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
     if len(chosen) <= least:
         return least
     if len(chosen) > most:
-        warnings.warn(f"the camera moves so much that {len(chosen)} frames overlap; taking {most} of them. "
-                      "Give a number of frames, or a shorter part of the video", stacklevel=2)  # fmt: skip
+        warnings.warn(f"the camera moves so much that {len(chosen)} frames are needed for an overlap of neighbours; "
+                      f"taking {most} of them. Give a number of frames, or a shorter part of the video", stacklevel=2)
         chosen = [chosen[i] for i in sampled_indices(len(chosen), most)]
     return [numbers[i] for i in chosen]
 
