@@ -89,6 +89,12 @@ def test_ask_prints_an_answer_a_line(run, video, model):
     assert len(good(run("ask", video, "How many chairs?", "Why?", "--model", model)).splitlines()) == 2
 
 
+def test_a_terminal_is_told_what_is_done(run, video, model, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, out, told = run("ask", video, "Why?", "--model", model)
+    assert told == f"vidllm: loading the model ...\nvidllm: reconstructing {video} ...\n" and "..." not in out
+
+
 @pytest.mark.slow
 def test_ask_json_is_one_object_or_a_list(run, video, model):
     one = json.loads(good(run("ask", video, "How many chairs?", "--json", "--model", model)))

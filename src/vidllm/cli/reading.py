@@ -155,6 +155,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def begin(what: str) -> None:
+    """What is done now, on standard error, where somebody looks: a terminal."""
+    if sys.stderr.isatty():
+        note(f"vidllm: {what} ...")
+
+
 class Progress:
     """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end; begins when made."""
 

@@ -92,8 +92,10 @@ class OfVideo(WithModel):
 
             if is_saved_scene(self.video):
                 return self._saved()
+        reading.begin("loading the model")
         known, cameras = self.known_scale.known(), self.known_cameras.known()
         model = self.model()
+        reading.begin(f"reconstructing {self.video}")
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
         refine = self.REFINES if self.compute.refined is None else None
@@ -387,6 +389,7 @@ class Demo(WithModel):
         from vidllm.reconstruction import DEFAULT_FORMATS
 
         folder = None if self.output is None else reading.writable_folder(self.output)
+        reading.begin("reconstructing the bundled clip")
         truth = bundled.load_truth()
         scene = self.model().reconstruct(bundled.CLIP, len(truth.depth_m))
         report = bundled.report(scene, truth)
