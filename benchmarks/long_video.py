@@ -103,7 +103,7 @@ def accuracy(scene: Any, folder: Path) -> dict[str, float]:
         "ate_m": absolute_error_m(poses.numpy(), extrinsics),
         "ate_sim3_m": absolute_error_m(poses.numpy(), extrinsics, with_scale=True),
         "rotation_deg": float(pose_errors(poses, torch.from_numpy(extrinsics).float())[0].median()),
-        "rpe_per_frame_deg": relative_error(poses.numpy(), extrinsics).rotation_deg,
+        "rpe_per_frame_deg": relative_error(poses.numpy(), extrinsics)[1],
         **depth_metrics(scene.depth.numpy()[list(kept)], depth_on_frames(one_each, scene.frames)),
     }
 

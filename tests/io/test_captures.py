@@ -293,7 +293,7 @@ def test_depth_of_another_shape_is_refused(tmp_path, room):
     folder = WRITERS["transforms"](tmp_path / "scan", room)
     save_png(folder / "depth/frame_00000.png", np.ones((70, 56), np.uint16))
     frames = load_frames(folder, 2, shorter_side=28)
-    with pytest.raises(ValueError, match="depth of 56x70 pixels is not of the shape of the pictures"):
+    with pytest.raises(ValueError, match="depth of 56x70 pixels does not have the aspect ratio of the pictures"):
         open_capture(folder).cameras.for_frames(frames)
 
 

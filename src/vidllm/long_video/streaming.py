@@ -239,8 +239,8 @@ class LongScene(Scene):
 
     @property
     def registration(self) -> str:
-        """Windows are joined by learned depth."""
-        return "learned"
+        """What the cameras of the windows come from: "learned" or "known"."""
+        return self._snapshot.registration
 
     @property
     def loops(self) -> int:
@@ -323,7 +323,7 @@ class StreamingReconstructor:
         if self.cameras is not None:
             self.cameras.check_count(count)
         if not count:
-            raise InputError("the source holds no frame; give a source with at least one")
+            raise InputError("the source contains no frame; give a source with at least one")
         if length is not None and not 0 <= length.frame < count:
             raise ValueError(f"the known length is in frame {length.frame}, but frames are 0 to {count - 1}")
 

@@ -1,22 +1,21 @@
-"""Metric Depth Model: depth in metres from the shared encoder's own features (paper, section 3.2.2).
+"""Metric Depth Model: depth in metres from the features of the shared encoder (paper, section 3.2.2).
 
-A DPT decoder of its own fuses four encoder layers; ordered metric bins (below) turn the four fused maps into
-a distribution of depth at every place; its mean is the depth, its spread an uncertainty. With a canonical focal
-length the bins see the scene as a camera of that focal length would, so that cameras of any zoom share them
-(docs/method.md, section 5).
+A DPT decoder fuses four encoder layers; ordered metric bins turn the four fused maps into a distribution of depth at
+every pixel. Its mean is the depth, its standard deviation the uncertainty. With a canonical focal length the bins are
+depths for a camera of that focal length, so that cameras of any focal length share them (docs/method.md, section 5).
 
-Ordered metric bins: depth as the mean of a distribution over bin centres that adapt to the image (ZoeDepth's
-metric bins, kept in order; docs/method.md, section 5).
+Ordered metric bins: depth is the mean of a distribution over bin centres that adapt to the image (ZoeDepth's metric
+bins, but always in order).
 
     d(i) = sum_k p_i(k) c_i(k),    c_i(k) = c_k + dc_i(k)
 
-Bins live in normalised log-depth v in [0, 1], ``c(v) = d_min (d_max / d_min)^v``. Three things keep them ordered: seeds
-are cumulative sums of positive widths; attractors pull by their *mean* (a sum would let bins overtake each other);
-resizing mixes sorted vectors. The probabilities are log-binomial: one mode, and the expected depth is monotone in the
-quantile q. With Stirling's ``log C(n, k)`` the distribution is ``exp(-n KL(k/n || q) / t)`` up to normalisation,
-n = N - 1.
+Bins are in normalised log-depth v in [0, 1], ``c(v) = d_min (d_max / d_min)^v``. Three properties keep them in order:
+seeds are cumulative sums of positive widths; attractors pull by their *mean* (a sum could change the order); resizing
+averages sorted vectors. The probabilities are log-binomial: one mode, and the expected depth increases with the
+quantile q. With Stirling's ``log C(n, k)`` the distribution is ``exp(-n KL(k/n || q) / t)`` up to normalisation, n = N
+- 1.
 
-ZoeDepth's own bins ("normed", "softplus") are options of the same functions, held to its outputs by a parity test.
+ZoeDepth's own bins ("normed", "softplus") are options of the same functions; a parity test compares them with ZoeDepth.
 """
 
 from __future__ import annotations

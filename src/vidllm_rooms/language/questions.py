@@ -1,7 +1,7 @@
-"""The kinds of questions: what may be asked about a scene, with its answers and how often each shall be asked.
+"""Kinds of questions: what may be asked about a scene, with answers and frequencies.
 
-Each kind lists options (answer, weight, slots) for ``Speaker.choose``, or draws for itself where the answer hangs on
-the order of what is named.
+Each kind lists options (answer, weight, slots) for ``Speaker.choose``, or draws itself if the answer depends on the
+order in which objects are named.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _attribute(s: Speaker, kind: str, attribute: str) -> Question | None:
 
 
 def known_names(s: Speaker) -> list[str]:
-    """Categories of the world and of the scene that can be spoken of without mistake."""
+    """Categories of the world and of the scene whose names are unambiguous."""
     names = dict.fromkeys((*CATALOGUE, *(t.category for t in s.scene.things)))
     return [name for name in names if s.scene.plain(name)]
 

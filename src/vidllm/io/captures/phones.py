@@ -235,7 +235,7 @@ def _numbers(file: Path, columns: int) -> np.ndarray:
             raise ValueError(f"{file}: line {line}: {len(words)} words, expected {columns} numbers")
     found = [[number(word, f"{file}: line {line}") for word in words] for line, words in rows]
     if not found:
-        raise ValueError(f"{file}: holds no number")
+        raise ValueError(f"{file}: contains no number")
     return np.array(found)
 
 
