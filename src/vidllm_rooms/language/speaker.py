@@ -199,7 +199,7 @@ class Speaker:
         return options[-1] if options else None
 
     def by_answer(self, options: Sequence[Option[T]], usual: Mapping[Answer, float] | None = None) -> Option[T] | None:
-        """An answer, uniformly or inversely to its probability, then an option of it by weight; None without options."""
+        """An answer, uniformly or inversely to its probability, then an option of it by weight; or None."""
         groups: dict[Answer, list[Option[T]]] = {}
         for option in options:
             groups.setdefault(option[0], []).append(option)
