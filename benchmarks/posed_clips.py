@@ -2,7 +2,8 @@
 
     python benchmarks/posed_clips.py CLIP [CLIP ...] [--model M] [--frames 8] [--windows 6] [--refine]
 
-``metres``: the median of the depth over that of the truth.
+``scale_ratio``: told over true depth (median); ``frames_agree``: the share of runs not said to disagree;
+``depth_in_90``, ``scale_in_90``: the share of true depths, and of true scales, within their told 90% intervals.
 """
 
 from __future__ import annotations

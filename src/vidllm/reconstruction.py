@@ -39,10 +39,9 @@ DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", "scene")
 
 
 class Scene:
-    """A reconstructed video.
+    """A reconstructed video. Lengths are metres, and the world frame is the first camera's.
 
-    Lengths are metres. The world frame is the first camera's frame; boxes and points are in the scene frame (level: z
-    up, origin at the first camera, x along its horizontal viewing direction).
+    Boxes and points are in the scene frame: level, z up, origin at the first camera, x along its horizontal view.
 
     Several threads may use one scene; their questions are answered one after another. A question that fails or is
     interrupted does not affect later ones. ``detector`` finds objects instead of the model (``vidllm.load_detector``).
@@ -157,7 +156,7 @@ class Scene:
         elif bool(pictures.median() < FAINT):
             doubts.append("the pictures have hardly any contrast: what is said of them is doubtful")
         value, interval = float(found.scale[0]), None
-        if self.calibration is not None and math.isfinite(spread):
+        if self.calibration is not None and spread > 0:  # 0: known depth, which is taken as it is; nan: not known
             factor = self.calibration.scale_factor(spread)
             interval = value / factor, value * factor
         return Scale(value, spread, (*doubts, *self._doubts()), interval)
@@ -185,7 +184,7 @@ class Scene:
 
     @property
     def registration(self) -> str:
-        """Source of the cameras: "learned", or "sfm" (:mod:`vidllm.feature_registration`)."""
+        """Source of the cameras: "learned", "known", or "sfm" (:mod:`vidllm.feature_registration`)."""
         return self.geometry.registration
 
     @property
@@ -200,7 +199,9 @@ class Scene:
         if all(told):
             return self.scale.warnings
         where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
-        return f"{where} do not agree after refinement; cameras and depth are uncertain", *self.scale.warnings
+        known = self.registration == "known"
+        doubt = "do the known cameras belong to these pictures?" if known else "cameras and depth are uncertain"
+        return f"{where} do not agree after refinement; {doubt}", *self.scale.warnings
 
     def _agreements(self) -> list[bool]:
         """Of each window, whether its frames agree after refinement; none without."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from vidllm.answers import Scale
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation import reconstruction
-from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, scene_metrics
+from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, measure_clip, scene_metrics
 from vidllm.evaluation.reconstruction_metrics import PosedDepth
 from vidllm.evaluation.recording import EvaluationScene
 from vidllm.evaluation.tasks import Variant
@@ -67,3 +69,24 @@ def test_given_poses_are_the_true_ones_and_depth_is_the_models(exported, small, 
     assert scores["vidllm.given-poses"]["ate_m"] < 1e-4 < scores["vidllm.raw"]["ate_m"]
     with pytest.raises(ValueError, match="no setting 'proposals' of reconstruction"):
         evaluate_reconstruction(ReconstructionPlan(exported, tmp_path, settings=("proposals",)), small)
+
+
+def test_a_clip_s_intervals_are_held_against_its_truth():
+    """Told depths are 10% too long: half of them, and the scale, say that they may be."""
+    true = np.full((2, 4, 6), 2.0)
+    std = torch.full((2, 4, 6), 0.2 / 1.645 + 1e-3)
+    std[:, :2] = 0.1
+    frames = SimpleNamespace(images=torch.zeros(2, 3, 4, 6), affine=torch.eye(3), original_size=(6, 4))
+    poses = np.repeat(np.eye(4)[None], 2, 0)
+
+    def reconstruct(pictures, count):
+        return SimpleNamespace(
+            frames=frames, depth=torch.from_numpy(true * 1.1), depth_std=std, scale=Scale(2.0, 0.05, (), (1.7, 2.2)),
+            extrinsics=torch.from_numpy(poses).float(), frames_agree=False,
+        )  # fmt: skip
+
+    depths = {0: lambda: true[0], 1: lambda: true[1]}
+    clip = SimpleNamespace(usable=[0, 1], depths=depths, poses=poses, picture=lambda n: n)
+    figures = measure_clip(SimpleNamespace(reconstruct=reconstruct), clip, 2)
+    assert figures["scale_ratio"] == pytest.approx(1.1) and figures["abs_rel_aligned"] == pytest.approx(0)
+    assert (figures["depth_in_90"], figures["scale_in_90"], figures["frames_agree"]) == (0.5, 1.0, 0.0)

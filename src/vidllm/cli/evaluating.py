@@ -131,7 +131,7 @@ class Evaluate(Verb):
         for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
             print(f"{name}: {path} (sha256 {given.checksums[name]['sha256'][:12]})")
         for entry, result in zip(chosen, results, strict=True):
-            _print_table(entry, result["scores"])
+            _print_table(self.task, entry, result["scores"])
 
     def _run_model(self, data: Path) -> None:
         """Predict, gather and score; only the first of several processes prints."""
@@ -188,8 +188,8 @@ def _check_items(option: str, task: str, chosen: Sequence[Protocol]) -> None:
                          f"{task} has them for {', '.join(names) or 'none'}")  # fmt: skip
 
 
-def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
-    print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
+def _print_table(task: str, entry: Protocol, scores: dict[str, Any]) -> None:
+    print(f"\n{task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
     rows = flat(scores, with_text=True)
     width = max(map(len, rows), default=0)
     for name in headline_first({name: [value] for name, value in rows.items()}):

@@ -33,7 +33,8 @@ from vidllm.evaluation.tasks import Variant
 from vidllm.io.captures import Capture
 from vidllm.io.files import plain
 from vidllm.io.frames import sampled_indices
-from vidllm.scene import VidLLM
+from vidllm.model.calibration import DEVIATIONS
+from vidllm.scene import Scene, VidLLM
 
 MOST_POINTS = 200_000
 WALL_FOV_DEG = 60.0  # horizontal field of view that the flat wall is seen with
@@ -180,13 +181,27 @@ def _measure(model: VidLLM, clip: Capture, chosen: Sequence[int]) -> dict[str, f
     predicted = scene.depth.numpy()
     angle, travel = pose_errors(scene.extrinsics, extrinsics)
     still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
-    both = (true > 0) & (predicted > 0)
+    depth = depth_metrics(predicted, true)
     return {
         "frames": float(len(chosen)),
-        **depth_metrics(predicted, true),
-        "metres": float(np.median(predicted[both]) / np.median(true[both])),
+        **depth,
         "rotation_deg": float(angle.median()),
         "rotation_deg_if_still": float(still.median()),
         "translation_m": float(travel.median()),
+        "frames_agree": float(scene.frames_agree is not False),
         "spread": scene.scale.spread,
+        **_in_intervals(scene, true, depth["scale_ratio"]),
+    }
+
+
+def _in_intervals(scene: Scene, true: np.ndarray, scale_ratio: float) -> dict[str, float]:
+    """The share of true depths within the 90% interval of depth, and whether the true scale is within its own.
+
+    nan without such an interval.
+    """
+    std, lengths, known = scene.depth_std, scene.scale.of_length(1.0), true > 0
+    off = np.abs(scene.depth.numpy() - true)[known]
+    return {
+        "depth_in_90": math.nan if std is None else float((off <= DEVIATIONS * std.numpy()[known]).mean()),
+        "scale_in_90": math.nan if lengths is None else float(lengths[0] <= 1 / scale_ratio <= lengths[1]),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ CANDIDATES_HZ = 6.0
 LEAST_OVERLAP = 0.7  # share of a frame's area that the next one still shows
 LEAST_AGREEMENT = 0.6  # correlation below which two pictures are not registered
 SIDE = 56  # pixels of the shorter side of candidates
+AT_ONCE = 16  # pictures registered together
 
 
 def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
@@ -49,25 +51,32 @@ def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
 
 def overlapping(pictures: Iterable[Float[Tensor, "1 1 h w"]]) -> Iterator[int]:
     """Indices of pictures (:func:`small_pictures`) that each overlap the next, including the first and last."""
+    pictures = iter(pictures)
+    first = next(pictures, None)
+    if first is None:
+        return
+    yield 0
     stay = torch.eye(2, 3)[None]
-    taken, number, moved = 0, -1, stay
-    before: Tensor | None = None
-    for number, picture in enumerate(pictures):
-        if before is None:
-            yield 0
-        else:
-            step, agreement = register_pictures(before, picture)
-            moved = compose(step, moved)
-            if not _overlaps(moved, agreement, picture):
-                if taken < number - 1:
-                    taken, moved = number - 1, step
-                    yield taken
-                if not _overlaps(moved, agreement, picture):
-                    taken, moved = number, stay
-                    yield taken
-        before = picture
+    taken, number, moved = 0, 0, stay
+    for number, (step, agreement) in enumerate(_motions(first, pictures), 1):
+        moved = compose(step, moved)
+        if not _overlaps(moved, agreement, first):
+            if taken < number - 1:
+                taken, moved = number - 1, step
+                yield taken
+            if not _overlaps(moved, agreement, first):
+                taken, moved = number, stay
+                yield taken
     if taken < number:
         yield number
+
+
+def _motions(before: Tensor, pictures: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each picture's motion from the one before it, and how well the two agree."""
+    while some := list(islice(pictures, AT_ONCE)):
+        both = torch.cat([before, *some])
+        yield from zip(*(found.split(1) for found in register_pictures(both[:-1], both[1:])), strict=True)
+        before = some[-1]
 
 
 def _overlaps(moved: Tensor, agreement: Tensor, picture: Tensor) -> bool:

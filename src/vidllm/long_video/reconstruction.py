@@ -45,7 +45,8 @@ class Snapshot:
 
     extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: median distance of the points
     of neighbouring windows after registration, relative to their depth; ``agrees``: for each refined window, whether
-    its frames agree (docs/refinement.md); ``loops``: number of closed loops.
+    its frames agree (docs/refinement.md); ``loops``: number of closed loops; ``registration``: see
+    :class:`vidllm.model.outputs.Geometry`.
     """
 
     extrinsics: Tensor
@@ -58,6 +59,7 @@ class Snapshot:
     residuals: tuple[float, ...]
     agrees: tuple[bool, ...] = ()
     loops: int = 0
+    registration: str = "learned"
 
     def __len__(self) -> int:
         return len(self.extrinsics)
@@ -87,6 +89,7 @@ class WindowedReconstruction:
         self._contrast: list[Tensor] = []
         self._grid = (0, 0)
         self._loops = 0
+        self._registration = "learned"
         self._bridge: Tensor | None = None
         self._place = torch.eye(4)
 
@@ -113,6 +116,7 @@ class WindowedReconstruction:
         self._features.append(features.encoder.tokens[0, shared:].float().mean(1).cpu())
         contrast = geometry.depth_m.new_full((1, len(geometry.depth_m[0]) - 1), torch.nan)
         contrast = contrast if geometry.contrast is None else geometry.contrast
+        self._registration = geometry.registration
         self._contrast.append(contrast[0, max(shared - 1, 0) :].float().cpu())
         self._grid = features.encoder.grid
         if geometry.agrees is not None:
@@ -224,6 +228,7 @@ class WindowedReconstruction:
             extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
             self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
             tuple(r.residual for r in self.chain.registrations), tuple(self._agrees), self._loops,
+            self._registration,
         )
 
 

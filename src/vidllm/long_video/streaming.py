@@ -239,8 +239,8 @@ class LongScene(Scene):
 
     @property
     def registration(self) -> str:
-        """Windows are registered by learned depth."""
-        return "learned"
+        """Source of the windows' cameras: "learned" or "known"."""
+        return self._snapshot.registration
 
     @property
     def loops(self) -> int:

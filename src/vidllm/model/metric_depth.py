@@ -56,7 +56,7 @@ def ordinal_probabilities(
     k = torch.arange(num_bins, device=quantile_logit.device, dtype=torch.float32)[:, None, None]
     log_binomial = stirling_log_binomial(num_bins, quantile_logit.device)[:, None, None]
     inverse = temperature.float().reciprocal()
-    return torch.softmax(log_binomial * inverse + k * (quantile_logit.float() * inverse), dim=1)
+    return torch.softmax(torch.addcmul(log_binomial * inverse, k, quantile_logit.float() * inverse), dim=1)
 
 
 def seed_centres(raw: Float[Tensor, "n N h w"], kind: BinKind = "ordered") -> Float[Tensor, "n N h w"]:
@@ -93,31 +93,33 @@ def attract(
     share = 1 / points.shape[1] if reduction == "mean" else 1.0
     moved = centres
     for point in points.split(1, dim=1):
-        moved = moved + share * _Pull.apply(centres, point, alpha)
+        moved = _Pulled.apply(moved, centres, point, alpha, share)
     return moved
 
 
-class _Pull(torch.autograd.Function):
-    """``g / (1 + alpha g^2)`` with g = point - centre, one saved map instead of five: bin maps are the largest we have.
+class _Pulled(torch.autograd.Function):
+    """``moved + share g / (1 + alpha g^2)`` with g = point - centre, in three passes over maps of which one is saved:
+    bin maps are the largest we have.
 
-    With u = 1 / (1 + alpha g^2) the derivative in g is u (2 u - 1).
+    With u = 1 / (1 + alpha g^2) the derivative of the pull in g is u (2 u - 1).
     """
 
     @staticmethod
-    def forward(ctx: Any, centres: Tensor, point: Tensor, alpha: float) -> Tensor:
+    def forward(ctx: Any, moved: Tensor, centres: Tensor, point: Tensor, alpha: float, share: float) -> Tensor:
         """Pull of one attractor (n, 1, h, w) on every centre (n, N, h, w)."""
         gap = point - centres
-        u = gap.square().mul_(alpha).add_(1).reciprocal_()
-        ctx.save_for_backward(u)
-        return gap.mul_(u)
+        below = torch.addcmul(gap.new_ones(()), gap, gap, value=alpha)
+        ctx.save_for_backward(below)
+        ctx.share = share
+        return torch.addcdiv(moved, gap, below, value=share)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Gradients of the centres and of the attractor."""
-        (u,) = ctx.saved_tensors
-        to_point = (2 * u).sub_(1).mul_(u).mul_(gradient)
-        return -to_point, to_point.sum(1, keepdim=True), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Gradients of what was moved, of the centres and of the attractor."""
+        u = ctx.saved_tensors[0].reciprocal()
+        to_point = (2 * ctx.share * u).mul_(u - 0.5).mul_(gradient)
+        return gradient, -to_point, to_point.sum(1, keepdim=True), None, None
 
 
 def resize(maps: Float[Tensor, "n c h w"], size: Sequence[int]) -> Float[Tensor, "n c h2 w2"]:

@@ -201,6 +201,7 @@ class Network(nn.Module):
         return Geometry(
             extrinsics=metric_pose, intrinsics=intrinsics, depth_m=depth_m, confidence=confidence,
             metric_depth_m=metric, scale=scale, up=up, scene_from_world=level, log_std=log_std,
+            registration="learned" if known is None or known.extrinsics is None else "known",
         )  # fmt: skip
 
     def refined(self, features: Features, geometry: Geometry, known: KnownCameras | None) -> Geometry:

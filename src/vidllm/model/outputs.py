@@ -104,7 +104,7 @@ class Geometry:
     (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4); log_std (B,F,H,W) standard deviation of
     the logarithm of depth that the metric depth model tells (None where it tells none). After refinement: agrees (B,)
     whether the frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
-    registration: what the cameras come from, "learned" or "sfm" (:mod:`vidllm.feature_registration`).
+    registration: what the cameras come from, "learned", "known" or "sfm" (:mod:`vidllm.feature_registration`).
     """
 
     extrinsics: Tensor

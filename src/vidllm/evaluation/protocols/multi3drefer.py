@@ -156,9 +156,8 @@ def _video3dllm_items(files: _Files) -> dict[str, Any]:
 
 
 PROTOCOLS = by_name(
-    Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
+    Protocol("official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
              "fractions", _read, _official, _official_items),
-    Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
              _read, _video3dllm, _video3dllm_items),
 )  # fmt: skip
-"""Multi3DRefer's evaluators by name."""
