@@ -5,7 +5,7 @@ A shard (:mod:`vidllm.datasets.shards`) holds several seeds, one scene each; fin
     color/00000.jpg      RGB                              intrinsic/intrinsic_color.txt  K as 4x4
     depth/00000.png      16 bit, millimetres              intrinsic/intrinsic_depth.txt  the same: one camera
     pose/00000.txt       room-from-camera 4x4, metres     instance/00000.png             object ids, 0 = shell
-    room.mp4             the frames as a film             scene.json                     objects, boxes and language
+    room.mp4             the frames as a video            scene.json                     objects, boxes and language
 
 Room frame: z up, metres, floor at z = 0. Cameras are OpenCV; pixel centres lie at +0.5.
 """

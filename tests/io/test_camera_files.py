@@ -358,10 +358,10 @@ def test_pickles_are_not_read(tmp_path):
 
 def test_fifos_devices_and_missing_files(tmp_path):
     os.mkfifo(tmp_path / "p.txt")
-    refused(read_poses, tmp_path / "p.txt", "no regular file")
-    refused(read_intrinsics, tmp_path / "p.txt", "no regular file")
+    refused(read_poses, tmp_path / "p.txt", "not a regular file")
+    refused(read_intrinsics, tmp_path / "p.txt", "not a regular file")
     refused(read_poses, tmp_path / "nowhere.txt", "no such file")
     with pytest.raises(ValueError, match="no such file"):
         read_poses("x" * 5000)
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         read_poses("/dev/zero")

@@ -266,7 +266,7 @@ def test_the_front_cameras_poses_are_none(tmp_path, room):
     [
         ("record3d", lambda f: (f / "rgbd/2.jpg").unlink(), r"1 of 4 frames lack a picture \(.*2.jpg\)"),
         ("record3d", lambda f: (f / "rgbd/2.depth").write_bytes(b"bvx$"), "2.depth: "),
-        ("record3d", lambda f: (f / "metadata").write_text('{"poses": [[1]], "K": []}'), "no list of rows of 7"),
+        ("record3d", lambda f: (f / "metadata").write_text('{"poses": [[1]], "K": []}'), "not a list of rows of 7"),
         ("polycam", lambda f: next((f / "keyframes/corrected_cameras").iterdir()).unlink(), "1 of 4 frames lack a cam"),
         ("polycam", lambda f: save_png(sorted((f / "keyframes/confidence").iterdir())[2], np.zeros((5, 5), np.uint8)),
          r"confidence of \(5, 5\) beside depth"),

@@ -28,7 +28,7 @@ def check_regular_file(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+    kind = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
     raise ValueError(f"{path}: {kind}; give the path of a file")
 
 

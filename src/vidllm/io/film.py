@@ -122,7 +122,7 @@ class _Cursor:
         return self.kept[number]
 
     def near(self, number: int) -> av.VideoFrame | None:
-        """Frame `number`, None outside the film."""
+        """Frame `number`, None outside the video."""
         return self.frame(number) if 0 <= number < len(self.scan.pts) else None
 
     def seek(self, target: int) -> None:

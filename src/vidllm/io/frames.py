@@ -38,8 +38,8 @@ class Frames:
         original_size: `(H0, W0)` of the source's frames as displayed, after the container's rotation.
         source: the source's name, for messages and outputs.
         names: `F` names, one a frame (a picture's file name, else the frame's number).
-        clock_start_s: time of the source's first frame on its own clock: 0 for films, the time in the first name for
-            pictures named by their times (TUM's convention); None where there is no clock.
+        clock_start_s: time of the source's first frame on its own clock: 0 for video files, the time in the first name
+            for pictures named by their times (TUM's convention); None where there is no clock.
     """
 
     images: Float[Tensor, "F 3 H W"]
@@ -206,7 +206,7 @@ class FrameCollector:
             first = self.spec.original
             raise InputError(
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
-                f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the film where its size changes"
+                f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the video where its size changes"
             )
         self.images.append(self.spec.apply(image))
         self.times.append(time_s)

@@ -72,8 +72,8 @@ def list_images(folder: Path) -> list[Path]:
     """The pictures of a folder in order (`natural_order`); hidden files and files of other kinds are left out.
 
     Raises:
-        InputError: there is none; one is no regular file (a pipe, a device, a broken link); or some are of a kind that
-            cannot be read here and have no readable twin of the same name (as `a.jpg` beside `a.dng`).
+        InputError: there is none; one is not a regular file (a pipe, a device, a broken link); or some are of a kind
+            that cannot be read here and have no readable twin of the same name (as `a.jpg` beside `a.dng`).
     """
     files = [f for f in folder.iterdir() if not f.name.startswith(".")]
     pictures = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and not f.is_dir()]
@@ -186,7 +186,7 @@ def _size_of(image: Image.Image, number: int) -> tuple[int, int] | None:
 
 
 def pictures_in(path: Path) -> tuple[int, bool]:
-    """(number of pictures, whether libav reads them as a film: an animated PNG). `InputError` if it cannot be read."""
+    """(number of pictures, whether libav reads them as a video: an animated PNG). `InputError` if it cannot be read."""
     check_picture(path)
     try:
         with Image.open(path) as image:

@@ -232,7 +232,7 @@ def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10, lossle
     codec, layout = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     if codec not in av.codecs_available:
         if lossless:
-            raise ValueError("this PyAV has no libx264rgb, which a film without loss needs; install the wheel of it")
+            raise ValueError("this PyAV has no libx264rgb, which lossless video needs; install the wheel of PyAV")
         codec = "mpeg4"
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000)))

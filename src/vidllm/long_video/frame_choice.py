@@ -1,9 +1,9 @@
-"""Which frames of a video are reconstructed: as many as it takes for neighbours to overlap.
+"""Selection of frames: enough that neighbouring frames overlap.
 
-Frames spread evenly over a long walk hardly share anything, and nothing can join what shares nothing. Candidates, six a
-second of a film or every picture of a folder, are registered one to the next on small pictures
-(:mod:`vidllm.geometry.picture_motion`); a candidate is taken when the one after it would share less than
-``LEAST_OVERLAP`` with the last one taken, or can no longer be registered to it.
+Frames sampled uniformly from a long walk have little overlap and cannot be registered. Candidates, six per second of a
+video or every picture of a folder, are registered to their predecessors on small pictures
+(:mod:`vidllm.geometry.picture_motion`); a candidate is selected if the next one would share less than
+``LEAST_OVERLAP`` with the last selected one, or could no longer be registered to it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ AT_ONCE = 16  # pictures registered together
 
 
 def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
-    """Numbers of the frames to reconstruct, at most ``most``; or ``least``, a number of frames to be spread evenly.
+    """Indices of the frames to reconstruct, at most ``most``; or the number ``least`` if overlap needs no more frames.
 
-    The latter where overlap asks for no more of them. Where it asks for more than ``most``,
-    those are spread evenly over the chosen ones, with a warning. Raises as :func:`vidllm.io.video.load_frames`.
+    If overlap needs more than ``most`` frames, ``most`` of them are taken at equal distances, with a warning. Raises as
+    :func:`vidllm.io.video.load_frames`.
     """
     numbers: list[int] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whoever reads the chosen frames warns of damage
+        warnings.simplefilter("ignore")  # reading the chosen frames warns of damage
         candidates = iter_frames(source, shorter_side=SIDE, per_second=CANDIDATES_HZ)
         pictures = (_noted(frame, numbers) for frame in candidates)
         chosen = list(overlapping(pictures))
@@ -50,7 +50,7 @@ def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
 
 
 def overlapping(pictures: Iterable[Float[Tensor, "1 1 h w"]]) -> Iterator[int]:
-    """Numbers of those pictures (:func:`small_pictures`) of which each overlaps the next; first and last are there."""
+    """Indices of pictures (:func:`small_pictures`) that each overlap the next, including the first and last."""
     pictures = iter(pictures)
     first = next(pictures, None)
     if first is None:

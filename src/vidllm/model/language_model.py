@@ -222,7 +222,7 @@ class CausalLM(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         if config.num_attention_heads % config.num_key_value_heads:
-            raise ValueError(f"text_config: {config.num_attention_heads} heads are no multiple of "
+            raise ValueError(f"text_config: {config.num_attention_heads} heads are not a multiple of "
                              f"{config.num_key_value_heads} key-value heads")  # fmt: skip
         self.config = config
         self.model = _Decoder(config)

@@ -121,7 +121,7 @@ def _read_cameras(path: Path) -> dict[int, _Camera]:
     cameras: dict[int, _Camera] = {}
     for number_, model, size, parameters, place in _binary_cameras(path) if path.suffix == ".bin" else _lines(path):
         if number_ in cameras:
-            raise ValueError(f"{place}: camera {number_} for the second time; keep one of them")
+            raise ValueError(f"{place}: camera {number_} occurs twice; keep one of them")
         cameras[number_] = _camera(model, size, parameters, place)
     if not cameras:
         raise ValueError(f"{path}: contains no camera")

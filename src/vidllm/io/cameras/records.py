@@ -266,7 +266,7 @@ def _whole(rows: Rows) -> list[int] | None:
 
 
 def _check_times(cameras: PerFrame, frames: Frames, rows: list[int]) -> None:
-    """Frames of a film are named by counting: what its clock says must agree, or the counting is told."""
+    """Frames of a video are named by their number; times in the file of cameras must agree with its clock."""
     clock = frames.clock_start_s
     if clock is None:
         return

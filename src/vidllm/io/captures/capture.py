@@ -92,7 +92,7 @@ class Capture:
     def _of_film(self, film_file: Path, number: int) -> Image.Image:
         found = next(film.read_film(film_file, scan_film(film_file), [number]), None)
         if found is None:
-            raise InputError(f"{self.where}: the film has no frame {number}; is it complete? Export it again")
+            raise InputError(f"{self.where}: the video has no frame {number}; is it complete? Export it again")
         return Image.fromarray(found.rgb)
 
     def depth(self, number: int, _: str = "") -> np.ndarray | None:
