@@ -9,37 +9,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from own_process import memory, most
 
 import vidllm
 from vidllm.cli.reading import words
 from vidllm.long_video.streaming import FrameMaps, LongScene
-
-
-class Peak(threading.Thread):
-    """Watches the resident memory."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most = 0.0
-        self.start()
-
-    @staticmethod
-    def now() -> float:
-        """MiB."""
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-    def run(self) -> None:
-        """Look a hundred times a second."""
-        while True:
-            self.most = max(self.most, self.now())
-            time.sleep(0.01)
 
 
 def noise_scene(frames: int, size: tuple[int, int]) -> LongScene:
@@ -77,13 +56,13 @@ def main() -> None:
     scene = noise_scene(args.frames, (height, width))
     pixels = len(scene) * height * width
     for name in words([args.formats]):
-        before, peak, start = Peak.now(), Peak(), time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
+        before, start = memory("VmRSS"), time.monotonic()
+        with tempfile.TemporaryDirectory() as folder, most("VmRSS") as peak:
             if name == "points":
                 print(f"points {len(scene.points):,} of {pixels:,} pixels")
             else:
                 scene.save(folder, (name,))
-        print(f"{args.frames} frames, {name}: before {before:.0f}, peak {peak.most:.0f} MiB, "
+        print(f"{args.frames} frames, {name}: before {before >> 20}, peak {before + peak['VmRSS'] >> 20} MiB, "
               f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
 
 

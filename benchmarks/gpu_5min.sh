@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # What five minutes on a GPU are to measure, most wanted first. Needs no network and no video decoder.
 #   benchmarks/gpu_5min.sh [OUT]     OUT: the tables (default: gpu_tables), a file each, written as they are made
-# MINUTES  after which no more is begun, and what is running is ended (default 4.5); each table has a limit of its own too
+# MINUTES  after which no more is begun, and what is running is ended (default 4.5; all of it: about 9); each table has a
+#          limit of its own too
 # WHEELS   folder of wheels to install first (those that torch and transformers do not install: tyro docstring_parser
 #          typeguard)
 # LARGE, SMALL: the two presets. COUNTS, MANY, FEW: numbers of frames. RESIZED, SIZE: frames in VGGT's sizes.
-# STEPS, SIDE, ROOMS, JOBS: training steps, and the rooms that they are taken on. SLOWER: factor of the limits.
+# STEPS, SIDE, ROOMS, JOBS: training steps, and the rooms that they are taken on, ROOMS of each of JOBS processes that
+# render. SLOWER: factor of the limits (a CPU with other work: 60, and MINUTES=90).
 # A short run on a CPU, in some minutes:
 #   DEVICE=cpu LARGE=tiny SMALL=tiny COUNTS="2 3" MANY=4 FEW=2 STEPS=2 SIDE=112 ROOMS=16 JOBS=1 REPEATS=1 SLOWER=10 \
 #     RESIZED="84 112" SIZE="84 126" MINUTES=30 benchmarks/gpu_5min.sh out
@@ -63,10 +65,11 @@ steps() { # NAME SECONDS PRESET OPTIONS...
   table "$name" "$seconds" python training_steps.py "$@" --data "$work/shards" --device "$device" --steps "${STEPS:-20}"
 }
 
-# Rooms for the training steps are rendered while the GPU is measured.
-nice timeout 240 python -m vidllm rooms shards --seeds "10000:$((10000 + ${ROOMS:-16}))" --frames 8 \
-  --shorter-side "${SIDE:-518}" -o "$work/shards" --jobs "${JOBS:-4}" > "$work/rooms.log" 2>&1 &
-rendering=$!
+render() { # FIRST: rooms for the training steps from this seed on, while the GPU is measured
+  OMP_NUM_THREADS=1 nice timeout $((240 * ${SLOWER:-1})) python -m vidllm rooms shards --frames 8 \
+    --seeds "$1:$(($1 + ${ROOMS:-4}))" --shorter-side "${SIDE:-518}" -o "$work/shards" > "$work/rooms.$1.log" 2>&1
+}
+for ((job = 0; job < ${JOBS:-4}; job++)); do render $((10000 + 16 * job)) & done
 
 table versions 20 python -c "
 import torch, transformers
@@ -78,7 +81,9 @@ table agreement 50 python gpu_agreement.py --device "$device" --seeds 1000:1002
 size "$large" 100 "$large" --frames ${COUNTS:-8 16 32 64} ${MANY:-128}
 # shellcheck disable=SC2086
 size "${large}_resized" 35 "$large" --size ${RESIZED:-392 518} --vggt --frames ${FEW:-32}
-wait "$rendering" || { say "rooms were not rendered" && tail -n 3 "$work/rooms.log"; } | tee "$out/rooms.log"
+wait
+compgen -G "$work/shards/*.safetensors" > /dev/null ||
+  { say "rooms were not rendered" && tail -n 3 "$work"/rooms.*.log; } | tee "$out/rooms.log"
 steps "${large}_lora_steps" 60 "$large" --lora-rank 16
 # shellcheck disable=SC2086
 size "${small}_llava" 35 "$small" --llava --frames ${FEW:-32}
@@ -94,6 +99,10 @@ if [[ $device == cuda* ]]; then
 else
   say "${large}_graphs: skipped, CUDA graphs need a CUDA device"
 fi
-kill "$rendering" 2> /dev/null
+# Where there is more time: every number of frames by the smaller preset, and beside other forms of the same.
+# shellcheck disable=SC2086
+size "${small}_all" 60 "$small" --frames ${COUNTS:-8 16 32 64} ${MANY:-128}
+# shellcheck disable=SC2086
+size "${large}_forms" 150 "$large" --vggt --llava --frames ${COUNTS:-8 16 32 64} ${MANY:-128}
 cat "$out"/*.txt
 rm -rf "$work"

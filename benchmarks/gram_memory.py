@@ -8,11 +8,10 @@ Tokens of both streams: M = 2 x frames x 37 x 49. Each measurement runs in a pro
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from multiprocessing.connection import Connection
 
-from own_process import in_own_process
+from own_process import in_own_process, memory
 
 PATCHES = 37 * 49
 
@@ -37,7 +36,7 @@ def peak(device: str) -> float:
     import torch
 
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return memory() / 2**20
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() / 2**20
 

@@ -3,7 +3,7 @@
     python benchmarks/host_memory.py              # two processes, a model of 115 million numbers
     python benchmarks/host_memory.py --width 1024
 
-"anonymous" is memory that the process itself filled (RssAnon); "mapped" are pages of the weights' files, which all
+"anonymous" is memory that the process itself filled; "mapped" are pages of the weights' files, which all
 processes of a machine share and the system may drop. On GPUs shards lie there, and the host holds a tensor at a time.
 """
 
@@ -12,13 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import socket
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from own_process import most
 from transformers import AutoConfig
 
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
@@ -36,32 +32,7 @@ from vidllm.training.config import changed, paper
 from vidllm.training.distributed import shard_blocks
 from vidllm.training.preflight import count_run, gib
 
-
-def bytes_now() -> dict[str, int]:
-    """Anonymous and file-backed bytes of this process that lie in memory."""
-    told = Path("/proc/self/status").read_text()
-    return {name: 1024 * int(re.search(rf"{key}:\s+(\d+)", told)[1])  # type: ignore[index]
-            for name, key in (("anonymous", "RssAnon"), ("mapped", "RssFile"))}  # fmt: skip
-
-
-@contextmanager
-def peaks() -> Iterator[dict[str, int]]:
-    """The most of each above what there was at the beginning, sampled every ten milliseconds."""
-    before, most, done = bytes_now(), {"anonymous": 0, "mapped": 0}, threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            for name, size in bytes_now().items():
-                most[name] = max(most[name], size - before[name])
-            time.sleep(0.01)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield most
-    finally:
-        done.set()
-        watcher.join()
+ANONYMOUS, MAPPED = "RssAnon", "RssFile"
 
 
 def write_model(folder: Path, width: int) -> None:
@@ -82,14 +53,14 @@ def sharded(rank: int, port: int, processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     load_pretrained(Path(__file__).parents[1] / "src" / "vidllm" / "weights" / "tiny")  # what is imported and kept once
-    with peaks() as most:
+    with most(ANONYMOUS, MAPPED) as peaks:
         model: Any = unread_model(folder)
         run: Any = SimpleNamespace(device=torch.device("cpu"), modules=lambda: {"model": model})
         shard_blocks(run, processes)
         read_weights(model, folder, run.device)
     local = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
     shard = sum(p.numel() * p.element_size() for p in local)
-    (folder / f"took.{rank}.json").write_text(json.dumps({**most, "shard": shard}))
+    (folder / f"took.{rank}.json").write_text(json.dumps({**peaks, "shard": shard}))
     dist.destroy_process_group()
 
 
@@ -97,9 +68,9 @@ def whole(_: int, folder: Path) -> None:
     """One process that loads the whole model, as every process would without sharding."""
     torch.set_num_threads(1)
     load_pretrained(Path(__file__).parents[1] / "src" / "vidllm" / "weights" / "tiny")
-    with peaks() as most:
+    with most(ANONYMOUS, MAPPED) as peaks:
         load_pretrained(folder)
-    (folder / "took.whole.json").write_text(json.dumps(most))
+    (folder / "took.whole.json").write_text(json.dumps(peaks))
 
 
 def main() -> None:
@@ -118,10 +89,10 @@ def main() -> None:
         mp.spawn(whole, args=(folder,), nprocs=1)
         for rank in range(given.processes):
             took = json.loads((folder / f"took.{rank}.json").read_text())
-            print(f"process {rank}: shard {gib(took['shard'])}, peak anonymous {gib(took['anonymous'])} "
-                  f"({took['anonymous'] / took['shard']:.2f} x), mapped {gib(took['mapped'])}")  # fmt: skip
+            print(f"process {rank}: shard {gib(took['shard'])}, peak anonymous {gib(took[ANONYMOUS])} "
+                  f"({took[ANONYMOUS] / took['shard']:.2f} x), mapped {gib(took[MAPPED])}")  # fmt: skip
         took = json.loads((folder / "took.whole.json").read_text())
-        print(f"whole model in one process: peak anonymous {gib(took['anonymous'])}, mapped {gib(took['mapped'])}")
+        print(f"whole model in one process: peak anonymous {gib(took[ANONYMOUS])}, mapped {gib(took[MAPPED])}")
     counts = count_run(changed(paper(), out="nowhere"))
     print(f"paper: weights {gib(counts.states()['weights'])} in float32, a shard of eight "
           f"{gib(counts.states(8)['weights'])}; read so, the largest tensor that passes the host is a table of "

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from own_process import in_own_process
+from own_process import in_own_process, memory
 
 COLUMNS = (
     ("CPU s", "cpu_s", ".1f"),
@@ -69,21 +69,15 @@ def measure(options: argparse.Namespace, folder: Path, frames: int, window: int 
     if options.shorter_side:
         model.processor.image_processor.shorter_side = options.shorter_side
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, wall, cpu = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
+    before, wall, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     scene = model.reconstruct(folder / "walk.mp4", frames, None, window or frames, options.overlap)
     scene.ask("How many chairs are there?")
     figures = {
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
-        "peak_mib": memory_mib("VmHWM") - before,
+        "peak_mib": (memory() - before) / 2**20,
     }
     answer.send({**figures, **accuracy(scene, folder)})
-
-
-def memory_mib(what: str) -> float:
-    """Resident memory of this process (``VmRSS``), or its peak (``VmHWM``)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 2**10
 
 
 def accuracy(scene: Any, folder: Path) -> dict[str, float]:
@@ -109,7 +103,7 @@ def accuracy(scene: Any, folder: Path) -> dict[str, float]:
         "ate_m": absolute_error_m(poses.numpy(), extrinsics),
         "ate_sim3_m": absolute_error_m(poses.numpy(), extrinsics, with_scale=True),
         "rotation_deg": float(pose_errors(poses, torch.from_numpy(extrinsics).float())[0].median()),
-        "rpe_per_frame_deg": relative_error(poses.numpy(), extrinsics).rotation_deg,
+        "rpe_per_frame_deg": relative_error(poses.numpy(), extrinsics)[1],
         **depth_metrics(scene.depth.numpy()[list(kept)], depth_on_frames(one_each, scene.frames)),
     }
 

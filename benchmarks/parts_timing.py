@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 import torch
+from own_process import memory
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -326,12 +327,6 @@ def peak(device: torch.device) -> float:
     """Bytes: allocated on the GPU at most, or held by this process at most."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024.0 * int(line.split()[1])
-    import resource
-
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(memory())
 
 

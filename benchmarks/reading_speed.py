@@ -9,16 +9,14 @@ that its peak memory is its own; every frame is read whole: colour, depth and po
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from own_process import in_own_process, memory
 from PIL import Image
 
 from vidllm.datasets.layout import DataRoot
@@ -62,8 +60,8 @@ def make_scenes(root: Path, scenes: int, count: int, colour: Size, depth: Size) 
         (root / "posed_images" / name).symlink_to(posed)
 
 
-def measure(root: Path, form: str, scenes: int) -> dict[str, float]:
-    """Read every frame of the first `scenes` scenes; frames, seconds and the peak of this process in MiB."""
+def measure(root: Path, form: str, scenes: int, answer: Connection) -> None:
+    """Read every frame of the first `scenes` scenes; send frames, seconds and the peak of this process in bytes."""
     data = DataRoot(root)
     opened = [data.scene(name, "sens" if form == "sens" else "posed_images") for name in data.scene_ids()[:scenes]]
     begin, total = time.perf_counter(), 0
@@ -71,17 +69,7 @@ def measure(root: Path, form: str, scenes: int) -> dict[str, float]:
         for frame in scene.uniform_frames(None).tolist():
             assert scene.colour(frame).any() and scene.depth_m(frame).any()
             total += 1
-    seconds = time.perf_counter() - begin
-    return {"frames": total, "seconds": seconds, "mib": peak_mib()}
-
-
-def peak_mib() -> float:
-    """The most memory this process held. Linux's rusage would count the parent's, from before exec, as well."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    answer.send((total, time.perf_counter() - begin, memory()))
 
 
 def size(text: str) -> Size:
@@ -97,21 +85,15 @@ def main() -> None:
     parser.add_argument("--scenes", default="1,4,16")
     parser.add_argument("--colour", type=size, default=size("1296x968"))
     parser.add_argument("--depth", type=size, default=size("640x480"))
-    parser.add_argument("--measure", nargs=3, metavar=("ROOT", "FORM", "SCENES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(Path(args.measure[0]), args.measure[1], int(args.measure[2]))))
-        return
     counts = [int(word) for word in args.scenes.split(",")]
     print("| form | scenes | frames | frames/s | peak memory MiB |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         make_scenes(Path(folder), max(counts), args.frames, args.colour, args.depth)
         for form in FORMS:
             for count in counts:
-                command = [sys.executable, __file__, "--measure", folder, form, str(count)]
-                row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                speed = row["frames"] / row["seconds"]
-                print(f"| {form} | {count} | {row['frames']} | {speed:.1f} | {row['mib']:.0f} |", flush=True)
+                total, seconds, peak = in_own_process(measure, Path(folder), form, count)
+                print(f"| {form} | {count} | {total} | {total / seconds:.1f} | {peak >> 20} |", flush=True)
 
 
 if __name__ == "__main__":

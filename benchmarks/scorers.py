@@ -11,14 +11,14 @@ import argparse
 import gzip
 import json
 import random
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import chain
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from own_process import in_own_process, memory
 
 from vidllm.evaluation.protocols import protocol
 
@@ -122,13 +122,12 @@ SCORERS: dict[tuple[str, str], Callable[[int, random.Random], Made]] = {
 }  # fmt: skip
 
 
-def one(task: str, name: str, count: int) -> Row:
-    """Seconds of processor time and peak memory (MB) of one scorer in this process."""
+def one(task: str, name: str, count: int, answer: Connection) -> None:
+    """Send the seconds of processor time and the peak memory (bytes) of one scorer in this process."""
     references, predictions = SCORERS[task, name](count, random.Random(0))
     begin = time.process_time()
     protocol(task, name).score(references, predictions)
-    seconds = time.process_time() - begin
-    return {"seconds": round(seconds, 2), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    answer.send((time.process_time() - begin, memory()))
 
 
 def main() -> None:
@@ -136,16 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--only", metavar="TASK")
-    parser.add_argument("--one", nargs=2, metavar=("TASK", "PROTOCOL"))
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(*options.one, options.count)))
-        return
     for task, name in SCORERS if options.only is None else [one for one in SCORERS if one[0] == options.only]:
         for count in (options.count // 10, options.count):
-            command = [sys.executable, __file__, "--count", str(count), "--one", task, name]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-            print(f"{task:8s} {name:16s} {count:7d} {told}", flush=True)
+            seconds, peak = in_own_process(one, task, name, count)
+            print(f"{task:8s} {name:16s} {count:7d} {seconds:6.2f} s {peak >> 20:5d} MiB", flush=True)
 
 
 if __name__ == "__main__":

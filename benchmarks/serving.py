@@ -22,10 +22,12 @@ import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import numpy as np
+from own_process import memory
 
 from vidllm.evaluation.demo import CLIP
 
@@ -77,30 +79,37 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory of the server, without its decoders."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return memory("VmRSS", self.process.pid) / 2**20
 
-    def processes(self) -> list[dict[int, list[int]]]:
-        """The server, its fork server and its decoders: what /proc/PID/stat says from the parent's number on."""
-        told = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                told[int(path.parent.name)] = [int(word) for word in path.read_text().rsplit(") ", 1)[1].split()[1:]]
-        found = [{self.process.pid: told[self.process.pid]}]
+    def processes(self) -> list[list[int]]:
+        """The server, its fork server and its decoders."""
+        levels = [[self.process.pid]]
         for _ in range(2):
-            found.append({pid: words for pid, words in told.items() if words[0] in found[-1]})
-        return found
+            levels.append([child for pid in levels[-1] for child in children(pid)])
+        return levels
 
     def cpu_s(self) -> float:
         """Processor seconds of the server and of all decoders that have ended."""
-        ticks = sum(sum(words[10:14]) for level in self.processes()[:2] for words in level.values())
+        ticks = 0
+        for pid in chain(*self.processes()[:2]):
+            told = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+            ticks += sum(map(int, told[11:15]))
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """Of all threads of a process."""
+    found: list[int] = []
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
 
 
 def kill_some(server: Server, share: float, stop: threading.Event, killed: list[int]) -> None:
     """Kill a decoder now and then."""
     rng, seen, last = np.random.default_rng(0), set(), False
-    while not stop.wait(0.02):
+    while not stop.wait(0.05):
         for pid in server.processes()[2]:
             if pid not in seen:
                 seen.add(pid)

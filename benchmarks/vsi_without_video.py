@@ -31,15 +31,20 @@ def guess(row: Row, others: Sequence[Row]) -> str:
     return max(zip("ABCD", row["options"], strict=False), key=lambda option: right[option[1][3:]])[0]
 
 
+def guesses(rows: Sequence[Row]) -> list[Row]:
+    """A prediction for every question."""
+    found = []
+    for row in rows:
+        alike = [o for o in rows if o["question_type"] == row["question_type"] and o["scene_name"] != row["scene_name"]]
+        found.append({"id": row["id"], "prediction": guess(row, alike)})
+    return found
+
+
 def main() -> None:
     """Print the scores."""
     rows = read_references(sys.argv[1])
-    predictions = []
-    for row in rows:
-        alike = [o for o in rows if o["question_type"] == row["question_type"] and o["scene_name"] != row["scene_name"]]
-        predictions.append({"id": row["id"], "prediction": guess(row, alike)})
     print(f"{len(rows)} questions, {sum(bool(row.get('pruned')) for row in rows)} of them pruned")
-    for name, value in flat(protocol("vsi", "official").score(rows, predictions)).items():
+    for name, value in flat(protocol("vsi", "official").score(rows, guesses(rows))).items():
         print(f"{name:50s} {value:6.1f}")
 
 

@@ -75,7 +75,7 @@ def test_help_needs_nothing_heavy():
 def test_the_help_has_every_verb_once_under_a_heading(run):
     lines = good(run("--help")).splitlines()
     assert sorted(line[2:18].strip() for line in lines if line.startswith("  ")) == sorted(VERBS)
-    assert {"a video:", "models:", "training:", "evaluation and data:"} <= set(lines)
+    assert {"use a model on a video:", "models:", "training:", "evaluation and data:"} <= set(lines)
 
 
 def test_every_verb_has_help(run):
@@ -87,6 +87,12 @@ def test_every_verb_has_help(run):
 
 def test_ask_prints_an_answer_a_line(run, video, model):
     assert len(good(run("ask", video, "How many chairs?", "Why?", "--model", model)).splitlines()) == 2
+
+
+def test_a_terminal_is_told_what_is_done(run, video, model, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, out, told = run("ask", video, "Why?", "--model", model)
+    assert told == f"vidllm: loading the model ...\nvidllm: reconstructing {video} ...\n" and "..." not in out
 
 
 @pytest.mark.slow
@@ -193,10 +199,10 @@ def test_rooms_become_folders_shards_and_tables(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ((), ("VERB",)),
-        (("dance",), ("invalid choice", "dance")),
-        (("rooms",), ("VERB",)),
-        (("rooms", "dance"), ("invalid choice", "dance")),
+        ((), ("COMMAND",)),
+        (("dance",), ("unknown command", "dance")),
+        (("rooms",), ("COMMAND",)),
+        (("rooms", "dance"), ("unknown command", "dance")),
         (("ask", "VIDEO", "Why?", "--refine", "--no-refine"), ("--refine and --no-refine",)),
         (("ask", "VIDEO", "Why?", "--window", "many"), ("--window: expected a whole number, received 'many'",)),
         (("reconstruct", "VIDEO"), ("--output",)),
@@ -319,7 +325,8 @@ def test_surprises_are_one_line_and_traceable(run, video, model, monkeypatch):
     monkeypatch.setenv("VIDLLM_DEBUG", "1")
     with pytest.raises(RuntimeError):
         run("ask", video, "Why?", "--model", model)
-    assert explain(KeyError("x")) == "a fault of vidllm itself: 'x'; please report it with what VIDLLM_DEBUG=1 shows"
+    told = "internal error: 'x'; please report it with the traceback that VIDLLM_DEBUG=1 shows"
+    assert explain(KeyError("x")) == told
     assert len(explain(ValueError("x" * 9000))) < 700
 
 

@@ -88,7 +88,7 @@ def test_without_the_extra_one_line_says_so(folder, film, tmp_path, capsys, monk
     monkeypatch.setattr(feature_registration, "is_installed", lambda: False)
     command = ["reconstruct", str(film), "--model", str(folder), "-o", str(tmp_path / "out"), "--format", "cameras"]
     assert main([*command, "--registration", "sfm", "--scale", "2"]) == 2
-    assert "leave it out beside known ones" in capsys.readouterr().err
+    assert "leave it out if these are given" in capsys.readouterr().err
     assert main([*command, "--registration", "sfm"]) == 2
     assert capsys.readouterr().err.strip().endswith("pip install 'vidllm[sfm]'")
     assert main(command) == 0  # auto: the frames are noise, so that they do not agree

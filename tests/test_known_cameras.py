@@ -123,7 +123,7 @@ def test_where_pictures_do_not_tell_the_measured_scale_and_the_path_stand_in():
     predicted = known.clone()
     predicted[..., :3, 3] *= 0.25
     fitted = KnownCameras(images, k, known, metric=True).fit(predicted, k, depth)
-    with pytest.warns(UserWarning, match="do not tell"):
+    with pytest.warns(UserWarning, match="do not determine"):
         placed, scale = fitted.place(unit_scale(depth))
     assert float(scale.scale) == pytest.approx(4.0) and bool(scale.valid)
     torch.testing.assert_close(placed, predicted)
@@ -132,7 +132,7 @@ def test_where_pictures_do_not_tell_the_measured_scale_and_the_path_stand_in():
 def test_up_of_our_own_file_is_kept(model, room, tmp_path: Path):
     scene = model.reconstruct(room.rgb)
     scene.save(tmp_path / "out", ("cameras", "tum", "nerfstudio"))
-    with pytest.warns(UserWarning, match="do not tell"):  # a random model's depth explains nothing
+    with pytest.warns(UserWarning, match="do not determine"):  # a random model's depth explains nothing
         again = model.reconstruct(room.rgb, cameras=read_cameras(*[tmp_path / "out" / "cameras.json"] * 2))
     torch.testing.assert_close(again.scene_from_world, scene.scene_from_world, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again.extrinsics, scene.extrinsics, atol=1e-4, rtol=1e-4)
@@ -206,7 +206,7 @@ def test_poses_are_found_by_time_or_by_number(tmp_path: Path):
     [
         ({}, "give intrinsics, poses, depth or several"),
         ({"poses": poses(3)}, "3 cameras for 4 frames"),
-        ({"poses": poses() * np.array([[1.2], [1.2], [1.2], [1]])}, "holds no rotation"),
+        ({"poses": poses() * np.array([[1.2], [1.2], [1.2], [1]])}, "contains no rotation"),
         ({"poses": poses() @ np.diag([1, 1, -1, 1.0])}, "it mirrors"),
         ({"poses": np.where(np.arange(4)[:, None, None] == 2, np.inf, poses())}, "pose of frame_000002 is not finite"),
         ({"poses": poses()[:, :2]}, r"expected poses \(F, 4, 4\)"),

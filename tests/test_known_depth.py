@@ -53,6 +53,7 @@ def test_with_poses_in_metres_nothing_is_left_to_measure(model, room):
         scene = model.reconstruct(room.rgb, cameras=known, refine=refine)
         torch.testing.assert_close(scene.depth, torch.from_numpy(room.depth_m).float())
         torch.testing.assert_close(scene.extrinsics, motions(room), atol=1e-5, rtol=1e-5)
+        assert scene.registration == "known"
 
 
 @pytest.mark.slow
@@ -62,6 +63,7 @@ def test_known_depth_stays_while_cameras_are_refined(room):
     scenes = [model.reconstruct(room.rgb, cameras=known, refine=refine) for refine in (False, True)]
     for scene in scenes:
         torch.testing.assert_close(scene.depth, true)
+        assert scene.scale.interval is None and scene.registration == "learned"
     before, after = (float((s.extrinsics[:, :3, 3] - motions(room)[:, :3, 3]).norm(dim=-1).max()) for s in scenes)
     assert after < before / 3
 
@@ -123,6 +125,6 @@ def test_a_recording_is_reconstructed_with_what_it_tells(model, room, tmp_path):
 def test_what_contradicts_a_recording_is_said(room, tmp_path, capsys):
     folder = WRITERS["transforms"](tmp_path / "scan", room)
     for more, message in ((["--camera-height", "1.5"], "already give the scale"),
-                          (["--registration", "sfm"], "is a recording that tells its cameras")):  # fmt: skip
+                          (["--registration", "sfm"], "is a recording with known cameras")):  # fmt: skip
         assert main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *more]) == 2
         assert message in capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_a_scene_finds_its_model_in_its_dtypes(options, place, tmp_path, monkeyp
     found = vidllm.load_scene(tmp_path)
     assert torch.equal(found.depth, scene.depth)
     assert found.ask(QUESTION, max_new_tokens=4) == scene.ask(QUESTION, max_new_tokens=4)
-    with pytest.raises(ValueError, match=r"came from .*(bfloat16|int8).*, and this model is another: .*float32"):
+    with pytest.raises(ValueError, match=r"came from .*(bfloat16|int8).*, but this model is .*float32"):
         vidllm.load_scene(tmp_path, vidllm.load(place))
 
 
@@ -141,7 +141,7 @@ def test_another_model_is_refused_by_name(model, place, saved, tmp_path):
     assert "\n" not in told
     other = vidllm.load(place)
     other.model.config.grounding = dataclasses.replace(other.model.config.grounding, max_boxes=3)
-    with pytest.raises(ValueError, match="this model is another"):
+    with pytest.raises(ValueError, match="but this model is"):
         vidllm.load_scene(saved, other)
 
 
@@ -217,7 +217,7 @@ def test_a_form_that_is_not_ours_is_refused(changes, told, model, saved):
 
 def test_a_folder_without_a_scene_is_told(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="holds no saved scene"):
+        with pytest.raises(ValueError, match="contains no saved scene"):
             vidllm.load_scene(folder)
 
 
@@ -254,7 +254,7 @@ def test_the_command_line_asks_a_saved_scene(place, tmp_path, capsys):
     assert run("reconstruct", out, "-o", tmp_path / "later", "--format", "tum,ply")[0] == 0
     assert (tmp_path / "later" / "trajectory.txt").read_text() == (out / "trajectory.txt").read_text()
     code, _, err = run("ask", out, "Why?", "--frames", "3", "--no-refine")
-    assert code == 2 and err.count("\n") == 1 and "without effect on it: --frames, --refine;" in err
+    assert code == 2 and err.count("\n") == 1 and "on which --frames, --refine has no effect;" in err
     (out / TENSORS).write_bytes(b"no")
     code, _, err = run("ask", out, "Why?")
     assert code == 2 and err.count("\n") == 1 and f"{out / TENSORS}: damaged" in err

@@ -238,4 +238,4 @@ def test_options_without_an_effect(capsys, tmp_path):
     assert main(["inventory", str(tmp_path), "--vlm", "x"]) == 2
     assert "--vlm: no effect here; the model itself takes the inventory" in capsys.readouterr().err
     assert main(["eval", "reconstruction", "--data", str(tmp_path), "-o", str(tmp_path / "o"), "--vlm", "x"]) == 2
-    assert "--vlm: no effect here; reconstruction asks nothing" in capsys.readouterr().err
+    assert "--vlm: no effect here; reconstruction has no questions" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a scene gives back: answers, boxes, the scale, and what has to be said about them."""
+"""Results of a scene: answers and boxes with their notes, and the scale."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 class Box:
     """An oriented box in the scene frame: centre and size in metres, yaw about z in radians, score in [0, 1].
 
-    With 90% the true centre lies within ``center_error`` metres, and no true side is larger or smaller by more than a
-    factor of 1 + ``size_error``; None where the model is not calibrated (:mod:`vidllm.model.calibration`).
+    With 90% probability the error of the centre is below ``center_error`` metres, and the ratio of each true side to
+    the predicted one (or its inverse) below 1 + ``size_error``. None if the model is not calibrated
+    (:mod:`vidllm.model.calibration`).
     """
 
     center: tuple[float, float, float]
@@ -29,7 +30,7 @@ class Box:
 
 
 class Answer(str):
-    """An answer, and in ``notes`` what has to be said about it: words taken for others, doubts."""
+    """An answer; ``notes`` tell for example which words were replaced by known ones."""
 
     notes: tuple[str, ...]
 
@@ -41,12 +42,12 @@ class Answer(str):
 
 
 def with_notes(text: str, notes: Sequence[str]) -> str:
-    """A text, and in brackets what has to be said about it."""
+    """A text, followed by its notes in brackets."""
     return f"{text}  ({'; '.join(notes)})" if notes else text
 
 
 class Boxes(list[Box]):
-    """Boxes, best first, and in ``notes`` what has to be said about them."""
+    """Boxes, best first, with ``notes`` as those of :class:`Answer`."""
 
     def __init__(self, boxes: Iterable[Box] = (), notes: Sequence[str] = ()) -> None:
         super().__init__(boxes)
@@ -55,10 +56,10 @@ class Boxes(list[Box]):
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres per unit of the model's relative depth, its relative spread over images, and what makes it doubtful.
+    """Metres per unit of relative depth, the relative spread of this value over the images, and warnings.
 
-    The spread is nan where it is not known: a scale that was given, or pictures that show one view. ``interval`` holds
-    the true scale with 90%; None without a spread or a calibration.
+    The spread is nan if the scale was given or all images show one view. ``interval`` is the 90% interval; None without
+    a spread or a calibration.
     """
 
     value: float
@@ -67,9 +68,9 @@ class Scale:
     interval: tuple[float, float] | None = None
 
     def of_length(self, length_m: float) -> tuple[float, float] | None:
-        """Between which lengths a measured one lies as far as the scale is concerned; None where that is not known.
+        """The 90% interval of a measured length due to the scale alone; None without an interval of the scale.
 
-        The one place where intervals of lengths come from; the error of a box or a point itself is not in it.
+        Errors of boxes and points are not included.
         """
         if self.interval is None:
             return None
@@ -78,12 +79,12 @@ class Scale:
 
     @property
     def length_spread(self) -> float | None:
-        """How far beyond a measured length the true one may lie, as a share of it; None where that is not known."""
+        """Upper end of :meth:`of_length` as a fraction of the length, minus 1; None if unknown."""
         wide = self.of_length(1.0)
         return None if wide is None else wide[1] - 1
 
 
 def three_numbers(values: Any) -> tuple[float, float, float]:
-    """As plain numbers."""
+    """Three values as floats."""
     x, y, z = (float(v) for v in values)
     return x, y, z

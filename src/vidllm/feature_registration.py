@@ -1,8 +1,8 @@
-"""Cameras registered by features, for videos whose frames do not agree after refinement (docs/refinement.md).
+"""Cameras from feature matching, for videos whose frames do not agree after refinement (docs/refinement.md).
 
-pycolmap (BSD, the extra ``sfm``) finds and matches SIFT features in the pictures and solves for cameras, one lens and
-points, in a unit of its own. The learned depth gives the metres: the unit is the median over the frames of what the
-learned depth of their points is over theirs, and each frame's depth is brought to its points by one factor.
+pycolmap (BSD, the extra ``sfm``) extracts and matches SIFT features and solves for cameras, one lens and points, up to
+scale. The learned depth gives the metric scale: the median over the frames of the ratio of learned and triangulated
+depth. The depth map of each frame is scaled to its points by one factor.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ FEW = 8  # points of a frame below which its depth keeps its scale
 
 @dataclass(frozen=True)
 class SparseModel:
-    """n registered frames: their numbers; camera-from-world (n,4,4); K (3,3) in pixels of the pictures; of each frame
-    the points that it sees, (k,3): u, v, and depth. Lengths have a unit of their own.
+    """n registered frames: their indices; camera-from-world (n,4,4); K (3,3) in pixels of the pictures; for each frame
+    the visible points (k,3): u, v and depth. Lengths are up to scale.
     """
 
     numbers: list[int]
@@ -49,14 +49,14 @@ class SparseModel:
 
 
 def is_installed() -> bool:
-    """Whether pycolmap is there."""
+    """Whether pycolmap is installed."""
     return importlib.util.find_spec("pycolmap") is not None
 
 
 def registered(scene: Scene, source: Any) -> Scene | None:
-    """The scene with its cameras registered by features in the pictures of ``source``, from which it was made.
+    """The scene with cameras from feature matching in the pictures of ``source``, from which it was made.
 
-    Frames that cannot be registered are left out; None where these are more than half. ValueError without pycolmap.
+    Frames that cannot be registered are left out; None if these are more than half. ValueError without pycolmap.
     """
     if not is_installed():
         raise ValueError(INSTALL)
@@ -71,9 +71,9 @@ def registered(scene: Scene, source: Any) -> Scene | None:
 
 
 def placed(geometry: Geometry, model: SparseModel, to_processed: Float[Tensor, "3 3"]) -> Geometry:
-    """The registered frames of a learned geometry (a batch of one) with the sparse model's cameras, in metres.
+    """The registered frames of a learned geometry (a batch of one) with the cameras of the sparse model, in metres.
 
-    ``to_processed`` takes pixels of the pictures to those of the depth maps.
+    ``to_processed`` maps pixels of the pictures to those of the depth maps.
     """
     at = model.numbers
     depth, logs = geometry.depth_m[0, at].float().cpu(), []
@@ -100,7 +100,7 @@ def placed(geometry: Geometry, model: SparseModel, to_processed: Float[Tensor, "
 
 
 def sparse_model(pictures: np.ndarray) -> SparseModel | None:
-    """What pycolmap makes of pictures (F,H,W,3), 0 to 255, in their order; None where it finds no model."""
+    """The model that pycolmap reconstructs from ordered pictures (F,H,W,3), 0 to 255; None if it finds none."""
     import pycolmap
 
     pycolmap.logging.minloglevel = 3

@@ -39,11 +39,12 @@ DEFAULT_FORMATS = ("depth", "cameras", "tum", "ply", "overview", "scene")
 
 
 class Scene:
-    """A reconstructed video. Lengths are metres; the world frame is the first camera's; boxes and points live in the
-    level scene frame (z up, origin at the first camera, x where it looks).
+    """A reconstructed video. Lengths are metres, and the world frame is the first camera's.
 
-    Several threads may ask one scene: their questions wait for each other. A question that fails or is interrupted
-    changes nothing for the next one. ``detector`` finds things in place of the model (``vidllm.load_detector``).
+    Boxes and points are in the scene frame: level, z up, origin at the first camera, x along its horizontal view.
+
+    Several threads may use one scene; their questions are answered one after another. A question that fails or is
+    interrupted does not affect later ones. ``detector`` finds objects instead of the model (``vidllm.load_detector``).
     """
 
     detector: Detect | None = None
@@ -65,7 +66,7 @@ class Scene:
                         "vidllm.load_scene(folder)")  # fmt: skip
 
     def replaced(self, frames: Frames, geometry: Geometry) -> Scene:
-        """A scene of the same model with these frames and this geometry, whatever it comes from."""
+        """A scene of the same model with other frames and geometry."""
         scene = scene_with(self._model, self._processor, frames, geometry)
         scene.detector = self.detector
         return scene
@@ -74,12 +75,12 @@ class Scene:
 
     @property
     def frames(self) -> Frames:
-        """The processed frames, with the map that leads back to the original pictures."""
+        """The processed frames, with the affine map from original pixels."""
         return self._frames
 
     @property
     def geometry(self) -> Geometry:
-        """The reconstruction as the model gives it (a batch of one)."""
+        """The reconstruction as the model returns it (a batch of one)."""
         assert self._geometry is not None
         return self._geometry
 
@@ -90,15 +91,15 @@ class Scene:
 
     @property
     def bins_std(self) -> Tensor | None:
-        """The standard deviation of depth that the metric depth model's bins tell (F,H,W), metres, not calibrated."""
+        """Standard deviation of depth over the bins of the metric depth model (F,H,W), metres, not calibrated."""
         log_std = self._log_std
         return None if log_std is None else self.depth * log_std
 
     @property
     def depth_std(self) -> Tensor | None:
-        """Standard deviation of depth (F,H,W), metres: 90% of true depths lie within 1.645 of them in unseen rooms.
+        """Standard deviation of depth (F,H,W), metres; 90% of the errors in unseen rooms are below 1.645 times this.
 
-        Not calibrated where ``calibration`` is None; None where the model has no metric depth model.
+        Not calibrated if ``calibration`` is None. None if the model has no metric depth model.
         """
         factor, std = 1.0 if self.calibration is None else self.calibration.depth, self.bins_std
         return None if std is None else std * factor
@@ -110,7 +111,7 @@ class Scene:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What turns the model's uncertainties into intervals; None: they are uncalibrated."""
+        """Factors that turn the model's uncertainties into intervals; None if it is not calibrated."""
         return Calibration.read(self._model.name_or_path) if self._model.name_or_path else None
 
     @property
@@ -125,17 +126,17 @@ class Scene:
 
     @property
     def scene_from_world(self) -> Tensor:
-        """The level scene frame from the first camera's frame (4,4)."""
+        """Transform (4,4) from the world (first camera's) frame to the scene frame."""
         return self.geometry.scene_from_world[0].float().cpu()
 
     @property
     def points(self) -> Tensor:
-        """Coloured points' positions (N,3) in the scene frame, metres (colours: ``scene.data.points()[1]``)."""
+        """Points (N,3) in the scene frame, metres (colours: ``scene.data.points()[1]``)."""
         return torch.from_numpy(self.data.points()[0])
 
     @cached_property
     def scale(self) -> Scale:
-        """Metric scale with its spread and warnings (degenerate parallax, images that disagree)."""
+        """Metric scale with its spread and warnings (camera hardly moves, images disagree)."""
         found = self._measured
         spread = spread_of_views(self._votes(), torch.tensor(self._views), float(found.spread[0]))
         still = max(self._views, default=0) == 0
@@ -155,7 +156,7 @@ class Scene:
         elif bool(pictures.median() < FAINT):
             doubts.append("the pictures have hardly any contrast: what is said of them is doubtful")
         value, interval = float(found.scale[0]), None
-        if self.calibration is not None and math.isfinite(spread):
+        if self.calibration is not None and spread > 0:  # 0: known depth, which is taken as it is; nan: not known
             factor = self.calibration.scale_factor(spread)
             interval = value / factor, value * factor
         return Scale(value, spread, (*doubts, *self._doubts()), interval)
@@ -183,22 +184,24 @@ class Scene:
 
     @property
     def registration(self) -> str:
-        """What the cameras come from: "learned", or "sfm" (:mod:`vidllm.feature_registration`)."""
+        """Source of the cameras: "learned", "known", or "sfm" (:mod:`vidllm.feature_registration`)."""
         return self.geometry.registration
 
     @property
     def loops(self) -> int:
-        """How many places of a long video were found to be seen again (docs/long_video.md)."""
+        """Number of closed loops of a long video (docs/long_video.md)."""
         return 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """All that makes the reconstruction doubtful: refined frames that do not agree, and the scale's warnings."""
+        """All warnings: refined frames that do not agree, and the warnings of the scale."""
         told = self._agreements()
         if all(told):
             return self.scale.warnings
         where = "the frames" if len(told) == 1 else f"in {told.count(False)} of {len(told)} windows the frames"
-        return f"{where} do not agree after refinement; cameras and depth are uncertain", *self.scale.warnings
+        known = self.registration == "known"
+        doubt = "do the known cameras belong to these pictures?" if known else "cameras and depth are uncertain"
+        return f"{where} do not agree after refinement; {doubt}", *self.scale.warnings
 
     def _agreements(self) -> list[bool]:
         """Of each window, whether its frames agree after refinement; none without."""
@@ -236,7 +239,7 @@ class Scene:
 
     @cached_property
     def data(self) -> SceneData:
-        """The reconstruction as plain arrays: what the exporters read."""
+        """The reconstruction as plain arrays, the input of the exporters."""
         rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
         std = None if self.depth_std is None else self.depth_std.numpy()
         maps = {"depth_m": self.depth.numpy(), "depth_std_m": std,
@@ -269,7 +272,7 @@ class Scene:
         return [int(index) for index in self._frames.indices]
 
     def summary(self) -> dict[str, Any]:
-        """The reconstruction in a few plain numbers, lengths in metres (JSON-ready but for a spread that is nan)."""
+        """The reconstruction in a few numbers, lengths in metres (JSON-ready except that an unknown spread is nan)."""
         centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
         sizes = self._sizes()
         return {
@@ -289,13 +292,14 @@ class Scene:
         self, question: str, situation: str | None = None, max_new_tokens: int = 64,
         heard: Callable[[str], None] | None = None,
     ) -> Answer:  # fmt: skip
-        """The answer to a question; ``situation`` tells where one stands and looks (SQA3D's kind). Greedy.
+        """The answer to a question, decoded greedily; ``situation`` gives position and viewing direction in words (as
+        in SQA3D).
 
-        ``heard`` hears the answer so far after each token; what it raises ends the answer. It hears nothing where the
-        answer may be replaced afterwards by one of the kind that was asked for.
+        ``heard`` is called with the answer so far after each token; an exception in it ends the answer. It is not
+        called if the answer may be replaced afterwards by one of the required kind.
 
-        A model of a closed vocabulary takes words that it does not know to the nearest it knows (``answer.notes``), or
-        says that it does not know them (:mod:`vidllm.model.words`).
+        A model with a closed vocabulary replaces unknown words by the nearest known ones (``answer.notes``), or says
+        that it does not know them (:mod:`vidllm.model.words`).
         """
         if heard is None or (self._vocabulary is not None and self._vocabulary.allowed(str(question))):
             return self.ask_all([(question, situation)], max_new_tokens)[0]
@@ -303,14 +307,14 @@ class Scene:
             return self.ask_all([(question, situation)], max_new_tokens)[0]
 
     def count_tokens(self, question: str, answer: str) -> tuple[int, int]:
-        """How many tokens the language model reads for a question, those of the scene among them, and of an answer."""
+        """Number of tokens of a question, including those of the scene, and of an answer."""
         return (self._reader.length(prompts.question_prompt(question)),
                 len(encode_answer(self._processor.tokenizer, answer)))  # fmt: skip
 
     def ask_all(
         self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, batch_size: int = 32
     ) -> list[Answer]:
-        """Answers to (question, situation or None) pairs, decoded side by side behind the one cached prefix."""
+        """Answers to (question, situation or None) pairs, decoded as one batch after the cached prefix."""
         for pair in questions:
             prompts.question_prompt(*pair)  # checked as it is given
         if self.in_words is not None:
@@ -343,7 +347,7 @@ class Scene:
     def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = 96) -> str:
         """A description of the room, or of the object at a point (x, y, z) of the scene frame in metres.
 
-        Says so where nothing was seen within ``UNSEEN_M`` of the point.
+        Says so if no surface was seen within ``UNSEEN_M`` of the point.
         """
         if at is None:
             return self._blind or self._described(None, max_new_tokens)
@@ -369,9 +373,9 @@ class Scene:
 
     @torch.inference_mode()
     def ground(self, expression: str, several: bool = True) -> Boxes:
-        """Boxes of what an expression means: none, one or several (best first). ``several=False``: the best box.
+        """Boxes of the objects that an expression refers to, best first; the best one only with ``several=False``.
 
-        Where it has a word that the model does not know, ``boxes.notes`` says so and only the best box is ever given.
+        If the expression has an unknown word, ``boxes.notes`` says so, and at most the best box is returned.
         """
         as_prompt = prompts.multi_grounding_prompt if several else prompts.grounding_prompt
         as_prompt(expression)  # refuses what cannot be asked
@@ -402,10 +406,10 @@ class Scene:
     def choose(
         self, expression: str, candidates: Sequence[Sequence[float]], several: bool = False
     ) -> list[tuple[int, float]]:
-        """Which of given boxes an expression means: their numbers with scores in [0, 1], best first.
+        """The given boxes that an expression refers to: their indices and scores in [0, 1], best first.
 
-        ``candidates`` are (centre, size, yaw) in the scene frame. ``several`` allows none or more than one, else it is
-        the best. ValueError when there are none to choose from.
+        ``candidates`` are (centre, size, yaw) in the scene frame. With ``several`` none or more than one may be
+        returned, otherwise the best one. ValueError without candidates.
         """
         if not len(candidates):
             raise ValueError("expected at least one candidate box, received none")
@@ -420,11 +424,10 @@ class Scene:
         return decode_choice(logits[0, 0], none_logit[0, 0], boxes, several, self._model.config.grounding.max_boxes)
 
     def inventory(self, names: Sequence[str] = NAMES) -> Inventory:
-        """Everything in the scene once, with the room's floor and height and the camera's path (docs/measuring.md).
+        """All objects of the scene, the room's floor and height, and the camera path (docs/measuring.md).
 
-        ``names``: what is looked for; the last inventory is kept, and given again for the same names and detector.
-        ``as_dict()`` and ``as_text()`` are for programs and prompts. ValueError for a name that no question can hold,
-        or a scene without depth.
+        ``names``: the objects to look for. The last inventory is cached for the same names and detector. ValueError for
+        a name that cannot be part of a question, or a scene without depth.
         """
         wanted = tuple(prompts.check_question(name, what="name") for name in names), self.detector
         kept = self._inventory
@@ -436,21 +439,21 @@ class Scene:
     def measure(
         self, first: str | tuple[int, float, float], second: str | tuple[int, float, float] | None = None
     ) -> Measurement:
-        """Sizes and heights of one or two things, and the distances between two, in metres with their intervals.
+        """Sizes and heights of one or two objects or points, and the distances between two, in metres with intervals.
 
-        Each is an expression ("the table"; its best box counts) or a pixel (frame, u, v) of an original picture, frames
-        counted among the sampled ones from 0. ValueError for an expression that means nothing here or a pixel
+        Each is an expression ("the table"; its best box is measured) or a pixel (frame, u, v) of an original picture,
+        with the index of a sampled frame, from 0. ValueError for an expression without an object here or a pixel
         without depth.
         """
         return measure(self, first, second)
 
     def logits(self, prompt: str) -> Tensor:
-        """Next-token logits (vocabulary,) after a whole prompt, through the cached prefix."""
+        """Next-token logits (vocabulary,) after a whole prompt, using the cached prefix."""
         return self._reader.read(prompt)[1][0, -1].float()
 
     @cached_property
     def in_words(self) -> SceneInWords | None:
-        """The scene as the vision-language model gets it that answers in the model's place; None: nothing does."""
+        """The input of the vision-language model that gives the answers (docs/vision_language.md); None without one."""
         return told_in_words(self, self._model)
 
     @cached_property
@@ -468,12 +471,11 @@ class Scene:
         labels: Sequence[str] = (),
         transcript: Sequence[tuple[str, str]] = (),
     ) -> list[Path]:
-        """Write the reconstruction, all of it or nothing; returns the paths.
+        """Write the reconstruction atomically; returns the paths.
 
-        ``boxes`` are shown by the overview, the page, the film and the tables of boxes, under their ``labels``;
-        ``transcript`` (questions and answers) by the page. Formats: ``vidllm.export.EXPORTERS``, and "scene", which
-        ``vidllm.load_scene(folder)`` reads back. Raises OutputError (an OSError) when the folder cannot be written,
-        ValueError for an unknown format.
+        ``boxes`` with ``labels`` are shown in overview, page, video and tables of boxes; ``transcript`` (questions and
+        answers) in the page. Formats: ``vidllm.export.EXPORTERS``, and "scene", which ``vidllm.load_scene(folder)``
+        reads. Raises OutputError (an OSError) if the folder cannot be written, ValueError for an unknown format.
         """
         from vidllm.scene_file import write_formats
 
@@ -483,7 +485,7 @@ class Scene:
         return write_formats(self, self._model, Path(folder), formats, shown, (title, transcript))
 
     def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """What is kept of the scene: its kind, values for JSON and tensors (:mod:`vidllm.scene_file`)."""
+        """The content of a saved scene: its kind, values for JSON and tensors (:mod:`vidllm.scene_file`)."""
         from vidllm.scene_file import as_bytes, flat
 
         values, tensors = flat(frames=self._frames, geometry=self._geometry, prefix=self._prefix)
@@ -492,7 +494,7 @@ class Scene:
 
 @torch.inference_mode()
 def scene_with(model: Network, processor: Processor, frames: Frames, geometry: Geometry) -> Scene:
-    """A scene whose geometry is given, on the model's device."""
+    """A scene with a given geometry, on the model's device."""
     parameter = next(model.parameters())
     features = model.encode(frames.images[None].to(parameter.device, parameter.dtype))
     return Scene(model, processor, frames, geometry, model.build_visual_tokens(features, geometry))

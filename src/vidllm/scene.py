@@ -1,12 +1,12 @@
-"""What a user holds: a model that reads videos, and a reconstructed video that can be asked.
+"""The user interface: a model that reconstructs videos, and scenes that answer questions.
 
     model = vidllm.load()
     scene = model.reconstruct("kitchen.mp4")   # encoded once
-    scene.ask("How many chairs are there?")    # re-uses reconstruction and the visual prefix's key-value cache
+    scene.ask("How many chairs are there?")    # reuses the reconstruction and the key-value cache of the visual prefix
     scene.save("kitchen")                      # or: vidllm reconstruct kitchen.mp4 -o kitchen --format scene
     scene = vidllm.load_scene("kitchen")       # the same answers, boxes and exports, without encoding the video again
 
-Lengths are metres; see :class:`Scene` for the frames.
+Lengths are metres; see :class:`Scene` for the coordinate frames.
 """
 
 from __future__ import annotations
@@ -61,19 +61,17 @@ class VidLLM:
         cameras: GivenCameras | None = None,
         refine: bool | None = None,
     ) -> Scene:
-        """Read a video file, recording, image folder, list of images or array and reconstruct it in metres; or frames
-        read before.
+        """Reconstruct a video file, recording, folder or list of pictures, array, or frames in metres.
 
-        ``num_frames`` frames are sampled uniformly (fewer when the video is shorter). None: at least the model's
-        default, and as many as it takes for neighbouring frames to overlap (:mod:`vidllm.long_video.frame_choice`).
-        ``known``: metres from what is known of this video, in place of the measured scale; the ends of a known length
-        are pixels of the original pictures, and its frame is a number among the sampled ones. ``cameras``: known
-        cameras and depth, in place of predicted ones and of what a recording tells (docs/known_cameras.md).
-        ``refine``: cameras, focal length and depth are moved until the frames agree (docs/refinement.md); None: as this
-        model was loaded, by default not.
+        ``num_frames`` frames are sampled evenly (all if the video has fewer). None: as many as neighbouring frames need
+        to overlap, and at least the model's default (:mod:`vidllm.long_video.frame_choice`). ``known``: a known scale,
+        used instead of the predicted one; the ends of a known length are pixels of the original pictures of one sampled
+        frame. ``cameras``: known cameras and depth, used instead of predicted ones and of those of a recording
+        (docs/known_cameras.md). ``refine``: adjust cameras, focal length and depth until the frames agree
+        (docs/refinement.md); None: as configured when the model was loaded.
 
-        More frames than ``window`` (when None, than ``config.windows.whole_up_to``) go in windows that share
-        ``overlap`` frames; ``progress`` hears the number of frames done after each. See docs/long_video.md.
+        More frames than ``window`` (None: ``config.windows.whole_up_to``) are processed in windows that share
+        ``overlap`` frames (docs/long_video.md); ``progress`` is called with the number of frames done after each.
         """
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, received {num_frames}")
@@ -127,12 +125,12 @@ class VidLLM:
         refine: bool | None = None,
         cameras: GivenCameras | None = None,
     ) -> Iterator[LongScene]:
-        """The scene after each window of a video, growing; each can be asked, then and later.
+        """The scene after each window of a video, with all frames so far; each can be used then and later.
 
         ``source`` as for :meth:`reconstruct`, or an iterator of images (a live camera). ``num_frames`` frames are
-        sampled uniformly, or every frame is taken. ``keep_maps=False`` keeps no depth maps and pictures (by default
-        they go to temporary files): cameras, questions and boxes need none. ``known``, ``cameras`` and ``refine`` (each
-        window by itself) as for :meth:`reconstruct`.
+        sampled evenly; None: every frame. ``keep_maps=False`` stores no depth maps and pictures (by default they are in
+        temporary files), which cameras, questions and boxes do not need. ``known``, ``cameras`` and ``refine`` (for
+        each window) as for :meth:`reconstruct`.
         """
         cameras = known_cameras(source) if cameras is None else cameras
         _check_known(known, cameras)
@@ -150,7 +148,7 @@ class VidLLM:
         return StreamingReconstructor(model, size, overlap, known, keep_maps, cameras, refine, loops)
 
     def with_geometry(self, frames: Frames, geometry: Geometry) -> Scene:
-        """A scene whose geometry is given (for instance the ground truth's, for oracle evaluation)."""
+        """A scene with a given geometry (for example the ground truth, for oracle evaluation)."""
         return scene_with(self.model, self.processor, frames, geometry)
 
 
@@ -162,7 +160,7 @@ def _told(scene: Scene) -> Scene:
 
 
 def known_cameras(source: Any) -> GivenCameras | None:
-    """What a recording (:mod:`vidllm.io.captures`) tells of its own frames; None for any other source."""
+    """The cameras of a recording (:mod:`vidllm.io.captures`); None for any other source."""
     capture = open_capture(source) if isinstance(source, str | Path) else None
     return None if capture is None else capture.cameras
 
@@ -183,14 +181,13 @@ def load(
     refine: bool | None = None,
     vlm: str | Path | None = None,
 ) -> VidLLM:
-    """The shipped ``tiny`` model, or one from a folder or hub id.
+    """The shipped model ``tiny``, or a model from a folder or hub id.
 
-    ``dtype`` "auto": bfloat16 where the device computes in it, else float32 (said in the log of ``vidllm``).
-    ``language_dtype`` "int8" or "int4": weights of the language model's layers in 8 or 4 bits. ``offload="cpu"``: they
-    wait in the host's memory (docs/performance.md). ``refine``: what every reconstruction does that is not told; None:
-    what the model's configuration says (docs/refinement.md). ``vlm``: folder or hub id of a vision-language model of
-    transformers that answers in the model's place, on frames and inventory (docs/vision_language.md). Raises
-    ValueError, naming the folder, when it is missing or holds another kind of model.
+    ``dtype`` "auto": bfloat16 if the device supports it, else float32. ``language_dtype`` "int8" or "int4": quantise
+    the layers of the language model. ``offload="cpu"``: keep them in host memory (docs/performance.md). ``refine``:
+    default of every reconstruction; None: as in the model's configuration (docs/refinement.md). ``vlm``: folder or hub
+    id of a vision-language model of transformers that gives the answers, from frames and inventory
+    (docs/vision_language.md). ValueError, naming the folder, if it is missing or contains another kind of model.
     """
     from vidllm.model.loading import load_network
     from vidllm.model.precision import check_offload, describe_dtype, is_slow, place, resolve_dtype
@@ -223,11 +220,11 @@ def _device(name: str) -> torch.device:
 # ---- saved scenes --------------------------------------------------------------------------------------------------
 
 def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, device: str = "cpu") -> Scene:
-    """The scene that ``scene.save(folder)`` wrote: the same answers, boxes and exports, without its video.
+    """The scene that ``scene.save(folder)`` wrote: the same answers, boxes and exports, without the video.
 
-    ``model``: a loaded one, or the folder or hub id of one; None: the one that the scene names, where that is the
-    shipped model or a folder. A model that is loaded here has the dtypes of the scene's. ValueError, naming the file,
-    where the folder holds no saved scene or a damaged one; ValueError for another model than the scene came from.
+    ``model``: a loaded model, or its folder or hub id; None: the model named in the scene, if it is the shipped model
+    or a folder. A model that is loaded here has the dtypes of the scene. ValueError, naming the file, if the folder
+    contains no saved scene or a damaged one, or for another model than that of the scene.
     """
     saved = SceneFile.read(folder)
     if not isinstance(model, VidLLM):
@@ -237,10 +234,10 @@ def load_scene(folder: str | Path, model: VidLLM | str | Path | None = None, dev
 
 
 def restored(file: SceneFile, owner: VidLLM) -> Scene:
-    """The scene, its tensors on the model's device; ValueError where it came from another model."""
+    """The scene, with tensors on the model's device; ValueError if it belongs to another model."""
     ours = origin_of(owner.model)
     if ours["fingerprint"] != file.origin["fingerprint"]:
-        raise ValueError(f"{file.folder}: the scene came from {in_words(file.origin)}, and this model is another: "
+        raise ValueError(f"{file.folder}: the scene came from {in_words(file.origin)}, but this model is "
                          f"{in_words(ours)}; give that one, in the same dtypes")  # fmt: skip
     try:
         return _long(file, owner) if file.values["kind"] == "long scene" else _whole(file, owner)

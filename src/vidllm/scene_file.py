@@ -247,16 +247,16 @@ class SceneFile:
         """Read and check; ValueError of one line that names the file."""
         folder = Path(folder).expanduser()
         if not is_saved_scene(folder):
-            raise ValueError(f"{folder}: holds no saved scene ({VALUES} is missing); "
+            raise ValueError(f"{folder}: contains no saved scene ({VALUES} is missing); "
                              "scene.save(folder) and vidllm reconstruct --format scene write one")  # fmt: skip
         values = read_json_object(folder / VALUES)
         if values.get("format") != FORM:
-            raise ValueError(f"{folder / VALUES}: is no saved scene of vidllm; give the folder of one")
+            raise ValueError(f"{folder / VALUES}: is not a saved scene of vidllm; give the folder of one")
         if values.get("version") != VERSION:
             raise ValueError(f"{folder / VALUES}: has version {values.get('version')!r}, this vidllm reads {VERSION}; "
                              "save the scene again, or use the vidllm that wrote it")  # fmt: skip
         if values.get("checksum") != _checksum(values):
-            raise ValueError(f"{folder / VALUES}: damaged, it is not what was written; save the scene again")
+            raise ValueError(f"{folder / VALUES}: damaged, its checksum is wrong; save the scene again")
         return cls(folder, values, _read_tensors(folder / TENSORS, values["tensors"]))
 
     @property

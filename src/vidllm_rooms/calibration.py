@@ -1,4 +1,4 @@
-"""Measure how far a model's depth, scale and boxes are off in rooms, and how far it says they may be."""
+"""Errors of a model's depth, scale and boxes in rooms, relative to its uncertainties."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ SCORES = 3  # rows of a box calibration, each with as many boxes
 
 @dataclass
 class Errors:
-    """Errors over what the model says itself, pixel by pixel, scene by scene and box by box.
+    """Errors relative to the model's own uncertainties, per pixel, scene and box.
 
-    ``depth``: absolute error over the bins' standard deviation; ``scale``: absolute logarithm of told over true, over
-    the spread; ``boxes``: rows of (score, centre error over distance, largest absolute logarithm of the sides' ratios).
+    ``depth``: absolute error over the standard deviation of the bins; ``scale``: absolute logarithm of predicted over
+    true scale, over the spread; ``boxes``: rows of (score, error of the centre over distance, largest absolute
+    logarithm of the sides' ratios).
     """
 
     depth: list[np.ndarray] = field(default_factory=list)
@@ -34,9 +35,9 @@ class Errors:
     boxes: list[tuple[float, float, float]] = field(default_factory=list)
 
     def calibration(self, seeds: str) -> Calibration:
-        """The factors by which 90% of these errors lie within what is said; ValueError without boxes or depth."""
+        """The factors for which 90% of these errors are within the uncertainty; ValueError without boxes or depth."""
         if not self.boxes or not self.depth or not self.scale:
-            raise ValueError("nothing to calibrate: no metric depth, or no object that is spoken of in these rooms")
+            raise ValueError("nothing to calibrate: no metric depth, or no expression for an object in these rooms")
         rows = np.array(sorted(self.boxes))
         groups = [group for group in np.array_split(rows, SCORES) if len(group)]
         boxes = tuple((float(g[-1, 0]), upper(g[:, 1]), upper(g[:, 2])) for g in groups)
@@ -44,7 +45,7 @@ class Errors:
         return Calibration(depth / DEVIATIONS, upper(np.array(self.scale)) / DEVIATIONS, boxes, seeds)
 
     def coverage(self, calibration: Calibration) -> dict[str, tuple[float, int]]:
-        """The share of truths within the 90% intervals, and of how many."""
+        """Coverage of the 90% intervals, and the number of values."""
         depth, scale = np.concatenate(self.depth), np.array(self.scale)
         limits = [calibration.box_errors(score) for score, _, _ in self.boxes]
         pairs = list(zip(self.boxes, limits, strict=True))
@@ -58,7 +59,7 @@ class Errors:
 
 
 def upper(errors: np.ndarray) -> float:
-    """The 90% quantile that holds for one more error of the same kind (split conformal prediction)."""
+    """The 90% quantile that also holds for one more error of the same kind (split conformal prediction)."""
     rank = math.ceil(SHARE * (len(errors) + 1) - 1e-9)
     return float(np.sort(errors)[min(rank, len(errors)) - 1])
 

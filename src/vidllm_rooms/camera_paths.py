@@ -96,7 +96,7 @@ def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, wi
     free = FreeMap.of(room)
     stands = free.stands()
     if not len(stands):
-        raise ValueError(f"room {room.seed} has no free floor for a camera; expected some, remove furniture")
+        raise ValueError(f"room {room.seed} has no free floor for a camera; remove furniture")
     centres = np.array([item.centre for item in room.objects])
     best, best_score = None, -math.inf
     for _ in range(CANDIDATES):

@@ -1,7 +1,7 @@
-"""Measure a model on unseen rooms, from video alone: one table, each figure beside its baseline.
+"""Evaluate a model on unseen rooms, from video alone, with baselines.
 
-Geometry: :func:`vidllm.evaluation.scene_metrics.score_geometry`.
-Language: exact match by kind of question, and grounding with raw boxes (oriented IoU in the scene frame).
+Geometry: :func:`vidllm.evaluation.scene_metrics.score_geometry`. Language: exact match by kind of question, and
+grounding with raw boxes (oriented IoU in the scene frame).
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def true_boxes(clip: Clip) -> dict[int, list[float]]:
 
 @lru_cache(maxsize=512)
 def remembered_room(seed: int, frames: int, height: int, width: int) -> tuple[Clip, Language]:
-    """A room that several models are measured on, rendered once a process."""
+    """A room on which several models are evaluated, rendered once per process."""
     return render_scene(seed, frames, height, width)
 
 
 def remembered_clip(seed: int, frames: int) -> Clip:
-    """The clip of such a room, of the size that it is measured at."""
+    """The clip of such a room, at its evaluation size."""
     return remembered_room(seed, frames, *SIZES[seed % len(SIZES)])[0]
 
 
@@ -80,9 +80,9 @@ def evaluate(
     frames: int | None = None,
     render: Callable[[int, int, int, int], tuple[Clip, Language]] = render_scene,
 ) -> Metrics:
-    """Render each seed's room, reconstruct it from its frames alone, ask everything, and collect the metrics.
+    """Render each seed's room, reconstruct it from its frames alone, ask all questions, and collect the metrics.
 
-    ``render`` may remember rooms for whoever measures several models on the same ones.
+    ``render`` may cache rooms for the evaluation of several models.
     """
     metrics = Metrics()
     count = frames or model.model.config.default_frames

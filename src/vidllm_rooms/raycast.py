@@ -1,9 +1,9 @@
-"""One ray-caster for CPU and GPU: analytic depth of boxes, upright cylinders and ellipsoids.
+"""A ray-caster for CPU and GPU: analytic depth of boxes, upright cylinders and ellipsoids.
 
-The one idea: every primitive is a unit solid after an affine map, and the map of a pixel to the ray
-direction in that unit space is affine in (u, v). Each primitive is projected to a screen rectangle, the ragged
-list of (pixel, primitive) pairs is intersected in one-dimensional vectors, and the nearest hit of a pixel
-is kept. Rays have unit length along the optical axis, so the ray parameter is the z-depth in metres.
+Every primitive is a unit solid after an affine map, and the map from a pixel to the ray direction in that unit space is
+affine in (u, v). Each primitive is projected to a screen rectangle, the ragged list of (pixel, primitive) pairs is
+intersected in one-dimensional vectors, and the nearest hit of a pixel is kept. Rays have unit length along the optical
+axis, so the ray parameter is the z-depth in metres.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PrimitiveTable:
         return len(self.kind)
 
     def where(self, keep: Bool[Tensor, " N"]) -> PrimitiveTable:
-        """These of the primitives."""
+        """The selected primitives."""
         counts = torch.bincount(self.kind[keep], minlength=3).tolist()
         kept = {name: value[keep] for name, value in vars(self).items() if name != "counts"}
         return PrimitiveTable(counts=(counts[0], counts[1], counts[2]), **kept)
@@ -85,10 +85,10 @@ class PrimitiveTable:
 
 @dataclass(frozen=True)
 class Hits:
-    """What the rays met. Misses have primitive -1, depth 0, and zero normals and points.
+    """Results of ray casting. Misses have primitive -1, depth 0, and zero normals and points.
 
-    depth_m is z-depth; normals and points are in the room frame, ``local`` in the primitive's own
-    frame (metres from its centre), ``local_normal`` likewise.
+    depth_m is z-depth; normals and points are in the room frame, ``local`` in the primitive's own frame (metres from
+    its centre), ``local_normal`` likewise.
     """
 
     depth_m: Float[Tensor, "F H W"]
@@ -102,7 +102,7 @@ class Hits:
 def nearest(
     primitives: PrimitiveTable, extrinsics: Poses, intrinsics: Cameras, height: int, width: int
 ) -> tuple[Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
-    """(depth in metres, index of the primitive) of the ray through each pixel centre; (0, -1) where it meets nothing.
+    """(depth in metres, index of the primitive) of the ray through each pixel centre; (0, -1) without a hit.
 
     ``extrinsics`` are camera-from-room, ``intrinsics`` in pixels (pixel centres at +0.5).
     """
@@ -262,7 +262,7 @@ def surface(
     depth: Float[Tensor, "F H W"],
     winner: Int[Tensor, "F H W"],
 ) -> Hits:
-    """Points and outward normals of what ``nearest`` found."""
+    """Points and outward normals of the results of ``nearest``."""
     frames, height, width = depth.shape
     rotation = extrinsics[:, :3, :3].transpose(1, 2)
     eye = -(rotation @ extrinsics[:, :3, 3:])[..., 0]

@@ -1,4 +1,4 @@
-"""From a room to a clip: path, rays, light and sensor, with exact ground truth. One code for CPU and GPU."""
+"""From a room to a clip: camera path, ray casting, shading and sensor, with exact ground truth, on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def render_clip(
     seed: int | None = None,
     device: str = "cpu",
 ) -> Clip:
-    """Renders a hand-held clip of ``frames`` images of height x width.
+    """Render a hand-held clip of ``frames`` images of height x width.
 
-    Path, field of view and sensor are drawn from ``seed`` (the room's own when None). Depth and ids are those of the
-    pixel's centre. A room of the look "life" is filmed by near, shaken and turning cameras, in a phone's pictures with
-    its distortion and rolling shutter; depth, ids and cameras are those of a pinhole at the time of the middle row.
-    Raises ValueError for sizes below 1.
+    Path, field of view and sensor are drawn from ``seed`` (default: the room's). Depth and ids are those of the pixel
+    centres. Rooms of the look "life" are filmed by close, shaking and turning cameras, with the distortion and rolling
+    shutter of a phone; depth, ids and cameras are those of a pinhole camera at the time of the middle row. ValueError
+    for sizes below 1.
     """
     if min(frames, height, width) < 1:
         raise ValueError(f"expected sizes of at least 1, received {(frames, height, width)}; enlarge them")

@@ -1,10 +1,10 @@
-"""From linear light to pictures: a plain camera's, and those of a phone for the look "life".
+"""From linear light to pictures: of a plain camera, and of a phone for the look "life".
 
-Both bring exposure, white balance, vignette, blur and noise; a phone's change from frame to frame, with glare, streaks
-of motion and JPEG, and its lens and shutter leave radial distortion and rows that are read out one by one. Depth, ids
-and cameras stay those of a pinhole that sees all rows at the time of the middle one: the difference is the error that a
-real camera makes. A picture is sampled from a wider one of that pinhole, at the places where its pixels look: a row
-sees the camera at its own time, by the velocity of the path, and points at the depth of where it looks.
+Both apply exposure, white balance, vignetting, blur and noise; the phone's change from frame to frame, with glare,
+motion blur and JPEG, and there are radial distortion and rolling shutter. Depth, ids and cameras remain those of a
+pinhole camera that sees all rows at the time of the middle one: the difference is the error of a real camera. A picture
+is sampled from a wider one of that pinhole camera, at the places that its pixels see: each row at its own time, by the
+velocity of the path, and at the depth of what it sees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Sensor:
-    """One camera's drawing of a clip. ``drift`` is the exposure of each frame relative to the clip's."""
+    """Camera parameters of a clip. ``drift`` is the exposure of each frame relative to the clip's."""
 
     mean_level: float
     balance: tuple[float, float, float]
@@ -35,7 +35,7 @@ class Sensor:
 
 
 def draw_sensor(rng: np.random.Generator, frames: int) -> Sensor:
-    """A random but sane camera: colours stay nameable."""
+    """Random camera parameters for which colour names stay right."""
     warm, tint = float(rng.normal(0, 0.04)), float(rng.normal(0, 0.015))
     walk = np.cumsum(rng.normal(0, 0.02, frames))
     return Sensor(
@@ -94,7 +94,7 @@ REFERENCE_PX = 168
 def photograph_life(
     linear: Float[Tensor, "F H W 3"], rng: np.random.Generator
 ) -> Float[Tensor, "F H W 3"]:
-    """SRGB pictures in 0..1 of a clip, all by one camera; exposure, blur and noise change from frame to frame."""
+    """Pictures (sRGB) in 0..1 of a clip, all by one camera; exposure, blur and noise change from frame to frame."""
     display = linear.clamp_min(0).sqrt().permute(0, 3, 1, 2)
     display = _exposed(_glare(display, rng), rng)
     display = _developed(display, rng)
@@ -200,13 +200,15 @@ MOST_MARGIN = 0.12  # of the longer side: what lies beyond repeats the border
 
 @dataclass(frozen=True)
 class Lens:
-    """A radius r, in half diagonals, is seen at r (1 + ``k1`` r^2); rows are read within ``readout`` intervals."""
+    """Radius r, in half diagonals, is imaged at r (1 + ``k1`` r^2); rows are read out within ``readout`` frame
+    intervals.
+    """
 
     k1: float
     readout: float
 
     def undistorted(self, offset: Float[Tensor, "*batch 2"], half_diagonal: float) -> Float[Tensor, "*batch 2"]:
-        """Offsets from the middle, in pixels, of where pixels at these offsets look."""
+        """Undistorted offsets from the middle, in pixels, of pixels at these offsets."""
         seen = offset.norm(dim=-1, keepdim=True) / half_diagonal
         radius = seen
         for _ in range(10):
@@ -214,7 +216,7 @@ class Lens:
         return offset / (1 + self.k1 * radius.square())
 
     def margin(self, extrinsics: np.ndarray, focal: float, height: int, width: int) -> int:
-        """Pixels on every side by which the pinhole's picture has to be wider, for points a metre off."""
+        """Pixels on every side by which the pinhole's picture must be wider, for points at a distance of one metre."""
         corner = torch.tensor([width / 2, height / 2])
         beyond = float((self.undistorted(corner, float(corner.norm())) - corner).max())
         turn, shift = velocities(extrinsics)
@@ -224,7 +226,7 @@ class Lens:
 
 
 def draw_lens(rng: np.random.Generator) -> Lens:
-    """One camera's lens and shutter."""
+    """Random distortion and shutter of one camera."""
     return Lens(float(rng.uniform(*K1)), float(rng.uniform(*READOUT)))
 
 
@@ -246,7 +248,7 @@ def velocities(extrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def looks_at(
     lens: Lens, depth_m: Float[Tensor, "F h w"], extrinsics: np.ndarray, focal: float, margin: int
 ) -> Float[Tensor, "F H W 2"]:
-    """Where the pixels of the picture look, in pixels (u, v) of the pinhole's, which is wider by ``margin``."""
+    """Pixels (u, v) of the pinhole's picture, wider by ``margin``, that the pixels of the picture see."""
     height, width = (side - 2 * margin for side in depth_m.shape[1:])
     v, u = (torch.arange(side, dtype=torch.float32, device=depth_m.device) + 0.5 for side in (height, width))
     offset = torch.stack(torch.meshgrid(u - width / 2, v - height / 2, indexing="xy"), -1)
@@ -263,7 +265,7 @@ def looks_at(
 def through_lens(
     linear: Float[Tensor, "F h w 3"], looks: Float[Tensor, "F H W 2"]
 ) -> Float[Tensor, "F H W 3"]:
-    """The picture whose pixels look at these places (u, v) of a wider one, by bilinear sampling."""
+    """The picture whose pixels see these places (u, v) of a wider one, by bilinear sampling."""
     height, width = linear.shape[1:3]
     grid = 2 * looks / torch.tensor([width, height]).to(looks) - 1
     image = F.grid_sample(linear.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)

@@ -1,7 +1,7 @@
-"""Light on the hit points: point lights with shadow maps, ambient light with occlusion from blurred occupancy.
+"""Shading of hit points: point lights with shadow maps, ambient light with occlusion from a blurred occupancy grid.
 
-A room stands still during a clip, so shadows are cast once: each light sees the room through a cube of depth
-maps made by the same ray-caster, and an occupancy grid of the room gives a soft ambient occlusion.
+A room does not change during a clip, so shadows are computed once: each light has a cube of depth maps from the same
+ray-caster, and an occupancy grid of the room gives a soft ambient occlusion.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _FACES = (
 
 @dataclass(frozen=True)
 class Lighting:
-    """What shading needs of one room: lights (L), their depth cubes and the occlusion volume.
+    """Data for shading a room: lights (L), their depth cubes and the occlusion volume.
 
-    ``cubes`` are z-depths in metres; ``occlusion`` is the blurred occupancy (1, 1, Z, Y, X) with its
-    lower corner ``low`` and ``extent`` in metres.
+    ``cubes`` are z-depths in metres; ``occlusion`` is the blurred occupancy (1, 1, Z, Y, X) with its lower corner
+    ``low`` and ``extent`` in metres.
     """
 
     position: Float[Tensor, "L 3"]
@@ -52,7 +52,7 @@ class Lighting:
 
 
 def prepare(room: Room, table: PrimitiveTable, *, ambient: float = 0.45, resolution: int = 48) -> Lighting:
-    """Casts the shadow cubes of the room's lights and fills its occlusion volume."""
+    """Compute the shadow cubes of the room's lights and its occlusion volume."""
     device = table.centre.device
     occlusion, low, extent = _occupancy(room)
     shades = table.texture == TEXTURES.index("lampshade")  # let light through
@@ -127,9 +127,9 @@ def _fill(
 
 
 def shade(table: PrimitiveTable, lighting: Lighting, hits: Hits, pixel_rad: float) -> Float[Tensor, "F H W 3"]:
-    """Linear colour at every hit: texture times (ambient + lights), or the glow of what shines.
+    """Linear colour at every hit: texture times (ambient + lights), or emission.
 
-    ``pixel_rad`` is the angle of one pixel, by which textures know how fine they may be.
+    ``pixel_rad`` is the angle of one pixel, which limits the detail of textures.
     """
     shape = hits.points.shape
     index = hits.primitive.clamp_min(0).flatten()

@@ -5,7 +5,7 @@ A shard (:mod:`vidllm.datasets.shards`) holds several seeds, one scene each; fin
     color/00000.jpg      RGB                              intrinsic/intrinsic_color.txt  K as 4x4
     depth/00000.png      16 bit, millimetres              intrinsic/intrinsic_depth.txt  the same: one camera
     pose/00000.txt       room-from-camera 4x4, metres     instance/00000.png             object ids, 0 = shell
-    room.mp4             the frames as a film             scene.json                     objects, boxes and language
+    room.mp4             the frames as a video            scene.json                     objects, boxes and language
 
 Room frame: z up, metres, floor at z = 0. Cameras are OpenCV; pixel centres lie at +0.5.
 """
@@ -51,7 +51,7 @@ CONVENTIONS = {
 
 
 def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
-    """The JSON part of a scene: objects (id, category, colour, box in the room frame, visible) and language."""
+    """The JSON part of a scene: objects (id, category, colour, box in the room frame, visible) and texts."""
     seen = set(clip.visible())
     objects = [
         {
@@ -70,13 +70,13 @@ def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
 def render_scene(
     seed: int, frames: int, height: int, width: int, look: Look = "plain"
 ) -> tuple[Clip, Language]:
-    """One room, its clip and its language, all determined by the seed and the look."""
+    """One room, its clip and its texts, determined by seed and look."""
     clip = render_clip(build_room(seed, look), frames=frames, height=height, width=width)
     return clip, make_language(clip, np.random.default_rng([seed, 7]))
 
 
 def shard_path(folder: Path, seeds: Sequence[int], height: int, width: int, look: Look = "plain") -> Path:
-    """Where the shard of these seeds lies; its name tells a look that is not plain."""
+    """The path of the shard of these seeds; its name contains a look other than plain."""
     looks = "" if look == "plain" else f"_{look}"
     return folder / f"rooms_{seeds[0]:09d}_{len(seeds):03d}_{height}x{width}{looks}.safetensors"
 
@@ -108,7 +108,7 @@ def write_shards(
     folder: Path, plan: Sequence[tuple[range, int, int]], frames: int, look: Look = "plain", jobs: int = 1,
     tell: Callable[[int], None] = lambda done: None,
 ) -> None:  # fmt: skip
-    """The shards of a plan (:func:`plan_shards`), rendered by ``jobs`` processes; ``tell`` hears how many are done."""
+    """Write the shards of a plan (:func:`plan_shards`) in ``jobs`` processes; ``tell`` gets the number done."""
     if jobs == 1:
         for done, (seeds, height, width) in enumerate(plan, 1):
             write_shard(folder, seeds, frames, height, width, look)
@@ -125,16 +125,16 @@ def write_shards(
 
 
 def shard_bytes(scenes: int, frames: int, height: int, width: int) -> int:
-    """Bytes of a shard: colour, half a float and an instance a pixel, and what is said of a scene (about 64 KiB)."""
+    """Bytes of a shard: colour, half-precision depth and instance per pixel, and about 64 KiB of texts per scene."""
     return scenes * (frames * height * width * (3 + 2 + 1) + 2**16)
 
 
 def plan_shards(
     first: int, last: int, per_shard: int = 16, shorter_side: int = SIDE
 ) -> Iterator[tuple[range, int, int]]:
-    """(seeds, height, width) of the shards that cover seeds ``first`` to ``last - 1``.
+    """(seeds, height, width) of the shards of seeds ``first`` to ``last - 1``.
 
-    ValueError for a ``shorter_side`` that is not a whole number of patches.
+    ValueError for a ``shorter_side`` that is not a multiple of the patch.
     """
     if shorter_side < PATCH or shorter_side % PATCH:
         raise ValueError(f"the shorter side must be a multiple of {PATCH} pixels, received {shorter_side}")
@@ -145,7 +145,7 @@ def plan_shards(
 
 
 def write_room(folder: Path, clip: Clip, language: Language, fps: float = 6) -> Path:
-    """Write one room; returns its folder. It appears whole or not at all (OutputError when it cannot be written)."""
+    """Write one room atomically; returns its folder. OutputError if it cannot be written."""
     with atomic_folder(folder) as part:
         for name in ("color", "depth", "pose", "instance", "intrinsic"):
             (part / name).mkdir()

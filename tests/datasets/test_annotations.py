@@ -168,7 +168,7 @@ def test_multi3drefer(tmp_path: Path) -> None:
     assert none.object_ids == () and many.object_ids == (4, 5) and many.ann_id == 3
     with pytest.raises(ValueError, match="as many as eval_type st_w_d says, got"):
         read_multi3drefer(write(tmp_path / "m.json", [{**base, "object_ids": [1, 2], "eval_type": "st_w_d"}]))
-    with pytest.raises(ValueError, match="expected 'eval_type' to be one of zt_w_d"):
+    with pytest.raises(ValueError, match="expected 'eval_type' to be one of zt_wo_d"):
         read_multi3drefer(write(tmp_path / "m.json", [{**base, "object_ids": [], "eval_type": "zero"}]))
 
 

@@ -171,7 +171,7 @@ def test_packed_frames_are_resized_with_their_cameras(told: Path, tmp_path: Path
     scale_x, scale_y = 19 / 32, 14 / 24
     expected = [[30 * scale_x, 0, 16 * scale_x - 2], [0, 30 * scale_y, 12 * scale_y], [0, 0, 1]]
     np.testing.assert_allclose(tensors["intrinsics"][1].numpy(), expected, rtol=1e-6)
-    depth = scene.depth_on_colour(5)[int(7.5 / scale_y), int(9.5 / scale_x)]
+    depth = scene.depth_on_colour(5, scene.colour(5).shape[:2])[int(7.5 / scale_y), int(9.5 / scale_x)]
     assert float(tensors["depth_m"][2, 7, 7]) == pytest.approx(depth, abs=2e-3)
 
 

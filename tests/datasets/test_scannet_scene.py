@@ -21,7 +21,6 @@ from scannet_files import (
 )
 
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.datasets.scannet_frames import depth_on_colour_grid
 
 
 def test_recording(tmp_path: Path) -> None:
@@ -72,14 +71,17 @@ def test_depth_on_the_colour_grid(tmp_path: Path) -> None:
     """Half the size and half the focal length: each depth pixel covers two by two colour pixels."""
     scene = ScanNetScene(write_scene(tmp_path))
     expected = np.kron(depth(1), np.ones((2, 2))) / 1000
-    np.testing.assert_allclose(scene.depth_on_colour(1), expected, rtol=1e-6)
+    np.testing.assert_allclose(scene.depth_on_colour(1, expected.shape), expected, rtol=1e-6)
 
 
-def test_depth_grid_outside_is_none() -> None:
-    wide, narrow = np.diag([10.0, 10, 1]), np.diag([20.0, 20, 1])
-    wide[:2, 2] = narrow[:2, 2] = 4
-    grid = depth_on_colour_grid(np.ones((8, 8), np.float32), narrow, wide, (8, 8))
-    assert grid[2:6, 2:6].all() and grid.sum() == 16
+def test_depth_outside_the_depth_picture_is_none(tmp_path: Path) -> None:
+    """Half the focal length: the depth picture reaches the middle half of each side."""
+    scene = ScanNetScene(write_scene(tmp_path))
+    height, width = scene.depth_m(1).shape
+    grid = scene.depth_on_colour(1, (height, width), scene.depth_intrinsics * np.array([[0.5], [0.5], [1]]) + [
+        [0, 0, width / 4], [0, 0, height / 4], [0, 0, 0]])  # fmt: skip
+    assert grid[height // 4 : -height // 4, width // 4 : -width // 4].all()
+    assert np.count_nonzero(grid) == height * width // 4
 
 
 def test_boxes_in_the_aligned_frame(tmp_path: Path) -> None:

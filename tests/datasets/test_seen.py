@@ -65,7 +65,7 @@ def test_the_shipped_model_has_seen_no_test_room(tmp_path: Path, capsys: pytest.
     assert main(["data", "seen", str(tmp_path / "scenes.txt"), "--model", str(tmp_path)]) == 2
     assert "no seen.json" in capsys.readouterr().err
     assert main(["data", "seen", str(tmp_path / "scenes.txt"), "--model", str(tmp_path / "m")]) == 2
-    assert "m: is not a folder; give that of a model" in capsys.readouterr().err
+    assert "m: not a folder; give the folder of a model" in capsys.readouterr().err
     statement = read_seen(TINY)
     assert (
         statement is not None

@@ -73,7 +73,7 @@ def test_a_folder_has_one_label_space(folder):
     shard = Shard(second)
     tensors = {name: value for name, value in load_file(second).items() if name != "instance"}
     save_shard(second, tensors, shard.records, LabelSpace(("sofa",)))
-    with pytest.raises(ValueError, match=f"(?:{second}|{first}) names its objects otherwise"):
+    with pytest.raises(ValueError, match=f"(?:{second}|{first}) has other object names"):
         for seed in range(20):
             RoomsData(folder).draw(np.random.default_rng(seed), 1, 2, window=True)
     save_shard(second, tensors, shard.records, LabelSpace())

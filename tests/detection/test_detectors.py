@@ -99,7 +99,7 @@ def test_a_threshold_leaves_out_what_has_a_lower_score(tmp_path, save, kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--detector-threshold", "0.3"], "--detector-threshold is the least score of a detector; it needs --detector"),
+        (["--detector-threshold", "0.3"], "--detector-threshold is the minimum score of a detector; it needs"),
         (["--detector", "owl", "--detector-threshold", "1"], "threshold of a detector's scores is 1, expected 0 to"),
         (["--detector", "owl", "--detector-threshold", "nan"], "is nan, expected 0 to below 1"),
         (["--detector", "owl", "--detector-threshold", "low"], "--detector-threshold: expected a number"),

@@ -69,7 +69,8 @@ def test_missing_predictions_are_counted_and_named(tmp_path):
 
 
 def test_another_runs_predictions_are_refused(tmp_path):
-    claim(tmp_path, "t", {"frames": 3, "model": "m"})
-    claim(tmp_path, "t", {"frames": 3, "model": "m"})
-    with pytest.raises(ValueError, match="a run with another frames"):
-        claim(tmp_path, "t", {"frames": 4, "model": "m"})
+    file = tmp_path / "t.run.json"
+    claim(file, {"frames": 3, "model": {"name": "m"}}, "delete it")
+    claim(file, {"frames": 3, "model": {"name": "m"}}, "delete it")
+    with pytest.raises(ValueError, match=r"frames 3 \(now 4\), model.name m \(now n\); delete it"):
+        claim(file, {"frames": 4, "model": {"name": "n"}}, "delete it")

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,6 +136,13 @@ def test_every_row_takes_equal_steps(config):
 def test_wrong_settings_are_refused(config, wrong, said):
     with pytest.raises(ValueError, match=said):
         ablate(MAIN, replace(config, **wrong), range(1), SMALL, quiet)
+
+
+def test_a_given_teacher_is_read_before_any_row_is_trained(config):
+    wrong = replace(config, teacher_language=config.teacher_geometry)
+    with pytest.raises(ValueError, match="clip"):
+        ablate(MAIN, wrong, range(1), SMALL, quiet)
+    assert not (Path(config.out) / "runs").exists()
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------

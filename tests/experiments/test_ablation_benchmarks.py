@@ -20,7 +20,6 @@ def test_benchmarks_come_first_and_meet_the_papers_columns() -> None:
     told = {step.figure: step.column for step in steps_of(MAIN, results) if step.column}
     assert told == {
         "scanqa_cider": "ScanQA CIDEr", "scanqa_em": "ScanQA EM", "scanrefer_acc": "ScanRefer Acc@0.25",
-        "qa": "ScanQA EM",
     }  # fmt: skip
 
 

@@ -8,11 +8,11 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.spatial.transform import Rotation
 
 from vidllm.export import EXPORTERS, FILE_NAMES, OutputError, SceneData, atomic_folder, atomic_path, export_scene
-from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, project_edges
+from vidllm.export.box_drawing import box_colour, boxes_array, corners_of, draw_boxes, draw_tags, project_edges
 from vidllm.export.cameras import quaternions
 from vidllm.export.depth_png import colour_depth, colour_map, depth_range, read_depth_png, write_depth_png
 from vidllm.export.geometry import LONG_FRAMES, VOXEL_M
@@ -365,6 +365,19 @@ def test_box_is_drawn_where_it_projects():
     assert coloured[80, int(100 + near) - 1 : int(100 + near) + 2].any()
     assert coloured[int(80 + near) - 1 : int(80 + near) + 2, 100].any()
     assert not coloured[80, 95:106].any() and not coloured[:, : int(100 - near) - 2].any()
+
+
+def test_no_label_covers_another():
+    """Four at one point: each plate has the area that it has alone."""
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255)]
+    tags = [((50, 90), "a table", colour) for colour in colours]
+
+    def areas(drawn):
+        picture = Image.new("RGB", (200, 120))
+        draw_tags(ImageDraw.Draw(picture), drawn, ImageFont.load_default(size=12), picture.size)
+        return [int((np.asarray(picture) == colour).all(-1).sum()) for colour in colours]
+
+    assert areas(tags) == [area for tag in tags for area in areas([tag]) if area]
 
 
 def test_boxes_behind_or_around_the_camera_are_clipped():

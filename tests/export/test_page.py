@@ -52,7 +52,8 @@ def test_a_scene_without_points_is_a_page_too(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_in_a_browser(tmp_path):
-    write_page(tmp_path / "a.html", wall(), boxes=[BOX], texts=TEXTS)
+    around = {**BOX, "size": [0.6, 2.1, 2.0], "label": "b"}
+    write_page(tmp_path / "a.html", wall(), boxes=[BOX, around], texts=TEXTS)
     with Browser(tmp_path / "profile") as browser:
         browser.open(tmp_path / "a.html")
         assert browser.run("return window.vidllm.points") == 2 * 40 * 40
@@ -63,6 +64,8 @@ def test_in_a_browser(tmp_path):
         browser.click(480, 250)  # the middle of the view: the box stands ahead
         assert browser.run("return window.vidllm.chosen") == 0
         assert browser.run("return document.querySelectorAll('#things li.chosen').length") == 1
+        first, second = browser.run("return [...document.querySelectorAll('#labels span')].map(s => s.style.top)")
+        assert abs(float(first[:-2]) - float(second[:-2])) > 10  # one label above the other
         browser.run("document.getElementById('measure').click()")
         middle = browser.run("const v = document.getElementById('view'); return [v.clientWidth/2, v.clientHeight/2]")
         browser.click(round(middle[0]) - 100, round(middle[1]))

@@ -134,12 +134,12 @@ def test_transforms_and_unit(tmp_path):
         ("t.txt", tum(["1", "2", "nan"]), ("line 3", "time of nan")),
         ("t.txt", tum(["1", "2", "3"]).replace(" ", " x", 9), ("line 1", "expected a number")),
         ("t.txt", rows_of(POSES.transpose(0, 2, 1), ["1", "2", "3"]), ("line 1", "last row", "transposed")),
-        ("t.txt", "# nothing\n\n", ("holds no pose",)),
+        ("t.txt", "# nothing\n\n", ("contains no pose",)),
         ("e.csv", "#timestamp,p_RS_R_x [m],p_RS_R_y [m],p_RS_R_z [m],q_RS_w [],q_RS_x [],q_RS_y [],q_RS_z []\n"
          "1403636580838555648,4.6,-1.7,0.8,0.5,0.5,0.5,0.5\n", ("columns timestamp, p_rs_r_x [m]",)),
         ("t.json", json.dumps(transforms()).replace("f_1", "f_0"), ("frame 2", "name f_0")),
         ("t.json", json.dumps(transforms()).replace("[0.0, 0.0, 0.0, 1.0]", "[0, 0, 1, 1]"), ("frame 1", "last row")),
-        ("t.json", json.dumps({"frames": [{"transform_matrix": np.eye(4).tolist()}]}), ("which picture",)),
+        ("t.json", json.dumps({"frames": [{"transform_matrix": np.eye(4).tolist()}]}), ("cannot be matched",)),
     ],
 )  # fmt: skip
 def test_wrong_poses_are_named(tmp_path, name, text, told):
@@ -358,10 +358,10 @@ def test_pickles_are_not_read(tmp_path):
 
 def test_fifos_devices_and_missing_files(tmp_path):
     os.mkfifo(tmp_path / "p.txt")
-    refused(read_poses, tmp_path / "p.txt", "no regular file")
-    refused(read_intrinsics, tmp_path / "p.txt", "no regular file")
+    refused(read_poses, tmp_path / "p.txt", "not a regular file")
+    refused(read_intrinsics, tmp_path / "p.txt", "not a regular file")
     refused(read_poses, tmp_path / "nowhere.txt", "no such file")
     with pytest.raises(ValueError, match="no such file"):
         read_poses("x" * 5000)
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         read_poses("/dev/zero")

@@ -237,7 +237,7 @@ def test_a_file_and_its_line_are_named_where_a_used_frame_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"k\.csv: line 3: a focal length of 6 pixels"):
         read_cameras(intrinsics=tmp_path / "k.csv").for_frames(frames)
     (tmp_path / "p.txt").write_text("a 1 0 0 0 0 1 0 0 0 0 1 0\nb 1 0 0 0 0 -1 0 0 0 0 1 0\n")
-    with pytest.raises(ValueError, match=r"p\.txt: line 2: the pose of b\.png holds no rotation \(it mirrors\)"):
+    with pytest.raises(ValueError, match=r"p\.txt: line 2: the pose of b\.png contains no rotation \(it mirrors\)"):
         read_cameras(poses=tmp_path / "p.txt").for_frames(frames)
     (tmp_path / "p.txt").write_text("a 1 0 0 0 0 1 0 0 0 0 1 0\nb nan 0 0 0 0 1 0 0 0 0 1 0\n")
     with pytest.raises(ValueError, match=r"p\.txt: line 2: the pose of b\.png is not finite"):

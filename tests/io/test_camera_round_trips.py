@@ -185,6 +185,6 @@ def test_on_the_command_line(folder, sources, tmp_path, capsys):
     assert all(f["intrinsics"] == frames[0]["intrinsics"] for f in frames)
     assert frames[0]["intrinsics"][0][0] == pytest.approx(frames[0]["intrinsics"][1][1], rel=1e-6)
     code, told = call("--one-lens", "--intrinsics", "60,60,35,28")
-    assert code == 2 and told == "vidllm: error: --one-lens has no effect beside --intrinsics; leave one of them out\n"
+    assert code == 2 and told == "vidllm: error: --one-lens has no effect with --intrinsics; give only one of them\n"
     code, told = call("--intrinsics", "60,60,17,14")
     assert code == 2 and told.count("\n") == 1 and "far from the middle of the pictures of 70x56" in told

@@ -266,7 +266,7 @@ def test_the_front_cameras_poses_are_none(tmp_path, room):
     [
         ("record3d", lambda f: (f / "rgbd/2.jpg").unlink(), r"1 of 4 frames lack a picture \(.*2.jpg\)"),
         ("record3d", lambda f: (f / "rgbd/2.depth").write_bytes(b"bvx$"), "2.depth: "),
-        ("record3d", lambda f: (f / "metadata").write_text('{"poses": [[1]], "K": []}'), "no list of rows of 7"),
+        ("record3d", lambda f: (f / "metadata").write_text('{"poses": [[1]], "K": []}'), "not a list of rows of 7"),
         ("polycam", lambda f: next((f / "keyframes/corrected_cameras").iterdir()).unlink(), "1 of 4 frames lack a cam"),
         ("polycam", lambda f: save_png(sorted((f / "keyframes/confidence").iterdir())[2], np.zeros((5, 5), np.uint8)),
          r"confidence of \(5, 5\) beside depth"),
@@ -293,7 +293,7 @@ def test_depth_of_another_shape_is_refused(tmp_path, room):
     folder = WRITERS["transforms"](tmp_path / "scan", room)
     save_png(folder / "depth/frame_00000.png", np.ones((70, 56), np.uint16))
     frames = load_frames(folder, 2, shorter_side=28)
-    with pytest.raises(ValueError, match="depth of 56x70 pixels is not of the shape of the pictures"):
+    with pytest.raises(ValueError, match="depth of 56x70 pixels does not have the aspect ratio of the pictures"):
         open_capture(folder).cameras.for_frames(frames)
 
 

@@ -48,7 +48,7 @@ def test_lines_are_numbered_and_blank_ones_skipped(tmp_path: Path) -> None:
 
 def test_fifo_and_folder_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for path, kind in ((tmp_path / "fifo", "no regular file"), (tmp_path, "a folder"), (tmp_path / "x", "not exist")):
+    for path, kind in ((tmp_path / "fifo", "not a regular"), (tmp_path, "a folder"), (tmp_path / "x", "not exist")):
         with pytest.raises(ValueError, match=kind):
             read_json(path)
 

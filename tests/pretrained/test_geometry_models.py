@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import line_of_failure
 from made_weights import Record, made_images
-from parity import assert_parity
+from parity import assert_parity, geometry_network
 from published_files import write_llava_3d, write_shards, write_vggt
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +20,7 @@ from vidllm.geometry.cameras import decode_pose
 from vidllm.model.loading import load_pretrained
 from vidllm.model.priors import KnownScale
 from vidllm.pretrained import Ingredients, geometry_models, import_model
-from vidllm.pretrained.geometry_models import GEOMETRY, load_geometry_model
+from vidllm.pretrained.geometry_models import GEOMETRY
 from vidllm.pretrained.licences import Licence
 from vidllm.profiling import count
 
@@ -60,7 +60,7 @@ def test_depth_anything_3_gives_its_authors_numbers(records: Path, da3: Path, mo
     references: list[int] = []
     choose = depth_anything_3.reference_frame
     monkeypatch.setattr(depth_anything_3, "reference_frame", lambda x: references.extend(choose(x)) or choose(x))
-    network, expected = load_geometry_model("da3-small", da3), Record(records / "da3.npz").outputs
+    network, expected = geometry_network("da3-small", da3), Record(records / "da3.npz").outputs
     for frames, height, width in ((1, 56, 56), (2, 42, 70), (5, 70, 42)):
         found = network(made_images(frames, height, width))
         extrinsics, intrinsics = decode_pose(found.pose_encoding, (height, width), None)
@@ -73,7 +73,7 @@ def test_depth_anything_3_gives_its_authors_numbers(records: Path, da3: Path, mo
 
 @torch.no_grad()
 def test_the_order_of_the_frames_changes_nothing_but_the_order(da3: Path):
-    network, images = load_geometry_model("da3-small", da3), made_images(5, 42, 42)
+    network, images = geometry_network("da3-small", da3), made_images(5, 42, 42)
     order = torch.tensor([3, 0, 4, 1, 2])
     found, turned = network(images), network(images[:, order])
     for name in ("depth", "confidence", "pose_encoding"):
@@ -98,7 +98,7 @@ def test_published_sizes(sizes: dict, parameters: int):
 def test_the_cascade_takes_its_geometry(cascade: Path, da3: Path):
     model, _ = load_pretrained(cascade)
     images = made_images(3, 56, 84)
-    found = load_geometry_model("da3-small", da3)(images)
+    found = geometry_network("da3-small", da3)(images)
     seen = model.encode_scene(images, KnownScale(factor=2.0))
     torch.testing.assert_close(seen.geometry.depth_m, 2 * found.depth)
     torch.testing.assert_close(seen.geometry.confidence, found.confidence)

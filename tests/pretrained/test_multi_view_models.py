@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import line_of_failure
 from made_weights import Record, made_images
-from parity import assert_parity
+from parity import assert_parity, geometry_network
 from published_files import write_llava_3d
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +22,6 @@ from vidllm.geometry.rotations import quaternion_to_matrix
 from vidllm.model.loading import load_pretrained
 from vidllm.model.priors import KnownScale
 from vidllm.pretrained import Ingredients, import_model
-from vidllm.pretrained.geometry_models import load_geometry_model
 from vidllm.profiling import count
 
 RECORDS = Path(__file__).parents[1] / "golden" / "geometry"
@@ -56,7 +55,7 @@ def sampled(values: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["pi3", "pi3x"])
 def test_pi3_gives_its_authors_numbers(name: str, published: dict[str, Path]):
-    network, expected = load_geometry_model(name, published[name]), Record(RECORDS / f"{name}.npz").outputs
+    network, expected = geometry_network(name, published[name]), Record(RECORDS / f"{name}.npz").outputs
     for frames, height, width in SIZES:
         points, logits, pose, metres = network.predict(made_images(frames, height, width))
         assert_parity(metres, expected[f"metres.{frames}"], f"{name} metres a unit, {frames} frames")
@@ -76,7 +75,7 @@ def test_pi3_gives_its_authors_numbers(name: str, published: dict[str, Path]):
 
 @torch.no_grad()
 def test_map_anything_gives_its_authors_numbers(published: dict[str, Path]):
-    network = load_geometry_model("map-anything", published["map-anything"])
+    network = geometry_network("map-anything", published["map-anything"])
     expected = Record(RECORDS / "map_anything.npz").outputs
     for frames, height, width in SIZES:
         points, confidence, mask, pose, metres = network.predict(made_images(frames, height, width))
@@ -93,7 +92,7 @@ def test_map_anything_gives_its_authors_numbers(published: dict[str, Path]):
 
 @torch.no_grad()
 def test_vggt_omega_gives_its_authors_numbers(published: dict[str, Path]):
-    network = load_geometry_model("vggt-omega", published["vggt-omega"])
+    network = geometry_network("vggt-omega", published["vggt-omega"])
     expected = Record(RECORDS / "vggt_omega.npz").outputs
     for frames, height, width in ((1, 64, 64), (3, 48, 80)):
         found = network(made_images(frames, height, width))
@@ -129,7 +128,7 @@ def test_the_cascade_takes_its_geometry(name: str, published: dict[str, Path], l
     model, processor = load_pretrained(tmp_path / "m")
     assert processor.image_processor.patch_size == SIDES[name]
     images = made_images(3, 3 * SIDES[name], 5 * SIDES[name])
-    found = load_geometry_model(name, published[name])(images)
+    found = geometry_network(name, published[name])(images)
     seen = model.encode_scene(images, KnownScale(factor=2.0))
     torch.testing.assert_close(seen.geometry.depth_m, 2 * found.depth)
     assert seen.geometry.extrinsics[0, 0].allclose(torch.eye(4)[:3], atol=1e-5)
@@ -153,7 +152,7 @@ def test_from_the_command_line(
     capsys.readouterr()
     assert main(["info", str(made), "--json"]) == 0
     told = {part["part"]: part["parameters"] for part in json.loads(capsys.readouterr().out)["parts"]}
-    assert told["geometry model"] == count(load_geometry_model("pi3x", published["pi3x"])) and "encoder" not in told
+    assert told["geometry model"] == count(geometry_network("pi3x", published["pi3x"])) and "encoder" not in told
     assert main(["info", str(made), "--frames", "4"]) == 2
     assert "not for a cascade" in capsys.readouterr().err
     assert main(["ask", room, "How many chairs are there?", "--frames", "2", "--model", str(made)]) == 0
@@ -195,7 +194,7 @@ def test_what_does_not_fit_is_told_in_one_line(
 
 @torch.no_grad()
 def test_no_frame_is_the_first_for_pi3x(published: dict[str, Path]):
-    network, images, order = load_geometry_model("pi3x", published["pi3x"]), made_images(4, 42, 42), [2, 0, 3, 1]
+    network, images, order = geometry_network("pi3x", published["pi3x"]), made_images(4, 42, 42), [2, 0, 3, 1]
     found, turned = network(images), network(images[:, order])
     for name in ("depth", "confidence", "pose_encoding"):
         torch.testing.assert_close(getattr(turned, name), getattr(found, name)[:, order], atol=1e-4, rtol=1e-4)

@@ -67,7 +67,7 @@ def test_a_model_without_calibration_says_so(tmp_path, capsys):
     folder = tmp_path / "tiny"
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns(FILE))
     assert main(["rooms", "calibrate", str(folder), "--seeds", "600:601", "--check"]) == 2
-    assert "uncalibrated" in capsys.readouterr().err
+    assert "no calibration" in capsys.readouterr().err
     scene = vidllm.load(folder).reconstruct(CLIP, 2)
     assert scene.summary()["uncertainty"] == "uncalibrated"
     assert scene.scale.interval is None and scene.ground("the table", several=False)[0].center_error is None

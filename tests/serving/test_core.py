@@ -110,7 +110,7 @@ def test_frames_one_by_one_are_the_frames(clip):
 def test_what_is_no_video_is_one_line(tmp_path, content):
     path = tmp_path / "x"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"not a readable (video|archive)|holds no video track"):
+    with pytest.raises(ValueError, match=r"not a readable (video|archive)|contains no video track"):
         decoded(path, tmp_path / "frames", PLAN, len)
 
 

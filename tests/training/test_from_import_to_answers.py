@@ -44,7 +44,11 @@ def test_import_stage_1_stage_2_eval_ask(golden, tmp_path, capsys):
     capsys.readouterr()
 
     model = ["--model", f"{second}/model", "--frames", "2"]
-    assert main(["rooms", "eval", "--seeds", "1000:1001", "--json", *model]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"]
+    root, out = str(tmp_path / "scans"), tmp_path / "eval"
+    assert main(["rooms", "export", "--seeds", "1000:1001", "--frames", "4", "--size", "96x128", "-o", root]) == 0
+    assert main(["eval", "sqa3d", "--data", root, "-o", str(out), *model]) == 0
+    assert "raw_prediction_string / overall" in capsys.readouterr().out
+    told = json.loads((out / "results.json").read_text())["sqa3d.val"]
+    assert told["items"] and {"system": "vidllm", "setting": "raw"} in told["columns"]
     assert main(["ask", str(CLIP), "how many chairs are there ?", *model]) == 0
     assert capsys.readouterr().out.endswith("\n")

@@ -19,7 +19,8 @@ from vidllm.training.losses import (
     normalise,
     point_loss,
 )
-from vidllm.training.supervision.matches import Matches, correspondence_loss, correspondences
+from vidllm.training.supervision.base import Matches, correspondences
+from vidllm.training.supervision.geometry import correspondence_loss
 
 ALL = torch.ones(1, 2, 4, 4, dtype=torch.bool)
 

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     (clip / "meta.json").unlink()
     entries = json.loads((clip / "cameras.json").read_text())
     for key, value, told in (
-        ("w2c", [[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "is no rotation with a translation"),
+        ("w2c", [[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "is not a rigid transform"),
         ("w2c", [[1, 2], [3]], "is not a 3x4 matrix of numbers"),
         ("K", None, 'needs "K"'),
         ("file", "none", "rgb/ has no such picture"),

@@ -137,5 +137,5 @@ def test_the_command_tells_json_and_exits_2_when_not_ready(config, capsys, place
     assert set(report["timing"]["seconds_by_kind"]) == {"Batch"} and report["timing"]["hours"] > 0
     assert main(["train", "stage1", *told, *geometry, *dry]) == 2
     assert "not ready: teachers" in capsys.readouterr().err
-    assert main(["train", "blind", "--dry-run"]) == 2 and "--dry-run is for" in capsys.readouterr().err
+    assert main(["train", "blind", "--dry-run"]) == 2 and "--dry-run is only for" in capsys.readouterr().err
     assert main(["train", "stage2", "--dry-run", "--gpus", "0"]) == 2

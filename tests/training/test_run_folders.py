@@ -168,7 +168,7 @@ def test_another_tokenizer_is_refused(config, tmp_path, rooms_folder):
     from vidllm.training.texts import load_or_build_tokenizer
 
     load_or_build_tokenizer(tmp_path / "short", sorted(rooms_folder.iterdir())[:1], 400)
-    with pytest.raises(ValueError, match=r"not the tokenizer that the run in .* was begun with"):
+    with pytest.raises(ValueError, match=r"not the tokenizer that the run in .* was started with"):
         train_language_only(changed(config, tokenizer=str(tmp_path / "short")), quiet)
 
 

@@ -7,8 +7,8 @@ import torch
 
 from vidllm.model.configuration import AttentionConfig
 from vidllm.model.global_frame_attention import GlobalFrameAttention
+from vidllm.training.supervision.base import Matches
 from vidllm.training.supervision.geometry import MatchingAttention
-from vidllm.training.supervision.matches import Matches
 
 
 def _stack() -> GlobalFrameAttention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidllm.training.supervision.positions import COSINE_A_METRE, directions, read_positions, text_positions_loss
+from vidllm.training.supervision.words import COSINE_A_METRE, directions, read_positions, text_positions_loss
 
 
 def test_a_stream_made_of_its_place_tells_it():

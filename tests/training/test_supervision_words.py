@@ -11,8 +11,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import build_tokenizer
 from vidllm.training.packing import Text, pack, packed_hidden
-from vidllm.training.supervision.positions import token_positions_loss
-from vidllm.training.supervision.words import Vocabulary, WordAttention, pooled_names, token_words_loss
+from vidllm.training.supervision.words import (
+    Vocabulary,
+    WordAttention,
+    pooled_names,
+    token_positions_loss,
+    token_words_loss,
+)
 
 LOC, COORD = 1, 2
 SENTENCES = [

@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _MAX_MESSAGE = 600
-#: Verb: module, its dataclass, one line of help. train and ablate take words of their own before their options.
+#: Command: module, its dataclass, one line of help. train and ablate take a subcommand before their options.
 VERBS = {
     "ask": ("scenes", "Ask", "answer questions about a video, one answer per line"),
     "describe": ("scenes", "Describe", "describe the room, or the object at a point"),
-    "ground": ("scenes", "Ground", "find the objects that an expression means: boxes in metres"),
-    "inventory": ("scenes", "TakeInventory", "everything in the room once, with the floor and the camera's path"),
-    "measure": ("scenes", "Measure", "sizes of one or two things and the distance between them, in metres"),
+    "ground": ("scenes", "Ground", "find the objects that an expression refers to: boxes in metres"),
+    "inventory": ("scenes", "TakeInventory", "list all objects of the room, its floor and the camera path"),
+    "measure": ("scenes", "Measure", "measure one or two objects and the distance between them, in metres"),
     "reconstruct": ("scenes", "Reconstruct", "write cameras, depth and points in metres"),
-    "demo": ("scenes", "Demo", "run the bundled clip, print the errors against its ground truth, open its page"),
-    "serve": ("serving", "Serve", "a page, an OpenAI-compatible interface and MCP over HTTP"),
-    "mcp": ("serving", "Mcp", "tools for an agent over standard input and output"),
-    "info": ("models", "Info", "parameters of each part, without allocating any"),
+    "demo": ("scenes", "Demo", "run the bundled clip, print the errors against its ground truth, open a 3D page"),
+    "serve": ("serving", "Serve", "serve a web page, an OpenAI-compatible API and MCP over HTTP"),
+    "mcp": ("serving", "Mcp", "serve tools for an agent over standard input and output (MCP)"),
+    "info": ("models", "Info", "print the parameters of each part, without allocating them"),
     "train": ("training", "train", "train a model or a baseline"),
-    "ablate": ("training", "ablate", "train and measure the paper's ablations"),
+    "ablate": ("training", "ablate", "train and evaluate the rows of the paper's ablation tables"),
     "import": ("models", "Import", "make a model from published checkpoints: files, folders or hub ids"),
     "eval": ("evaluating", "Evaluate", "run a model on a benchmark, or score a file of predictions"),
     "compare": ("evaluating", "Compare", "compare two files of predictions: difference and interval"),
-    "rooms render": ("rooms", "Render", "write rooms with ground truth as folders in the ScanNet layout"),
-    "rooms export": ("rooms", "Export", "write rooms as ScanNet and its language sets are distributed"),
-    "rooms shards": ("rooms", "Shards", "write training data; finished shards are kept"),
+    "rooms render": ("rooms", "Render", "render procedural rooms with ground truth, one folder per room"),
+    "rooms export": ("rooms", "Export", "write rooms in the layouts of ScanNet and its language datasets"),
+    "rooms shards": ("rooms", "Shards", "render rooms as training shards; finished shards are kept"),
     "rooms eval": ("rooms", "Evaluate", "evaluate a model and baselines on unseen rooms"),
-    "rooms calibrate": ("rooms", "Calibrate", "measure on rooms what a model's uncertainties are worth, and store it"),
-    "data check": ("data", "Check", "list what is present, missing or damaged in ScanNet's sets or in your own data"),
-    "data pack": ("data", "Pack", "write scenes and their texts as training shards; packed scenes are kept"),
-    "data label": ("data", "LabelClips", "name what a detector sees in the pictures of clips, for training"),
-    "data seen": ("data", "SeenIn", "check a benchmark's scenes against what a model has seen"),
+    "rooms calibrate": ("rooms", "Calibrate", "calibrate a model's uncertainties on rooms, or check the calibration"),
+    "data check": ("data", "Check", "list present, missing and damaged files of ScanNet datasets or of your own data"),
+    "data pack": ("data", "Pack", "write ScanNet scenes and their texts as training shards; packed scenes are kept"),
+    "data label": ("data", "LabelClips", "label the pictures of clips with a detector, for training"),
+    "data seen": ("data", "SeenIn", "check whether a model was trained on the scenes of a benchmark"),
     "data score": ("data", "Score", "evaluate a model on your own data"),
 }
 GROUPS = ("rooms", "data")
-#: Heading of the verbs of a module in the help.
-HEADINGS = {"scenes": "a video", "serving": "pages and programs", "models": "models", "training": "training",
+#: Heading of a module's commands in the help.
+HEADINGS = {"scenes": "use a model on a video", "serving": "servers", "models": "models", "training": "training",
             **dict.fromkeys(("evaluating", "rooms", "data"), "evaluation and data")}  # fmt: skip
 
 
@@ -98,14 +98,14 @@ def _run(argv: list[str]) -> None:
 
 
 def read_verb(argv: list[str]) -> Verb:
-    """A verb with its options; ValueError of one line for a wrong one. Not for train and ablate."""
+    """A command with its options; ValueError of one line for a wrong one. Not for train and ablate."""
     prog = f"vidllm {argv[0]}" if argv[:1] and argv[0] in GROUPS else "vidllm"
     length = len(prog.split())
     name = " ".join(argv[:length])
     if len(argv) < length:
-        raise ValueError(f"the following arguments are required: VERB; see {prog} --help")
+        raise ValueError(f"the following arguments are required: COMMAND; see {prog} --help")
     if name not in VERBS:
-        raise ValueError(f"invalid choice of a VERB: {argv[length - 1]!r}; see {prog} --help")
+        raise ValueError(f"unknown command {argv[length - 1]!r}; see {prog} --help")
     from vidllm.cli.options import parse
 
     module, kind, _ = VERBS[name]
@@ -114,16 +114,17 @@ def read_verb(argv: list[str]) -> Verb:
 
 
 def _help(prog: str, verbs: dict[str, tuple[str, str, str]]) -> str:
-    lines = [f"usage: {prog} VERB [OPTIONS]", "", "An ordinary video in, metres and answers out."]
+    lines = [f"usage: {prog} COMMAND [OPTIONS]", "", "Reconstruct a room from a video in metres and answer questions "
+             "about it."]  # fmt: skip
     for heading in dict.fromkeys(HEADINGS.get(module, module) for module, _, _ in verbs.values()):
         lines += ["", f"{heading}:"]
         lines += [f"  {name:16s}{told}" for name, (module, _, told) in verbs.items()
                   if HEADINGS.get(module, module) == heading]  # fmt: skip
-    return "\n".join([*lines, "", f"Options of a verb: {prog.split()[0]} VERB --help. Version: vidllm --version."])
+    return "\n".join([*lines, "", "Options of a command: vidllm COMMAND --help. Version: vidllm --version."])
 
 
 def explain(error: Exception) -> str:
-    """One line for an error: its own message where it was written for the user."""
+    """One line for an error."""
     text = " ".join(str(error).split())
     no_room = isinstance(error, RuntimeError) and "allocate memory" in text  # torch's allocator on the CPU
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or no_room:
@@ -132,7 +133,7 @@ def explain(error: Exception) -> str:
         text = f"{error.filename}: {error.strerror}"
     elif not isinstance(error, ValueError | OSError):
         what = text or type(error).__name__
-        text = f"a fault of vidllm itself: {what}; please report it with what VIDLLM_DEBUG=1 shows"
+        text = f"internal error: {what}; please report it with the traceback that VIDLLM_DEBUG=1 shows"
     return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
 
 
@@ -148,7 +149,7 @@ def _quiet_libraries() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print our own warnings as one line each, and none of the libraries'."""
+    """Print warnings of vidllm as one line each, and none of the libraries'."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"vidllm(_rooms)?\.")

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check(Verb):
-    """List what is present, missing or damaged in ScanNet's sets or in your own data."""
+    """List present, missing and damaged files of ScanNet datasets or of your own data."""
 
     root: Annotated[Positional[str], arg(metavar="ROOT")]
-    """the folder that holds scans/ and the annotation files; or your own FILE.jsonl"""
-    quick: Flag = False  # check that scenes and videos exist, without reading them
-    strict: Flag = False  # exit code 2 if a count differs from the official one, or if there are notes
+    """folder with scans/ and the annotation files, or your own FILE.jsonl"""
+    quick: Flag = False  # only check that scenes and videos exist, without reading them
+    strict: Flag = False  # exit code 2 also if a count differs from the official one or if there are notes
     json: Flag = False  # JSON on standard output
 
     def run(self) -> None:
@@ -80,9 +80,9 @@ def _note_lengths(report: JsonlReport) -> None:
 
 @dataclass(frozen=True)
 class Score(Verb):
-    """Evaluate a model on your own data."""
+    """Evaluate a model on your own data (format: docs/fine_tuning.md)."""
 
-    file: Annotated[Positional[str], arg(metavar="FILE.jsonl")]  # docs/fine_tuning.md has the format
+    file: Annotated[Positional[str], arg(metavar="FILE.jsonl")]  # questions, expressions and captions with answers
     json: Flag = False  # JSON on standard output
     frames: Frames = None  # frames to sample (default: the model's)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
@@ -106,16 +106,16 @@ class Score(Verb):
 
 @dataclass(frozen=True)
 class Pack(Verb):
-    """Write scenes and their texts as training shards; packed scenes are kept. What is to be written is told first."""
+    """Write scenes and their texts as training shards; packed scenes are kept. Prints the required space first."""
 
-    root: Annotated[Positional[str], arg(metavar="ROOT")]  # the folder that holds scans/ and the annotation files
+    root: Annotated[Positional[str], arg(metavar="ROOT")]  # folder with scans/ and the annotation files
     output: Output  # folder of the shards
     frames: Count = 32  # frames per scene
-    shorter_side: int = 518  # pixels
-    scenes: Words = ()  # these alone; may be repeated
+    shorter_side: int = 518  # shorter side of the frames in pixels
+    scenes: Words = ()  # only these scenes
     per_shard: int = 4  # scenes per shard
-    split: str = "train"  # split of the texts; scenes without any are left out
-    dry_run: Flag = False  # tell how much would be written, and write nothing
+    split: str = "train"  # split of the texts; scenes without texts are left out
+    dry_run: Flag = False  # print the required space, without writing anything
 
     def run(self) -> None:
         from vidllm.datasets.pack import PackSettings, pack, packing_bytes
@@ -133,13 +133,13 @@ class Pack(Verb):
 
 @dataclass(frozen=True)
 class LabelClips(Verb):
-    """Write what a detector sees in RGB-D or posed clips, as labels that train --posed-clips reads; others are kept."""
+    """Label RGB-D or posed clips with a detector, for vidllm train --posed-clips; existing labels are kept."""
 
     clips: Annotated[Positional[str], arg(metavar="DIR")]  # a clip, or a folder of clips: docs/training.md
-    detector: Annotated[str, arg(metavar="PLACE")]  # a zero-shot detector, a folder or hub id: docs/detectors.md
-    names: Words = ()  # look for these instead of the names of the procedural rooms
-    least: float = 0.4  # score of a box; look at some frames before you train on them
-    device: str = "cpu"
+    detector: Annotated[str, arg(metavar="PLACE")]  # folder or hub id of a zero-shot detector: docs/detectors.md
+    names: Words = ()  # look for these instead of the categories of the procedural rooms
+    least: float = 0.4  # minimum score of a box
+    device: str = "cpu"  # cpu, cuda or cuda:1
 
     def run(self) -> None:
         from vidllm.datasets.shards import rooms_labels
@@ -149,7 +149,7 @@ class LabelClips(Verb):
 
         clips = open_clips(Path(self.clips), "data label")
         for clip in clips:
-            read_labels(clip)  # what is wrong with those that are there is told before hours of detection
+            read_labels(clip)  # report damaged label files before hours of detection
         detector, names = load_detector(self.detector, self.device), reading.words(self.names)
         for clip in clips:
             if labels_file(clip).exists():
@@ -162,11 +162,11 @@ class LabelClips(Verb):
 
 @dataclass(frozen=True)
 class SeenIn(Verb):
-    """Check a benchmark's scenes against what a model has seen in training, by the statement in its folder."""
+    """Check whether a model was trained on the scenes of a benchmark, by the record in the model's folder."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """the benchmark's annotations (JSON, JSON lines, parquet), or a list of scenes"""
-    model: Place = None  # a model's folder (default: the shipped model)
+    """annotations of the benchmark (JSON, JSON lines, CSV, parquet), or a list of scenes"""
+    model: Place = None  # folder of a model (default: the shipped model)
     json: Flag = False  # JSON on standard output
 
     def run(self) -> None:
@@ -176,10 +176,10 @@ class SeenIn(Verb):
 
         folder = model_of_run(self.model) if self.model else TINY
         if not folder.is_dir():
-            raise ValueError(f"--model {folder}: is not a folder; give that of a model")
+            raise ValueError(f"--model {folder}: not a folder; give the folder of a model")
         scenes, seen = benchmark_scenes(self.file), read_seen(folder)
         if seen is None:
-            raise ValueError(f"{folder}: no {SEEN_FILE}, so nothing is known of what it has seen; ask who trained it")
+            raise ValueError(f"{folder}: no {SEEN_FILE}, so its training data is unknown; ask whoever trained it")
         known = [scene for scene in scenes if seen.knows(scene)]
         doubts = {scene: why for scene in scenes if not seen.knows(scene) and (why := seen.doubt(scene))}
         if self.json:

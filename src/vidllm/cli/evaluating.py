@@ -53,11 +53,11 @@ class RunOptions:
     data: Place = None  # run the model on the data under this folder
     output: MaybeOutput = None  # predictions and results; interrupted runs resume
     split: str = "val"  # split of the annotations
-    scenes: Words = ()  # these alone; may be repeated
-    setting: Words = ()  # raw, proposals, oracle-geometry (default: all that are available); given-poses
+    scenes: Words = ()  # only these scenes
+    setting: Words = ()  # raw, proposals, oracle-geometry (default: all that the data allows), given-poses
     proposals: Annotated[Literal["mask3d", "gt"] | None, one_of("mask3d", "gt"), NO_HINT] = None
     """source of proposals (default: mask3d if present)"""
-    baselines: Words = ()  # 2d, language-only, most-frequent, mean-box, none (default: all of the task)
+    baselines: Words = ()  # 2d, language-only, most-frequent, mean-box, none (default: all that the task has)
     blind: Place = None  # folder of the language-only baseline (default: the shipped one)
     frames: Frames = None  # frames to sample (default: the model's)
 
@@ -79,14 +79,14 @@ class Evaluate(Verb):
                "--data runs a model, these options score files: give one of the two", lambda o: not o.data),
         Effect(("proposals", "baselines", "blind", "protocol"),
                "reconstruction has one baseline and one protocol", lambda o: o.task != "reconstruction"),
-        Effect(("vlm",), "reconstruction asks nothing", lambda o: o.task != "reconstruction"),
+        Effect(("vlm",), "reconstruction has no questions", lambda o: o.task != "reconstruction"),
         Effect(("proposals",), "answers in words need no boxes", lambda o: o.task not in ("scanqa", "sqa3d", "vsi")),
         Effect(("blind",), "it needs the baseline language-only of scanqa, sqa3d, scan2cap or vsi", _has_language_only),
     )  # fmt: skip
 
     task: Annotated[Positional[TASKS], arg(metavar="TASK")]
-    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, vsi, reconstruction; from files alone: revsi, spar,
-    3dsr, mmsi, openeqa (its predictions are the marks of your judge)"""
+    """scanqa, sqa3d, scan2cap, scanrefer, multi3drefer, nr3d, sr3d, vsi, reconstruction; only from files of
+    predictions: revsi, spar, 3dsr, mmsi, openeqa (its predictions are the marks of a judge)"""
     protocol: str = OFFICIAL  # evaluation script to reproduce, or all
     json: Flag = False  # JSON on standard output
     files: FileOptions = field(default_factory=FileOptions)
@@ -97,9 +97,10 @@ class Evaluate(Verb):
         super().__post_init__()
         if self.running.data:
             if self.task in _SCORED_ONLY:
-                raise ValueError(f"{self.task} is scored from files: give --predictions FILE and --references FILE")
+                raise ValueError(f"{self.task} is only scored from files: give --predictions FILE and "
+                                 "--references FILE")  # fmt: skip
             if not self.running.output:
-                raise ValueError("-o OUT: give a folder for the predictions, from which an interrupted run resumes")
+                raise ValueError("give -o OUT, a folder for the predictions, from which an interrupted run resumes")
         elif self.task == "reconstruction":
             raise ValueError("reconstruction is evaluated on scans: give --data ROOT")
         elif not (self.files.predictions and self.files.references):
@@ -130,7 +131,7 @@ class Evaluate(Verb):
         for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
             print(f"{name}: {path} (sha256 {given.checksums[name]['sha256'][:12]})")
         for entry, result in zip(chosen, results, strict=True):
-            _print_table(entry, result["scores"])
+            _print_table(self.task, entry, result["scores"])
 
     def _run_model(self, data: Path) -> None:
         """Predict, gather and score; only the first of several processes prints."""
@@ -187,8 +188,8 @@ def _check_items(option: str, task: str, chosen: Sequence[Protocol]) -> None:
                          f"{task} has them for {', '.join(names) or 'none'}")  # fmt: skip
 
 
-def _print_table(entry: Protocol, scores: dict[str, Any]) -> None:
-    print(f"\n{entry.task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
+def _print_table(task: str, entry: Protocol, scores: dict[str, Any]) -> None:
+    print(f"\n{task}, protocol {entry.name}\n  follows {entry.source}\n  scale: {entry.scale}")
     rows = flat(scores, with_text=True)
     width = max(map(len, rows), default=0)
     for name in headline_first({name: [value] for name, value in rows.items()}):
@@ -202,15 +203,15 @@ class Compare(Verb):
     first: Annotated[Positional[str], arg(metavar="A")]
     """a file of predictions"""
     second: Annotated[Positional[str], arg(metavar="B")]
-    """another one, of the same items"""
+    """another file of predictions for the same items"""
     task: Annotated[TASKS, arg(metavar="TASK")]
-    """as of vidllm eval"""
+    """a task of vidllm eval"""
     references: Annotated[str, arg(metavar="FILE")]
     """the benchmark's annotations, as distributed"""
     protocol: str = OFFICIAL  # evaluation script to reproduce
-    metric: Text = None  # which of the values of an item (default: the first)
-    resamples: Count = 2000  # how often the items are drawn again
-    seed: int = 0  # of the draws
+    metric: Text = None  # the metric to compare (default: the first of the protocol)
+    resamples: Count = 2000  # number of bootstrap resamples
+    seed: int = 0  # seed of the bootstrap
     json: Flag = False  # JSON on standard output
 
     def run(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Info(Verb):
-    """Parameters of each part, without allocating any."""
+    """Print the parameters of each part, without allocating them."""
 
     EFFECTS = (
         Effect(("language_dtype",), "it needs --frames, and affects the memory", lambda o: o.frames is not None),
@@ -26,9 +26,9 @@ class Info(Verb):
     model: Annotated[Positional[str | None], arg(metavar="MODEL", help_behavior_hint="")] = None
     """tiny, compact, paper or a model's folder (default: the shipped model)"""
     json: Flag = False  # JSON on standard output
-    frames: Frames = None  # also operations and memory for a video of N frames
+    frames: Frames = None  # also print operations and memory for a video of N frames
     language_dtype: Annotated[str | None, one_of("int8", "int4"), NO_HINT] = None
-    """of the language model, for its memory"""
+    """count the memory with the language model in this precision"""
 
     def run(self) -> None:
         from vidllm.model.configuration import TINY
@@ -54,7 +54,7 @@ class Info(Verb):
             print(f"{purpose:60s}{count / 1e9:14.2f} GB")
 
     def _costs(self, config: VidLLMConfig) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-        """Operations by part and bytes by purpose for a video of 4 to 3, in bfloat16."""
+        """Operations by part and bytes by purpose for a 4:3 video, in bfloat16."""
         from vidllm.profiling import costs, extent_of, memory
 
         assert self.frames is not None
@@ -73,28 +73,30 @@ class Import(Verb):
     )
 
     preset: Literal["cascade", "reconstruction", "paper", "compact", "tiny"]
-    """cascade (VGGT and LLaVA-3D as they are), its reconstruction alone, or a Vid-LLM initialised from them"""
+    """cascade: VGGT and LLaVA-3D unchanged; reconstruction: its geometry without a language model; paper, compact,
+    tiny: a Vid-LLM initialised from published weights"""
     output: Annotated[Output, arg(metavar="M")]  # folder of the model; created if missing
     vggt: Place = None  # VGGT-1B: encoder and geometry
     geometry: Annotated[str | None, read_by(str, "NAME"), NO_HINT] = None
-    """cascade: another network in VGGT's place: pi3x, map-anything, ... (docs/geometry_models.md)"""
-    geometry_weights: Place = None  # of --geometry (default: the hub's, where it is published)
+    """cascade, reconstruction: a geometry network instead of VGGT: pi3x, map-anything, ... (docs/geometry_models.md)"""
+    geometry_weights: Place = None  # weights of --geometry (default: the published ones, from the hub)
     llava_3d: Place = None  # LLaVA-3D-7B: language model, projector, position embedding
-    dinov2: Place = None  # DINOv2 with registers, in place of VGGT's encoder
-    lm: Place = None  # any Hugging Face causal language model, in place of LLaVA-3D's
-    clip: Place = None  # cascade: CLIP-L/14-336, where LLaVA-3D's folder lacks it
+    dinov2: Place = None  # DINOv2 with registers, instead of VGGT's encoder
+    lm: Place = None  # any causal language model of the hub, instead of LLaVA-3D's
+    clip: Place = None  # cascade: CLIP-L/14-336, if LLaVA-3D's folder does not contain it
     metric: Place = None
     """cascade: a vidllm model whose metric depth gives the scale"""
     metric_depth: Place = None
-    """cascade: a depth estimator in metres (Depth Anything 3 or 2 metric, MoGe-2, Depth Pro, ZoeDepth, GLPN)"""
+    """cascade, reconstruction: a metric depth estimator that gives the scale (Depth Anything 3 or 2 metric, MoGe-2,
+    Depth Pro, ZoeDepth, GLPN)"""
     camera_height: Metres = None
-    """cascade: height of the camera over the floor in metres, if a video has no other known scale"""
-    shorter_side: Whole = None  # pixels of the frames (default: the preset's)
-    accept_licence: Flag = False  # agree to the terms of weights that ask for it
+    """cascade, reconstruction: height of the camera above the floor in metres, if a video has no other known scale"""
+    shorter_side: Whole = None  # shorter side of the frames in pixels (default: the preset's)
+    accept_licence: Flag = False  # accept the licence of weights that require it
     weights_dtype: Annotated[str | None, one_of("float32", "bfloat16", "float16"), NO_HINT] = None
-    """dtype of the weights that are written (default: as in the checkpoints)"""
+    """dtype of the written weights (default: as in the checkpoints)"""
     every_key: Flag = False  # list every key in the report
-    dry_run: Flag = False  # compare the checkpoints by their headers and tell the size, and write nothing
+    dry_run: Flag = False  # check the headers of the checkpoints and print the size, without writing anything
     json: Flag = False  # JSON on standard output
 
     def __post_init__(self) -> None:

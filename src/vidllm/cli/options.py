@@ -35,7 +35,7 @@ C = TypeVar("C")
 def read_by(
     read: Callable[[str], Any], metavar: str, choices: tuple[str, ...] | None = None
 ) -> PrimitiveConstructorSpec[Any]:
-    """The annotation of an option whose word is read by ``read``; what it raises is told with the option's name."""
+    """The annotation of an option whose value is read by ``read``; its errors are reported with the option's name."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
@@ -47,11 +47,11 @@ def read_by(
 
 
 def one_of(*choices: str) -> PrimitiveConstructorSpec[Any]:
-    """The annotation of an option that may be left out and is else one of these words."""
+    """The annotation of an optional choice among these words."""
     return read_by(str, f"{{{','.join(choices)}}}", choices)
 
 
-NO_HINT = arg(help_behavior_hint="")  # None and False as defaults say nothing that the help does not
+NO_HINT = arg(help_behavior_hint="")  # do not show "(default: None)" or "(default: False)"
 Flag = Annotated[bool, NO_HINT]
 Text = Annotated[str | None, read_by(str, "TEXT"), NO_HINT]
 Place = Annotated[str | None, read_by(str, "PLACE"), NO_HINT]
@@ -84,9 +84,9 @@ def parse(kind: type[C], prog: str, argv: list[str]) -> C:
 
 
 def _one_line(stop: SystemExit, drawn: str, prog: str) -> str:
-    """The ValueError that a value or a check raised, else the message in the frame that tyro draws without its advice.
+    """The message of the ValueError that a value or a check raised, else the one in the frame that tyro prints.
 
-    tyro leaves while it handles that error, so that the error is the context of SystemExit.
+    tyro exits while it handles that error, so the error is the context of SystemExit.
     """
     words: list[str] = []
     for line in drawn.splitlines()[1:]:
@@ -120,9 +120,9 @@ class Effect:
 def idle(
     effects: tuple[Effect, ...], config: Any, usual: dict[str, Any], **known: Any
 ) -> Iterator[tuple[list[str], Effect]]:
-    """Options that were given (not their default, ``usual``) and have no effect, each once.
+    """Options that differ from their default (``usual``) and have no effect, each once.
 
-    ``known`` is what predicates need beside the configuration.
+    ``known``: values that the predicates need in addition to the configuration.
     """
     values, told = by_name(config), set[str]()
     mode = SimpleNamespace(**values, **known)
@@ -149,7 +149,7 @@ def spelled(name: str) -> str:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb with its options. ValueError for an option without an effect (``EFFECTS``), before anything is done."""
+    """A command with its options. ValueError at once for an option without an effect (``EFFECTS``)."""
 
     EFFECTS: ClassVar[tuple[Effect, ...]] = ()
 
@@ -158,12 +158,12 @@ class Verb:
             raise ValueError(f"{', '.join(names)}: no effect here; {effect.where}")
 
     def run(self) -> None:
-        """Do it: results on standard output, progress and warnings on standard error."""
+        """Run the command: results on standard output, progress and warnings on standard error."""
         raise NotImplementedError
 
 
 def defaults(kind: Any) -> dict[str, Any]:
-    """Of the options of a verb, by name."""
+    """The defaults of a command's options, by name."""
     return by_name(SimpleNamespace(**{
         field.name: field.default_factory() if field.default_factory is not MISSING else field.default
         for field in fields(kind)
@@ -172,15 +172,16 @@ def defaults(kind: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """The model, and where it computes."""
+    """The model, its device and its precision."""
 
-    model: Place = None  # a model's folder or hub id (default: the shipped model)
-    vlm: Place = None  # a vision-language model of transformers that answers in its place: docs/vision_language.md
-    refine: Flag = False  # bundle adjustment of cameras and depth: docs/refinement.md (default: the model's)
-    no_refine: Flag = False  # none of it
-    device: str = "cpu"  # cpu, cuda, cuda:1
+    model: Place = None  # folder or hub id of a model (default: the shipped model)
+    vlm: Place = None  # folder or hub id of a vision-language model that gives the answers: docs/vision_language.md
+    refine: Flag = False
+    """refine cameras and depth by bundle adjustment: docs/refinement.md (default: as the model's config.json says)"""
+    no_refine: Flag = False  # do not refine
+    device: str = "cpu"  # cpu, cuda or cuda:1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 where the hardware computes in it, else float32"""
+    """auto: bfloat16 where the hardware supports it, else float32"""
 
     def __post_init__(self) -> None:
         if self.refine and self.no_refine:
@@ -201,20 +202,20 @@ class ComputeOptions:
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Less memory for the language model."""
+    """Reduce the memory of the language model."""
 
     language_dtype: Annotated[str | None, one_of("int8", "int4"), NO_HINT] = None
-    """quantise the language model's weights"""
+    """quantise the weights of the language model"""
     offload: Annotated[str | None, one_of("cpu"), NO_HINT] = None  # keep the language model's layers in host memory
 
 
 @dataclass(frozen=True)
 class KnownScaleOptions:
-    """One of these, in place of the predicted scale."""
+    """A known scale, used instead of the predicted one (at most one of these)."""
 
     scale: Annotated[float | None, read_by(reading.number, "X"), NO_HINT] = None
     """metres per unit of the reconstruction"""
-    camera_height: Metres = None  # height of the camera over the floor in metres
+    camera_height: Metres = None  # height of the camera above the floor in metres
     known_length: Annotated[str | None, read_by(str, "FRAME:U,V:U,V=M"), NO_HINT] = None
     """two pixels of a sampled frame (original size) that are M metres apart"""
 
@@ -230,29 +231,29 @@ class KnownScaleOptions:
 
 @dataclass(frozen=True)
 class KnownCameraOptions:
-    """What is known of the cameras (docs/known_cameras.md)."""
+    """Known intrinsics, poses and depth, used instead of the predicted ones (docs/known_cameras.md)."""
 
     intrinsics: Annotated[str | None, read_by(str, "FILE|fx,fy,cx,cy"), NO_HINT] = None
-    """in pixels of the original pictures, whose middle is W/2, H/2; or a cameras.json, transforms.json, a matrix (.txt,
-    .npy), OpenCV's .yaml, .csv, or a folder of COLMAP"""
+    """in pixels of the original pictures (image centre at W/2, H/2), or a file: cameras.json, transforms.json, matrix
+    (.txt, .npy), OpenCV .yaml, .csv, COLMAP model"""
     poses: File = None
-    """cameras.json, transforms.json, a TUM trajectory, .csv, .npy, a folder of COLMAP, or of matrices (ScanNet,
+    """cameras.json, transforms.json, TUM trajectory, .csv, .npy, COLMAP model, or a folder of matrices (ScanNet,
     7-Scenes)"""
     poses_scale: Annotated[str | None, one_of("metric", "unknown"), NO_HINT] = None
     """unit of the poses (default: metric)"""
     one_lens: Flag = False
     """the whole video has one lens with square pixels (default: where --refine adjusts the focal length)"""
-    no_one_lens: Flag = False  # it has several
+    no_one_lens: Flag = False  # the focal length or the pixel aspect ratio varies
     depth: Annotated[str | None, read_by(str, "FOLDER"), NO_HINT] = None
-    """known depth of the same view: 16-bit PNG in millimetres, .npy or .exr in metres, one a frame by name or number"""
+    """known depth maps, one per frame by name or number: 16-bit PNG in millimetres, .npy or .exr in metres"""
 
     def __post_init__(self) -> None:
         if self.one_lens and self.no_one_lens:
             raise ValueError("--one-lens and --no-one-lens: give one of the two")
         if self.poses_scale is not None and self.poses is None:
-            raise ValueError("--poses-scale is the unit of the poses; it needs --poses")
+            raise ValueError("--poses-scale gives the unit of the poses; it needs --poses")
         if (self.one_lens or self.no_one_lens) and self.intrinsics is not None:
-            raise ValueError("--one-lens has no effect beside --intrinsics; leave one of them out")
+            raise ValueError("--one-lens has no effect with --intrinsics; give only one of them")
 
     def known(self) -> GivenCameras | None:
         """None without any, ValueError for wrong ones."""
@@ -267,7 +268,7 @@ class KnownCameraOptions:
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Long videos: overlapping windows of frames, with bounded memory."""
+    """Long videos are processed in overlapping windows of frames, with bounded memory (docs/long_video.md)."""
 
-    window: Whole = None  # frames per window (default: the model's, used for more than 64 frames)
-    overlap: Whole = None  # frames shared by neighbouring windows (default: a quarter)
+    window: Whole = None  # frames per window (default: for more than 64 frames, the number the model was trained with)
+    overlap: Whole = None  # frames shared by neighbouring windows (default: a quarter of the window)

@@ -76,7 +76,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def as_word(value: Any) -> str:
-    """A value that was read, as the word that gives it."""
+    """A parsed value as it is written on the command line."""
     if isinstance(value, range):
         return f"{value.start}:{value.stop}"
     if isinstance(value, tuple):
@@ -103,9 +103,9 @@ def words(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def writable(path: str) -> Path:
-    """The path of an output; ValueError at once where nothing can be written, before minutes are spent.
+    """The path of an output; ValueError before any work is done if nothing can be written there.
 
-    What killed commands left half written there is removed.
+    Incomplete files of killed commands are removed.
     """
     parent = Path(path).absolute().parent
     while not parent.exists() and parent != parent.parent:
@@ -124,12 +124,12 @@ def writable_folder(path: str) -> Path:
 
 
 def check_room(folder: str | Path, need: int, what: str) -> None:
-    """Note what is to be written and what is free; ValueError where it does not fit."""
+    """Print the bytes to be written and the free space; ValueError if they do not fit."""
     place = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     told = f"{folder}: {what}, {need / 2**30:.3g} GiB to write, {free / 2**30:.3g} GiB free"
     if need > free:
-        raise ValueError(f"{told}; make room, or ask for less")
+        raise ValueError(f"{told}; free disk space or write less")
     note(told)
 
 
@@ -139,12 +139,12 @@ def has_desktop() -> bool:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output; numbers that are not finite become null."""
+    """JSON on standard output;numbers that are not finite become null."""
     print(json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON on one line; numbers that are not finite become null."""
+    """``value`` as JSON on one line;numbers that are not finite become null."""
     from vidllm.io.files import plain
 
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
@@ -155,6 +155,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def begin(what: str) -> None:
+    """What is done now, on standard error, where somebody looks: a terminal."""
+    if sys.stderr.isatty():
+        note(f"vidllm: {what} ...")
+
+
 class Progress:
     """``what 12/200, 3 min left`` on standard error, at most once in five seconds and at the end; begins when made."""
 
@@ -163,7 +169,7 @@ class Progress:
         self.begin = self.told = time.monotonic()
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Tell how much is done."""
+        """Report that ``done`` items are complete."""
         now, total = time.monotonic(), self.total if total is None else total
         if (not total or done < total) and now - self.told < 5:
             return

@@ -15,12 +15,12 @@ from vidllm.cli.options import ComputeOptions, Count, Effect, Flag, Frames, Outp
 
 @dataclass(frozen=True)
 class Render(Verb):
-    """Write rooms with ground truth as folders in the ScanNet layout."""
+    """Render procedural rooms with ground truth, one folder per room."""
 
     seeds: Seeds  # seeds A to B - 1
-    output: Output  # finished rooms of an export are kept
-    frames: Count = 24  # frames of a room
-    size: Size = (240, 320)  # pixels of colour
+    output: Output  # folder; created if missing
+    frames: Count = 24  # frames per room
+    size: Size = (240, 320)  # height and width of the frames in pixels
 
     def run(self) -> None:
         from vidllm_rooms.shards import render_scene, write_room
@@ -35,9 +35,9 @@ class Render(Verb):
 
 @dataclass(frozen=True)
 class Export(Render):
-    """Write rooms as ScanNet and its language sets are distributed."""
+    """Write rooms in the layouts of ScanNet and its language datasets; finished rooms are kept."""
 
-    split: Literal["train", "val", "test"] = "val"  # which the texts belong to
+    split: Literal["train", "val", "test"] = "val"  # split of the texts
 
     def run(self) -> None:
         from vidllm_rooms.official.export import export_rooms
@@ -52,17 +52,18 @@ class Export(Render):
 
 @dataclass(frozen=True)
 class Shards(Verb):
-    """Write training data; finished shards are kept. What it takes on the disk is told first."""
+    """Render rooms as training shards; finished shards are kept. Prints the required space first."""
 
     EFFECTS = (Effect(("jobs",), "it needs shards to be written: leave --dry-run out", lambda o: not o.dry_run),)
 
     seeds: Seeds  # seeds A to B - 1
     output: Output  # folder of the shards
-    frames: Count = 8  # frames of a room
-    shorter_side: int = 112  # pixels, whole patches of 14 (112: tiny's; compact and paper: 518)
-    look: Literal["plain", "life"] = "plain"  # life: clutter, close or shaking cameras, a phone's pictures
-    jobs: Count = 1  # processes that render
-    dry_run: Flag = False  # tell how much would be written, and write nothing
+    frames: Count = 8  # frames per room
+    shorter_side: int = 112  # shorter side of the frames in pixels, a multiple of 14 (tiny: 112; compact, paper: 518)
+    look: Literal["plain", "life"] = "plain"
+    """life: with clutter, close and shaking cameras and the artefacts of phone cameras"""
+    jobs: Count = 1  # rendering processes
+    dry_run: Flag = False  # print the required space, without writing anything
 
     def run(self) -> None:
         from vidllm_rooms.shards import plan_shards, shard_bytes, shard_path, write_shards
@@ -114,14 +115,14 @@ class Evaluate(Verb):
 
 @dataclass(frozen=True)
 class Calibrate(Verb):
-    """Measure on rooms what a model's uncertainties are worth, and store it in the model's folder."""
+    """Calibrate a model's uncertainties on rooms and store the factors in its folder, or check stored ones."""
 
     model: Annotated[Positional[str | None], arg(metavar="MODEL", help_behavior_hint="")] = None
     """folder of a model (default: the shipped one)"""
-    seeds: Seeds = range(600, 640)  # seeds A to B - 1: neither trained on nor tested on
-    check: Flag = False  # store nothing; print how often the stored 90% intervals hold in these rooms
+    seeds: Seeds = range(600, 640)  # seeds A to B - 1, which should be in neither training nor test data
+    check: Flag = False  # store nothing; print the coverage of the stored 90% intervals in these rooms
     closed_vocabulary: Flag = False
-    """also store the words of the rooms as all that the model knows: others are taken to these, or refused"""
+    """also store the vocabulary of the rooms: other words are replaced by the nearest of these, or refused"""
     json: Flag = False  # JSON on standard output
 
     def run(self) -> None:
@@ -134,7 +135,7 @@ class Calibrate(Verb):
         folder = model.model.name_or_path
         stored = Calibration.read(folder) if self.check else None
         if self.check and stored is None:
-            raise ValueError(f"{folder}: uncalibrated, as to these weights; leave --check out to store a calibration")
+            raise ValueError(f"{folder}: no calibration for these weights; leave --check out to make one")
         errors = measure(model, self.seeds, reading.Progress("rooms", len(self.seeds)))
         found = errors.calibration(reading.as_word(self.seeds)) if stored is None else stored
         if not self.check:

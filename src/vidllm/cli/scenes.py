@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("depth", "cameras", "tum", "ply", "overview", "glb", "colmap", "nerfstudio", "html",
            "boxes", "npz", "mp4", "rrd", "mesh", "scene")  # fmt: skip
-LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show everything in the room where nothing is grounded
+LISTING = ("html", "boxes", "mp4", "rrd")  # formats that show the inventory if no expression is given
 IN_SCENE = {"frame": "scene", "units": "m"}
 
 
@@ -62,7 +62,7 @@ class WithModel(Verb):
     memory: MemoryOptions = field(default_factory=MemoryOptions, kw_only=True)
 
     def model(self, default: Path | None = None) -> VidLLM:
-        """The model that is named, else ``default``, else the shipped one."""
+        """The model of ``--model``, else ``default``, else the shipped one."""
         from vidllm.scene import load
 
         where, memory = self.compute, self.memory
@@ -75,14 +75,15 @@ class OfVideo(WithModel):
     """A verb that reconstructs a video, or reads a saved scene."""
 
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
-    frames: Frames = field(default=None, kw_only=True)  # frames to sample (default: as many as overlap)
+    frames: Frames = field(default=None, kw_only=True)
+    """frames to sample evenly (default: as many as neighbouring frames need to overlap)"""
     known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
     known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
     windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
-    REFINES: ClassVar[bool] = False  # whether the verb refines unless told not to
+    REFINES: ClassVar[bool] = False  # whether the command refines by default
 
     def scene(self) -> Scene:
-        """The scene; a video that is not there is told before a model is loaded for it."""
+        """The scene; a missing video is reported before a model is loaded."""
         from vidllm.io.files import check_source
 
         check_source(self.video)
@@ -91,15 +92,17 @@ class OfVideo(WithModel):
 
             if is_saved_scene(self.video):
                 return self._saved()
+        reading.begin("loading the model")
         known, cameras = self.known_scale.known(), self.known_cameras.known()
         model = self.model()
+        reading.begin(f"reconstructing {self.video}")
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
         refine = self.REFINES if self.compute.refined is None else None
         return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras, refine or None)
 
     def _saved(self) -> Scene:
-        """A saved scene; ValueError for options that can change nothing in it."""
+        """A saved scene; ValueError for options of a reconstruction."""
         from vidllm.scene import restored
         from vidllm.scene_file import SceneFile
 
@@ -108,7 +111,7 @@ class OfVideo(WithModel):
             given |= {f.name: getattr(group, f.name) for f in fields(group)}
         idle = [spelled(name) for name, value in given.items() if value not in (None, False)]
         if idle:
-            raise ValueError(f"{self.video} is a saved scene, without effect on it: {', '.join(idle)}; "
+            raise ValueError(f"{self.video} is a saved scene, on which {', '.join(idle)} has no effect; "
                              "give the video to reconstruct it again")  # fmt: skip
         saved = SceneFile.read(self.video)
         return restored(saved, self.model(saved.place() if self.compute.model is None else None))
@@ -119,20 +122,19 @@ class OfThings(OfVideo):
     """A verb that finds things in a video."""
 
     detector: Place = field(default=None, kw_only=True)
-    """a zero-shot detector of transformers, a folder or hub id, finds the things in place of the model:
-    docs/detectors.md"""
+    """folder or hub id of a zero-shot detector that finds the objects instead of the model: docs/detectors.md"""
     detector_threshold: Annotated[float | None, read_by(reading.number, "X"), NO_HINT] = field(
         default=None, kw_only=True
     )
-    """scores of what the detector finds are above this (default: its own)"""
+    """keep detections with a score above this (default: depends on the detector)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.detector is None and self.detector_threshold is not None:
-            raise ValueError("--detector-threshold is the least score of a detector; it needs --detector")
+            raise ValueError("--detector-threshold is the minimum score of a detector; it needs --detector")
 
     def scene(self) -> Scene:
-        """As :meth:`OfVideo.scene`; what is wrong with the detector is told first."""
+        """As :meth:`OfVideo.scene`; errors of the detector are reported first."""
         if self.detector is None:
             return super().scene()
         from vidllm.detection.detectors import load_detector
@@ -200,7 +202,7 @@ class Describe(OfVideo):
 
 @dataclass(frozen=True)
 class Ground(OfThings):
-    """Find the objects that an expression means: boxes in metres."""
+    """Find the objects that an expression refers to: boxes in metres."""
 
     expression: Annotated[Positional[str], arg(metavar="EXPRESSION")]  # e.g. 'the chair right of the sofa'
     output: Annotated[MaybeOutput, arg(metavar="PICTURE")] = None  # write a picture of the frames with the boxes
@@ -230,12 +232,12 @@ class Ground(OfThings):
 
 @dataclass(frozen=True)
 class TakeInventory(OfThings):
-    """List everything in the room once: names, colours, boxes in metres, counts, the floor, the camera's path."""
+    """List all objects of the room with colours and boxes in metres, counts, the floor and the camera path."""
 
     EFFECTS: ClassVar[tuple[Effect, ...]] = (Effect(("vlm",), "the model itself takes the inventory", lambda o: False),)
 
-    names: Words = ()  # look for these instead of the known names of furniture and objects
-    distances: Flag = False  # also the distances between all pairs
+    names: Words = ()  # look for these instead of the 45 usual names of furniture and objects
+    distances: Flag = False  # also print the distances between all pairs
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -256,7 +258,7 @@ class TakeInventory(OfThings):
 
 @dataclass(frozen=True)
 class Measure(OfThings):
-    """Measure one or two things: sizes, heights over the floor, the distance between them, in metres."""
+    """Measure one or two objects or points in metres: sizes, heights above the floor, the distance between them."""
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="WHAT...", help_behavior_hint="(required)")]
     """one or two expressions, or pixels FRAME:U,V of a sampled frame (original size)"""
@@ -264,8 +266,8 @@ class Measure(OfThings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.what) not in (1, 2):
-            raise ValueError(f"expected one or two things to measure, received {len(self.what)}; see vidllm measure "
-                             "--help")  # fmt: skip
+            raise ValueError(f"expected one or two objects or pixels to measure, received {len(self.what)}; "
+                             "see vidllm measure --help")  # fmt: skip
         for what in self.what:
             check_question(what, what="expression")
 
@@ -287,15 +289,15 @@ class Reconstruct(OfThings):
 
     output: Output  # folder; created if missing
     format: Annotated[tuple[str, ...], read_by(read_formats, "A,B,...")] = FORMATS[:5]
-    """any of depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, mesh, scene: see
-    docs/exports.md; scene: a saved scene, to be asked later in place of the video"""
+    """depth, cameras, tum, ply, overview, glb, colmap, nerfstudio, html, boxes, npz, mp4, rrd, mesh (docs/exports.md);
+    scene: a saved scene, which can be used instead of the video (docs/saved_scenes.md)"""
     ground: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION")] = ()
-    """also find this and show its boxes; may be repeated. Without it the page shows everything that is found"""
+    """also find these objects and export their boxes (default: html, boxes, mp4 and rrd show the inventory)"""
     ask: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="QUESTION")] = ()
-    """also answer this; the page (html) shows it; may be repeated"""
+    """also answer this question; the page (html) shows it"""
     registration: Literal["learned", "sfm", "auto"] = "auto"
-    """what places the cameras: the model; features (pip install 'vidllm[sfm]'); auto: features where the frames do not
-    agree after refinement and the extra is there"""
+    """source of the cameras: learned: the model; sfm: feature matching (pip install 'vidllm[sfm]'); auto: feature
+    matching if the frames do not agree after refinement and pycolmap is installed"""
     REFINES: ClassVar[bool] = True
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
         Effect(("vlm",), "it answers --ask and --ground", lambda mode: bool(mode.ask or mode.ground)),
@@ -306,7 +308,7 @@ class Reconstruct(OfThings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.registration == "sfm" and self.knows:
-            raise ValueError("--registration sfm replaces cameras and scale; leave it out beside known ones")
+            raise ValueError("--registration sfm replaces cameras and scale; leave it out if these are given")
         for expression in self.ground:
             check_question(expression, what="expression")
         for question in self.ask:
@@ -335,12 +337,12 @@ class Reconstruct(OfThings):
 
     @property
     def knows(self) -> bool:
-        """Whether something is given of the cameras or the scale, which registration by features would replace."""
+        """Whether cameras or scale are given, which registration by features would replace."""
         given = [*vars(self.known_scale).values(), *vars(self.known_cameras).values()]
         return any(value not in (None, False) for value in given)
 
     def registered(self) -> Scene:
-        """The scene, its cameras registered by features where that is asked for or helps."""
+        """The scene, with cameras registered by features where ``--registration`` says so."""
         from vidllm.feature_registration import INSTALL, is_installed, registered
         from vidllm.io.captures import open_capture
         from vidllm.scene_file import is_saved_scene
@@ -349,10 +351,10 @@ class Reconstruct(OfThings):
         knows = self.knows or (not saved and open_capture(self.video) is not None)
         if self.registration == "sfm":
             if knows:
-                raise ValueError(f"{self.video} is a recording that tells its cameras, which --registration sfm would "
+                raise ValueError(f"{self.video} is a recording with known cameras, which --registration sfm would "
                                  "replace; leave it out, or give the pictures alone")  # fmt: skip
             if saved:
-                raise ValueError(f"{self.video} is a saved scene, without effect on it: --registration; "
+                raise ValueError(f"{self.video} is a saved scene, on which --registration has no effect; "
                                  "give the video to reconstruct it again")  # fmt: skip
             if not is_installed():
                 raise ValueError(INSTALL)
@@ -366,7 +368,8 @@ class Reconstruct(OfThings):
             return scene
         found = registered(scene, self.video)
         if found is None:
-            reading.note("vidllm: warning: features register less than half of the frames; the learned cameras stay")
+            reading.note("vidllm: warning: fewer than half of the frames could be registered by features; "
+                         "the learned cameras are kept")  # fmt: skip
             return scene
         reading.note(f"vidllm: cameras registered by features (pycolmap): {len(found)} of {len(scene)} frames")
         return found
@@ -374,7 +377,7 @@ class Reconstruct(OfThings):
 
 @dataclass(frozen=True)
 class Demo(WithModel):
-    """Run the bundled clip, print the errors against its ground truth, and open its page in the browser."""
+    """Run the bundled clip, print the errors against its ground truth, and open a 3D page in the browser."""
 
     output: MaybeOutput = None  # write the page and the reconstruction to this folder
 
@@ -386,6 +389,7 @@ class Demo(WithModel):
         from vidllm.reconstruction import DEFAULT_FORMATS
 
         folder = None if self.output is None else reading.writable_folder(self.output)
+        reading.begin("reconstructing the bundled clip")
         truth = bundled.load_truth()
         scene = self.model().reconstruct(bundled.CLIP, len(truth.depth_m))
         report = bundled.report(scene, truth)
@@ -403,7 +407,7 @@ class Demo(WithModel):
 
 
 def box_lines(boxes: Sequence[Box]) -> list[str]:
-    """One line a box: where, how large, turned by how much, how sure, and how far it may be off where that is known."""
+    """One line per box: centre, size, yaw, score and, where known, the 90% bounds of its errors."""
     lines = []
     for number, b in enumerate(boxes, 1):
         lines.append(f"{number}  centre {_numbers(b.center)} m  size {_numbers(b.size)} m  "
@@ -420,8 +424,7 @@ def _numbers(values: Sequence[float]) -> str:
 def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[Box]]]) -> list[str]:
     height, width = summary["processed_size"]
     spread = summary["scale_spread"]
-    agree = f"the images agree within {100 * spread:.0f}%"
-    agree = "the agreement of the images is unknown" if math.isnan(spread) else agree
+    agree = "spread over the images " + ("unknown" if math.isnan(spread) else f"{100 * spread:.0f}%")
     interval = summary["scale_interval"]
     between = "" if interval is None else f", 90% between {interval[0]:.3f} and {interval[1]:.3f}"
     std = "" if math.isnan(summary["depth_std"]) else f", standard deviation {summary['depth_std']:.2f} m"
@@ -438,6 +441,6 @@ def _summary_lines(summary: dict[str, Any], found: Sequence[tuple[str, Sequence[
 
 
 def note_warnings(scene: Scene) -> None:
-    """What makes the scale doubtful, on standard error."""
+    """Print the warnings of the scale on standard error."""
     for warning in scene.scale.warnings:
         reading.note(f"vidllm: warning: {warning}")

@@ -19,7 +19,7 @@ TOKEN = "VIDLLM_TOKEN"
 
 
 def needing(extra: str, module: str, name: str) -> Callable[..., Any]:
-    """A function of ``vidllm.serving`` that needs an extra; ValueError that names it where it is not installed."""
+    """A function of ``vidllm.serving`` that needs an extra; ValueError that names the extra if it is missing."""
     try:
         found: Callable[..., Any] = getattr(import_module(f"vidllm.serving.{module}"), name)
     except ImportError as error:
@@ -35,9 +35,9 @@ class WithLimits(WithModel):
 
     EFFECTS = (Effect(("json",), "a server prints no results", lambda _: False),)
 
-    frames: Count = field(default=64, kw_only=True)  # of a video at most
-    memory_mb: Count = field(default=2048, kw_only=True)  # of all scenes that are kept
-    waiting: Count = field(default=64, kw_only=True)  # requests that wait at most
+    frames: Count = field(default=64, kw_only=True)  # maximum number of frames per video
+    memory_mb: Count = field(default=2048, kw_only=True)  # maximum memory of all scenes, in MiB
+    waiting: Count = field(default=64, kw_only=True)  # maximum number of waiting requests
 
     def core(self, **limits: Any) -> Any:
         """The core, with its model loaded."""
@@ -49,14 +49,14 @@ class WithLimits(WithModel):
 
 @dataclass(frozen=True)
 class Serve(WithLimits):
-    """Serve a page, an OpenAI-compatible interface and MCP over HTTP (docs/serving.md)."""
+    """Serve a web page, an OpenAI-compatible API and MCP over HTTP (docs/serving.md)."""
 
-    videos: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEO...")] = ()
-    """reconstruct these at the start"""
-    host: str = "127.0.0.1"  # the address to listen on; with others than this machine's own a token is needed
-    port: Annotated[int, read_by(reading.whole, "N")] = 8000  # 0: any that is free
-    token: Text = None  # what clients have to show (default: VIDLLM_TOKEN, else one is made where it is needed)
-    upload_mb: Count = 512  # of a video at most
+    videos: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEO...", help_behavior_hint="")] = ()
+    """videos to reconstruct at the start"""
+    host: str = "127.0.0.1"  # address to listen on; any but this machine's own address requires a token
+    port: Annotated[int, read_by(reading.whole, "N")] = 8000  # 0: any free port
+    token: Text = None  # token that clients must send (default: VIDLLM_TOKEN, else a random one if one is required)
+    upload_mb: Count = 512  # maximum size of a video, in MiB
 
     def run(self) -> None:
         application = needing("serve", "web", "application")
@@ -85,7 +85,7 @@ class Serve(WithLimits):
 
 @dataclass(frozen=True)
 class Mcp(WithLimits):
-    """Give an agent tools over standard input and output: it may name video files of this machine."""
+    """Serve tools for an agent over standard input and output (MCP); it may name video files of this machine."""
 
     def run(self) -> None:
         server = needing("mcp", "agents", "server")

@@ -1,4 +1,4 @@
-"""The verbs train and ablate: a stage or a table with its options, a dry run of it, or the curves of a run."""
+"""The commands train and ablate: stages with their options, dry runs, and curves of runs."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from vidllm.cli.options import Effect, Verb, Whole, by_name, idle, parse, read_b
 
 TRAIN_HELP = """usage: vidllm train [stage1|stage2|finetune|blind|teacher KIND|plot] [--OPTION VALUE ...]
 
-teacher geometry                a small VGGT, for stage 1
-teacher language                a small CLIP (and LLaVA-3D), for stage 1
-stage1                          encoder and adapter are distilled from two teachers
-stage2 (default; also: joint)   joint training of geometry and language
+teacher geometry                train a small VGGT as geometry teacher of stage 1
+teacher language                train a small CLIP (and LLaVA-3D) as language teacher of stage 1
+stage1                          distil encoder and adapter from two teachers
+stage2 (default; also: joint)   train geometry and language jointly
 finetune                        fine-tune a model on your own videos and texts (docs/fine_tuning.md)
-blind                           the language-only baseline: the same questions without video
-plot RUN... [-o FILE.png] [--smooth N]   the curves of one or several runs
+blind                           train the language-only baseline: the same questions without video
+plot RUN... [-o FILE.png] [--smooth N]   plot the curves of one or several runs
 
 --dry-run [--planned] [--gpus N] [--json]   with stage1, stage2 and the teachers: check data, weights and disk,
-                                count memory and time real steps, without training (docs/training.md)
+                                count the memory and time a few steps, without training (docs/training.md)
 
 Ctrl-C and SIGTERM write a checkpoint and end with exit code 130 and 143; the same command resumes the run.
 Every field of the configuration is an option: vidllm train stage2 --help, vidllm train teacher geometry --help."""
 
 ABLATE_HELP = """usage: vidllm ablate main|adapter|metric|stages|scale --data SHARDS --out FOLDER [--OPTION VALUE ...]
 
-main      baseline, + adapter, + metric depth, + two-stage distillation
+main      baseline, + CTA, + CTA + MDM, + CTA + MDM + two-stage distillation
 adapter   no adapter, concat self-attention, cross-attention, bridge of 4, 8, 16, 32 tokens
-metric    without metric depth, without alignment, full
-stages    one stage, two without L_sc, two; with convergence curves
+metric    without metric depth, without scale alignment, full
+stages    one stage, two stages without L_sc, two stages
 scale     scale estimators of one model (no training)
 
 The same command resumes a stopped ablation.
@@ -63,7 +63,7 @@ _LANGUAGE = (
     "place_weight",
 )  # fmt: skip
 
-#: Of the configurations, by class: a run warns of an option without an effect.
+#: Conditions of options by configuration class: a run warns of an option without an effect.
 TRAINING: dict[str, tuple[Effect, ...]] = {
     "RunConfig": (
         Effect(("spike_window",), "--spike-factor above 0", lambda c: c.spike_factor > 0),
@@ -81,13 +81,13 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
         Effect(("scale_estimator",), "--scale-alignment", lambda c: c.scale_alignment),
         Effect(("lora_alpha",), "--lora-rank above 0", lambda c: c.lora_rank > 0),
         Effect(("window_scenes", "window_frames", "window_dense_frames", "spread_share", "vary_share"),
-               "steps of geometry: --language-start above 0 or --language-share below 1", _has_windows),
-        Effect(("clip_frames",), "steps with whole clips: --language-start below --steps, or --spread-share",
+               "geometry steps: --language-start above 0 or --language-share below 1", _has_windows),
+        Effect(("clip_frames",), "steps on whole clips: --language-start below --steps, or --spread-share",
                lambda c: _speaks(c) or c.spread_share > 0),
         Effect(("language_share",), "--language-start below --steps", lambda c: c.language_start < c.steps),
-        Effect(_LANGUAGE, "steps of language: --language-start below --steps", _speaks),
+        Effect(_LANGUAGE, "language steps: --language-start below --steps", _speaks),
         Effect(("named_share",), "--language-only-share above 0", lambda c: c.language_only_share > 0),
-        Effect(_GEOMETRY, "steps of geometry: --language-only-share below 1, or --language-start above 0",
+        Effect(_GEOMETRY, "geometry steps: --language-only-share below 1, or --language-start above 0",
                lambda c: _has_windows(c) or c.language_only_share < 1),
         Effect(("dense_frames",), "--language-only-share below 1", lambda c: c.language_only_share < 1),
         Effect(("rotation_weight", "translation_weight", "fov_weight", "confidence_weight", "inverse_depth"),
@@ -107,19 +107,19 @@ TRAINING: dict[str, tuple[Effect, ...]] = {
     "LanguageTeacherConfig": (
         Effect(("clip_images", "clip_frames", "questions", "references", "captions", "tune_tower"),
                "instruction tuning: --contrastive-steps below --steps", lambda c: c.contrastive_steps < c.steps),
-        Effect(("shards_a_step", "scenes_a_shard"), "contrast: --contrastive-steps above 0",
+        Effect(("shards_a_step", "scenes_a_shard"), "contrastive training: --contrastive-steps above 0",
                lambda c: c.contrastive_steps > 0),
     ),
     "AblationConfig": (
-        Effect(("model",), "the table scale", lambda c: not c.trained),
+        Effect(("model",), "the table `scale`", lambda c: not c.trained),
         Effect(("benchmark_split",), "--benchmarks ROOT", lambda c: bool(c.benchmarks)),
         Effect(("data", "steps", "stage1_steps", "language_steps", "init_from", "language_from", "blind", "benchmarks",
                 "benchmark_split", "teacher_geometry", "teacher_language", "teacher_steps", "jobs", "joint", "distil"),
                "tables whose rows are trained", lambda c: c.trained),
         Effect(("stage1_steps", "teacher_geometry", "teacher_language", "teacher_steps", "distil"),
                "tables with rows of two stages", lambda c: c.two_stages),
-        Effect(("teacher_steps",), "a teacher trained here: without --teacher-geometry or "
-               "--teacher-language", lambda c: not (c.teacher_geometry and c.teacher_language)),
+        Effect(("teacher_steps",), "a teacher to train: leave --teacher-geometry or --teacher-language out",
+               lambda c: not (c.teacher_geometry and c.teacher_language)),
     ),
 }  # fmt: skip
 
@@ -129,24 +129,25 @@ DRY_STAGES = ("stage1", "stage2", "joint", "teacher geometry", "teacher language
 
 @dataclass(frozen=True)
 class DryRun:
-    """Look, count and time in place of training."""
+    """Checks, memory and timing without training."""
 
-    dry_run: bool = False  # check data, weights and disk, count memory and time real steps, without training
-    planned: bool = False  # of a dry run: data and initial model are still to be made, and not looked at
-    gpus: int = 1  # of a dry run: processes with a GPU each, for the memory
-    json: bool = False  # of a dry run: JSON on standard output
+    dry_run: bool = False  # check data, weights and disk, count the memory and time a few steps, without training
+    planned: bool = False  # dry run: do not check data and initial model, which do not exist yet
+    gpus: int = 1  # dry run: number of processes, each with one GPU, for the memory
+    json: bool = False  # dry run: JSON on standard output
 
 
 @dataclass(frozen=True)
 class Plot(Verb):
-    """Draw the curves of training runs, one over another."""
+    """Plot the curves of training runs, all runs in the same panels."""
 
     runs: Annotated[
         Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")
-    ]  # folder of a run, or its log.jsonl
+    ]
+    """run folders, or their log.jsonl"""
     output: Annotated[str | None, read_by(str, "FILE.png"), arg(aliases=("-o",), help_behavior_hint="")] = None
-    """(default: curves.png in the first run)"""
-    smooth: Whole = None  # lines of the log to average for a point; 1: none
+    """picture to write (default: curves.png in the first run folder)"""
+    smooth: Whole = None  # length of the moving average in log lines (default: a fortieth of the log; 1: none)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,7 +164,7 @@ class Plot(Verb):
 
 def train(argv: list[str]) -> None:
     """``vidllm train [STAGE] ...``: every field of the configuration is an option."""
-    if argv[:1] in (["-h"], ["--help"]):
+    if argv in (["-h"], ["--help"], ["teacher", "-h"], ["teacher", "--help"]):
         print(TRAIN_HELP)
         return
     stage, rest = split_stage(argv)
@@ -182,7 +183,7 @@ def train(argv: list[str]) -> None:
 
 
 def split_stage(argv: list[str]) -> tuple[str, list[str]]:
-    """The stage ("stage2" where none is named; a teacher with its kind) and the options that follow it."""
+    """The stage ("stage2" by default; a teacher with its kind) and its options."""
     stage = argv[0] if argv and not argv[0].startswith("-") else "stage2"
     rest = argv[1:] if argv[:1] == [stage] else argv
     if stage not in STAGES:
@@ -196,9 +197,9 @@ def split_stage(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Path], DryRun]:
-    """The configuration of a stage from its options, what runs it, and whether it is a dry run.
+    """The configuration of a stage from its options, the function that runs it, and the options of a dry run.
 
-    ``--preset`` also chooses the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
+    ``--preset`` also sets the other defaults of stages 1 and 2. ValueError of one line for a wrong option.
     """
     usual, run = _stage(stage, preset_of(argv))
     kind: Any = type(usual)
@@ -206,22 +207,22 @@ def configuration(stage: str, argv: list[str]) -> tuple[Any, Callable[[Any], Pat
     if stage in DRY_STAGES:
         parts.append(("dry", Annotated[DryRun, arg(name="")], field(default=DryRun())))
     elif "--dry-run" in argv:
-        raise ValueError(f"--dry-run is for {', '.join(DRY_STAGES)}; not for {stage}")
+        raise ValueError(f"--dry-run is only for {', '.join(DRY_STAGES)}; not for {stage}")
     read: Any = parse(make_dataclass("Options", parts, frozen=True), f"vidllm train {stage}", argv)
     dry = read.dry if stage in DRY_STAGES else DryRun()
     if not dry.dry_run and dry != DryRun():
-        raise ValueError("--planned, --gpus and --json are options of --dry-run; give it too")
+        raise ValueError("--planned, --gpus and --json have an effect only with --dry-run; add it")
     return read.config, run, dry
 
 
 def preset_of(argv: list[str]) -> str:
-    """The NAME of ``--preset`` in some options."""
+    """The value of ``--preset`` in some options."""
     words = [word for argument in argv for word in argument.split("=", 1)]
     return next((b for a, b in pairwise(words) if a == "--preset"), "tiny")
 
 
 def _stage(stage: str, name: str) -> tuple[Any, Callable[[Any], Path]]:
-    """A stage's configuration without other options than the preset's ``name``, and what runs it."""
+    """The configuration of a stage for a preset, and the function that runs it."""
     if stage in ("stage2", "joint", "teacher geometry"):
         from vidllm.model.presets import preset
         from vidllm.training.config import PRESETS
@@ -250,9 +251,9 @@ def _stage(stage: str, name: str) -> tuple[Any, Callable[[Any], Path]]:
 
 
 def idle_lines(config: Any, usual: Any, but: tuple[str, ...] = (), **known: Any) -> list[str]:
-    """A line for every kind of option of a configuration that has no effect; ``usual`` has the defaults.
+    """One line per condition that leaves options of a configuration without effect; ``usual`` has the defaults.
 
-    ``known`` is what predicates need beside the configuration; options in ``but`` are not looked at.
+    ``known``: values that the predicates need in addition to the configuration; options in ``but`` are not checked.
     """
     effects = tuple(e for kind in reversed(type(config).__mro__) for e in TRAINING.get(kind.__name__, ()))
     lines = []
@@ -278,7 +279,7 @@ def _dry_run(config: Any, options: DryRun) -> None:
 
 
 def ablate(argv: list[str]) -> None:
-    """``vidllm ablate TABLE ...``: train and measure its rows; the table on standard output and below --out."""
+    """``vidllm ablate TABLE ...``: train and evaluate its rows; writes the table to standard output and to --out."""
     if not argv or argv[0] in ("-h", "--help"):
         print(ABLATE_HELP)
         return

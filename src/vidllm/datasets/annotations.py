@@ -33,7 +33,7 @@ from vidllm.datasets.records import (
     texts,
     whole,
 )
-from vidllm.io.files import check_regular_file, read_json, read_json_lines
+from vidllm.io.files import read_json, read_json_lines, read_text
 
 
 def read_scene_list(path: str | Path) -> list[str]:
@@ -41,10 +41,7 @@ def read_scene_list(path: str | Path) -> list[str]:
 
     The files have no final newline. ValueError when the file cannot be read or is empty.
     """
-    try:
-        scenes = check_regular_file(path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a list of scenes ({error}); fetch it again") from error
+    scenes = read_text(path).split()
     if not scenes:
         raise ValueError(f"{path}: expected one scene a line, the file is empty; fetch it again")
     return list(dict.fromkeys(scenes))
@@ -146,7 +143,7 @@ class Multi3DReferDescription:
     description: str
 
 
-EVAL_TYPES = ("zt_w_d", "zt_wo_d", "st_w_d", "st_wo_d", "mt")
+EVAL_TYPES = ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt")
 _MULTI3DREFER: Table = {
     "scene_id": name, "object_ids": list_of(whole), "object_name": text, "ann_id": whole, "eval_type": text,
     "description": sentence,
@@ -241,25 +238,16 @@ def _utterance(entry: Entry, dataset: str) -> ReferIt3DUtterance:
         raise entry.error(
             "stimulus_id", f"scene-label-n-{target}-distractors of {values['scan_id']}", values["stimulus_id"]
         )
-    distractors, tokens = values["distractor_ids"], values["tokens"]
-    if distractors is None:
-        distractors = tuple(int(word) for word in context["rest"].split("-")[1:])
-    return ReferIt3DUtterance(
-        scene_id=values["scan_id"],
-        target_id=target,
-        instance_type=values["instance_type"] or context["label"],
-        utterance=values["utterance"],
-        tokens=tuple(values["utterance"].lower().split()) if tokens is None else tokens,
-        distractor_ids=distractors,
-        n_objects=int(context["n"]),
-        mentions_target_class=values["mentions_target_class"],
-        correct_guess=values["correct_guess"],
-        reference_type=values["reference_type"] or None,
-        anchor_ids=values["anchor_ids"] or (),
-        dataset=(values["dataset"] or dataset).lower(),
-        stimulus_id=values["stimulus_id"],
-        assignment_id=values["assignmentid"],
-    )
+    if values["distractor_ids"] is None:
+        values["distractor_ids"] = tuple(int(word) for word in context["rest"].split("-")[1:])
+    if values["tokens"] is None:
+        values["tokens"] = tuple(values["utterance"].lower().split())
+    told = {
+        "scene_id": values.pop("scan_id"), "assignment_id": values.pop("assignmentid"), "n_objects": int(context["n"]),
+        "instance_type": values["instance_type"] or context["label"], "anchor_ids": values["anchor_ids"] or (),
+        "reference_type": values["reference_type"] or None, "dataset": (values["dataset"] or dataset).lower(),
+    }  # fmt: skip
+    return ReferIt3DUtterance(**{**values, **told})
 
 
 _QUATERNION_TOLERANCE = 1e-2

@@ -24,7 +24,6 @@ from torch import Tensor
 from vidllm.datasets.language import Caption, Language, Question, Reference
 from vidllm.datasets.layout import SETS, DataRoot
 from vidllm.datasets.scannet import ScanNetScene
-from vidllm.datasets.scannet_frames import depth_on_colour_grid
 from vidllm.datasets.shards import LabelSpace, Shard, save_shard
 from vidllm.io.atomic import clear_leftovers_of
 from vidllm.io.files import has_file, parse_json
@@ -167,7 +166,7 @@ def pack_scene(scene: ScanNetScene, settings: PackSettings, entries: Entries) ->
             raise ValueError(f"{scene.source.where}: frame {scene.source.names[frame]} is {picture.shape[:2]} (H, W), "
                              f"the first one {original}; export the scene again")  # fmt: skip
         rgb[row] = (spec.apply(Image.fromarray(picture)).permute(1, 2, 0) * 255).round().to(torch.uint8)
-        grid = depth_on_colour_grid(scene.depth_m(frame), scene.depth_intrinsics, intrinsics, spec.size)
+        grid = scene.depth_on_colour(frame, spec.size, intrinsics)
         depth[row] = torch.from_numpy(np.clip(grid, 0, _MOST_M))
     aligned = has_file(scene.file(".txt"))
     alignment = scene.axis_alignment if aligned else np.eye(4)

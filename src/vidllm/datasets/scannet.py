@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, colour_pictures, depth_on_colour_grid
+from vidllm.datasets.scannet_frames import FolderFrames, FrameSource, colour_pictures
 from vidllm.datasets.scannet_mesh import (
     Instance,
     make_instances,
@@ -31,8 +31,9 @@ from vidllm.datasets.scannet_mesh import (
     read_segments,
 )
 from vidllm.datasets.sens import SensFile
+from vidllm.io.cameras.depth import nearest_depth
 from vidllm.io.cameras.matrices import half_centres
-from vidllm.io.files import check_regular_file, has_file
+from vidllm.io.files import has_file, read_text
 from vidllm.io.frames import sampled_indices
 
 Form = Literal["auto", "sens", "folder", "posed_images"]
@@ -163,24 +164,22 @@ class ScanNetScene:
         fx, fy, mx, my = (self._numbers(name, 1)[0] for name in names)
         return half_centres(np.array([[fx, 0, mx], [0, fy, my], [0, 0, 1]]), self.file(".txt"))
 
-    def depth_on_colour(self, frame: int, size: tuple[int, int] | None = None) -> Float[np.ndarray, "H W"]:
-        """Depth at every colour pixel, nearest, 0 where the depth picture does not reach.
+    def depth_on_colour(
+        self, frame: int, size: tuple[int, int], intrinsics: Float[np.ndarray, "3 3"] | None = None
+    ) -> Float[np.ndarray, "H W"]:
+        """Depth at every pixel of a grid of ``size`` (H, W) with these intrinsics (default: the colour pictures').
 
-        ``size``: (H, W) of the colour pictures (default: read from the frame).
+        That of the depth pixel which the same ray meets, nearest, 0 outside the depth picture: both cameras share one
+        centre and one direction, as ScanNet's registered depth does.
         """
-        shape = self.colour(frame).shape[:2] if size is None else size
-        height, width = shape
-        return depth_on_colour_grid(self.depth_m(frame), self.depth_intrinsics, self.colour_intrinsics, (height, width))
+        grid = self.colour_intrinsics if intrinsics is None else intrinsics
+        return nearest_depth(self.depth_m(frame), self.depth_intrinsics @ np.linalg.inv(grid), size)
 
     @cached_property
     def properties(self) -> dict[str, str]:
         """The ``key = value`` lines of SCENE.txt; ValueError when it is missing."""
         path = self.file(".txt")
-        try:
-            lines = check_regular_file(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); fetch it with ScanNet's download script") from error
-        pairs = (line.partition("=") for line in lines)
+        pairs = (line.partition("=") for line in read_text(path).splitlines())
         found = {key.strip(): value.strip() for key, mark, value in pairs if mark}
         if not found:
             raise ValueError(f"{path}: no line of the form key = value; fetch it with ScanNet's download script")

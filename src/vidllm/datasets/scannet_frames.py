@@ -17,7 +17,6 @@ from jaxtyping import Float, UInt8
 
 from vidllm.datasets.sens import SensFile
 from vidllm.export.depth_png import read_depth_png
-from vidllm.io.cameras.depth import nearest_depth
 from vidllm.io.cameras.matrices import half_centres, read_matrix
 from vidllm.io.files import InputError, has_file
 from vidllm.io.pictures import Size, open_for
@@ -90,22 +89,3 @@ class FolderFrames:
 
 FrameSource = SensFile | FolderFrames
 """Frames that are read one at a time; ``where`` is their file or folder, ``names`` their numbers in the recording."""
-
-
-def depth_on_colour_grid(
-    depth_m: Float[np.ndarray, "h w"],
-    depth_intrinsics: Float[np.ndarray, "3 3"],
-    colour_intrinsics: Float[np.ndarray, "3 3"],
-    size: tuple[int, int],
-) -> Float[np.ndarray, "H W"]:
-    """Depth at every colour pixel: the depth pixel that the same ray meets, nearest, 0 outside the depth picture.
-
-    Both cameras share one centre and one direction, as ScanNet's registered depth does; K has pixel centres at +0.5.
-
-    Args:
-        depth_m: metres, 0 = none.
-        depth_intrinsics: K of `depth_m`.
-        colour_intrinsics: K of the colour grid.
-        size: (H, W) of the colour grid.
-    """
-    return nearest_depth(depth_m, depth_intrinsics @ np.linalg.inv(colour_intrinsics), size)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from vidllm.datasets.records import MOST, entries, list_of, read_table, text, whole
-from vidllm.io.files import check_regular_file, read_json, read_npz
+from vidllm.io.files import read_bytes, read_json, read_npz
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
@@ -45,11 +45,8 @@ def read_mesh(path: str | Path) -> Float[np.ndarray, "V 3"]:
 
     ValueError naming the file and what is wrong, also where its faces are cut or of another form.
     """
-    path = check_regular_file(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: the mesh cannot be read ({error.strerror}); fetch it again") from error
+    path = Path(path)
+    raw = read_bytes(path, None)
     order, elements, start = _header(raw, path)
     if [name for name, _, _ in elements[:2]] != ["vertex", "face"]:
         raise ValueError(f"{path}: expected the elements vertex and face, got {[name for name, _, _ in elements]}")

@@ -29,11 +29,11 @@ from vidllm.evaluation.recording import EvaluationScene, box_reader
 from vidllm.evaluation.results import (
     files_record,
     folder_record,
-    json_text,
     model_record,
     publish,
     sha256_text,
     versions,
+    write_result,
 )
 from vidllm.evaluation.tasks import (
     BASELINES_OF,
@@ -47,7 +47,6 @@ from vidllm.evaluation.tasks import (
     task_named,
     variants,
 )
-from vidllm.io.atomic import atomic_path
 from vidllm.io.processes import folder_lock
 from vidllm.scene import VidLLM
 from vidllm.training.distributed import ProcessGroup
@@ -104,7 +103,7 @@ class Work:
     ) -> dict[Variant, list[Record]] | None:
         """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
         folder = self.out / "predictions"
-        claim(folder, self.name, self.made_with)
+        claim(folder / f"{self.name}.run.json", self.made_with, "choose another output folder, or delete it")
         files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
         done = {variant: file.done() for variant, file in files.items()}
         for file in files.values():
@@ -296,8 +295,7 @@ class Run:
             results["protocols"] = {}
             for variant in self.variants:
                 path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
-                with atomic_path(path) as part:
-                    part.write_text(json_text(self.task.submission(self.items, outputs[variant], "official")) + "\n")
+                write_result(path, self.task.submission(self.items, outputs[variant], "official"))
         else:
             references = self.task.references(self.items, box_reader(self.data), self.data)
             results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}

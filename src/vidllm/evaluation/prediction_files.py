@@ -19,6 +19,7 @@ from vidllm.io.atomic import atomic_path, naming_errors
 from vidllm.io.files import parse_json, read_json_object
 
 Row = dict[str, Any]
+_SHOWN = 4  # differences told one by one
 
 
 class PredictionFile:
@@ -99,21 +100,27 @@ def _lines(path: Path) -> list[tuple[str, Row]]:
     return rows
 
 
-def claim(folder: Path, name: str, made_with: Row) -> None:
-    """Write down what a run is made with; ValueError when predictions of another one lie there already."""
-    path = folder / f"{name}.run.json"
-    text = json.dumps(made_with, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def claim(path: Path, made_with: Row, remedy: str) -> None:
+    """Write down what a run is made with; ValueError naming what differs where it was made with something else."""
     if not path.exists():
         with atomic_path(path) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(json.dumps(made_with, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
         return
     try:
         before = read_json_object(path)
     except ValueError as error:
-        raise ValueError(f"{error}, or delete {folder}, or choose another output") from None
-    differ = sorted(key for key in {*before, *made_with} if before.get(key) != made_with.get(key))
+        raise ValueError(f"{error}, or {remedy}") from None
+    old, new = _flat(before), _flat(made_with)
+    pairs = {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
+    differ = [f"{name} {a!s:.40} (now {b!s:.40})" for name, (a, b) in pairs.items() if a != b]
     if differ:
-        raise ValueError(
-            f"{folder}: holds predictions of a run with another {', '.join(differ)}; choose another output folder, "
-            "or delete it"
-        )
+        told = ", ".join(differ[:_SHOWN]) + (f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else "")
+        raise ValueError(f"{path.parent} was made with {told}; {remedy}")
+
+
+def _flat(values: Row, before: str = "") -> Row:
+    """Nested values by their names joined with points."""
+    flat: Row = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat

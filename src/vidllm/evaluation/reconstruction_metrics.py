@@ -8,6 +8,7 @@ choice of the worlds, RPE compares motions and needs no alignment (definitions: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,10 @@ AUC_DEGREES = (5, 10, 30)
 POINT_THRESHOLD_M = 0.05
 VOXEL_M = 0.02
 DELTA1 = 1.25
-_NAN = float("nan")
+TRAJECTORY = (
+    "ate_m", "ate_sim3_m", "rpe_per_frame_m", "rpe_per_frame_deg", "rpe_per_metre_m", "rpe_per_metre_deg",
+    "rpe_sim3_per_frame_m", *(f"{name}_{most}" for most in AUC_DEGREES for name in ("rra", "rta", "auc")),
+)  # fmt: skip
 _STILL_M = 1e-9  # cameras closer than this stand at one place
 
 Depth = Float[np.ndarray, "... _ _"]
@@ -119,27 +123,19 @@ def absolute_error_m(predicted: Poses, truth: Poses, with_scale: bool = False) -
     return _rms(np.linalg.norm(moved - target, axis=-1))
 
 
-@dataclass(frozen=True)
-class RelativeError:
-    """RPE over some interval: root mean squares of the translational (metres) and rotational (degrees) error."""
-
-    translation_m: float
-    rotation_deg: float
-    pairs: int
-
-
-def relative_error(predicted: Poses, truth: Poses, pairs: Int[np.ndarray, "n 2"] | None = None) -> RelativeError:
+def relative_error(predicted: Poses, truth: Poses, pairs: Int[np.ndarray, "n 2"] | None = None) -> tuple[float, float]:
     """RPE: the error ``(Q_i^-1 Q_j)^-1 (P_i^-1 P_j)`` of the motion between frames i and j, Q true and P predicted.
 
-    ``pairs`` are frames (i, j) (default: consecutive ones; see `pairs_apart` for those of a metre). ValueError as
-    `check_poses`, for fewer than 2 frames, and for no pair.
+    Root mean squares of its translation (metres) and of its rotation (degrees). ``pairs`` are frames (i, j) (default:
+    consecutive ones; see `pairs_apart` for those of a metre). ValueError as `check_poses`, for fewer than 2 frames,
+    and for no pair.
     """
     check_poses(predicted, truth, at_least=2)
     i, j = (np.stack([np.arange(len(truth) - 1), np.arange(1, len(truth))]) if pairs is None else pairs.T)[:2]
     if not len(i):
         raise ValueError("expected at least one pair of frames, received none; choose a shorter interval")
     error = np.linalg.inv(_motions(truth, i, j)) @ _motions(predicted, i, j)
-    return RelativeError(_rms(np.linalg.norm(error[:, :3, 3], axis=-1)), _rms(angles_deg(error[:, :3, :3])), len(i))
+    return _rms(np.linalg.norm(error[:, :3, 3], axis=-1)), _rms(_angles_deg(error[:, :3, :3]))
 
 
 def pairs_apart(positions: Float[np.ndarray, " F"], interval: float) -> Int[np.ndarray, "n 2"]:
@@ -171,7 +167,7 @@ def pair_angles_deg(predicted: Poses, truth: Poses) -> tuple[Float[np.ndarray, "
     check_poses(predicted, truth, at_least=2)
     i, j = np.triu_indices(len(truth), 1)
     ours, theirs = (_motions(poses, i, j) for poses in (predicted, truth))
-    rotation = angles_deg(theirs[:, :3, :3].transpose(0, 2, 1) @ ours[:, :3, :3])
+    rotation = _angles_deg(theirs[:, :3, :3].transpose(0, 2, 1) @ ours[:, :3, :3])
     a, b = ours[:, :3, 3], theirs[:, :3, 3]
     sine, cosine = np.linalg.norm(np.cross(a, b), axis=-1), np.abs((a * b).sum(-1))
     direction = np.degrees(np.arctan2(sine, cosine))
@@ -200,7 +196,7 @@ def pose_accuracy(predicted: Poses, truth: Poses) -> dict[str, float]:
     return metrics
 
 
-def angles_deg(rotations: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, " n"]:
+def _angles_deg(rotations: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, " n"]:
     """The angle of each rotation, 0..180 degrees, accurate near both ends."""
     return rotation_angle_deg(torch.eye(3, dtype=torch.float64), torch.from_numpy(rotations)).numpy()
 
@@ -242,32 +238,24 @@ def trajectory_metrics(predicted: Poses, truth: Poses) -> dict[str, float]:
     the scale of the Sim(3) alignment; ``rra_T``, ``rta_T`` and ``auc_T`` of `pose_accuracy`. A camera that is predicted
     to stand still has no scale: its Sim(3) metrics are those of SE(3).
     """
-    frames = len(truth)
-    metrics = {"ate_m": _NAN, "ate_sim3_m": _NAN}
-    if frames >= 3:
+    metrics = dict.fromkeys(TRAJECTORY, math.nan)
+    if len(truth) < 2:
+        return metrics
+    metrics["rpe_per_frame_m"], metrics["rpe_per_frame_deg"] = relative_error(predicted, truth)
+    pairs = pairs_apart(path_m(truth), 1.0)
+    if len(pairs):
+        metrics["rpe_per_metre_m"], metrics["rpe_per_metre_deg"] = relative_error(predicted, truth, pairs)
+    if len(truth) >= 3:
         metrics["ate_m"] = absolute_error_m(predicted, truth)
         metrics["ate_sim3_m"] = absolute_error_m(predicted, truth, with_scale=True)
-    for name, positions in (("frame", None), ("metre", path_m(truth))):
-        metrics.update(_relative(predicted, truth, name, positions))
-    scaled = _in_true_scale(predicted, truth) if frames >= 3 else predicted
-    metrics["rpe_sim3_per_frame_m"] = relative_error(scaled, truth).translation_m if frames >= 3 else _NAN
-    if frames >= 2:
-        return {**metrics, **pose_accuracy(predicted, truth)}
-    return {**metrics, **{f"{name}_{most}": _NAN for most in AUC_DEGREES for name in ("rra", "rta", "auc")}}
-
-
-def _relative(predicted: np.ndarray, truth: np.ndarray, name: str, positions: np.ndarray | None) -> dict[str, float]:
-    pairs = None if positions is None else pairs_apart(positions, 1.0)
-    if len(truth) < 2 or (pairs is not None and not len(pairs)):
-        return {f"rpe_per_{name}_m": _NAN, f"rpe_per_{name}_deg": _NAN}
-    error = relative_error(predicted, truth, pairs)
-    return {f"rpe_per_{name}_m": error.translation_m, f"rpe_per_{name}_deg": error.rotation_deg}
+        metrics["rpe_sim3_per_frame_m"], _ = relative_error(_in_true_scale(predicted, truth), truth)
+    return metrics | pose_accuracy(predicted, truth)
 
 
 def _in_true_scale(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The predicted poses with their translations in the scale of the Sim(3) alignment."""
     source = centres(predicted)
-    if np.ptp(source, axis=0).max() < 1e-9:
+    if np.ptp(source, axis=0).max() < _STILL_M:
         return predicted
     scaled = predicted.astype(np.float64).copy()
     scaled[:, :3, 3] *= float(fit(source, centres(truth), with_scale=True).scale)

@@ -33,16 +33,14 @@ def publish(out: Path, results: Record) -> Record:
 
     Those of other tasks (and other splits) stay. ValueError when an unreadable ``results.json`` is in the way.
     """
-    plain: Record = json.loads(json_text(results))
+    told: Record = plain(results)
     path = out / "results.json"
-    every = _read(path)
-    every[f"{plain['task']}.{plain['split']}"] = plain
+    every = _read(path) | {f"{told['task']}.{told['split']}": told}
     every = dict(sorted(every.items(), key=lambda pair: (TASKS.index(pair[1]["task"]), pair[0])))
-    with atomic_path(path) as part:
-        part.write_text(json_text(every) + "\n", encoding="utf-8")
+    write_result(path, every)
     with atomic_path(out / "table.txt") as part:
         part.write_text("\n\n\n".join("\n".join(lines_of(one)) for one in every.values()) + "\n", encoding="utf-8")
-    return plain
+    return told
 
 
 def _read(path: Path) -> Record:
@@ -57,9 +55,11 @@ def _read(path: Path) -> Record:
     raise ValueError(f"{path}: not results of vidllm eval; delete it or choose another output folder")
 
 
-def json_text(value: Any) -> str:
+def write_result(path: Path, value: Any) -> None:
     """Indented JSON in the order given; numbers that are not finite become null."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as part:
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 # ---- the table ----
@@ -96,34 +96,23 @@ def flat(scores: Mapping[str, Any], before: str = "", with_text: bool = False) -
     return rows
 
 
-def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric: task, split, protocol, metric and a value for each column (None where there is none)."""
-    names = [f"{c['system']}.{c['setting']}" for c in results["columns"]]
-    rows = []
-    for protocol, entry in results["protocols"].items():
-        by_column = {name: flat(entry["scores"].get(name, {})) for name in names}
-        metrics = dict.fromkeys(metric for found in by_column.values() for metric in found)
-        for metric in headline_first({metric: [by_column[name].get(metric) for name in names] for metric in metrics}):
-            row = {"task": results["task"], "split": results["split"], "protocol": protocol, "metric": metric}
-            rows.append({**row, **{name: by_column[name].get(metric) for name in names}})
-    return rows
+def rows_of(results: Mapping[str, Any], protocol: str) -> dict[str, list[Any]]:
+    """A value for each column (None where there is none) by metric, the headlines first."""
+    scores = results["protocols"][protocol]["scores"]
+    columns = [flat(scores.get(f"{c['system']}.{c['setting']}", {})) for c in results["columns"]]
+    rows = {metric: [column.get(metric) for column in columns] for found in columns for metric in found}
+    return {metric: rows[metric] for metric in headline_first(rows)}
 
 
 def lines_of(results: Mapping[str, Any]) -> list[str]:
     """The table as text, with the checksums that the numbers rest on above it."""
-    heads = [(c["system"], c["setting"]) for c in results["columns"]]
-    rows, lines = rows_of(results), _header(results)
-    width = max([len(row["metric"]) for row in rows] + [6])
-    wide = [max(len(system), len(setting), 9) for system, setting in heads]
+    heads = [[name, *(column[part] for column in results["columns"])]
+             for name, part in (("", "system"), ("metric", "setting"))]  # fmt: skip
+    lines = _header(results)
     for protocol, entry in results["protocols"].items():
+        cells = [[metric, *map(_cell, values)] for metric, values in rows_of(results, protocol).items()]
         lines += ["", f"protocol {protocol}: follows {entry['source']}; {entry['scale']}"]
-        for level in (0, 1):
-            told = "  ".join(f"{head[level]:>{w}}" for head, w in zip(heads, wide, strict=True))
-            lines.append(f"  {('', 'metric')[level]:<{width}}  {told}")
-        for row in (r for r in rows if r["protocol"] == protocol):
-            cells = (row[f"{system}.{setting}"] for system, setting in heads)
-            told = "  ".join(f"{_cell(value):>{w}}" for value, w in zip(cells, wide, strict=True))
-            lines.append(f"  {row['metric']:<{width}}  {told}")
+        lines += [f"  {line}" for line in aligned([*heads, *cells])]
         reasons = ((name, one["not_available"]) for name, one in entry["scores"].items() if "not_available" in one)
         lines += [f"  {name}: n/a, {reason}" for name, reason in reasons]
     return lines
@@ -142,6 +131,13 @@ def _header(results: Mapping[str, Any]) -> list[str]:
     lines += [f"annotations {name} (sha256 {digest[:12]})" for name, digest in results["annotations"].items()]
     counted = [column["counted_over"] for column in results["columns"] if "counted_over" in column]
     return lines + [f"most frequent text: counted over {place}" for place in counted[:1]]
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as columns, the first one flush left."""
+    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = ([text.rjust(width) for text, width in zip(line, wide, strict=True)] for line in lines)
+    return ["  ".join([line[0].ljust(wide[0]), *rest]) for line, (_, *rest) in zip(lines, cells, strict=True)]
 
 
 def _cell(value: Any) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from vidllm.evaluation.harness import Plan, evaluate
-from vidllm.evaluation.results import json_text
+from vidllm.evaluation.results import write_result
 from vidllm.evaluation.scene_metrics import ROWS, Metrics, score_geometry
 from vidllm.experiments.rows import AblationConfig, Table
-from vidllm.io.atomic import atomic_path
 from vidllm.io.files import plain, read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.model.configuration import ScaleConfig
@@ -29,26 +28,6 @@ Record = dict[str, Any]
 PLAN, TRAINED, RESULT = "plan.json", "trained.json", "result.json"
 _UNTOLD = ("out", "init_from", "device", "threads", "log_every", "save_minutes", "keep_checkpoints", "trackers",
            "teacher_cache")  # fmt: skip
-
-
-def keep_plan(folder: Path, plan: Record) -> None:
-    """Write down what a folder is made with; ValueError naming what differs where it was made with something else."""
-    before = read_json(folder / PLAN)
-    if before is None:
-        write_json(folder / PLAN, plan)
-        return
-    old, new = _flat(before), _flat(plan)
-    differ = [f"{k} {old.get(k)} (now {new.get(k)})" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    if differ:
-        told = ", ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else "")
-        raise ValueError(f"{folder} was made with {told}; give another --out, or delete that folder to train it again")
-
-
-def _flat(plan: Record, before: str = "") -> Record:
-    flat: Record = {}
-    for name, value in plan.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
-    return flat
 
 
 def telling(config: RunConfig) -> Record:
@@ -69,9 +48,8 @@ def read_json(path: Path) -> Record | None:
 
 
 def write_json(path: Path, value: Record) -> Record:
-    """Write atomically; returns the value as it will be read."""
-    with atomic_path(path) as part:
-        part.write_text(json_text(value) + "\n", encoding="utf-8")
+    """Write a result; returns the value as it will be read."""
+    write_result(path, value)
     told: Record = plain(value)
     return told
 

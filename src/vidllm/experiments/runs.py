@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidllm.evaluation.baselines import LANGUAGE_ONLY, load_language_only
+from vidllm.evaluation.prediction_files import claim
 from vidllm.experiments.measuring import (
+    PLAN,
     RESULT,
     Record,
     Rooms,
-    keep_plan,
     measure_benchmarks,
     measure_scale,
     once,
@@ -45,6 +47,7 @@ from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.loading import load_pretrained
 from vidllm.model.text import read_tokenizer
+from vidllm.pretrained.parts import find_geometry, find_tower
 from vidllm.scene import load
 from vidllm.training.config import TrainConfig, changed
 from vidllm.training.data import RoomsData
@@ -57,6 +60,7 @@ from vidllm.training.stage1 import Stage1Config, train_stage1
 from vidllm.training.stage2 import train
 from vidllm.training.texts import TextMaker, keep_tokenizer, load_or_build_tokenizer, saved_tokenizer
 
+_REMEDY = "give another --out, or delete that folder to train it again"
 CONTRAST = 0.6  # of the language teacher's steps: contrast; the rest is instruction tuning
 
 NEW = ("adapter", "metric_depth")  # what every row learns from nothing: the ablation is about it
@@ -127,7 +131,7 @@ def run_job(job: Job, say: Log = to_stderr) -> Record:
     joint, stage1 = joint_config(job), stage1_config(job)
     plan = plain({"joint": telling(joint), "stage1": stage1 and telling(stage1), "changes": job.row.changes,
                   "init_from": job.config.init_from, "language_from": job.config.language_from})  # fmt: skip
-    keep_plan(job.folder, plan)
+    claim(job.folder / PLAN, plan, _REMEDY)
     done = once(job.folder, lambda: _train(job, joint, stage1, say))
     blind = Path(job.config.blind) if job.config.blind else LANGUAGE_ONLY
     for name in ("start", "stage1/model", "stage1/checkpoints", "joint/checkpoints"):  # gigabytes over all rows
@@ -271,43 +275,43 @@ def typical_unit(data: str, scenes: int = 48, frames: int = 4) -> float:
     return round(float(np.median(found)), 4)
 
 
+_ALIKE = ("clip_images", "clip_frames", "warmup_steps", "dtype", "device", "threads", "log_every", "save_minutes",
+          "keep_checkpoints")  # fmt: skip
+#: A teacher's own settings, how it is trained, and which settings of the joint training it shares.
+_TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Log], Path], tuple[str, ...]]] = {
+    "geometry": (geometry_teacher, train, (*_ALIKE, "window_scenes", "window_frames", "learning_rate")),
+    "language": (LanguageTeacherConfig, train_language_teacher, (*_ALIKE, "questions", "references", "captions")),
+}
+
+
 def make_teachers(config: AblationConfig, say: Log) -> tuple[str, str]:
-    """Both teachers of stage 1: those given, or our own, trained once for all rows."""
-    geometry = config.teacher_geometry or _make_teacher("geometry", config, say)
-    return geometry, config.teacher_language or _make_teacher("language", config, say)
+    """Both teachers of stage 1: those given, whose headers are read first, or our own, trained once for all rows."""
+    if config.teacher_geometry:
+        find_geometry(config.teacher_geometry, config.distil.geometry_source != "encoder")
+    if config.teacher_language:
+        find_tower(config.teacher_language)
+    return (
+        config.teacher_geometry or _make_teacher("geometry", config, say),
+        config.teacher_language or _make_teacher("language", config, say),
+    )
 
 
 def _make_teacher(kind: str, config: AblationConfig, say: Log) -> str:
-    out = Path(config.out) / "teachers" / kind
-    settings = _geometry_teacher(config, out) if kind == "geometry" else _language_teacher(config, out)
-    keep_plan(out, plain(telling(settings)))
+    out, (begin, run, alike) = Path(config.out) / "teachers" / kind, _TEACHERS[kind]
+    own = {"contrastive_steps": round(CONTRAST * config.teacher_steps)} if kind == "language" else {}
+    settings = changed(
+        begin(), **{name: flat(config.joint)[name] for name in alike}, **own, data=config.data, out=str(out),
+        preset=config.preset, steps=config.teacher_steps,
+    )  # fmt: skip
+    claim(out / PLAN, plain(telling(settings)), _REMEDY)
 
     def tell(line: str) -> None:
         say(f"[{kind} teacher] {line}")
 
     def make() -> Record:
         shutil.copytree(tokenizer_of(config), out / "tokenizer", dirs_exist_ok=True)
-        made = train(settings, tell) if isinstance(settings, TrainConfig) else train_language_teacher(settings, tell)
+        made = run(settings, tell)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return {"model": str(made.relative_to(out))}
 
     return str(out / once(out, make)["model"])
-
-
-def _geometry_teacher(config: AblationConfig, out: Path) -> TrainConfig:
-    names = ("window_scenes", "window_frames", "clip_images", "clip_frames", "learning_rate", "warmup_steps", "dtype",
-             "device", "threads", "log_every", "save_minutes", "keep_checkpoints")  # fmt: skip
-    alike = {name: flat(config.joint)[name] for name in names}
-    return changed(
-        geometry_teacher(), **alike, data=config.data, out=str(out), preset=config.preset, steps=config.teacher_steps
-    )
-
-
-def _language_teacher(config: AblationConfig, out: Path) -> LanguageTeacherConfig:
-    names = ("clip_images", "clip_frames", "questions", "references", "captions", "warmup_steps", "dtype", "device",
-             "threads", "log_every", "save_minutes", "keep_checkpoints")  # fmt: skip
-    alike = {name: flat(config.joint)[name] for name in names}
-    return changed(
-        LanguageTeacherConfig(), **alike, data=config.data, out=str(out), preset=config.preset,
-        steps=config.teacher_steps, contrastive_steps=round(CONTRAST * config.teacher_steps),
-    )  # fmt: skip

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.evaluation.results import aligned
 from vidllm.experiments.measuring import FIGURES, PLAN, Record, read_json
-from vidllm.experiments.rows import Table
+from vidllm.experiments.rows import Row, Table
 from vidllm.export.line_chart import can_plot, line_charts
 from vidllm.io.atomic import atomic_path
 from vidllm.training.plot import LOG_FILE, RunLog, panels, read_log
@@ -82,24 +83,25 @@ def measured(results: Sequence[Sequence[Record]]) -> list[str]:
 
 
 def steps_of(table: Table, results: Sequence[Sequence[Record]]) -> list[Step]:
-    """Every row beside those that it is compared with, in every figure that both have."""
-    steps = []
+    """Every row beside those that it is compared with, in every figure that both have.
+
+    A column of the paper stands beside the benchmark's own figure where that is measured, else beside ours like it.
+    """
+    steps, figures = [], measured(results)
+    columns = table.columns | {c: name for name in figures if name in FIGURES for c in FIGURES[name].columns}
     for number, against in ((n, a) for n, row in enumerate(table.rows) for a in row.against):
-        for figure in measured(results):
+        for figure in figures:
             pairs = zip(results[number], results[against], strict=True)
             both = [(a["values"].get(figure), b["values"].get(figure)) for a, b in pairs]
             gain = cell([MEASURES[figure][1] * (a - b) for a, b in both if a is not None and b is not None])
             if gain.count:
-                steps.append(_step(table, number, against, figure, gain))
+                like = [column for column, name in columns.items() if name == figure]
+                steps.append(_step(table.rows[number], table.rows[against], figure, gain, like))
     return steps
 
 
-def _step(table: Table, number: int, against: int, figure: str, gain: Cell) -> Step:
-    row, other = table.rows[number], table.rows[against]
-    meant = [c for c, f in table.columns.items() if f == figure]
-    meant += FIGURES[figure].columns if figure in FIGURES else ()
-    columns = [c for c in meant if c in row.paper and c in other.paper]
-    column = columns[0] if columns else None
+def _step(row: Row, other: Row, figure: str, gain: Cell, columns: Sequence[str]) -> Step:
+    column = next((c for c in columns if c in row.paper and c in other.paper), None)
     paper = None if column is None else round(row.paper[column] - other.paper[column], 4)
     agrees = None if paper is None else (gain.mean > 0) == (paper > 0)
     clear = None if math.isnan(gain.spread) else abs(gain.mean) > gain.spread
@@ -155,16 +157,6 @@ def paper_grid(table: Table) -> list[list[str]]:
     return [["paper", *columns], *told]
 
 
-def as_text(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as aligned columns."""
-    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))] if lines else []
-    told = []
-    for line in lines:
-        rest = (text.rjust(width) for text, width in zip(line[1:], wide[1:], strict=True))
-        told.append("  ".join([line[0].ljust(wide[0]), *rest]))
-    return told
-
-
 def as_markdown(lines: Sequence[Sequence[str]]) -> list[str]:
     """Cells as a Markdown table."""
     told = ["| " + " | ".join(line) + " |" for line in lines]
@@ -173,7 +165,7 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def report(table: Table, results: Sequence[Sequence[Record]], command: str, *, markdown: bool = False) -> list[str]:
     """Everything that is told of a table, as lines."""
-    form = as_markdown if markdown else as_text
+    form = as_markdown if markdown else aligned
     steps, paper, first = steps_of(table, results), paper_grid(table), results[0][0]["evaluation"]
     rooms, count = first["rooms"], len(results[0])
     head = f"{table.title}: rooms {rooms[0]} to {rooms[1] - 1}, mean ± standard deviation over n = {count} seeds"

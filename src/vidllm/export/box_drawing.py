@@ -95,27 +95,35 @@ def draw_boxes(
             for segment in shown:
                 pen.line(segment, fill=line_colour, width=line)
         if shown:
-            tags.append((min((end for segment in shown for end in segment), key=lambda p: p[1]), label, number))
-    for (x, y), label, number in tags:
-        draw_tag(pen, (x, y), label, box_colour(number), font, image.size)
+            highest = min((end for segment in shown for end in segment), key=lambda p: p[1])
+            tags.append((highest, label, box_colour(number)))
+    draw_tags(pen, tags, font, image.size)
     return drawn
 
 
-def draw_tag(
+def draw_tags(
     pen: ImageDraw.ImageDraw,
-    at: Point,
-    label: str,
-    colour: tuple[int, int, int],
+    tags: Sequence[tuple[Point, str, tuple[int, int, int]]],
     font: Any,
     bounds: tuple[int, int],
 ) -> None:
-    """Write a label on a filled plate centred above `at`, kept inside the picture of size `bounds` = (W, H)."""
-    left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
-    width, height = right - left + 8, bottom - top + 6
-    x = min(max(at[0] - width / 2, 0), max(bounds[0] - width, 0))
-    y = min(max(at[1] - height - 2, 0), max(bounds[1] - height, 0))
-    pen.rounded_rectangle((x, y, x + width, y + height), radius=3, fill=colour)
-    pen.text((x + 4 - left, y + 3 - top), label, fill=(20, 20, 20), font=font)
+    """Write labels on plates of their colours, each centred above its point and above the plates it would cover.
+
+    All are kept inside the picture of size `bounds` = (W, H).
+    """
+    taken: list[tuple[float, float, float, float]] = []
+    for (across, down), label, colour in tags:
+        left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
+        width, height = right - left + 8, bottom - top + 6
+        x = min(max(across - width / 2, 0), max(bounds[0] - width, 0))
+        y = min(down - height - 2, bounds[1] - height)
+        for x0, y0, x1, y1 in sorted(taken, key=lambda plate: -plate[1]):
+            if x <= x1 and x0 <= x + width and y <= y1 and y0 <= y + height:
+                y = y0 - height - 1
+        y = max(y, 0)
+        taken.append((x, y, x + width, y + height))
+        pen.rounded_rectangle(taken[-1], radius=3, fill=colour)
+        pen.text((x + 4 - left, y + 3 - top), label, fill=(20, 20, 20), font=font)
 
 
 def box_colour(number: int) -> tuple[int, int, int]:

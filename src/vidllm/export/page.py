@@ -26,7 +26,7 @@ from vidllm.export.pictures import HEADROOM_M
 from vidllm.export.points import camera_pyramids
 from vidllm.io.atomic import atomic_path
 
-MAX_POINTS, MAX_CAMERAS, THUMBNAIL = 600_000, 48, 320
+MAX_POINTS, MAX_CAMERAS, THUMBNAIL = 750_000, 48, 320  # all pixels of 32 frames of 112x199
 STEPS = 65535
 SCRIPTS = ("three.min.js", "viewer.js")  # in their order
 CLOSED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

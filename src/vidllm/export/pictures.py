@@ -22,7 +22,7 @@ from vidllm.export.box_drawing import (
     box_labels,
     corners_of,
     draw_boxes,
-    draw_tag,
+    draw_tags,
 )
 from vidllm.export.depth_png import DEPTH_FRAMES, colour_depth, colour_map, depth_range
 from vidllm.export.geometry import SceneData
@@ -197,8 +197,9 @@ def _draw_plan_boxes(picture: Image.Image, plan: _Plan, corners: Float[np.ndarra
     for number, outline in enumerate(outlines):
         pen.line(outline, fill=(0, 0, 0), width=5, joint="curve")
         pen.line(outline, fill=box_colour(number), width=3, joint="curve")
-    for number, (outline, label) in enumerate(zip(outlines, labels, strict=True)):
-        draw_tag(pen, min(outline[:4], key=lambda p: p[1]), label, box_colour(number), font, plan.size)
+    tops = (min(outline[:4], key=lambda p: p[1]) for outline in outlines)
+    tags = [(top, label, box_colour(number)) for number, (top, label) in enumerate(zip(tops, labels, strict=True))]
+    draw_tags(pen, tags, font, plan.size)
 
 
 def _draw_cameras(picture: Image.Image, plan: _Plan, data: SceneData) -> None:

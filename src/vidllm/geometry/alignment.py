@@ -1,7 +1,7 @@
 """Alignment in closed form: similarity of two point sets, scale of two depth maps (docs/method.md, section 6).
 
-The scale between relative and metric depth is weighted least squares; the robust form does the same in log space with
-Huber weights, because a few pixels that are far off otherwise move the scale of the whole scene.
+The scale between relative and metric depth is a weighted least squares fit; the robust form fits logarithms with Huber
+weights, because a few outliers would otherwise change the scale of the whole scene.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def wls_scale(
 ) -> Float[Tensor, "*batch"]:
     """``s = sum w r m / sum w r^2``: the weighted least squares scale with ``s * relative ~ metric``.
 
-    Entries of weight 0 are not looked at (they may be infinite). NaN where every weight is 0: there is no scale.
+    Entries of weight 0 are ignored (they may be infinite). NaN if all weights are 0.
     """
     used = weights > 0
     r, m = _masked(relative, used), _masked(metric, used)
@@ -55,9 +55,9 @@ def _masked(values: Tensor, used: Tensor) -> Tensor:
 
 
 def weighted_median(values: Float[Tensor, "*batch n"], weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """Median over the last dimension; when the weight is cut exactly in half, the mean of the two middle values.
+    """Median over the last dimension; if the weight is split exactly in half, the mean of the two middle values.
 
-    NaN where every weight is 0.
+    NaN if all weights are 0.
     """
     ordered, order = values.sort(dim=-1)
     mass = weights.gather(-1, order).cumsum(-1)
@@ -77,10 +77,10 @@ def huber_log_scale(
     delta: float = 0.1,
     rounds: int = 5,
 ) -> Float[Tensor, "*batch"]:
-    """Robust scale with ``s * relative ~ metric``: least squares on logs, re-weighted by Huber's weights.
+    """Robust scale with ``s * relative ~ metric``: reweighted least squares on logarithms with Huber weights.
 
-    Starts at the weighted median of ``log metric - log relative``. ``delta`` is in log units: residuals beyond it pull
-    with constant force. Entries that are not finite and positive in both maps get weight 0; NaN where none is left.
+    Starts at the weighted median of ``log metric - log relative``. Residuals beyond ``delta`` (log units) have a
+    constant influence. Entries that are not finite and positive in both maps get weight 0; NaN if none is left.
     """
     used = (weights > 0) & (relative > 0) & (metric > 0) & torch.isfinite(relative) & torch.isfinite(metric)
     one = torch.ones_like(relative)

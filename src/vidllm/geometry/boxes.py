@@ -1,7 +1,7 @@
 """Boxes: centre (3), size (3), yaw about z, in metres of a z-up frame.
 
-Intersections over union are exact: axis-aligned ones by intervals, yaw-rotated ones by the overlap polygon seen from
-above times the overlap in height. ``diou_loss`` is the differentiable training form.
+Intersections over union are exact: from intervals for axis-aligned boxes, from the overlap polygon seen from above
+times the overlap in height for boxes with yaw. ``diou_loss`` is differentiable.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def points_in_boxes(points: Float[Tensor, "*#batch 3"], boxes: Float[Tensor, "*#
 
 
 def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
-    """The points of two boxes that are nearest to each other; one point twice where the boxes touch or overlap.
+    """The nearest points of two boxes; the same point twice if the boxes touch or overlap.
 
-    Exact. Where the boxes do not overlap seen from above, a corner of one of them is among the nearest points. A box
+    Exact: if the boxes do not overlap seen from above, a corner of one of them is among the nearest points. A box
     without size is a point.
     """
     a, b = a.double(), b.double()
@@ -173,10 +173,10 @@ def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Floa
 
 
 def distinct(boxes: Float[Tensor, "N 7"], scores: Float[Tensor, " N"], names: Sequence[str]) -> list[int]:
-    """Numbers of the boxes that are things of their own, best first (non-maximum suppression in 3D).
+    """Non-maximum suppression in 3D: indices of the boxes to keep, best first.
 
-    A box gives way to a better one with an IoU of at least `SAME_IOU`, or of its own name with which it shares at least
-    `SAME_SHARE` of the smaller one's volume.
+    A box is dropped if its IoU with a better one is at least `SAME_IOU`, or if it shares at least `SAME_SHARE` of the
+    smaller one's volume with a better one of the same name.
     """
     iou, volume = iou_oriented(boxes, boxes), boxes[:, 3:6].prod(-1)
     shared = iou * (volume[:, None] + volume) / (1 + iou)

@@ -77,12 +77,12 @@ def adjust(
     keep: Collection[str] = (),
     lens: OneLens | None = OneLens(),
 ) -> Adjusted:
-    """Cameras, focal length and depth near the given ones with which frames in [0, 1] agree best.
+    """Cameras, focal length and depth, starting from the given ones, for which frames in [0, 1] agree best.
 
-    The first camera stays, and so does what ``keep`` names of "cameras", "focal" and "depth". Where cameras move, the
-    unit does not: the median factor of the depth is 1. Where the focal length moves all frames get one ``lens``; with
-    None they keep their own focal lengths up to one factor. What was given comes back where nothing agrees better (one
-    frame, none that see the same) or all is far from agreeing, and with a warning where the frames hold no texture.
+    The first camera is fixed, and so are those of "cameras", "focal" and "depth" in ``keep``. If cameras are adjusted,
+    the unit of length is kept: the median factor of the depth is 1. If the focal length is adjusted, all frames get one
+    ``lens``; with None their focal lengths keep their ratios. The input is returned if nothing agrees better (a single
+    frame, no overlap), if the disagreement is large, and, with a warning, if the frames have no texture.
     """
     nothing = depth.new_ones(max(len(images) - 1, 0))
     stays = Adjusted(depth, intrinsics, extrinsics, math.inf, math.inf, len(images) < 2, nothing)
@@ -99,7 +99,7 @@ def adjust(
         return stays
     stays = replace(stays, before=before, after=before)
     if bundle.dull():
-        warnings.warn("the frames hold no texture; the reconstruction stays as predicted", stacklevel=1)
+        warnings.warn("the frames have no texture; the reconstruction stays as predicted", stacklevel=1)
         return stays
     start = bundle.state
     agrees, contrast = bundle.descend()
@@ -168,9 +168,9 @@ class _Bundle:
         return self.depth * (factor / unit), intrinsics, extrinsics
 
     def descend(self) -> tuple[bool, Tensor]:
-        """From the better of two starts down the objective; again from other motions where neighbours do not agree.
+        """Optimise from the better of two initial values; repeated from other motions if neighbours do not agree.
 
-        Returns :meth:`test` of what is found.
+        Returns :meth:`test` of the result.
         """
         predicted = self.state
         if self.move_cameras:

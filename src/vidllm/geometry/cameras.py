@@ -47,7 +47,7 @@ def intrinsics_from_fov(
 
 
 def one_lens(intrinsics: Float[Tensor, "*batch F 3 3"], pixel_aspect: float = 1.0) -> Float[Tensor, "*batch F 3 3"]:
-    """One K for all frames: medians over them, the focal length that of square pixels.
+    """One K for all frames: medians over the frames, with the focal length of square pixels.
 
     ``pixel_aspect``: fx over fy of a camera whose pixels were square before the images were resized.
     """
@@ -60,7 +60,7 @@ def one_lens(intrinsics: Float[Tensor, "*batch F 3 3"], pixel_aspect: float = 1.
 def fov_from_intrinsics(
     intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Vertical and horizontal fields of view in radians; the principal point is not looked at."""
+    """Vertical and horizontal fields of view in radians, for a principal point in the middle."""
     fov_h = 2.0 * torch.atan((height / 2.0) / intrinsics[..., 1, 1])
     fov_w = 2.0 * torch.atan((width / 2.0) / intrinsics[..., 0, 0])
     return fov_h, fov_w
@@ -82,8 +82,8 @@ def decode_pose(
 ) -> tuple[Float[Tensor, "*batch 3 4"], Float[Tensor, "*batch 3 3"]]:
     """Extrinsics (camera-from-world) and intrinsics of a pose encoding.
 
-    ``fov_limits=None`` takes the fields of view as they are (VGGT's behaviour: a field of view of 0 gives an infinite
-    focal length).
+    ``fov_limits=None`` does not clamp the fields of view (as VGGT: a field of view of 0 gives an infinite focal
+    length).
     """
     translation, quaternion, fov = pose_encoding.split((3, 4, 2), dim=-1)
     if fov_limits is not None:
@@ -113,13 +113,13 @@ def invert_extrinsics(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, 
 
 
 def camera_centres(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, "*batch 3"]:
-    """Where cameras-from-world (3x4 or 4x4) stand in the world: ``-R^T t``."""
+    """Camera centres in the world, ``-R^T t``, of cameras-from-world (3x4 or 4x4)."""
     return invert_extrinsics(extrinsics)[..., :3, 3]
 
 
 @full_precision()
 def relative_to_first(extrinsics: Float[Tensor, "B F r 4"]) -> Float[Tensor, "B F 4 4"]:
-    """Extrinsics re-expressed so that the world is the first camera: its own become the identity, ``E_f E_1^-1``."""
+    """Extrinsics with the first camera's frame as world: ``E_f E_1^-1``."""
     return to_homogeneous(extrinsics) @ invert_extrinsics(extrinsics[:, :1])
 
 
@@ -145,7 +145,7 @@ def unproject_pixels(
     intrinsics: Float[Tensor, "*batch 3 3"],
     extrinsics: Float[Tensor, "*batch r 4"] | None = None,
 ) -> Float[Tensor, "*batch N 3"]:
-    """Points that pixels (N, 2) or (*batch, N, 2) show at a z depth: Eq 3, with the skew of the intrinsics."""
+    """Points of pixels (N, 2) or (*batch, N, 2) at a z depth: Eq 3, including the skew of the intrinsics."""
     k = intrinsics[..., None, :, :]
     y = (uv[..., 1] - k[..., 1, 2]) / k[..., 1, 1]
     x = (uv[..., 0] - k[..., 0, 2] - k[..., 0, 1] * y) / k[..., 0, 0]
@@ -157,7 +157,7 @@ def unproject_pixels(
 
 
 def inside_image(uv: Float[Tensor, "*batch 2"], size: Sequence[int]) -> Bool[Tensor, "*batch"]:
-    """Which pixels (u, v) lie in an image of (H, W)."""
+    """Mask of the pixels (u, v) inside an image of (H, W)."""
     return (uv > 0).all(-1) & (uv[..., 0] < size[1]) & (uv[..., 1] < size[0])
 
 
@@ -168,10 +168,10 @@ def project(
     extrinsics: Float[Tensor, "*batch r 4"] | None = None,
     nearest: float | None = None,
 ) -> tuple[Float[Tensor, "... 2"], Float[Tensor, " ..."]]:
-    """(u, v) in pixels and z depth of points of shape (*batch, anything, 3): the inverse of :func:`unproject`.
+    """(u, v) in pixels and z depth of points of shape (*batch, any, 3): the inverse of :func:`unproject`.
 
-    Points are in the world frame, or the camera's without extrinsics. Where depth <= 0 the point is behind the camera
-    and its (u, v) means nothing; with ``nearest`` it is projected as if at that depth, as are all nearer points.
+    Points are in the world frame, or in the camera frame without extrinsics. For points with depth <= 0, (u, v) is
+    meaningless; with ``nearest``, points nearer than this depth are projected as if at this depth.
     """
     lead = intrinsics.ndim - 2
     flat = points.reshape(*points.shape[:lead], -1, 3)

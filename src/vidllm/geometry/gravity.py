@@ -1,7 +1,7 @@
-"""The scene frame: gravity aligned, z up, origin at the first camera, x along its view (docs/method.md, section 0).
+"""The scene frame: level, z up, origin at the first camera, x along its view (docs/method.md, section 0).
 
-The world frame is the first camera's (x right, y down, z forward). Language and every benchmark's boxes speak of up and
-down, so one rotation, found from the up direction alone, takes the world into the scene frame.
+The world frame is the first camera's (x right, y down, z forward). Language and the boxes of all benchmarks use a level
+frame, so a rotation that depends only on the up direction transforms the world to the scene frame.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def up_from_cameras(extrinsics: Float[Tensor, "B F _ 4"]) -> Float[Tensor, "B 3"
 
 @full_precision()
 def up_from_points(points: Float[Tensor, "N 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, " 3"]:
-    """``up`` turned to the normal of the most populated nearly level plane; as it was where there is none.
+    """``up`` corrected to the normal of the most populated nearly level plane; unchanged if there is none.
 
     Deterministic: the same points give the same plane.
     """
@@ -101,7 +101,7 @@ def _fitted(points: Tensor, normal: Tensor, origin: Tensor, width: Tensor, up: T
 
 @full_precision()
 def floor_height(points: Float[Tensor, "N 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, ""]:
-    """Height of the floor along ``up`` over the world's origin; ValueError without a finite point."""
+    """Height of the floor along ``up`` above the world's origin; ValueError without a finite point."""
     heights = _sample(points[points.isfinite().all(-1)].float()) @ up.float()
     if not len(heights):
         raise ValueError("no finite point to find the floor from; the reconstruction failed")

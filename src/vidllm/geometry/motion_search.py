@@ -1,10 +1,10 @@
-"""The motion between the cameras of two frames, sought from many starts side by side.
+"""Search of the motion between the cameras of two frames from many initial values at the same time.
 
-What makes two frames agree has many minima: where frames share half of their area, a descent from a motion that is a
-fifth of the depth off ends in another one more often than not (docs/refinement.md). Two frames have six unknowns, so
-many starts are cheap: all descend a few steps on blurred pictures, the best of them further, and the one whose frames
-agree best is taken. The objective is :mod:`frame_comparison`'s; pixels that are not seen count, so that motions that
-look away do not win.
+The disagreement of two frames has many minima: if they share half of their area, an initial translation that is wrong
+by a fifth of the depth usually leads to a wrong minimum (docs/refinement.md). Two frames have only six unknowns, so
+many initial values are cheap: all take a few steps on blurred pictures, the best ones more, and the motion with the
+smallest disagreement (:mod:`frame_comparison`) is returned. Invisible pixels count, so that motions that look away are
+not preferred.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def best_motions(
     frames: SmallFrames, state: State, first: Int[Tensor, " m"], turns: Float[Tensor, "m k 3 3"],
     shifts: Float[Tensor, "m k 3"],
 ) -> tuple[Float[Tensor, "m 3 3"], Float[Tensor, "m 3"]]:  # fmt: skip
-    """Of each m frames and the ones after them, the motion that k starts lead to with which the two agree best.
+    """The best motion from each of m frames to the next, over k initial values.
 
-    ``y = turn x + shift`` takes points of the first camera to the second; depth and focal length are ``state``'s.
+    ``y = turn x + shift`` maps points of the first camera to the second; ``state`` gives depth and focal length.
     """
     for blur, steps, kept in zip(BLURS, STEPS, KEPT, strict=True):
         here = first.repeat_interleave(turns.shape[1])
@@ -42,7 +42,7 @@ def best_motions(
 
 
 def nearby(shifts: Float[Tensor, "m 3"], unit: float) -> Float[Tensor, "m 27 3"]:
-    """Each translation, and those beside it in 26 directions."""
+    """Each translation, and those shifted in 26 directions."""
     ways = torch.cartesian_prod(*[shifts.new_tensor([0.0, -1.0, 1.0])] * 3)
     return shifts[:, None] + NEARBY * unit * ways / ways.norm(dim=-1, keepdim=True).clamp_min(1)
 

@@ -1,8 +1,8 @@
-"""What known camera motion tells of a depth map: its unit, and the focal length, found in the pictures themselves.
+"""The unit of a depth map (and the focal length) relative to known camera motion, found by photometric alignment.
 
-With the cameras known up to one factor of their translations, every pixel's place in another frame depends on it alone;
-where it is right, the colours agree: a plane sweep with one unknown for all pixels (docs/known_cameras.md). Rotations
-and a focal length fit together in the same way. The predicted camera path is not needed, and its errors do not matter.
+With cameras known up to a factor of their translations, the projection of a pixel into another frame depends only on
+this factor; at the right one, the colours agree. This is a plane sweep with one unknown for all pixels
+(docs/known_cameras.md). Rotations determine a focal length in the same way. The predicted camera path is not used.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ DULL = 1e-3  # median cost below which they hold no texture
 
 @dataclass(frozen=True)
 class FoundUnits:
-    """Units of depth a unit of the translations: of the scene (), of each frame by itself (F); NaN: not told.
+    """Units of depth per unit of the translations: of the scene (), of each frame (F); NaN if not determined.
 
-    ``focal``: what the focal lengths were multiplied by, 1 where they were not sought.
+    ``focal``: factor of the focal lengths, 1 if they were not searched.
     """
 
     scale: Tensor
@@ -58,9 +58,9 @@ def find_units(
     extrinsics: Float[Tensor, "F 4 4"],
     find_focal: bool = False,
 ) -> FoundUnits:
-    """The unit of ``depth`` (and the focal length) in which known ``extrinsics`` explain the pictures.
+    """The unit of ``depth`` (and the focal length) for which known ``extrinsics`` explain the pictures.
 
-    The pictures do not tell without travel, with one frame, or where colours agree as well with any factor.
+    Not determined without camera motion, with one frame, or if colours agree equally well for any factor.
     """
     nothing = FoundUnits(depth.new_full((), torch.nan), depth.new_full((len(depth),), torch.nan), depth.new_ones(()))
     centres, middle = camera_centres(extrinsics.double()), depth[depth.isfinite() & (depth > 0)]

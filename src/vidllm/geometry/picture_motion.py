@@ -1,9 +1,9 @@
-"""What the pictures tell of a camera's motion, whatever cameras were predicted: frames of one view, shares of overlap.
+"""Camera motion from the pictures alone, independent of predicted cameras: frames of one view, overlap of frames.
 
-Frames are compared small (``SIDE`` pixels), each brought to mean 0 and standard deviation 1, so that a flickering
-exposure is no motion. Where a picture has moved by a little, the difference of two frames over their mean gradient is
-the displacement in pixels; frames that moved by less than ``MOVED`` of the shorter side show one view. A camera that
-travels 2% of the median depth moves a picture by about 2% of the shorter side.
+Frames are compared at ``SIDE`` pixels, normalised to mean 0 and standard deviation 1, so that changes of exposure do
+not count as motion. For small motions, the difference of two frames over their mean gradient is the displacement in
+pixels; frames that moved by less than ``MOVED`` of the shorter side show one view. A camera that travels 2% of the
+median depth moves a picture by about 2% of the shorter side.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FAINT = 0.04  # contrast below which hardly anything is
 
 
 def contrasts(images: Float[Tensor, "F 3 H W"]) -> Float[Tensor, " F"]:
-    """Standard deviation of each picture's values (0 to 1), that of the channel which varies most."""
+    """Standard deviation of each picture's values (0 to 1) in the channel with the largest one."""
     return images.float().flatten(2).std(-1).amax(1)
 
 
 class PictureMotion:
-    """``views``: for each frame added so far, the number of the view it shows, counted from 0 in order of appearance.
+    """``views``: for each frame so far, the number of the view it shows, from 0 in order of appearance.
 
-    A view that is shown again after ``REMEMBERED`` others counts as a new one, but for the first.
+    A view that reappears after ``REMEMBERED`` others counts as a new one, except the first view.
     """
 
     def __init__(self, views: list[int] | None = None) -> None:
@@ -40,7 +40,7 @@ class PictureMotion:
         self._pictures: list[tuple[int, Tensor, Tensor]] = []  # view, normalised picture, mean gradient
 
     def add(self, images: Float[Tensor, "F 3 H W"]) -> None:
-        """Note further frames, values in [0, 1]."""
+        """Add frames with values in [0, 1]."""
         for picture in shrunk(images.float(), SIDE):
             normalised, gradient = _normalised(picture)
             self.views.append(self._view(normalised, gradient, MOVED * min(picture.shape[-2:])))
@@ -113,7 +113,7 @@ def register_pictures(
 
 
 def overlap(maps: Float[Tensor, "B 2 3"], aspect: tuple[float, float]) -> Float[Tensor, " B"]:
-    """Share of the first picture's area that the second shows; ``aspect``: half sides (x, y) over half the shorter."""
+    """Fraction of the first picture's area that the second shows; ``aspect`` (x, y): sides over the shorter side."""
     points = _grid((24, 24), maps) * maps.new_tensor(aspect)
     moved = points @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]
     return (moved.abs() <= maps.new_tensor(aspect)).all(-1).float().mean(-1)

@@ -1,10 +1,10 @@
-"""A chain of cameras moved until places that it comes back to lie where they were seen first: a graph over Sim(3).
+"""Pose graph over Sim(3): a chain of cameras is corrected by loops.
 
-A place is the similarity ``x_world = T x_camera`` as a matrix [s R, t; 0, 1]: its camera, and what the lengths of its
-depth map are in the world. Each link tells ``Z = T_a^-1 T_b`` of two places, so its error is ``Z^-1 T_a^-1 T_b``: the
-logarithm of the scale, a rotation vector, and a translation over the depth of b, each in units of what is usual. Moved
-by ``T exp(step)`` the error changes by ``step_b - Ad(T_b^-1 T_a) step_a``: Gauss-Newton with Levenberg's damping.
-Loops have Cauchy's weights, whose width goes down to ``WIDTHS[-1]``, so that a wrong one does not bend the chain.
+A node is the similarity ``x_world = T x_camera`` as a matrix [s R, t; 0, 1]: a camera and the unit of its depth map. An
+edge gives ``Z = T_a^-1 T_b`` of two nodes; its error is ``Z^-1 T_a^-1 T_b``: the logarithm of the scale, a rotation
+vector, and a translation over the depth of b, each divided by its usual size. With ``T exp(step)`` the error changes by
+``step_b - Ad(T_b^-1 T_a) step_a``: Gauss-Newton with Levenberg-Marquardt damping. Loops have Cauchy weights whose width
+decreases to ``WIDTHS[-1]``, so that a wrong loop has little effect.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FIRST_DAMPING, LESS, MORE, TRIES = 1e-3, 1 / 5, 10.0, 6
 
 @dataclass(frozen=True)
 class Links:
-    """E links: places ``first`` and ``second`` (E,), ``motion`` (E,4,4) Z, depth (E,) of the second in its own unit.
+    """E edges: nodes ``first`` and ``second`` (E,), ``motion`` (E,4,4) Z, depth (E,) of the second in its own unit.
 
-    ``loose`` (E,): how many times the usual error is expected; ``loop`` (E,): which are loops.
+    ``loose`` (E,): factor of the usual error; ``loop`` (E,): whether the edge is a loop.
     """
 
     first: Int[Tensor, " e"]
@@ -39,7 +39,7 @@ class Links:
 
 
 def relax(places: Float[Tensor, "n 4 4"], links: Links) -> Float[Tensor, "n 4 4"]:
-    """The places (float64) with which all links agree best; the first one stays."""
+    """The nodes (float64) that fit all edges best; the first one is fixed."""
     for width in WIDTHS:
         places = _descend(places, links, width)
     return places

@@ -1,8 +1,8 @@
-"""Similarities of space: windows of one video, each at its own scale, joined through the frames that they share.
+"""Similarity transforms between windows of one video, from the frames that they share.
 
-A frame seen by two windows has a depth map and a camera in both. Its pixels pair the points of the two, so rotation,
-translation and scale follow in closed form (Umeyama); points that disagree lose their weight (Cauchy's, re-estimated),
-because a depth map that is wrong in one window must not bend everything behind the joint (docs/long_video.md).
+A shared frame has a depth map and a camera in both windows. Its pixels give pairs of points, from which rotation,
+translation and scale follow in closed form (Umeyama), re-weighted with Cauchy weights, because a wrong depth map in one
+window must not distort everything after it (docs/long_video.md).
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Sim3:
         return self.scale * (points.double() @ self.rotation.T) + self.translation
 
     def after(self, first: Sim3) -> Sim3:
-        """The similarity that does ``first``, then this one."""
+        """The composition: ``first``, then this similarity."""
         rotation = self.rotation @ first.rotation
         return Sim3(self.scale * first.scale, rotation, self.apply(first.translation))
 
     def inverse(self) -> Sim3:
-        """The way back."""
+        """The inverse similarity."""
         rotation, scale = self.rotation.T, 1 / self.scale
         return Sim3(scale, rotation, -scale * (rotation @ self.translation))
 
     def move_cameras(self, extrinsics: Float[Tensor, "F r 4"]) -> Float[Tensor, "F 3 4"]:
-        """Cameras-from-world (3x4 or 4x4) of the moved world, float64; depths are to be multiplied by ``scale``."""
+        """Cameras-from-world (3x4 or 4x4) of the transformed world, float64; multiply depths by ``scale``."""
         pose = extrinsics.double()
         rotation = pose[:, :3, :3] @ self.rotation.T
         return torch.cat([rotation, self.scale * pose[:, :3, 3:] - rotation @ self.translation[:, None]], -1)
@@ -80,17 +80,17 @@ class Views:
 
 @dataclass(frozen=True)
 class Registration:
-    """How a later window lies in an earlier one, and the median distance of their points over the points' depth."""
+    """Similarity of a later window to an earlier one, and the median distance of their points relative to the depth."""
 
     transform: Sim3
     residual: float
 
 
 def register(earlier: Views, later: Views) -> Registration:
-    """The robust similarity from the later window's world into the earlier one's, from the same frames in both.
+    """The robust similarity from the later window's world to the earlier one's, from the same frames in both.
 
-    Starts at the cameras' mean relative rotation and the median ratio of depths. ValueError where the two have no
-    frame, or no known pixel, in common.
+    Initial values are the mean relative rotation of the cameras and the median ratio of depths. ValueError if the
+    windows have no frame, or no pixel of known depth, in common.
     """
     if len(earlier) != len(later) or not len(later):
         raise ValueError(f"expected the same shared frames in both windows, received {len(earlier)} and {len(later)}")
@@ -113,10 +113,10 @@ def fit_similarity(
     reach: Float[Tensor, " n"],
     start: Sim3,
 ) -> Registration:
-    """Similarity from source to target by least squares, re-weighted.
+    """Similarity from source to target by iteratively reweighted least squares.
 
-    An error counts relative to ``reach`` (a point's depth: errors grow with it) and has the weight ``1 / (1 + (r /
-    m)^2)``, with r its size and m the median size, both of the round before. ``start`` gives the first residuals.
+    Errors are relative to ``reach`` (the depth of a point) and have the weight ``1 / (1 + (r / m)^2)``, with r the
+    error and m its median in the round before. ``start`` gives the first residuals.
     """
     found, residual = start, torch.zeros(())
     for _ in range(ROUNDS):
@@ -130,8 +130,8 @@ def fit_similarity(
 def nudge(
     place: Sim3, about: Float[Tensor, " 3"], scale: Float[Tensor, ""], direction: Tensor, towards: Tensor, share: float
 ) -> Sim3:
-    """``place``, then a small similarity that keeps the point ``about``: a factor ``scale``, and a rotation that takes
-    ``direction`` (3) a ``share`` of its way ``towards`` (3), of which no more than `MOST_TILT` counts.
+    """``place`` with a small correction that keeps the point ``about``: a factor ``scale``, and a rotation of
+    ``direction`` (3) by a fraction ``share`` of the angle ``towards`` (3), clipped to `MOST_TILT`.
     """
     axis = torch.linalg.cross(direction, towards)
     sine = axis.norm()
@@ -144,7 +144,7 @@ def nudge(
 def mean_direction(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
     """The unit vector with the least sum of distances to the given directions (their median on the sphere).
 
-    A single direction is returned as it is, to the last bit.
+    A single direction is returned unchanged.
     """
     if len(vectors) == 1:
         return vectors[0]

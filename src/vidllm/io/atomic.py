@@ -1,8 +1,8 @@
-"""Atomic outputs: write under a temporary name beside the target, then rename.
+"""Atomic outputs: write under a temporary name next to the target, then rename.
 
-Everything is written inside a temporary folder ``.NAME.HOST-PID-START-RANDOM.part``: what a library leaves there of its
-own (safetensors' ``.tmpXXXXXX``) goes with it. The name tells which process writes, so that the next command removes
-what a killed one left, and never what another is still writing.
+Everything is written inside a temporary folder ``.NAME.HOST-PID-START-RANDOM.part``, including temporary files of
+libraries (safetensors' ``.tmpXXXXXX``). The name identifies the writing process, so that the next command can remove
+what a killed process left, and never what a running one is writing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _MOST_BYTES = 120  # of the target's name in that of its temporary: file systems
 
 
 class OutputError(OSError):
-    """An output that could not be written: one line naming the path and the reason."""
+    """An output that could not be written: one line with the path and the reason."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a file name in a temporary folder; on leaving, flush the file to disk and rename it to `path`.
 
-    Missing parent folders are made. On any error the temporary is removed and an existing `path` is untouched. The file
-    gets the permissions that the umask leaves, whatever wrote it.
+    Missing parent folders are created. On any error the temporary folder is removed and an existing `path` is
+    unchanged. The file gets the permissions of the umask.
 
     Raises:
         OutputError: the disk is full, the folder is not writable, or nothing was written.
@@ -69,11 +69,11 @@ def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; on leaving, rename it to `path`.
 
-    A folder that already holds files is kept: files of the same name are replaced, each in one step, others stay.
-    On any error the temporary folder is removed and `path` is untouched. Permissions are as of `atomic_path`.
+    An existing folder with files is kept: files of the same name are replaced atomically, others stay. On any error the
+    temporary folder is removed and `path` is unchanged. Permissions as for `atomic_path`.
 
     Raises:
-        OutputError: as `atomic_path`; also when `path` is a file.
+        OutputError: as `atomic_path`; also if `path` is a file.
     """
     path = _absolute(path)
     inside = path.is_dir()  # it may be a mount point, or beside it nothing may be written
@@ -92,7 +92,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove_folder(path: str | Path) -> None:
-    """Remove a folder with what it holds; killed half-way, it leaves nothing under the folder's name."""
+    """Remove a folder; if interrupted, nothing is left under its name."""
     path = _absolute(path)
     doomed = temporary_beside(path)
     os.replace(path, doomed)
@@ -100,7 +100,7 @@ def remove_folder(path: str | Path) -> None:
 
 
 def temporary_beside(path: str | Path) -> Path:
-    """A new name beside `path` that tells this process; nothing is made."""
+    """A new name next to `path` that identifies this process; nothing is created."""
     path = Path(path)
     stem = path.name.encode()[:_MOST_BYTES].decode(errors="ignore")
     pid = os.getpid()
@@ -108,10 +108,10 @@ def temporary_beside(path: str | Path) -> Path:
 
 
 def clear_leftovers(folder: str | Path, *, once: bool = False) -> None:
-    """Remove what killed processes left half written in `folder` itself (not below it).
+    """Remove temporary folders of dead processes in `folder` itself (not below it).
 
-    Temporaries of living processes stay, and those of other machines and containers until a day after their last
-    change. With `once`, a folder is looked at once a process.
+    Those of running processes are kept, and those of other machines and containers until a day after their last change.
+    With `once`, each process checks a folder only once.
     """
     folder = _absolute(folder)
     if once and folder in _SEEN:
@@ -125,7 +125,7 @@ def clear_leftovers(folder: str | Path, *, once: bool = False) -> None:
 
 
 def clear_leftovers_of(output: str | Path) -> None:
-    """:func:`clear_leftovers` where a command is about to write: beside `output`, in it, and in its own folders."""
+    """:func:`clear_leftovers` before a command writes to `output`: next to it, in it, and in its subfolders."""
     output = _absolute(output)
     clear_leftovers(output.parent)
     if output.is_dir():
@@ -138,10 +138,10 @@ def clear_leftovers_of(output: str | Path) -> None:
 
 @contextmanager
 def naming_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Every error of writing as an OutputError that speaks of `path`, never of the temporary name.
+    """Turn every error of writing into an OutputError that names `path`, not the temporary name.
 
-    Libraries have errors of their own for a full disk (safetensors, torch and tokenizers): these are told by their
-    text. Errors about other files (one that was to be read) pass.
+    Errors of libraries (safetensors, torch, tokenizers) for a full disk are recognised by their text. Errors about
+    other files (inputs) pass unchanged.
     """
     try:
         yield

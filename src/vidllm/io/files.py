@@ -1,9 +1,8 @@
-"""Files read: JSON, text, arrays, and whether a source of pictures is there.
+"""Reading JSON, text and arrays, and checking sources of pictures.
 
-Every error is a ValueError of one line that names the file, the line and the remedy. Python's JSON reader also raises
-RecursionError (deep nesting), a ValueError without a file (integers over 4300 digits) and UnicodeDecodeError, and it
-lets through integers that no float can hold and unpaired surrogates that no file can store. All JSON of the package is
-read here.
+Every error is a ValueError of one line with the file, the line and a remedy. Python's JSON reader also raises
+RecursionError (deep nesting), ValueError without a file name (integers over 4300 digits) and UnicodeDecodeError, and it
+accepts integers that no float can represent and unpaired surrogates. All JSON of the package is read here.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_regular_file(path: str | Path) -> Path:
-    """The path, where it is a regular file; ValueError for what is missing, a folder, a FIFO or a device."""
+    """The path of a regular file; ValueError if it is missing, a folder, a FIFO or a device."""
     path = Path(path)
     if path.is_file():
         return path
-    kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+    kind = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
     raise ValueError(f"{path}: {kind}; give the path of a file")
 
 
 def has_file(path: str | Path) -> bool:
-    """Whether there is a file; ValueError where a folder, a FIFO or a device has its place, which is not ignored."""
+    """Whether the file exists; ValueError for a folder, a FIFO or a device of this name."""
     path = Path(path)
     return path.exists() and check_regular_file(path) == path
 
 
 @contextmanager
 def naming(path: str | Path, remedy: str = "fetch it again") -> Iterator[None]:
-    """What a parser raises inside, of any kind, becomes a ValueError of one line that names the file.
+    """Turn any error of a parser into a ValueError of one line that names the file.
 
-    For parsers that have no error of their own. Errors that name the file, and those of the machine (no memory, a full
-    disk), are left as they are.
+    For parsers without an error class of their own. Errors that name the file already, and those of the machine
+    (memory, disk), are not changed.
     """
     try:
         yield
@@ -70,7 +69,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     """:func:`read_json` of a file that holds one object; ValueError for any other value."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; is it another file?")
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; is it the right file?")
     return value
 
 
@@ -81,9 +80,9 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, bytes) of every line that is not blank; ValueError when the file cannot be read.
+    """(line number from 1, bytes) of every line that is not blank; ValueError if the file cannot be read.
 
-    For a reader that goes on behind a broken line; :func:`parse_json` makes a value of each.
+    For readers that continue after a broken line; :func:`parse_json` parses each.
     """
     for number, line in enumerate(read_bytes(path, None).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
@@ -91,7 +90,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_json(content: bytes | str, name: str) -> Any:
-    """The value of JSON text; ``name`` is how messages call it (a path, or a path and a line)."""
+    """The value of JSON text; ``name`` is its name in messages (a path, or a path and a line)."""
     text = _decoded(content, name) if isinstance(content, bytes) else content
     try:
         value = json.loads(text, parse_int=_bounded_integer)
@@ -150,7 +149,7 @@ def read_bytes(path: str | Path, most: int | None = MAX_TEXT_BYTES) -> bytes:
     try:
         size = path.stat().st_size
         if most is not None and size > most:
-            raise ValueError(f"{path}: {size} bytes, expected at most {most}; is it another file?")
+            raise ValueError(f"{path}: {size} bytes, expected at most {most}; is it the right file?")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -168,7 +167,7 @@ def data_lines(text: str) -> list[tuple[int, str]]:
 
 
 def number(word: str, where: str) -> float:
-    """A float from a word; ValueError that names where it stands."""
+    """A float from a word; ValueError that names the place."""
     try:
         return float(word)
     except ValueError:
@@ -189,7 +188,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz by name.
 
     Raises:
-        ValueError: the file is missing, damaged, no .npz, or its arrays hold objects or over :data:`MAX_NPZ_BYTES`.
+        ValueError: the file is missing, damaged, not a .npz, or contains objects or more than :data:`MAX_NPZ_BYTES`.
     """
     path = check_regular_file(path)
     try:
@@ -219,7 +218,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
 
 
 def read_npy(path: str | Path) -> np.ndarray:
-    """The numbers of a ``.npy`` file as float64; its header is believed only where the file is as long as it says."""
+    """The numbers of a ``.npy`` file as float64; the header must agree with the size of the file."""
     content = read_bytes(path)
     try:
         array = _read_array(io.BytesIO(content), len(content), "it")
@@ -267,7 +266,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 class InputError(ValueError):
-    """An input that cannot be read: one line naming the input, what is wrong with it, and the remedy."""
+    """An input that cannot be read: one line with the input, what is wrong with it, and a remedy."""
 
 
 def check_source(path: str | Path) -> Path:

@@ -1,12 +1,11 @@
 """Reading videos: the requested frames of a video file, without decoding all of it (PyAV).
 
-Reading a film has two steps. A scan of its packets (`film_scan`) gives every presentation time and the key frames.
-Then each wanted picture is reached by seeking to the last key frame before it and decoding forward to exactly its time.
-Where the scan or a seek cannot be trusted (no time stamps, joined recordings, damage, a stream that starts amid a
-group) the film is decoded from its beginning instead; both ways choose the same pictures. Pictures are numbered in
-presentation order, so a variable frame rate changes their times and never their choice, and a damaged one keeps its
-number: it is left out, with a warning that names it. PQ and HLG become SDR, interlaced pictures whole ones, and the
-rotation that the container asks for is applied.
+A scan of the packets (`film_scan`) gives all presentation times and key frames. Each requested frame is then reached by
+seeking to the last key frame before it and decoding forward to its time. If the scan or a seek is unreliable (no time
+stamps, joined recordings, damage, a stream that starts within a group of pictures), the video is decoded from its
+beginning; both ways give the same frames. Frames are numbered in presentation order, so a variable frame rate changes
+their times but not the choice. Damaged frames keep their numbers; they are left out, with a warning that names them. PQ
+and HLG are converted to SDR, interlaced frames are deinterlaced, and the container's rotation is applied.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ _ERRORS = (av.error.FFmpegError, MemoryError)
 
 
 class SeekFailedError(Exception):
-    """A wanted frame was not met where the scan said; the caller decodes from the beginning instead."""
+    """A frame was not found where the scan said; the caller decodes from the beginning instead."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as shown, its number in presentation order and its time from the first, in seconds.
+    """One displayed frame, its number in presentation order and its time from the first, in seconds.
 
-    `transposed`: rows of the stored frame became columns.
+    `transposed`: the rotation exchanged rows and columns.
     """
 
     rgb: UInt8[np.ndarray, "H W 3"]
@@ -56,10 +55,10 @@ class Picture:
 
 
 def read_film(path: Path, scan: Scan, num_frames: int | Sequence[int] | None) -> Iterator[Picture]:
-    """The wanted pictures in order: `num_frames` spread evenly over the film's, or all with None.
+    """The requested frames in order: `num_frames` evenly spaced ones, or all with None.
 
-    Where damage is met on the way they are spread over the pictures that decode whole, and a warning names the others.
-    Raises `InputError` when none does.
+    If the video is damaged, they are spread over the frames that can be decoded, with a warning about the others.
+    Raises `InputError` if no frame can be decoded.
     """
     given, last = 0, -1
     if scan.allows_seeking():
@@ -88,7 +87,7 @@ def _warn_of_scan(path: Path, scan: Scan) -> None:
 
 
 def seek_pictures(path: Path, scan: Scan, num_frames: int | Sequence[int] | None) -> Iterator[Picture]:
-    """The wanted pictures, each reached from the last key frame before it. Raises `SeekFailedError` on any doubt."""
+    """The requested frames, each reached from the last key frame before it. Raises `SeekFailedError` if in doubt."""
     container, stream = open_film(path)
     with container:
         cursor = _Cursor(container, stream, scan)
@@ -123,7 +122,7 @@ class _Cursor:
         return self.kept[number]
 
     def near(self, number: int) -> av.VideoFrame | None:
-        """Frame `number`, None outside the film."""
+        """Frame `number`, None outside the video."""
         return self.frame(number) if 0 <= number < len(self.scan.pts) else None
 
     def seek(self, target: int) -> None:
@@ -162,9 +161,10 @@ class _Pass:
 
 
 def decode_pictures(path: Path, scan: Scan, num_frames: int | Sequence[int] | None, skip: int = 0) -> Iterator[Picture]:
-    """The wanted pictures, without the first `skip`, by decoding all twice: once to find the whole ones, once to keep.
+    """The requested frames, without the first `skip`, by decoding everything twice: to find the intact frames, and to
+    read them.
 
-    Warns of damage; raises `InputError` when no frame decodes.
+    Warns of damage; raises `InputError` if no frame can be decoded.
     """
     for careful in (True, False):
         found = _survey(path, scan, careful)

@@ -1,13 +1,13 @@
-"""A film's decoded frames as ordinary pictures: interlaced ones made whole, PQ (HDR10) and HLG ones as 8-bit BT.709.
+"""Decoded frames as ordinary pictures: interlaced ones deinterlaced, PQ (HDR10) and HLG ones as 8-bit BT.709.
 
 1. Signal to light: PQ's curve gives cd/m2 (BT.2100 table 4). HLG's inverse OETF gives scene light, and the OOTF
    with gamma 1.2 the light of a display of 1000 cd/m2 (BT.2100 table 5).
-2. Light of 203 cd/m2 is the white of an SDR film (BT.2408).
+2. Light of 203 cd/m2 is the white of an SDR video (BT.2408).
 3. BT.2020 or P3 primaries to BT.709 by a matrix in linear light; colours outside are clipped.
 4. Highlights: below 0.96 of white nothing changes; above it the largest component m becomes
    0.96 + 0.04 t / (1 + t) with t = (m - 0.96) / 0.04, and the other two keep their ratio to it, so that a lamp
    keeps its colour.
-5. Light to SDR signal with a gamma of 2.3, between sRGB's 2.2 and BT.1886's 2.4: films are made for either, and
+5. Light to SDR signal with a gamma of 2.3, between sRGB's 2.2 and BT.1886's 2.4: videos are made for either, and
    the result is within 0.012 of both.
 """
 
@@ -105,7 +105,7 @@ def deinterlaced(
 ) -> av.VideoFrame:
     """The picture of a frame's first field, the lines of the other field interpolated; other frames unchanged.
 
-    The neighbours in presentation order are asked for only where the frame is interlaced; None at the ends of a film.
+    The neighbours in presentation order are asked for only where the frame is interlaced; None at the ends of a video.
     """
     if not frame.interlaced_frame:
         return frame

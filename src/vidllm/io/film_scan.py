@@ -1,7 +1,7 @@
-"""What the packets of a film say without decoding: every presentation time, the key frames, joins, and a cut end.
+"""Information in the packets of a video, without decoding: presentation times, key frames, joins, a missing end.
 
-Recordings joined by appending one file to another start their times again; each part is moved to follow the one
-before it by one frame. Packets are known by their number in the file, which is never repeated.
+In recordings that were joined by appending files, times start again; each part is shifted to follow the one before it
+by one frame. Packets are identified by their number in the file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def reason(error: BaseException) -> str:
 
 
 def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoStream]:
-    """Open a film and choose its video track. The container reads this one local file and nothing else.
+    """Open a video and choose its video track. The container may read only this local file.
 
-    careful: let the decoder report errors that it would hide.
+    careful: let the decoder report errors that it would otherwise hide.
     """
     try:
         container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
@@ -45,7 +45,7 @@ def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoSt
     refused = bool(_NOT_VIDEO & set(container.format.name.split(",")))
     if refused or not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
         container.close()
-        raise InputError(f"{path}: holds no video track (format {container.format.name}); give a video file")
+        raise InputError(f"{path}: contains no video track (format {container.format.name}); give a video file")
     if stream.codec_context is None:
         container.close()
         raise InputError(f"{path}: its video codec is not known here; is it damaged? convert it to H.264")
@@ -57,7 +57,7 @@ def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoSt
 
 @dataclass(frozen=True)
 class Entry:
-    """One packet of a picture, in the file's order; times in ticks, those after a join moved."""
+    """One packet of a frame, in the order of the file; times in ticks, shifted after a join."""
 
     pts: int | None
     dts: int | None
@@ -67,11 +67,11 @@ class Entry:
 
 @dataclass
 class Scan:
-    """What the packets say. `pts` are the sorted presentation times; `keys` (pts, seek target) of key frames.
+    """Results of the scan. `pts` are the sorted presentation times; `keys` (pts, seek target) of key frames.
 
-    `order` are the packet numbers of the pictures as shown, `numbers` their numbers in the film: 0, 1, ... but for gaps
-    where a damaged film of constant frame rate lacks some. `damage` says what is wrong with the packets, `cut` how the
-    end is missing; `joins` counts the times that start again.
+    `order` are the packet numbers in presentation order, `numbers` the frame numbers: 0, 1, ... with gaps where a
+    damaged video of constant frame rate lacks frames. `damage` describes what is wrong with the packets, `cut` the
+    missing end; `joins` is the number of joins.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -88,17 +88,17 @@ class Scan:
 
     @property
     def timed(self) -> bool:
-        """Whether every picture has its own presentation time."""
+        """Whether every frame has its own presentation time."""
         return len(self.pts) == len(self.order) > 0 and len(set(self.pts)) == len(self.pts)
 
     def allows_seeking(self) -> bool:
-        """Whether times tell the pictures apart, none comes before the first key frame, and nothing is damaged."""
+        """Whether all times are distinct, none precedes the first key frame, and nothing is damaged."""
         sound = self.damage is None and self.joins == 0 and self.total == len(self.order)
         return sound and self.timed and bool(self.keys) and self.keys[0][0] == self.pts[0]
 
     @property
     def total(self) -> int:
-        """How many pictures the film holds or held."""
+        """Number of frames, including missing ones."""
         return self.numbers[-1] + 1 if self.numbers else 0
 
     def time_s(self, number: int, first: int = 0) -> float:

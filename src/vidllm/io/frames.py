@@ -1,10 +1,9 @@
-"""The frames the model sees, and the pixel map that leads back to the pictures they came from (paper section 3.1).
+"""Processed frames, the input of the model, and their affine map to the original pictures (paper section 3.1).
 
-Every source ends here as `Frames`: the shorter side is resized to `shorter_side` with antialiased bicubic
-interpolation and the centre is cropped to whole patches (`resize="longer_side"` resizes both sides to whole patches
-instead and crops nothing, as VGGT's loader does with landscape pictures). What resizing and cropping did to
-pixel coordinates is one 3x3 affine map, kept beside the images, so that everything computed on the processed pixels
-can be drawn on, or measured in, the original ones.
+The shorter side is resized to `shorter_side` with antialiased bicubic interpolation, and the centre is cropped to
+multiples of the patch (`resize="longer_side"` resizes both sides to multiples of the patch without cropping, as VGGT's
+loader does with landscape pictures). A 3x3 affine map from original to processed pixels is kept with the images, so
+that results can be drawn on the original pictures or measured in them.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Frames:
         original_size: `(H0, W0)` of the source's frames as displayed, after the container's rotation.
         source: the source's name, for messages and outputs.
         names: `F` names, one a frame (a picture's file name, else the frame's number).
-        clock_start_s: time of the source's first frame on its own clock: 0 for films, the time in the first name for
-            pictures named by their times (TUM's convention); None where there is no clock.
+        clock_start_s: time of the source's first frame on its own clock: 0 for video files, the time in the first name
+            for pictures named by their times (TUM's convention); None where there is no clock.
     """
 
     images: Float[Tensor, "F 3 H W"]
@@ -56,22 +55,22 @@ class Frames:
         return self.images.shape[0]
 
     def singly(self) -> Iterator[Frames]:
-        """Each frame alone: what :func:`joined` puts together."""
+        """Each frame as a `Frames` of one; :func:`joined` is the inverse."""
         for n, name in enumerate(self.names or ("",) * len(self)):
             one = slice(n, n + 1)
             yield replace(self, images=self.images[one], timestamps_s=self.timestamps_s[one],
                           indices=self.indices[one], names=(name,) if self.names else ())  # fmt: skip
 
     def to_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-        """Map pixels of the processed frames to pixels of the original ones (centres at +0.5 in both)."""
+        """Map pixels of the processed frames to original pixels (centres at +0.5 in both)."""
         return _map_pixels(torch.linalg.inv(self.affine), uv)
 
     def from_original(self, uv: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-        """Map pixels of the original frames to pixels of the processed ones (centres at +0.5 in both)."""
+        """Map original pixels to pixels of the processed frames (centres at +0.5 in both)."""
         return _map_pixels(self.affine, uv)
 
     def original_intrinsics(self, intrinsics: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-        """Turn intrinsics in processed pixels into intrinsics in original pixels."""
+        """Intrinsics in original pixels, from intrinsics in processed pixels."""
         inverse = torch.linalg.inv(self.affine)
         return (inverse.to(intrinsics.device) @ intrinsics.double()).to(intrinsics.dtype)
 
@@ -83,7 +82,7 @@ def _map_pixels(affine: Tensor, uv: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """How an original `(H0, W0)` frame becomes a processed one: resize to `resized`, then crop `size` at `offset`.
+    """Processing of frames of size `original` (H0, W0): resize to `resized`, then crop `size` at `offset`.
 
     All pairs are (rows, columns).
     """
@@ -155,10 +154,10 @@ def _whole_patches(side: float, patch_size: int) -> int:
 
 
 def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[np.ndarray, " F"]:
-    """Numbers of `num_frames` frames spread evenly over `count`, the first and the last always among them.
+    """Indices of `num_frames` evenly spaced frames of `count`, including the first and the last.
 
-    The rule is `round(linspace(0, count - 1, num_frames))`; one frame is the first; `None`, or a number not below
-    `count`, is every frame. A sequence names the frames itself; those that are not there are left out.
+    They are `round(linspace(0, count - 1, num_frames))`; a single frame is the first; `None`, or a number not below
+    `count`, is every frame. A sequence gives the indices itself; those out of range are left out.
     """
     if isinstance(num_frames, Sequence):
         return np.array(sorted({i for i in num_frames if 0 <= i < count}), dtype=np.int64)
@@ -170,7 +169,7 @@ def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[n
 
 
 class FrameCollector:
-    """Takes pictures one at a time, processes each at once and keeps only the result: an 8K film fits in memory."""
+    """Processes pictures one at a time and keeps only the results, so that 8K video fits in memory."""
 
     def __init__(self, source: str, plan: Callable[..., FrameSpec]) -> None:
         self.source, self.plan, self.pixel_aspect = source, plan, 1.0
@@ -183,7 +182,7 @@ class FrameCollector:
         self.clock_start_s: float | None = None
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What a picture of (H, W) is resized to; itself where that cannot be told."""
+        """The (H, W) to which a picture is resized; its own size if unknown."""
         try:
             return (self.spec or self.plan(size, pixel_aspect=self.pixel_aspect)).resized
         except ValueError:
@@ -192,9 +191,9 @@ class FrameCollector:
     def add(
         self, image: Image.Image, index: int, time_s: float, name: str, size: tuple[int, int] | None = None
     ) -> None:
-        """Process one RGB picture, of (H, W) in its file where it was read smaller.
+        """Process one RGB picture, which has `size` (H, W) in its file if it was read at a smaller size.
 
-        Raises `InputError` when its size is not that of the first one.
+        Raises `InputError` if its size differs from that of the first one.
         """
         size = size or (image.height, image.width)
         if self.spec is None:
@@ -207,7 +206,7 @@ class FrameCollector:
             first = self.spec.original
             raise InputError(
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
-                f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the film where its size changes"
+                f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the video where its size changes"
             )
         self.images.append(self.spec.apply(image))
         self.times.append(time_s)
@@ -217,7 +216,7 @@ class FrameCollector:
     def frames(self) -> Frames:
         """Everything added so far, in the order of adding."""
         if self.spec is None:
-            raise InputError(f"{self.source}: holds no frame; give a source with at least one")
+            raise InputError(f"{self.source}: contains no frame; give a source with at least one")
         return Frames(
             images=torch.stack(self.images),
             timestamps_s=torch.tensor(self.times, dtype=torch.float64),
@@ -230,14 +229,14 @@ class FrameCollector:
         )
 
     def take(self) -> Frames:
-        """Everything added since the last call, which is then forgotten."""
+        """Everything added since the last call."""
         taken = self.frames()
         self.images, self.times, self.indices, self.names = [], [], [], []
         return taken
 
 
 def joined(parts: Sequence[Frames]) -> Frames:
-    """Frames of one source, one part after the other."""
+    """Frames of one source, concatenated."""
     return replace(
         parts[0],
         images=torch.cat([part.images for part in parts]),

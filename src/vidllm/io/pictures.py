@@ -1,13 +1,12 @@
-"""Reading pictures: files of every still format, folders of them in the order of their names, and files of several.
+"""Reading pictures: files of still formats, files with several pictures, and folders in the order of their names.
 
-Folders are sorted naturally (`frame_10` after `frame_9`); where every name is a decimal number, by its value
-(0.1, 0.15, 0.2, and -2 before -1). No possible frame in a folder is skipped silently: a picture of
-a kind that cannot be read here, a pipe or a broken link is an error that names it.
+Folders are sorted naturally (`frame_10` after `frame_9`), or by value if all names are decimal numbers (0.1, 0.15, 0.2;
+-2 before -1). No frame of a folder is skipped silently: a picture of an unsupported kind, a pipe or a broken link is an
+error that names it.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import warnings
@@ -49,25 +48,18 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def natural_order(names: Sequence[str]) -> list[int]:
-    """Numbers of file names in the order of a film: by value where all are decimal numbers, else naturally.
+    """Indices of file names in the order of a video: by value if all are decimal numbers, else naturally.
 
-    A prefix that all names share (`rgb_0.1.png`) is left out. `1.9, 1.10, 1.11` are sections, not decimals: some
-    fraction ends in a nought though the fractions differ in length, which neither `str(float)` nor a fixed format
-    writes.
+    A common prefix (`rgb_0.1.png`) is ignored. `1.9, 1.10, 1.11` are section numbers, not decimals: a fraction ends in
+    zero although the fractions differ in length, which neither `str(float)` nor a fixed format writes.
     """
     stems = [os.path.splitext(name)[0] for name in names]
-    shared = re.sub(r"[\d.]+$", "", _common_prefix(stems))
+    shared = re.sub(r"[\d.]+$", "", os.path.commonprefix(stems))  # noqa: RUF071 (characters are meant)
     shared = "" if shared in ("-", "+") else shared
     values = [stem[len(shared) :] for stem in stems]
     if not values or not all(_NUMBER.fullmatch(value.lower()) for value in values) or _are_sections(values):
         return sorted(range(len(names)), key=lambda i: (natural_key(names[i]), names[i]))
     return sorted(range(len(names)), key=lambda i: (Decimal(values[i]), names[i]))
-
-
-def _common_prefix(words: Sequence[str]) -> str:
-    first, last = min(words, default=""), max(words, default="")
-    same = (a == b for a, b in zip(first, last, strict=False))
-    return first[: sum(itertools.takewhile(bool, same))]
 
 
 def _are_sections(values: Sequence[str]) -> bool:
@@ -80,8 +72,8 @@ def list_images(folder: Path) -> list[Path]:
     """The pictures of a folder in order (`natural_order`); hidden files and files of other kinds are left out.
 
     Raises:
-        InputError: there is none; one is no regular file (a pipe, a device, a broken link); or some are of a kind that
-            cannot be read here and have no readable twin of the same name (as `a.jpg` beside `a.dng`).
+        InputError: there is none; one is not a regular file (a pipe, a device, a broken link); or some are of a kind
+            that cannot be read here and have no readable twin of the same name (as `a.jpg` beside `a.dng`).
     """
     files = [f for f in folder.iterdir() if not f.name.startswith(".")]
     pictures = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and not f.is_dir()]
@@ -106,9 +98,10 @@ def _refuse_unread(folder: Path, names: list[str]) -> None:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read one picture as RGB, upright (EXIF orientation applied); the first one of a file of several, with a warning.
+    """Read one picture as RGB, upright (EXIF orientation applied); of a file with several, the first one, with a
+    warning.
 
-    Raises `InputError` when it cannot be read.
+    Raises `InputError` if it cannot be read.
     """
     return open_for(path, lambda size: size)[0]
 
@@ -117,9 +110,10 @@ Size = tuple[int, int]
 
 
 def open_for(path: Path, least: Callable[[Size], Size]) -> tuple[Image.Image, Size]:
-    """:func:`open_image` of a picture that will be made smaller, perhaps smaller already, and its (H, W) in the file.
+    """:func:`open_image` for a picture that will be downsized, perhaps already at a smaller size, and its (H, W) in the
+    file.
 
-    ``least``: the (H, W) that a picture of (H, W) will be resized to.
+    ``least``: function from the (H, W) of a picture to the size it will be resized to.
     """
     check_picture(path)
     try:
@@ -140,9 +134,9 @@ def open_for(path: Path, least: Callable[[Size], Size]) -> tuple[Image.Image, Si
 
 
 def decode_small(image: Image.Image, least: Size) -> None:
-    """Let a JPEG that is not decoded yet come at 1/2, 1/4 or 1/8 of its size, as a multiple of both sides.
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, if both sides are multiples of this.
 
-    Where ``DRAFT_GAP`` times the (H, W) it will be resized to are left, so that the resizing hardly differs.
+    At least ``DRAFT_GAP`` times the final (H, W) are kept, so that the result hardly differs.
     """
     short, long = sorted(image.size)
     fits = [f for f in (2, 4, 8) if short % f == 0 and long % f == 0
@@ -152,7 +146,7 @@ def decode_small(image: Image.Image, least: Size) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """`InputError` for a picture that is missing, or no regular file, or of a kind that needs another package."""
+    """`InputError` for a picture that is missing, not a regular file, or of a kind that needs another package."""
     if not path.is_file():
         kind = "not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {kind}; check the path")
@@ -167,9 +161,9 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
 
 
 def picture_count(image: Image.Image) -> int:
-    """How many pictures of one size a file holds: animated WebP, PNG and AVIF, TIFF pages, MPO.
+    """Number of pictures of equal size in a file: animated WebP, PNG and AVIF, TIFF pages, MPO.
 
-    A photograph whose further pictures differ in size (a thumbnail, a gain map, a pyramid) holds one.
+    A photograph whose other pictures differ in size (a thumbnail, a gain map, a pyramid) counts as one.
     """
     count = int(getattr(image, "n_frames", 1))
     if count > 1 and image.format in ("MPO", "TIFF"):
@@ -192,7 +186,7 @@ def _size_of(image: Image.Image, number: int) -> tuple[int, int] | None:
 
 
 def pictures_in(path: Path) -> tuple[int, bool]:
-    """(number of pictures, whether libav reads them as a film: an animated PNG). `InputError` if it cannot be read."""
+    """(number of pictures, whether libav reads them as a video: an animated PNG). `InputError` if it cannot be read."""
     check_picture(path)
     try:
         with Image.open(path) as image:
@@ -224,9 +218,9 @@ def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Imag
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A PIL picture as 8-bit RGB, upright (its EXIF orientation applied); alpha is dropped. Refuses 16-bit and float.
+    """A PIL picture as upright 8-bit RGB; alpha is dropped. Refuses 16-bit and float pictures.
 
-    What is upright RGB already is not copied.
+    Upright RGB pictures are not copied.
     """
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
@@ -282,12 +276,12 @@ _UNITS = {13: 1_000, 16: 1_000_000, 19: 1_000_000_000}  # digits of a time since
 
 
 def stem(name: str) -> str:
-    """A file's name without folders and without suffixes of letters; decimals stay (``1305031453.36.png``)."""
+    """A file name without folders and without suffixes of letters; decimals are kept (``1305031453.36.png``)."""
     return re.sub(r"(\.[A-Za-z][A-Za-z0-9]*)+$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
 
 
 def times_of(names: Sequence[str]) -> list[float] | None:
-    """Seconds that names (suffixes aside) are, or None where they are not all times, or not all different ones.
+    """Times in seconds from names (without suffixes), or None if not all names are times, or if two are equal.
 
     A time is a number of seconds with a decimal point, or a whole number of 13, 16 or 19 digits: milli-, micro- or
     nanoseconds since 1970.
@@ -306,6 +300,6 @@ def times_of(names: Sequence[str]) -> list[float] | None:
 
 
 def number_of(name: str) -> int | None:
-    """The whole number in a name (``frame-000012.color.png``: 12), None where it holds none, several or a decimal."""
+    """The whole number in a name (``frame-000012.color.png``: 12), None if it contains none, several or a decimal."""
     found = re.findall(r"[0-9]+", stem(name))
     return int(found[0]) if len(found) == 1 and len(found[0]) <= 18 else None

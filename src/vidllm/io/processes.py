@@ -1,4 +1,4 @@
-"""One process at a time in an output folder (a lock that the system releases when its process ends), and signals."""
+"""A lock for output folders, released by the system when its process ends, and signal handling."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def folder_lock(folder: str | Path, name: str = LOCK_FILE) -> Iterator[None]:
-    """Hold `folder` (made when missing) until left; the file goes with it.
+    """Lock `folder` (created if missing) until leaving the context; the lock file is then removed.
 
-    The lock is the system's (flock), the file only says whose it is: one that a killed process left is taken over at
-    once. Where a file system has no locks, nothing is held.
+    The lock is the system's (flock); the file only names the owner, so the lock of a killed process is free at once. On
+    file systems without locks nothing is locked.
 
     Raises:
-        ValueError: another living process holds it; the message names folder and process.
-        OutputError: the file cannot be made.
+        ValueError: another running process has the lock; the message names folder and process.
+        OutputError: the file cannot be created.
     """
     path = Path(folder) / name
     with naming_errors(path):
@@ -80,7 +80,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised where a signal ended the work; ``exit_code`` is 130 for SIGINT, 143 for SIGTERM."""
+    """Raised when a signal ended the work; ``exit_code`` is 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -89,7 +89,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Within it SIGTERM raises :class:`Stopped`, as Ctrl-C does: temporary files are removed on the way out."""
+    """Context in which SIGTERM raises :class:`Stopped`, as Ctrl-C does, so that temporary files are removed."""
 
     def handler(signum: int, _: FrameType | None) -> None:
         raise Stopped(signum)
@@ -99,9 +99,9 @@ def sigterm_raises() -> Iterator[None]:
 
 
 class StopRequest:
-    """Within it the first SIGINT or SIGTERM is only noted in ``signum`` (0: none); the second raises at once.
+    """Context in which the first SIGINT or SIGTERM only sets ``signum`` (0: none); the second raises at once.
 
-    In other threads than the main one nothing is noted: signals come to that alone.
+    Has no effect outside the main thread, which alone receives signals.
     """
 
     def __init__(self) -> None:

@@ -108,7 +108,7 @@ def _check(found: Any, folder: Path) -> None:
         raise ValueError(f"holds {type(found).__name__}")
     for name, entry in found.state_dict_metadata.items():
         if not isinstance(name, str) or not isinstance(entry, TensorStorageMetadata):
-            raise ValueError(f"{name!r} is no tensor")
+            raise ValueError(f"{name!r} is not a tensor")
     ends: dict[str, int] = {}
     for info in found.storage_data.values():
         if not isinstance(info, filesystem._StorageInfo) or info.transform_descriptors:

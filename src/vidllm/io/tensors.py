@@ -1,7 +1,6 @@
-"""Tensors that others have pickled (.pt, .pth, .bin): read without running the code that a pickle can hold.
+"""Reading pickled tensors (.pt, .pth, .bin) without running code in the pickle.
 
-Everything of the package that torch.load could read goes through here. torch's own errors advise to turn its guard off;
-they are never shown.
+All calls of torch.load are here. torch's own errors advise to switch its protection off, so they are not shown.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _WRAPPERS = ("model", "state_dict")  # under which training checkpoints keep the
 
 
 def load_pickled(path: str | Path, mapped: bool = False) -> Any:
-    """What torch.save wrote to a file: tensors and plain values, on the CPU; code in it is never run.
+    """Tensors and plain values that torch.save wrote, on the CPU; code in the file is never run.
 
-    ``mapped``: tensors are mapped from disk where the file's form allows it, in place of being read.
+    ``mapped``: tensors are memory-mapped if the file's format allows it.
 
     Raises:
-        ValueError: the file is missing, no regular file, damaged, or holds more than tensors and plain values.
+        ValueError: the file is missing, not a regular file, damaged, or contains more than tensors and plain values.
     """
     path = check_regular_file(path)
     _refuse_compressed(path)
@@ -42,12 +41,12 @@ def load_pickled(path: str | Path, mapped: bool = False) -> Any:
 
 
 def load_pickled_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of a file as :func:`load_pickled` reads it, mapped from disk where its form allows.
+    """Tensors by name of a file, memory-mapped if its format allows it.
 
-    A training checkpoint that keeps them in "model" or "state_dict" is unwrapped; other values are left out.
+    A training checkpoint with tensors in "model" or "state_dict" is unwrapped; other values are left out.
 
     Raises:
-        ValueError: as :func:`load_pickled`; also when no tensor is found.
+        ValueError: as :func:`load_pickled`; also if there is no tensor.
     """
     loaded = load_pickled(path, mapped=True)
     for name in _WRAPPERS:
@@ -57,7 +56,7 @@ def load_pickled_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected tensors by name, received {type(loaded).__name__}; give a file of weights")
     found = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     if not found:
-        raise ValueError(f"{path}: it holds no tensor; give a file of weights")
+        raise ValueError(f"{path}: it contains no tensor; give a file of weights")
     odd = next((name for name, value in found.items() if not _is_plain(value)), None)
     if odd is not None:
         raise ValueError(f"{path}: {odd} is not stored in full (it is sparse, or one number stands for many); write it "
@@ -73,7 +72,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def code_refused(error: BaseException) -> str | None:
-    """Why a pickle was refused, where it was for the code in it; None for another error."""
+    """The message for a pickle that was refused because of code in it; None for another error."""
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named is None:
         return None
@@ -84,7 +83,7 @@ def code_refused(error: BaseException) -> str | None:
 
 
 def reason_without_advice(error: BaseException) -> str:
-    """The first line of an error of torch.load, without torch's advice to let code run."""
+    """The first line of an error of torch.load, without torch's advice to allow code."""
     refused = code_refused(error)
     if refused is not None:
         return refused

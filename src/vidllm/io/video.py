@@ -1,7 +1,7 @@
-"""Video in and out: any source to `Frames`, and frames to a film.
+"""Reading any source as `Frames`, and writing videos.
 
-The paper takes 32 frames uniformly sampled (section 4.1). Films are read by `vidllm.io.film`, pictures and folders of
-them by `vidllm.io.pictures`.
+The paper samples 32 frames uniformly (section 4.1). `vidllm.io.film` reads video files, `vidllm.io.pictures` pictures
+and folders of them.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def iter_frames(
     patch_size: int = 14,
     per_second: float | None = None,
 ) -> Iterator[Frames]:
-    """The frames of :func:`load_frames` one at a time, each a `Frames` of one, decoded when it is asked for.
+    """The frames of :func:`load_frames` one at a time, each a `Frames` of one, decoded on demand.
 
-    Every frame by default; with ``per_second``, of a film so many at most. The source may also be an iterator of paths,
-    pictures or arrays (a live camera), whose number of frames nobody knows: `InputError` when `num_frames` of them are
-    wanted. Of a film that turns out damaged on the way, frames already given are not given again.
+    Every frame by default; with ``per_second``, at most so many per second of a video file. The source may also be an
+    iterator of paths, pictures or arrays (a live camera) of unknown length: `InputError` if `num_frames` is given. If a
+    video turns out to be damaged, frames already returned are not repeated.
     """
     collector = _collector(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
     if isinstance(source, Iterator) and not hasattr(source, "read"):
@@ -88,7 +88,7 @@ def iter_frames(
 
 
 def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """The named frames of a source as they are, RGB uint8 `(H0, W0, 3)`, in the order of their numbers.
+    """The frames with these numbers at their original size, RGB uint8 `(H0, W0, 3)`, in order.
 
     Raises:
         InputError: as :func:`load_frames`.
@@ -216,13 +216,13 @@ def _add_film(
 
 
 def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10, lossless: bool = False) -> None:
-    """Write frames `(F, H, W, 3)` uint8 as an H.264 film (MPEG-4 where the encoder is absent), whole or not at all.
+    """Write frames `(F, H, W, 3)` uint8 atomically as an H.264 video (MPEG-4 if there is no such encoder).
 
-    `lossless`: a reader gets the same pixels (H.264 in RGB, which browsers do not play).
+    `lossless`: readers get the same pixels (H.264 in RGB, which browsers do not play).
 
     Raises:
         ValueError: no frame, not uint8 RGB, odd sides (the format halves the colour planes), `fps` not positive, or
-            no encoder that keeps the pixels.
+            no lossless encoder.
         OutputError: the file cannot be written.
     """
     if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8 or len(rgb) == 0:
@@ -232,7 +232,7 @@ def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10, lossle
     codec, layout = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     if codec not in av.codecs_available:
         if lossless:
-            raise ValueError("this PyAV has no libx264rgb, which a film without loss needs; install the wheel of it")
+            raise ValueError("this PyAV has no libx264rgb, which lossless video needs; install the wheel of PyAV")
         codec = "mpeg4"
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000)))

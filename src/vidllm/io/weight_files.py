@@ -1,7 +1,7 @@
 """Published weights: finding their files, and reading one tensor at a time, without running pickled code.
 
-A checkpoint is a file, a folder (one file, an index with its shards, numbered shards) or a hub id. Its names and shapes
-are read first and cost nothing; then its tensors pass by one by one, so that the peak memory is near one shard.
+A checkpoint is a file, a folder (one file, an index with its shards, numbered shards) or a hub id. Names and shapes are
+read first, from headers; then tensors are read one by one, so that the peak memory is about one shard.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _PARALLEL = "module."  # DataParallel and DistributedDataParallel: before every 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published checkpoint: the place as the user gave it, its folder, and its files of weights in order."""
+    """A published checkpoint: the place as given by the user, its folder, and its files of weights in order."""
 
     place: str
     folder: Path
     shards: tuple[Path, ...]
 
     def tensors(self, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors, one at a time; at most one shard is open. ``wanted``: no others are read."""
+        """Names and tensors, one at a time; at most one shard is open. ``wanted``: only these are read."""
         for shard in self.shards:
             yield from _read_shard(shard, wanted)
 
     def rows(self, wanted: Mapping[str, slice]) -> Iterator[tuple[str, Tensor]]:
-        """As :meth:`tensors`, of each tensor the rows alone that are wanted."""
+        """As :meth:`tensors`, but only these rows of each tensor."""
         for shard in self.shards:
             if shard.suffix == ".safetensors":
                 with _safetensors(shard) as opened:
@@ -60,13 +60,13 @@ class Checkpoint:
             yield from _read_shapes(shard)
 
     def settings(self, name: str = "config.json") -> dict[str, Any] | None:
-        """A JSON file beside the weights, None where there is none; ValueError where it is not JSON."""
+        """A JSON file next to the weights, None if it does not exist; ValueError if it is not JSON."""
         return settings_in(self.folder, name)
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint(Checkpoint):
-    """A small checkpoint whose tensors are in memory already, under names that its files do not have."""
+    """A small checkpoint with tensors in memory, under other names than in its files."""
 
     state: dict[str, Tensor] = field(default_factory=dict)
 
@@ -75,24 +75,24 @@ class LoadedCheckpoint(Checkpoint):
         yield from ((name, tensor) for name, tensor in self.state.items() if wanted is None or name in wanted)
 
     def shapes(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors: they are here already."""
+        """Names and tensors."""
         yield from self.state.items()
 
 
 def model_of_run(folder: str | Path) -> Path:
-    """``folder/model`` where a run of training (``vidllm train``) left its model there; otherwise the folder itself."""
+    """``folder/model`` if ``folder`` is the folder of a training run with a model; otherwise the folder itself."""
     made = Path(folder) / "model"
     return made if (made / "config.json").is_file() else Path(folder)
 
 
 def settings_in(folder: str | Path, name: str = "config.json") -> dict[str, Any] | None:
-    """A JSON object of a folder, None where there is no such file; ValueError where it cannot be read."""
+    """A JSON object in a folder, None if there is no such file; ValueError if it cannot be read."""
     file = Path(folder) / name
     return read_json_object(file) if has_file(file) else None
 
 
 def open_checkpoint(place: str | Path) -> Checkpoint:
-    """Find the weights of a file, a folder or a hub id; ValueError of one line where that fails."""
+    """Find the weights of a file, a folder or a hub id; ValueError of one line on failure."""
     path = Path(place).expanduser()
     if path.is_file():
         if path.suffix not in _SUFFIXES:
@@ -109,7 +109,7 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
 
 
 def weights_of_model(folder: Path) -> Checkpoint:
-    """The weights that transformers reads from the folder of a saved model; ValueError where there are none."""
+    """The weights that transformers reads from the folder of a saved model; ValueError if there are none."""
     for name in (_SINGLE[0], _INDEX[0], "pytorch_model.bin", _INDEX[1]):
         if has_file(folder / name):
             shards = _indexed(folder, name) if name in _INDEX else [folder / name]
@@ -122,7 +122,7 @@ def weights_of_model(folder: Path) -> Checkpoint:
 
 
 def compact_files(folder: Path) -> list[Path]:
-    """The files of :mod:`vidllm.model.compact_weights` in a folder; none where there are none."""
+    """The files of :mod:`vidllm.model.compact_weights` in a folder."""
     return [file for file in sorted(folder.glob("model.int8-*.safetensors")) if _NUMBERED.fullmatch(file.name)]
 
 
@@ -158,7 +158,7 @@ def _indexed(folder: Path, name: str) -> list[Path]:
 
 
 def all_numbers(files: list[Path]) -> list[Path]:
-    """Shards numbered 00001-of-N; ValueError names the first that is missing, and for those of two exports."""
+    """Shards numbered 00001-of-N; ValueError for a missing one, and for shards of two exports."""
     first, *others = (match for file in files if (match := _NUMBERED.fullmatch(file.name)))
     stem, count, suffix = first[1], int(first[3]), first[4]
     if any((other[1], other[4]) == (stem, suffix) and int(other[3]) != count for other in others):
@@ -223,18 +223,17 @@ TIMEOUT_S = 10
 
 
 def may_be_hub_id(place: str | Path) -> bool:
-    """Whether a name that is no file or folder here can be one of the hub's: owner/name, and no folder "owner" here."""
+    """Whether a name that is not a file or folder here can be a hub id: owner/name without a folder "owner" here."""
     return isinstance(place, str) and _ID.fullmatch(place) is not None and not Path(place).parent.is_dir()
 
 
 def fetch(hub_id: str) -> Path:
-    """A copy of a hub's model on this machine: safetensors where there are some, else .bin or .pt.
+    """A local copy of a hub's model: safetensors if there are any, else .bin or .pt.
 
-    The hub is asked once, for at most :data:`TIMEOUT_S` seconds; where it does not answer, the copy that was fetched
-    before is taken.
+    The hub is asked once, for at most :data:`TIMEOUT_S` seconds; if it does not answer, an earlier copy is used.
 
     Raises:
-        ValueError: there is no such model, or it cannot be fetched.
+        ValueError: there is no such model, or it cannot be downloaded.
     """
     from huggingface_hub import HfApi, snapshot_download
 

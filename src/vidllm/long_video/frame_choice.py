@@ -1,15 +1,16 @@
-"""Which frames of a video are reconstructed: as many as it takes for neighbours to overlap.
+"""Selection of frames: enough that neighbouring frames overlap.
 
-Frames spread evenly over a long walk hardly share anything, and nothing can join what shares nothing. Candidates, six a
-second of a film or every picture of a folder, are registered one to the next on small pictures
-(:mod:`vidllm.geometry.picture_motion`); a candidate is taken when the one after it would share less than
-``LEAST_OVERLAP`` with the last one taken, or can no longer be registered to it.
+Frames sampled uniformly from a long walk have little overlap and cannot be registered. Candidates, six per second of a
+video or every picture of a folder, are registered to their predecessors on small pictures
+(:mod:`vidllm.geometry.picture_motion`); a candidate is selected if the next one would share less than
+``LEAST_OVERLAP`` with the last selected one, or could no longer be registered to it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,50 +25,58 @@ CANDIDATES_HZ = 6.0
 LEAST_OVERLAP = 0.7  # share of a frame's area that the next one still shows
 LEAST_AGREEMENT = 0.6  # correlation below which two pictures are not registered
 SIDE = 56  # pixels of the shorter side of candidates
+AT_ONCE = 16  # pictures registered together
 
 
 def choose_frames(source: Any, least: int, most: int) -> int | list[int]:
-    """Numbers of the frames to reconstruct, at most ``most``; or ``least``, a number of frames to be spread evenly.
+    """Indices of the frames to reconstruct, at most ``most``; or the number ``least`` if overlap needs no more frames.
 
-    The latter where overlap asks for no more of them. Where it asks for more than ``most``,
-    those are spread evenly over the chosen ones, with a warning. Raises as :func:`vidllm.io.video.load_frames`.
+    If overlap needs more than ``most`` frames, ``most`` of them are taken at equal distances, with a warning. Raises as
+    :func:`vidllm.io.video.load_frames`.
     """
     numbers: list[int] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whoever reads the chosen frames warns of damage
+        warnings.simplefilter("ignore")  # reading the chosen frames warns of damage
         candidates = iter_frames(source, shorter_side=SIDE, per_second=CANDIDATES_HZ)
         pictures = (_noted(frame, numbers) for frame in candidates)
         chosen = list(overlapping(pictures))
     if len(chosen) <= least:
         return least
     if len(chosen) > most:
-        warnings.warn(f"the camera moves so much that {len(chosen)} frames overlap; taking {most} of them. "
-                      "Give a number of frames, or a shorter part of the video", stacklevel=2)  # fmt: skip
+        warnings.warn(f"the camera moves so much that {len(chosen)} frames are needed for an overlap of neighbours; "
+                      f"taking {most} of them. Give a number of frames, or a shorter part of the video", stacklevel=2)
         chosen = [chosen[i] for i in sampled_indices(len(chosen), most)]
     return [numbers[i] for i in chosen]
 
 
 def overlapping(pictures: Iterable[Float[Tensor, "1 1 h w"]]) -> Iterator[int]:
-    """Numbers of those pictures (:func:`small_pictures`) of which each overlaps the next; first and last are there."""
+    """Indices of pictures (:func:`small_pictures`) that each overlap the next, including the first and last."""
+    pictures = iter(pictures)
+    first = next(pictures, None)
+    if first is None:
+        return
+    yield 0
     stay = torch.eye(2, 3)[None]
-    taken, number, moved = 0, -1, stay
-    before: Tensor | None = None
-    for number, picture in enumerate(pictures):
-        if before is None:
-            yield 0
-        else:
-            step, agreement = register_pictures(before, picture)
-            moved = compose(step, moved)
-            if not _overlaps(moved, agreement, picture):
-                if taken < number - 1:
-                    taken, moved = number - 1, step
-                    yield taken
-                if not _overlaps(moved, agreement, picture):
-                    taken, moved = number, stay
-                    yield taken
-        before = picture
+    taken, number, moved = 0, 0, stay
+    for number, (step, agreement) in enumerate(_motions(first, pictures), 1):
+        moved = compose(step, moved)
+        if not _overlaps(moved, agreement, first):
+            if taken < number - 1:
+                taken, moved = number - 1, step
+                yield taken
+            if not _overlaps(moved, agreement, first):
+                taken, moved = number, stay
+                yield taken
     if taken < number:
         yield number
+
+
+def _motions(before: Tensor, pictures: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each picture's motion from the one before it, and how well the two agree."""
+    while some := list(islice(pictures, AT_ONCE)):
+        both = torch.cat([before, *some])
+        yield from zip(*(found.split(1) for found in register_pictures(both[:-1], both[1:])), strict=True)
+        before = some[-1]
 
 
 def _overlaps(moved: Tensor, agreement: Tensor, picture: Tensor) -> bool:

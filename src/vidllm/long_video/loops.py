@@ -1,8 +1,8 @@
-"""Places that a long video comes back to: found by encoder features, verified by alignment, spread over the chain.
+"""Loop closure: pairs are proposed by encoder features, verified by alignment, and distributed over the chain.
 
-Frames far apart in time whose features are alike are proposed as pairs. Refinement of the two alone, from the turn that
-makes their pictures most alike, tells how one camera lies to the other; pairs that agree after it are loops, and the
-frames between take up what the chain of windows had drifted (:mod:`vidllm.geometry.pose_graph`).
+Frames far apart in time with similar features are proposed as pairs. Refinement of the two frames alone, starting at
+the rotation for which the pictures are most similar, gives their relative pose; pairs that agree afterwards are loops,
+and a pose graph distributes the drift over the frames between (:mod:`vidllm.geometry.pose_graph`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRM = 0.35  # contrast of two neighbours up to which their link has the usual e
 
 @runtime_checkable
 class Maps(Protocol):
-    """Arrays by name, of which the first frames can be read: rgb (F,H,W,3) 0 to 255, depth (F,H,W), ..."""
+    """Arrays by name, with access to the first frames: rgb (F,H,W,3) 0 to 255, depth (F,H,W), ..."""
 
     def read(self, name: str, frames: int) -> np.ndarray:
         """The first ``frames`` frames of an array."""
@@ -40,10 +40,10 @@ class Maps(Protocol):
 
 @dataclass(frozen=True)
 class Chained:
-    """F frames as the windows placed them, in one unit of length.
+    """F frames as placed by the windows, in one unit of length.
 
     extrinsics (F,3,4), intrinsics (F,3,3), median depths (F,), features (F,C); contrast (F-1,) of neighbours after
-    refinement, nan where there was none (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
+    refinement, nan without refinement (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
     """
 
     extrinsics: Tensor
@@ -54,9 +54,9 @@ class Chained:
 
 
 def close_loops(frames: Chained, maps: Maps, apart: int) -> tuple[Float[Tensor, "F 4 4"] | None, int]:
-    """Similarities of the world, one a frame, that bring places seen again together; None where there are none.
+    """A similarity of the world per frame that closes the loops, or None without loops; and the number of loops.
 
-    ``apart``: frames between two that may be a pair. Also the number of loops that were found.
+    ``apart``: smallest distance in frames of a pair.
     """
     pairs = propose(frames.features, apart)
     rgb, depth = (maps.read(name, len(frames.depths)) for name in ("rgb", "depth"))
@@ -70,7 +70,7 @@ def close_loops(frames: Chained, maps: Maps, apart: int) -> tuple[Float[Tensor, 
 
 
 def propose(features: Float[Tensor, "F C"], apart: int) -> list[tuple[int, int]]:
-    """Pairs of frames most alike, best first; none nearer than ``apart`` in time, nor within half of it of another."""
+    """Pairs of the most similar frames, best first; at least ``apart`` in time, and half of it from one another."""
     centred = F.normalize(features.float() - features.float().mean(0), dim=-1)
     number = torch.arange(len(features))
     alike = torch.where(number[None] - number[:, None] >= apart, centred @ centred.T, -1.0)
@@ -86,9 +86,9 @@ def propose(features: Float[Tensor, "F C"], apart: int) -> list[tuple[int, int]]
 def align(
     images: Float[Tensor, "2 3 H W"], depth: Float[Tensor, "2 H W"], intrinsics: Float[Tensor, "2 3 3"]
 ) -> Float[Tensor, "4 4"] | None:
-    """The second camera in the first, each at the scale of its depth: ``x_first = Z x_second``, float64.
+    """The second camera in the first one's frame, each at the scale of its depth: ``x_first = Z x_second``, float64.
 
-    None where the two do not agree.
+    None if the two do not agree.
     """
     found = adjust(images, depth, intrinsics, torch.eye(4).repeat(2, 1, 1), keep=("focal",))
     if not found.agrees:
@@ -103,7 +103,7 @@ def align(
 def corrections(
     frames: Chained, loops: list[tuple[tuple[int, int], Float[Tensor, "4 4"]]]
 ) -> Float[Tensor, "F 4 4"]:
-    """Similarities of the world, one a frame, with which the chain and its loops agree best (float64)."""
+    """A similarity of the world per frame that fits the chain and its loops best (float64)."""
     cameras = invert_extrinsics(to_homogeneous(frames.extrinsics.double()))
     count = len(cameras)
     run = -(-count // MOST_PLACES)
@@ -129,7 +129,7 @@ def corrections(
 def moved_cameras(
     extrinsics: Float[Tensor, "F 3 4"], similarities: Float[Tensor, "F 4 4"]
 ) -> tuple[Float[Tensor, "F 3 4"], Float[Tensor, " F"]]:
-    """Cameras of the moved world (float32), and the factors of their depth."""
+    """Cameras in the transformed world (float32), and the factors of their depth."""
     places = similarities @ invert_extrinsics(to_homogeneous(extrinsics.double()))
     scale, turn = scale_and_rotation(places)
     back = turn.mT

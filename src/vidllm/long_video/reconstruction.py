@@ -1,4 +1,4 @@
-"""The model window by window: each reconstructed alone, registered to the one before, its patches merged."""
+"""Window-wise reconstruction: windows are reconstructed, registered to the previous one, and their patches merged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LENS_WEIGHT = 5.0  # penalty on leaving the lens of a refined window before, ove
 
 @dataclass(frozen=True)
 class NewFrames:
-    """What a window adds, on the CPU, in the first window's world and metres (times the factor of a later moment).
+    """The new frames of a window, on the CPU, in the first window's world and metres (before the final factor).
 
     extrinsics (n,3,4) camera-from-world; intrinsics (n,3,3) pixels; depth, confidence and log_std (n,H,W);
     tokens (n,P,C) of the language stream, half precision.
@@ -41,11 +41,12 @@ class NewFrames:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All windows so far. ``factor`` takes the lengths of :class:`NewFrames` to metres; the other lengths are metres.
+    """All windows so far. ``factor`` converts lengths of :class:`NewFrames` to metres; other lengths are in metres.
 
-    extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: how far the points of each
-    pair of windows are apart where they are registered, over their depth (median); ``agrees``: of each refined window,
-    whether its frames do (docs/refinement.md); ``loops``: places that were found to be seen again.
+    extrinsics (F,3,4), intrinsics (F,3,3), up (3), scene_from_world (4,4); ``residuals``: median distance of the points
+    of neighbouring windows after registration, relative to their depth; ``agrees``: for each refined window, whether
+    its frames agree (docs/refinement.md); ``loops``: number of closed loops; ``registration``: see
+    :class:`vidllm.model.outputs.Geometry`.
     """
 
     extrinsics: Tensor
@@ -58,16 +59,17 @@ class Snapshot:
     residuals: tuple[float, ...]
     agrees: tuple[bool, ...] = ()
     loops: int = 0
+    registration: str = "learned"
 
     def __len__(self) -> int:
         return len(self.extrinsics)
 
 
 class WindowedReconstruction:
-    """The model's stages window by window; what is kept of the past is cameras, and patches up to their cap.
+    """The model's stages window by window; of former windows only the cameras and a limited number of patches are kept.
 
-    ``known``: metres from what is known of the video; the frame of a known length counts from the video's first.
-    ``refined``: whether each window is adjusted by itself (docs/refinement.md); None: as configured.
+    ``known``: known scale of the video; a frame number in it counts from the start of the video. ``refined``: whether
+    each window is refined (docs/refinement.md); None: as configured.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class WindowedReconstruction:
         self._contrast: list[Tensor] = []
         self._grid = (0, 0)
         self._loops = 0
+        self._registration = "learned"
         self._bridge: Tensor | None = None
         self._place = torch.eye(4)
 
@@ -94,7 +97,7 @@ class WindowedReconstruction:
     def add(
         self, pixel_values: Float[Tensor, "1 F 3 H W"], shared: int, cameras: KnownCameras | None = None
     ) -> NewFrames:
-        """Reconstruct the next window, whose first ``shared`` frames the one before had, and join it."""
+        """Reconstruct the next window and register it; its first ``shared`` frames are those of the previous one."""
         known, votes = self._known_here(shared, pixel_values.shape[1])
         found = self.model.encode_scene(pixel_values, known, self._with_lens(pixel_values, cameras), self.refined)
         features, geometry = found.features, found.geometry
@@ -113,6 +116,7 @@ class WindowedReconstruction:
         self._features.append(features.encoder.tokens[0, shared:].float().mean(1).cpu())
         contrast = geometry.depth_m.new_full((1, len(geometry.depth_m[0]) - 1), torch.nan)
         contrast = contrast if geometry.contrast is None else geometry.contrast
+        self._registration = geometry.registration
         self._contrast.append(contrast[0, max(shared - 1, 0) :].float().cpu())
         self._grid = features.encoder.grid
         if geometry.agrees is not None:
@@ -122,10 +126,10 @@ class WindowedReconstruction:
         return new
 
     def _with_lens(self, pixel_values: Tensor, cameras: KnownCameras | None) -> KnownCameras | None:
-        """Where one lens took the whole video, that of the first window is known in the later ones.
+        """With one lens for the whole video, the focal length of the first window is used in later ones.
 
-        Refined windows, of which one lens is supposed, start with the median of those that agree, and leave it the less
-        the more these are.
+        Refined windows start from the median focal length of the windows that agree; the more there are, the less it
+        may change.
         """
         if self._lenses and (cameras is None or (cameras.intrinsics is None and cameras.one_lens is not False)):
             cameras = KnownCameras(pixel_values) if cameras is None else cameras
@@ -137,7 +141,7 @@ class WindowedReconstruction:
         return replace(cameras, intrinsics=lens.to(cameras.images), one_lens=None)
 
     def _known_here(self, shared: int, frames: int) -> tuple[KnownScale | None, bool]:
-        """What is known of a window, and whether its metres count for the whole."""
+        """The known scale of a window, and whether it contributes to the scale of the whole."""
         known = self.known
         if known is None or known.camera_height_m is not None:
             return known, True
@@ -149,7 +153,7 @@ class WindowedReconstruction:
         return KnownScale(length=replace(known.length, frame=known.length.frame - begin)), True
 
     def _remember(self, features: Features, new: Geometry, shared: int) -> None:
-        """Lift the new frames' tokens into the scene frame as it now is, and merge them with the patches before."""
+        """Lift the new frames' tokens into the current scene frame, and merge them with the previous patches."""
         place = _to_scene(self._scene_from_world(), self.chain.factor)
         if self.frames and not torch.equal(place, self._place):
             self.patches.move(place @ torch.linalg.inv(self._place))
@@ -159,7 +163,7 @@ class WindowedReconstruction:
         self._bridge = self._mean_bridge(features.streams.bridge)
 
     def _metric(self, geometry: Geometry) -> Geometry:
-        """A placed geometry in metres and in the scene frame as they are now."""
+        """A placed geometry with the current metric factor and scene frame."""
         factor, extrinsics = self.chain.factor, geometry.extrinsics.clone()
         extrinsics[..., :3, 3] *= factor
         level = self._scene_from_world()[None].to(extrinsics)
@@ -173,17 +177,17 @@ class WindowedReconstruction:
         return level
 
     def _mean_bridge(self, bridge: Tensor | None) -> Tensor | None:
-        """Mean bridge tokens over the windows, each counting as one."""
+        """Mean bridge tokens over the windows, with equal weights."""
         if bridge is None or self._bridge is None or bridge.shape != self._bridge.shape:
             return bridge if self._bridge is None else self._bridge
         return self._bridge + (bridge - self._bridge) / (len(self.chain.registrations) + 1)
 
     @torch.inference_mode()
     def close_loops(self, maps: Maps, depths: Tensor, apart: int) -> Tensor | None:
-        """Bring places that are seen again together (:mod:`vidllm.long_video.loops`), once all windows are there.
+        """Close loops (:mod:`vidllm.long_video.loops`) after the last window.
 
-        ``maps``: rgb, depth and tokens of all frames, the depth not yet scaled; ``depths`` (F,) its medians. Returns
-        the factors (F,) of the depth, or None where nothing is seen again.
+        ``maps``: rgb, depth and tokens of all frames, with unscaled depth; ``depths`` (F,): its medians. Returns the
+        factors (F,) of the depth, or None without loops.
         """
         frames = Chained(torch.cat(self._extrinsics), torch.cat(self._intrinsics), depths, torch.cat(self._features),
                          torch.cat(self._contrast))  # fmt: skip
@@ -215,7 +219,7 @@ class WindowedReconstruction:
 
     @torch.inference_mode()
     def snapshot(self) -> Snapshot:
-        """The scene as far as it has been seen; ValueError before the first window."""
+        """The scene so far; ValueError before the first window."""
         if self.patches.pooled is None:
             raise ValueError("no window has been added yet; add one before asking for the scene")
         extrinsics = torch.cat(self._extrinsics)
@@ -224,6 +228,7 @@ class WindowedReconstruction:
             extrinsics, torch.cat(self._intrinsics), self.chain.factor, self.chain.scale, self.chain.up,
             self._scene_from_world(), self.model.project_tokens(self.patches.pooled, self._bridge),
             tuple(r.residual for r in self.chain.registrations), tuple(self._agrees), self._loops,
+            self._registration,
         )
 
 
@@ -236,7 +241,7 @@ def _part(geometry: Geometry, frames: slice) -> Geometry:
 
 
 def _to_scene(scene_from_world: Float[Tensor, "4 4"], factor: float) -> Float[Tensor, "4 4"]:
-    """The similarity from the first window's world and metres into the scene frame, float64."""
+    """The similarity from the first window's world and metres to the scene frame, float64."""
     similarity = scene_from_world.double().clone()
     similarity[:3, :3] *= factor
     return similarity
@@ -255,7 +260,7 @@ Embedding = Callable[[Tensor], Tensor]
 class VoxelMap:
     """Pooled patches of one scene: features (N,C), positions (N,3) in metres of the scene frame, counts (N).
 
-    ``embedding`` takes positions to what was added to the features for them; None where nothing was.
+    ``embedding`` gives the position embedding that is part of the features; None without one.
     """
 
     def __init__(self, config: PatchesConfig, embedding: Embedding | None) -> None:
@@ -269,7 +274,7 @@ class VoxelMap:
 
     @full_precision()
     def move(self, similarity: Float[Tensor, "4 4"]) -> None:
-        """Take all patches through a similarity of the scene frame."""
+        """Transform all patches by a similarity of the scene frame."""
         if self.pooled is None:
             return
         before = self.pooled.positions
@@ -283,7 +288,7 @@ class VoxelMap:
         )
 
     def add(self, window: VisualPrefix) -> None:
-        """Merge the patches of a window (a batch of one); the first window's are kept as they are."""
+        """Merge the patches of a window (a batch of one); the patches of the first window are kept unchanged."""
         counts = _counts(window.patch_index[0], window.patches.shape[1])
         if self.pooled is None:
             size = counts.new_tensor([self.voxel_size])
@@ -303,7 +308,7 @@ class VoxelMap:
         self._merge(features, positions, mask, torch.cat([self.counts, counts]))
 
     def _merge(self, features: Tensor, positions: Tensor, mask: Tensor, counts: Tensor) -> None:
-        """Means over voxels, each row counting as often as patches went into it. A voxel grown once stays grown."""
+        """Means over voxels, weighted by the number of patches in each row. The voxel size never decreases."""
         n = counts[:, None]
         rows = torch.cat([features.float() * n, positions.float() * n, n], -1)
         found = voxel_pool(rows[None], positions[None].float(), mask[None], self.voxel_size, self.config.max_patches)
@@ -319,5 +324,5 @@ class VoxelMap:
 
 
 def _counts(inverse: Int[Tensor, " n"], length: int) -> Float[Tensor, " m"]:
-    """How many of n rows were pooled into each of ``length`` places."""
+    """Number of the n rows pooled into each of ``length`` voxels."""
     return torch.bincount(inverse[inverse >= 0], minlength=length).float()

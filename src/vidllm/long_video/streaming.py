@@ -3,8 +3,8 @@
     for scene in model.stream("walk.mp4"):
         scene.ask("How many chairs are there?")
 
-In memory lie the frames of one window, all cameras, and patches up to their cap. Depth maps, confidences and pictures
-go to unnamed temporary files (in the folder that TMPDIR names) and are read back when somebody looks at them.
+Memory holds the frames of one window, all cameras, and a limited number of patches. Depth maps, confidences and
+pictures are written to unnamed temporary files (in the folder TMPDIR) and read when they are needed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_HALF = 65504.0
 
 
 class FrameMaps:
-    """Arrays that grow by frames, on disk; what was written stays as it is. The files vanish with the object."""
+    """Arrays on disk to which frames are appended. The files are removed with the object."""
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]] = {}
@@ -59,17 +59,17 @@ class FrameMaps:
             file.flush()
 
     def multiply(self, name: str, factors: np.ndarray) -> None:
-        """Each frame of an array by its factor."""
+        """Multiply each frame of an array by its factor."""
         file, dtype, shape = self._files[name]
         map = np.memmap(file, dtype, "r+", shape=(len(factors), *shape))
         map *= factors.reshape(-1, *[1] * len(shape)).astype(dtype)
         map.flush()
     def has(self, name: str) -> bool:
-        """Whether anything was added by this name."""
+        """Whether the array exists."""
         return name in self._files
 
     def read(self, name: str, frames: int) -> np.ndarray:
-        """The first ``frames`` frames, mapped from the file: memory is used by what is looked at."""
+        """The first ``frames`` frames, memory-mapped."""
         file, dtype, shape = self._files[name]
         return np.memmap(file, dtype, "c", shape=(frames, *shape))
 
@@ -93,9 +93,9 @@ def _close(files: dict[str, tuple[IO[bytes], Any, Any]]) -> None:
 
 @dataclass
 class Record:
-    """What is kept of every frame besides its camera: time, number, name, median depth, view, contrast; maps, if any.
+    """Data kept of every frame besides its camera: time, number, name, median depth, view, contrast; maps, if any.
 
-    ``tokens``: whether the language stream is among these.
+    ``tokens``: whether the language stream is kept too.
     """
 
     maps: Maps | None
@@ -109,7 +109,7 @@ class Record:
     tokens: bool = False
 
     def add(self, frames: list[Frames], new: NewFrames) -> None:
-        """Note the new frames of a window; depth is in the first window's metres."""
+        """Add the new frames of a window; depth is in the first window's metres."""
         self.first = frames[0] if self.first is None else self.first
         for frame in frames:
             self.times += frame.timestamps_s.tolist()
@@ -130,17 +130,17 @@ class Record:
             )
 
     def map(self, name: str, frames: int) -> np.ndarray:
-        """A kept map of the first frames; ValueError where none were kept."""
+        """A map of the first frames; ValueError if maps are not kept."""
         if self.maps is None:
             raise ValueError(f"this stream kept no {name} maps; stream with keep_maps=True")
         return self.maps.read(name, frames)
 
 
 class LongScene(Scene):
-    """A video reconstructed in windows, as far as it had been seen when this was made.
+    """The scene of a video reconstructed in windows, at the time when this object was made.
 
-    As any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read all maps of all frames; cameras,
-    questions and boxes do not. ``residuals``: see :class:`vidllm.long_video.reconstruction.Snapshot`.
+    As any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read the maps of all frames from disk;
+    cameras, questions and boxes do not. ``residuals``: see :class:`vidllm.long_video.reconstruction.Snapshot`.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class LongScene(Scene):
 
     @property
     def residuals(self) -> tuple[float, ...]:
-        """How far the points of each pair of neighbouring windows are apart, over their depth (median)."""
+        """Median distance of the points of neighbouring windows, relative to their depth."""
         return self._snapshot.residuals
 
     @property
@@ -184,7 +184,7 @@ class LongScene(Scene):
 
     @property
     def scene_from_world(self) -> Tensor:
-        """The level scene frame from the first camera's frame (4,4)."""
+        """Transform (4,4) from the first camera's frame to the scene frame."""
         return self._snapshot.scene_from_world
 
     @property
@@ -198,7 +198,7 @@ class LongScene(Scene):
 
     @property
     def geometry(self) -> Geometry:
-        """The reconstruction as the model gives it, on the CPU; depth is read from disk."""
+        """The reconstruction as the model returns it, on the CPU; depth is read from disk."""
         now = self._snapshot
         confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
         log_std = self._log_std
@@ -224,7 +224,7 @@ class LongScene(Scene):
 
     @property
     def points(self) -> Tensor:
-        """Points (N,3) in the scene frame, metres, one a voxel (colours: ``scene.data.cloud()[1]``)."""
+        """Points (N,3) in the scene frame, metres, one per voxel (colours: ``scene.data.cloud()[1]``)."""
         return torch.from_numpy(self.data.cloud()[0])
 
     @property
@@ -239,12 +239,12 @@ class LongScene(Scene):
 
     @property
     def registration(self) -> str:
-        """Windows are joined by learned depth."""
-        return "learned"
+        """Source of the windows' cameras: "learned" or "known"."""
+        return self._snapshot.registration
 
     @property
     def loops(self) -> int:
-        """How many places were found to be seen again."""
+        """Number of closed loops."""
         return self._snapshot.loops
 
     def _agreements(self) -> list[bool]:
@@ -262,14 +262,14 @@ class LongScene(Scene):
         return float(self._depths.median()) * self._snapshot.factor
 
     def _median_std(self) -> float:
-        """Median of ``depth_std`` in some of the frames; nan where it is not known."""
+        """Median of ``depth_std`` over some frames; nan if unknown."""
         if self._record.maps is None or not self._record.maps.has("log_std"):
             return math.nan
         assert self.data.depth_std_m is not None
         return float(np.median(self.data.depth_std_m[self.data.evenly(SOME)]))
 
     def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """What is kept of the scene: its kind, values for JSON and tensors."""
+        """The content of a saved scene: its kind, values for JSON and tensors."""
         values, own = flat(snapshot=self._snapshot, first=self._frames)
         tensors: dict[str, Any] = own | {
             "first.images": as_bytes(self._frames.images),
@@ -287,9 +287,9 @@ class LongScene(Scene):
 
 @dataclass
 class StreamingReconstructor:
-    """``run`` a video through a model and its processor, and take the ``scene`` whenever a window is done.
+    """``run`` processes a video with a model and its processor; ``scene`` gives the scene after each window.
 
-    ``loops``: keep what :meth:`close_loops` needs.
+    ``loops``: keep the data for :meth:`close_loops`.
     """
 
     model: tuple[Network, Processor]
@@ -306,9 +306,9 @@ class StreamingReconstructor:
         self._windows = WindowedReconstruction(self.model[0], self.known, self.refine)
 
     def run(self, frames: Iterable[Frames]) -> Iterator[int]:
-        """Take frames (each a `Frames` of one); yields their number after every window.
+        """Process frames (each a `Frames` of one); yields the number of frames so far after each window.
 
-        InputError where there is no frame at all, ValueError for a known length in a frame beyond the last.
+        InputError without frames, ValueError if the known scale refers to a frame beyond the last.
         """
         parameter = next(self.model[0].parameters())
         for window, shared in windows_of(frames, self.size, self.overlap):
@@ -323,12 +323,12 @@ class StreamingReconstructor:
         if self.cameras is not None:
             self.cameras.check_count(count)
         if not count:
-            raise InputError("the source holds no frame; give a source with at least one")
+            raise InputError("the source contains no frame; give a source with at least one")
         if length is not None and not 0 <= length.frame < count:
             raise ValueError(f"the known length is in frame {length.frame}, but frames are 0 to {count - 1}")
 
     def close_loops(self) -> None:
-        """After the last window: places that are seen again are brought together, where ``loops`` says so."""
+        """Close loops after the last window, if ``loops`` is set."""
         record = self._record
         if not self.loops or not isinstance(record.maps, FrameMaps):
             return

@@ -1,8 +1,8 @@
-"""A long video in windows: each reconstructed alone, chained by similarities, at memory that does not grow.
+"""A long video in windows: each is reconstructed alone and registered to the previous one, with bounded memory.
 
-Global attention costs the square of the frames. Windows of W frames that share O with the one before cost F / (W - O)
-times the square of W. Every frame keeps the camera and depth of the first window that saw it, in the first window's
-world; one factor over all windows takes that world to metres, one direction is up (docs/long_video.md).
+The cost of global attention grows with the square of the number of frames. Windows of W frames with an overlap of O
+cost F / (W - O) times the square of W. Every frame keeps the camera and depth of its first window, in the world of the
+first window; one factor over all windows converts lengths to metres, and one direction is up (docs/long_video.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 def window_sizes(
     window: int | None, overlap: int | None, default_frames: int, config: WindowsConfig
 ) -> tuple[int, int]:
-    """Window and overlap in frames, the configuration's where None; ValueError where they do not make a chain."""
+    """Window and overlap in frames, by default those of the configuration; ValueError if the overlap is too large."""
     size = window if window is not None else config.size or default_frames
     shared = overlap if overlap is not None else config.overlap or max(MIN_OVERLAP, size // 4)
     if shared < MIN_OVERLAP:
@@ -43,9 +43,9 @@ def window_sizes(
 
 
 def windows_of(frames: Iterable[Item], size: int, overlap: int) -> Iterator[tuple[list[Item], int]]:
-    """Windows in order, each with how many of its frames the one before had; frames are taken as they are needed.
+    """Windows in order, each with the number of frames shared with the previous one; frames are read lazily.
 
-    All have ``size`` frames (the last one shares more with its predecessor), but for a source with fewer in all.
+    All have ``size`` frames (the last one has a larger overlap), except for a source with fewer frames.
     """
     held: list[Item] = []
     new, wanted = 0, size
@@ -59,10 +59,10 @@ def windows_of(frames: Iterable[Item], size: int, overlap: int) -> Iterator[tupl
 
 
 class Chain:
-    """Windows joined one to the next in the world of the first: its first camera, and its metres.
+    """Registered windows in the world of the first one: its first camera, and its metres.
 
-    ``registrations`` tells how well each window after the first fitted; ``factor`` takes the first window's metres to
-    those of all windows so far, ``up`` (3) is the direction against gravity over all of them.
+    ``registrations``: residuals of each window after the first; ``factor`` converts the first window's metres to those
+    of all windows so far; ``up`` (3) is the up direction over all of them.
     """
 
     def __init__(self) -> None:
@@ -75,9 +75,10 @@ class Chain:
 
     @full_precision()
     def add(self, geometry: Geometry, shared: int, votes: bool = True) -> Geometry:
-        """The next window's geometry (a batch of one), moved into the first one's world, in float32.
+        """The next window's geometry (a batch of one), transformed to the first one's world, in float32.
 
-        Its first ``shared`` frames are the last ones of the window before. ``votes``: whether its metres count.
+        Its first ``shared`` frames are the last ones of the previous window. ``votes``: whether its metric scale
+        counts.
         """
         views = Views(
             geometry.depth_m[0].float(), geometry.confidence[0].float(), geometry.intrinsics[0], geometry.extrinsics[0]
@@ -93,7 +94,7 @@ class Chain:
         return placed
 
     def _place(self, views: Views, shared: int, up: Tensor, votes: bool) -> Sim3:
-        """Registered, then moved a little towards all windows' metres and up direction, so that neither drifts away."""
+        """Registered, then corrected slightly towards the metric scale and up direction of all windows."""
         if self._views is None:
             return Sim3.identity()
         before = self._views[len(self._views) - shared :]
@@ -105,13 +106,13 @@ class Chain:
         return nudge(place, about, scale, place.rotation @ up, mean_direction(torch.stack(self._ups)), PULL)
 
     def _vote(self, scale: SceneScale, size: Tensor, shared: int, votes: bool) -> None:
-        """A window says how many metres the first window's metre is; its images, how far they agree."""
+        """Add a window's estimate of the metric scale, with the spread over its images."""
         if votes:
             self._factors.append(1 / size)
             self._spreads.append((scale.per_image[0, shared:] / scale.scale[0]).cpu().double() / size)
 
     def move(self, similarities: Float[Tensor, "w 4 4"]) -> None:
-        """What each window says of up and of metres, after its similarity of the world."""
+        """Transform the windows' up directions and scales by a similarity of the world per window."""
         scales, turns = scale_and_rotation(similarities)
         self._ups = [turn @ up for turn, up in zip(turns, self._ups, strict=True)]
         if len(self._factors) == len(scales):
@@ -119,7 +120,7 @@ class Chain:
 
     @property
     def factor(self) -> float:
-        """Median over the windows that vote; 1 where none does."""
+        """Median over the windows that count; 1 without any."""
         if not self._factors:
             return 1.0
         logs = torch.stack(self._factors).log()
@@ -132,7 +133,7 @@ class Chain:
 
     @property
     def scale(self) -> SceneScale:
-        """Metres a unit of the first window's relative depth; the spread is over the images of all windows."""
+        """Metres per unit of the first window's relative depth; the spread is over the images of all windows."""
         assert self.first is not None
         found, device = self.first.scale, self.first.scale.scale.device
         if not self._factors:

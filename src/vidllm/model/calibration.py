@@ -1,7 +1,7 @@
-"""What a model's uncertainties are worth: factors that were measured on validation rooms, kept beside the weights.
+"""Calibration of a model's uncertainties: factors measured on validation rooms, stored with the weights.
 
-``vidllm rooms calibrate`` writes ``calibration.json`` into a model's folder. It holds for the weights it was measured
-with; for others, and without it, uncertainties are called uncalibrated.
+``vidllm rooms calibrate`` writes ``calibration.json`` into a model's folder. It is valid only for the weights with
+which it was measured; without it, uncertainties are called uncalibrated.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BLOCKS, _BLOCK = 64, 4096
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors on what the model says itself.
+    """Factors of the model's own uncertainties.
 
-    ``depth``: on the standard deviation of the metric depth model's bins; ``scale``: on the images' spread (with
-    SPREAD_FLOOR), for the standard deviation of the logarithm of the scale; ``boxes``: rows of (score up to which the
-    row holds, 90% distance of the true centre over the centre's distance from the first camera, 90% of the largest
-    absolute logarithm of true over told sides); ``seeds``: the rooms.
+    ``depth``: of the standard deviation over the bins of the metric depth model; ``scale``: of the spread over the
+    images (with SPREAD_FLOOR), for the standard deviation of the logarithm of the scale; ``boxes``: rows of (maximum
+    score, 90% quantile of the error of the centre over its distance from the first camera, 90% quantile of the largest
+    absolute logarithm of true over predicted sides); ``seeds``: the rooms.
     """
 
     depth: float
@@ -38,7 +38,7 @@ class Calibration:
 
     @classmethod
     def read(cls, folder: str | Path) -> Calibration | None:
-        """That of a model's folder; None where there is none for these weights. ValueError for a damaged file."""
+        """The calibration in a model's folder; None without one for these weights. ValueError for a damaged file."""
         file = Path(folder) / FILE
         if not file.is_file():
             return None
@@ -54,22 +54,24 @@ class Calibration:
         return found
 
     def write(self, folder: str | Path) -> Path:
-        """Keep it beside the weights of a folder; OutputError where that fails."""
+        """Write it into the folder of the weights; OutputError if that fails."""
         write_json(Path(folder) / FILE, {**asdict(self), "weights": weights_digest(folder)})
         return Path(folder) / FILE
 
     def scale_factor(self, spread: float) -> float:
-        """How many times the true scale may be above or below the told one, 90%."""
+        """90% bound of the ratio between the true and the predicted scale."""
         return math.exp(DEVIATIONS * self.scale * math.hypot(spread, SPREAD_FLOOR))
 
     def box_errors(self, score: float) -> tuple[float, float]:
-        """90% of a box's centre error over its distance, and of its sides' relative error, at a score."""
+        """90% bounds of the error of a box's centre over its distance and of the relative error of its sides, at a
+        score.
+        """
         row = next((row for row in self.boxes if score <= row[0]), self.boxes[-1])
         return row[1], math.exp(row[2]) - 1
 
 
 def weights_digest(folder: str | Path) -> str:
-    """16 hexadecimal digits of the sizes of a folder's weights and of blocks spread over them."""
+    """16 hexadecimal digits of a hash of the sizes of a folder's weights and of blocks spread over them."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
         size = file.stat().st_size

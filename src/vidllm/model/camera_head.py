@@ -1,9 +1,9 @@
-"""Camera head: nine numbers a frame, refined over a few passes of one small transformer (VGGT's form; docs/method.md,
-section 4).
+"""Camera head: nine numbers per frame, refined in several iterations of one small transformer (VGGT's form;
+docs/method.md, section 4).
 
 The current estimate, embedded, modulates the camera tokens (adaptive LayerNorm); the trunk attends over the frames; a
-branch adds a correction. The estimate fed back carries no gradient. Beside it the gravity head (ours): which way is up,
-so that language and boxes live in a level frame.
+branch predicts a correction. The estimate has no gradient. The gravity head (ours) predicts the up direction, for the
+level scene frame of language and boxes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CameraHead(nn.Module):
     """Pose encodings of all frames from their camera tokens.
 
     ``activations`` are those of translation, quaternion and field of view. ``base_pose`` is added to the first
-    estimate: the identity when training from scratch, so that the pose starts sane; zero with VGGT's weights.
+    estimate: the identity when training from random weights; zero with VGGT's weights.
     """
 
     base_pose: Tensor

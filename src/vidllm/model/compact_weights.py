@@ -1,9 +1,8 @@
-"""Weights in a quarter of single precision's space: int8 with a half-precision scale a row, dequantised at loading.
+"""Weights in a quarter of single precision's space: int8 with a half-precision scale per row, dequantised when loaded.
 
-A matrix is kept as ``NAME`` (int8) and ``NAME.scale`` (float16, one a row: a row is all but the first dimension, or
-the last one of what is small in the first). Vectors and small tensors are kept in half precision. The files are
-safetensors, ``model.int8-00001-of-00003.safetensors``, in place of ``model.safetensors``; ``from_pretrained`` reads
-either.
+A matrix is stored as ``NAME`` (int8) and ``NAME.scale`` (float16, one per row; a row is all but the first dimension, or
+the last one if the first is small). Vectors and small tensors are stored in half precision. The files are safetensors,
+``model.int8-00001-of-00003.safetensors`` instead of ``model.safetensors``; ``from_pretrained`` reads both.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MEBIBYTE = 2**20
 
 
 def quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
-    """A tensor as it is kept: int8 and scales, or half precision (float32 where that has no such number)."""
+    """The stored tensors of a weight: int8 and scales, or half precision (float32 if that cannot represent it)."""
     if not weight.is_floating_point():
         return {name: weight}
     if weight.ndim < 2 or weight.numel() < LEAST:
@@ -89,12 +88,12 @@ def _shards(kept: dict[str, Tensor], largest_mib: float | None) -> list[dict[str
 
 
 def is_compact(folder: Path) -> bool:
-    """Whether a folder's weights are of this kind."""
+    """Whether a folder has weights of this form."""
     return bool(compact_files(folder))
 
 
 def load_compact(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder in float32; ValueError that names a file which is missing or damaged."""
+    """The weights of a folder in float32; ValueError that names a missing or damaged file."""
     found = dict(Checkpoint(str(folder), folder, tuple(all_numbers(compact_files(folder)))).tensors())
     scales = {name + SCALE for name, value in found.items() if value.dtype == torch.int8}
     return {name: dequantised(value, found.get(name + SCALE)) for name, value in found.items() if name not in scales}

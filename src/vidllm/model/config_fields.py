@@ -1,7 +1,6 @@
-"""Values of a config.json compared with the types of the fields they are for, before anything is built from them.
+"""Checks of the values of a config.json against the types and bounds of its fields, before anything is built.
 
-JSON knows no types of ours, and a number that is too large costs minutes or the whole memory before a weight is
-compared: each field has a type, and counts have bounds.
+A number that is too large would otherwise take minutes or all memory before a weight is compared.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _POSITIVE = ("hidden_size", "num_heads", "patch_size", "image_size", "features",
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass (or of any object) and of dataclasses in it by name; its own hide theirs."""
+    """The fields of a dataclass (or any object) and of nested dataclasses by name; its own fields take precedence."""
     own = vars(config)
     nested = [flat(value) for value in own.values() if is_dataclass(value)]
     plain = {name: value for name, value in own.items() if not is_dataclass(value)}
@@ -30,9 +29,9 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:
-    """A JSON object as the fields of a dataclass: lists as tuples, whole numbers as fractions where these are meant.
+    """A JSON object as the fields of a dataclass: lists become tuples, and whole numbers floats where required.
 
-    ValueError, naming ``name``.FIELD, for an unknown field, a value of another type, or one beyond its bounds.
+    ValueError, naming ``name``.FIELD, for an unknown field, a value of another type, or one out of bounds.
     """
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)}
@@ -45,7 +44,7 @@ def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """ValueError where a value does not fit a type hint (numbers, bool, str, tuples, literals, unions of them)."""
+    """ValueError if a value does not fit a type hint (numbers, bool, str, tuples, literals, unions of them)."""
     if not _fits(value, hint):
         raise ValueError(f"{name}: expected {_told(hint)}, received {_short(value)}")
     last = name.rsplit(".", 1)[-1]
@@ -58,7 +57,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def check_loops(given: dict[Any, Any], name: str) -> None:
-    """ValueError where another library's configuration has a number of layers or experts that no model has."""
+    """ValueError if the configuration of another library has an absurd number of layers or experts."""
     for field, value in given.items():
         if any(word in str(field) for word in _LOOP_WORDS) and type(value) is int and value > MAX_LAYERS:
             raise ValueError(f"{name}.{field}: expected at most {MAX_LAYERS}, received {value}")

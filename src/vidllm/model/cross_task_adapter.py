@@ -1,12 +1,11 @@
-"""Cross-Task Adapter: one set of encoder tokens becomes a geometric and a semantic stream that exchange
-information through a few learnable bridge tokens (Eqs 1 and 2, Table 6).
+"""Cross-Task Adapter: encoder tokens become a geometric and a semantic stream, which exchange information through a few
+learnable bridge tokens (Eqs 1 and 2, Table 6).
 
-Eq 1 is written as a residual, ``T + gamma * phi(norm(T))``, and so is every write-back. With gamma = 0 at the start
-(``layer_scale_init``) each stream leaves the adapter exactly as it came, whatever the variant; gamma itself has a
-gradient from the first step. ``config.residual = False`` is Eq 1 as it is written. Eq 2 is literal:
-the bridge is the sum of two attentions, without a residual.
+Eq 1 and all write-backs are residuals, ``T + gamma * phi(norm(T))``. With gamma = 0 at the start (``layer_scale_init``)
+both streams initially equal the encoder's tokens in all variants; gamma has a gradient from the first step.
+``config.residual = False`` is Eq 1 as printed. Eq 2 is literal: the sum of two attentions, without a residual.
 
-The cost of the bridge is linear in the number of patches: streams meet only through the K bridge tokens.
+The cost is linear in the number of patches, because the streams meet only in the K bridge tokens.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class MultiHeadAttention(nn.Module):
 class StreamProjection(nn.Module):
     """phi of Eq 1: ``T + gamma * Linear(GELU(Linear(norm(T))))`` with the hidden width ``expansion * C``.
 
-    Without ``residual`` it is as the paper writes it: ``Linear(GELU(Linear(T)))``.
+    Without ``residual`` it is as printed in the paper: ``Linear(GELU(Linear(T)))``.
     """
 
     def __init__(self, width: int, expansion: int, layer_scale_init: float, residual: bool = True) -> None:
@@ -114,7 +113,7 @@ class Bridge(nn.Module):
 
 
 class ConcatSelfAttention(nn.Module):
-    """Ablation: both streams side by side, told apart by a learned embedding, in one self-attention."""
+    """Ablation: both streams concatenated, distinguished by a learned embedding, in one self-attention."""
 
     def __init__(self, config: AdapterConfig, width: int) -> None:
         super().__init__()
@@ -154,13 +153,13 @@ EXCHANGES: dict[str, type[Bridge | ConcatSelfAttention | CrossAttention] | None]
 
 
 class CrossTaskAdapter(nn.Module):
-    """Encoder tokens in, geometric tokens, semantic tokens and the bridge out.
+    """Encoder tokens in, geometric tokens, semantic tokens and bridge tokens out.
 
-    Every exchange spans the whole image sequence of a scene, as Eq 2 does, or one frame with
-    ``config.bridge_per_frame`` (for all variants).
+    The exchange covers all frames of a scene, as in Eq 2, or each frame with ``config.bridge_per_frame`` (all
+    variants).
 
     Raises:
-        ValueError: for an unknown variant, or a width that the number of heads does not divide.
+        ValueError: for an unknown variant, or a width that is not a multiple of the number of heads.
     """
 
     def __init__(self, config: AdapterConfig, hidden_size: int) -> None:

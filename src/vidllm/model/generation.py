@@ -1,8 +1,8 @@
-"""Driving the language model, the only place that does: splicing a scene into a prompt, the cached prefix, decoding.
+"""Running the language model: splicing a scene into a prompt, the cached prefix, decoding. Only this file calls it.
 
-transformers 5.24 renamed the cache from ``past_key_values`` to ``cache``, in ``forward``, in ``generate`` and in what
-they return; 5.40 removes the older name. Everything of ours says ``cache``, and :func:`run_language_model` passes it
-under the name that the language model's own signature has.
+transformers 5.24 renamed the cache from ``past_key_values`` to ``cache`` in ``forward``, ``generate`` and their
+results; 5.40 removes the older name. This package uses ``cache``, and :func:`run_language_model` passes it under the
+name in the language model's signature.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def run_language_model(language_model: nn.Module, *, cache: Any = None, **inputs: Any) -> Any:
-    """The output of a causal language model, which reads keys and values from ``cache`` and adds its own to it.
+    """The output of a causal language model, which reads and extends ``cache``.
 
     ``inputs`` are keyword arguments of its ``forward``.
     """
@@ -49,7 +49,7 @@ def run_language_model(language_model: nn.Module, *, cache: Any = None, **inputs
 
 
 def run_backbone(language_model: nn.Module, **inputs: Any) -> Float[Tensor, "B S D"]:
-    """Last hidden states of a whole sequence, without a cache and without the head: a packed pass of training."""
+    """Last hidden states of a whole sequence, without cache and head (packed training)."""
     backbone: Any = language_model.base_model
     states: Tensor = backbone(use_cache=False, **inputs).last_hidden_state
     return states
@@ -62,7 +62,7 @@ def cache_of(output: Any) -> Any:
 
 
 def check_logits(logits: Tensor, name: str | None) -> None:
-    """ValueError, calling the model ``name`` (its folder), where logits are NaN or infinite: no answer follows."""
+    """ValueError, with the model's ``name`` (its folder), if logits are NaN or infinite."""
     # NaN and infinity go before every number: the largest shows them all
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(f"{name or 'the model'}: its logits are not finite in {str(logits.dtype)[6:]}; take "
@@ -70,7 +70,7 @@ def check_logits(logits: Tensor, name: str | None) -> None:
 
 
 def innermost(language_model: Any) -> Any:
-    """The model itself: the signatures of torch.compile's and peft's wrappers do not show its arguments."""
+    """The model without the wrappers of torch.compile and peft, whose signatures do not show its arguments."""
     language_model = getattr(language_model, "_orig_mod", language_model)
     return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
 
@@ -155,14 +155,14 @@ def _padded_left(rows: list[Tensor], fill: int = 0) -> Tensor:
 
 @runtime_checkable
 class SceneReader(Protocol):
-    """A model that reads scenes: what decoding behind a cached prefix needs of it."""
+    """The interface that decoding after a cached prefix needs of a model."""
 
     language_model: Any
     config: Any
 
     @property
     def name_or_path(self) -> str | None:
-        """How an error calls the model."""
+        """The model's name in error messages."""
 
     def encode_parts(self, tokenizer: AnyTokenizer, prompt: str) -> tuple[list[int], list[int]]:
         """A prompt as (prefix ids, suffix ids)."""
@@ -175,10 +175,10 @@ class SceneReader(Protocol):
 
 
 class CachedPrefix:
-    """The language model behind a visual prefix that it reads once, and what prompts (strings, whole) say after it.
+    """The language model with a visual prefix that is computed once; prompts (whole strings) follow it.
 
-    Threads that ask the same model wait for each other. The cached prefix never changes: every prompt reads a branch
-    of it, so that one that fails or is interrupted leaves nothing behind.
+    Threads that use the same model wait for each other. The cached prefix is never changed: every prompt uses a branch
+    of it, so a prompt that fails or is interrupted has no effect on later ones.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class CachedPrefix:
 
     @torch.inference_mode()
     def likeliest(self, prompt: str, answers: Sequence[str]) -> str:
-        """The one of some answers to which the model gives the highest probability."""
+        """The answer to which the model gives the highest probability."""
         with self._lock:
             return max(answers, key=lambda answer: self._log_probability(prompt, answer))
 
@@ -266,9 +266,9 @@ _LISTENER: ContextVar[Callable[[list[int]], None] | None] = ContextVar("listener
 
 @contextmanager
 def heard_by(listener: Callable[[list[int]], None] | None) -> Iterator[None]:
-    """Within it, ``listener`` hears of an answer that is decoded alone all tokens so far, after each new one.
+    """Context in which ``listener`` is called with all tokens so far after each token of an answer decoded alone.
 
-    What it raises ends the answer.
+    An exception in it ends the answer.
     """
     before = _LISTENER.set(listener)
     try:
@@ -278,9 +278,9 @@ def heard_by(listener: Callable[[list[int]], None] | None) -> Iterator[None]:
 
 
 def branched(cache: Any) -> Any:
-    """A cache that begins with what ``cache`` holds and grows alone: whatever becomes of it, ``cache`` stays as it is.
+    """A cache that starts with the content of ``cache`` and grows separately; ``cache`` is not changed.
 
-    Keys and values of attention are shared, not copied; layers of other kinds are copied.
+    Keys and values of attention are shared, not copied; other kinds of layers are copied.
     """
     if isinstance(cache, KeyValueCache):
         return cache.branch()
@@ -301,10 +301,11 @@ def greedy_after_prefix(
     name: str | None = None,
     first: Float[Tensor, "N L D"] | None = None,
 ) -> list[list[int]]:
-    """New tokens (without the end token) of each suffix; ``cache`` holds the prefix of one row and is left as it was.
+    """New tokens (without the end token) of each suffix; ``cache`` contains the prefix of one row and is not changed.
 
-    Suffixes of different lengths are padded on the left; positions count on from the prefix for each row. ``name`` is
-    how an error calls the model (:func:`check_logits`); ``first``: embeddings of the suffixes, where not the table's.
+    Suffixes of different lengths are padded on the left; the positions of each row continue from the prefix. ``name``
+    is the model's name in errors (:func:`check_logits`); ``first``: embeddings of the suffixes, if they are not those
+    of the table.
     """
     rows, length = len(suffixes), cache.get_seq_length()
     device = next(language_model.parameters()).device

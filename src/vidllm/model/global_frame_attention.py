@@ -1,8 +1,7 @@
-"""Global-frame attention (Figure 2): blocks within a frame alternate with blocks over all frames.
+"""Global-frame attention (Figure 2): blocks within each frame alternate with blocks over all frames.
 
-The form is VGGT's (docs/method.md, section 4). Camera and register tokens (a pair of each: one for the first frame,
-one for all others) stand before the patches, so that the first camera, which defines the world frame, can be told
-apart. Only the layers that somebody reads are kept: memory stays flat in the depth.
+The form is VGGT's (docs/method.md, section 4). Camera and register tokens precede the patches; the first frame, which
+defines the world frame, has its own. Only the outputs of layers that are used are kept in memory.
 """
 
 from __future__ import annotations

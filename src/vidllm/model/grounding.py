@@ -1,20 +1,16 @@
 """Grounding decoder: from a ``<loc>`` token's hidden state to boxes in the room (docs/method.md, section 7).
 
-The form that LLaVA-3D's paper describes. Queries stand at 3D patches chosen by farthest-point sampling. In every layer
-they read their k nearest patches (with a perceptron of the relative position), then each other and the ``<loc>``
-token under a distance bias, ``softmax(Q K^T / sqrt(d) - sigma D)`` (no bias for the token); a box perceptron follows
-each layer. How well a query answers an expression is the cosine of the two, over a temperature, beside a learned
-"no such object".
+The form is the one that LLaVA-3D's paper describes. Queries are placed at 3D patches chosen by farthest-point sampling.
+In every layer they attend to their k nearest patches (with a perceptron of the relative position), then to each other
+and the ``<loc>`` token with a distance bias, ``softmax(Q K^T / sqrt(d) - sigma D)`` (no bias for the token); a
+perceptron after each layer predicts boxes. The score of a query is its cosine with the token over a temperature, next
+to a learned "no such object". Keys, values and relative positions depend on the scene alone and are computed once for
+all E expressions.
 
-All that depends on the scene alone - keys, values, relative positions - is computed once for all E expressions.
-
-From the grounding decoder's scores to the boxes it stands by: none, one or several an expression.
-
-Queries and "no such object" share one softmax. Queries whose boxes overlap are one object: the query whose neighbours
-have most probability together is taken with them, then the next of those left. The object's box is the mean of theirs,
-weighted by probability (several uncertain boxes of one object err in different directions) and wider by a share of how
-far their centres spread; its score is their sum.
-Nothing is returned when "no such object" has at least half of the probability.
+Decoding: queries and "no such object" share one softmax. Queries whose boxes overlap are one object: the query whose
+neighbours have the largest total probability is taken with them, then the next of the others. The object's box is the
+mean of their boxes weighted by probability, enlarged by a fraction of the spread of their centres; its score is their
+sum. Nothing is returned if "no such object" has at least half of the probability.
 """
 
 from __future__ import annotations
@@ -111,7 +107,7 @@ class NeighbourAttention(nn.Module):
 
 
 class DistanceAttention(nn.Module):
-    """Self-attention of the queries and the ``<loc>`` token that fades with distance, at a rate of each head."""
+    """Self-attention of the queries and the ``<loc>`` token; it decreases with distance at a learned rate per head."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -135,7 +131,7 @@ class DistanceAttention(nn.Module):
 
 
 class GroundingLayer(nn.Module):
-    """Neighbours, then each other and the token, then a perceptron; a box for every query at the end."""
+    """Attention to neighbours, then to each other and the token, then a perceptron; a box for every query."""
 
     def __init__(self, config: GroundingConfig) -> None:
         super().__init__()
@@ -364,9 +360,9 @@ def decode_choice(
     logits: Float[Tensor, " M"], none_logit: Float[Tensor, ""], boxes: Float[Tensor, "M 7"], multiple: bool,
     max_boxes: int = 16,
 ) -> list[tuple[int, float]]:
-    """Numbers and scores of the given boxes that an expression means, best first, by the rules of `decode_boxes`.
+    """Indices and scores of the given boxes that an expression refers to, best first, by the rules of `decode_boxes`.
 
-    Without ``multiple`` it is the best one, whatever "no such object" says.
+    Without ``multiple`` it is the best one, whatever the score of "no such object".
     """
     everywhere = torch.ones_like(logits, dtype=torch.bool)[None]
     output = GroundingOutput(boxes[None, None, None], logits[None, None], none_logit[None, None], boxes[None, :, :3],

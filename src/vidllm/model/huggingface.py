@@ -1,7 +1,7 @@
-"""The network as a model of transformers: configuration, model, processors; the one file with its modelling classes.
+"""The network as a model of transformers: configuration, model, processors. Only this file uses its modelling classes.
 
-Everything that transformers does with a model goes through here: ``from_pretrained``, ``generate``, Auto classes,
-pipelines, PEFT, ``Trainer``, and any causal language model of the hub. The network itself is ``modeling.Network``.
+``from_pretrained``, ``generate``, Auto classes, pipelines, PEFT, ``Trainer`` and any causal language model of the hub
+are supported here. The network itself is ``modeling.Network``.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ OUTPUT_CACHE = next(name for name in CACHE_NAMES if name in {field.name for fiel
 
 
 class VidLLMConfig(ModelConfig, PretrainedConfig):
-    """Configuration of :class:`VidLLMForConditionalGeneration`: a :class:`ModelConfig` as transformers keeps them.
+    """Configuration of :class:`VidLLMForConditionalGeneration`: :class:`ModelConfig` in the form of transformers.
 
-    ``text_config`` is any Hugging Face causal LM's configuration.
+    ``text_config`` is the configuration of any causal language model of transformers.
     """
 
     sub_configs = {"text_config": AutoConfig}
@@ -134,7 +134,7 @@ class CheckedLogits(LogitsProcessor):
 
 
 class VidLLMPreTrainedModel(PreTrainedModel):
-    """Shared plumbing: configuration class, weight initialisation, gradient checkpointing."""
+    """Common base: configuration class, weight initialisation, gradient checkpointing."""
 
     config: VidLLMConfig
     config_class = VidLLMConfig
@@ -160,8 +160,8 @@ class VidLLMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, place: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As transformers' own, which it calls. ``place`` may also be a folder with compact weights, and the encoder's
-        weights may have their older names.
+        """As in transformers. ``place`` may also be a folder with compact weights, and the encoder's weights may have
+        older names.
         """
         inherited: Any = super()
         kwargs["key_mapping"] = {**OLDER_NAMES, **(kwargs.get("key_mapping") or {})}
@@ -303,7 +303,7 @@ def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache that was given under either name; ValueError where two different ones were."""
+    """The cache given under either name; ValueError for two different ones."""
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise ValueError("cache and past_key_values are two names of one argument, received both; pass cache alone")
     return past_key_values if cache is None else cache
@@ -320,7 +320,7 @@ def _arguments(kind: Any) -> frozenset[str]:
 
 
 class VideoFrameKwargs(ImagesKwargs, total=False):
-    """What a call may override of :class:`VidLLMVideoFrameProcessor`."""
+    """Options of :class:`VidLLMVideoFrameProcessor` that a call may override."""
 
     num_frames: int
     shorter_side: int
@@ -435,7 +435,7 @@ class VidLLMProcessor(Processor, ProcessorMixin):
 
 # ``from_pretrained`` of a processor finds its parts through the Auto classes.
 def register(config: type[VidLLMConfig], model: type[VidLLMForConditionalGeneration]) -> None:
-    """Make the Auto classes know a kind of checkpoints by its ``model_type``; calling it again changes nothing."""
+    """Register the Auto classes of a ``model_type``; calling it again has no effect."""
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoImageProcessor.register(config, image_processor_classes={"pil": VidLLMVideoFrameProcessor}, exist_ok=True)
     AutoProcessor.register(config, VidLLMProcessor, exist_ok=True)

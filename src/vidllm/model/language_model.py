@@ -1,8 +1,8 @@
-"""The language model of the shipped weights: the Llama form (Qwen3's too), which reads embeddings and predicts tokens.
+"""The language model of the shipped weights: the Llama architecture (also Qwen3's), from embeddings to logits.
 
 RMSNorm before each part, rotary positions, grouped heads, SwiGLU. The names of the weights are those of transformers'
-``LlamaForCausalLM`` and ``Qwen3ForCausalLM``, to whose outputs tests hold them; any other language model, and all that
-is trained or driven by transformers, is a class of transformers (``huggingface.py``).
+``LlamaForCausalLM`` and ``Qwen3ForCausalLM``; tests compare the outputs. All other language models, and everything that
+transformers trains or drives, use classes of transformers (``huggingface.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PLAIN_ROPE = {"rope_type", "rope_theta", "type"}
 
 
 class TextConfig:
-    """A language model's ``text_config`` as it is in a config.json, with what it leaves out."""
+    """A language model's ``text_config`` as in a config.json, with defaults for missing fields."""
 
     model_type: str
     vocab_size: int
@@ -73,7 +73,7 @@ class TextConfig:
 
 
 def is_llama_form(given: Any) -> bool:
-    """Whether a ``text_config`` (a JSON object) is one that :class:`CausalLM` computes."""
+    """Whether :class:`CausalLM` supports a ``text_config`` (a JSON object)."""
     if not isinstance(given, dict) or given.get("model_type") not in _DEFAULTS or given.get("quantization_config"):
         return False
     rope = _rope(given)
@@ -95,7 +95,7 @@ def _rope(given: dict[str, Any]) -> dict[str, Any]:
 
 
 class KeyValueCache:
-    """Keys and values (B,G,S,d) of every layer. They are replaced as they grow, never written into."""
+    """Keys and values (B,G,S,d) of every layer. They are replaced when they grow, never modified in place."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -113,7 +113,7 @@ class KeyValueCache:
         return keys, values
 
     def branch(self) -> KeyValueCache:
-        """A cache that begins with what this one holds and grows alone."""
+        """A cache that starts with the same content and grows separately."""
         own = KeyValueCache()
         own.layers = dict(self.layers)
         return own
@@ -217,12 +217,12 @@ class _Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """Tokens' embeddings in, logits of the next tokens out; for inference."""
+    """Token embeddings in, next-token logits out; for inference."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         if config.num_attention_heads % config.num_key_value_heads:
-            raise ValueError(f"text_config: {config.num_attention_heads} heads are no multiple of "
+            raise ValueError(f"text_config: {config.num_attention_heads} heads are not a multiple of "
                              f"{config.num_key_value_heads} key-value heads")  # fmt: skip
         self.config = config
         self.model = _Decoder(config)

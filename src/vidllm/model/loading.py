@@ -1,7 +1,7 @@
-"""Finding and loading a checkpoint; what does not fit is refused, nothing is ever filled in at random.
+"""Finding and loading checkpoints. A checkpoint that does not fit is refused; no weight is initialised at random.
 
 :func:`load_network` loads the plain network where it can, without transformers; :func:`load_pretrained` always loads
-the model of transformers, to be trained and saved.
+the model of transformers, for training and saving.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def kind_of(model_type: str) -> tuple[type[VidLLMConfig], type[VidLLMForConditio
 
 
 def register() -> None:
-    """Make the Auto classes know vidllm's checkpoints by their ``model_type``; calling it again changes nothing."""
+    """Register the Auto classes of vidllm's checkpoints by their ``model_type``; calling it again has no effect."""
     from vidllm.model.huggingface import register
 
     for model_type in _KINDS:
@@ -69,7 +69,7 @@ def register() -> None:
 def load_network(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Network, Processor]:
     """Network (in evaluation mode, on the CPU) and processor from a folder or a hub id, for inference.
 
-    Our own classes where they compute what the folder holds; otherwise :func:`load_pretrained`, whose errors it has.
+    The plain classes if they support the model; otherwise :func:`load_pretrained`. Errors as there.
     """
     folder = _find(model)
     given = _settings(folder)
@@ -98,9 +98,9 @@ def load_pretrained(
 ) -> tuple[VidLLMForConditionalGeneration, VidLLMProcessor]:
     """Model of transformers (in evaluation mode) and processor from a folder or a hub id.
 
-    The configuration is compared with the weights' headers before anything is allocated. ValueError, naming the file or
-    the folder, when it is missing, holds another kind of model, is damaged, lacks weights or has some that are not
-    finite: nothing is ever filled in at random, and no code that a file holds is run.
+    The configuration is compared with the headers of the weights before anything is allocated. ValueError, naming the
+    file or folder, if it is missing, damaged, contains another kind of model, or if weights are missing or not finite.
+    No code in a file is run.
     """
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"expected a torch dtype such as torch.float32 or torch.bfloat16, received {dtype!r}")
@@ -117,10 +117,10 @@ def load_pretrained(
 
 
 def unread_model(folder: str | Path) -> VidLLMForConditionalGeneration:
-    """The model of a folder, compared with the weights' headers, before :func:`read_weights` gave it any.
+    """The model of a folder, checked against the headers of its weights, without the weights.
 
-    Its weights take no memory (:func:`weightless`): it may be sharded first, or read in part. ValueError as
-    :func:`load_pretrained`.
+    It takes no memory for them (:func:`weightless`), so it may be sharded first or read in part (:func:`read_weights`).
+    ValueError as :func:`load_pretrained`.
     """
     found = _find(folder)
     config = load_config(found)
@@ -133,10 +133,11 @@ def unread_model(folder: str | Path) -> VidLLMForConditionalGeneration:
 @torch.no_grad()
 def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, device: torch.device,
                  parts: tuple[str, ...] = ()) -> None:  # fmt: skip
-    """Read the weights of a folder into a model of :func:`unread_model`: of sharded tensors the rows that lie here.
+    """Read the weights of a folder into a model of :func:`unread_model`; of sharded tensors only the rows of this
+    process.
 
-    ``parts``: children that are read and moved to ``device``, all where none is given. LoRA's matrices start as peft's.
-    Raises ValueError, naming the folder, for weights that are missing or not finite.
+    ``parts``: children that are read and moved to ``device``; all by default. LoRA matrices are initialised as in peft.
+    ValueError, naming the folder, for weights that are missing or not finite.
     """
     for name, part in model.named_children():
         if not parts or name in parts:
@@ -154,11 +155,11 @@ def read_weights(model: VidLLMForConditionalGeneration, folder: str | Path, devi
     for key, rows in checkpoint.rows(wanted):
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{folder}: {key} holds numbers that are not finite; take other weights")
-        _here(homes[names[key]]).copy_(rows)
+        local_part(homes[names[key]]).copy_(rows)
     for name, home in state.items():
         if ".lora_" in name:
             whole = torch.empty(home.shape).uniform_(-1, 1) * home.shape[-1] ** -0.5 * (".lora_A." in name)
-            _here(home).copy_(whole[local_rows(home)])
+            local_part(home).copy_(whole[local_rows(home)])
 
 
 def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -166,8 +167,8 @@ def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "device_mesh")
 
 
-def _here(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process holds; any other as it is."""
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor on this process; other tensors unchanged."""
     return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
@@ -247,7 +248,7 @@ def load_published(kind: Any, checkpoint: Checkpoint, **options: Any) -> PreTrai
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar and no report of transformers inside; what it would tell is in our errors."""
+    """Without progress bars and reports of transformers."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -341,7 +342,9 @@ def tied_weights(model: nn.Module) -> set[str]:
 
 
 class Unfilled(TorchFunctionMode):
-    """Weights on the meta device are left as they are: drawing nothing there imports half of torch's compiler."""
+    """Weights on the meta device are not initialised: drawing random numbers there would import half of torch's
+    compiler.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """A tensor that is to be filled at random stays empty."""
@@ -352,7 +355,7 @@ class Unfilled(TorchFunctionMode):
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Modules made inside have their buffers, and weights that take no memory (on the meta device)."""
+    """Context in which modules are built with buffers, and with weights on the meta device."""
     honest = nn.Module.register_parameter
 
     def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
@@ -368,12 +371,10 @@ def weightless() -> Iterator[None]:
 
 
 def check_weights(checkpoint: Checkpoint, settings: ModelConfig, kind: type[_Model]) -> _Model:
-    """The model that a configuration describes, on the meta device, if the files hold its weights.
+    """The model of a configuration, on the meta device, if the files contain its weights.
 
-    ValueError where they lack weights, or have them in another shape.
-
-    Only headers are read and nothing is allocated. transformers saves some parts under other names: a part of which
-    names are missing is compared by how many numbers it has.
+    ValueError if weights are missing or have another shape. Only headers are read and nothing is allocated.
+    transformers saves some parts under other names: a part with missing names is compared by its number of parameters.
     """
     found = {name: tensor.shape for name, tensor in newer_names(dict(checkpoint.shapes())).items()}
     _check_layers(settings, len(found), checkpoint.place)

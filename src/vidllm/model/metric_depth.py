@@ -1,22 +1,21 @@
-"""Metric Depth Model: depth in metres from the shared encoder's own features (paper, section 3.2.2).
+"""Metric Depth Model: depth in metres from the features of the shared encoder (paper, section 3.2.2).
 
-A DPT decoder of its own fuses four encoder layers; ordered metric bins (below) turn the four fused maps into
-a distribution of depth at every place; its mean is the depth, its spread an uncertainty. With a canonical focal
-length the bins see the scene as a camera of that focal length would, so that cameras of any zoom share them
-(docs/method.md, section 5).
+A DPT decoder fuses four encoder layers; ordered metric bins turn the four fused maps into a distribution of depth at
+every pixel. Its mean is the depth, its standard deviation the uncertainty. With a canonical focal length the bins are
+depths for a camera of that focal length, so that cameras of any focal length share them (docs/method.md, section 5).
 
-Ordered metric bins: depth as the mean of a distribution over bin centres that adapt to the image (ZoeDepth's
-metric bins, kept in order; docs/method.md, section 5).
+Ordered metric bins: depth is the mean of a distribution over bin centres that adapt to the image (ZoeDepth's metric
+bins, but always in order).
 
     d(i) = sum_k p_i(k) c_i(k),    c_i(k) = c_k + dc_i(k)
 
-Bins live in normalised log-depth v in [0, 1], ``c(v) = d_min (d_max / d_min)^v``. Three things keep them ordered: seeds
-are cumulative sums of positive widths; attractors pull by their *mean* (a sum would let bins overtake each other);
-resizing mixes sorted vectors. The probabilities are log-binomial: one mode, and the expected depth is monotone in the
-quantile q. With Stirling's ``log C(n, k)`` the distribution is ``exp(-n KL(k/n || q) / t)`` up to normalisation,
-n = N - 1.
+Bins are in normalised log-depth v in [0, 1], ``c(v) = d_min (d_max / d_min)^v``. Three properties keep them in order:
+seeds are cumulative sums of positive widths; attractors pull by their *mean* (a sum could change the order); resizing
+averages sorted vectors. The probabilities are log-binomial: one mode, and the expected depth increases with the
+quantile q. With Stirling's ``log C(n, k)`` the distribution is ``exp(-n KL(k/n || q) / t)`` up to normalisation, n = N
+- 1.
 
-ZoeDepth's own bins ("normed", "softplus") are options of the same functions, held to its outputs by a parity test.
+ZoeDepth's own bins ("normed", "softplus") are options of the same functions; a parity test compares them with ZoeDepth.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def ordinal_probabilities(
     k = torch.arange(num_bins, device=quantile_logit.device, dtype=torch.float32)[:, None, None]
     log_binomial = stirling_log_binomial(num_bins, quantile_logit.device)[:, None, None]
     inverse = temperature.float().reciprocal()
-    return torch.softmax(log_binomial * inverse + k * (quantile_logit.float() * inverse), dim=1)
+    return torch.softmax(torch.addcmul(log_binomial * inverse, k, quantile_logit.float() * inverse), dim=1)
 
 
 def seed_centres(raw: Float[Tensor, "n N h w"], kind: BinKind = "ordered") -> Float[Tensor, "n N h w"]:
@@ -94,31 +93,33 @@ def attract(
     share = 1 / points.shape[1] if reduction == "mean" else 1.0
     moved = centres
     for point in points.split(1, dim=1):
-        moved = moved + share * _Pull.apply(centres, point, alpha)
+        moved = _Pulled.apply(moved, centres, point, alpha, share)
     return moved
 
 
-class _Pull(torch.autograd.Function):
-    """``g / (1 + alpha g^2)`` with g = point - centre, one saved map instead of five: bin maps are the largest we have.
+class _Pulled(torch.autograd.Function):
+    """``moved + share g / (1 + alpha g^2)`` with g = point - centre, in three passes over maps of which one is saved:
+    bin maps are the largest we have.
 
-    With u = 1 / (1 + alpha g^2) the derivative in g is u (2 u - 1).
+    With u = 1 / (1 + alpha g^2) the derivative of the pull in g is u (2 u - 1).
     """
 
     @staticmethod
-    def forward(ctx: Any, centres: Tensor, point: Tensor, alpha: float) -> Tensor:
+    def forward(ctx: Any, moved: Tensor, centres: Tensor, point: Tensor, alpha: float, share: float) -> Tensor:
         """Pull of one attractor (n, 1, h, w) on every centre (n, N, h, w)."""
         gap = point - centres
-        u = gap.square().mul_(alpha).add_(1).reciprocal_()
-        ctx.save_for_backward(u)
-        return gap.mul_(u)
+        below = torch.addcmul(gap.new_ones(()), gap, gap, value=alpha)
+        ctx.save_for_backward(below)
+        ctx.share = share
+        return torch.addcdiv(moved, gap, below, value=share)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Gradients of the centres and of the attractor."""
-        (u,) = ctx.saved_tensors
-        to_point = (2 * u).sub_(1).mul_(u).mul_(gradient)
-        return -to_point, to_point.sum(1, keepdim=True), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Gradients of what was moved, of the centres and of the attractor."""
+        u = ctx.saved_tensors[0].reciprocal()
+        to_point = (2 * ctx.share * u).mul_(u - 0.5).mul_(gradient)
+        return gradient, -to_point, to_point.sum(1, keepdim=True), None, None
 
 
 def resize(maps: Float[Tensor, "n c h w"], size: Sequence[int]) -> Float[Tensor, "n c h2 w2"]:

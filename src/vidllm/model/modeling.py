@@ -1,4 +1,4 @@
-"""Vid-LLM, whole: the data walk through Figure 2 from left to right.
+"""Vid-LLM: the network of Figure 2 from left to right.
 
     video -> encoder -> cross-task adapter -> | geometry: global-frame attention -> camera, depth, points, gravity
                                               |           metric depth model -> scale alignment -> metres
@@ -6,7 +6,7 @@
                                               |           <loc> -> grounding decoder -> boxes
 
 Gradients of the language branch stop at the geometry (section 3.3, "unidirectional"): depth, cameras and scale are
-detached before Eq 3. The adapter and the encoder get gradients from both sides.
+detached before Eq 3. The adapter and the encoder have gradients from both sides.
 """
 
 from __future__ import annotations
@@ -98,10 +98,11 @@ class Network(nn.Module):
         refine: bool | None = None,
         features: Features | None = None,
     ) -> SceneOutput:
-        """Figure 2 from left to right, up to what the language model reads: everything before the first question.
+        """Figure 2 from left to right, up to the input of the language model: everything before the first question.
 
-        Training takes the same steps (``training/joint.py``, ``training/run.py``). ``known`` scale and ``cameras``
-        replace what is predicted; ``refine``: bundle adjustment, None: as configured; ``features``: encoded already.
+        Training uses the same steps (``training/joint.py``). ``known`` scale and ``cameras`` replace predictions;
+        ``refine``: bundle adjustment, None: as configured; ``features``: the encoded video, if it has been encoded
+        already.
         """
         # Shared encoder. Cross-task adapter: geometric and semantic stream (Eq 1), bridge tokens between them (Eq 2).
         features = self.encode(pixel_values) if features is None else features
@@ -200,10 +201,11 @@ class Network(nn.Module):
         return Geometry(
             extrinsics=metric_pose, intrinsics=intrinsics, depth_m=depth_m, confidence=confidence,
             metric_depth_m=metric, scale=scale, up=up, scene_from_world=level, log_std=log_std,
+            registration="learned" if known is None or known.extrinsics is None else "known",
         )  # fmt: skip
 
     def refined(self, features: Features, geometry: Geometry, known: KnownCameras | None) -> Geometry:
-        """An adjusted geometry with its metres measured anew: metric depth is proportional to the focal length."""
+        """A refined geometry with its scale estimated again: metric depth is proportional to the focal length."""
         if geometry.metric_depth_m is None or self.config.scale.estimator == "none":
             return geometry
         if known is not None and known.gives_metres:
@@ -214,7 +216,7 @@ class Network(nn.Module):
     def in_metres(
         self, geometry: Geometry, pixel_values: Float[Tensor, "B F 3 H W"], known: KnownScale | None = None
     ) -> Geometry:
-        """The geometry at the scale that is known, else as it is: it was measured already."""
+        """The geometry at the known scale, or unchanged without one."""
         return geometry if known is None else rescaled(geometry, known.scene_scale(geometry))
 
     def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
@@ -224,9 +226,9 @@ class Network(nn.Module):
     def build_visual_tokens(
         self, features: Features, geometry: Geometry, embed_positions: bool = True
     ) -> VisualPrefix:
-        """3D patches (Eqs 3-4), voxel pooling, projector; bridge tokens in front. Geometry is detached here.
+        """3D patches (Eqs 3-4), voxel pooling, projector; preceded by bridge tokens. Geometry is detached here.
 
-        Without ``embed_positions`` the language model is not told where the patches are (the 2D baseline).
+        Without ``embed_positions`` the tokens have no position embeddings (the 2D baseline).
         """
         streams, (positions, valid) = features.streams, self.patch_positions(geometry, features.encoder.grid)
         return self.pool_patches(streams.language, streams.bridge, positions, valid, embed_positions)

@@ -1,6 +1,6 @@
-"""What the parts of the model hand to each other: every dataclass that crosses a file, in the order of Figure 2.
+"""Dataclasses that the parts of the model exchange, in the order of Figure 2.
 
-B scenes, F frames, H x W pixels, h x w patches, P = h w patches a frame, C width, K bridge tokens, E expressions,
+B scenes, F frames, H x W pixels, h x w patches, P = h w patches per frame, C width, K bridge tokens, E expressions,
 Q queries. "World" is the first camera's frame, "scene" the level frame (docs/method.md, section 0).
 """
 
@@ -104,7 +104,7 @@ class Geometry:
     (B,F,H,W); up (B,3) in the first camera's frame; scene_from_world (B,4,4); log_std (B,F,H,W) standard deviation of
     the logarithm of depth that the metric depth model tells (None where it tells none). After refinement: agrees (B,)
     whether the frames do, and contrast (B,F-1) of neighbours (:class:`vidllm.geometry.bundle_adjustment.Adjusted`).
-    registration: what the cameras come from, "learned" or "sfm" (:mod:`vidllm.feature_registration`).
+    registration: what the cameras come from, "learned", "known" or "sfm" (:mod:`vidllm.feature_registration`).
     """
 
     extrinsics: Tensor
@@ -155,7 +155,7 @@ class VisualPrefix:
 
 @dataclass
 class SceneOutput:
-    """A scene from its pixels to what the language model reads of it."""
+    """A scene from its pixels to the input of the language model."""
 
     features: Features
     geometry: Geometry

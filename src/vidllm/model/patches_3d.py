@@ -1,8 +1,8 @@
-"""3D patches: image patches lifted into space, given a position embedding and pooled over voxels (Eqs 3 and 4).
+"""3D patches: image patches lifted to 3D, with a position embedding, pooled over voxels (Eqs 3 and 4).
 
-Eq 3 takes the patch centre (u, v) and the depth there to a world point. Eq 4 adds an embedding of that point to the
-patch's token. Tokens that fall into one voxel are averaged, so a surface seen by many frames costs its tokens once;
-over the cap the voxel grows until the scene fits, the same way every time.
+Eq 3 maps the patch centre (u, v) and its depth to a world point. Eq 4 adds an embedding of this point to the patch's
+token. Tokens in one voxel are averaged, so a surface seen by many frames has each token once; above the maximum number
+of tokens the voxel size grows until the scene fits.
 """
 
 from __future__ import annotations

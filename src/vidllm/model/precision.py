@@ -1,12 +1,11 @@
-"""Floating-point types and smaller weights: what the network computes in, and a language model of less memory.
+"""Floating-point types, and quantisation of the language model.
 
-``auto`` is bfloat16 where the hardware computes in it, else float32. A CPU without bfloat16 units emulates it: a
-training step then takes four to five times as long as in float32.
+``auto`` is bfloat16 if the hardware supports it, else float32. A CPU without bfloat16 units emulates it: a training
+step then takes four to five times as long as in float32.
 
-Of weights of 8 or 4 bits these alone are rounded, to the nearest; what goes through the layers keeps its precision.
-8 bits have one scale a row (output channel), 4 bits a scale and an offset for every ``GROUP`` weights of a row:
-w = scale q + offset. Each matrix product first makes the layer's weight anew, so this saves memory and not time.
-Tables of words and the head stay as they are.
+Quantisation rounds weights to the nearest of 8 or 4 bits; activations keep their precision. 8 bits have one scale per
+row (output channel), 4 bits a scale and an offset for every ``GROUP`` weights of a row: w = scale q + offset. Weights
+are dequantised for every product, which saves memory but not time. Embeddings and head are not quantised.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # x86 twice, AR
 
 
 def resolve_dtype(name: str, device: str | torch.device = "cpu") -> tuple[str, str]:
-    """The type that ``name`` means on a device, and the reason in words.
+    """The type that ``name`` means on a device, and the reason.
 
     ValueError for a name that is not one of ``DTYPES``.
     """
@@ -49,7 +48,7 @@ def resolve_dtype(name: str, device: str | torch.device = "cpu") -> tuple[str, s
 
 @lru_cache
 def cpu_has_bfloat16(cpu_info: Path = CPU_INFO) -> bool:
-    """Whether this CPU multiplies in bfloat16: torch's answer where it has one, else the flags that Linux lists."""
+    """Whether this CPU supports bfloat16: from torch if it knows, else from the flags that Linux lists."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     if ask is not None:
         told = ask()
@@ -74,7 +73,7 @@ def describe_dtype(name: str, device: str | torch.device) -> str:
 
 
 def is_slow(name: str, device: str | torch.device) -> bool:
-    """Whether ``name`` asks a CPU for the bfloat16 that it has to imitate."""
+    """Whether ``name`` is a bfloat16 that the CPU must emulate."""
     return name == "bfloat16" and torch.device(device).type == "cpu" and not cpu_has_bfloat16()
 
 
@@ -82,7 +81,7 @@ GROUP = 64  # 4-bit weights that share a scale and an offset
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weights of 8 bits, one scale a row; the scale goes on after the product."""
+    """A linear layer with 8-bit weights and one scale per row, which is applied after the product."""
 
     weight: Tensor
     scale: Tensor
@@ -102,33 +101,35 @@ class Int8Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def dequantised(self) -> Float[Tensor, "o i"]:
-        """The weight that this layer stands for."""
+        """The dequantised weight."""
         return self.weight.to(self.scale.dtype) * self.scale[:, None]
 
 
 class Int4Linear(nn.Module):
-    """A linear layer with weights of 4 bits, two in a byte: the first half of a row low, the second high."""
+    """A linear layer with 4-bit weights, two per byte: the first half of a row in the low bits, the second in the high
+    bits.
+    """
 
     packed: Tensor
     scale: Tensor
     offset: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, group: int = GROUP) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        packed, scale, offset = to_int4(linear.weight.detach(), group)
+        packed, scale, offset = to_int4(linear.weight.detach())
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale.to(linear.weight.dtype))
         self.register_buffer("offset", offset.to(linear.weight.dtype))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        """``W x + b`` with W made anew."""
+        """``W x + b`` with a dequantised W."""
         return F.linear(x, self.dequantised().to(x.dtype), self.bias)
 
     def dequantised(self) -> Float[Tensor, "o i"]:
-        """The weight that this layer stands for."""
+        """The dequantised weight."""
         levels = torch.cat([self.packed & 15, self.packed >> 4], dim=1).to(self.scale.dtype)
         groups = levels.unflatten(1, (self.scale.shape[1], -1))
         return groups.mul_(self.scale[..., None]).add_(self.offset[..., None]).flatten(1)
@@ -141,17 +142,16 @@ def to_int8(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Te
 
 
 def to_int4(
-    weight: Float[Tensor, "o i"], group: int = GROUP
+    weight: Float[Tensor, "o i"]
 ) -> tuple[UInt8[Tensor, "o half"], Float[Tensor, "o g"], Float[Tensor, "o g"]]:
-    """Packed weights, scale and offset of every group; no weight moves by more than half its group's scale.
+    """Packed weights, scale and offset of every group; no weight changes by more than half its group's scale.
 
-    Where ``group`` does not divide the row, its largest common divisor with the row is the group. ValueError for a row
-    of an odd length.
+    If ``GROUP`` does not divide the row, the group is their greatest common divisor. ValueError for an odd row length.
     """
     columns = weight.shape[1]
     if columns % 2:
         raise ValueError(f"4-bit weights go in pairs: a row of {columns} cannot be packed; use int8")
-    groups = weight.float().unflatten(1, (-1, math.gcd(columns, group)))
+    groups = weight.float().unflatten(1, (-1, math.gcd(columns, GROUP)))
     low, high = groups.amin(2), groups.amax(2)
     scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
     levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.uint8).flatten(1)
@@ -159,8 +159,8 @@ def to_int4(
     return first | (second << 4), scale, low
 
 
-def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
-    """Replace every linear layer of a causal LM, but its head, in place; how many there were.
+def quantise(language_model: nn.Module, dtype: str) -> int:
+    """Quantise every linear layer of a causal LM except its head, in place; returns their number.
 
     ValueError for another ``dtype`` than "int8" and "int4". A quantised model is for inference: its weights have no
     gradients, and saved files would not load.
@@ -171,7 +171,7 @@ def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
     for parent in list(language_model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and child is not head:
-                setattr(parent, name, Int8Linear(child) if dtype == "int8" else Int4Linear(child, group))
+                setattr(parent, name, Int8Linear(child) if dtype == "int8" else Int4Linear(child))
                 replaced += 1
     return replaced
 
@@ -179,9 +179,9 @@ def quantise(language_model: nn.Module, dtype: str, group: int = GROUP) -> int:
 def place(
     model: nn.Module, device: torch.device, language_dtype: str | None = None, offload: str | None = None
 ) -> nn.Module:
-    """Bring a model that lies in the host's memory to ``device``, its ``language_model`` smaller or left behind.
+    """Move a model from host memory to ``device``, with its ``language_model`` quantised or offloaded.
 
-    Layers are quantised before they move, so the device never holds the large ones. ValueError for an unknown choice.
+    Layers are quantised before they are moved. ValueError for an unknown choice.
     """
     if offload not in (None, "cpu"):
         raise ValueError(f"unknown offload {offload!r}; expected cpu")
@@ -198,15 +198,15 @@ def place(
 
 
 def check_offload() -> None:
-    """ValueError where accelerate is not installed, with what to install."""
+    """ValueError if accelerate is not installed."""
     if find_spec("accelerate") is None:
         raise ValueError("offloading needs accelerate: pip install vidllm[train]")
 
 
 def offload_layers(language_model: nn.Module, device: torch.device) -> None:
-    """Keep the layers' weights in the host's memory; each comes to ``device`` while it runs (accelerate's hooks).
+    """Keep the layers' weights in host memory; each is copied to ``device`` while it runs (accelerate's hooks).
 
-    Tables, head and the last norm are moved to ``device`` and stay there. ValueError without accelerate.
+    Embeddings, head and the last norm are moved to ``device``. ValueError without accelerate.
     """
     check_offload()
     from accelerate import cpu_offload

@@ -1,4 +1,4 @@
-"""The sizes in which the model comes: `tiny`, `tiny-dinov2`, `compact` and `paper`. Same classes, other numbers."""
+"""The presets `tiny`, `tiny-dinov2`, `compact` and `paper`: the same classes with different sizes."""
 
 from __future__ import annotations
 

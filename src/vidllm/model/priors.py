@@ -1,12 +1,11 @@
-"""Cameras that a user knows, in place of predicted ones (docs/known_cameras.md).
+"""Known cameras and known scales, used instead of predicted ones (docs/known_cameras.md).
 
-Known intrinsics unproject, and give the metric depth model its focal length. Known poses replace predicted ones; what
-they do not know, the unit of the relative depth against theirs, is found in the pictures. Poses in metres make that
-unit the scene's scale; poses of unknown scale are brought to the scale that is measured otherwise.
+Known intrinsics are used to unproject, and as focal length of the metric depth model. Known poses replace predicted
+ones; the unit of the relative depth relative to them is found by photometric alignment. Poses in metres make it the
+scene's scale; poses of unknown scale are scaled to the scale that is estimated otherwise.
 
-Metres from what the user knows: a factor, the height the camera is held at, or the length of something seen.
-
-Each replaces the measured scale of section 3.2.2; the relative geometry stays as it is.
+A known scale is a factor, the height of the camera, or the length of something visible. It replaces the estimated scale
+of section 3.2.2; the relative geometry is unchanged.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class KnownCameras:
 
     @property
     def gives_metres(self) -> bool:
-        """Whether the scale follows from the poses or from depth."""
+        """Whether the scale follows from poses or depth."""
         return self.depth is not None or (self.extrinsics is not None and self.metric)
 
     def fit(
@@ -101,7 +100,7 @@ class KnownCameras:
     def filled(
         self, depth_m: Float[Tensor, "B F H W"], scale: SceneScale
     ) -> tuple[Float[Tensor, "B F H W"], SceneScale]:
-        """Known depth where it is, elsewhere ``depth_m`` times the frame's own factor; the scale without any doubt."""
+        """Known depth, with gaps filled by ``depth_m`` times a factor per frame; the scale has no spread."""
         assert self.depth is not None
         sensed = self.depth.to(depth_m)
         told = scale.per_image.isfinite() & (sensed > 0).flatten(2).any(-1)
@@ -159,7 +158,7 @@ class FittedCameras:
         weights = torch.where(known > 1e-9, known, 0.0)
         ratio = weighted_median(ours / known.clamp_min(1e-9), weights) if len(here) else self.unit
         if bool((weights > 0).any()):
-            warnings.warn("the pictures do not tell the scale of the known poses against depth; "
+            warnings.warn("the pictures do not determine the factor between depth and the known poses; "
                           "it is that of the predicted camera path, or measured", stacklevel=2)  # fmt: skip
         return torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
 
@@ -180,7 +179,7 @@ class KnownLength:
     metres: float
 
     def mapped(self, affine: Any) -> KnownLength:
-        """The same length with its pixels mapped (3,3): from the original pictures to the processed frames."""
+        """The same length with its pixels mapped (3,3) from the original pictures to the processed frames."""
         matrix = np.asarray(affine, dtype=np.float64)
 
         def moved(uv: tuple[float, float]) -> tuple[float, float]:
@@ -192,9 +191,10 @@ class KnownLength:
 
 @dataclass(frozen=True)
 class KnownScale:
-    """Exactly one of: ``factor`` (metres a unit of the reconstruction), ``camera_height_m`` over the floor, ``length``.
+    """Exactly one of: ``factor`` (metres per unit of the reconstruction), ``camera_height_m`` above the floor,
+    ``length``.
 
-    Raises ValueError for none or several, and for values that are not positive.
+    ValueError for none or several, and for values that are not positive.
     """
 
     factor: float | None = None
@@ -217,7 +217,7 @@ class KnownScale:
         extrinsics: Float[Tensor, "B F _ 4"],
         up: Float[Tensor, "B 3"],
     ) -> Float[Tensor, " B"]:
-        """What the reconstruction must be multiplied by; ValueError where it does not show what is known."""
+        """The factor from the reconstruction to metres; ValueError if the reconstruction does not determine it."""
         if self.factor is not None:
             return depth.new_full((len(depth),), self.factor, dtype=torch.float32)
         if self.length is not None:

@@ -1,8 +1,8 @@
-"""Video, text and coordinates to tensors, and ids back to text: the seam between a user's files and the model.
+"""Preprocessing of videos, texts and coordinates, and decoding of token ids.
 
-A :class:`Processor` pairs a frame processor (decoding, sampling, resizing) with a tokenizer. A text holds one
-``<video>`` for its scene; the model, not the processor, decides how many 3D patches stand there. Padding and
-truncation of batches go by transformers' names.
+A :class:`Processor` combines a frame processor (decoding, sampling, resizing) and a tokenizer. A text contains one
+``<video>`` for its scene; the model decides how many 3D patches replace it. Padding and truncation have transformers'
+names.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Every template of text in one place, all with the same beginning (docs/method.md, section 7).
+"""All prompt templates, with a common beginning (docs/method.md, section 7).
 
-A prompt is ``VISUAL_PREFIX`` and a suffix. The scene stands first and alone, so that the key-value cache of the prefix
-serves every later question on the same scene; suffixes are short, because at the small size each token counts.
+A prompt is ``VISUAL_PREFIX`` and a suffix. The scene comes first, so that the key-value cache of the prefix serves
+every later question about the scene; suffixes are short, because at small sizes each token counts.
 
     USER: <video>\n{question} ASSISTANT: {answer}</s>
 
-Nothing here knows a tokenizer; ``text.py`` turns these strings into ids.
+The templates are strings; ``text.py`` turns them into ids.
 """
 
 from __future__ import annotations

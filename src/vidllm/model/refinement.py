@@ -1,6 +1,5 @@
-"""A reconstruction refined before it is used: cameras, focal length and depth are adjusted until the frames agree.
-
-docs/refinement.md. What is known of the cameras stays as it is.
+"""Refinement of a reconstruction: cameras, focal length and depth are adjusted until the frames agree
+(docs/refinement.md). Known cameras and depth are not changed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Real-scale alignment: one factor a scene takes relative depth to metres (paper, section 3.2.2).
+"""Real-scale alignment: one factor per scene from relative depth to metres (paper, section 3.2.2).
 
-Each sampled image votes with a weighted fit of its relative depth to its metric depth; the scene takes the median
-vote. ``wls`` is the paper's literal least squares; ``log_huber`` the same fit of logarithms, re-weighted so that
-outliers lose their vote (docs/method.md, section 6). Nothing here has a gradient: the scale is a measurement, not a
-prediction to train through.
+Each sampled image gives an estimate, a weighted fit of its relative depth to its metric depth; the scene takes the
+median. ``wls`` is the paper's least squares; ``log_huber`` the same fit of logarithms with robust weights
+(docs/method.md, section 6). The scale has no gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ STD_FLOOR = 0.05  # relative error that even the best pixel is assumed to have
 
 
 def unit_scale(depth: Float[Tensor, "B F H W"], unit_m: float = 1.0) -> SceneScale:
-    """The same scale for every scene, with no votes: nothing measures it (no metric depth model, no alignment)."""
+    """The same scale for every scene, if nothing determines it (no metric depth model, no alignment)."""
     batch, frames = depth.shape[:2]
     nothing = torch.full((batch, frames), float("nan"), device=depth.device)
     flag = torch.zeros(batch, dtype=torch.bool, device=depth.device)

@@ -1,7 +1,8 @@
-"""Text to ids and back: the small model's own tokenizer, and the special tokens any other tokenizer needs.
+"""Tokenisation: the small model's own tokenizer, and the special tokens that any other tokenizer needs.
 
-The prefix and the suffix of a prompt are always encoded apart and joined as ids. Whatever merges a tokenizer knows, the
-ids of ``VISUAL_PREFIX`` are then the same for every question, and a cached scene gives the logits of an uncached one.
+Prefix and suffix of a prompt are always encoded separately and concatenated as ids. Whatever merges a tokenizer has,
+the ids of ``VISUAL_PREFIX`` are then the same for every question, and a cached scene gives the same logits as without a
+cache.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1536) -> Any:
 
 
 def forget_origin(tokenizer: Any) -> Any:
-    """The tokenizer without what tells how it was loaded, which `save_pretrained` would write into its folder."""
+    """The tokenizer without the information on how it was loaded, which `save_pretrained` would write."""
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     return tokenizer

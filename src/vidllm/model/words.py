@@ -1,8 +1,8 @@
-"""Words that a model does not know, taken to the nearest that it knows or refused.
+"""Words outside a closed vocabulary: replaced by the nearest known word, or refused.
 
-A model that was trained on a closed vocabulary says so by a file in its folder, ``vocabulary.json``, which
-``vidllm rooms calibrate --closed-vocabulary`` writes; without it every text is left alone. ``words.npz`` holds
-embeddings of some four thousand things, colours and materials (scripts/word_table.py tells how they were made).
+A model with a closed vocabulary has a file ``vocabulary.json`` in its folder, which ``vidllm rooms calibrate
+--closed-vocabulary`` writes; without it no text is changed. ``words.npz`` contains embeddings of about four thousand
+objects, colours and materials (made by scripts/word_table.py).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SINGULAR = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""), (
 
 @dataclass(frozen=True)
 class WordTable:
-    """Words with their kind and embedding (unit length but for what projection and rounding lost), and plain words.
+    """Words with their kind and embedding (unit length up to projection and rounding), and plain words.
 
-    Plain words (of grammar, verbs, adjectives) carry no thing and have no embedding.
+    Plain words (grammar, verbs, adjectives) name no object and have no embedding.
     """
 
     rows: dict[str, int]
@@ -60,7 +60,7 @@ def word_table() -> WordTable:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text in known words; what was taken for what; what stays unknown."""
+    """A text in known words; the replaced words; the unknown ones."""
 
     text: str
     taken: tuple[tuple[str, str], ...] = ()
@@ -97,7 +97,7 @@ class Vocabulary:
                              "with vidllm rooms calibrate --closed-vocabulary") from error  # fmt: skip
 
     def interpret(self, text: str) -> Reading:
-        """The text with unknown names replaced by the nearest known ones; it is unchanged where all are known."""
+        """The text with unknown names replaced by the nearest known ones; unchanged if all are known."""
         known_parts = [found.span() for part in self.sentences for found in re.finditer(re.escape(part), text)]
         spans = [
             (found.start(), found.end(), _bare(found.group())) for found in _WORD.finditer(text)
@@ -146,12 +146,12 @@ class Vocabulary:
         return names[int(near.argmax())] if names and near.max() >= NEAR[kind] else None
 
     def allowed(self, question: str) -> tuple[str, ...]:
-        """The answers that a question for a colour, a material or a number may have; none for any other question."""
+        """The possible answers to a question for a colour, a material or a number; None for any other question."""
         return next((self.answers[kind] for kind, asked in ASKED.items() if re.search(asked, question.lower())), ())
 
 
 def resembling(name: str, names: Collection[str]) -> str | None:
-    """The one of ``names`` of things that a name means: itself, its last words, or the nearest; None for none."""
+    """The category in ``names`` that a name means: itself, its last words, or the nearest one; None without one."""
     known = Vocabulary({"thing": {each: each for each in names}, "colour": {}, "material": {}}, frozenset(), {})
     words = [_bare(found) for found in _WORD.findall(name)]
     for start in range(len(words)):  # what a compound is, is said last
@@ -193,7 +193,7 @@ def _with_article(before: str, name: str) -> str:
 
 
 def unknown_words(words: Iterable[str]) -> str:
-    """The answer to a text with words that are not known."""
+    """The answer to a text with unknown words."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) == 1:
         return f"I do not know the word {quoted[0]}."

@@ -3,7 +3,7 @@
 from vidllm.pretrained.importing import import_model, plan_import
 from vidllm.pretrained.recipes import IMPORT_PRESETS, Ingredients
 from vidllm.pretrained.report import Report
-from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt, vggt_state_dict
+from vidllm.pretrained.vggt import VGGTReconstruction, load_vggt
 
 __all__ = [
     "IMPORT_PRESETS",
@@ -13,5 +13,4 @@ __all__ = [
     "import_model",
     "load_vggt",
     "plan_import",
-    "vggt_state_dict",
 ]

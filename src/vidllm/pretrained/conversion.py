@@ -17,39 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidllm.io.weight_files import Checkpoint, open_checkpoint
+from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.licences import Licence
 from vidllm.pretrained.report import Report, Unused
 
 #: (pattern, replacement) pairs; the first pattern that matches a whole key renames it.
 Renames = Sequence[tuple[str, str]]
-
-
-def read_state_dict(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors or .pt file, a folder holding one or its shards, or a state dict itself.
-
-    A training checkpoint that wraps the tensors in "model" or "state_dict" is unwrapped.
-    """
-    if isinstance(weights, Mapping):
-        return dict(weights)
-    return dict(open_checkpoint(weights).tensors())
-
-
-def rename(tensors: Mapping[str, Tensor], renames: Renames) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under their new names, and the keys no pattern knows. An empty new name drops the tensor."""
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in renames]
-    renamed: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for key, tensor in tensors.items():
-        for pattern, replacement in compiled:
-            match = pattern.fullmatch(key)
-            if match is not None:
-                renamed[match.expand(replacement)] = tensor
-                break
-        else:
-            unknown.append(key)
-    renamed.pop("", None)
-    return renamed, unknown
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str, unknown: Sequence[str] = ()) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
@@ -35,6 +34,8 @@ METRIC_RENAMES: Renames = (
 _MAP, _METRIC_MAP = KeyMap(RENAMES), KeyMap(METRIC_RENAMES)
 #: Layers that the heads of the published models read, by depth and whether blocks attend over frames.
 TAPS = {(12, True): (5, 7, 9, 11), (24, True): (11, 15, 19, 23), (24, False): (4, 11, 17, 23)}
+#: Weights of DINOv2 that these have not.
+IMPLIED = ("encoder.embeddings.mask_token", "encoder.embeddings.register_tokens")
 #: Widths of the published models that attend over frames.
 WIDTHS = {384: "da3-small", 768: "da3-base", 1024: "da3-large"}
 
@@ -100,10 +101,3 @@ def sizes(checkpoint: Checkpoint) -> dict[str, Any]:
         "features": shapes["depth_head.decoder.laterals.0.weight"][0],
         "out_channels": [shapes[f"depth_head.decoder.projects.{level}.weight"][0] for level in range(4)],
     }  # fmt: skip
-
-
-def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights of DINOv2 that this one has not."""
-    width = fields["hidden_size"]
-    return {"encoder.embeddings.mask_token": torch.zeros(1, width),
-            "encoder.embeddings.register_tokens": torch.zeros(1, 0, width)}  # fmt: skip

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import Tensor
 from transformers import AutoModelForDepthEstimation
 
 from vidllm.baselines.depth_estimator import DepthInput, depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
-from vidllm.pretrained import depth_anything_3, moge_2
+from vidllm.pretrained import depth_anything_3, dinov2, moge_2
 from vidllm.pretrained.conversion import KeyMap, Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
@@ -46,7 +45,7 @@ class MetricImporter:
     keys: str
     settings: Callable[[Checkpoint], dict[str, Any]]
     translate: Translate
-    implied: Callable[[dict[str, Any]], dict[str, Tensor]]
+    implied: tuple[str, ...]
     wants: DepthInput
     licence: Licence
 
@@ -55,11 +54,11 @@ class MetricImporter:
 METRIC_NETWORKS = {
     "depth_anything_3_metric": MetricImporter(
         r"(?:model\.)?backbone\.pretrained\.", depth_anything_3.metric_settings, depth_anything_3.translate_metric,
-        depth_anything_3.implied, DepthInput(504, 504, True, 14, *_AS_IT_IS),
+        depth_anything_3.IMPLIED, DepthInput(504, 504, True, 14, *_AS_IT_IS),
         Licence("Depth Anything 3 (metric)", "DA3METRIC-LARGE: Apache-2.0, code and weights.", True),
     ),
     "moge_2": MetricImporter(
-        r"encoder\.backbone\.", moge_2.settings, moge_2.translate, moge_2.implied,
+        r"encoder\.backbone\.", moge_2.settings, moge_2.translate, moge_2.IMPLIED,
         DepthInput(0, 0, False, 1, *_AS_IT_IS),
         Licence("MoGe-2", "code MIT (its DINOv2: Apache-2.0); weights as the card of the checkpoint says.", True),
     ),
@@ -93,7 +92,7 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     if kind is not None:
         importer = METRIC_NETWORKS[kind]
         licence = replace(importer.licence, terms=_card(checkpoint) + importer.licence.terms)
-        given = importer.implied(importer.settings(checkpoint))
+        given = dinov2.without(importer.settings(checkpoint)["hidden_size"], importer.implied)
         own = Source("metric depth estimator", checkpoint, importer.translate, (), licence, given=given)
         return source_beneath(PREFIX, own)
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ RENAMES: Renames = (
     (r"(?:classifier|head|linear_head)\..+", ""),
 )
 _MAP = KeyMap(RENAMES)
+#: What an encoder may do without.
+MASK, REGISTERS = (f"{_OURS}.embeddings.mask_token",), (f"{_OURS}.embeddings.register_tokens",)
 _FIELDS = {
     "hidden_size": "hidden_size", "num_hidden_layers": "depth", "num_attention_heads": "num_heads",
     "mlp_ratio": "mlp_ratio", "patch_size": "patch_size", "image_size": "image_size",
@@ -65,10 +68,13 @@ def dinov2_config(checkpoint: Checkpoint) -> EncoderConfig:
 
 def dinov2_source(checkpoint: Checkpoint, config: EncoderConfig) -> Source:
     """DINOv2's weights for an import: the encoder."""
-    registers = f"{_OURS}.embeddings.register_tokens"
-    given = {registers: torch.zeros(1, 0, config.hidden_size)} if config.num_register_tokens == 0 else {}
-    optional = (f"{_OURS}.embeddings.mask_token",)
-    return Source("DINOv2", checkpoint, translate, ("encoder.",), licences.DINOV2, optional, given)
+    given = {} if config.num_register_tokens else without(config.hidden_size, REGISTERS)
+    return Source("DINOv2", checkpoint, translate, ("encoder.",), licences.DINOV2, MASK, given)
+
+
+def without(width: int, names: Sequence[str]) -> dict[str, Tensor]:
+    """Weights of our encoder that a published one of that width does without: no registers, a mask that is not used."""
+    return {name: torch.zeros((1, 0, width) if name.endswith("register_tokens") else (1, width)) for name in names}
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:

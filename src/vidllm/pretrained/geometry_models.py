@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vidllm.baselines.geometry import GeometryModel, build_geometry
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.model.loading import check_finite, expected_weights, weightless
-from vidllm.pretrained import depth_anything_3, map_anything, pi3, vggt_omega
-from vidllm.pretrained.conversion import Source, Translate, load_strictly, plan, planned, source_beneath
+from vidllm.pretrained import depth_anything_3, dinov2, map_anything, pi3, vggt_omega
+from vidllm.pretrained.conversion import Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
 #: Where the cascade holds the network.
@@ -32,7 +28,8 @@ class GeometryImporter:
     configuration (``kind`` and its fields, :func:`vidllm.baselines.geometry.read_settings`) of a checkpoint, by its
     headers; ValueError for another model.
     translate: its keys in the network (:data:`~vidllm.pretrained.conversion.Translate`). side: the longer side of its
-    frames in pixels. implied: weights that our network has and the published one does not.
+    frames in pixels. implied: weights that our network has and the published one does not
+    (:func:`~vidllm.pretrained.dinov2.without`).
     """
 
     hub: str | None
@@ -40,14 +37,14 @@ class GeometryImporter:
     settings: Callable[[Checkpoint], dict[str, Any]]
     translate: Translate
     side: int
-    implied: Callable[[dict[str, Any]], dict[str, torch.Tensor]] = lambda settings: {}
+    implied: tuple[str, ...] = ()
 
 
 def _depth_anything_3(name: str, hub: str, terms: str, commercial: bool) -> GeometryImporter:
     return GeometryImporter(
         hub, Licence(f"Depth Anything 3 ({name})", terms, commercial),
         lambda checkpoint: depth_anything_3.settings(checkpoint, name), depth_anything_3.translate, 504,
-        depth_anything_3.implied,
+        depth_anything_3.IMPLIED,
     )  # fmt: skip
 
 
@@ -55,7 +52,7 @@ def _pi3(name: str, hub: str) -> GeometryImporter:
     terms = "code BSD-3-Clause, weights CC BY-NC 4.0 (non-commercial)."
     return GeometryImporter(
         hub, Licence(name, terms, False), lambda checkpoint: pi3.settings(checkpoint, name), pi3.translate, 574,
-        pi3.implied,
+        pi3.IMPLIED,
     )  # fmt: skip
 
 
@@ -69,7 +66,7 @@ GEOMETRY: dict[str, GeometryImporter] = {
         "facebook/map-anything-apache", Licence(
             "MapAnything", "code Apache-2.0; weights Apache-2.0 (map-anything-apache) or CC BY-NC 4.0 (map-anything, "
             "non-commercial): see the card of the checkpoint that was given.", None,
-        ), map_anything.settings, map_anything.translate, 518, map_anything.implied,
+        ), map_anything.settings, map_anything.translate, 518, map_anything.IMPLIED,
     ),
     "pi3": _pi3("pi3", "yyfz233/Pi3"),
     "pi3x": _pi3("pi3x", "yyfz233/Pi3X"),
@@ -95,19 +92,6 @@ def find_geometry_model(name: str, place: str | Path | None = None) -> tuple[dic
         raise ValueError(f"--geometry {name}: {importer.licence.terms} Give the file as --geometry-weights")
     checkpoint = open_checkpoint(found)
     settings = importer.settings(checkpoint)
-    own = Source(name, checkpoint, importer.translate, (), importer.licence, given=importer.implied(settings))
+    given = dinov2.without(settings["hidden_size"], importer.implied)
+    own = Source(name, checkpoint, importer.translate, (), importer.licence, given=given)
     return settings, source_beneath(PREFIX, own), importer.side
-
-
-def load_geometry_model(name: str, place: str | Path | None = None) -> GeometryModel:
-    """The network with its weights, float32, in evaluation mode; ValueError as :func:`find_geometry_model`, and where
-    weights are missing, do not fit or are not finite.
-    """
-    settings, source, _ = find_geometry_model(name, place)
-    with weightless():
-        network = build_geometry(settings)
-    report = plan({PREFIX + ours: shape for ours, shape in expected_weights(network).items()}, [source])
-    tensors = {ours.removeprefix(PREFIX): tensor for ours, tensor in planned(report, [source])}
-    load_strictly(network, tensors, name)
-    check_finite(network, source.checkpoint.place)
-    return network.eval()

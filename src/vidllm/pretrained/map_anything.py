@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
@@ -41,6 +40,8 @@ RENAMES: Renames = (
     (r"(?:ray_dirs|depth|depth_scale|cam_rot|cam_trans|cam_trans_scale)_encoder\..+", ""),  # what is known, as input
 )  # fmt: skip
 _MAP = KeyMap(RENAMES)
+#: Weights of DINOv2 that this one has not.
+IMPLIED = ("embeddings.mask_token", "embeddings.register_tokens")
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:
@@ -69,9 +70,3 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
         "features": shapes[narrow][1], "out_channels": [shapes[name][0] for name in projects],
         "camera_width": shapes[camera][0], "scale_width": shapes[scale][0],
     }  # fmt: skip
-
-
-def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights of DINOv2 that this one has not."""
-    width = fields["hidden_size"]
-    return {"embeddings.mask_token": torch.zeros(1, width), "embeddings.register_tokens": torch.zeros(1, 0, width)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidllm.io.tensors import load_pickled
@@ -31,6 +30,8 @@ RENAMES: Renames = (
     (r"normal_head\..+", ""),
 )
 _MAP = KeyMap(RENAMES)
+#: The weight of DINOv2 with registers that this one has not.
+IMPLIED = ("encoder.embeddings.register_tokens",)
 #: What we compute of the choices of its configuration.
 _FORM = {"res_block_in_norm": "none", "res_block_hidden_norm": "none", "activation": "relu",
          "dim_times_res_block_hidden": 1, "resamplers": ["conv_transpose"] * 3 + ["bilinear"]}  # fmt: skip
@@ -83,8 +84,3 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
                 raise ValueError(f"{checkpoint.place}: MoGe-2 with {part}.{name} {found!r:.60} is not supported, only "
                                  f"{value!r} is")  # fmt: skip
     return told
-
-
-def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
-    """A weight of DINOv2 with registers that this one has not."""
-    return {"encoder.embeddings.register_tokens": torch.zeros(1, 0, fields["hidden_size"])}

@@ -34,27 +34,33 @@ OURS = ("vidllm", "vidllm_cascade", "vidllm_reconstruction")
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was found: its module, without values before :meth:`load`, and where these are."""
+    """A part that was found: its module, without values before :meth:`load`, and where these are.
+
+    ``beneath``: what the names of the plan have before the module's.
+    """
 
     module: nn.Module
     source: Source
     report: Report
+    beneath: str = ""
 
     def load(self) -> nn.Module:
         """The module with its weights, in float32 and in evaluation mode; ValueError for one that is not finite."""
-        beneath = "clip." if isinstance(self.module, CLIPVisionModel) else ""
-        tensors = {name.removeprefix(beneath): tensor for name, tensor in planned(self.report, [self.source])}
+        tensors = {name.removeprefix(self.beneath): tensor for name, tensor in planned(self.report, [self.source])}
         load_strictly(self.module, tensors, self.source.name)
         check_finite(self.module, self.source.checkpoint.place)
         return self.module.eval()
 
 
-def _found(build: Callable[[], nn.Module], source: Source, beneath: str = "") -> Part:
-    """Plan a part from headers; ValueError, naming the place, where weights lack or are of another shape."""
+def find_part(build: Callable[[], nn.Module], source: Source, beneath: str = "") -> Part:
+    """Plan a part from headers; ValueError, naming the place, where weights lack or are of another shape.
+
+    ``beneath``: what the source puts before its names.
+    """
     with weightless():
         module = build()
     expected = {beneath + name: shape for name, shape in expected_weights(module).items()}
-    return Part(module, source, plan(expected, [source]))
+    return Part(module, source, plan(expected, [source]), beneath)
 
 
 def find_geometry(place: str, attention: bool = False) -> Part:
@@ -89,7 +95,7 @@ def find_geometry(place: str, attention: bool = False) -> Part:
             module.attention = GlobalFrameAttention(trunk, encoder.hidden_size)
         return module
 
-    return _found(build, source)
+    return find_part(build, source)
 
 
 def find_tower(place: str) -> Part:
@@ -107,7 +113,7 @@ def find_tower(place: str) -> Part:
         vision, source = tower_of(checkpoint)
     else:
         vision, source = clip_config(checkpoint.settings(), checkpoint.place), clip_source(checkpoint)
-    return _found(lambda: CLIPVisionModel(vision), source, "clip.")
+    return find_part(lambda: CLIPVisionModel(vision), source, "clip.")
 
 
 def _our_source(checkpoint: Checkpoint, fills: tuple[str, ...]) -> Source:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
@@ -22,6 +21,8 @@ RENAMES: Renames = (
 _MAP = KeyMap(RENAMES)
 _BLOCK = re.compile(r"decoder\.(\d+)\.(.+)")
 _EMBEDDINGS = "encoder.backbone.embeddings"
+#: The weight of DINOv2 that this one has not.
+IMPLIED = (f"{_EMBEDDINGS}.mask_token",)
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:
@@ -65,8 +66,3 @@ def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
             "last_channels": shapes["point_head.output_block.0.0.weight"][0],
         }
     return fields
-
-
-def implied(fields: dict[str, Any]) -> dict[str, Tensor]:
-    """The weight of DINOv2 that this one has not."""
-    return {f"{_EMBEDDINGS}.mask_token": torch.zeros(1, fields["hidden_size"])}

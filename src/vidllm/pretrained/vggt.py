@@ -17,14 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidllm.geometry.cameras import decode_pose
-from vidllm.io.weight_files import Checkpoint
+from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseHeadConfig, EncoderConfig
 from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
-from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, load_strictly, read_state_dict, rename
+from vidllm.pretrained import dinov2, licences
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, dpt_renames, load_strictly
 
 _HEAD: dict[str, Any] = {
     "dim_in": 2048, "patch_size": 14, "features": 256, "out_channels": [256, 512, 1024, 1024],
@@ -55,35 +55,14 @@ _FIXED: dict[str, dict[str, Any]] = {
     "point_head": {"feature_only": False, "down_ratio": 1, "output_dim": 4},
 }  # fmt: skip
 
-_VIT, _OURS_VIT = r"aggregator\.patch_embed", "encoder.backbone"
-_LAYER, _OURS_LAYER = rf"{_VIT}\.blocks\.(\d+)", rf"{_OURS_VIT}.encoder.layer.\1"
-_DENSE = r"(depth_head|point_head)"
-#: Key map from VGGT to our modules; qkv of the encoder is split before.
+_VIT = "aggregator.patch_embed."
+#: Key map from VGGT to our modules, but for its encoder, whose names are DINOv2's own.
 RENAMES: Renames = (
-    (rf"{_VIT}\.cls_token", f"{_OURS_VIT}.embeddings.cls_token"),
-    (rf"{_VIT}\.mask_token", f"{_OURS_VIT}.embeddings.mask_token"),
-    (rf"{_VIT}\.register_tokens", f"{_OURS_VIT}.embeddings.register_tokens"),
-    (rf"{_VIT}\.pos_embed", f"{_OURS_VIT}.embeddings.position_embeddings"),
-    (rf"{_VIT}\.patch_embed\.proj\.(weight|bias)", rf"{_OURS_VIT}.embeddings.patch_embeddings.projection.\1"),
-    (rf"{_VIT}\.norm\.(weight|bias)", rf"{_OURS_VIT}.layernorm.\1"),
-    (rf"{_LAYER}\.(norm[12]|mlp\.fc[12])\.(weight|bias)", rf"{_OURS_LAYER}.\2.\3"),
-    (rf"{_LAYER}\.attn\.([qkv])\.(weight|bias)", rf"{_OURS_LAYER}.attention.\2_proj.\3"),
-    (rf"{_LAYER}\.attn\.proj\.(weight|bias)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
-    (rf"{_LAYER}\.ls([12])\.gamma", rf"{_OURS_LAYER}.layer_scale\2.lambda1"),
-    (r"aggregator\.(camera_token|register_token)", r"attention.\1"),
-    (r"aggregator\.((?:frame|global)_blocks\..+)", r"attention.\1"),
+    (r"aggregator\.(camera_token|register_token|(?:frame|global)_blocks\..+)", r"attention.\1"),
     (r"camera_head\.empty_pose_tokens", "camera_head.empty_pose"),
     (r"camera_head\.poseLN_modulation\.1\.(weight|bias)", r"camera_head.modulation.\1"),
     (r"camera_head\.((?:trunk|token_norm|trunk_norm|embed_pose|pose_branch)\..+)", r"camera_head.\1"),
-    (rf"{_DENSE}\.norm\.(weight|bias)", r"\1.decoder.norm.\2"),
-    (rf"{_DENSE}\.projects\.(\d)\.(weight|bias)", r"\1.decoder.projects.\2.\3"),
-    (rf"{_DENSE}\.resize_layers\.(\d)\.(weight|bias)", r"\1.decoder.resizes.\2.\3"),
-    (rf"{_DENSE}\.scratch\.layer(\d)_rn\.weight", r"\1.decoder.laterals.\2.weight"),
-    (rf"{_DENSE}\.scratch\.refinenet(\d)\.resConfUnit1\.(.+)", r"\1.decoder.fusions.\2.skip.\3"),
-    (rf"{_DENSE}\.scratch\.refinenet(\d)\.resConfUnit2\.(.+)", r"\1.decoder.fusions.\2.refine.\3"),
-    (rf"{_DENSE}\.scratch\.refinenet(\d)\.out_conv\.(.+)", r"\1.decoder.fusions.\2.out.\3"),
-    (rf"{_DENSE}\.scratch\.output_conv1\.(weight|bias)", r"\1.narrow.\2"),
-    (rf"{_DENSE}\.scratch\.output_conv2\.(\d)\.(weight|bias)", r"\1.out.\2.\3"),
+    *(pair for head in ("depth_head", "point_head") for pair in dpt_renames(head, head)),
     (r"track_head\..+", ""),
 )
 _MAP = KeyMap(RENAMES)
@@ -164,31 +143,11 @@ def load_vggt(
     parts = vggt_parts(config)
     with torch.device("meta"):
         model = VGGTReconstruction(parts)
-    tensors, unknown = _renamed(read_state_dict(weights), parts.encoder)
-    load_strictly(model, tensors, "VGGT", unknown)
+    given = weights if isinstance(weights, Mapping) else dict(open_checkpoint(weights).tensors())
+    named = {key: translate(key, tensor) for key, tensor in given.items()}
+    tensors = _implied(parts.encoder) | {name: tensor for pairs in named.values() for name, tensor in pairs or ()}
+    load_strictly(model, tensors, "VGGT", [key for key, pairs in named.items() if pairs is None])
     return model.eval()
-
-
-def vggt_state_dict(
-    weights: str | Path | Mapping[str, Tensor], config: Mapping[str, Any] | None = None
-) -> dict[str, Tensor]:
-    """VGGT's weights under our names (prefixes encoder, attention, camera_head, depth_head, point_head).
-
-    Raises ValueError on keys the map does not know.
-    """
-    tensors, unknown = _renamed(read_state_dict(weights), vggt_parts(config).encoder)
-    if unknown:
-        raise ValueError(f"not VGGT weights, or of another version: unknown keys {unknown}")
-    return tensors
-
-
-def _renamed(tensors: dict[str, Tensor], encoder: EncoderConfig) -> tuple[dict[str, Tensor], list[str]]:
-    """Our names; the encoder's qkv split, DPT levels counted from 0, and the parts VGGT leaves implicit filled in."""
-    renamed, unknown = rename(dict(_split_qkv(tensors)), RENAMES)
-    renamed["camera_head.base_pose"] = torch.zeros(9)  # VGGT's pose starts at zero
-    if encoder.num_register_tokens == 0:
-        renamed.setdefault(f"{_OURS_VIT}.embeddings.register_tokens", torch.zeros(1, 0, encoder.hidden_size))
-    return {_from_zero(key): tensor for key, tensor in renamed.items()}, unknown
 
 
 def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -219,41 +178,21 @@ def vggt_source(checkpoint: Checkpoint, parts: VGGTParts) -> Source:
     plain = parts.camera_activations == ("linear", "linear", "relu") and parts.depth[1] == _PLAIN_DEPTH | patch
     if not plain or (parts.points is not None and parts.points[1] != _PLAIN_POINTS | patch):
         raise ValueError(f"{checkpoint.place}: only VGGT-1B's activations of camera and dense heads can be imported")
-    given = {"camera_head.base_pose": torch.zeros(9)}  # VGGT's pose starts at zero
-    if parts.encoder.num_register_tokens == 0:
-        given[f"{_OURS_VIT}.embeddings.register_tokens"] = torch.zeros(1, 0, parts.encoder.hidden_size)
     fills = ("encoder.", "attention.", "camera_head.", "depth_head.", *(("point_head.",) if parts.points else ()))
-    return Source("VGGT", checkpoint, translate, fills, licences.VGGT, (f"{_OURS_VIT}.embeddings.mask_token",), given)
+    return Source("VGGT", checkpoint, translate, fills, licences.VGGT, dinov2.MASK, _implied(parts.encoder))
+
+
+def _implied(encoder: EncoderConfig) -> dict[str, Tensor]:
+    """Weights that VGGT does not hold: its pose starts at zero, and its encoder may have no registers."""
+    registers = () if encoder.num_register_tokens else dinov2.REGISTERS
+    return {"camera_head.base_pose": torch.zeros(9), **dinov2.without(encoder.hidden_size, registers)}
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:
     """One of VGGT's weights under our names (see :data:`~vidllm.pretrained.conversion.Translate`)."""
-    named = [(_MAP(name), part) for name, part in _split_qkv({key: tensor})]
-    if any(name is None for name, _ in named):
-        return None
-    return [(_from_zero(name), part) for name, part in named if name]
-
-
-def _split_qkv(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """The encoder's fused query-key-value layers as three; every other tensor as it is."""
-    split: list[tuple[str, Tensor]] = []
-    for key, tensor in tensors.items():
-        if key.startswith("aggregator.patch_embed.blocks.") and ".attn.qkv." in key and tensor.shape[0] % 3 == 0:
-            thirds = zip("qkv", tensor.chunk(3), strict=True)
-            split += [(key.replace(".attn.qkv.", f".attn.{name}."), third) for name, third in thirds]
-        else:
-            split.append((key, tensor))
-    return split
-
-
-def _from_zero(key: str) -> str:
-    """DPT's laterals and fusions are numbered from 1 in VGGT, from 0 here."""
-    for part in (".decoder.laterals.", ".decoder.fusions."):
-        if part in key:
-            head, tail = key.split(part)
-            level, rest = tail.split(".", 1)
-            return f"{head}{part}{int(level) - 1}.{rest}"
-    return key
+    if key.startswith(_VIT):
+        return dinov2.translate(key.removeprefix(_VIT), tensor)
+    return _MAP.translate(key, tensor)
 
 
 def vggt_parts(config: Mapping[str, Any] | None = None) -> VGGTParts:

@@ -1,12 +1,12 @@
-"""Checkpoints that survive a kill at any moment: written whole or not at all (:mod:`vidllm.io.atomic`), a few kept.
+"""Checkpoints, written atomically (:mod:`vidllm.io.atomic`); the newest few are kept.
 
-Either form holds a run's tensors by name (``weights|NAME``, ``averaged|NAME``, ``optimizer|SLOT|NAME``) and its counts.
-``step_N.pt`` is one file; where blocks are sharded, ``step_N`` is a folder of torch.distributed.checkpoint to which
-every process writes its own part. Any number of processes goes on from either, sharded or not. Nothing in them is
-unpickled without a guard (:mod:`vidllm.io`).
+Both forms store a run's tensors by name (``weights|NAME``, ``averaged|NAME``, ``optimizer|SLOT|NAME``) and its
+counters. ``step_N.pt`` is one file; with sharded blocks, ``step_N`` is a folder of torch.distributed.checkpoint to
+which every process writes its part. Any number of processes can resume from either, sharded or not. Unpickling is
+restricted to tensors (:mod:`vidllm.io`).
 
-Moments are named here rather than by torch's ``get_optimizer_state_dict``: its counterpart gives parameters that had
-no gradient yet moments of one step, and their first real step would be another one.
+Moments are named here rather than by torch's ``get_optimizer_state_dict``, whose counterpart gives parameters without a
+gradient moments of one step, which would change their first real step.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _UNFIT = (CheckpointException, AssertionError, AttributeError, KeyError, OSError
 
 
 def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processes: ProcessGroup) -> Path:
-    """Write a run's state; older checkpoints beyond ``keep`` go. Called by all processes.
+    """Write a run's state and remove older checkpoints beyond ``keep``. Called by all processes.
 
-    ValueError on a full disk, which leaves the last good one.
+    ValueError if the disk is full; the last good checkpoint is kept.
     """
     path = folder / f"step_{step:07d}"
     counts = {
@@ -73,10 +73,10 @@ def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processe
 
 
 def load_checkpoint(run: Trainable, path: Path) -> int | None:
-    """Read a file or folder into a run, sharded or whole; the step to go on with, None where it is damaged.
+    """Read a file or folder into a run, sharded or not; returns the step to resume from, None if it is damaged.
 
     Raises:
-        ValueError: it is another run's.
+        ValueError: it belongs to another run.
     """
     try:
         if path.is_dir():
@@ -103,7 +103,7 @@ def load_checkpoint(run: Trainable, path: Path) -> int | None:
 
 
 def tensors_of(run: Trainable) -> dict[str, Any]:
-    """Every tensor of a run by name, where it is."""
+    """Every tensor of a run by name, on its device."""
     found: dict[str, Any] = {}
     for name, module in run.modules().items():
         found |= {f"weights{SEPARATOR}{name}.{key}": value for key, value in module.state_dict().items()}
@@ -174,7 +174,8 @@ def _unwritten(path: Path, error: BaseException) -> ValueError:
     last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     reason = " ".join(str(cause).split())[:300]
-    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; make room and start again: the run goes on")
+    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; free disk space and start again: "
+                      "the run resumes")  # fmt: skip
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

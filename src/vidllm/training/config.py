@@ -1,8 +1,8 @@
-"""Training configuration: frozen dataclasses by subject, presets as functions, and the file that each run leaves.
+"""Training configuration: frozen dataclasses by subject, presets as functions, and ``config.json`` of a run folder.
 
-A run's configuration is made of the parts that it needs. The command line names the fields without their part
-(``--learning-rate``), so no two parts of a run have a field of the same name; :func:`flat` and :func:`changed` use
-these names too.
+The command line names the fields without their part (``--learning-rate``), so no two parts of a configuration have a
+field of the same name; :func:`flat` and :func:`changed` use these names too. In comments, [P] marks a choice of the
+paper and [D] one of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vidllm.io.files import read_json_object
 from vidllm.model.config_fields import flat
 from vidllm.model.configuration import AdapterVariant
 
-FLAT = tyro.conf.arg(name="")  # of a part: its fields are options without the part's name
+FLAT = tyro.conf.arg(name="")  # the fields of the part are options without the part's name
 C = TypeVar("C")
 
 
@@ -26,53 +26,53 @@ C = TypeVar("C")
 class Loop:
     """Data, processes and bookkeeping of any run (docs/training.md)."""
 
-    data: str = "runs/shards"  # folder of shards (vidllm rooms shards)
+    data: str = "runs/shards"  # folder of shards (vidllm rooms shards, vidllm data pack)
     out: str = "runs/run"  # run folder: config.json, log.jsonl, checkpoints, final model
-    seed: int = 0
-    steps: int = 2000
-    minutes: float = 0.0  # above 0: stop after this time too, the learning rate falling towards it instead
-    accumulation: int = 1  # micro-batches that each process adds up to a step
+    seed: int = 0  # seed of weights and batches
+    steps: int = 2000  # training steps
+    minutes: float = 0.0  # above 0: also stop after this time; the learning rate decays towards it
+    accumulation: int = 1  # micro-batches per step and process
     gradient_checkpointing: bool = False  # less memory, a third more time
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole weights in each, or blocks sharded (FSDP2)
-    dtype: str = "auto"  # autocast; "float32" switches it off; "auto": bfloat16 where the hardware has it
-    device: str = "auto"  # "auto": a GPU where there is one
-    threads: int = 1  # on a CPU
-    prefetch: int = 0  # batches drawn ahead, each by a thread of its own; what is drawn is the same
-    workers: int = 0  # processes that draw for those threads (stages 1 and 2): drawing does not hold the training up
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: all weights in each (DDP), or blocks sharded (FSDP2)
+    dtype: str = "auto"  # autocast dtype; float32: no autocast; auto: bfloat16 where the hardware supports it
+    device: str = "auto"  # auto: a GPU if there is one
+    threads: int = 1  # CPU threads
+    prefetch: int = 0  # batches prepared ahead, one thread each; the batches are the same
+    workers: int = 0  # processes that prepare these batches (stages 1 and 2)
     compile_blocks: bool = False  # torch.compile of the transformer blocks: a minute at the start, then faster on a GPU
-    spike_factor: float = 10.0  # steps of this many times the median loss or gradient are skipped; 0: none is
+    spike_factor: float = 10.0  # skip steps with a loss or gradient this many times the running median; 0: never
     spike_window: int = 100  # steps of the running median
-    max_bad_steps: int = 50  # of the last hundred: more, and the run stops
-    log_every: int = 20
-    save_minutes: float = 4.0
-    keep_checkpoints: int = 2
-    trackers: tuple[str, ...] = ()  # beside log.jsonl: "tensorboard", "wandb"
+    max_bad_steps: int = 50  # stop if more of the last hundred steps were skipped
+    log_every: int = 20  # steps between lines of the log
+    save_minutes: float = 4.0  # minutes between checkpoints
+    keep_checkpoints: int = 2  # number of newest checkpoints to keep
+    trackers: tuple[str, ...] = ()  # also log to tensorboard, wandb
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW [P: weight decay 0.05, clip 1.0], and the learning rate's rise, plateau and fall [D]."""
+    """AdamW [P: weight decay 0.05, clip 1.0] and a learning rate with warm-up, plateau and linear decay [D]."""
 
-    learning_rate: float = 1e-3
-    final_fraction: float = 0.02  # learning rate at the end, as a fraction of the peak
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3  # the last part of the steps, over which the rate falls linearly
-    weight_decay: float = 0.05
-    beta2: float = 0.999
-    clip_norm: float = 1.0
+    learning_rate: float = 1e-3  # peak learning rate
+    final_fraction: float = 0.02  # final learning rate as a fraction of the peak
+    warmup_steps: int = 100  # steps of linear warm-up
+    decay_fraction: float = 0.3  # fraction of the steps, at the end, with linear decay
+    weight_decay: float = 0.05  # of AdamW
+    beta2: float = 0.999  # of AdamW
+    clip_norm: float = 1.0  # maximum gradient norm
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every run has."""
+    """The parts that every run has."""
 
     loop: Annotated[Loop, FLAT] = Loop()
     optimiser: Annotated[Optimiser, FLAT] = Optimiser()
 
     def learning_rate(self, step: int, spent: float = 0.0) -> float:
-        """Of step ``step`` (from 0): linear warm-up, constant, linear decay, so that a run can be prolonged.
+        """The learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay.
 
-        ``spent``: the share of the run's ``minutes`` that has passed.
+        ``spent``: the fraction of the run's ``minutes`` that has passed.
         """
         loop, optimiser = self.loop, self.optimiser
         rise = min(1.0, (step + 1) / max(1, optimiser.warmup_steps))
@@ -85,73 +85,73 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Start:
-    """What the model starts from, and which of its parts learn."""
+    """Initial weights, variants of the model, and which parts are trained."""
 
-    preset: str = "tiny"
-    adapter: AdapterVariant | None = None  # another variant than the preset's (teachers, ablation)
-    bridge_tokens: int | None = None  # another K than the preset's (ablation); as the next three, of fresh weights
-    metric_depth: bool = True  # without it (ablation) lengths are ``unit_m`` a unit of relative depth
-    scale_alignment: bool = True  # without it (ablation) depth is the metric one, translations ``unit_m`` a unit
-    unit_m: float = 1.0  # metres a unit of relative depth, where nothing measures it
-    literal_streams: bool = False  # Eq 1 as it is written, without norm and residual; as the next two, of fresh weights
-    point_head: bool = False  # also where the preset has none
-    canonical_focal: float | None = None  # of metric depth, in shorter image sides, where cameras vary
-    bridge_riders: bool = False  # bridge tokens join both branches, also of a model that was imported without
-    scale_estimator: Literal["log_huber", "wls"] | None = None  # another than the model's; wls: the paper's literal one
-    positions: bool = True  # without them (VG-LLM's setting) the language model is not told where its patches are
-    init_from: str | None = None  # a saved model folder to start from (weights only)
-    encoder_from: str | None = None  # DINOv2's weights for fresh ones: file, folder or hub id; the first layers of it
-    geometry_from: str | None = None  # a narrower model whose attention and camera heads are taken (widening)
-    fit_steps: int = 500  # in which the adapter is fitted to that model's geometric stream
-    language_from: str | None = None  # where the LM comes from (vidllm train blind), or a model's whole language half
-    lora_rank: int = 0  # of matrices beside the language model's layers, which alone learn there; 0: it learns whole
-    lora_alpha: float = 32.0  # what they add is scaled by this over their rank
-    freeze_encoder: bool = False  # Figure 3 freezes a pretrained encoder; tiny's starts from nothing
-    vision_scale: float = 1.0  # learning rate of the parts that see, over that of those that speak
+    preset: str = "tiny"  # sizes of the model
+    adapter: AdapterVariant | None = None  # variant of the adapter instead of the preset's (teachers, ablation)
+    bridge_tokens: int | None = None  # K instead of the preset's (ablation); only for random initial weights
+    metric_depth: bool = True  # off (ablation): the scale is unit_m; only for random initial weights
+    scale_alignment: bool = True  # off (ablation): depth is the metric depth, translations are scaled by unit_m
+    unit_m: float = 1.0  # metres per unit of relative depth without metric depth or scale alignment
+    literal_streams: bool = False  # Eq 1 literally, without norm and residual; only for random initial weights
+    point_head: bool = False  # add a point head; only for random initial weights
+    canonical_focal: float | None = None  # canonical focal length of metric depth, in shorter image sides
+    bridge_riders: bool = False  # bridge tokens are inputs of both branches, also of an imported model
+    scale_estimator: Literal["log_huber", "wls"] | None = None  # estimator instead of the model's; wls: the paper's
+    positions: bool = True  # off: no position embeddings of the patches in the language model (VG-LLM's setting)
+    init_from: str | None = None  # folder of a model whose weights the training starts from
+    encoder_from: str | None = None  # file, folder or hub id of DINOv2: initial weights of the encoder
+    geometry_from: str | None = None  # a narrower model: initial weights of attention and camera heads, widened
+    fit_steps: int = 500  # steps in which the adapter is fitted to the geometric stream of --geometry-from
+    language_from: str | None = None  # a language model (vidllm train blind), or a model whose language half is used
+    lora_rank: int = 0  # rank of LoRA on the language model's layers; 0: train all weights
+    lora_alpha: float = 32.0  # scaling of LoRA: alpha / rank
+    freeze_encoder: bool = False  # freeze the encoder (the paper's Figure 3)
+    vision_scale: float = 1.0  # learning rate of encoder, adapter and geometry relative to that of the language half
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Frames of a step: windows for geometry, whole clips with language."""
+    """Frames of a step: windows of neighbouring frames for geometry steps, whole clips for language steps."""
 
-    window_scenes: int = 12
-    window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)
-    spread_share: float = 0.0  # of the geometry steps: frames spread over the clip in place of a window
-    sides: tuple[int, ...] = ()  # shorter side of the geometry steps' frames, one drawn a step; none: as rendered
-    posed_clips: str | None = None  # folder of real RGB-D or posed clips (posed_clips)
-    posed_share: float = 0.25  # of the geometry steps: on those
-    vary_share: float = 0.0  # of the scenes of geometry steps: pictures varied as cameras vary them (augment)
-    clip_images: int = 32  # frames of a step with whole clips, over its scenes
-    clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames a clip, spread over it; the first is always there
+    window_scenes: int = 12  # scenes of a geometry step
+    window_frames: tuple[int, ...] = (2, 2, 3, 4, 6)  # frames per window, drawn from these
+    spread_share: float = 0.0  # fraction of the geometry steps with frames spread over the clip instead of a window
+    sides: tuple[int, ...] = ()  # shorter sides of the frames, one drawn per geometry step (default: as in the shards)
+    posed_clips: str | None = None  # folder of real RGB-D or posed clips (docs/training.md)
+    posed_share: float = 0.25  # fraction of the geometry steps on these clips
+    vary_share: float = 0.0  # fraction of the scenes of geometry steps with augmented pictures
+    clip_images: int = 32  # frames of a language step, over all its scenes
+    clip_frames: tuple[int, ...] = (4, 4, 5, 8)  # frames per clip, drawn from these, spread over it from its first
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The order of learning: geometry on short windows first, then everything on whole clips."""
+    """The order of training: geometry steps on short windows first, then also language steps on whole clips."""
 
-    language_start: int = 2500  # first step with whole clips and language
-    language_share: float = 0.75  # of the steps after that
-    language_only_share: float = 0.4  # of the whole-clip steps: no gradient into the vision, true geometry; cheap
-    named_share: float = 0.0  # of the language-only steps: on the patches' true names, with no vision
-    true_geometry_until: int = 6000  # share of language steps lifted with true geometry falls from 1 to 0 until here
+    language_start: int = 2500  # first step that may be a language step
+    language_share: float = 0.75  # fraction of language steps from there on
+    language_only_share: float = 0.4  # fraction of the language steps with true geometry, no gradient in the vision
+    named_share: float = 0.0  # fraction of these with oracle features: true labels instead of patch features
+    true_geometry_until: int = 6000  # the fraction of language steps with true geometry falls from 1 to 0 until here
 
     def true_geometry_share(self, step: int) -> float:
-        """Share of language steps lifted with true geometry."""
+        """Fraction of language steps with true geometry."""
         span = max(1, self.true_geometry_until - self.language_start)
         return min(1.0, max(0.0, (self.true_geometry_until - step) / span))
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts of a scene and step."""
+    """Texts per scene and step."""
 
-    questions: int = 22
-    references: int = 8
-    captions: int = 3
-    plain: int = 0  # plain questions a scene on top: template questions
-    places: int = 0  # and ones on places of these
-    spatial: int = 0  # questions in VSI-Bench's form, of shards that have them
-    max_text_tokens: int = 800
+    questions: int = 22  # questions with answers
+    references: int = 8  # expressions to ground
+    captions: int = 3  # captions of objects or of the room
+    plain: int = 0  # template questions on colour, material and counts
+    places: int = 0  # template questions on positions and distances
+    spatial: int = 0  # questions in VSI-Bench's form, from shards that contain them
+    max_text_tokens: int = 800  # tokens of all texts of a scene
 
 
 @dataclass(frozen=True)
@@ -159,39 +159,39 @@ class LossWeights:
     """Weights and forms of the paper's losses (docs/method.md, section 9)."""
 
     reconstruction: Literal["ours", "vggt"] = "ours"  # the form of L_recon
-    dense_frames: int = 2  # frames a clip whose dense heads are supervised
-    window_dense_frames: int = 1  # the same of a window
-    camera_weight: float = 5.0
-    rotation_weight: float = 6.0  # of the quaternion within the camera loss (VGGT: 1)
-    translation_weight: float = 1.0  # of the translation within the camera loss (VGGT: 1)
-    fov_weight: float = 0.5  # of the fields of view within the camera loss (VGGT: 0.5)
-    depth_weight: float = 1.0
-    point_weight: float = 1.0
-    metric_weight: float = 1.0
-    gravity_weight: float = 1.0
-    text_weight: float = 2.0
-    box_weight: float = 0.5
-    proposal_weight: float = 0.0  # a choice among the scene's boxes (the paper's tables choose among Mask3D's)
-    confidence_weight: float = 0.2
-    inverse_depth: bool = True
+    dense_frames: int = 2  # frames per clip on which the dense heads are trained
+    window_dense_frames: int = 1  # frames per window on which the dense heads are trained
+    camera_weight: float = 5.0  # camera loss
+    rotation_weight: float = 6.0  # quaternion within the camera loss (VGGT: 1)
+    translation_weight: float = 1.0  # translation within the camera loss (VGGT: 1)
+    fov_weight: float = 0.5  # fields of view within the camera loss (VGGT: 0.5)
+    depth_weight: float = 1.0  # relative depth
+    point_weight: float = 1.0  # 3D points, if the model has a point head
+    metric_weight: float = 1.0  # L_MD, metric depth
+    gravity_weight: float = 1.0  # up direction
+    text_weight: float = 2.0  # cross-entropy of the texts
+    box_weight: float = 0.5  # boxes of the grounding decoder
+    proposal_weight: float = 0.0  # choice among all boxes of the scene (the paper's tables choose among Mask3D's)
+    confidence_weight: float = 0.2  # log-confidence term of the depth and point losses
+    inverse_depth: bool = True  # weight the depth errors by 1 + 1 / depth
 
 
 @dataclass(frozen=True)
 class SupervisionWeights:
-    """Supervision beside the paper's losses, for small models that start from nothing; at weight 0 it is not built."""
+    """Auxiliary losses for training from random weights (docs/method.md, section 9); 0 switches one off."""
 
-    correspondence_weight: float = 0.2  # matching patches are alike
-    guide_weight: float = 0.3  # where one head of global attention looks
-    guide_layers: tuple[int, ...] = (1,)  # of these blocks
-    patch_point_weight: float = 2.0  # the 3D point of each patch
-    bearing_weight: float = 0.0  # of its direction from the first camera, within that loss
-    semantic_weight: float = 1.0  # category and colour of each patch
-    naming_weight: float = 1.0  # the semantic stream is drawn to the patches' names
-    word_weight: float = 0.5  # where five heads of the language model look (words)
-    resemble_weight: float = 0.3  # visual tokens are drawn to the words of what they show (words)
-    place_weight: float = 0.3  # visual tokens, nouns and answers tell where things are (positions)
-    represent_weight: float = 0.0  # 3DRS's: visual tokens tell a geometry model's features (representation)
-    represent_from: str | None = None  # that model: VGGT, a cascade or one of ours
+    correspondence_weight: float = 0.2  # features of matching patches are similar
+    guide_weight: float = 0.3  # one head of global attention attends to the matching patch
+    guide_layers: tuple[int, ...] = (1,)  # blocks of global attention with such a head
+    patch_point_weight: float = 2.0  # 3D point of each patch
+    bearing_weight: float = 0.0  # its direction from the first camera, within that loss
+    semantic_weight: float = 1.0  # category, colour and material of each patch
+    naming_weight: float = 1.0  # semantic vectors of category, colour and material as patch features
+    word_weight: float = 0.5  # heads of the language model attend to the patches that words refer to
+    resemble_weight: float = 0.3  # visual tokens are similar to the embeddings of the words for what they show
+    place_weight: float = 0.3  # positions of objects in the hidden states of visual tokens, nouns and answers
+    represent_weight: float = 0.0  # 3DRS's loss: visual tokens predict the features of a geometry model
+    represent_from: str | None = None  # that geometry model: VGGT, a cascade or one of ours
 
 
 NO_SUPERVISION = SupervisionWeights(
@@ -212,14 +212,14 @@ class TrainConfig(RunConfig):
     texts: Annotated[Texts, FLAT] = Texts()
     weights: Annotated[LossWeights, FLAT] = LossWeights()
     supervision: Annotated[SupervisionWeights, FLAT] = SupervisionWeights()
-    export: Literal["half", "int8"] = "half"  # the final model's weights: float16, or compact_weights
+    export: Literal["half", "int8"] = "half"  # precision of the final weights: float16, or int8 (compact_weights)
 
 
 # ---- presets -------------------------------------------------------------------------------------------------------
 
 
 def tiny() -> TrainConfig:
-    """A small model from nothing, with all supervision that rooms give."""
+    """A small model from random weights, with all auxiliary losses."""
     return TrainConfig()
 
 
@@ -254,7 +254,7 @@ def paper() -> TrainConfig:
     )
 
 
-#: Joint training by the model's preset: its options are changes of these.
+#: Configurations of joint training by preset; options change single fields.
 PRESETS = {"tiny": tiny, "tiny-dinov2": tiny_dinov2, "compact": compact, "paper": paper}
 
 
@@ -271,7 +271,7 @@ def tiny_test() -> TrainConfig:
 
 
 def flat_file(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """As :func:`flat`, of what a file holds; ``like``: a configuration of its class. ValueError for a wrong part."""
+    """As :func:`flat`, for the content of a file; ``like``: a configuration of its class. Raises ValueError."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         part = getattr(like, name, None)

@@ -1,6 +1,6 @@
-"""From shards of rooms to batches: windows of frames for geometry, whole clips with packed texts for language.
+"""Batches from shards: windows of frames for geometry steps, whole clips with packed texts for language steps.
 
-Every batch is a function of (seed, step) and the list of shards, so a resumed run goes on exactly as an unbroken one.
+Every batch is a function of (seed, step) and the list of shards, so a resumed run gives the same results.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ PLAN = 1  # keeps the draws of a step's plan apart from those of its data
 
 
 def plan_of(seed: int, step: int) -> np.random.Generator:
-    """What is drawn alike for all processes of a step."""
+    """Generator of the random choices that all processes of a step share."""
     return np.random.default_rng([seed, step, PLAN])
 
 
 @dataclass
 class Batch(Tensors):
     """Scenes of one step. images (B,F,3,H,W) in [0,1]; depth_m (B,F,H,W); extrinsics (B,F,4,4) camera-from-room;
-    intrinsics (B,F,3,3); up (B,3) in the first camera; category, colour, material (B,F,P) class of each
-    patch, 0 = shell, -1 = not known. ``places`` tells where each scene came from: shard, scene in it, frames of the
-    clip. Without ``named`` no category, colour or material is known; ``up`` is NaN where it is not known.
+    intrinsics (B,F,3,3); up (B,3) in the first camera's frame, NaN if unknown; category, colour, material (B,F,P) class
+    of each patch: 0 floor, walls and ceiling, -1 unknown. ``places``: shard, index and frames of each scene. Without
+    ``named`` all classes are unknown.
     """
 
     images: Tensor
@@ -67,11 +67,11 @@ def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
 
 
 def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[tuple[int, int, int], int]:
-    """:func:`shard_sizes`; ValueError for frames that are not whole patches, or scenes of fewer frames than clips."""
+    """:func:`shard_sizes`; ValueError for frames that are not multiples of the patch, or scenes shorter than clips."""
     sizes = shard_sizes(folder)
     odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
     if odd:
-        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not whole patches of {patch} pixels")
+        raise ValueError(f"{folder}: frames of {', '.join(odd)} are not multiples of {patch} pixels")
     wanted, shortest = max(clip_frames), min(frames for frames, _, _ in sizes)
     if wanted > shortest:
         raise ValueError(
@@ -98,20 +98,19 @@ class RoomsData:
         vars(self).update(state, _open=OrderedDict(), _lock=Lock())
 
     def refresh(self) -> bool:
-        """Look for shards again (rendering may still be going on), and whether there are others than before.
-
-        ValueError when there are none.
+        """List the shards again (rendering may still be running); returns whether they have changed. ValueError without
+        any.
         """
         before, self.paths = self.paths, shards_of(self.folder)
         return before != self.paths
 
     def seen(self) -> Seen:
-        """The scenes that the shards hold."""
+        """The scenes in the shards."""
         return seen_of(record["seed"] for path in self.paths for record in Shard(path).records)
 
     @cached_property
     def labels(self) -> LabelSpace:
-        """The names that the shards give to patches; those of scans give none."""
+        """The label space of the shards; shards of scans have none."""
         return next((found for path in self.paths if (found := Shard(path).labels) != LabelSpace()), LabelSpace())
 
     def _shard(self, path: Path) -> Shard:
@@ -120,7 +119,7 @@ class RoomsData:
             if path not in self._open:
                 self._open[path] = shard = Shard(path)
                 if shard.labels not in (labels, LabelSpace()):
-                    raise ValueError(f"{path} names its objects otherwise than other shards there: give it a folder")
+                    raise ValueError(f"{path} has other object names than the other shards; move it to another folder")
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             return self._open[path]
@@ -128,9 +127,9 @@ class RoomsData:
     def draw(
         self, rng: np.random.Generator, scenes: int, frames: int, *, window: bool, side: int | None = None
     ) -> Batch:
-        """A batch of scenes of one frame size; a ``window`` takes nearby frames in either order of time.
+        """A batch of scenes of one frame size; with ``window``, neighbouring frames in either order.
 
-        ``side``: the frames are resized to this shorter side (whole patches) and cropped about their middle.
+        ``side``: resize the frames to this shorter side (a multiple of the patch) and crop them about their middle.
         """
         shard = self._shard(self.paths[int(rng.integers(len(self.paths)))])
         chosen = rng.choice(len(shard), scenes, replace=scenes > len(shard))
@@ -145,7 +144,7 @@ class RoomsData:
         return batch
 
     def clips(self, plan: np.random.Generator, rng: np.random.Generator, images: int, frames: Sequence[int]) -> Batch:
-        """Whole clips, ``images`` frames in all; how many each has is drawn from ``plan`` (:func:`plan_of`)."""
+        """Whole clips, ``images`` frames in total; the number per clip is drawn from ``plan`` (:func:`plan_of`)."""
         count = int(plan.choice(frames))
         return self.draw(rng, max(1, images // count), count, window=False)
 
@@ -162,7 +161,7 @@ class RoomsData:
 
 @dataclass(frozen=True)
 class ClipDraw:
-    """Draws whole clips for a step, ``images`` frames in all; how many each has is the same in every process."""
+    """Draws whole clips for a step, ``images`` frames in total, the same number of frames per clip in all processes."""
 
     data: RoomsData
     seed: int

@@ -1,15 +1,15 @@
-"""Stage 1's losses: two frozen teachers, one for each stream, and the structure of their tokens (Eqs 5 to 7).
+"""Losses of stage 1: two frozen teachers, one for each stream, and the structure of their tokens (Eqs 5 to 7).
 
     L = L_geo + L_lang + lambda L_sc
     L_geo  = mean_i || norm(T'_geom,i) - norm(Y_geom,i) ||^2
     L_lang = 1 - cos(pool(T'_lang), pool(Y_lang)),  pool: mean over a frame's patches
     L_sc   = 1/M^2 || Z Z^T - Y Y^T ||_F^2,         Z, Y: the normalised tokens of both streams of a scene, M rows
 
-The two M x M matrices of Eq 7 are never formed. With ``||A||`` the Frobenius norm,
+The M x M matrices of Eq 7 are not formed (54 GB at 32 frames of 37 x 49 patches). With ``||A||`` the Frobenius norm,
 
     || Z Z^T - Y Y^T ||^2 = || Z^T Z ||^2 + || Y^T Y ||^2 - 2 || Z^T Y ||^2
 
-holds exactly and needs C x C matrices only: at 32 frames of 37 x 49 patches M is 116032 and one M x M matrix 54 GB.
+holds exactly and needs only C x C matrices.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Streams:
 
 
 class Projections(nn.Module):
-    """One linear layer a stream, from the student's width to the teacher's; left behind after stage 1.
+    """One linear layer per stream from the student's width to the teacher's, discarded after stage 1.
 
-    Where the widths agree the layer starts as the identity: a student that begins as its teacher has no loss.
+    If the widths are equal the layer is initialised to the identity, so a student that equals its teacher has no loss.
     """
 
     def __init__(self, width: int, geometry_width: int, language_width: int) -> None:
@@ -60,10 +60,10 @@ def _projection(width: int, teacher_width: int) -> nn.Linear:
 
 
 def distillation_losses(student: Streams, teacher: Streams, structure: str = "joint") -> dict[str, Tensor]:
-    """"geo", "lang" (Eq 6) and "structure" (Eq 7), unweighted; Eq 7 runs over each scene by itself.
+    """"geo", "lang" (Eq 6) and "structure" (Eq 7, per scene), unweighted. Only the student has gradients.
 
-    ``structure``: "joint" is Eq 7, which compares patches of the two streams with each other too and needs teachers of
-    one width; "streams" takes Eq 7 of each stream apart and their mean. Gradients reach the student only.
+    ``structure``: "joint" is Eq 7, which also compares patches of the two streams with each other and needs teachers of
+    one width; "streams" is the mean of Eq 7 over the single streams.
     """
     teacher = Streams(teacher.geometry.detach(), teacher.language.detach())
     for name in ("geometry", "language"):
@@ -101,7 +101,7 @@ def _structure(student: Streams, teacher: Streams, structure: str) -> Tensor:
 
 
 def check_structure(structure: str, geometry: int, language: int) -> None:
-    """ValueError for a form of Eq 7 that there is none of, or that teachers of these widths cannot serve."""
+    """ValueError for an unknown form of Eq 7, or teachers of different widths with "joint"."""
     if structure not in ("joint", "streams"):
         raise ValueError(f"structure must be 'joint' or 'streams', received {structure!r}")
     if structure == "joint" and geometry != language:
@@ -113,9 +113,9 @@ def check_structure(structure: str, geometry: int, language: int) -> None:
 
 @full_precision()
 def gram_loss(student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]) -> Float[Tensor, "*batch"]:
-    """``1/M^2 || Z Z^T - Y Y^T ||_F^2`` of M tokens each, exactly, through C x C products (float32, autocast off).
+    """``1/M^2 || Z Z^T - Y Y^T ||_F^2`` for M tokens each, computed from C x C products (float32, autocast off).
 
-    The widths C and D may differ. Memory grows with M, never with M^2.
+    The widths C and D may differ. Memory is linear in M.
     """
     z, y = student.float(), teacher.float()
     z, y = z / z.shape[-2] ** 0.5, y / y.shape[-2] ** 0.5
@@ -126,7 +126,7 @@ def gram_loss(student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*bat
 def gram_loss_direct(
     student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]
 ) -> Float[Tensor, "*batch"]:
-    """Eq 7 as it is written, with both M x M matrices: what :func:`gram_loss` is checked and measured against."""
+    """Eq 7 as it is written, with both M x M matrices: the reference for :func:`gram_loss`."""
     z, y = student.float(), teacher.float()
     return _squared_norm(z @ z.transpose(-1, -2) - y @ y.transpose(-1, -2)) / z.shape[-2] ** 2
 
@@ -136,14 +136,14 @@ def _squared_norm(matrix: Tensor) -> Tensor:
 
 
 def unit(tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
-    """Tokens at length one, in float32."""
+    """Tokens normalised to length one, in float32."""
     return F.normalize(tokens.float(), dim=-1)
 
 
 def resample_grid(
     tokens: Float[Tensor, "B F Q C"], grid: tuple[int, int], wanted: tuple[int, int]
 ) -> Float[Tensor, "B F P C"]:
-    """Tokens of one patch grid on another that covers the same picture: bilinear, averaged where it gets coarser."""
+    """Tokens resampled to another patch grid of the same picture: bilinear, with averaging if it is coarser."""
     if tokens.shape[2] != grid[0] * grid[1]:
         raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
     if grid == wanted:

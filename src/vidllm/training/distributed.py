@@ -1,8 +1,9 @@
-"""Several processes, one model: each computes its own micro-batches, gradients are averaged (data parallelism).
+"""Data parallelism: each process computes its own micro-batches, and gradients are averaged.
 
-Started with ``torchrun --nproc-per-node N -m vidllm train ...`` or ``accelerate launch``. On a CPU two processes of one
-thread each do more than one process of two threads. A step is made of ``processes * accumulation`` micro-batches, and
-micro-batch m draws from (seed, step, m) whoever computes it: the product alone decides what a run learns.
+Started with ``torchrun --nproc-per-node N -m vidllm train ...`` or ``accelerate launch``. On a CPU two processes with
+one thread each are faster than one process with two threads. A step consists of ``processes * accumulation``
+micro-batches, and micro-batch m is drawn from (seed, step, m) by whichever process computes it: only this product
+affects the result.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ MICRO = 1  # keeps a micro-batch's draws apart from those that a step's micro-ba
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Number of this process and how many there are."""
+    """Index of this process and number of processes."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def from_environment(cls, *, cpu: bool = False) -> ProcessGroup:
-        """Join the processes that torchrun or accelerate started, each on its own GPU (``cpu``: on none); a group of
-        one when they did not. ValueError when accelerate is not installed.
+        """Join the processes that torchrun or accelerate started, each on its own GPU (``cpu``: on none); otherwise a
+        group of one. ValueError if accelerate is not installed.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
@@ -52,15 +53,15 @@ class ProcessGroup:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def seeds(self, seed: int, step: int, accumulation: int = 1) -> list[list[int]]:
-        """What the random numbers of this process's micro-batches of a step are drawn from."""
+        """The seeds of this process's micro-batches of a step."""
         if self.size * accumulation == 1:
             return [[seed, step]]
         first = self.rank * accumulation
         return [[seed, step, first + i, MICRO] for i in range(accumulation)]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes: zero counts where a process has none; a gradient
-        that no process has stays away. Sharded parameters (FSDP2) have theirs averaged already.
+        """Replace every gradient by its mean over the processes, with zero where a process has none; a gradient that no
+        process has stays None. Gradients of sharded parameters (FSDP2) are averaged already.
         """
         if self.size == 1:
             return
@@ -77,7 +78,7 @@ class ProcessGroup:
                 parameter.grad = mean.view_as(parameter)
 
     def gather(self, value: T) -> list[T]:
-        """Everyone's value, in order of rank: the same list in every process."""
+        """The values of all processes, in order of rank, in every process."""
         if self.size == 1:
             return [value]
         found: list[T | None] = [None] * self.size
@@ -86,7 +87,7 @@ class ProcessGroup:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process does it, then the others: what it has written, they find."""
+        """The first process runs the block, then the others, which find what it has written."""
         if self.rank > 0:
             dist.barrier()
         yield
@@ -94,7 +95,9 @@ class ProcessGroup:
             dist.barrier()
 
     def do_first(self, work: Callable[[], T]) -> T:
-        """What the first process's ``work`` returns, in all of them; its ValueError (or OutputError) is everyone's."""
+        """The result of ``work`` in the first process, in all processes; its ValueError (or OutputError) is raised in
+        all.
+        """
         if self.size == 1:
             return work()
         found: tuple[T | None, str | None] = None, None
@@ -109,17 +112,17 @@ class ProcessGroup:
         return value  # type: ignore[return-value]
 
     def first(self, value: T) -> T:
-        """The value of the first process, in all of them."""
+        """The value of the first process, in all processes."""
         return self.gather(value)[0]
 
 
 def several_processes() -> bool:
-    """Whether this process has joined others."""
+    """Whether this process belongs to a group of several."""
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def check_processes() -> None:
-    """ValueError where torchrun started several processes and accelerate, which joins them, is not installed."""
+    """ValueError if torchrun started several processes and accelerate is not installed."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and find_spec("accelerate") is None:
         raise ValueError("several processes need accelerate, which is not installed: pip install 'vidllm[train]'")
 
@@ -137,7 +140,7 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """Scale all gradients down to a norm of ``most``, sharded ones among them; returns the norm that they had."""
+    """Scale all gradients, including sharded ones, to a norm of at most ``most``; returns the norm before."""
     given = [p for p in parameters if p.grad is not None]
     sharded = [p for p in given if isinstance(p, DTensor)]
     whole = [p for p in given if not isinstance(p, DTensor)]
@@ -160,12 +163,12 @@ BLOCKS = re.compile(r"Block|Dinov2\w*Layer|CLIPEncoderLayer|\w*DecoderLayer")
 
 
 def is_sharded(run: Trainable) -> bool:
-    """Whether any of a run's parameters is."""
+    """Whether any parameter of a run is sharded."""
     return any(isinstance(p, DTensor) for p in run.named_parameters().values())
 
 
 def shard_blocks(run: Trainable, size: int) -> None:
-    """Split the blocks of a run over ``size`` processes, before its optimiser is made."""
+    """Shard the blocks of a run over ``size`` processes, before its optimiser is made."""
     mesh = init_device_mesh(run.device.type, (size,))
     for module in run.modules().values():
         for block in [part for part in module.modules() if BLOCKS.fullmatch(type(part).__name__)]:
@@ -173,8 +176,8 @@ def shard_blocks(run: Trainable, size: int) -> None:
 
 
 def gather_weights(run: Trainable, *, keep: bool) -> None:
-    """Make a run's sharded weights whole again for export, in float16, as they are written; averages take the place of
-    theirs. All processes call it, those that do not ``keep`` forget them. The run trains no more.
+    """Gather a run's sharded weights (or their averages) for export, in float16. Called by all processes; those without
+    ``keep`` drop them. The run cannot be trained afterwards.
     """
     averaging = run.averaging()
     for module in run.modules().values():

@@ -1,8 +1,8 @@
-"""Fine-tune a model on your own videos and sentences (docs/fine_tuning.md): what sees stays, what speaks learns.
+"""Fine-tuning on your own videos and texts (docs/fine_tuning.md): only the language half is trained.
 
-Each video is read and seen once (:mod:`scene_cache`); then every step packs many of its sentences behind its visual
-prefix, as stage 2 does. The language half learns whole, or its language model by LoRA. Encoder and geometry are frozen:
-depth, cameras and scale of the fine-tuned model are those of the model that it started from.
+Each video is encoded once (:class:`SceneCache`); every step packs several of its texts after its visual prefix, as
+stage 2 does. The language model is trained whole or by LoRA. Encoder and geometry are frozen, so that depth, cameras
+and scale are those of the initial model.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ Part = Literal["language_model", "projector", "grounding", "adapter"]
 class FinetuneConfig(RunConfig):
     """One run of fine-tuning."""
 
-    # its data are a file of videos and sentences; vidllm data check looks at them
+    # ``data`` is a JSONL file of videos and texts
     loop: Annotated[Loop, FLAT] = Loop(data="data.jsonl", out="runs/finetune", steps=300)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(learning_rate=3e-4, warmup_steps=20, beta2=0.98)
-    init_from: str | None = None  # a model folder or hub id; None: the shipped model
-    frames: int | None = None  # sampled of each video, and by the model that comes out; None: as the model does
-    train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # adapter: where its language stream reads
-    lora: bool = False  # the language model learns by LoRA, the other parts of ``train`` whole
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    cache: str | None = None  # folder of what was seen of the videos; None: OUT/cache
-    scenes: int = 4  # videos a step
-    texts: int = 16  # sentences a video and step
-    max_text_tokens: int = 800  # of a video's sentences together
+    init_from: str | None = None  # folder or hub id of a model (default: the shipped model)
+    frames: int | None = None  # frames per video, also of the resulting model (default: the model's number)
+    train: tuple[Part, ...] = ("language_model", "projector", "grounding")  # parts to train
+    lora: bool = False  # train the language model by LoRA, and all weights of the other parts
+    lora_rank: int = 16  # rank of LoRA
+    lora_alpha: float = 32.0  # scaling of LoRA: alpha / rank
+    cache: str | None = None  # folder for the outputs of the frozen parts (default: OUT/cache)
+    scenes: int = 4  # videos per step
+    texts: int = 16  # texts per video and step
+    max_text_tokens: int = 800  # tokens of all texts of a video
 
 
 @dataclass
@@ -73,7 +73,7 @@ class FinetuneBatch:
 
 
 class FinetuneRun(Trainable):
-    """A model, what it sees of the videos, and their sentences."""
+    """A model, the encoded videos and their texts."""
 
     def __init__(self, config: FinetuneConfig, say: Log) -> None:
         self.config: FinetuneConfig = config
@@ -97,11 +97,11 @@ class FinetuneRun(Trainable):
             checkpoint_activations(self.model.language_model)
 
     def modules(self) -> dict[str, nn.Module]:
-        """The parts that learn; of a language model with LoRA its matrices alone."""
+        """The trained modules; of a language model with LoRA only its matrices."""
         return self.parts
 
     def draw(self, step: int, rng: np.random.Generator) -> FinetuneBatch:
-        """Some videos, each with some of its sentences; a video with many is drawn more often."""
+        """Some videos, each with some of its texts; videos with many texts are drawn more often."""
         config, texts = self.config, self.texts
         count = min(config.scenes, len(texts.videos))
         chosen = rng.choice(len(texts.videos), count, replace=False, p=texts.shares(config.texts))
@@ -120,7 +120,7 @@ class FinetuneRun(Trainable):
         return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
-        """``model``, as ``vidllm.load`` reads it; with LoRA also ``adapter``, its matrices alone in peft's format."""
+        """``model``, which ``vidllm.load`` reads; with LoRA also ``adapter``, its matrices in peft's format."""
         model = write_model(self.model, self.model.state_dict(), self.tokenizer, folder / "model")
         videos = Seen(scenes=frozenset(video.stem for video in self.texts.videos))
         write_seen(model, seen_or_unknown(model_of_run(self.config.init_from or TINY)) | videos)
@@ -130,7 +130,7 @@ class FinetuneRun(Trainable):
 
 
 def checked(path: str) -> list[Example]:
-    """The examples of a file without a fault; ValueError with the first fault and how many there are."""
+    """The examples of a file; ValueError with the first error and the number of others."""
     report = check_jsonl(path, quick=True)
     if report.problems:
         others = f"; {len(report.problems) - 1} more: vidllm data check {path}" if len(report.problems) > 1 else ""
@@ -139,15 +139,15 @@ def checked(path: str) -> list[Example]:
 
 
 def trained_parts(model: VidLLMForConditionalGeneration, config: FinetuneConfig) -> dict[str, nn.Module]:
-    """The modules that learn, by name, with gradients for them alone.
+    """The trained modules by name; gradients are switched on for them only.
 
     Raises:
-        ValueError: nothing is to learn, or LoRA of a language model that is not.
+        ValueError: nothing to train, or LoRA for a language model that is not trained.
     """
     if not config.train:
-        raise ValueError("nothing is to learn; give --train with one of language_model, projector, grounding, adapter")
+        raise ValueError("nothing to train; give --train with one of language_model, projector, grounding, adapter")
     if config.lora and "language_model" not in config.train:
-        raise ValueError("--lora is how the language model learns, but it is not in --train; add language_model to it")
+        raise ValueError("--lora trains the language model, which is not in --train; add language_model to it")
     model.requires_grad_(False)
     parts: dict[str, nn.Module] = {}
     if "language_model" in config.train:
@@ -175,7 +175,7 @@ def language_side(adapter: CrossTaskAdapter) -> nn.Module:
         return exchange.language_reads
     if exchange is None:
         return adapter.phi_language
-    raise ValueError("this model's adapter has no part of language alone; take adapter out of --train")
+    raise ValueError("this model's adapter has no weights for the language stream alone; take adapter out of --train")
 
 
 def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:

@@ -110,7 +110,7 @@ def _pose_figures(cameras: Cameras, targets: GeometryTargets) -> dict[str, float
 
 
 def true_geometry(targets: GeometryTargets, up: Tensor) -> Geometry:
-    """Ground truth in place of the reconstruction (early language training, oracle evaluation)."""
+    """Ground truth instead of the reconstruction (early language training, oracle evaluation)."""
     ones = torch.ones_like(targets.scale)
     unit = SceneScale(ones, ones[:, None], torch.zeros_like(ones), torch.ones_like(ones, dtype=torch.bool))
     return Geometry(
@@ -131,7 +131,7 @@ def language_losses(
 ) -> Losses:
     """L_VL: cross-entropy of packed texts and the grounding losses of their ``<loc>`` tokens.
 
-    ``prefix_ids`` are the prompt's token ids before and after the scene; ``supervision`` reads ``batch`` too.
+    ``prefix_ids`` are the prompt's token ids before and after the scene; ``supervision`` uses ``batch``.
     """
     ids_of = [ids.to(packed.input_ids.device).expand(len(packed.input_ids), -1) for ids in prefix_ids]
     before, after = (model.embed_text(ids) for ids in ids_of)
@@ -159,7 +159,7 @@ def language_losses(
 
 
 def candidate_boxes(packed: PackedTexts, batch: Batch | None) -> tuple[Float[Tensor, "B M 7"], Bool[Tensor, "B M"]]:
-    """All boxes of each scene, once (scene frame), and which are there; without ``batch`` those its texts mean."""
+    """All boxes of each scene, without duplicates, and a mask; without ``batch`` the boxes of its texts."""
     rows = [boxes[there] for boxes, there in zip(packed.boxes, packed.box_mask, strict=True)]
     if batch is not None:
         scenes = zip(batch.records, batch.extrinsics.cpu(), strict=True)
@@ -179,7 +179,7 @@ def proposal_loss(
     candidates: Float[Tensor, "B M 7"],
     known: Bool[Tensor, "B M"],
 ) -> Tensor:
-    """InfoNCE of the choice among candidate boxes, those of the targets among them (``choose_proposal``)."""
+    """InfoNCE of the choice among candidate boxes, which include those of the targets (``choose_proposal``)."""
     logits, none_logit = model.grounding.choose_proposal(
         prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden, candidates, known
     )

@@ -1,8 +1,8 @@
-"""Train a language model on the rooms' language without the video: the baseline, and the start of the joint training.
+"""Train a language model on the rooms' texts without video: the language-only baseline, and an initial language model.
 
-As the language-only baseline (:mod:`vidllm.evaluation.baselines`) it shows what the words give away. As the start
-(``Start.language_from``) it stands for the pretrained language model that every larger preset has: a small one
-that begins at nothing spends most of its joint training on learning to read.
+As the baseline (:mod:`vidllm.evaluation.baselines`) it shows how much can be answered from the texts alone. As initial
+weights (``Start.language_from``) it replaces the pretrained language model of the larger presets: a small one with
+random weights would spend most of the joint training on learning to read.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from vidllm.training.trainable import Trainable
 
 @dataclass(frozen=True)
 class LanguageOnlyConfig(RunConfig):
-    """Language-only training: same language model, same questions, no scene."""
+    """Training of the language-only baseline: the same language model and questions, without the scene."""
 
     loop: Annotated[Loop, FLAT] = Loop(out="runs/blind", steps=1500, log_every=50)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(warmup_steps=50, final_fraction=0.0, beta2=0.98)
-    tokenizer: str = "runs/tiny/tokenizer"  # read there, or trained on the data and written there
-    preset: str = "tiny"
-    batch: int = 128  # texts of a micro-batch
+    tokenizer: str = "runs/tiny/tokenizer"  # folder of the tokenizer; if missing, it is trained on the data
+    preset: str = "tiny"  # sizes of the model
+    batch: int = 128  # texts per micro-batch
 
 
 class LanguageOnlyRun(Trainable):
-    """A causal language model and every sentence of the data."""
+    """A causal language model and all texts of the data."""
 
     def __init__(self, config: LanguageOnlyConfig) -> None:
         self.config: LanguageOnlyConfig = config
@@ -74,7 +74,7 @@ class LanguageOnlyRun(Trainable):
         return Losses({"text": self.model(input_ids=rows.input_ids, attention_mask=mask, labels=rows.labels).loss}, {})
 
     def export(self, folder: Path) -> Path:
-        """``model``, as ``--blind`` and ``--language-from`` read it: in half precision, with its tokenizer."""
+        """``model``, for ``--blind`` and ``--language-from``: in half precision, with its tokenizer."""
         self.model.config.mean_box = self.mean_box
         with atomic_folder(folder / "model") as part:
             self.model.half().save_pretrained(part)

@@ -1,8 +1,8 @@
-"""The teachers that we train ourselves at ``tiny``, where no released one fits (docs/method.md, section 8).
+"""Teachers that are trained here, at the size of ``tiny`` (docs/method.md, section 8).
 
-* geometry: a small VGGT, which is our geometric half without an adapter, trained by stage 2's own loop on geometry
-  alone (:func:`geometry_teacher` is its configuration);
-* language: a CLIP-form image tower, trained by contrast with the rooms' captions and then, as LLaVA-3D's, by 3D
+* geometry: a small VGGT, which is the geometric half without an adapter, trained by the geometry steps of stage 2
+  (:func:`geometry_teacher` is its configuration);
+* language: a vision tower of CLIP's form, trained contrastively with the rooms' captions and then, as LLaVA-3D's, by 3D
   instruction tuning on posed RGB-D (:class:`LanguageTeacherRun`).
 """
 
@@ -68,7 +68,7 @@ Look = tuple[int, int]
 
 
 def geometry_teacher() -> TrainConfig:
-    """A small VGGT: encoder, global-frame attention and heads, no adapter, no words, no metres."""
+    """A small VGGT: encoder, global-frame attention and heads, without adapter, language and metric depth."""
     return changed(
         tiny(), out="runs/teacher_geometry", adapter="none", steps=4000, language_start=NEVER, spread_share=0.3,
         metric_weight=0.0, semantic_weight=0.0, naming_weight=0.0, word_weight=0.0,
@@ -77,26 +77,26 @@ def geometry_teacher() -> TrainConfig:
 
 @dataclass(frozen=True)
 class LanguageTeacherConfig(RunConfig):
-    """A small LLaVA-3D: contrast of frames and captions first, then instruction tuning with true depth and poses."""
+    """Training of a small LLaVA-3D: contrastive on frames and captions, then instruction tuning with true geometry."""
 
     loop: Annotated[Loop, FLAT] = Loop(out="runs/teacher_language", steps=4000)
     optimiser: Annotated[Optimiser, FLAT] = Optimiser(beta2=0.98)
-    preset: str = "tiny"  # whose width the tower has, and whose language half reads it
-    init_from: str | None = None  # a model folder whose tokenizer and language half to begin with
-    contrastive_steps: int = 2500  # the rest is instruction tuning; equal to ``steps``: none
-    image_size: int = 112  # the tower's square
-    depth: int = 6
-    heads: int = 3
-    text_depth: int = 3
+    preset: str = "tiny"  # preset of the student: width of the vision tower, language half
+    init_from: str | None = None  # folder of a model: tokenizer and initial weights of the language half
+    contrastive_steps: int = 2500  # steps of contrastive training; the others are instruction tuning
+    image_size: int = 112  # side of the vision tower's square pictures in pixels
+    depth: int = 6  # layers of the vision tower
+    heads: int = 3  # attention heads
+    text_depth: int = 3  # layers of the text tower
     text_length: int = 64  # tokens of a caption
-    shards_a_step: int = 3  # of the contrast: frames of that many shards, one frame a scene
-    scenes_a_shard: int = 16
-    tune_tower: bool = True  # in instruction tuning
-    clip_images: int = 16
-    clip_frames: tuple[int, ...] = (2, 4)
-    questions: int = 22
-    references: int = 8
-    captions: int = 3
+    shards_a_step: int = 3  # shards per contrastive step
+    scenes_a_shard: int = 16  # scenes per shard, one frame each
+    tune_tower: bool = True  # train the vision tower in instruction tuning too
+    clip_images: int = 16  # frames of a step of instruction tuning, over all its scenes
+    clip_frames: tuple[int, ...] = (2, 4)  # frames per clip, drawn from these
+    questions: int = 22  # questions per scene and step
+    references: int = 8  # expressions per scene and step
+    captions: int = 3  # captions per scene and step
 
     @property
     def start(self) -> Start:
@@ -133,7 +133,7 @@ def draw_pairs(
 
 
 def frame_text(batch: Batch, scene: int, labels: LabelSpace, rng: np.random.Generator) -> str:
-    """What is said of the first frame of a scene of the batch: a list of what it shows, or a thing's caption."""
+    """A text for the first frame of a scene: a list of the visible objects, or the caption of one."""
     record = batch.records[scene]
     pairs = zip(batch.category[scene, 0].tolist(), batch.colour[scene, 0].tolist(), strict=True)
     seen = Counter(look for look in pairs if look[0] > 0)
@@ -148,14 +148,16 @@ def frame_text(batch: Batch, scene: int, labels: LabelSpace, rng: np.random.Gene
 
 
 def list_text(record: dict[str, Any], seen: Counter[Look], looks: dict[int, Look]) -> str:
-    """The things that fill most patches, largest first: "a red chair, a brown table and a white bed"."""
+    """The objects with most patches, largest first: "a red chair, a brown table and a white bed"."""
     named = {looks[item["id"]]: f"{item['colour']} {item['category'].replace('_', ' ')}" for item in record["objects"]}
     words = [with_article(named[look]) for look, _ in seen.most_common(MOST_NAMED) if look in named]
     return listing(words) if words else "an empty part of the room"
 
 
 def contrastive_loss(clip: CLIPModel, pairs: FramePairs) -> tuple[Float[Tensor, ""], float]:
-    """CLIP's loss, with every frame of the same text a positive; and the share of frames whose text is found."""
+    """CLIP's loss, in which all frames of the same text are positives, and the fraction of frames whose text is
+    retrieved.
+    """
     out = clip(input_ids=pairs.ids, attention_mask=pairs.mask, pixel_values=pairs.pixels)
     with full_precision():
         image, text = (F.normalize(x.float(), dim=-1) for x in (out.image_embeds, out.text_embeds))
@@ -173,7 +175,7 @@ def contrastive_loss(clip: CLIPModel, pairs: FramePairs) -> tuple[Float[Tensor, 
 
 
 class LanguageTeacherRun(Trainable):
-    """A CLIP model, and the language half that reads its tower's patches."""
+    """A CLIP model, and the language half that is trained on the patches of its vision tower."""
 
     def __init__(self, config: LanguageTeacherConfig) -> None:
         self.config: LanguageTeacherConfig = config
@@ -200,7 +202,7 @@ class LanguageTeacherRun(Trainable):
         return {"clip": self.clip, "language": self.language}
 
     def draw(self, step: int, rng: np.random.Generator) -> FramePairs | Batch:
-        """Frames with their texts, then scenes; how many frames a scene has is the same in every process."""
+        """Frames with texts, later scenes; the number of frames per scene is the same in all processes."""
         config = self.config
         if step < config.contrastive_steps:
             return draw_pairs(self.data, self.texts.tokenizer, rng, config).to(self.device)
@@ -208,7 +210,7 @@ class LanguageTeacherRun(Trainable):
         return self.data.clips(plan, rng, config.clip_images, config.clip_frames).to(self.device)
 
     def losses(self, batch: FramePairs | Batch, step: int, rng: np.random.Generator) -> Losses:
-        """Contrast, then instruction."""
+        """The contrastive loss, later L_VL."""
         if isinstance(batch, Batch):
             return self._instruct(batch, rng)
         loss, right = contrastive_loss(self.clip, batch)
@@ -235,7 +237,7 @@ class LanguageTeacherRun(Trainable):
         return resample_grid(tokens.unflatten(0, batch.images.shape[:2]), (side, side), grid)
 
     def export(self, folder: Path) -> Path:
-        """``model``: CLIP with the tokenizer; ``reader``: the language half, for ``language_from``, where trained."""
+        """``model``: CLIP with the tokenizer; ``reader``: the language half, if trained, for ``language_from``."""
         with atomic_folder(folder / "model") as part:
             self.clip.save_pretrained(part)
             self.texts.tokenizer.save_pretrained(part)
@@ -245,7 +247,7 @@ class LanguageTeacherRun(Trainable):
 
 
 def clip_config(config: LanguageTeacherConfig, width: int, vocabulary: int) -> CLIPConfig:
-    """CLIP's form, as wide as the encoder whose place its tower takes before the language half."""
+    """CLIP's form with the width of the encoder that its tower replaces."""
     vision = {
         "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads, "image_size": config.image_size, "patch_size": PATCH_SIZE,

@@ -1,7 +1,7 @@
-"""The training loop, one for every run: stage 2, stage 1, the teachers, fine-tuning (docs/method.md, "The loop").
+"""The training loop of stage 2, stage 1, the teachers and fine-tuning (docs/method.md, section 9).
 
-Every step is made of ``processes * accumulation`` micro-batches, and micro-batch m draws its random numbers from
-(seed, step, m): a run that was stopped goes on as an unbroken one, also with another number of processes.
+Every step consists of ``processes * accumulation`` micro-batches, and micro-batch m draws its random numbers from
+(seed, step, m): a resumed run gives the same results, also with another number of processes.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ ALONE = ProcessGroup()
 
 
 def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = None) -> Path:
-    """Run (or resume) what ``build`` makes; returns where it was exported.
+    """Run (or resume) what ``build`` makes; returns the path of the export.
 
     Raises:
-        ValueError: an extra that is not installed, another process in the folder, a folder that was begun with other
-            settings or data, a damaged shard, no readable checkpoint among those there, a checkpoint that cannot be
-            written, or too many steps whose loss or gradient was not finite or jumped.
-        Stopped: SIGINT or SIGTERM came while steps were taken; a checkpoint of the last one is written.
+        ValueError: a missing extra, another process in the folder, a folder of a run with other settings or data, a
+            damaged shard, no readable checkpoint among the existing ones, a checkpoint that cannot be written, or too
+            many skipped steps.
+        Stopped: SIGINT or SIGTERM; a checkpoint of the last step has been written.
     """
     check_extras(config)
     data = Path(config.loop.data)
@@ -64,7 +64,7 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = N
 
 
 def check_extras(config: RunConfig) -> None:
-    """ValueError for the first package that a run needs and that is not installed, with the extra that brings it."""
+    """ValueError for the first missing package that a run needs, with the extra that contains it."""
     check_processes()
     values = flat(config)
     if values.get("lora", values.get("lora_rank", 0)):  # fine-tuning has both, and uses no rank without
@@ -87,7 +87,7 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
         run.read_later()
     start, damaged = resume(run, out / "checkpoints")
     if start > loop.steps:
-        raise ValueError(f"{out}: the run there has taken {start} steps already, --steps asks for {loop.steps}; give "
+        raise ValueError(f"{out}: the run in it has taken {start} steps already, --steps asks for {loop.steps}; give "
                          "as many or more, or another --out")  # fmt: skip
     processes.do_first(lambda: trim_log(out / "log.jsonl", start))
     say(f"{out}: step {start} of {loop.steps}, {processes.size} process{'es' * (processes.size > 1)}")
@@ -107,10 +107,10 @@ def _drive(build: Callable[[], Trainable], config: RunConfig, processes: Process
 
 
 def resume(run: Trainable, folder: Path) -> tuple[int, list[Path]]:
-    """Load the newest whole checkpoint, of one file or sharded.
+    """Load the newest undamaged checkpoint.
 
-    Returns the step to go on with and the damaged checkpoints that were passed over. ValueError where there are
-    checkpoints and none can be read.
+    Returns the step to resume from and the damaged checkpoints that were skipped. ValueError if there are checkpoints
+    and none can be read.
     """
     damaged: list[Path] = []
     for path in reversed(list_checkpoints(folder)):
@@ -157,7 +157,7 @@ def _steps(run: Trainable, start: int, processes: ProcessGroup, trackers: Tracke
 
 
 def to_stderr(line: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -165,10 +165,10 @@ def to_stderr(line: str) -> None:
 
 
 def train_step(run: Trainable, step: int, processes: ProcessGroup = ALONE, spent: float = 0.0) -> dict[str, float]:
-    """One step of all processes: its figures, means over their micro-batches. A bad one is skipped and counted.
+    """One step of all processes; returns its figures, means over the micro-batches. A bad step is skipped and counted.
 
-    ``spent``: the share of the run's ``minutes`` that has passed. Every process decides alike. ValueError when too
-    many of the last steps were skipped.
+    ``spent``: the fraction of the run's ``minutes`` that has passed. All processes decide alike. ValueError if too many
+    of the last steps were skipped.
     """
     loop = run.config.loop
     for group in run.optimizer.param_groups:
@@ -213,7 +213,7 @@ def _micro_batch(run: Trainable, step: int, seed: list[int]) -> tuple[str, dict[
 
 
 def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
-    """Mixed precision of a configuration's ``dtype``; float32, named or meant by "auto", switches it off."""
+    """Mixed precision of a configuration's ``dtype``; none for float32, also if "auto" resolves to it."""
     name, _ = resolve_dtype(dtype, device)
     return nullcontext() if name == "float32" else torch.autocast(device, dtype=getattr(torch, name))
 

@@ -1,7 +1,7 @@
-"""LoRA: small matrices beside the language model's linear layers learn, the layers themselves stay (arXiv 2106.09685).
+"""LoRA: small matrices beside the language model's linear layers are trained, the layers are frozen (arXiv 2106.09685).
 
-The layers are peft's, injected in place, so that everything else of the model is used as before. A model that was
-trained so is written with the matrices folded in, as a model like any other, and the matrices alone in peft's format.
+The layers are peft's, injected in place, so that the rest of the model is unchanged. A trained model is written with
+the matrices merged into its weights, and the matrices separately in peft's format.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ ADAPTER = "default"  # peft's name for an only one
 
 
 def apply_lora(model: nn.Module, rank: int, alpha: float) -> None:
-    """Put LoRA of ``rank`` beside every linear layer of ``model.language_model`` but its head; there, only it learns.
+    """Add LoRA of ``rank`` to every linear layer of ``model.language_model`` except its head, and freeze its other
+    weights.
 
-    What it adds is scaled by ``alpha / rank``, and zero at the start. Other parts keep what they are.
+    The added term is scaled by ``alpha / rank`` and initially zero.
 
     Raises:
         ValueError: peft is not installed, or ``rank`` is below 1.
@@ -41,25 +42,25 @@ def apply_lora(model: nn.Module, rank: int, alpha: float) -> None:
 
 
 def check_peft() -> None:
-    """ValueError where peft is not installed, with what to install."""
+    """ValueError if peft is not installed."""
     if find_spec("peft") is None:
         raise ValueError("LoRA needs peft; install it: pip install 'vidllm[train]'")
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Name and module of every layer with LoRA beside it; none where there is none."""
+    """Name and module of every layer with LoRA."""
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
             yield name, module
 
 
 def lora_matrices(model: nn.Module) -> nn.ModuleList:
-    """The matrices alone, in the order of the layers: what a checkpoint needs of the language model."""
+    """The LoRA matrices in the order of the layers."""
     return nn.ModuleList(part for _, layer in lora_layers(model) for part in (layer.lora_A, layer.lora_B))
 
 
 def weight_of(layer: Any) -> Tensor:
-    """The weight that a linear layer computes with, LoRA beside it or not; differentiable."""
+    """The effective weight of a linear layer, with or without LoRA; differentiable."""
     if not hasattr(layer, "lora_A"):
         weight: Tensor = layer.weight
         return weight
@@ -68,7 +69,7 @@ def weight_of(layer: Any) -> Tensor:
 
 
 def merged_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """``state`` (of ``model``: its weights, or averages of them) as that of the model without LoRA, folded in."""
+    """``state`` (the weights of ``model``, or averages of them) with LoRA merged into the layers."""
     layers = dict(lora_layers(model))
     for key, value in state.items():
         layer = key.removesuffix(".base_layer.weight")
@@ -84,7 +85,9 @@ def _merged(weight: Tensor, low: Tensor, high: Tensor, scaling: float) -> Tensor
 
 
 def save_adapter(model: nn.Module, folder: Path, base: str) -> Path:
-    """Write the matrices as peft does, for ``PeftModel.from_pretrained(model, folder)``; ``base``: whose they are."""
+    """Write the matrices in peft's format, for ``PeftModel.from_pretrained(model, folder)``; ``base``: the initial
+    model.
+    """
     import peft
 
     tensors, kinds = {}, set()
@@ -108,6 +111,6 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> Path:
 
 
 def trained_share(model: nn.Module) -> tuple[int, int]:
-    """How many numbers learn, and how many there are."""
+    """Number of trained and of all parameters."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, learns in counts if learns), sum(n for n, _ in counts)

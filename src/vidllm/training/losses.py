@@ -1,10 +1,10 @@
-"""The losses of stage 2: targets, camera, depth and points, metric depth (Eq 9), grounding (docs/method.md, section 9).
+"""Losses of stage 2: targets, camera, depth and points, metric depth (Eq 9), grounding (docs/method.md, section 9).
 
 L_recon has two forms. "vggt" is that of VGGT's released training code, for fine-tuning VGGT itself: residuals above
-their own 98th percentile are left out, point maps are compared by their surface normals too, a scene counts for the
-camera only when its first frame has more than 100 valid pixels, and a batch with fewer than 100 has no dense loss.
-"ours" for small models has none of these rules and weighs depth by nearness. Confidences that are not finite are no
-business of a loss: the loop skips such a step and counts it.
+their own 98th percentile are left out, point maps are also compared by surface normals, a scene contributes to the
+camera loss only if its first frame has more than 100 valid pixels, and a batch with fewer than 100 has no dense loss.
+"ours", for small models, has none of these rules and weights depth by nearness. Steps with confidences that are not
+finite are skipped by the training loop.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MIN_KEPT = 1000  # the percentile is taken only when more than this many remain
 MIN_NORMALS = 10
 CONFIDENCE_WEIGHT = 0.2
 VGGT_WEIGHTS = (1.0, 1.0, 0.5)  # of translation, rotation and field of view
+REFINEMENT_DECAY = 0.6
 NORMAL_EPS = 1e-8
 ENLARGE = 1.1  # of a target's box for its queries, and
 MARGIN_M = 0.1  # more on each side length: patches lie on surfaces, and depth is not exact
@@ -49,10 +50,10 @@ class Losses:
 
 @dataclass
 class GeometryTargets:
-    """Normalised targets of one batch and what undoes the normalisation.
+    """Normalised targets of one batch, and the values that undo the normalisation.
 
-    pose (B,F,9); depth (B,F,H,W) and points (B,F,H,W,3) over ``scale`` (B,) metres; valid (B,F,H,W);
-    depth_m in metres; extrinsics (B,F,3,4) metric, relative to the first camera; intrinsics (B,F,3,3).
+    pose (B,F,9); depth (B,F,H,W) and points (B,F,H,W,3) divided by ``scale`` (B,) metres; valid (B,F,H,W); depth_m in
+    metres; extrinsics (B,F,3,4) in metres, relative to the first camera; intrinsics (B,F,3,3).
     """
 
     pose: Tensor
@@ -71,10 +72,10 @@ def normalise(
     intrinsics: Float[Tensor, "B F 3 3"],
     pixel_offset: float = 0.5,
 ) -> GeometryTargets:
-    """Lengths over the scene's mean distance, as VGGT's released training code divides them (VGGT, section 3.4).
+    """Divide lengths by the scene's mean distance, as VGGT's released training code does (VGGT, section 3.4).
 
-    ``s = clamp(sum_valid |X| / (N_valid + 1e-3), 1e-6, 1e6)`` over all frames of a scene. ``pixel_offset`` places the
-    pixel centres: 0.5 is ours, 0 is VGGT's.
+    ``s = clamp(sum_valid |X| / (N_valid + 1e-3), 1e-6, 1e6)`` over all frames of a scene. ``pixel_offset``: pixel
+    centres, 0.5 (ours) or 0 (VGGT's).
     """
     relative = relative_to_first(extrinsics)[..., :3, :]
     valid = depth_m > MIN_DEPTH
@@ -102,11 +103,10 @@ def camera_losses(
     valid: Bool[Tensor, "B F H W"] | None = None,
     weights: tuple[float, float, float] = VGGT_WEIGHTS,
     form: str = "l1",
-    decay: float = 0.6,
 ) -> dict[str, Tensor]:
     """"camera" = u T + v R + w FL and its parts "translation", "rotation", "fov"; ``weights`` are (u, v, w).
 
-    Every refinement i of n weighs ``decay**(n-1-i) / n``. "l1" takes means of absolute errors, "l2" of the lengths of
+    Refinement i of n has the weight ``0.6**(n-1-i) / n``. "l1" takes means of absolute errors, "l2" of the lengths of
     the error vectors; translation residuals clamp at 100. With ``valid`` (VGGT's rule), scenes whose first frame has at
     most 100 valid pixels are left out, with all their frames.
     """
@@ -117,7 +117,7 @@ def camera_losses(
     parts = {"translation": slice(0, 3), "rotation": slice(3, 7), "fov": slice(7, 9)}
     totals = {name: target.new_zeros(()) for name in parts}
     for i, prediction in enumerate(predictions):
-        weight = decay ** (len(predictions) - 1 - i) / len(predictions)
+        weight = REFINEMENT_DECAY ** (len(predictions) - 1 - i) / len(predictions)
         error = (prediction.float() - target)[seen]
         for name, part in parts.items():
             each = error[..., part].abs() if form == "l1" else error[..., part].norm(dim=-1)
@@ -302,9 +302,7 @@ def metric_depth_loss(
     mean = error.sum(-1) / count.clamp(min=1)
     centred = (error - mean[..., None]) * mask
     spread = (centred.square() / (1 + alpha * centred.abs())).sum(-1) / count.clamp(min=1)
-    per_image = mean.square() + spread
-    seen = (count > 0).float()
-    return (per_image * seen).sum() / seen.sum().clamp(min=1)
+    return masked_mean(mean.square() + spread, count > 0)
 
 
 # ---- grounding -------------------------------------------------------------------------------------------------------
@@ -383,5 +381,4 @@ def choice_loss(
     each = torch.logsumexp(log_p[:, :, None, :-1].masked_fill(~positives, MASKED), -1)
     named = -(each * found).sum(-1) / found.sum(-1).clamp(min=1)
     loss = torch.where(found.any(-1), named, -log_p[..., -1])
-    counted = exists & (found.any(-1) | ~target_mask.any(-1))
-    return (loss * counted).sum() / counted.sum().clamp(min=1)
+    return masked_mean(loss, exists & (found.any(-1) | ~target_mask.any(-1)))

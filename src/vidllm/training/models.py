@@ -1,4 +1,4 @@
-"""What a run starts from (fresh weights, a saved model, a language half learned elsewhere, or both), and leaves."""
+"""Initial models of a run (random weights, a saved model, another language half), and the exported model."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "lan
 def run_tokenizer(
     out: Path, data: RoomsData, init_from: str | None, language_from: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """The run's own, that of the language model it starts from (whose ids the weights know), or one trained on the
-    data: that of ``language_from``, where it has one, goes before that of ``init_from``.
-    """
+    """The run's own tokenizer, that of ``language_from`` or else ``init_from``, or one trained on the data."""
     folder = out / "tokenizer"
     found = saved_tokenizer(folder)
     if found is not None:
@@ -62,7 +60,7 @@ def run_tokenizer(
 
 
 def may_be_read_later(start: Start) -> bool:
-    """Whether a run's weights can be read into a model that has been sharded, or in part: all are ``init_from``'s."""
+    """Whether all weights are those of ``init_from``, so that they can be read after sharding."""
     elsewhere = start.language_from or start.geometry_from
     return bool(start.init_from) and not elsewhere and not is_compact(Path(str(start.init_from)))
 
@@ -70,11 +68,11 @@ def may_be_read_later(start: Start) -> bool:
 def starting_model(
     start: Start, texts: TextMaker, data: RoomsData | None = None, *, unread: bool = False
 ) -> VidLLMForConditionalGeneration:
-    """Fresh weights of the preset, or those of ``init_from``; then the language half of ``language_from``, and LoRA.
+    """Random weights of the preset or those of ``init_from``, then the language half of ``language_from``, and LoRA.
 
-    Fresh ones begin with the encoder of ``encoder_from``; where that has more layers, the final norm is fitted to
-    pictures of ``data``. ``unread``: those of ``init_from`` are still to be read (:func:`may_be_read_later`). Raises
-    ValueError when the tokens of either are not the run's.
+    Random weights take the encoder of ``encoder_from``; if that has more layers, the final norm is fitted to pictures
+    of ``data``. ``unread``: do not read the weights of ``init_from`` yet (:func:`may_be_read_later`). ValueError if the
+    tokens of either model are not the run's.
     """
     if start.init_from:
         model = _saved(start.init_from, texts, unread)
@@ -99,8 +97,8 @@ def starting_model(
 
 
 def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
-    """Take the auxiliary heads of the run that left ``init_from``, where they lie beside it; others stay fresh, as do
-    those of another label space.
+    """Load the auxiliary heads next to ``init_from``, if there are any; heads of another label space keep random
+    weights.
     """
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
@@ -117,7 +115,7 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
 
 
 def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
-    """The preset's configuration with what the run changes of it; a token table of ``vocabulary`` rows."""
+    """The preset's configuration with the run's changes and a token table of ``vocabulary`` rows."""
     settings = preset(start.preset)
     settings.adapter.variant = start.adapter or settings.adapter.variant
     settings.adapter.bridge_tokens = start.bridge_tokens or settings.adapter.bridge_tokens
@@ -133,10 +131,10 @@ def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
 
 
 def change_forms(config: VidLLMConfig, start: Start) -> None:
-    """What a run changes of any model, fresh or saved: no weight has another shape by it.
+    """Apply the run's changes that do not change the shape of any weight, to a new or a saved model.
 
-    ValueError for bridge tokens that are to join the branches where the adapter has none, and for ``geometry_from``
-    with an adapter that passes nothing through.
+    ValueError for bridge tokens in the branches if the adapter has none, and for ``geometry_from`` with an adapter
+    without residual.
     """
     if start.bridge_riders:
         if config.adapter.variant != "bridge":
@@ -172,9 +170,10 @@ def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForC
 
 
 def widened(weight: Tensor, shape: torch.Size) -> Tensor | None:
-    """A weight for tokens that repeat the narrower ones n times; None where the shape is no multiple of its own.
+    """A weight for tokens that repeat narrower ones n times; None if the shape is not a multiple of its own.
 
-    Rows (outputs) are repeated, columns (inputs) too, over n: on repeated tokens a layer gives what it gave, repeated.
+    Rows (outputs) and columns (inputs, divided by n) are repeated, so that on repeated tokens a layer gives its old
+    outputs, repeated.
     """
     if weight.ndim != len(shape) or any(wide % own for wide, own in zip(shape, weight.shape, strict=True) if own):
         return None
@@ -193,19 +192,19 @@ def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> 
     part_twins(model.token_table())
 
 
-def part_twins(table: Float[Tensor, "V D"], seed: int = 0) -> int:
-    """Set words apart that text alone cannot tell apart (ours), in place; returns how many there were.
+def part_twins(table: Float[Tensor, "V D"]) -> int:
+    """Separate, in place, embeddings of words that text alone cannot distinguish (ours); returns their number.
 
-    A small language model trained on words alone gives "red" and "blue", or "left" and "right", almost one embedding
-    (cosines of 0.9 and 0.98 here): in text each stands wherever the other does. With the table tied to the output,
-    neither the question's word nor the answer's can then say which of them is meant, and the gradient that would part
-    them is small. Each such embedding keeps half of itself and gets a random vector of its own.
+    A small language model trained on texts alone gives "red" and "blue", or "left" and "right", nearly equal embeddings
+    (cosines of 0.9 and 0.98), since they occur in the same contexts. As the table is tied to the output, the model then
+    cannot tell which of them a question or an answer means, and the gradient that would separate them is small. Each
+    such embedding is replaced by half of itself and a random vector.
     """
     with torch.no_grad():
         directions = F.normalize(table.float(), dim=1)
         cosine = (directions @ directions.T).fill_diagonal_(-1)
         twins = (cosine > TWIN_COSINE).any(1)
-        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)).to(table.device)
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table.device)
         own = F.normalize(noise, dim=1) * table.float().norm(dim=1, keepdim=True)
         table[twins] = (KEPT * table.float() + (1 - KEPT**2) ** 0.5 * own)[twins].to(table.dtype)
     return int(twins.sum())
@@ -221,11 +220,11 @@ def write_model(
     compact: bool = False,
     untouched: str | None = None,
 ) -> Path:
-    """Write a model's configuration with the weights of ``state``, and its processor; the model itself stays as it is.
+    """Write a model's configuration with the weights of ``state``, and its processor; the model itself is not changed.
 
-    ``state`` may hold the averaged weights in place of the model's own. LoRA is folded in. ``compact``: in int8
-    (:mod:`vidllm.model.compact_weights`). ``untouched``: the folder that has what ``state`` lacks. Weights pass one by
-    one: no second copy of the model is made.
+    ``state`` may contain averaged weights. LoRA is merged. ``compact``: in int8 (:mod:`vidllm.model.compact_weights`).
+    ``untouched``: the folder with the weights that ``state`` lacks. Weights are written one by one, without a second
+    copy of the model in memory.
     """
     config, tied = copy.deepcopy(model.config), tied_weights(model)
     config.architectures = [type(model).__name__]
@@ -257,7 +256,7 @@ def _others(folder: str | None, but: Mapping[str, Tensor]) -> Iterator[tuple[str
 
 
 def training_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one; ValueError for a device that is not there."""
+    """``auto`` is a GPU if there is one; ValueError for a device that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -266,7 +265,7 @@ def training_device(name: str) -> torch.device:
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Switch it on in every block of a model that knows it; numbers stay the same."""
+    """Switch on activation checkpointing in all blocks that support it; results do not change."""
     switched: Any = model  # transformers renamed the switch during its fifth version
     enable = getattr(switched, "activation_checkpointing_enable", None) or switched.gradient_checkpointing_enable
     enable({"use_reentrant": False})

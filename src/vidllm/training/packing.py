@@ -1,7 +1,7 @@
-"""One scene, many questions: texts packed behind one visual prefix, kept apart by a block mask.
+"""Many texts of one scene, packed after one visual prefix and separated by a block mask.
 
-A scene is encoded once; its S texts stand behind it in one row. Each text sees the prefix and itself, never its
-neighbours, and its positions count on from the prefix, so that the packed result equals asking one by one.
+A scene is encoded once, and all its texts follow in one row. Each text attends to the prefix and itself, and its
+positions continue from the prefix, so the result equals that of single texts.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from vidllm.model.text import IGNORE_INDEX
 
 @dataclass
 class Text:
-    """One text behind a scene: token ids, which of them are scored, and scene points of its ``<coord>`` tokens.
+    """One text of a scene: token ids, which of them are scored, and scene points of its ``<coord>`` tokens.
 
-    ``boxes`` (G,7) are the targets of its ``<loc>`` token: None when the text grounds nothing.
+    ``boxes`` (G,7) are the targets of its ``<loc>`` token; None if it has none.
     """
 
     ids: list[int]
@@ -38,14 +38,14 @@ class Text:
 
 @dataclass
 class Tensors:
-    """What is drawn for a step: tensors, and what stays where it is."""
+    """A batch: a dataclass with tensors and other fields."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device; from pinned memory without waiting."""
+        """The batch on a device; asynchronous from pinned memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The same in memory from which a GPU copies beside its work."""
+        """The batch in pinned memory."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -123,7 +123,9 @@ def _pad_grounds(grounds: list[list[tuple[int, list[list[float]]]]]) -> tuple[Te
 
 
 def packed_mask(prefix_mask: Bool[Tensor, "B T"], segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B 1 S S"]:
-    """Who sees whom: the prefix is causal; a text sees the prefix and its own past; everyone sees itself."""
+    """Attention mask: the prefix is causal; a text attends to the prefix and its own past; every token attends to
+    itself.
+    """
     batch, prefix = prefix_mask.shape
     length = segment.shape[1]
     total = prefix + length
@@ -137,7 +139,7 @@ def packed_mask(prefix_mask: Bool[Tensor, "B T"], segment: Int[Tensor, "B L"]) -
 
 
 def packed_positions(prefix_mask: Bool[Tensor, "B T"], position: Int[Tensor, "B L"]) -> Int[Tensor, "B S"]:
-    """Positions of the prefix (padding skipped) and of each text counting on from it."""
+    """Positions of the prefix (without padding) and of each text, which continue from it."""
     first = (prefix_mask.long().cumsum(1) - 1).clamp(min=0)
     return torch.cat([first, prefix_mask.sum(1, keepdim=True) + position], 1)
 
@@ -165,7 +167,7 @@ def packed_hidden(
 def packed_cross_entropy(
     head: nn.Module, hidden: Float[Tensor, "B L D"], packed: PackedTexts
 ) -> tuple[Tensor, Float[Tensor, ""]]:
-    """Next-token cross-entropy over scored tokens (mean), and the share predicted right."""
+    """Mean next-token cross-entropy over scored tokens, and the accuracy."""
     labels = packed.labels[:, 1:]
     scored = labels != IGNORE_INDEX
     logits = head(hidden[:, :-1][scored]).float()

@@ -1,8 +1,7 @@
-"""Frames at another size, with what is known of each pixel and the cameras; and varied (ours).
+"""Cropping and resizing of frames with their maps and cameras, and augmentation (ours).
 
-Rooms are rendered with one kind of camera. A share of the scenes of a step is given another one: white balance, gamma
-and vignetting for all frames alike, exposure, blur, fewer pixels and noise for each frame. Where things are stays
-exactly true; colours stay what one would call them.
+Augmentation changes white balance, gamma and vignetting of all frames of a scene alike, and exposure, blur, resolution
+and noise of each frame. Geometry stays exact and colour names stay right.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PATCH_SIZE = EncoderConfig.patch_size  # that of every preset
 
 @dataclass(frozen=True)
 class Crop:
-    """A picture of ``height`` x ``width`` pixels, the middle of one resized to ``scale`` times the original."""
+    """A picture of ``height`` x ``width`` pixels: the middle of one resized to ``scale`` times the original."""
 
     scale: float
     height: int
@@ -29,7 +28,7 @@ class Crop:
 
 
 def crop_for_side(height: int, width: int, side: int) -> Crop:
-    """The crop whose shorter side is ``side`` pixels (a whole number of patches) and whose longer side loses least."""
+    """The largest crop whose shorter side is ``side`` pixels (a multiple of the patch)."""
     if side < PATCH_SIZE or side % PATCH_SIZE:
         raise ValueError(f"the shorter side must be a multiple of {PATCH_SIZE} pixels, received {side}")
     scale = side / min(height, width)
@@ -38,7 +37,7 @@ def crop_for_side(height: int, width: int, side: int) -> Crop:
 
 
 def crop_to(height: int, width: int, size: tuple[int, int], zoom: float = 1.0) -> Crop:
-    """The crop of ``size`` (rows, columns) that shows most of the picture; ``zoom`` above 1 shows less."""
+    """The crop of ``size`` (rows, columns) that shows most of the picture; with ``zoom`` above 1 less."""
     return Crop(zoom * max(size[0] / height, size[1] / width), *size)
 
 
@@ -49,7 +48,7 @@ def crop_pictures(images: Float[Tensor, "N C H W"], crop: Crop) -> Float[Tensor,
 
 
 def crop_maps(maps: Shaped[Tensor, "N H W"], crop: Crop, shrink: float = 1.0) -> Tensor:
-    """Depth or ids by the nearest original pixel, never mixed; ``shrink``: pixels of the picture a pixel of theirs."""
+    """Depth or ids by the nearest original pixel; ``shrink``: pixels of the picture per pixel of the maps."""
     rows, columns = (round(n * shrink * crop.scale) for n in maps.shape[-2:])
     resized = F.interpolate(maps[:, None].float(), (rows, columns), mode="nearest-exact")[:, 0]
     return _middle(resized, crop).to(maps.dtype)
@@ -87,7 +86,7 @@ BLURRED, COARSE = 0.3, 0.2  # shares of the frames
 def augment(
     images: Float[Tensor, "B F 3 H W"], share: float, generator: torch.Generator
 ) -> Float[Tensor, "B F 3 H W"]:
-    """``images`` in [0, 1] with a ``share`` of the scenes varied; random by a generator on the CPU."""
+    """``images`` in [0, 1] with a fraction ``share`` of the scenes augmented; ``generator`` on the CPU."""
     chosen = torch.rand(len(images), generator=generator) < share
     scenes = [
         _scene(scene, generator) if varied else scene for scene, varied in zip(images, chosen.tolist(), strict=True)

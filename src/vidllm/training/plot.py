@@ -105,10 +105,10 @@ def _row(file: Path, number: int, line: str) -> dict[str, float]:
     try:
         row = parse_json(line, f"{file}: line {number}")
         if not math.isfinite(row["step"]):
-            raise ValueError("a step that is no number")
+            raise ValueError("a step that is not a number")
         return {"step": float(row["step"])} | {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{file}: line {number} is not one of a training log; delete it") from error
+        raise ValueError(f"{file}: line {number} is not a line of a training log; delete it") from error
 
 
 def _curve(rows: Sequence[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:

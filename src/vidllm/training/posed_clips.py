@@ -1,9 +1,9 @@
-"""Real clips in training: RGB-D or posed captures of one's own as a share of the geometry steps (``--posed-clips``).
+"""Geometry steps on real RGB-D or posed captures (``--posed-clips``).
 
-A clip is any recording with depth and intrinsics (:mod:`vidllm.io.captures`). Frames without a pose are trained on one
-by one (depth and field of view), frames without depth beside others that have it. Where up is not known nothing is
-learned of gravity from a clip. Where a clip has labels (:mod:`vidllm.detection.labels`), the patches in the middle of
-their boxes have a category; of all other patches, and of colours and materials, nothing is known.
+A clip is any recording with depth and intrinsics (:mod:`vidllm.io.captures`). Without poses, single frames are used
+(depth and field of view); frames without depth are used together with others that have it. Without a known up direction
+there is no gravity loss. In clips with labels (:mod:`vidllm.detection.labels`), patches in the middle of a labelled box
+have a category; other patches, and colours and materials, are unknown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Boxes = Sequence[tuple[Corners, int]]  # of a frame, with the class of what each
 
 
 def open_clips(folder: Path, option: str) -> list[Capture]:
-    """The clips of a folder of clips, or one clip; ValueError, naming ``option``, where none can be trained on."""
+    """The clips in a folder, or one clip; ValueError, naming ``option``, if one cannot be used for training."""
     if not folder.exists():
         raise ValueError(f"{option} {folder}: no such folder; give a clip's folder or a folder of clips")
     one = open_capture(folder)
@@ -48,12 +48,12 @@ def open_clips(folder: Path, option: str) -> list[Capture]:
     for clip in clips:
         if not clip.depths or clip.intrinsics is None:
             what = "has a depth map" if not clip.depths else "has intrinsics"
-            raise ValueError(f"{clip.where}: no frame {what}; poses alone tell no distances")
+            raise ValueError(f"{clip.where}: no frame {what}; poses alone give no depth")
     return clips
 
 
 class PosedClips:
-    """Draws batches from a folder of clips, or from one clip; what is labelled has the classes of ``names``."""
+    """Draws batches from a folder of clips, or from one clip; labels are mapped to the classes of ``names``."""
 
     def __init__(self, folder: Path, names: LabelSpace) -> None:
         self.clips = open_clips(folder, "--posed-clips")
@@ -67,7 +67,7 @@ class PosedClips:
         }
 
     def told(self) -> str | None:
-        """A line on the labels, where there are any: what is taken for what, and what is left out."""
+        """A line about the labels: replaced and ignored categories; None without labels."""
         taken = [f"{name} as {means}" for name, means in self.means.items() if means not in (None, name)]
         dropped = [name for name, means in self.means.items() if means is None]
         parts = {"taken": taken, "left out, unlike all names of the data": dropped}
@@ -76,7 +76,7 @@ class PosedClips:
         return f"real clips: {count} frames have labels{more}" if count else None
 
     def draw(self, rng: np.random.Generator, scenes: int, frames: int, side: int) -> Batch:
-        """A batch of windows; of ``frames`` frames each where a clip with poses was drawn, else of single frames."""
+        """A batch of windows of ``frames`` frames of a clip, or of single frames if it has no poses."""
         weights = np.array([math.sqrt(len(clip.usable)) for clip in self.clips])
         clip = self.clips[int(rng.choice(len(self.clips), p=weights / weights.sum()))]
         if clip.poses is None:
@@ -144,7 +144,7 @@ def _frame(clip: Capture, number: int, size: tuple[int, int], zoom: float, boxes
 def shown(boxes: Boxes, size: tuple[int, int]) -> Int[Tensor, "H W"]:
     """The class of each pixel in the middle of a box, ``UNKNOWN`` elsewhere.
 
-    Of boxes that overlap, the smaller one shows what is in front; what it has around its middle is not known.
+    Where boxes overlap, the smaller one is taken to be in front; its border is unknown.
     """
     classes = torch.full(size, UNKNOWN)
     for (x0, y0, x1, y1), number in sorted(boxes, key=lambda b: (b[0][0] - b[0][2]) * (b[0][3] - b[0][1])):

@@ -1,4 +1,6 @@
-"""What a run tells: one JSON line every few steps, the same on standard error with the time left, and when to save."""
+"""Log of a run: one JSON line every few steps, the same on standard error with the remaining time, and external
+trackers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from vidllm.training.config import Loop, RunConfig
 
 
 def trim_log(path: Path, step: int) -> None:
-    """Forget lines beyond ``step``: those steps are taken again."""
+    """Remove lines after ``step``, since these steps are repeated."""
     if path.exists():
         lines = read_text(path).split("\n")[:-1]  # a last line that a killed run left unfinished is passed over
         with naming(path, "delete it, or the line in it"):
@@ -29,13 +31,13 @@ def trim_log(path: Path, step: int) -> None:
 
 
 def write_log(path: Path, line: dict[str, float | int]) -> None:
-    """Add a line."""
+    """Append a line."""
     with naming_errors(path), path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
 class Clock:
-    """Averages of the figures since the last line, time left, and when to save."""
+    """Averages of the figures since the last line, remaining time, and time of the next checkpoint."""
 
     def __init__(self, loop: Loop, start: int) -> None:
         self.loop, self.begin, self.first = loop, time.monotonic(), start
@@ -44,13 +46,13 @@ class Clock:
         self.text = ""
 
     def add(self, figures: dict[str, float]) -> None:
-        """Count a step's figures in; those that are not finite are left out (a skipped step is told by its count)."""
+        """Add the figures of a step; values that are not finite are left out."""
         for name, value in figures.items():
             if math.isfinite(value):
                 self.sums.setdefault(name, []).append(value)
 
     def line(self, step: int, bad: int) -> dict[str, float | int]:
-        """The log's line at ``step``; begins the next averages."""
+        """The log line at ``step``; starts new averages."""
         spent = time.monotonic() - self.begin
         left = spent / max(1, step - self.first) * (self.loop.steps - step)
         if self.loop.minutes > 0:
@@ -63,12 +65,12 @@ class Clock:
         return {"step": step, "seconds": round(spent, 1), "bad_steps": bad, **rounded}
 
     def spent(self) -> float:
-        """The share of the configuration's ``minutes`` that has passed; 0 where it sets none."""
+        """The fraction of the configuration's ``minutes`` that has passed; 0 without a limit."""
         limit = 60 * self.loop.minutes
         return (time.monotonic() - self.begin) / limit if limit > 0 else 0.0
 
     def due(self, minutes: float) -> bool:
-        """Whether that much time has passed since the last time it had."""
+        """Whether this time has passed since this was last true."""
         if time.monotonic() - self.saved < 60 * minutes:
             return False
         self.saved = time.monotonic()
@@ -80,7 +82,7 @@ PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
 
 class Trackers:
-    """What a run's log lines are also sent to; with no configuration, or one that names none, nothing."""
+    """External trackers of the log lines; none without a configuration."""
 
     def __init__(self, config: RunConfig | None) -> None:
         self._accelerator: Any = None
@@ -102,13 +104,13 @@ class Trackers:
             self._accelerator.log({k: v for k, v in line.items() if k != "step"}, step=step)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Finish the trackers."""
         if self._accelerator is not None:
             self._accelerator.end_training()
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """ValueError for a tracker that is not known or not installed, with what to install."""
+    """ValueError for a tracker that is unknown or not installed."""
     for name in names:
         if name not in PACKAGES:
             raise ValueError(f"unknown tracker {name!r}; known are {', '.join(PACKAGES)}")

@@ -1,7 +1,7 @@
-"""A run folder goes on with what it was begun with: other settings or other data are refused by name.
+"""Checks before a run folder is resumed: changed settings or data are refused.
 
-The folder holds ``config.json`` (the settings) and ``made_from.json`` (the kind of run, the files that it learns from
-and starts from by size and checksum, its tokenizer, and how many micro-batches a step has).
+The folder contains ``config.json`` (the settings) and ``made_from.json`` (the kind of run, size and checksum of its
+data and initial weights, its tokenizer, and the micro-batches per step).
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ OF_TOKENIZER = ("kind", "data", "init_from")
 
 
 def begin(config: RunConfig, processes: int) -> list[str]:
-    """Compare a run folder with how it is to go on, then write down the settings; what is worth telling, as lines.
+    """Compare a run folder with the configuration, then write the settings; returns lines to be logged.
 
-    Nothing is loaded for it. A folder without a checkpoint may be begun with other settings, of the data that its
-    tokenizer is of.
+    Nothing is loaded. A folder without a checkpoint may be reused with other settings, but not with other data than
+    those of its tokenizer.
 
     Raises:
-        ValueError: settings or data differ from those that the folder was begun with; the message names them.
+        ValueError: settings or data differ from those of the folder; the message names them.
     """
     out = Path(config.loop.out)
     clear_leftovers_of(out)
@@ -93,7 +93,7 @@ def begin(config: RunConfig, processes: int) -> list[str]:
 
 
 def check_tokenizer_of(config: RunConfig) -> None:
-    """Write down the run's tokenizer once it is there; ValueError where it is not the one the run was begun with."""
+    """Record the checksum of the run's tokenizer; ValueError if it is not that of the start of the run."""
     out = Path(config.loop.out)
     file = _tokenizer_file(config)
     record = _read(out / RECORD_FILE) or {}
@@ -102,7 +102,7 @@ def check_tokenizer_of(config: RunConfig) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if list_checkpoints(out / "checkpoints") and record.get("tokenizer", found) != found:
         raise ValueError(
-            f"{file}: not the tokenizer that the run in {out} was begun with; put that one back, or give another --out"
+            f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give another --out"
         )
     write_json(out / RECORD_FILE, {**record, "tokenizer": found})
 
@@ -150,7 +150,7 @@ def _checkpoint_files(place: str) -> dict[str, str] | str:
 
 
 def fingerprint(path: Path) -> str:
-    """Size of a file, and a checksum of its two ends."""
+    """Size of a file, and a checksum of its beginning and end."""
     size = check_regular_file(path).stat().st_size
     with path.open("rb") as file:
         ends = file.read(ENDS)
@@ -200,8 +200,8 @@ def _refuse(out: Path, differ: list[str]) -> None:
     if differ:
         more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
         raise ValueError(
-            f"{out}: the run there was begun with {', '.join(differ[:SHOWN])}{more}; go on with what it was begun "
-            f"with, give another --out, or delete {out} to train anew"
+            f"{out}: the run in it was started with {', '.join(differ[:SHOWN])}{more}; use these settings again, give "
+            f"another --out, or delete {out} to train anew"
         )
 
 

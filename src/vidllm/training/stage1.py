@@ -1,7 +1,7 @@
-"""Stage 1: encoder and adapter learn from two frozen teachers before anything is asked of them (Eqs 5 to 7).
+"""Stage 1: encoder and adapter are distilled from two frozen teachers (Eqs 5 to 7).
 
-The geometric stream learns from VGGT's encoder, the semantic one from LLaVA-3D's CLIP. What comes out is a model folder
-that stage 2 starts from (``vidllm train stage2 --init-from RUN/model``); its other parts are as they were.
+The geometric stream learns from VGGT's encoder, the semantic one from LLaVA-3D's CLIP. The result is a model folder for
+stage 2 (``vidllm train stage2 --init-from RUN/model``); its other parts are unchanged.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from vidllm.training.teachers import CachedTeacher, FoundTeachers, Teacher, find
 from vidllm.training.texts import TextMaker
 from vidllm.training.trainable import Trainable
 
-LEARNED = ("encoder", "adapter")  # what stage 1 reads of a model and changes
-PROJECTIONS_FILE = "projections.safetensors"  # in the run folder, beside the model
+LEARNED = ("encoder", "adapter")  # the parts that stage 1 trains
+PROJECTIONS_FILE = "projections.safetensors"  # in the run folder
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Stage1Config(RunConfig):
     """One run of dual-teacher distillation (docs/method.md, section 8)."""
 
     loop: Annotated[Loop, FLAT] = Loop(out="runs/stage1")
-    preset: str = "tiny"
-    init_from: str | None = None  # a saved model folder to start from (weights only)
-    teacher_geometry: str = ""  # a model folder of ours, or VGGT-1B's weights
-    teacher_language: str = ""  # a CLIP folder or hub id, or a LLaVA-3D folder with its tower
-    geometry_source: str = "encoder"  # "encoder" [P], or "attention": VGGT's last block
-    teacher_cache: str | None = None  # keep the teachers' tokens here; None: compute them every step
-    tune_encoder: bool = True  # [P] stage 1 trains encoder and adapter
-    clip_images: int = 32  # frames of a step, over its scenes
-    clip_frames: tuple[int, ...] = (2, 4, 8)  # frames a scene, spread over its clip
-    geometry_weight: float = 1.0
-    language_weight: float = 1.0
+    preset: str = "tiny"  # sizes of the model
+    init_from: str | None = None  # folder of a model whose weights the training starts from
+    teacher_geometry: str = ""  # VGGT, DINOv2, a cascade, or a model of vidllm: file, folder or hub id
+    teacher_language: str = ""  # CLIP, LLaVA-3D or a cascade, of which CLIP is used: file, folder or hub id
+    geometry_source: str = "encoder"  # tokens of the geometry teacher: encoder [P], or attention (its last block)
+    teacher_cache: str | None = None  # folder that keeps the teachers' tokens (default: compute them every step)
+    tune_encoder: bool = True  # [P] train the encoder as well as the adapter
+    clip_images: int = 32  # frames of a step, over all its scenes
+    clip_frames: tuple[int, ...] = (2, 4, 8)  # frames per clip, drawn from these, spread over it
+    geometry_weight: float = 1.0  # L_geo of Eq 6
+    language_weight: float = 1.0  # L_lang of Eq 6
     structure_weight: float = 1.0  # [D] lambda of Eq 5; 0 leaves L_sc out (ablation)
-    structure: str = "joint"  # Eq 7 over both streams together; "streams": each by itself
+    structure: str = "joint"  # Eq 7 over the tokens of both streams (joint), or for each stream (streams)
 
     @property
     def start(self) -> Start:

@@ -289,10 +289,11 @@ def _check_sharding(config: TrainConfig) -> None:
     """ValueError for sharded blocks together with what reads their weights from outside."""
     if config.loop.parallel == "fsdp" and (config.supervision.guide_weight > 0 or config.supervision.word_weight > 0):
         raise ValueError(
-            "parallel fsdp shards the weights that the guides read; give --guide-weight 0 --word-weight 0, or ddp"
+            "parallel fsdp shards weights that attention supervision needs; give --guide-weight 0 --word-weight 0, "
+            "or --parallel ddp"
         )
     if config.loop.parallel == "fsdp" and config.start.geometry_from:
-        raise ValueError("geometry_from widens whole weights, which parallel fsdp shards; take ddp")
+        raise ValueError("geometry_from widens whole weights, which parallel fsdp shards; use --parallel ddp")
 
 
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:

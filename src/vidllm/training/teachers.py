@@ -1,8 +1,8 @@
 """The two frozen teachers of stage 1 (docs/method.md, section 8): VGGT's encoder, and the CLIP tower of LLaVA-3D.
 
-A teacher turns images into patch tokens and nothing else. Its grid may differ from the student's; what reads the
-tokens resamples them. Teachers at the paper's size are released checkpoints; at ``tiny`` they are our own, trained by
-``vidllm train teacher geometry`` and ``vidllm train teacher language``.
+A teacher computes patch tokens of images. Its grid may differ from the student's; tokens are resampled. Teachers of the
+paper's size are published checkpoints; for ``tiny`` they are trained by ``vidllm train teacher geometry`` and ``vidllm
+train teacher language``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CLIP_LAYER = -2  # LLaVA's: the tokens before the last block
 
 
 class Teacher(ABC):
-    """A frozen network that gives patch tokens; no gradient enters it. ``width`` is that of a token.
+    """A frozen network that computes patch tokens of ``width`` channels.
 
-    ``per_frame``: whether a frame's tokens depend on that frame alone, so that they can be computed once and kept.
+    ``per_frame``: whether a frame's tokens depend on that frame alone, so that they can be cached.
     """
 
     model: nn.Module
@@ -54,7 +54,7 @@ class Teacher(ABC):
         """Tokens (B,F,P,C) of images (B,F,3,H,W)."""
 
     def features(self, images: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B F P C"]:
-        """Patch tokens of images in [0, 1], in float32 and without gradient, row by row of :meth:`grid`."""
+        """Patch tokens of images in [0, 1], in float32 and without gradient, in the row order of :meth:`grid`."""
         with torch.no_grad():
             return self._tokens(images).float()
 
@@ -68,12 +68,12 @@ class Teacher(ABC):
         return self
 
     def fingerprint(self) -> str:
-        """A name for these weights and settings, for features kept on disk."""
+        """A name for these weights and settings, for cached tokens."""
         return weights_name(self.model.state_dict(), f"{type(self).__name__} {self.settings}")
 
 
 def weights_name(state: Mapping[str, Tensor], about: str) -> str:
-    """A short name for weights, and for what else is told ``about`` them: other weights, another name."""
+    """A checksum of weights and of a text."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(state.items()):
         numbers = tensor.double()
@@ -82,10 +82,10 @@ def weights_name(state: Mapping[str, Tensor], about: str) -> str:
 
 
 class GeometryTeacher(Teacher):
-    """The geometric half of VGGT or of one of our models: ``model.encoder``, ``adapter`` (or none), ``attention``.
+    """The geometric half of VGGT or of a model of vidllm: ``model.encoder``, ``adapter`` (or none), ``attention``.
 
-    ``source``: "encoder" (the paper's) gives the tokens that enter global-frame attention; "attention" those that leave
-    its last block, twice as wide and different in other company.
+    ``source``: "encoder" (the paper's) gives the inputs of global-frame attention; "attention" the outputs of its last
+    block, which are twice as wide and depend on all frames.
     """
 
     def __init__(self, model: nn.Module, source: str = "encoder") -> None:
@@ -119,10 +119,10 @@ class GeometryTeacher(Teacher):
 
 
 class LanguageTeacher(Teacher):
-    """A CLIP vision tower's patch tokens before its last block, as LLaVA reads them.
+    """A CLIP vision tower's patch tokens before its last block, as in LLaVA.
 
-    The whole frame is resized to the tower's square, so that its grid covers what the student's grid covers (LLaVA-3D
-    crops the middle instead and would leave the sides without a teacher).
+    The whole frame is resized to the tower's square, so that its grid covers the student's grid (LLaVA-3D crops the
+    middle).
     """
 
     per_frame = True
@@ -146,7 +146,7 @@ class LanguageTeacher(Teacher):
 
 
 def clip_pixels(images: Float[Tensor, "N 3 H W"], side: int) -> Float[Tensor, "N 3 S S"]:
-    """Images in [0, 1] as a CLIP tower wants them: resized to its square (bicubic) and normalised."""
+    """Images in [0, 1] resized to CLIP's square input (bicubic) and normalised."""
     if images.shape[-2:] != (side, side):
         resized = F.interpolate(images, (side, side), mode="bicubic", align_corners=False, antialias=True)
         images = resized.clamp(0, 1)
@@ -166,7 +166,7 @@ def clip_tokens(tower: nn.Module, images: Float[Tensor, "N 3 H W"], layer: int =
 
 @dataclass(frozen=True)
 class FoundTeachers:
-    """Both teachers, found but without their weights: widths, and what memory they take, are known."""
+    """Both teachers without their weights: widths and memory are known."""
 
     geometry: GeometryTeacher
     language: LanguageTeacher
@@ -180,10 +180,10 @@ class FoundTeachers:
 
 
 def find_teachers(geometry: str, language: str, source: str = "encoder", structure: str | None = None) -> FoundTeachers:
-    """The teachers of stage 1, of what ``vidllm import`` reads (:mod:`vidllm.pretrained.parts`), by headers alone.
+    """The teachers of stage 1, from headers alone (:mod:`vidllm.pretrained.parts`).
 
-    ``structure``: the form of Eq 7 that they are to serve, None without it. Raises ValueError for a teacher that is not
-    given, not of its kind, or damaged, and for widths that ``structure`` cannot compare.
+    ``structure``: the form of Eq 7, None without it. ValueError for a teacher that is missing, of another kind or
+    damaged, and for widths that ``structure`` cannot compare.
     """
     for option, place in (("geometry", geometry), ("language", language)):
         if not place:
@@ -197,12 +197,12 @@ def find_teachers(geometry: str, language: str, source: str = "encoder", structu
 
 
 def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeacher:
-    """VGGT's encoder, DINOv2's, or that of one of our models or a cascade; ValueError as :func:`find_teachers`."""
+    """VGGT's encoder, DINOv2, or the encoder of a model of vidllm or a cascade; ValueError as :func:`find_teachers`."""
     return GeometryTeacher(find_geometry(place, source != "encoder").load(), source)
 
 
 def load_language_teacher(place: str) -> LanguageTeacher:
-    """CLIP's vision tower: a CLIP's own, LLaVA(-3D)'s or a cascade's; ValueError as :func:`find_teachers`."""
+    """CLIP's vision tower, of CLIP, LLaVA(-3D) or a cascade; ValueError as :func:`find_teachers`."""
     part = find_tower(place)
     part.load()
     return LanguageTeacher(part.module)
@@ -212,7 +212,7 @@ OPEN_FILES = 64
 
 
 class CachedTeacher:
-    """A teacher whose tokens of shards are read from ``folder``, and computed and kept where missing."""
+    """A teacher whose tokens of shards are read from ``folder``, and computed and stored there if missing."""
 
     def __init__(self, teacher: Teacher, folder: Path) -> None:
         if not teacher.per_frame:

@@ -1,4 +1,4 @@
-"""Language as training texts behind the visual prefix: of rooms, all tasks mixed, or about your own videos."""
+"""Training texts after the visual prefix: of rooms, with all tasks mixed, or of your own videos."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TextMaker:
         self._suffix = lru_cache(maxsize=200_000)(self._encode_suffix)
 
     def __reduce__(self) -> tuple[type[TextMaker], tuple[Any, ...]]:
-        """Goes to other processes without what it remembers."""
+        """Pickled without its cache."""
         return TextMaker, (self.tokenizer, self.extra_questions)
 
     @property
@@ -78,7 +78,7 @@ class TextMaker:
         points: Sequence[tuple[float, float, float]] = (),
         boxes: list[list[float]] | None = None,
     ) -> Text:
-        """A prompt's part behind the visual prefix with its answer; only the answer is scored."""
+        """The part of a prompt after the visual prefix, with its answer; only the answer is scored."""
         ids, told = self._suffix(prompt, answer)
         scored = [False] * (len(ids) - told) + [True] * told
         return Text(list(ids), scored, kind, list(points), boxes)
@@ -90,7 +90,7 @@ class TextMaker:
     def reference(self, item: Reference, boxes: dict[int, list[float]], rng: np.random.Generator) -> Text:
         """A referring expression; its ``<loc>`` is trained on the targets' boxes (none: no such object).
 
-        Unique ones are asked for in both wordings, so that "find all" does not give the number of targets away.
+        Unique ones use both wordings, so that "find all" does not reveal the number of targets.
         """
         several = item.kind in ("none", "several") or rng.random() < 0.5
         prompt = (prompts.multi_grounding_prompt if several else prompts.grounding_prompt)(item.expression)
@@ -107,7 +107,7 @@ class TextMaker:
     def scene(
         self, record: dict[str, Any], boxes: dict[int, list[float]], rng: np.random.Generator, counts: Texts
     ) -> list[Text]:
-        """A random choice of a scene's language as texts, with the extra questions, in random order."""
+        """A random choice of a scene's texts, including extra questions, in random order."""
         language = language_from_record(record)
         made = [self.question(q) for q in _some(rng, language.questions, counts.questions)]
         made += [self.reference(r, boxes, rng) for r in _some(rng, language.references, counts.references)]
@@ -164,9 +164,9 @@ def corpus(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def load_or_build_tokenizer(folder: Path, shards: Sequence[Path], vocab_size: int) -> PreTrainedTokenizerBase:
-    """The run's tokenizer: read from ``folder``, or trained on the first shards' language and written there.
+    """The run's tokenizer: read from ``folder``, or trained on the texts of the first shards and written there.
 
-    One that cannot be read (a kill or a full disk cut it short) is made again; the log says so.
+    An incomplete one (after a kill or a full disk) is trained again, with a warning in the log.
     """
     found = saved_tokenizer(folder)
     if found is not None:
@@ -181,14 +181,14 @@ def load_or_build_tokenizer(folder: Path, shards: Sequence[Path], vocab_size: in
 
 
 def keep_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
-    """Write a tokenizer, all of it or nothing; returns it as it is read by whoever goes on with the folder."""
+    """Write a tokenizer atomically; returns it as it will be read from the folder."""
     with atomic_folder(folder) as part:
         forget_origin(tokenizer).save_pretrained(part)
     return forget_origin(read_tokenizer(folder))
 
 
 def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a folder; None where there is none, or it is half written, which the log tells."""
+    """The tokenizer of a folder; None if there is none, or an incomplete one (with a warning in the log)."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
@@ -204,9 +204,9 @@ def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 class OwnTexts:
-    """The texts of each video, made anew at every draw: one of the answers, one of the wordings.
+    """The texts of each video; every draw chooses among the answers and the wordings.
 
-    Raises ValueError, naming the line, for a sentence that is longer than ``max_tokens``.
+    ValueError, naming the line, for a text that is longer than ``max_tokens``.
     """
 
     def __init__(self, examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> None:
@@ -222,7 +222,7 @@ class OwnTexts:
         self.videos = sorted(self._of)
 
     def shares(self, texts: int) -> np.ndarray:
-        """How often each video is drawn, when ``texts`` of it are taken at a time: each sentence about as often."""
+        """Probabilities of the videos if ``texts`` of each are drawn: all texts are about equally frequent."""
         visits = np.array([-(-len(self._of[video]) // texts) for video in self.videos], dtype=np.float64)
         return visits / visits.sum()
 
@@ -253,7 +253,7 @@ class OwnTexts:
 
 
 def too_long(examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> list[tuple[int, str]]:
-    """(line, message) of every example that :class:`OwnTexts` refuses by itself."""
+    """(line, message) of every example that :class:`OwnTexts` refuses."""
     found = []
     for example in examples:
         try:

@@ -1,7 +1,7 @@
-"""What the loop needs of a run: modules, a batch for every micro-batch, its losses, and what it leaves.
+"""The interface between the training loop and a run: modules, batches, losses and export.
 
 The loop (:mod:`vidllm.training.loop`) is the same for stage 2, stage 1, the teachers and fine-tuning; each is a
-:class:`Trainable`. Beside it: batches drawn ahead by threads, and the judge of which steps are not taken.
+:class:`Trainable`. This file also has the threads that prepare batches and the detection of loss spikes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vidllm.model.loading import local_part
 from vidllm.training.config import RunConfig
 from vidllm.training.losses import Losses
 
 RECENT = 100  # steps over which the skipped ones are counted
-KNOWN = 20  # steps of a kind before it is judged
+KNOWN = 20  # steps of a kind before its loss spikes are detected
+AVERAGE_EVERY, AVERAGE_DECAY = 5, 0.995  # of the weights
 
 
 class Trainable(ABC):
@@ -40,10 +42,10 @@ class Trainable(ABC):
 
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """What is saved in a checkpoint, by name; parameters that want a gradient are trained."""
+        """The modules of a checkpoint, by name; parameters that require a gradient are trained."""
 
     def draw(self, step: int, rng: np.random.Generator) -> Any:
-        """The batch of a micro-batch, at full precision: by :attr:`drawer`, where there is one."""
+        """The batch of a micro-batch, at full precision, by :attr:`drawer` if there is one."""
         assert self.drawer is not None
         return self.drawer(step, rng)
 
@@ -53,33 +55,33 @@ class Trainable(ABC):
 
     @abstractmethod
     def export(self, folder: Path) -> Path:
-        """Write what the run was for below the run's folder; returns where."""
+        """Write the result into the run's folder; returns its path."""
 
     def kind(self, batch: Any) -> str:
-        """Which of a run's kinds of steps a batch belongs to: each has losses of its own size."""
+        """The kind of step of a batch; loss spikes are detected per kind."""
         return type(batch).__name__
 
     def averaging(self) -> nn.Module | None:
-        """The module whose weights are averaged over the steps; None: none is."""
+        """The module whose weights are averaged over the steps; None: no averages."""
         return None
 
     def prepare(self, say: Callable[[str], None]) -> None:  # noqa: B027 - nothing to do is the rule
-        """Called once, before the first step of a run that does not resume."""
+        """Called once before the first step of a run that does not resume."""
 
     def read_later(self) -> None:  # noqa: B027 - as the last
-        """Called when blocks have been sharded, where they are: time to read weights that were not read yet."""
+        """Called after blocks have been sharded, to read weights that were not read yet."""
 
     def refresh(self) -> None:  # noqa: B027 - nothing to do is the rule
-        """Called whenever a checkpoint has been written."""
+        """Called after every checkpoint."""
 
     def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """Trained parameters by what their learning rate is multiplied by."""
+        """Trained parameters with the factor of their learning rate."""
         return [(1.0, list(self.parameters()))]
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW, made at its first use, when blocks have been sharded; tensors of two and more dimensions decay,
-        vectors (norms, biases, scales) do not. (Its fused form wants sharded parameters and others in groups apart.)
+        """AdamW, made at its first use, after sharding. Weight decay applies to tensors of two and more dimensions, not
+        to vectors (norms, biases, scales). The fused form needs separate groups for sharded parameters.
         """
         settings, groups = self.config.optimiser, []
         for scale, parameters in self.rates():
@@ -97,18 +99,18 @@ class Trainable(ABC):
 
     @property
     def drawer(self) -> Draw | None:
-        """What draws batches without the model, also in other processes; None: :meth:`draw` does it."""
+        """A function that draws batches without the model, also in other processes; None: :meth:`draw` does it."""
         return None
 
     def draw_anew(self) -> None:
-        """Begin to draw again, as the data are now."""
+        """Restart the drawing processes with the current data."""
         if self.config.loop.workers > 0:
             self.ahead.close()
             del self.ahead
 
     @cached_property
     def ahead(self) -> Ahead:
-        """What draws the batches."""
+        """The batches that are prepared ahead."""
         loop, drawer = self.config.loop, self.drawer
         if drawer is None and loop.workers > 0:
             raise ValueError("--workers: this run draws its batches in threads alone; leave it out")
@@ -116,7 +118,7 @@ class Trainable(ABC):
 
     @cached_property
     def spike_guard(self) -> LossSpikeGuard:
-        """What decides whether a step is taken."""
+        """The detection of loss spikes."""
         return LossSpikeGuard(self.config.loop.spike_factor, self.config.loop.spike_window)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -128,23 +130,18 @@ class Trainable(ABC):
         for module in self.modules().values():
             yield from (p for p in module.parameters() if p.requires_grad)
 
-    def average(self, step: int, every: int = 5, decay: float = 0.995) -> None:
-        """Move the averages towards the weights, every few steps."""
+    def average(self, step: int) -> None:
+        """Update the averages, every few steps."""
         module = self.averaging()
-        if module is None or step % every:
+        if module is None or step % AVERAGE_EVERY:
             return
-        decay = min(decay, (1 + self.steps_averaged) / (10 + self.steps_averaged))
+        decay = min(AVERAGE_DECAY, (1 + self.steps_averaged) / (10 + self.steps_averaged))
         self.steps_averaged += 1
         with torch.no_grad():
             for name, value in module.named_parameters():
                 if name not in self.averaged:
                     self.averaged[name] = value.detach().clone()
-                _local(self.averaged[name]).lerp_(_local(value.detach()), 1 - decay)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process has; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+                local_part(self.averaged[name]).lerp_(local_part(value.detach()), 1 - decay)
 
 
 Drawn = tuple[Any, np.random.Generator]
@@ -153,9 +150,9 @@ Wanted = tuple[int, list[int]]  # step and what its random numbers are drawn fro
 
 
 class Ahead:
-    """Draws by ``draw(step, rng)``, ``count`` batches ahead in as many threads; with none, when a batch is taken.
+    """Draws by ``draw(step, rng)``, ``count`` batches ahead in as many threads; without threads, when a batch is taken.
 
-    ``workers``: processes that draw for the threads; ``draw`` is sent to them. ``pin``: batches lie in pinned memory.
+    ``workers``: processes that draw for the threads; ``draw`` is sent to them. ``pin``: use pinned memory.
     """
 
     def __init__(self, draw: Draw, count: int, workers: int = 0, *, pin: bool = False) -> None:
@@ -168,7 +165,7 @@ class Ahead:
         self._drawn: dict[tuple[int, ...], Future[Drawn]] = {}
 
     def want(self, wanted: Sequence[Wanted]) -> None:
-        """Begin to draw what is not being drawn yet; what is not wanted any more is forgotten."""
+        """Start to draw these batches, and forget all others."""
         if self._pool is None:
             return
         keys = {(step, *seed): (step, seed) for step, seed in wanted}
@@ -178,12 +175,12 @@ class Ahead:
                 self._drawn[key] = self._pool.submit(self._make, step, seed)
 
     def take(self, step: int, seed: list[int]) -> Drawn:
-        """The batch of a step and its generator; an error of the draw is raised here."""
+        """The batch of a step and its generator; errors of the draw are raised here."""
         future = self._drawn.pop((step, *seed), None)
         return self._make(step, seed) if future is None else future.result()
 
     def close(self) -> None:
-        """Draw no more, and end the processes."""
+        """Stop drawing, and end the processes."""
         for pool in (self._pool, self._workers):
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
@@ -221,7 +218,7 @@ def _draw_in_worker(step: int, seed: list[int]) -> Drawn:
 
 
 class LossSpikeGuard:
-    """Remembers the losses and gradient norms of the steps taken, and how many were skipped of late."""
+    """Losses and gradient norms of recent steps, by kind, and which of the last hundred steps were skipped."""
 
     def __init__(self, factor: float = 10.0, window: int = 100) -> None:
         self.factor, self.window = factor, window
@@ -230,7 +227,7 @@ class LossSpikeGuard:
         self.reason: str | None = None  # of the last step that was not taken
 
     def judge(self, kind: str, loss: float, norm: float) -> str | None:
-        """Why a step of that kind is not to be taken, or None; a step that is taken is remembered."""
+        """The reason to skip a step of this kind, or None; the values of a step that is not skipped are stored."""
         reason = self._reason(kind, loss, norm)
         self.reason = reason or self.reason
         if reason is None:

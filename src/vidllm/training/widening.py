@@ -1,8 +1,8 @@
-"""A trained geometric half carried over to a wider encoder (after Net2Net, Chen et al. 2016, arXiv:1511.05641).
+"""Transfer of a trained geometric half to a wider encoder (after Net2Net, Chen et al. 2016, arXiv:1511.05641).
 
-Global-frame attention, the camera head and the gravity head of a narrow model keep what they have learned: every
-channel of their tokens stands n times side by side, and the weights are spread so that each layer gives what it gave.
-What is new is the encoder, so the adapter's geometric stream is fitted to that of the narrow model on the same
+Global-frame attention, camera head and gravity head of a narrower model are widened without changing their function:
+every channel of their tokens is repeated n times, and the weights are adapted so that each layer gives its old outputs,
+repeated. As the encoder is new, the adapter's geometric stream is then fitted to that of the narrower model on the same
 pictures, as stage 1 fits it to VGGT's encoder.
 """
 
@@ -21,21 +21,21 @@ GEOMETRY_HALF = ("attention", "camera_head", "gravity_head", "adapter.exchange")
 _SETS_OF_HEADS = {"qkv": 3, "query": 1, "key_value": 2}  # layers whose outputs are heads; their inputs are channels
 _READS_HEADS = ("proj", "output")  # the other way round
 SOLVED_STEPS = 120  # pictures of the regression that the fit starts from
-BRIDGE_WEIGHT = 0.3
+BRIDGE_WEIGHT, LEARNING_RATE = 0.3, 5e-4
 
 Pictures = Callable[[int], Float[Tensor, "B F 3 H W"]]  # of a step, in [0, 1]
 
 
 def spread_channels(x: Float[Tensor, "*batch C"], times: int) -> Float[Tensor, "*batch D"]:
-    """Every channel ``times`` times, side by side."""
+    """Every channel repeated ``times`` times, next to each other."""
     return x.repeat_interleave(times, -1)
 
 
 def take_geometry_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
     """Load the geometric half of a model whose tokens are n times narrower.
 
-    What the adapter's bridge has to do with the semantic stream stays the model's own. ValueError for models of other
-    depths, or of sizes that are no multiples.
+    Weights of the adapter's bridge for the semantic stream are kept. ValueError for models of other depths, or if the
+    sizes are not multiples.
     """
     for name in GEOMETRY_HALF:
         part, source = model.get_submodule(name), other.get_submodule(name).state_dict()
@@ -71,12 +71,11 @@ def fit_adapter(
     pictures: Pictures,
     steps: int,
     *,
-    learning_rate: float = 5e-4,
     say: Callable[[str], None] = lambda _: None,
 ) -> float:
-    """Fit the adapter's geometric stream and bridge to those of ``other``; the semantic stream stays where it was.
+    """Fit the adapter's geometric stream and bridge to those of ``other``; the semantic stream is kept.
 
-    Returns the mean squared error of the geometric stream over its variance (a mean over the last steps).
+    Returns the mean squared error of the geometric stream over its variance (a moving average).
     """
     times = model.config.encoder.hidden_size // other.config.encoder.hidden_size
     adapter = model.adapter
@@ -85,10 +84,10 @@ def fit_adapter(
     say("the adapter is fitted to the geometric stream of geometry_from")
     _solve_projection(model, other, pictures, times)
     learned = list(adapter.parameters())
-    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(learned, LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     error = float("nan")
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
         images = pictures(step)
         with torch.no_grad():
             tokens = model.encoder(images).tokens

@@ -1,8 +1,8 @@
-"""Language about a rendered room: questions with answers, referring expressions and captions, checked on the scene.
+"""Language about a rendered room: questions with answers, referring expressions and captions, verified on the scene.
 
-Only what is visible in the clip is spoken of. Directions ("left of", "in front of", "closer to the camera") are
-those of the first camera made upright; situated questions have their own. Distances are between centres.
-What a guesser could know without looking is weighed down, see ``guessing``.
+Only what is visible in the clip is mentioned. Directions ("left of", "in front of", "closer to the camera") are
+those of the first camera made upright; situated questions define their own. Distances are between centres.
+Answers that are likely without looking at the room get a lower weight, see ``guessing``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vidllm_rooms.world import Clip
 
 
 def make_language(clip: Clip, rng: np.random.Generator, *, questions: int = 24, references: int = 8) -> Language:
-    """Everything that is said about a clip: up to that many of each, and a caption of the room besides.
+    """Questions and references, up to that many of each, and captions of the room and of some objects.
 
-    The same clip and generator state give the same language. A clip without visible objects has only what can
-    be said of an empty room.
+    The same clip and generator state give the same language. A clip without visible objects gets only what applies
+    to an empty room.
     """
     speaker = Speaker(observe(clip), rng)
     return Language(

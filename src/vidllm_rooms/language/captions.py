@@ -1,6 +1,6 @@
-"""Captions with several references each: one object with its looks, size and place, or the whole room.
+"""Captions with several references each: of one object with its appearance, size and place, or of the whole room.
 
-Slots of an object's: {a} "a red chair", {mat_full} "a red wooden chair", {name} "chair", {color}, {mat} "wood",
+Slots for objects: {a} "a red chair", {mat_full} "a red wooden chair", {name} "chair", {color}, {mat} "wood",
 {place} "next to the table", {size} "about 1 meter tall".
 """
 
@@ -19,7 +19,7 @@ OBJECT_REFERENCES, ROOM_REFERENCES, MOST_ITEMS = 5, 4, 5
 
 
 def make_captions(s: Speaker, objects: int) -> tuple[Caption, ...]:
-    """The room's caption and those of up to ``objects`` things, drawn from the well visible ones first."""
+    """Captions of the room and of up to ``objects`` objects, well visible ones first."""
     rows = s.shuffled(s.scene.shown)
     rows.sort(key=lambda row: s.thing(row).fraction < 0.01)
     room = dict.fromkeys(_room_text(s, template) for template in s.shuffled(ROOM_TEMPLATES))
@@ -46,7 +46,7 @@ def _object_text(s: Speaker, thing: Thing, template: str) -> str:
 
 
 def _place(s: Speaker, thing: Thing) -> str:
-    """Where it is: on its support, in a clear relation to something near, or as the first view has it."""
+    """Place of an object: on its support, in a clear relation to a near object, or relative to the first view."""
     here = thing.index
     if thing.on is not None and thing.on in s.simple and s.coin(0.6):
         return f"{s.pick(RELATIONS['on'][:2])} {s.simple_the(thing.on)}"

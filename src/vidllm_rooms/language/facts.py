@@ -1,8 +1,8 @@
-"""What is true of a clip: the visible objects in the viewer's frame and their clear spatial relations.
+"""Facts about a clip: the visible objects in the viewer's frame and their clear spatial relations.
 
 The viewer is the first camera, made upright: x to its right, y forward (both horizontal), z up from the
-floor, metres. Relations are three-valued, +1 clearly true, -1 clearly false, 0 not clear enough to speak of.
-Objects with a few pixels only ("faint") are never spoken of, but a statement that they would change is not made.
+floor, metres. Relations are three-valued: +1 clearly true, -1 clearly false, 0 ambiguous.
+Objects of a few pixels ("faint") are never mentioned, but statements whose truth depends on them are not made either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GENERIC_NAMES = ("lamp",)
 
 @dataclass(frozen=True)
 class Thing:
-    """One object as the viewer has it. ``index`` is its row in every table of the scene."""
+    """One object in the viewer's frame. ``index`` is its row in every table of the scene."""
 
     index: int
     id: int
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """The things of a clip with their tables; build it with ``observe``.
+    """The objects of a clip with their tables; made by ``observe``.
 
     ``relations[name][a][b]`` is the three-valued "a is <name> b"; ``distance_m`` between centres,
     ``gap_m`` between axis-aligned boxes, ``camera_m`` from the first camera to each centre.
@@ -77,11 +77,11 @@ class Scene:
     shape: str
 
     def named(self, name: str) -> list[int]:
-        """Rows, faint ones included, that the name covers."""
+        """Rows, including faint ones, to which the name applies."""
         return [t.index for t in self.things if name in (t.category, WIDER_NAMES.get(t.category))]
 
     def plain(self, name: str) -> bool:
-        """Whether the name is unmistakable: no other category in the picture could be called by it."""
+        """Whether the name is unambiguous: it applies to no other category in the picture."""
         return name in GENERIC_NAMES or all(name != WIDER_NAMES.get(t.category) for t in self.things)
 
     def faint(self, rows: list[int]) -> bool:
@@ -149,7 +149,7 @@ def _half_extents(items: list[RoomObject], first: np.ndarray, second: np.ndarray
 
 
 def _gaps(items: list[RoomObject]) -> np.ndarray:
-    """(N, N) free space between the boxes' bounds along the room's own axes, metres; 0 where they touch."""
+    """(N, N) free space between the boxes' bounds along the room's own axes, metres; 0 if they touch."""
     half = _half_extents(items, np.array([1.0, 0.0]), np.array([0.0, 1.0]))
     centre = np.array([o.centre for o in items]).reshape(-1, 3)
     apart = np.abs(centre[:, None] - centre[None]) - half[:, None] - half[None]
@@ -159,7 +159,7 @@ def _gaps(items: list[RoomObject]) -> np.ndarray:
 def _relations(
     things: Sequence[Thing], position: np.ndarray, half: np.ndarray, gap: np.ndarray
 ) -> dict[str, list[list[int]]]:
-    """The three-valued tables (N, N) of all relations; what carries the other is in no relation but "on"."""
+    """The three-valued tables (N, N) of all relations; between an object and its support there is only "on"."""
     offset = np.abs(position[:, None] - position[None])
     widest = np.maximum(half[:, None], half[None])
     apart = offset[..., :2] - half[:, None, :2] - half[None, :, :2]

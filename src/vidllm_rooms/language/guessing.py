@@ -1,10 +1,9 @@
-"""What a guesser would know of the world without looking: used to weigh answers so that knowing it is of little use.
+"""Prior probabilities of answers without looking at the room, used as weights so that guessing is of little use.
 
-A question whose answer is usual for its words is asked more rarely, in proportion to how usual it is.
+A question is asked the less often, the more probable its answer is a priori.
 ``data/frequencies.json`` was counted over 700 rendered rooms by ``scripts/count_frequencies.py``: for each category the
 share of rooms in which 0 to 5 of it are seen, (mean, deviation) of height, longer side and distance from the first
-camera in metres, and the share of each category among what stands on it. What the file lacks is taken to be evenly
-spread.
+camera in metres, and the share of each category among the objects on it. Missing entries count as uniform.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ MOST = 5  # counts are asked up to this
 
 
 def count_share(category: str, count: int) -> float:
-    """How usual it is to see ``count`` of the category, in 0.02..1."""
+    """Probability of seeing ``count`` of the category, in 0.02..1."""
     shares = COUNTS.get(category, _UNKNOWN_COUNTS)
     return max(shares[count], 0.02) if count < len(shares) else 0.02
 
 
 def possible_counts(category: str) -> int:
-    """How many different counts of the category are at all usual."""
+    """Number of counts of the category with a noticeable probability."""
     return sum(share > 0.03 for share in COUNTS.get(category, _UNKNOWN_COUNTS))
 
 
@@ -47,31 +46,31 @@ def present_share(category: str) -> float:
 
 
 def material_share(category: str, material: str) -> float:
-    """How usual the material is for the category: the catalogue draws evenly from those it lists."""
+    """Probability of the material for the category: the catalogue draws uniformly from those it lists."""
     entry = CATALOGUE.get(category)
     return 0.5 if entry is None or material not in entry.materials else 1 / len(entry.materials)
 
 
 def load_share(support: str, category: str) -> float:
-    """How usual the category is among what stands on the support, in 0.02..1."""
+    """Probability of the category among the objects on the support, in 0.02..1."""
     return max(LOADS.get(support, {}).get(category, 0.0), 0.02)
 
 
 def support_share(support: str, category: str) -> float:
-    """How usual the support is for the category, supposing all supports equally laden, in 0.02..1."""
+    """Probability of the support for the category if all supports carry equally many objects, in 0.02..1."""
     total = sum(loads.get(category, 0.0) for loads in LOADS.values())
     return max(load_share(support, category) / total, 0.02) if total > 0 else 0.02
 
 
 def greater_share(table: Moments, first: str, second: str) -> float:
-    """Chance, in 0.02..0.98, that one of the first category exceeds one of the second in the table's measure."""
+    """Probability, in 0.02..0.98, that one of the first category exceeds one of the second in the table's measure."""
     (mean_a, spread_a), (mean_b, spread_b) = table.get(first, (1.0, 1.0)), table.get(second, (1.0, 1.0))
     deviation = sqrt(spread_a**2 + spread_b**2) + 1e-6
     return min(max(0.5 * (1 + erf((mean_a - mean_b) / deviation / sqrt(2))), 0.02), 0.98)
 
 
 def size_share(table: Moments, category: str, value: float, step: float) -> float:
-    """Chance, in 0.02..1, that the category's measure falls within half a step of the value."""
+    """Probability, in 0.02..1, that the category's measure is within half a step of the value."""
     mean, spread = table.get(category, (1.0, 1.0))
     spread = max(spread, 0.02) * sqrt(2)
     upper, lower = (value + step / 2 - mean) / spread, (value - step / 2 - mean) / spread

@@ -1,7 +1,7 @@
-"""What is measured of a room from what it was built from: oriented boxes, the outline, the rendered instance masks.
+"""Measures of a room from its construction: oriented boxes, the outline, the rendered instance masks.
 
-``vidllm_rooms.official.scan_measures`` measures the same of its scan, independently, so that a wrong convention in one
-of them is found: what is asked in a benchmark's file is what both say (``vidllm_rooms.language.vsi``).
+``vidllm_rooms.official.scan_measures`` measures the same from the scan, independently, so that an error of convention
+in one of them is noticed: benchmark questions are asked only if both agree (``vidllm_rooms.language.vsi``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vidllm_rooms.world import Clip, RoomObject
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of a room and of its objects by their ids in the room (``RoomObject.id``)."""
+    """Measures of a room and of its objects by their ids in the room (``RoomObject.id``)."""
 
     area_m2: float  # the floor inside the walls
     longest_m: dict[int, float]  # of length, width and height
@@ -42,19 +42,19 @@ def in_room(clip: Clip) -> Measures:
 
 
 def _first_frames(shares: np.ndarray) -> tuple[int, ...]:
-    """The first frame with a pixel of it, and the first that shows it clearly (none: after all frames)."""
+    """The first frame with a pixel of it, and the first that shows it clearly (the number of frames if none does)."""
     clear = np.flatnonzero(shares >= VISIBLE_FRACTION)
     return int(np.flatnonzero(shares)[0]), int(clear[0]) if len(clear) else len(shares)
 
 
 def box_distance_m(a: RoomObject, b: RoomObject) -> float:
-    """Free space between two upright boxes, metres, 0 where they meet: exact."""
+    """Exact free space between two upright boxes, metres, 0 if they touch."""
     rise = max(abs(a.centre[2] - b.centre[2]) - (a.size[2] + b.size[2]) / 2, 0.0)
     return math.hypot(_plan_distance(a, b), rise)
 
 
 def _plan_distance(a: RoomObject, b: RoomObject) -> float:
-    """Between two turned rectangles: 0 where they overlap, else from a corner of one to a side of the other."""
+    """Distance of two rotated rectangles: 0 if they overlap, otherwise from a corner of one to a side of the other."""
     first, second = _corners(a), _corners(b)
     axes = np.array(
         [[math.cos(yaw), math.sin(yaw)] for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2)]

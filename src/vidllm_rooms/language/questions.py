@@ -1,7 +1,7 @@
-"""The kinds of questions: what may be asked about a scene, with its answers and how often each shall be asked.
+"""Kinds of questions about a scene, with answers and weights.
 
-Each kind lists options (answer, weight, slots) for ``Speaker.choose``, or draws for itself where the answer hangs on
-the order of what is named.
+Each kind lists options (answer, weight, slots) for ``Speaker.choose``, or draws itself if the answer depends on the
+order in which objects are named.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Pair = tuple[int, int]
 
 
 def _attribute(s: Speaker, kind: str, attribute: str) -> Question | None:
-    """The colour or the material of one thing; a material that the category tells is not asked."""
+    """The colour or the material of one object; a material that the category implies is not asked for."""
     told = attribute == "material"
     things = [t for t in s.shown if not told or material_share(t.category, t.material) < 0.9]
     options: list[Option[int]] = [(getattr(t, attribute), 1.0, t.index) for t in things]
@@ -57,20 +57,20 @@ def _attribute(s: Speaker, kind: str, attribute: str) -> Question | None:
 
 
 def known_names(s: Speaker) -> list[str]:
-    """Categories of the world and of the scene that can be spoken of without mistake."""
+    """Categories of the catalogue and of the scene whose names are unambiguous."""
     names = dict.fromkeys((*CATALOGUE, *(t.category for t in s.scene.things)))
     return [name for name in names if s.scene.plain(name)]
 
 
 def _existence(s: Speaker) -> Question | None:
-    """Yes or no, half each: a category, or a category in a colour of which there is another one."""
+    """Yes or no with equal probability: a category, or a category in a colour that another object has."""
     yes = s.coin()
     options = _colour_existence(s, yes) if s.coin(0.6) else _category_existence(s, yes)
     return s.choose("existence", options, evenly=False)
 
 
 def _category_existence(s: Speaker, yes: bool) -> Options:
-    """Present categories weighed by their rarity, absent ones by how often they are present."""
+    """Present categories weighted by their rarity, absent ones by how often they are present."""
     options: Options = []
     for name in known_names(s):
         rows = s.scene.named(name)
@@ -91,7 +91,7 @@ def _colour_existence(s: Speaker, yes: bool) -> Options:
 
 
 def _count(s: Speaker) -> Question | None:
-    """How many of a category: every usual count of a category about equally often, categories that vary preferred."""
+    """Number of objects of a category: common counts about equally often, categories with variable counts preferred."""
     options: Options = []
     for name in known_names(s):
         rows = s.scene.named(name)
@@ -102,7 +102,7 @@ def _count(s: Speaker) -> Question | None:
 
 
 def _count_attribute(s: Speaker) -> Question | None:
-    """How many of a colour, alone or within a category."""
+    """Number of objects of a colour, in total or within a category."""
     options: Options = []
     for name in ("object", *(n for n in dict.fromkeys(t.category for t in s.shown) if n not in UNCOUNTED)):
         for colour in COLOURS:
@@ -114,13 +114,13 @@ def _count_attribute(s: Speaker) -> Question | None:
 
 
 def _carried(s: Speaker, row: int) -> list[int] | None:
-    """Rows that stand on the row; None unless all of them are well visible."""
+    """Rows of the objects on this one; None unless all of them are well visible."""
     rows = [t.index for t in s.scene.things if t.on == row]
     return None if s.scene.faint(rows) or len(rows) != s.thing(row).carries else rows
 
 
 def _count_on(s: Speaker) -> Question | None:
-    """How many things, or things of a category, stand on a piece of furniture."""
+    """Number of objects, or of objects of a category, on a piece of furniture."""
     found = {row: _carried(s, row) for row in s.handled}
     loads = {row: [s.thing(item).category for item in load] for row, load in found.items() if load is not None}
     kinds = {s.thing(row).category for row, load in loads.items() if load}
@@ -147,7 +147,7 @@ def _true_pairs(s: Speaker, relation: str) -> list[Pair]:
 
 
 def _either(s: Speaker, kind: str, relation: str, converse: str) -> Question | None:
-    """Left or right, in front or behind: each half of the time."""
+    """Left or right, in front or behind, with equal probability."""
     pairs = _true_pairs(s, relation)
     if not pairs:
         return None
@@ -157,9 +157,9 @@ def _either(s: Speaker, kind: str, relation: str, converse: str) -> Question | N
 
 
 def _relation_objects(s: Speaker) -> Question | None:
-    """Whether a relation holds: yes and no half each, within every relation.
+    """Whether a relation holds: yes and no with equal probability for every relation.
 
-    No is said of things that elsewhere are in the relation: a cup that stands on another table.
+    "No" is asked about objects for which the relation is common: a cup that is on another table.
     """
     for relation in s.shuffled(list(s.scene.relations)):
         table, true = s.scene.relations[relation], _true_pairs(s, relation)
@@ -173,7 +173,7 @@ def _relation_objects(s: Speaker) -> Question | None:
 
 
 def _category_at(s: Speaker) -> Question | None:
-    """What stands in a direction of a thing, where only one kind of object does."""
+    """The category in a direction from an object, if there is only one."""
     options: Options = []
     for relation in ("left", "right", "front", "behind", "near", "above", "under"):
         for anchor in s.handled:
@@ -184,7 +184,7 @@ def _category_at(s: Speaker) -> Question | None:
 
 
 def _only_category(s: Speaker, relation: str, anchor: int) -> str | None:
-    """The one category of the things about the anchor that are in the relation, or could be thought to be."""
+    """The only category of the objects that are, or might be, in the relation to the anchor."""
     clear, possible = set[str](), set[str]()
     holds, on = s.scene.relations[relation], s.scene.relations["on"]
     for row, thing in enumerate(s.scene.things):
@@ -213,7 +213,7 @@ def _in_cone(s: Speaker, relation: str, row: int, anchor: int) -> tuple[bool, bo
 
 
 def _remotest(s: Speaker, kind: str, choice_share: float) -> Question | None:
-    """The nearest (farthest) of two that are named, or the kind of the object nearest to (farthest from) a thing."""
+    """The nearest (farthest) of two named objects, or the category of the object nearest to (farthest from) one."""
     if s.coin(choice_share):
         return _choice(s, kind)
     options: Options = []
@@ -226,7 +226,7 @@ def _remotest(s: Speaker, kind: str, choice_share: float) -> Question | None:
 
 
 def _clear_extreme(s: Speaker, kind: str, anchor: int) -> int | None:
-    """The row that is nearest (farthest) by centres with a clear lead over other kinds, and also by free space."""
+    """The row that is nearest (farthest) by a clear margin, both between centres and in free space."""
     sign = 1 if kind == "nearest" else -1
     distance, gap = s.scene.distance_m[anchor], s.scene.gap_m[anchor]
     rows = [row for row in range(len(s.scene.things)) if row != anchor]
@@ -252,13 +252,13 @@ def _choice(s: Speaker, kind: str) -> Question | None:
 
 
 def _told_apart(s: Speaker, first: int, second: int) -> bool:
-    """Whether a short answer, category or colour, can name one of the two."""
+    """Whether a short answer, category or colour, distinguishes the two."""
     a, b = s.thing(first), s.thing(second)
     return a.category != b.category or a.colour != b.colour
 
 
 def _naming(s: Speaker, row: int, other: int, words: str) -> tuple[str, ...]:
-    """Answers that name the row and not the other: its category where they differ, and the question's own words."""
+    """Answers for the row but not for the other one: its category if they differ, and the words of the question."""
     thing, own = s.thing(row), words.removeprefix("the ")
     if thing.category != s.thing(other).category:
         return tuple(dict.fromkeys((thing.category, own)))
@@ -266,7 +266,7 @@ def _naming(s: Speaker, row: int, other: int, words: str) -> tuple[str, ...]:
 
 
 def _on_top(s: Speaker) -> Question | None:
-    """What stands on a thing that carries one kind of object only."""
+    """The category on an object that carries only one category."""
     options: Options = []
     for row in s.handled:
         names = {s.thing(item).category for item in _carried(s, row) or ()}
@@ -278,7 +278,7 @@ def _on_top(s: Speaker) -> Question | None:
 
 
 def _support(s: Speaker) -> Question | None:
-    """What carries a thing: furniture, or the floor for such things as elsewhere stand on furniture."""
+    """What an object is on: furniture, or the floor for objects that are on furniture elsewhere."""
     lifted = {t.category for t in s.scene.things if t.on is not None}
     options: list[Option[int]] = []
     for thing in s.shown:
@@ -310,13 +310,13 @@ def _distance(s: Speaker) -> Question | None:
 
 
 def _lengthy(s: Speaker) -> list[int]:
-    """Nameable rows of which one says how long they are: what stands on the floor, doors and curtains apart."""
+    """Rows with a name for whose length there is a usual word: objects on the floor except doors and curtains."""
     things = [s.thing(row) for row in s.handled]
     return [t.index for t in things if t.position[2] - t.height / 2 < 0.05 and t.category not in ("door", "curtain")]
 
 
 def _size(s: Speaker, kind: str, measure: str, usual: Moments) -> Question | None:
-    """Height, or longer horizontal side, of a thing whose category leaves it open."""
+    """Height, or longer horizontal side, of an object whose category does not determine it."""
     options: Options = []
     for row in _lengthy(s) if measure == "length" else s.handled:
         value = half_metres(getattr(s.thing(row), measure))
@@ -329,7 +329,7 @@ def _size(s: Speaker, kind: str, measure: str, usual: Moments) -> Question | Non
 def _pair(
     s: Speaker, rows: list[int], exceeds: Callable[[int, int], bool], share: Callable[[str, str], float]
 ) -> Pair | None:
-    """A pair, the first of which clearly exceeds the second; orders that the names give away are drawn rarely."""
+    """A pair of which the first clearly exceeds the second; orders that the names suggest have a low weight."""
     options: list[Option[Pair]] = []
     for a in rows:
         for b in rows:
@@ -342,7 +342,7 @@ def _pair(
 
 
 def _which(s: Speaker, kind: str, pair: Pair, more: str = "") -> Question:
-    """The question which of a pair it is; the first is meant, and either is named first."""
+    """The question which of a pair exceeds the other; the first is the answer; they are named in random order."""
     words = [s.simple_the(row) for row in pair]
     x, y = s.shuffled(words)
     answers = _naming(s, *pair, words[0])
@@ -398,7 +398,7 @@ QUESTION_KINDS: tuple[str, ...] = tuple(ASK)
 
 
 def make_questions(speaker: Speaker, number: int) -> tuple[Question, ...]:
-    """Up to ``number`` different questions, the kinds taken in turn in random order; fewer for a bare scene."""
+    """Up to ``number`` different questions, of all kinds in turn in random order; fewer for an almost empty scene."""
     found: dict[tuple[str, str | None], Question] = {}
     for turn in range(ROUNDS):
         for kind in speaker.shuffled(QUESTION_KINDS):

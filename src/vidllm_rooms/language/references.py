@@ -1,7 +1,7 @@
-"""Referring expressions with one target, none or several, true by construction.
+"""Referring expressions with one target, none or several, correct by construction.
 
-An expression is a ``Description``; its targets are what the description selects. Expressions with no target name
-what is absent, an absent colour of what is present, or a relation that none of them is in.
+An expression is a ``Description``; its targets are the objects that it selects. Expressions without targets name
+an absent category, an absent colour of a present one, or a relation that holds for none of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RELATION_TRIES, ROUNDS = 10, 6
 
 
 def _reference(s: Speaker, kind: str, description: Description | None, many: bool = False) -> Reference | None:
-    """The reference of a description, its targets evaluated here."""
+    """The reference of a description, with its targets."""
     rows = None if description is None else description.select(s.scene)
     if description is None or rows is None:
         return None
@@ -42,7 +42,7 @@ def _by_category(s: Speaker) -> Reference | None:
 
 
 def _by_attribute(s: Speaker) -> Reference | None:
-    """The only one of its category with a colour or a material, preferably where there are others without."""
+    """The only one of its category with a colour or a material, preferably if there are others without."""
     options: list[Option[Description]] = []
     for row, descriptions in s.simple.items():
         rivals = len(s.scene.named(s.thing(row).category)) - 1
@@ -52,9 +52,9 @@ def _by_attribute(s: Speaker) -> Reference | None:
 
 
 def _related(s: Speaker, kind: str) -> Reference | None:
-    """The only one in a relation to something else, or the one that clearly outdoes the others of its category.
+    """The only one in a relation to another object, or the one that clearly exceeds the others of its category.
 
-    A relation is preferably one of a thing of which there are others.
+    Categories with several objects are preferred.
     """
     shown, superlative = s.scene.shown, kind == "superlative"
     crowded = [row for row in shown if len(s.scene.named(s.thing(row).category)) > 1]
@@ -88,7 +88,7 @@ def _absent_colour(s: Speaker) -> Description | None:
 
 
 def _absent_relation(s: Speaker) -> Description | None:
-    """A relation that something is in, but nothing of this category."""
+    """A relation that holds for some object, but for none of this category."""
     for _ in range(RELATION_TRIES if len(s.handled) > 1 else 0):
         name, anchor = s.pick(s.shown).category, s.pick(s.handled)
         relation = s.pick(list(s.scene.relations))
@@ -101,7 +101,7 @@ def _absent_relation(s: Speaker) -> Description | None:
 
 
 def _several(s: Speaker) -> Reference | None:
-    """All of a category, of a colour, or in a relation, where these are two or more."""
+    """All of a category, of a colour, or in a relation, if there are at least two."""
     names = dict.fromkeys(thing.category for thing in s.shown)
     options = [Description(name) for name in names]
     options += [Description(name, colour) for name in (*names, "object") for colour in COLOURS]
@@ -129,7 +129,7 @@ REFERENCE_KINDS: tuple[str, ...] = tuple(REFER)
 
 
 def make_references(speaker: Speaker, number: int) -> tuple[Reference, ...]:
-    """Up to ``number`` different references, the kinds in turn in random order."""
+    """Up to ``number`` different references, of all kinds in turn in random order."""
     found: dict[str, Reference] = {}
     for _ in range(ROUNDS):
         for kind in speaker.shuffled(REFERENCE_KINDS):

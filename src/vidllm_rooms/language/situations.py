@@ -1,8 +1,8 @@
-"""Situated questions, SQA3D's kind: a place and a heading in words, then a question from there.
+"""Situated questions as in SQA3D: a position and a heading in words, then a question from there.
 
-Someone beside a thing may be on any side of it, and someone on a sofa at either end: a direction is used only if
-it is the same from all those places, within 35 degrees of left, right, ahead or behind; it is ruled out where it
-is more than 55 degrees off from all of them.
+A person next to an object may be on any side of it, and a person on a sofa at either end: a direction is used only if
+it is the same from all those positions, within 35 degrees of left, right, front or back; it is excluded if it is more
+than 55 degrees away from all of them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SIDE_WORDS: dict[str, list[str]] = PHRASES["sides"]
 
 @dataclass(frozen=True)
 class Situation:
-    """Words, the rows one is at and orients by, and for every row the sides it may be on.
+    """The text, the rows of the position and of the heading, and for every row the sides it may be on.
 
-    ``sides[row]`` is its side or None where that is not clear; ``possible[row]`` holds those not ruled out.
+    ``sides[row]`` is its side or None if ambiguous; ``possible[row]`` contains those that are not excluded.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Situation:
 
 
 def find_situation(s: Speaker) -> Situation | None:
-    """A situation at a nameable thing, facing or turned away from another one at least 1.2 m off."""
+    """A situation at a nameable object, facing or turned away from another one at least 1.2 m away."""
     if len(s.handled) < 3:
         return None
     seats = [row for row in s.handled if s.thing(row).category in SEATS]
@@ -83,7 +83,7 @@ def _names(flags: np.ndarray) -> tuple[str, ...]:
 
 
 def standpoints(s: Speaker, place: int) -> np.ndarray:
-    """(K, 2) places in the viewer's frame where one may be: about the thing, or along it for a seat."""
+    """(K, 2) possible positions in the viewer's frame: around the object, or along it for a seat."""
     thing = s.thing(place)
     reach = max(0.0, thing.length / 2 - 0.3) if thing.category in SEATS else thing.length / 2 + BESIDE_M
     around = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -91,7 +91,7 @@ def standpoints(s: Speaker, place: int) -> np.ndarray:
 
 
 def angles_off(points: np.ndarray, places: np.ndarray, target: np.ndarray, away: bool) -> np.ndarray:
-    """(K, N, 4) degrees between each side and the points (N, 2), at each of the places (K, 2), facing the target."""
+    """(K, N, 4) degrees between each side and the points (N, 2), from each position (K, 2), facing the target."""
     heading = (target - places) * (-1 if away else 1)
     right = np.stack([heading[:, 1], -heading[:, 0]], -1)
     offset = points[None] - places[:, None]
@@ -101,13 +101,13 @@ def angles_off(points: np.ndarray, places: np.ndarray, target: np.ndarray, away:
 
 
 def _placed(s: Speaker, here: Situation) -> list[Option[Slots]]:
-    """(side, 1, x: row) of nameable rows with a clear side, without the one that gives the heading."""
+    """(side, 1, x: row) of nameable rows with a clear side, except the one that gives the heading."""
     rows = ((side, row) for row, side in enumerate(here.sides) if row in s.simple and row != here.target)
     return [(side, 1.0, {"x": row}) for side, row in rows if side is not None]
 
 
 def ask_direction(s: Speaker) -> Question | None:
-    """On which of the four sides something is."""
+    """On which of the four sides an object is."""
     here = find_situation(s)
     if here is None:
         return None
@@ -115,7 +115,7 @@ def ask_direction(s: Speaker) -> Question | None:
 
 
 def ask_exists_there(s: Speaker) -> Question | None:
-    """Whether something is on a side: yes and no half each, sides evenly."""
+    """Whether an object is on a side: yes and no with equal probability, and so for the sides."""
     here = find_situation(s)
     chosen = here and s.by_answer(_placed(s, here))
     if here is None or not chosen:
@@ -127,7 +127,7 @@ def ask_exists_there(s: Speaker) -> Question | None:
 
 
 def ask_object_there(s: Speaker) -> Question | None:
-    """The kind of the nearest object on a side."""
+    """The category of the nearest object on a side."""
     for _ in range(3):
         here = find_situation(s)
         names = {side: _nearest_on(s, here, side) for side in SIDES} if here else {}
@@ -141,7 +141,7 @@ def ask_object_there(s: Speaker) -> Question | None:
 
 
 def _nearest_on(s: Speaker, here: Situation, side: str) -> str | None:
-    """Category of the nearest thing on the side, if no other kind that may be there comes as near."""
+    """Category of the nearest object on the side, if no other category that may be there is as near."""
     rows = [row for row, sides in enumerate(here.possible) if side in sides]
     inside = [row for row in rows if here.sides[row] == side]
     if not inside or here.sides[here.target] == side:  # the side of the target is told
@@ -154,7 +154,7 @@ def _nearest_on(s: Speaker, here: Situation, side: str) -> str | None:
 
 
 def ask_count_there(s: Speaker) -> Question | None:
-    """How many of a category are on a side, where every one of them has a clear side."""
+    """Number of objects of a category on a side, if each of them has a clear side."""
     here = find_situation(s)
     if here is None:
         return None

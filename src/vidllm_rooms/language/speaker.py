@@ -1,9 +1,9 @@
-"""From facts to words: descriptions that are predicate and phrase in one, and the speaker who asks with them.
+"""Sentences from facts: descriptions that select and name objects, and the speaker who asks with them.
 
-A ``Description`` selects rows of a scene and words itself; a phrase is used for one object only when it selects
-exactly that one among everything in the picture. A ``Speaker`` holds one scene, its unique descriptions and the
-randomness. Answers are chosen before what is asked. All phrasings are in ``data/phrases.json``: at least eight to a
-kind of question, and nothing of the answer in them. Slots: {x} {y} {z} noun phrases with articles, {many} a bare
+A ``Description`` selects rows of a scene and gives their words; it is used for one object only if it selects
+exactly that one of all in the picture. A ``Speaker`` has one scene, its unique descriptions and the random generator.
+Answers are drawn before questions. All phrasings are in ``data/phrases.json``: at least eight for each kind of
+question, none of which suggests the answer. Slots: {x} {y} {z} noun phrases with articles, {many} a bare
 plural, {one} a singular with "a"/"an", {rel} a relation in words, {more} a comparative. Directions are those of the
 viewer at the start of the video unless a situation is given.
 """
@@ -56,7 +56,7 @@ class Description:
     anchor: Description | None = None
 
     def base(self, scene: Scene) -> list[int]:
-        """Rows, faint ones included, of the name with the colour and the material."""
+        """Rows, including faint ones, with the name, the colour and the material."""
         rows = [t.index for t in scene.things] if self.name == "object" else scene.named(self.name)
         return [
             row
@@ -65,7 +65,7 @@ class Description:
         ]
 
     def select(self, scene: Scene) -> tuple[int, ...] | None:
-        """Rows that are meant, or None where the scene does not settle it."""
+        """The selected rows, or None if the scene is ambiguous."""
         rows = self.base(scene)
         if scene.faint(rows) or not scene.plain(self.name):
             return None
@@ -81,12 +81,12 @@ class Description:
         return None if 0 in values else tuple(row for row, value in zip(rows, values, strict=True) if value > 0)
 
     def only(self, scene: Scene) -> int | None:
-        """The row meant when there is exactly one."""
+        """The selected row if there is exactly one."""
         rows = self.select(scene)
         return rows[0] if rows is not None and len(rows) == 1 else None
 
     def _best(self, scene: Scene, rows: list[int], anchor: int) -> tuple[int, ...] | None:
-        """The row that clearly outdoes all the others; None for a tie or without a rival."""
+        """The row that clearly exceeds all others; None for a tie or a single one."""
         if len(rows) < 2:
             return None
         for row in rows:
@@ -117,7 +117,7 @@ class Description:
 
 
 def outdoes(scene: Scene, superlative: str, a: int, b: int, anchor: int = -1) -> bool:
-    """Whether a clearly exceeds b in what the superlative names (ratios of 1.15, volumes of 1.5, clear sides)."""
+    """Whether a clearly exceeds b in the superlative's measure (ratios of 1.15, volumes of 1.5, clear sides)."""
     if superlative in ("leftmost", "rightmost"):
         return scene.relations[superlative.removesuffix("most")][a][b] > 0
     if superlative in ("shortest", "smallest", "farthest", "farthest_camera"):
@@ -132,7 +132,7 @@ def outdoes(scene: Scene, superlative: str, a: int, b: int, anchor: int = -1) ->
 
 
 def simple_descriptions(scene: Scene, row: int) -> list[Description]:
-    """Descriptions by name, colour and material that mean this row alone, shortest first; empty if faint."""
+    """Descriptions by name, colour and material that select only this row, shortest first; empty if faint."""
     thing = scene.things[row]
     options = [Description(thing.category), Description(thing.category, colour=thing.colour)]
     if material_share(thing.category, thing.material) <= 0.9:  # otherwise it goes without saying
@@ -163,7 +163,7 @@ def related_description(
 
 
 class Speaker:
-    """One scene with ``simple``: row -> descriptions by name, colour and material that mean it alone."""
+    """One scene with ``simple``: row -> descriptions by name, colour and material that select only it."""
 
     def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
         self.scene = scene
@@ -190,7 +190,7 @@ class Speaker:
         return self.scene.things[row]
 
     def weighted(self, options: Sequence[Option[T]]) -> Option[T] | None:
-        """One option in proportion to its weight; None of none."""
+        """One option in proportion to its weight; None without options."""
         left = self.rng.random() * sum(option[1] for option in options)
         for option in options:
             left -= option[1]
@@ -199,7 +199,7 @@ class Speaker:
         return options[-1] if options else None
 
     def by_answer(self, options: Sequence[Option[T]], usual: Mapping[Answer, float] | None = None) -> Option[T] | None:
-        """An answer evenly, or inversely to how usual it is, then one of its options by weight; None of none."""
+        """An answer, uniformly or inversely to its probability, then an option of it by weight; or None."""
         groups: dict[Answer, list[Option[T]]] = {}
         for option in options:
             groups.setdefault(option[0], []).append(option)
@@ -207,7 +207,7 @@ class Speaker:
         return self.weighted(groups[chosen[0]]) if chosen else None
 
     def the(self, row: int, without: str) -> str | None:
-        """Words that mean this row only, like "the red chair", without the attribute ``without``; None if not found."""
+        """Words for this row only, like "the red chair", without the attribute ``without``; None if not found."""
         options = [d for d in self.simple.get(row, ()) if not getattr(d, without)]
         if options:
             return self._one_of(options)
@@ -216,7 +216,7 @@ class Speaker:
         return None if found is None else found.the(self.rng)
 
     def simple_the(self, row: int) -> str:
-        """The shortest unique words for a row of ``simple``, at times with one attribute more."""
+        """The shortest unique words for a row of ``simple``, sometimes with one more attribute."""
         return self._one_of(self.simple[row])
 
     def _one_of(self, options: list[Description]) -> str:
@@ -227,7 +227,7 @@ class Speaker:
     ) -> Question:
         """A question in one of the phrasings of ``kind``, with the usual other spellings of the answer accepted.
 
-        A row in a slot becomes words that mean its thing alone; of several wordings one is drawn.
+        A row in a slot is replaced by words for this object only; of several wordings one is drawn.
         """
         words = {
             name: slot if isinstance(slot, str) else self.simple_the(slot) if isinstance(slot, int) else self.pick(slot)
@@ -246,7 +246,7 @@ class Speaker:
         usual: Mapping[Answer, float] | None = None,
         situation: str | None = None,
     ) -> Question | None:
-        """Asks one of the options: answers drawn evenly (``by_answer``) or options by their weights; None of none."""
+        """Ask one of the options, drawn uniformly by answer (``by_answer``) or by weight; None without options."""
         chosen = self.by_answer(options, usual) if evenly else self.weighted(options)
         return chosen and self.ask(kind, chosen[0], chosen[2], situation=situation)
 
@@ -261,6 +261,6 @@ def spelled(answer: Answer) -> tuple[str, ...]:
 
 
 def half_metres(value: float) -> float | None:
-    """The value to the nearest half metre, None below that or within 5 cm of the boundary between two."""
+    """The value rounded to half metres; None below half a metre or within 5 cm of the boundary between two values."""
     rounded = round(value * 2) / 2
     return rounded if rounded > 0 and abs(value - rounded) < 0.2 else None

@@ -1,12 +1,11 @@
 """Template questions for training (``vidllm train stage2 --plain N --places N``), made from a shard's record of a room.
 
-The world's own questions are balanced against guessing, so that hardly one in ten asks a thing's colour, and most of
-those by way of a relation: a small model that trains from nothing meets too few to learn the reading itself. These
-ask, in the same phrasings, about things that their noun alone tells apart, where the answer is clear. Plain ones: the
-colour and material of a thing, and how many there are of a kind, none included. Those on places: left or right, what
-is nearer, how far, and what lies on which side of someone who sits or stands somewhere. They are for training alone;
-what is measured has none. The command line hands :func:`template_questions` to stage 2
-(:data:`vidllm.training.texts.ExtraQuestions`).
+The rooms' own questions are balanced against guessing, so that hardly one in ten asks for a colour, and most of those
+through a relation; a small model trained from random weights sees too few to learn the basic skill. Template questions
+use the same wordings for objects whose noun is unique and whose answer is clear. Plain ones ask for the colour and
+material of an object, and for counts (including zero). Those on places ask for left or right, nearer, distances, and
+the side of an object from a situation. They are used only in training. The command line passes
+:func:`template_questions` to stage 2 (:data:`vidllm.training.texts.ExtraQuestions`).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ Thing = tuple[str, Sequence[float]]  # the noun and the box
 def template_questions(
     record: dict[str, Any], boxes: Mapping[int, Sequence[float]], rng: Rng, plain: int, places: int
 ) -> list[Question]:
-    """``plain`` questions about what a room holds and ``places`` about where it is (fewer where less can be asked).
+    """``plain`` questions about the objects of a room and ``places`` about positions (fewer if fewer are possible).
 
     ``boxes`` (centre, size, yaw) by object id are in the scene frame: x forward from the first camera, y to the left,
     metres.
@@ -50,7 +49,7 @@ def template_questions(
 
 
 def plain_questions(record: dict[str, Any], rng: Rng, count: int) -> list[Question]:
-    """``count`` plain questions about a shard's scene record, in random order (fewer where less can be asked)."""
+    """``count`` plain questions about a shard's scene record, in random order (fewer if fewer are possible)."""
     seen = [item for item in record["objects"] if item["visible"]]
     numbers = Counter(item["category"] for item in seen)
     everywhere = Counter(item["category"] for item in record["objects"])
@@ -88,7 +87,7 @@ def _plain(category: str) -> str:
 def place_questions(
     record: dict[str, Any], boxes: Mapping[int, Sequence[float]], rng: Rng, count: int
 ) -> list[Question]:
-    """``count`` questions about places in a shard's scene record (fewer where less is clear)."""
+    """``count`` questions about positions in a shard's scene record (fewer if fewer are clear)."""
     everywhere = Counter(item["category"] for item in record["objects"])
     single = [item for item in record["objects"] if item["visible"] and everywhere[item["category"]] == 1]
     things: list[Thing] = [(_plain(item["category"]), boxes[item["id"]]) for item in single]

@@ -1,12 +1,11 @@
-"""The eight tasks of VSI-Bench about a room, in the words and the JSON form of its file.
+"""The eight tasks of VSI-Bench about a room, in the wording and the JSON form of its file.
 
-Every answer of a benchmark's file is made twice, from the room as it was built (``measures``) and from the scan as it
-is exported (``official.scan_measures``), and a question is asked only where both say the same, by a margin. Names are
-unmistakable: a category that no other one in the picture could be called by, and where one object is meant there is
-one of it.
+Every answer of a benchmark file is computed twice, from the room's construction (``measures``) and from the exported
+scan (``official.scan_measures``), and a question is asked only if both agree by a margin. Names are unambiguous: no
+other category in the picture could have the name, and for a single object there is only one of the category.
 
-Balance, so that words alone gain little: an answer is drawn first, evenly among those that are possible, then a
-question that has it; letters are drawn evenly; and over all scenes of a file, questions whose number is foretold by
+To make guessing from the words difficult, an answer is drawn first, uniformly among the possible ones, then a
+question with it; letters are drawn uniformly; and over all scenes of a file, questions whose number is predicted by
 the median of other questions of the kind (or of the kind about the same category) are marked ``pruned``, as in
 VSI-Bench's own debiased set.
 """
@@ -74,7 +73,7 @@ _ROUTE = (
 
 
 class Asker:
-    """Asks about one clip, whose room is measured from two sides; answers come from the first."""
+    """Questions about one clip with two measurements of its room; answers come from the first."""
 
     def __init__(self, clip: Clip, measured: tuple[Measures, Measures]) -> None:
         self.clip, self.measured = clip, measured
@@ -105,12 +104,12 @@ class Asker:
         }  # fmt: skip
 
     def _agree(self, answer: Callable[..., Any], *about: Any) -> Any:
-        """What both measurements say, ``answer(measures, *about)``, else None."""
+        """The value ``answer(measures, *about)`` if both measurements agree, else None."""
         first, second = (answer(one, *about) for one in self.measured)
         return first if first == second else None
 
     def _close(self, tolerance: float, number: Callable[..., float], *about: Any) -> float | None:
-        """A number, where both measurements differ by no more than the relative tolerance."""
+        """A number, if both measurements differ by no more than the relative tolerance."""
         first, second = (number(one, *about) for one in self.measured)
         return first if abs(first - second) <= tolerance * first else None
 
@@ -138,7 +137,7 @@ class Asker:
                 yield self._entry("object_abs_distance", _DISTANCE.format(a, b), f"{metres:.1f}")
 
     def _choices(self, kind: str, found: Iterator[tuple[str, str, list[str]]]) -> Iterator[Entry]:
-        """Entries of some of the (question, answer, other options), no two with one answer; letters drawn evenly."""
+        """Entries of some of the (question, answer, other options), with different answers; letters drawn uniformly."""
         groups: dict[str, list[tuple[str, str, list[str]]]] = defaultdict(list)
         for item in found:
             groups[item[1]].append(item)
@@ -179,7 +178,7 @@ class Asker:
                 yield _ROUTE.format(*names), answer, others
 
     def nearest_of(self) -> Iterator[tuple[str, int, str, bool]]:
-        """(category, the one of it that is meant, unique anchor, whether it is the nearest or the farthest)."""
+        """(category, its selected object, unique anchor, whether it is the nearest or the farthest)."""
         for name, ids in self.ids.items():
             for anchor in self.single if len(ids) > 1 else ():
                 for nearest in (True, False):
@@ -188,13 +187,13 @@ class Asker:
                         yield name, chosen, anchor, nearest
 
     def _is_inside(self, a: int, b: int) -> bool:
-        """Whether the way between two objects stays in the room."""
+        """Whether the straight line between two objects stays in the room."""
         first, second = (self.measured[0].centre[number] for number in (a, b))
         way = first + np.linspace(0.1, 0.9, 17)[:, None] * (second - first)
         return bool((Outline(self.clip.room.polygon).clearance(way) > 0).all())
 
     def _orders(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Four categories in one order, and no two at once, under every definition of "shows"."""
+        """Four categories with the same order of appearance, without ties, under every definition of visible."""
         first = {
             name: np.array([sum((one.first_frames[n] for one in self.measured), ()) for n in ids]).min(0)
             for name, ids in self.ids.items()
@@ -209,14 +208,14 @@ class Asker:
 
 
 def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:
-    """The nearest or the farthest of some objects to another one, by centres in plan; None where it is not clear."""
+    """The nearest or the farthest of some objects to another one, by centres in plan; None if ambiguous."""
     away = {number: float(np.linalg.norm(one.centre[number] - one.centre[anchor])) for number in ids}
     first, second = sorted(ids, key=away.__getitem__, reverse=not nearest)[:2]
     return first if abs(away[first] - away[second]) >= _CLOSER_M else None
 
 
 def _turn(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Degrees from one direction in plan to another, left positive, -180 to 180; None where one is too short."""
+    """Degrees from one direction in plan to another, left positive, -180 to 180; None if one is too short."""
     if min(np.linalg.norm(first), np.linalg.norm(second)) < _NEAR_M:
         return None
     return math.degrees(math.atan2(first[0] * second[1] - first[1] * second[0], first @ second))
@@ -241,14 +240,14 @@ def _route(one: Measures, at: tuple[int, int, int, int]) -> str | None:
 
 
 def training_questions(clip: Clip) -> tuple[Question, ...]:
-    """The questions about a clip for training, in the official prompt, answered from the room alone."""
+    """The questions about a clip for training, in the official prompt, answered from the room's construction."""
     measured = in_room(clip)
     asked = Asker(clip, (measured, measured)).questions()
     return tuple(Question("vsi", _prompt(entry), (entry["ground_truth"],)) for entry in asked)
 
 
 def fixed_texts() -> list[str]:
-    """All prompts with ``{...}`` where a room's words stand."""
+    """All prompts, with ``{...}`` in place of the words of a room."""
     directions = (words for words, _ in _DIRECTIONS.values())
     numbers, choices = (_COUNT, _ROOM_SIZE, _SIZE, _DISTANCE), (*directions, _NEAREST, _ROUTE, _ORDER)
     asked = [(question, None) for question in numbers] + [(question, ["{}"]) for question in choices]
@@ -261,7 +260,7 @@ def _prompt(entry: Entry) -> str:
 
 
 def numbered(entries: Sequence[Entry]) -> list[Entry]:
-    """The rows of the file: with ids, with ``pruned``, and without the topics that this is found by."""
+    """The rows of the file: with ids, with ``pruned``, and without the topics used to find it."""
     pruned = _foretold(entries)
     names = ("dataset", "scene_name", "question_type", "question", "options", "ground_truth")
     return [
@@ -271,9 +270,7 @@ def numbered(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _foretold(entries: Sequence[Entry]) -> set[int]:
-    """The numbers that their kind, or their kind and topic, foretell best; so many that the others stay below
-    ``MOST_BLIND``.
-    """
+    """Numbers best predicted by their kind, or kind and topic; enough that the others stay below ``MOST_BLIND``."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, entry in enumerate(entries):
         if entry["options"] is None:

@@ -1,15 +1,15 @@
-"""What is said about a room, in the entries of ScanQA, SQA3D, ScanRefer, Scan2Cap, Multi3DRefer and others.
+"""Texts about a room as entries of ScanQA, SQA3D, ScanRefer, Scan2Cap, Multi3DRefer and others.
 
-Questions without a situation go to ScanQA, those with one to SQA3D; references that mean one thing to ScanRefer, all of
-them to Multi3DRefer; captions of things to Scan2Cap, whose corpus has ScanRefer's form; references that mean one of
-several of a category to Nr3D, and Sr3D's templates "closest" and "farthest" are filled in. Boxes are axis-aligned hulls
-of the mesh's vertices in the aligned frame.
+Questions without a situation are ScanQA's, those with one SQA3D's; references to one object are ScanRefer's, all of
+them Multi3DRefer's; captions of objects are Scan2Cap's, in ScanRefer's form; references to one of several objects of a
+category are Nr3D's, and Sr3D's templates "closest" and "farthest" are filled in. Boxes are axis-aligned hulls of the
+mesh's vertices in the aligned frame.
 
-Situations. SQA3D has them in numbers: where one stands and which way one faces. Ours name a thing to sit on or stand
-beside and another one that is faced or turned away from; what is asked holds from every place that allows
-(``rooms.language.situations``). One of these is chosen: the seat itself, or the side of the thing with most free floor.
-Convention, that of SQA3D's own viewer: positions are those of the scan frame (not the aligned one) less the middle of
-the mesh's bounding box, z is 0, and a quaternion turns someone who faces -x about z.
+Situations. SQA3D gives the position and the heading in numbers. Situations of rooms name an object to sit on or stand
+next to, and another one that is faced or turned away from; the answer holds for every such place
+(``rooms.language.situations``). One of these is chosen: the seat itself, or the side of the object with most free
+floor. As in SQA3D's viewer, positions are in the scan frame (not the aligned one) minus the middle of the mesh's
+bounding box, z is 0, and a quaternion rotates someone who faces -x about z.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MOST_QUESTIONS = 1000  # of a scene, so that SQA3D's numbers stay apart
 def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str, list[Entry]]:
     """The entries of a room by corpus: scanqa, sqa3d_questions, sqa3d_annotations, scanrefer and so on.
 
-    Those of scanrefer and scan2cap carry ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
+    Those of scanrefer and scan2cap have ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
     """
     plain = [item for item in language.questions if item.situation is None]
     situated = [item for item in language.questions if item.situation is not None]
@@ -191,7 +191,7 @@ def _instances_named(scan: Scan, names: list[str]) -> list[int]:
 
 
 def names_in(text: str) -> list[str]:
-    """The categories that a text names, in the singular, each once, in the order of the text."""
+    """The categories named in a text, in the singular, without duplicates, in order."""
     pattern, singular = _names()
     return list(dict.fromkeys(singular[match[0].lower()] for match in pattern.finditer(text)))
 
@@ -217,14 +217,14 @@ def _underscored(name: str) -> str:
 
 @dataclass(frozen=True)
 class Stand:
-    """A place (2,) on the floor and a heading (2,) of length 1, in the room frame."""
+    """A position (2,) on the floor and a heading (2,) of length 1, in the room frame."""
 
     place: np.ndarray
     heading: np.ndarray
 
 
 class SituationReader:
-    """Understands the situations that were said about one clip."""
+    """Positions and headings of the situations of one clip."""
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
@@ -233,7 +233,7 @@ class SituationReader:
         self.rows = {f"the {option.noun()}": row for row, options in rows for option in options}
 
     def stand(self, situation: str) -> Stand:
-        """Where and how the speaker of a situation stands; ValueError for words that are none of ours."""
+        """Position and heading of a situation; ValueError for another text."""
         place, target, away = self._named(situation)
         spots = self._in_room(standpoints(self.speaker, place))
         if self.speaker.thing(place).category in SEATS:
@@ -270,7 +270,7 @@ def _patterns() -> list[tuple[bool, re.Pattern[str]]]:
 
 
 def clearance_m(room: Room, spot: np.ndarray) -> float:
-    """Free floor about a place (2,): metres to the nearest wall or thing, negative inside one or outside the room."""
+    """Free floor around a position (2,): metres to the nearest wall or object, negative in one or outside the room."""
     low = [item for item in room.objects if item.centre[2] - item.size[2] / 2 < OVERHEAD_M and item.category != "rug"]
     beyond = [np.abs(item.local(spot)) - np.array(item.size[:2]) / 2 for item in low]
     to_things = (float(np.linalg.norm(off.clip(0))) + min(float(off.max()), 0.0) for off in beyond)

@@ -114,7 +114,7 @@ class Scan:
 
 
 def scan_room(clip: Clip) -> Scan:
-    """The scan of what a clip has seen of its room."""
+    """The scan of the visible part of a room."""
     seen = seen_objects(clip)
     primitives = [*(part for item in seen for part in item.parts), *clip.room.shell]
     frames = scan_frames(clip.room)
@@ -128,7 +128,7 @@ def scan_room(clip: Clip) -> Scan:
 
 
 def seen_objects(clip: Clip) -> list[RoomObject]:
-    """The things with at least one pixel in some frame, in the room's order."""
+    """The objects with at least one pixel in some frame, in the room's order."""
     ids = set(np.unique(clip.instance).tolist())
     return [item for item in clip.room.objects if item.id in ids]
 

@@ -1,7 +1,7 @@
-"""What a room is made of: the data that layout, ray-caster and language pass to each other.
+"""Data classes of a room, shared by layout, ray-caster and language.
 
-Room frame: z up, metres, floor at z = 0, right-handed. Boxes are (centre, size, yaw about z).
-Cameras are OpenCV (x right, y down, z forward); extrinsics are camera-from-room.
+Room frame: z up, metres, floor at z = 0, right-handed. Boxes are (centre, size, yaw about z). Cameras are OpenCV (x
+right, y down, z forward); extrinsics are camera-from-room.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Primitive:
 
 @dataclass(frozen=True)
 class RoomObject:
-    """A thing with a name: piece of furniture, small object, door, window, picture or lamp."""
+    """A named object: piece of furniture, small object, door, window, picture or lamp."""
 
     id: int  # >= 1, equals the value in instance masks
     category: str
@@ -96,9 +96,9 @@ class Room:
 class Clip:
     """A rendered camera path with exact ground truth.
 
-    rgb (F,H,W,3) uint8; depth_m (F,H,W) float32 z-depth along the optical axis;
-    instance (F,H,W) uint8/int16 object ids, 0 = shell; extrinsics (F,4,4) camera-from-room float64;
-    intrinsics (F,3,3) float64 in pixels with pixel centres at +0.5 (cx = W/2).
+    rgb (F,H,W,3) uint8; depth_m (F,H,W) float32 z-depth along the optical axis; instance (F,H,W) uint8/int16 object
+    ids, 0 = shell (floor, walls, ceiling); extrinsics (F,4,4) camera-from-room float64; intrinsics (F,3,3) float64 in
+    pixels with pixel centres at +0.5 (cx = W/2).
     """
 
     room: Room

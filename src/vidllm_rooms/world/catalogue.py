@@ -1,8 +1,8 @@
-"""The catalogue: every category with its builders, materials and loads; ``build_model`` makes one piece.
+"""The catalogue: every category with its builders, materials and loads; ``build_model`` makes one object.
 
-``data/catalogue.json`` lists the categories, colours, materials (with the texture of the parts that carry the object's
-colour), kinds of rooms with what may be added to them, floors and outlines with their shares. Colours are drawn
-uniformly for every category, so that the category does not give the colour away.
+``data/catalogue.json`` lists the categories, colours, materials (with the texture of the parts that have the object's
+colour), kinds of rooms with their optional objects, floors and outlines with their frequencies. Colours are drawn
+uniformly for every category, so that the category does not predict the colour.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUIET: tuple[RGB, ...] = (*_WOODS, (0.30, 0.30, 0.32), (0.75, 0.74, 0.71), (0.1
 
 @dataclass(frozen=True)
 class Category:
-    """One kind of thing: of what it is, what may stand on it, its NYU40 class where that has another name."""
+    """One category: its materials, the objects that may stand on it, its NYU40 class if that has another name."""
 
     materials: tuple[str, ...]
     builders: tuple[Callable[[Kit], None], ...]
@@ -61,7 +61,7 @@ def draw_colour(rng: np.random.Generator) -> str:
 
 
 def tinted(rgb: Sequence[float], rng: np.random.Generator, amount: float = 0.03) -> RGB:
-    """The colour with a small shift, still nameable."""
+    """The colour with a small shift, which keeps its name right."""
     r, g, b = np.clip(np.array(rgb) * rng.uniform(0.92, 1.06) + rng.uniform(-amount, amount, 3), 0.02, 0.98).tolist()
     return r, g, b
 

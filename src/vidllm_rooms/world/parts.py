@@ -1,7 +1,7 @@
-"""The kit furniture is built from: boxes, cylinders and ellipsoids in an object's own frame.
+"""The kit of which furniture is built: boxes, cylinders and ellipsoids in an object's own frame.
 
-Own frame: x right, y back (the front faces -y), z up, metres. Builders put parts anywhere; the kit then
-moves the result so that the origin is at the bottom centre, so sizes are tight by construction.
+Own frame: x right, y back (the front faces -y), z up, metres. Builders place parts anywhere; the kit then moves the
+result so that the origin is at the bottom centre and the size is tight.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Support:
-    """A horizontal surface that carries things: the rectangle x0..x1, y0..y1 at height z with free ``clearance``."""
+    """A horizontal surface that carries objects: the rectangle x0..x1, y0..y1 at height z with free ``clearance``."""
 
     z: float
     x0: float
@@ -31,7 +31,7 @@ class Support:
 
 @dataclass(frozen=True)
 class Model:
-    """A built object in its own frame: parts, overall size and the surfaces that carry things."""
+    """A built object in its own frame: parts, overall size and surfaces that carry objects."""
 
     parts: tuple[Primitive, ...]
     size: tuple[float, float, float]
@@ -45,7 +45,7 @@ def _minus(point: tuple[float, float, float], shift: np.ndarray) -> tuple[float,
 
 @dataclass
 class Kit:
-    """Collects the parts of one object. ``main`` is the named colour, ``other`` a quiet second one."""
+    """Collects the parts of one object. ``main`` is the named colour, ``other`` an inconspicuous second one."""
 
     rng: np.random.Generator
     main: RGB

@@ -1,4 +1,4 @@
-"""Placing pieces in a room without letting two of them touch: at walls, in the open, beside and on each other."""
+"""Placing objects in a room without collisions: at walls, in the open, next to and on each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SKIRTING_M = 0.014
 
 @dataclass(frozen=True)
 class Placed:
-    """A placed piece: its object, footprint and the piece it was made from."""
+    """A placed object with its footprint and the piece it was made from."""
 
     item: RoomObject
     piece: Piece
@@ -27,7 +27,7 @@ class Placed:
 
 @dataclass
 class Placer:
-    """Keeps what stands where. Ids count from 1 in the order of placing."""
+    """Keeps track of placed objects. Ids count from 1 in the order of placing."""
 
     rng: np.random.Generator
     outline: Outline
@@ -36,7 +36,7 @@ class Placer:
     keep_free: list[Footprint] = field(default_factory=list)
 
     def free(self, box: Footprint, *, margin: float = GAP_M, ignore: frozenset[int] = frozenset()) -> bool:
-        """Whether a box is inside the room and touches neither things nor the space kept free."""
+        """Whether a box is inside the room and overlaps neither objects nor reserved space."""
         grown = box.grown(margin)
         if any(overlap(grown, other) for other in self.keep_free):
             return False
@@ -45,7 +45,7 @@ class Placer:
         return box.z1 <= self.height - 0.01 and self.outline.holds(box)
 
     def put(self, piece: Piece, box: Footprint, on: int | None = None) -> Placed:
-        """Records a piece at this box; the box must have been found free."""
+        """Record a piece at this box, which must be free."""
         number = len(self.placed) + 1
         parts = tuple(
             replace(
@@ -64,7 +64,7 @@ class Placer:
         return self.placed[-1]
 
     def on_floor(self, piece: Piece, x: float, y: float, yaw: float, margin: float = GAP_M) -> Placed | None:
-        """Stands a piece on the floor, or on a rug that carries it wholly; None when it does not fit."""
+        """Place a piece on the floor, or on a rug that carries it wholly; None if it does not fit."""
         box = box_of(piece, x, y, yaw, 0.0)
         for rug in (p for p in self.placed if p.item.category == "rug"):
             if not overlap(box.grown(0.01), rug.footprint):
@@ -78,7 +78,7 @@ class Placer:
         return self.put(piece, box) if self.free(box, margin=margin) else None
 
     def at_wall(self, piece: Piece, z: float = 0.0, off: float = SKIRTING_M, tries: int = 24) -> Placed | None:
-        """Puts a piece with its back to a random wall, ``off`` metres from it, its bottom at height z."""
+        """Place a piece with its back to a random wall, ``off`` metres from it, with its bottom at height z."""
         walls = self.outline.walls
         lengths = np.array([wall.length for wall in walls])
         width, depth, _ = piece.model.size
@@ -96,7 +96,7 @@ class Placer:
         return None
 
     def in_open(self, piece: Piece, tries: int = 24, margin: float = 0.12) -> Placed | None:
-        """Stands a piece somewhere on the floor, at a right angle to the room or nearly so."""
+        """Place a piece on the floor, at a right angle to the room or nearly so."""
         low, high = self.outline.array.min(0), self.outline.array.max(0)
         for _ in range(tries):
             x, y = self.rng.uniform(low + 0.3, high - 0.3).tolist()
@@ -106,11 +106,11 @@ class Placer:
         return None
 
     def relative(self, piece: Piece, base: Placed, x: float, y: float, turn: float = 0.0) -> Placed | None:
-        """Stands a piece at (x, y) in the base's own frame, turned by ``turn`` against it."""
+        """Place a piece at (x, y) in the base's own frame, turned by ``turn`` relative to it."""
         return self.on_floor(piece, *base.footprint.point(x, y), _wrapped(base.item.yaw + turn))
 
     def onto(self, piece: Piece, base: Placed, support: Support, turn: float = 0.0) -> Placed | None:
-        """Puts a small piece on a support of the base; None when there is no room left."""
+        """Place a small piece on a support of the base; None if there is no free place."""
         width, depth, height = piece.model.size
         half_x = (abs(math.cos(turn)) * width + abs(math.sin(turn)) * depth) / 2 + 0.005
         half_y = (abs(math.sin(turn)) * width + abs(math.cos(turn)) * depth) / 2 + 0.005

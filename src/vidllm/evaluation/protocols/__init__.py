@@ -17,12 +17,11 @@ NOT_AVAILABLE = "n/a"
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one published evaluator scores one task.
+    """How one published evaluator scores a task.
 
     ``read`` and ``metric`` raise ValueError naming the entry that is broken, or where the evaluator itself would stop.
     """
 
-    task: str
     name: str  # of the evaluator
     source: str  # repository and file that the numbers follow
     scale: str  # what the numbers are: fractions, percent, CIDEr's factor
@@ -37,7 +36,7 @@ class Protocol:
     def per_item(self, references: Any, predictions: Any) -> Any:
         """The values of every item; ValueError where the evaluator has none."""
         if self.items is None:
-            raise ValueError(f"{self.task}, {self.name}: this protocol has no values per item")
+            raise ValueError(f"{self.name}: this protocol has no values per item")
         return self.items(self.read(references, predictions))
 
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from vidllm.datasets.annotations import EVAL_TYPES
 from vidllm.datasets.records import Entry, Table
 from vidllm.evaluation.protocols import Protocol, by_name
 from vidllm.evaluation.protocols.box_metrics import EPSILON_FLOAT32, centre_size_corners, hull_iou, matched_ious
 from vidllm.evaluation.protocols.files import bounds, by_scene, corner_list, integer
 
-TYPES = ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt")
 _THRESHOLDS = (0.25, 0.5)
 Key = tuple[str, int]
 
 
 def _kind(entry: Entry, field: str, value: Any) -> str:
-    if value not in TYPES:
-        raise entry.error(field, f"one of {', '.join(TYPES)}", value)
+    if value not in EVAL_TYPES:
+        raise entry.error(field, f"one of {', '.join(EVAL_TYPES)}", value)
     return str(value)
 
 
@@ -114,7 +114,7 @@ def _official(files: _Files) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for column, k in enumerate(_THRESHOLDS):
         scores[f"F1@{k}"] = {
-            kind: float(table[kinds == kind, column].mean()) if (kinds == kind).any() else None for kind in TYPES
+            kind: float(table[kinds == kind, column].mean()) if (kinds == kind).any() else None for kind in EVAL_TYPES
         } | {"overall": float(table[:, column].mean())}
     return scores
 
@@ -156,9 +156,8 @@ def _video3dllm_items(files: _Files) -> dict[str, Any]:
 
 
 PROTOCOLS = by_name(
-    Protocol("multi3drefer", "official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
+    Protocol("official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
              "fractions", _read, _official, _official_items),
-    Protocol("multi3drefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
              _read, _video3dllm, _video3dllm_items),
 )  # fmt: skip
-"""Multi3DRefer's evaluators by name."""

@@ -171,9 +171,8 @@ def _video3dllm_items(files: _Files) -> dict[str, Any]:
 
 
 PROTOCOLS = by_name(
-    Protocol("referit3d", "official", "referit3d/referit3d referit3d/analysis/deepnet_predictions.py", "percent",
+    Protocol("official", "referit3d/referit3d referit3d/analysis/deepnet_predictions.py", "percent",
              _read, _official, _official_items),
-    Protocol("referit3d", "video3dllm", "zd11024/Video-3D-LLM llava/eval/eval_nr3d.py", "fractions", _read,
+    Protocol("video3dllm", "zd11024/Video-3D-LLM llava/eval/eval_nr3d.py", "fractions", _read,
              _video3dllm, _video3dllm_items),
 )  # fmt: skip
-"""The evaluators of Nr3D and Sr3D by name; both data sets are scored alike."""

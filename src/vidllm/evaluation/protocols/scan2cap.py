@@ -324,18 +324,13 @@ def _chatscene(files: _Answers) -> dict[str, Any]:
 
 _FRACTIONS = "fractions (CIDEr with its factor 10 only)"
 PROTOCOLS = by_name(
-    Protocol("scan2cap", "cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _read_proposals, _cvpr21,
-             _cvpr21_items),
-    Protocol("scan2cap", "benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS,
+    Protocol("cvpr21", "daveredrum/Scan2Cap lib/eval_helper.py", _FRACTIONS, _read_proposals, _cvpr21, _cvpr21_items),
+    Protocol("benchmark", "daveredrum/Scan2Cap benchmark/eval.py", _FRACTIONS,
              partial(_read_proposals, table=_UNSURE), _benchmark, _benchmark_items),
-    Protocol("scan2cap", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _read_proposals, _ll3da),
-    Protocol("scan2cap", "leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS,
-             _read_answers, _leo),
-    Protocol("scan2cap", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _read_answers,
-             _video3dllm),
-    Protocol("scan2cap", "3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _read_answers, _video3dllm),
-    Protocol("scan2cap", "vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _read_answers,
-             _vgllm),
-    Protocol("scan2cap", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _read_answers, _chatscene),
+    Protocol("ll3da", "Open3DA/LL3DA eval_utils/evaluate_densecap.py", _FRACTIONS, _read_proposals, _ll3da),
+    Protocol("leo", "embodied-generalist/embodied-generalist evaluator/cap_eval.py", _FRACTIONS, _read_answers, _leo),
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scan2cap.py", "percent", _read_answers, _video3dllm),
+    Protocol("3drs", "Visual-AI/3DRS llava/eval/eval_scan2cap.py", "percent", _read_answers, _video3dllm),
+    Protocol("vgllm", "LaVi-Lab/VG-LLM src/lmms_eval/tasks/scan2cap/utils.py", "percent", _read_answers, _vgllm),
+    Protocol("chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, _read_answers, _chatscene),
 )  # fmt: skip
-"""Scan2Cap's evaluators by name."""

@@ -139,19 +139,16 @@ def _ll3da(data: Answered) -> dict[str, Any]:
 _FRACTIONS = "fractions; CIDEr with its factor 10 only"
 _VIDEO3DLLM_SCALE = "percent, except EM as a fraction; CIDEr with its factor 10, times 100"
 PROTOCOLS = by_name(
-    Protocol("scanqa", "official", "ATR-DBI/ScanQA scripts/score.py", "percent; CIDEr with its factor 10, times 100",
+    Protocol("official", "ATR-DBI/ScanQA scripts/score.py", "percent; CIDEr with its factor 10, times 100",
              _read, _official_scores, _official_items),
-    Protocol("scanqa", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scanqa.py", _VIDEO3DLLM_SCALE,
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scanqa.py", _VIDEO3DLLM_SCALE,
              partial(_read, own="video3dllm"), _video3dllm),
-    Protocol("scanqa", "3drs", "Visual-AI/3DRS llava/eval/eval_scanqa.py", _VIDEO3DLLM_SCALE,
+    Protocol("3drs", "Visual-AI/3DRS llava/eval/eval_scanqa.py", _VIDEO3DLLM_SCALE,
              partial(_read, own="3drs"), _video3dllm),
-    Protocol("scanqa", "leo", "embodied-generalist/embodied-generalist evaluator/scanqa_eval.py", _FRACTIONS,
+    Protocol("leo", "embodied-generalist/embodied-generalist evaluator/scanqa_eval.py", _FRACTIONS,
              _read, _leo_scores, _leo_items),
-    Protocol("scanqa", "llava3d", "ZCMax/LLaVA-3D llava/eval/scanqa_evaluator.py", _FRACTIONS,
+    Protocol("llava3d", "ZCMax/LLaVA-3D llava/eval/scanqa_evaluator.py", _FRACTIONS,
              partial(_read, own="llava3d"), _llava3d),
-    Protocol("scanqa", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS,
-             partial(_read, own="chatscene"), _chatscene),
-    Protocol("scanqa", "ll3da", "Open3DA/LL3DA eval_utils/evaluate_qa.py", _FRACTIONS, partial(_read, own="ll3da"),
-             _ll3da),
+    Protocol("chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, partial(_read, own="chatscene"), _chatscene),
+    Protocol("ll3da", "Open3DA/LL3DA eval_utils/evaluate_qa.py", _FRACTIONS, partial(_read, own="ll3da"), _ll3da),
 )  # fmt: skip
-"""The evaluators of ScanQA by name."""

@@ -282,11 +282,9 @@ def _video3dllm(files: _Files) -> dict[str, Any]:
 
 
 PROTOCOLS = by_name(
-    Protocol("scanrefer", "official", "daveredrum/ScanRefer benchmark/eval.py", "fractions", _read,
-             _official, _official_items),
-    Protocol("scanrefer", "m3dref", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/scanrefer_evaluator.py",
+    Protocol("official", "daveredrum/ScanRefer benchmark/eval.py", "fractions", _read, _official, _official_items),
+    Protocol("m3dref", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/scanrefer_evaluator.py",
              "fractions", _read, _m3dref),
-    Protocol("scanrefer", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scanrefer.py", "percent",
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_scanrefer.py", "percent",
              _read_centre_size, _video3dllm),
 )  # fmt: skip
-"""ScanRefer's evaluators by name."""

@@ -145,16 +145,15 @@ _OFFICIAL_VSI = "vision-x-nyu/thinking-in-space lmms_eval/tasks/vsibench/utils.p
 _LMMS = "EvolvingLMMs-Lab/lmms-eval 0.7.3 lmms_eval/tasks"
 _read_vsi = partial(read_questions, Form("question_type", "ground_truth", VSI_KINDS))
 VSI = by_name(
-    Protocol("vsi", "official", _OFFICIAL_VSI, "percent; MRA with <=", _read_vsi,
+    Protocol("official", _OFFICIAL_VSI, "percent; MRA with <=", _read_vsi,
              partial(_with_debiased, partial(_official, grade=_official_grade)),
              partial(grade_all, _official_grade, task=_vsi_task)),
-    Protocol("vsi", "paper", "arXiv 2412.14171, the formula of MRA", "percent; MRA with <", _read_vsi,
+    Protocol("paper", "arXiv 2412.14171, the formula of MRA", "percent; MRA with <", _read_vsi,
              partial(_with_debiased, partial(_official, grade=_paper_grade)),
              partial(grade_all, _paper_grade, task=_vsi_task)),
-    Protocol("vsi", "lmms-eval-0.7.3", f"{_LMMS}/vsibench/utils.py", "fractions; MRA with <=", _read_vsi,
+    Protocol("lmms-eval-0.7.3", f"{_LMMS}/vsibench/utils.py", "fractions; MRA with <=", _read_vsi,
              partial(_with_debiased, _lmms), partial(grade_all, _lmms_grade, task=_vsi_task)),
 )  # fmt: skip
-"""The evaluators of VSI-Bench by name."""
 
 _REVSI_PARTS = {
     _DIRECTION: ("forward_easy", "backward_easy", "forward_hard", "backward_hard"),
@@ -191,11 +190,10 @@ def _revsi(questions: Sequence[Question]) -> Scores:
 
 
 REVSI = by_name(
-    Protocol("revsi", "lmms-eval-0.7.3", f"{_LMMS}/revsi/utils.py", "fractions; MRA with <=",
+    Protocol("lmms-eval-0.7.3", f"{_LMMS}/revsi/utils.py", "fractions; MRA with <=",
              partial(read_questions, Form("question_type", "ground_truth", _REVSI_KINDS)), _revsi,
              partial(grade_all, _revsi_grade, task=_revsi_task)),
 )  # fmt: skip
-"""The evaluator of ReVSI by name."""
 
 _LAST_NUMBER = {f"{what}_prediction_{who}_mv" for what in ("depth", "distance") for who in ("oc", "oo")}
 _VIEW_CHANGE = "view_change_infer"
@@ -267,14 +265,13 @@ def _spar(questions: Sequence[Question], numbers: bool = True) -> Scores:
 
 _read_spar = partial(read_questions, Form("task", "answer", _SPAR_KINDS))
 SPAR = by_name(
-    Protocol("spar", "official", "LogosRoboticsGroup/SPAR lmms-eval/lmms_eval/tasks/sparbench/utils.py",
+    Protocol("official", "LogosRoboticsGroup/SPAR lmms-eval/lmms_eval/tasks/sparbench/utils.py",
              "score in percent, the rest fractions; MRA with <=", _read_spar, _spar,
              partial(grade_all, _spar_grade, task=str)),
-    Protocol("spar", "lmms-eval-0.7.3", f"{_LMMS}/sparbench/utils.py", "score in percent, the rest fractions",
+    Protocol("lmms-eval-0.7.3", f"{_LMMS}/sparbench/utils.py", "score in percent, the rest fractions",
              _read_spar, partial(_spar, numbers=False),
              partial(grade_all, partial(_spar_grade, numbers=False), task=str)),
 )  # fmt: skip
-"""The evaluators of SPAR-Bench by name."""
 
 _3DSR_KINDS = {
     "height": ("higher",), "location": ("above", "closer_to_camera", "next_to"),
@@ -317,10 +314,9 @@ def _3dsr(questions: Sequence[Question]) -> Scores:
 
 
 THREEDSR = by_name(
-    Protocol("3dsr", "lmms-eval-0.7.3", f"{_LMMS}/3dsrbench/utils.py", "fractions",
+    Protocol("lmms-eval-0.7.3", f"{_LMMS}/3dsrbench/utils.py", "fractions",
              partial(read_questions, Form("category", "answer")), _3dsr, partial(grade_all, _3dsr_grade)),
 )  # fmt: skip
-"""The evaluator of 3DSRBench by name."""
 
 _MARKED = [re.compile(pattern) for pattern in ("``([^`]*)``", "`([^`]*)`", r"\{([^}]*)\}")]
 _MMSI_LETTER = re.compile(r"\b[A-F]\b(?!\s[a-zA-Z])", re.IGNORECASE)
@@ -346,10 +342,9 @@ def _mmsi(questions: Sequence[Question]) -> Scores:
 
 
 MMSI = by_name(
-    Protocol("mmsi", "lmms-eval-0.7.3", f"{_LMMS}/mmsi_bench/utils.py", "fractions",
+    Protocol("lmms-eval-0.7.3", f"{_LMMS}/mmsi_bench/utils.py", "fractions",
              partial(read_questions, Form("question_type", "answer")), _mmsi, partial(grade_all, _mmsi_grade)),
 )  # fmt: skip
-"""The evaluator of MMSI-Bench by name."""
 
 
 def _read_marks(references: Any, predictions: Any) -> list[tuple[str, str, float]]:
@@ -376,7 +371,6 @@ def _openeqa(marks: Sequence[tuple[str, str, float]]) -> Scores:
 
 
 OPENEQA = by_name(
-    Protocol("openeqa", "official", "facebookresearch/open-eqa evaluate-predictions.py", "percent", _read_marks,
+    Protocol("official", "facebookresearch/open-eqa evaluate-predictions.py", "percent", _read_marks,
              _openeqa, lambda marks: {key: mark for key, _, mark in marks}),
 )  # fmt: skip
-"""The evaluator of OpenEQA by name: the marks are those of the user's own judge."""

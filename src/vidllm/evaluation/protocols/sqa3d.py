@@ -260,17 +260,15 @@ def _video3dllm(files: _Files) -> dict[str, Any]:
 
 _FRACTIONS = "fractions; CIDEr with its factor 10 only"
 PROTOCOLS = by_name(
-    Protocol("sqa3d", "official_closed", "SilongYong/SQA3D MCAN/train_sqa.py", "percent", _read,
+    Protocol("official_closed", "SilongYong/SQA3D MCAN/train_sqa.py", "percent", _read,
              _official_closed, _official_closed_items),
-    Protocol("sqa3d", "official_llm", "SilongYong/SQA3D LLM/eval_sqa3d_llm.py", "fraction", _read_placed,
-             _official_llm),
-    Protocol("sqa3d", "leo", "embodied-generalist/embodied-generalist evaluator/sqa3d_eval.py", _FRACTIONS, _read,
+    Protocol("official_llm", "SilongYong/SQA3D LLM/eval_sqa3d_llm.py", "fraction", _read_placed, _official_llm),
+    Protocol("leo", "embodied-generalist/embodied-generalist evaluator/sqa3d_eval.py", _FRACTIONS, _read,
              _leo, _leo_items),
-    Protocol("sqa3d", "llava3d", "ZCMax/LLaVA-3D llava/eval/sqa3d_evaluator.py", "fractions",
+    Protocol("llava3d", "ZCMax/LLaVA-3D llava/eval/sqa3d_evaluator.py", "fractions",
              partial(_read, own="llava3d"), _llava3d),
-    Protocol("sqa3d", "video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_sqa3d.py", "percent",
+    Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_sqa3d.py", "percent",
              partial(_read, own="video3dllm"), _video3dllm),
-    Protocol("sqa3d", "chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, partial(_read, own="chatscene"),
-             _chatscene),
+    Protocol("chatscene", "ZzZZCHS/Chat-Scene utils/eval.py", _FRACTIONS, partial(_read, own="chatscene"), _chatscene),
 )  # fmt: skip
 """The evaluators of SQA3D by name; the first is the leaderboard's."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -309,25 +310,20 @@ DASHED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """BLEU-1 to BLEU-4, METEOR (None without Java or the jar), ROUGE-L and CIDEr of one corpus."""
+    """BLEU-1 to BLEU-4, METEOR (None without Java or the jar), ROUGE-L and CIDEr: of a corpus, and of every item."""
 
-    bleu: Scores
-    meteor: Scores | None
-    rouge_l: Scores
-    cider: Scores
+    total: tuple[float | None, ...]
+    per_item: list[tuple[float | None, ...]]
 
     def totals(self, names: Sequence[str], factor: float = 1.0) -> dict[str, float | str]:
-        """The seven numbers under ``names`` (BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr), times ``factor``."""
-        meteor_total = NOT_AVAILABLE if self.meteor is None else self.meteor.total[0] * factor
-        values = [value * factor for value in (*self.bleu.total, self.rouge_l.total[0], self.cider.total[0])]
-        return dict(zip(names, (*values[:4], meteor_total, *values[4:]), strict=True))
+        """The seven numbers under ``names``, times ``factor``."""
+        told = (NOT_AVAILABLE if value is None else value * factor for value in self.total)
+        return dict(zip(names, told, strict=True))
 
     def column(self, index: int) -> list[float] | None:
         """Every item's value of one of the seven; None where METEOR is not available."""
-        if index < 4:
-            return [item[index] for item in self.bleu.per_item]
-        scores = (self.meteor, self.rouge_l, self.cider)[index - 4]
-        return None if scores is None else [item[0] for item in scores.per_item]
+        values = [value for item in self.per_item if (value := item[index]) is not None]
+        return values or None
 
     def leo(self, ending: str = "") -> dict[str, float | str]:
         """The four numbers that LEO's evaluators give: CIDEr, BLEU-4, METEOR and ROUGE-L."""
@@ -336,12 +332,8 @@ class CaptionScores:
 
     def item(self, index: int) -> dict[str, Any]:
         """The values of one item."""
-        return {
-            "bleu": list(self.bleu.per_item[index]),
-            "meteor": NOT_AVAILABLE if self.meteor is None else self.meteor.per_item[index][0],
-            "rouge_l": self.rouge_l.per_item[index][0],
-            "cider": self.cider.per_item[index][0],
-        }
+        *bleu, meteor, rouge, cider = self.per_item[index]
+        return {"bleu": bleu, "meteor": NOT_AVAILABLE if meteor is None else meteor, "rouge_l": rouge, "cider": cider}
 
 
 def caption_scores(
@@ -349,4 +341,7 @@ def caption_scores(
 ) -> CaptionScores:
     """All metrics of texts that are already prepared as the protocol wants them; METEOR with ``paraphrases`` or not."""
     pairs = references, hypotheses
-    return CaptionScores(bleu(*pairs), meteor(*pairs, paraphrases), rouge_l(*pairs), cider(*pairs))
+    parts = bleu(*pairs), meteor(*pairs, paraphrases), rouge_l(*pairs), cider(*pairs)
+    totals = ((None,) if part is None else part.total for part in parts)
+    items = zip(*(repeat((None,), len(hypotheses)) if part is None else part.per_item for part in parts), strict=True)
+    return CaptionScores((*chain(*totals),), [(*chain(*item),) for item in items])

@@ -97,13 +97,26 @@
     tags.push({ span, at });
     return span;
   }
-  function place() {
-    for (const { span, at } of tags) {
-      const p = at.clone().project(eye);
+  function place() { // the nearest first; one that would cover another goes above it
+    const taken = [];
+    const seen = tags.map(mark => ({ ...mark, p: mark.at.clone().project(eye), mark })).sort((a, b) => a.p.z - b.p.z);
+    for (const { span, p, mark } of seen) {
       span.hidden = p.z > 1 || (!boxes.visible && span.dataset.box !== undefined);
-      span.style.left = `${(p.x + 1) / 2 * view.clientWidth}px`;
-      span.style.top = `${(1 - p.y) / 2 * view.clientHeight}px`;
+      if (span.hidden) continue;
+      mark.size ??= [span.offsetWidth, span.offsetHeight];
+      const [wide, high] = mark.size, x = (p.x + 1) / 2 * view.clientWidth;
+      let y = (1 - p.y) / 2 * view.clientHeight;
+      for (const other of taken.sort((a, b) => b.y - a.y))
+        if (Math.abs(other.x - x) < (other.wide + wide) / 2 && Math.abs(other.y - y) < high) y = other.y - high;
+      taken.push({ x, y, wide });
+      span.style.left = `${x}px`;
+      span.style.top = `${y}px`;
     }
+  }
+  const pointSize = () => data.point_size * $('size').value / 3; // metres
+  function sizes() { // three.js leaves the angle of view out
+    points.material.size = pointSize() * eye.projectionMatrix.elements[5];
+    draw();
   }
   function resize() {
     renderer.setSize(view.clientWidth, view.clientHeight);
@@ -118,7 +131,7 @@
     eye.fov = 55;
     eye.updateProjectionMatrix();
     controls.update();
-    draw();
+    sizes();
   }
 
   // ---- choosing and measuring --------------------------------------------------------------------------------
@@ -154,12 +167,12 @@
     hidden = true; // until the view is turned: the other pictures stand in front of the scene
     showCameras();
     controls.update();
-    draw();
+    sizes();
   }
   function ray(event) {
     const area = renderer.domElement.getBoundingClientRect();
     const caster = new THREE.Raycaster();
-    caster.params.Points.threshold = points.material.size;
+    caster.params.Points.threshold = pointSize();
     caster.setFromCamera(new THREE.Vector2((event.clientX - area.left) / area.width * 2 - 1, 1 - (event.clientY - area.top) / area.height * 2), eye);
     return caster;
   }
@@ -251,14 +264,12 @@
   toggle('boxes', on => { boxes.visible = on; });
   toggle('cameras', () => { hidden = false; showCameras(); });
   $('home').onclick = () => { hidden = false; showCameras(); home(); };
-  const sizes = () => { points.material.size = data.point_size * $('size').value / 3; draw(); };
   $('size').value = 3;
   $('size').oninput = sizes;
   Object.assign($('cut'), { min: data.floor, max: data.top, value: data.cut });
   $('cut').oninput = () => { ceiling.constant = +$('cut').value; draw(); };
   addEventListener('keydown', event => { if (event.key === 'm') $('measure').click(); if (event.key === 'Escape') clear(); });
   addEventListener('resize', resize);
-  sizes();
   show(data.boxes);
   clear();
   resize();

@@ -1,12 +1,12 @@
-"""Files of known cameras, each form in one module (docs/known_cameras.md).
+"""Readers of known cameras, one module per format (docs/known_cameras.md).
 
     intrinsics  fx,fy,cx,cy · a 3x3 or 4x4 matrix (.txt, .npy) · .csv · .yaml (OpenCV) · cameras.json ·
-                transforms.json · a model of COLMAP
-    poses       TUM, KITTI or matrices a line (.txt, .csv, .npy) · a folder of matrices (ScanNet, 7-Scenes) ·
-                cameras.json · transforms.json · a model of COLMAP
+                transforms.json · a COLMAP model
+    poses       TUM, KITTI or one matrix per line (.txt, .csv, .npy) · a folder of matrices (ScanNet, 7-Scenes) ·
+                cameras.json · transforms.json · a COLMAP model
 
-What is returned has pixel centres at +0.5, and poses world-from-camera with OpenCV axes. Every reader raises nothing
-but ValueError, of one line that names the file and, where there is one, the line.
+Results have pixel centres at +0.5, and poses are world-from-camera with OpenCV axes. Every reader raises only
+ValueError, of one line that names the file and, if possible, the line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Intrinsics", "Lens", "PerFrame", "Poses", "read_intrinsics", "read_p
 
 
 def read_intrinsics(given: str | Path) -> Intrinsics:
-    """Intrinsics from ``"fx,fy,cx,cy"`` or a file; ValueError, naming it, where it is no such form."""
+    """Intrinsics from ``"fx,fy,cx,cy"`` or a file; ValueError, naming it, for another format."""
     text = str(given)
     if re.fullmatch(r"[0-9.eE+\-\s]+(,[0-9.eE+\-\s]+){3}", text):
         try:
@@ -48,13 +48,13 @@ def read_intrinsics(given: str | Path) -> Intrinsics:
     if path.is_dir():
         inside = _json_in(path)
         if inside is None:
-            raise ValueError(f"{path}: no cameras.json, transforms.json or model of COLMAP in this folder; give a file")
+            raise ValueError(f"{path}: no cameras.json, transforms.json or COLMAP model in this folder; give a file")
         path = inside
     return readers.get(path.suffix.lower(), read_intrinsics_text)(path)
 
 
 def read_poses(given: str | Path) -> Poses:
-    """Poses from a file or folder; ValueError, naming it, where it cannot be read or is no such form."""
+    """Poses from a file or folder; ValueError, naming it, if it cannot be read or has another format."""
     path = _existing(Path(given).expanduser(), "give poses as a file, or a folder of matrices or of COLMAP")
     model = find_model(path)
     if model is not None:

@@ -1,4 +1,4 @@
-"""Models of COLMAP: ``cameras`` and ``images``, as .bin or .txt. Poses are camera-from-world, pixel centres at +0.5."""
+"""COLMAP models: ``cameras`` and ``images``, as .bin or .txt. Poses are camera-from-world, pixel centres at +0.5."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Image:
 
 
 def find_model(path: Path) -> Path | None:
-    """The folder of the model that a path means (itself, its sparse/0, or one of its files), None without one."""
+    """The folder of the COLMAP model at a path (itself, its sparse/0, or one of its files), None without one."""
     if path.is_file():
         return path.parent if path.name in ("cameras.txt", "cameras.bin", "images.txt", "images.bin") else None
     folders = (path / name for name in _FOLDERS)
@@ -64,7 +64,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def read_colmap_intrinsics(folder: Path) -> Intrinsics:
-    """One K where the model has one camera, else one for each image's name."""
+    """One K if the model has one camera, else one per image name."""
     path = _file(folder, "cameras")
     if path is None:
         raise ValueError(f"{folder}: no cameras.txt or cameras.bin beside images; export the model again")
@@ -121,10 +121,10 @@ def _read_cameras(path: Path) -> dict[int, _Camera]:
     cameras: dict[int, _Camera] = {}
     for number_, model, size, parameters, place in _binary_cameras(path) if path.suffix == ".bin" else _lines(path):
         if number_ in cameras:
-            raise ValueError(f"{place}: camera {number_} for the second time; keep one of them")
+            raise ValueError(f"{place}: camera {number_} occurs twice; keep one of them")
         cameras[number_] = _camera(model, size, parameters, place)
     if not cameras:
-        raise ValueError(f"{path}: holds no camera")
+        raise ValueError(f"{path}: contains no camera")
     return cameras
 
 
@@ -177,7 +177,7 @@ def _read_images(folder: Path) -> list[_Image]:
         raise ValueError(f"{folder}: no images.txt or images.bin beside cameras; export the model again")
     images = list(_binary_images(path) if path.suffix == ".bin" else _text_images(path))
     if not images:
-        raise ValueError(f"{path}: holds no image")
+        raise ValueError(f"{path}: contains no image")
     return images
 
 
@@ -209,7 +209,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             if not content:
                 return
             if len(content) > _MAX_LINE:
-                raise ValueError(f"{path}: line {line}: over {_MAX_LINE} bytes; is it another file?")
+                raise ValueError(f"{path}: line {line}: over {_MAX_LINE} bytes; is it the right file?")
             yield line, content
 
 
@@ -252,7 +252,7 @@ class _Reader:
         (found,) = self.take("<Q", f"{self.path}: number of {what}")
         if found * least > self._left():
             raise ValueError(f"{self.path}: {found} {what} announced, but {self._left()} bytes follow; is it complete, "
-                             "and a file of COLMAP?")  # fmt: skip
+                             "and a COLMAP file?")  # fmt: skip
         return int(found)
 
     def take(self, form: str, place: str) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Known depth maps: metres along the optical axis, 0 = none, of the pictures' field of view and of any size."""
+"""Known depth maps: metres along the optical axis, 0 = unknown, with the pictures' field of view, of any size."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MILLIMETRES = 0.001
 
 @dataclass(frozen=True)
 class DepthMaps:
-    """Depth of a source's frames: ``read(number, name)`` gives (h,w) metres of a frame, None where it has no map."""
+    """Depth of a source's frames: ``read(number, name)`` returns (h,w) metres, None for a frame without a map."""
 
     read: Callable[[int, str], np.ndarray | None]
     where: str = "given depth"
 
 
 def read_depth_folder(folder: str | Path) -> DepthMaps:
-    """Maps of a folder, one a frame by the name of its picture or by the number in it; ValueError without any."""
+    """The maps in a folder, one per frame by the name of its picture or the number in it; ValueError without any."""
     folder = Path(folder).expanduser()
     files = [f for f in folder.iterdir() if f.suffix.lower() in (".png", ".npy", ".exr")] if folder.is_dir() else []
     if not files:
@@ -89,16 +89,17 @@ def _read_exr(path: Path) -> np.ndarray:
 def check_shape(depth_m: np.ndarray, size: Sequence[int], where: str) -> None:
     """ValueError unless depth has the aspect ratio of pictures of (H, W)."""
     if abs(depth_m.shape[0] * size[1] / (depth_m.shape[1] * size[0]) - 1) > SAME_SHAPE:
-        raise ValueError(f"{where}: depth of {depth_m.shape[1]}x{depth_m.shape[0]} pixels is not of the shape of the "
-                         f"pictures ({size[1]}x{size[0]}); align depth to the pictures")  # fmt: skip
+        raise ValueError(f"{where}: depth of {depth_m.shape[1]}x{depth_m.shape[0]} pixels does not have the aspect "
+                         f"ratio of the pictures ({size[1]}x{size[0]}); align depth to the pictures")  # fmt: skip
 
 
 def nearest_depth(
     depth_m: Float[np.ndarray, "h w"], to_depth: Float[np.ndarray, "3 3"], size: tuple[int, int]
 ) -> Float[np.ndarray, "H W"]:
-    """Depth at every pixel of a (H, W) grid, nearest, 0 outside the map: depths are never mixed, so edges stay edges.
+    """Depth at every pixel of a (H, W) grid, from the nearest pixel of the map (no interpolation across edges), 0
+    outside.
 
-    ``to_depth``: a scale and a shift of each axis that take pixels of the grid to those of the map, centres at +0.5.
+    ``to_depth``: scale and shift of each axis from pixels of the grid to those of the map, centres at +0.5.
     """
     height, width = size
     columns = np.floor(to_depth[0, 0] * (np.arange(width) + 0.5) + to_depth[0, 2]).astype(np.int64)

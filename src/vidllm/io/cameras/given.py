@@ -292,7 +292,7 @@ def _rigid(pose: np.ndarray, where: str) -> Float[np.ndarray, "4 4"]:
         off = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
     if not off <= RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
         what = f"R R^T is off by {off:.2g}" if not off <= RIGID_TOLERANCE else "it mirrors"
-        raise ValueError(f"{where} holds no rotation ({what}); give rigid poses, OpenCV axes")
+        raise ValueError(f"{where} contains no rotation ({what}); give rigid poses, OpenCV axes")
     u, _, vt = np.linalg.svd(rotation)
     exact = np.eye(4)
     exact[:3, :3], exact[:3, 3] = u @ vt, pose[:3, 3]

@@ -131,7 +131,7 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
     if seconds is not None and len(set(names)) < len(names):
         names = []  # of several folders: times tell them apart
     if not names and seconds is None:
-        raise ValueError(f"{path}: frames without file_path, name or timestamp_s; which picture is each of?")
+        raise ValueError(f"{path}: frames without file_path, name or timestamp_s cannot be matched to pictures")
     numbers = [number_of(name) for name in names]
     whole = [n for n in numbers if n is not None]
     distinct = bool(names) and len(whole) == len(names) == len(set(whole))

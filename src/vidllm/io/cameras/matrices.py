@@ -72,7 +72,7 @@ def intrinsics_of_matrix(matrix: np.ndarray, where: str) -> Intrinsics:
 
 
 def read_intrinsics_text(path: Path) -> Intrinsics:
-    """A matrix, or one line of fx fy cx cy (as on the command line: pixel centres at +0.5)."""
+    """A matrix, or one line with fx fy cx cy (pixel centres at +0.5, as on the command line)."""
     lines = data_lines(read_text(path, MAX_MATRIX_BYTES))
     words = lines[0][1].replace(",", " ").split() if len(lines) == 1 else []
     if len(words) == 4:
@@ -81,7 +81,7 @@ def read_intrinsics_text(path: Path) -> Intrinsics:
 
 
 def read_pose_folder(folder: Path) -> PerFrame:
-    """One matrix a file: ``0.txt`` (ScanNet), ``frame-000000.pose.txt`` (7-Scenes), or names that are times."""
+    """One matrix per file: ``0.txt`` (ScanNet), ``frame-000000.pose.txt`` (7-Scenes), or names that are times."""
     inner = folder / "pose" if (folder / "pose").is_dir() else folder
     files = sorted(inner.glob("*.pose.txt"))
     if not files:
@@ -122,7 +122,7 @@ def whole_poses(array: np.ndarray, places: list[str], path: Path) -> Float[np.nd
 
 
 def counted(matrices: np.ndarray, path: Path, places: list[str] | None = None) -> PerFrame:
-    """Matrices without any key: those of the source's frames 0, 1, 2, ... (which is told when it is used)."""
+    """Matrices without keys: those of the source's frames 0, 1, 2, ... (with a warning when they are used)."""
     said = places or [f"row {n}" for n in range(len(matrices))]
     return PerFrame(matrices, numbers=list(range(len(matrices))), where=str(path), places=said, counted=True)
 
@@ -144,7 +144,7 @@ def read_pose_table(path: Path) -> PerFrame:
     text = read_text(path)
     lines = data_lines(text)
     if not lines:
-        raise ValueError(f"{path}: holds no pose")
+        raise ValueError(f"{path}: contains no pose")
     if path.suffix.lower() == ".csv":
         header = _header(lines[0][1])
         if header is not None:
@@ -158,7 +158,7 @@ def read_pose_table(path: Path) -> PerFrame:
 
 
 def poses_of_rows(rows: list[list[str]], places: list[str], path: Path, has_clock: bool = True) -> PerFrame:
-    """Poses of words; the number of words in a row tells the form."""
+    """Poses from words; the number of words per row determines the format."""
     width = len(rows[0])
     for row, place in zip(rows, places, strict=True):
         if len(row) != width or width not in (8, 12, 13, 16, 17):
@@ -189,7 +189,7 @@ def poses_of_rows(rows: list[list[str]], places: list[str], path: Path, has_cloc
 
 
 def poses_of_array(path: Path) -> PerFrame:
-    """``.npy``: (N,4,4) or (N,3,4) of the source's frames 0, 1, 2, ...; or rows as in a text file of poses."""
+    """``.npy``: (N,4,4) or (N,3,4) for the source's frames 0, 1, 2, ...; or rows as in a text file of poses."""
     array = read_npy(path)
     if array.ndim == 2 and len(array):
         places = [f"row {n}" for n in range(len(array))]
@@ -202,7 +202,7 @@ def poses_of_array(path: Path) -> PerFrame:
 def poses_of_quaternions(
     positions: Float[np.ndarray, "N 3"], quaternions: Float[np.ndarray, "N 4"], places: list[str], path: Path
 ) -> Float[np.ndarray, "N 4 4"]:
-    """Poses of positions and quaternions (x, y, z, w); what is not finite, or all zero (lost), becomes NaN."""
+    """Poses from positions and quaternions (x, y, z, w); those not finite or all zero (tracking lost) become NaN."""
     poses = np.tile(np.eye(4), (len(positions), 1, 1))
     poses[:, :3, 3] = positions
     with np.errstate(over="ignore", invalid="ignore"):
@@ -234,7 +234,7 @@ def _of_columns(header: list[str], lines: list[tuple[int, str]], path: Path) -> 
     places = [f"line {line}" for line, _ in lines]
     rows = [_cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines, places, strict=True)]
     if not rows:
-        raise ValueError(f"{path}: holds no pose")
+        raise ValueError(f"{path}: contains no pose")
     return poses_of_rows([[row[columns[name]] for name in (key, *values)] for row in rows], places, path)
 
 
@@ -246,7 +246,9 @@ def _cells(text: str, header: list[str], where: str) -> list[str]:
 
 
 def read_intrinsics_csv(path: Path) -> Intrinsics:
-    """One line under fx, fy, cx, cy (and width, height), one a frame with a name or time; or a matrix without names."""
+    """Columns fx, fy, cx, cy (width, height): one line, or one per frame with a name or time; or a matrix without
+    header.
+    """
     lines = data_lines(read_text(path))
     header = _header(lines[0][1]) if lines else None
     if header is None:

@@ -24,7 +24,7 @@ _PINHOLES = ("pinhole", "perspective", "plumb_bob", "radtan", "radial-tangential
 
 
 def read_yaml_intrinsics(path: Path) -> Intrinsics:
-    """K, the pictures' size where it is told, and a warning of distortion; ValueError naming the file."""
+    """K, the picture size if the file has one, and a warning of distortion; ValueError naming the file."""
     content = _lower(_load(path), path)
     inner = [value for value in content.values() if isinstance(value, dict) and _matrix(value, path) is not None]
     matrix = _matrix(content, path)

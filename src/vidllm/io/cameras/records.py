@@ -1,4 +1,4 @@
-"""What files of cameras hold: matrices with the names, times or numbers of their frames, and lenses.
+"""Content of camera files: matrices with the names, times or numbers of their frames, and lenses.
 
 Intrinsics are in pixels with centres at +0.5; poses are world-from-camera with OpenCV axes.
 """
@@ -24,11 +24,11 @@ TIME_TOLERANCE_S = 0.02  # between a frame and its pose (the TUM RGB-D tools' ow
 
 @dataclass(frozen=True)
 class PerFrame:
-    """Matrices (N, ...) of a source's frames, each with its name (without suffix), its time in seconds or its number.
+    """Matrices (N, ...) of a source's frames with their names (without suffix), times in seconds, or numbers.
 
-    A number is the one in the frame's name; with ``counted`` it is the frame's place in the source, from 0. Without
-    names, times and numbers the matrices are those of the used frames, in order. ``where`` and ``places`` (one each,
-    such as "line 3") are for messages. ValueError where one name, time or number has two different matrices.
+    A number is that in the frame's name; with ``counted`` it is the index of the frame in the source, from 0. Without
+    names, times and numbers the matrices belong to the sampled frames, in order. ``where`` and ``places`` (one each,
+    such as "line 3") are for messages. ValueError for two different matrices with the same name, time or number.
     """
 
     matrices: np.ndarray
@@ -56,19 +56,19 @@ class PerFrame:
                                  f"{self.place(first, short=True)} has; keep one of them")  # fmt: skip
 
     def place(self, row: int, short: bool = False) -> str:
-        """Where a matrix stands: file and line, or the line alone."""
+        """File and line of a matrix, or only the line."""
         if row >= len(self.places):
             return self.where if not short else f"camera {row}"
         return self.places[row] if short else f"{self.where}: {self.places[row]}"
 
     @property
     def keyed(self) -> bool:
-        """Whether frames are found by names, times or numbers."""
+        """Whether frames are matched by names, times or numbers."""
         return bool(len(self.names)) or self.times_s is not None or self.numbers is not None
 
 
 def per_word(matrices: np.ndarray, words: Sequence[str], where: str, places: Sequence[str]) -> PerFrame:
-    """Matrices whose keys were written as words: names, and times or numbers where all words are such."""
+    """Matrices whose keys are words: names, and times or numbers if all words are such."""
     times = times_of(words) or _floats(words)
     if times is None:
         numbers = [number_of(word) for word in words]
@@ -89,9 +89,9 @@ def _floats(words: Sequence[str]) -> list[float] | None:
 
 @dataclass(frozen=True)
 class Lens:
-    """One pinhole lens of all frames of which only some is told; the pictures' size tells the rest.
+    """A pinhole lens of all frames, partly given; the rest follows from the size of the pictures.
 
-    fx, fy, cx, cy in pixels; angle_x, angle_y: fields of view in radians, used where a focal length is missing.
+    fx, fy, cx, cy in pixels; angle_x, angle_y: fields of view in radians, used if a focal length is missing.
     """
 
     fx: float | None = None
@@ -103,12 +103,12 @@ class Lens:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing depends on the pictures' size."""
+        """Whether K does not depend on the size of the pictures."""
         focal = self.fx is not None if self.fy is None else self.fx is not None or self.angle_x is None
         return focal and (self.fy is not None or self.angle_y is None) and None not in (self.cx, self.cy)
 
     def matrix(self, size: tuple[int, int]) -> Float[np.ndarray, "3 3"]:
-        """K for pictures of (H, W): pixels are square and the principal point in the middle unless told otherwise."""
+        """K for pictures of (H, W), by default with square pixels and the principal point in the middle."""
         height, width = size
         fx = self.fx if self.fx is not None else _focal(self.angle_x, width)
         fy = self.fy if self.fy is not None else _focal(self.angle_y, height)
@@ -123,7 +123,7 @@ def _focal(angle: float | None, side: int) -> float | None:
 
 
 def a_number(value: object, where: str) -> float:
-    """A number that a file holds as such; ValueError that names where it stands."""
+    """A JSON number as a float; ValueError that names the place."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
         raise ValueError(f"{where}: expected a number, got {str(value)[:40]!r}")
     return float(value)
@@ -136,7 +136,9 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Intrinsics of a file: K (3,3) of all frames, of each, or a lens; ``size``: (H, W) they are of, where told."""
+    """Intrinsics of a file: K (3,3) of all frames, of each, or a lens; ``size``: the (H, W) of their pictures, if
+    given.
+    """
 
     given: np.ndarray | PerFrame | Lens
     size: tuple[int, int] | None = None
@@ -145,7 +147,7 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Poses:
-    """Poses of a file; ``up``: against gravity in their world, where told; ``metric``: None where nothing tells."""
+    """Poses of a file; ``up``: direction against gravity in their world, if known; ``metric``: None if unknown."""
 
     given: PerFrame
     up: tuple[float, float, float] | None = None
@@ -158,9 +160,9 @@ NEGLIGIBLE_PIXELS = 0.5
 
 
 def tell_distortion(matrix: np.ndarray, size: tuple[int, int] | None, terms: Mapping[str, float], where: str) -> None:
-    """Warn of distortion that moves some pixel of the border by over half a pixel.
+    """Warn of distortion that displaces a pixel of the border by more than half a pixel.
 
-    ``terms``: k1 to k6, p1, p2 of OpenCV's model; ``size``: (H, W), twice the principal point where it is not told.
+    ``terms``: k1 to k6, p1, p2 of OpenCV's model; ``size``: (H, W), twice the principal point if unknown.
     """
     told = {name: value for name, value in terms.items() if value}
     if not told:
@@ -172,7 +174,7 @@ def tell_distortion(matrix: np.ndarray, size: tuple[int, int] | None, terms: Map
 
 
 def refuse_lens(kind: str, where: str) -> ValueError:
-    """The error of a lens that no pinhole camera stands for."""
+    """The error for a lens that is not a pinhole camera."""
     return ValueError(f"{where}: a lens of kind {kind}, expected a pinhole camera; undistort the pictures (COLMAP: "
                       "colmap image_undistorter)")  # fmt: skip
 
@@ -202,7 +204,7 @@ Rows = list[int | None]
 
 
 def rows_of(cameras: PerFrame, frames: Frames, begin: int | None = None) -> list[int]:
-    """:meth:`PerFrame.rows`."""
+    """The row of ``cameras`` of each frame; ``begin``: index of the first sampled frame (windows)."""
     if not cameras.keyed:
         return _in_order(cameras, len(frames), begin)
     found = {"name": _by_name(cameras, frames), "time": _by_time(cameras, frames),
@@ -264,7 +266,7 @@ def _whole(rows: Rows) -> list[int] | None:
 
 
 def _check_times(cameras: PerFrame, frames: Frames, rows: list[int]) -> None:
-    """Frames of a film are named by counting: what its clock says must agree, or the counting is told."""
+    """Frames of a video are named by their number; times in the file of cameras must agree with its clock."""
     clock = frames.clock_start_s
     if clock is None:
         return

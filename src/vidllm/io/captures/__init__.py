@@ -1,10 +1,10 @@
-"""Recordings of phones, robots and programs, recognised by what they hold (docs/known_cameras.md).
+"""Recordings of phones, robots and programs, recognised by their content (docs/known_cameras.md).
 
     Record3D (.r3d, or its export as EXR and JPG) · Polycam's raw data · Stray Scanner · ARKitScenes · a folder with a
     transforms.json · RGB-D folders (our own form, TUM RGB-D) · rosbag2 and MCAP; each as a folder or an archive of one
 
-What is read: the pictures or the film, intrinsics (pixel centres at +0.5), world-from-camera with OpenCV axes in
-metres, depth, and which way is up in that world. Every reader raises nothing but ValueError, of one line.
+Readers return the pictures or the video, intrinsics (pixel centres at +0.5), world-from-camera (OpenCV axes, metres),
+depth, and the up direction of that world. They raise only ValueError, with a message of one line.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FORMS = "Record3D, Polycam, Stray Scanner, ARKitScenes, transforms.json, RGB-D, 
 
 
 def open_capture(source: str | Path) -> Capture | None:
-    """The recording that a path holds, None for what is none (a film, a folder of pictures).
+    """The recording at a path; None for other paths (a video file, a folder of pictures).
 
     Raises:
-        InputError: there is nothing, or it is an archive that is damaged, unsafe or holds no recording.
-        ValueError: a recording that lacks something, naming it.
+        InputError: the path does not exist, or is an archive that is damaged, unsafe or contains no recording.
+        ValueError: a recording is incomplete; the message names what is missing.
     """
     path = check_source(source)
     if path.is_dir():

@@ -1,8 +1,8 @@
-"""Archives of recordings (zip, .r3d, tar), unpacked into a temporary folder that lasts as long as it is used.
+"""Archives of recordings (zip, .r3d, tar), unpacked to a temporary folder that exists as long as it is used.
 
-Nothing is written outside that folder: names that lead out of it, links and devices are refused. What is unpacked may
-be at most ``MOST_RATIO`` times the archive and must fit the disk, which is known before anything is written (zip) or
-counted while it is (tar).
+Nothing is written outside that folder: paths that leave it, links and devices are refused. The content may be at most
+``MOST_RATIO`` times as large as the archive and must fit on the disk; this is checked before anything is written (zip)
+or while it is written (tar).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ZIP, _GZIP, _TAR, _TAR_AT = b"PK\x03\x04", b"\x1f\x8b", b"ustar", 257
 
 
 class Unpacked:
-    """The folder in which an archive was unpacked; it is removed with this object."""
+    """The folder to which an archive was unpacked; it is removed with this object."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Unpacked:
 
     @contextmanager
     def named(self, archive: str | Path) -> Iterator[None]:
-        """Errors about files inside speak of the archive."""
+        """Context in which error messages about files of the folder name the archive."""
         try:
             yield
         except ValueError as error:
@@ -50,14 +50,14 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as a zip or a tar, packed or not; a zip that is a NumPy, Office or Java file is none."""
+    """Whether a file begins as a zip or a tar, compressed or not; not NumPy, Office and Java files."""
     with path.open("rb") as file:
         head = file.read(_TAR_AT + len(_TAR))
     return head.startswith((_ZIP, _GZIP)) or head[_TAR_AT:] == _TAR
 
 
 def unpacked(path: Path) -> Unpacked:
-    """The archive's files, unpacked once a process as long as it does not change; InputError where it is unsafe."""
+    """The unpacked archive, cached in the process until the file changes; InputError for an unsafe archive."""
     state = path.stat()
     return _unpack(path.absolute(), state.st_size, state.st_mtime_ns)
 
@@ -88,12 +88,12 @@ def _unpack(path: Path, size: int, _: int) -> Unpacked:
 def _safe(name: str, path: Path) -> PurePosixPath:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
-        raise InputError(f"{path}: holds {name[:100]!r}, which leads out of the archive; nothing of it is read")
+        raise InputError(f"{path}: holds {name[:100]!r}, which leads out of the archive; nothing is unpacked")
     return pure
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, length and content of every file; InputError for links, devices and what is encrypted."""
+    """Name, length and content of every file; InputError for links, devices and encrypted files."""
     with path.open("rb") as file:
         is_zip = file.read(4) == _ZIP
     if is_zip:
@@ -101,7 +101,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
             for info in archive.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
-                    raise InputError(f"{path}: {info.filename[:100]!r} is a link, a device or encrypted; pack it anew")
+                    raise InputError(f"{path}: {info.filename[:100]!r} is a link, a device or encrypted; leave it out")
                 if not info.is_dir():
                     yield info.filename, info.file_size, archive.open(info)
         return

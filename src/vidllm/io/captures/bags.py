@@ -73,7 +73,7 @@ def _reader(place: Path) -> Iterator[Any]:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
-        raise InputError(f"{place}: bags of ROS need another package; pip install 'vidllm[rosbag]'") from None
+        raise InputError(f"{place}: ROS bags need the package rosbags; pip install 'vidllm[rosbag]'") from None
     with AnyReader([place], default_typestore=get_typestore(Stores.LATEST)) as reader:
         yield reader
 

@@ -1,4 +1,4 @@
-"""One recording: its frames, and what its device knew of them."""
+"""A recording: its frames, cameras and depth."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Capture:
     """N frames of a recording.
 
     Attributes:
-        form: what kind of recording it is.
+        form: kind of recording.
         names: N names.
-        pictures: their files, the film of which they are the first N, or what reads one.
-        poses: `(N, 4, 4)` world-from-camera, OpenCV axes, NaN where tracking was lost; None where nothing is known.
+        pictures: their files, a video of which they are the first N frames, or a function that reads one.
+        poses: `(N, 4, 4)` world-from-camera, OpenCV axes, NaN where tracking was lost; None if unknown.
         intrinsics: K (3,3) of all frames, (N,3,3), or a lens, in pixels of pictures of ``size`` (None: of these).
-        depths: reads `(h, w)` metres, 0 = none, by the frame's number, where there is a map.
-        up: against gravity in the poses' world, None where it is not known.
-        metric: whether poses are in metres; None: nothing tells.
-        times_s: N seconds, or None.
-        where: the path as the user gave it.
+        depths: functions that read `(h, w)` metres, 0 = unknown, by the number of the frame.
+        up: direction against gravity in the world of the poses, None if unknown.
+        metric: whether poses are in metres; None: unknown.
+        times_s: N times in seconds, or None.
+        where: the path as given by the user.
         held: keeps the unpacked files.
     """
 
@@ -63,13 +63,13 @@ class Capture:
 
     @cached_property
     def usable(self) -> list[int]:
-        """Numbers of the frames that have a pose, or of all where no poses are known."""
+        """Numbers of the frames with a pose, or of all if no poses are known."""
         if self.poses is None:
             return list(range(len(self)))
         return np.flatnonzero(np.isfinite(self.poses).all((1, 2))).tolist()
 
     def chosen(self, num_frames: int | Sequence[int] | None, per_second: float | None = None) -> list[int]:
-        """Numbers of usable frames: so many spread evenly, those that are named, or at most so many a second."""
+        """Numbers of usable frames: so many evenly spaced ones, the given ones, or at most so many per second."""
         if isinstance(num_frames, Sequence):
             return sorted(set(num_frames) & set(self.usable))
         if per_second is not None and self.times_s is not None and len(self.usable) > 1:
@@ -92,11 +92,11 @@ class Capture:
     def _of_film(self, film_file: Path, number: int) -> Image.Image:
         found = next(film.read_film(film_file, scan_film(film_file), [number]), None)
         if found is None:
-            raise InputError(f"{self.where}: the film has no frame {number}; is it complete? Export it again")
+            raise InputError(f"{self.where}: the video has no frame {number}; is it complete? Export it again")
         return Image.fromarray(found.rgb)
 
     def depth(self, number: int, _: str = "") -> np.ndarray | None:
-        """Depth of a frame in metres (h,w), 0 = none, of the picture's field of view; None where it has no map."""
+        """Depth of a frame in metres (h,w), 0 = unknown, with the picture's field of view; None without a map."""
         with nullcontext() if self.held is None else self.held.named(self.where):
             return self.depths[number]() if number in self.depths else None
 
@@ -110,7 +110,7 @@ class Capture:
 
     @property
     def cameras(self) -> GivenCameras | None:
-        """What is known of the frames, for a reconstruction; warns of frames without a pose. None: nothing is known."""
+        """The known cameras of the frames; warns of frames without a pose. None if nothing is known."""
         lost = len(self) - len(self.usable)
         if lost:
             warnings.warn(f"{self.where}: {lost} of {len(self)} frames have no pose (tracking was lost) and are left "
@@ -134,7 +134,7 @@ class Capture:
 
 
 def lone_capture(found: Capture, where: str, held: Unpacked | None) -> Capture:
-    """A capture under the user's name; InputError where it has no frame, or none with a pose."""
+    """A capture under the user's name; InputError without frames, or without poses of any frame."""
     capture = replace(found, where=where, held=held)
     if not len(capture):
         raise InputError(f"{where}: a recording of {capture.form} without a frame; record it again")
@@ -145,13 +145,13 @@ def lone_capture(found: Capture, where: str, held: Unpacked | None) -> Capture:
 
 
 def check_complete(missing: Sequence[object], total: int, what: str, where: Path) -> None:
-    """InputError where files of frames are missing."""
+    """InputError if files of frames are missing."""
     if missing:
         raise InputError(f"{where}: {len(missing)} of {total} frames lack {what} ({missing[0]}); export it again")
 
 
 def trusted_depth(file: Path, confidence: Path | None = None, unit_m: float = 0.001) -> np.ndarray:
-    """A depth map without the pixels of lowest confidence, 0 in ARKit's maps of it."""
+    """A depth map without pixels of the lowest confidence (0 in ARKit's confidence maps)."""
     metres = read_depth_file(file, unit_m)
     if confidence is not None and confidence.is_file():
         return without_doubt(metres, np.asarray(Image.open(confidence)), confidence)
@@ -159,7 +159,7 @@ def trusted_depth(file: Path, confidence: Path | None = None, unit_m: float = 0.
 
 
 def without_doubt(metres: np.ndarray, confidence: np.ndarray, where: Path | str) -> np.ndarray:
-    """Depth, 0 where the confidence is 0; ValueError where the two differ in size."""
+    """Depth, set to 0 where the confidence is 0; ValueError if their sizes differ."""
     if confidence.shape != metres.shape:
         raise ValueError(f"{where}: confidence of {confidence.shape} beside depth of {metres.shape}; export it again")
     return np.where(confidence > 0, metres, np.float32(0))

@@ -1,4 +1,4 @@
-"""Recordings as folders of programs: a transforms.json, RGB-D in our own form, and TUM RGB-D."""
+"""Recordings written by programs: a transforms.json, RGB-D folders of vidllm, and TUM RGB-D."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidllm.io.pictures import IMAGE_SUFFIXES
 
 
 def read_transforms(folder: Path) -> Capture | None:
-    """A folder with a transforms.json that names its pictures, as nerfstudio and instant-ngp write it."""
+    """A folder with a transforms.json and its pictures, as written by nerfstudio and instant-ngp."""
     file = folder / "transforms.json"
     if not file.is_file():
         return None
@@ -66,7 +66,7 @@ HALF_PIXEL = 0.5  # from pixel centres at integer coordinates to ours
 
 
 def read_clip(folder: Path) -> Capture | None:
-    """RGB-D in our own form; None for another folder."""
+    """An RGB-D folder of vidllm; None for another folder."""
     cameras, poses = folder / "cameras.json", folder / "poses_c2w.txt"
     if not (folder / "rgb").is_dir() or not (cameras.is_file() or poses.is_file()):
         return None
@@ -97,7 +97,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     told = read_json_object(folder / "intrinsics.json")
     missing = [name for name in ("fx", "fy", "cx", "cy") if not isinstance(told.get(name), int | float)]
     if missing:
-        raise ValueError(f"{folder / 'intrinsics.json'}: {missing[0]} is missing or no number; expected pixels")
+        raise ValueError(f"{folder / 'intrinsics.json'}: {missing[0]} is missing or not a number; expected pixels")
     k = [[told["fx"], 0, told["cx"]], [0, told["fy"], told["cy"]], [0, 0, 1]]
     entries, file = [], folder / "poses_c2w.txt"
     for line, text in data_lines(read_text(file)):
@@ -134,7 +134,7 @@ def _pose(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray | None:
     if pose is None:
         return None
     if not np.allclose(pose[:, :3] @ pose[:, :3].T, np.eye(3), atol=1e-2):
-        raise ValueError(f'{file}: "w2c" of frame {name} is no rotation with a translation; expected 3x4')
+        raise ValueError(f'{file}: "w2c" of frame {name} is not a rigid transform; expected 3x4')
     return np.linalg.inv(np.vstack([pose, [0, 0, 0, 1]]))
 
 
@@ -181,7 +181,7 @@ _TUM_UNIT_M, _TUM_APART_S = 1 / 5000, 0.02
 
 
 def read_tum(folder: Path) -> Capture | None:
-    """A sequence of TUM RGB-D; None for another folder. Its intrinsics stand in no file."""
+    """A sequence of TUM RGB-D; None for another folder. It has no file of intrinsics."""
     if not (folder / "rgb.txt").is_file() or not any((folder / n).is_file() for n in ("depth.txt", "groundtruth.txt")):
         return None
     pictures = _listed(folder, "rgb.txt")

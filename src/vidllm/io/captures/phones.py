@@ -36,10 +36,10 @@ _APART_S = 0.005  # at most, between a picture of ARKitScenes and its pose
 
 
 def _table(told: dict[str, Any], key: str, columns: int, file: Path) -> np.ndarray:
-    """Rows of numbers in a JSON file; ValueError for anything else. NaN is let through."""
+    """Rows of numbers in a JSON file; ValueError for anything else. NaN is accepted."""
     rows = told.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == columns for row in rows):
-        raise ValueError(f"{file}: {key} is no list of rows of {columns} numbers; export it again")
+        raise ValueError(f"{file}: {key} is not a list of rows of {columns} numbers; export it again")
     cells = [[a_number(cell, f"{file}: {key}") for cell in row] for row in rows]
     return np.array(cells, np.float64).reshape(-1, columns)
 
@@ -55,7 +55,7 @@ def _side(told: dict[str, Any], key: str, file: Path) -> int:
 
 
 def read_record3d(folder: Path) -> Capture | None:
-    """A folder with Record3D's metadata; None for another."""
+    """A folder with Record3D's metadata; None for other folders."""
     file = next((folder / n for n in ("metadata", "metadata.json") if (folder / n).is_file()), None)
     pictures = next((folder / n for n in ("rgbd", "rgb") if (folder / n).is_dir()), None)
     if file is None or pictures is None:
@@ -96,11 +96,11 @@ def _record3d_lens(told: dict[str, Any], count: int, file: Path) -> np.ndarray:
 
 
 def _lzfse_depth(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """One map of metres; InputError without the library that decodes it."""
+    """One depth map in metres; InputError without the package lzfse."""
     try:
         import lzfse
     except ImportError:
-        raise InputError(f"{file.name}: depth of Record3D is LZFSE; pip install 'vidllm[record3d]'") from None
+        raise InputError(f"{file.name}: Record3D depth is LZFSE data; pip install 'vidllm[record3d]'") from None
     most = size[0] * size[1]
     if max(size) > _MOST_SIDE:
         raise ValueError(f"{file.name}: a depth map of {size[1]}x{size[0]} pixels; export it again")
@@ -113,7 +113,7 @@ def _lzfse_depth(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _lzfse_bytes(lzfse: Any, file: Path, size: int) -> bytes:
-    """What a file unpacks to, which must be so many bytes; what is packed may not be longer than that."""
+    """The decompressed content of a file, which must have ``size`` bytes; the file may not be longer than that."""
     try:
         found: bytes = lzfse.decompress(read_bytes(file, size + 4096))
     except Exception as error:  # the library has an error of its own
@@ -127,7 +127,7 @@ def _lzfse_bytes(lzfse: Any, file: Path, size: int) -> bytes:
 
 
 def read_polycam(folder: Path) -> Capture | None:
-    """Polycam's raw data; None for another folder."""
+    """Polycam's raw data; None for other folders."""
     keys = folder / "keyframes" if (folder / "keyframes").is_dir() else folder
     corrected = (keys / "corrected_images").is_dir() and (keys / "corrected_cameras").is_dir()
     images, cameras = (keys / f"{'corrected_' if corrected else ''}{name}" for name in ("images", "cameras"))
@@ -159,7 +159,7 @@ def read_polycam(folder: Path) -> Capture | None:
 
 
 def read_stray(folder: Path) -> Capture | None:
-    """A recording of Stray Scanner; None for another folder."""
+    """A recording of Stray Scanner; None for other folders."""
     file, film = folder / "odometry.csv", folder / "rgb.mp4"
     if not (file.is_file() and film.is_file()):
         return None
@@ -195,7 +195,7 @@ def _cells(text: str, header: list[str], wanted: Sequence[str], where: str) -> l
 
 
 def read_arkitscenes(folder: Path) -> Capture | None:
-    """A scene of ARKitScenes (or its ``ID_frames``); None for another folder."""
+    """A scene of ARKitScenes (or its ``ID_frames``); None for other folders."""
     places = (folder / "lowres_wide.traj", *folder.glob("*_frames/lowres_wide.traj"))
     file = next((place for place in places if place.is_file()), None)
     if file is None:
@@ -235,12 +235,12 @@ def _numbers(file: Path, columns: int) -> np.ndarray:
             raise ValueError(f"{file}: line {line}: {len(words)} words, expected {columns} numbers")
     found = [[number(word, f"{file}: line {line}") for word in words] for line, words in rows]
     if not found:
-        raise ValueError(f"{file}: holds no number")
+        raise ValueError(f"{file}: contains no number")
     return np.array(found)
 
 
 def nearest_row(times: np.ndarray, wanted: float, apart: float) -> int | None:
-    """The row of the time nearest to a wanted one; None where none is that near."""
+    """The row with the time nearest to ``wanted``; None if it is more than ``apart`` away."""
     row = int(np.abs(times - wanted).argmin()) if len(times) else 0
     return row if len(times) and abs(times[row] - wanted) <= apart else None
 

@@ -108,7 +108,8 @@
     const found = await (await post(`/api/scenes/${id}/show`, expression === null ? {} : { expression })).json();
     window.vidllm.show(found.boxes);
     document.querySelectorAll('#strip img').forEach((image, n) => { image.src = found.pictures[n]; });
-    say(found.boxes.length ? `${found.boxes.length} found: ${found.boxes.map(box => box.label).join(', ')}` : 'no such object', 'answer');
+    const names = expression === null ? `: ${found.boxes.map(box => box.label).join(', ')}` : '';
+    say(found.boxes.length ? `${found.boxes.length} found${names}` : 'no such object', 'answer');
   }
   function scene() {
     $('asking').onsubmit = event => {

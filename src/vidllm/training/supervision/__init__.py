@@ -1,4 +1,4 @@
-"""Supervision beside the paper's losses, for small models that start from nothing: one interface, listed by name."""
+"""Auxiliary losses for training from random weights (docs/method.md, section 9), with one interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUPERVISIONS: tuple[type[Supervision[Any]], ...] = (
 
 
 def wanted(weights: SupervisionWeights, labels: LabelSpace) -> list[type[Supervision[Any]]]:
-    """What has a weight, and the labels of the data allow."""
+    """The auxiliary losses with a positive weight for which the data have labels."""
     return [
         kind for kind in SUPERVISIONS
         if getattr(weights, f"{kind.name}_weight") > 0 and (labels.categories or not kind.needs_labels)

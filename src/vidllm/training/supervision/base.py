@@ -1,7 +1,7 @@
-"""The interface of supervision beside the paper's losses (ours): terms from what a step has computed.
+"""The interface of auxiliary losses (ours): terms from the outputs of a training step.
 
-Each is listed by name in :data:`vidllm.training.supervision.SUPERVISIONS`; its weight is the field ``NAME_weight`` of
-the configuration. At weight 0 it is not built and nothing of it is computed.
+All are listed in :data:`vidllm.training.supervision.SUPERVISIONS`; the weight is the field ``NAME_weight`` of the
+configuration. With weight 0 nothing is built or computed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.datasets.shards import LabelSpace
+from vidllm.geometry.cameras import project
 from vidllm.model.huggingface import VidLLMForConditionalGeneration
 from vidllm.model.outputs import Cameras, Features, VisualPrefix
+from vidllm.model.patches_3d import back_project
 from vidllm.training.config import SupervisionWeights
 from vidllm.training.data import Batch
 from vidllm.training.losses import GeometryTargets, masked_mean
 from vidllm.training.packing import PackedTexts
-from vidllm.training.supervision.matches import Matches, correspondences
 from vidllm.training.texts import TextMaker
 
 LABEL_HEADS = ("category", "colour", "material")
-NEAR = 0.4  # normalised length below which directions are not told apart
+NEAR = 0.4  # normalised length below which the bearing loss decreases
 
 
 class AuxiliaryHeads(nn.Module):
-    """``categories``, ``colours`` and ``materials`` count the shell or background as class 0."""
+    """Heads of the auxiliary losses; class 0 of ``categories``, ``colours`` and ``materials`` is the background."""
 
     def __init__(self, width: int, categories: int, colours: int, materials: int, match_dim: int = 64) -> None:
         super().__init__()
@@ -54,7 +55,8 @@ class AuxiliaryHeads(nn.Module):
         """Mean distance of each patch's point (first camera's frame, normalised lengths).
 
         ``bearing_weight`` adds the distance of its direction from the first camera (unit vectors, shorter for points
-        nearer than ``NEAR``): what is seen of a camera's motion is much finer than the depth, whose error drowns it.
+        nearer than ``NEAR``): camera motion shows in directions much more precisely than in depth, whose error is
+        larger.
         """
         told = self.point(attended.float()).float()
         error = (told - points).norm(dim=-1)
@@ -70,10 +72,10 @@ class AuxiliaryHeads(nn.Module):
         colour: Int[Tensor, "B F P"],
         material: Int[Tensor, "B F P"],
     ) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropies of each patch's names; objects outweigh the shell. Accuracies are on objects.
+        """Summed cross-entropies of each patch's labels; objects outweigh the shell. Accuracies are on objects.
 
-        Patches of class -1 are not known: they count as shell on which there is nothing to learn, so that a few known
-        ones do not outweigh a room's. Where that is so of all, there is no term and no accuracy.
+        Patches of class -1 (unknown) have the weight of shell and no loss, so that a few known ones do not outweigh a
+        room's. If all are unknown, there is no term and no accuracy.
         """
         tokens = self.norm(language.float())
         thing = category.flatten() > 0
@@ -91,13 +93,71 @@ class AuxiliaryHeads(nn.Module):
         return torch.stack(terms).sum(), figures
 
 
+@dataclass(frozen=True)
+class Matches:
+    """Where each patch's centre is seen in its partner frame.
+
+    Attributes:
+        place: (B,F,P,2) continuous column and row in the partner's patch grid (0 = centre of the first).
+        valid: (B,F,P) whether the partner sees the point.
+        grid: rows and columns of patches.
+    """
+
+    place: Float[Tensor, "B F P 2"]
+    valid: Bool[Tensor, "B F P"]
+    grid: tuple[int, int]
+
+    @property
+    def index(self) -> Int[Tensor, "B F P"]:
+        """The patch that contains the point."""
+        column, row = (self.place + 0.5).floor().long().unbind(-1)
+        rows, columns = self.grid
+        return row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+
+    def corners(self) -> tuple[Int[Tensor, "B F P 4"], Float[Tensor, "B F P 4"]]:
+        """The four patches around the point and their bilinear weights (which sum to 1)."""
+        rows, columns = self.grid
+        low = self.place.floor()
+        part = self.place - low
+        indices, weights = [], []
+        for down in (0, 1):
+            for right in (0, 1):
+                column, row = ((low[..., i] + step).long() for i, step in ((0, right), (1, down)))
+                indices.append(row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1))
+                share = [part[..., i] if step else 1 - part[..., i] for i, step in ((0, right), (1, down))]
+                weights.append(share[0] * share[1])
+        return torch.stack(indices, -1), torch.stack(weights, -1)
+
+
+def correspondences(
+    depth: Float[Tensor, "B F H W"],
+    extrinsics: Float[Tensor, "B F 3 4"],
+    intrinsics: Float[Tensor, "B F 3 3"],
+    grid: tuple[int, int],
+    patch_size: int,
+    other: Int[Tensor, " F"],
+) -> Matches:
+    """For each patch of frame i: where frame ``other[i]`` sees its centre, and whether it does."""
+    height, width = depth.shape[-2:]
+    points, valid = back_project(depth, intrinsics, extrinsics, grid, patch_size)
+    uv, z = project(points, intrinsics[:, other], extrinsics[:, other])
+    inside = (uv[..., 0] >= 0) & (uv[..., 0] < width) & (uv[..., 1] >= 0) & (uv[..., 1] < height) & (z > 0.05)
+    u = uv[..., 0].nan_to_num(0).clamp(0, width - 1).long()
+    v = uv[..., 1].nan_to_num(0).clamp(0, height - 1).long()
+    seen = depth[:, other].flatten(2).gather(2, v * width + u)
+    agrees = (seen - z).abs() < 0.05 * z.clamp(min=0.05)
+    limits = uv.new_tensor([width, height])
+    place = torch.minimum(uv.nan_to_num(0).clamp(min=0), limits) / patch_size - 0.5
+    return Matches(place, inside & agrees & valid, grid)
+
+
 #: Weighted loss terms and figures for the log, by name.
 Terms = tuple[dict[str, Tensor], dict[str, float]]
 
 
 @dataclass
 class GeometryOutputs:
-    """Of a step on geometry: features and cameras predicted, and the truth."""
+    """Outputs of a geometry step: features and cameras predicted, and the truth."""
 
     model: VidLLMForConditionalGeneration
     features: Features
@@ -116,7 +176,7 @@ class GeometryOutputs:
 
     @cached_property
     def matches(self) -> Matches:
-        """Patches of each frame and its partner that see the same point."""
+        """Patches of each frame and its partner that show the same point."""
         targets, patch_size = self.targets, self.model.config.encoder.patch_size
         with torch.no_grad():
             return correspondences(
@@ -127,10 +187,10 @@ class GeometryOutputs:
 
 @dataclass
 class LanguageOutputs:
-    """Of a step on language: the visual prefix, the texts, and where both begin in the language model's sequence.
+    """Outputs of a language step: visual prefix, texts, and their positions in the language model's sequence.
 
-    ``start`` = positions of the first 3D patch and of the first text token; ``seen`` = last hidden states of all that
-    comes before the texts.
+    ``start`` = positions of the first 3D patch and of the first text token; ``seen`` = last hidden states of everything
+    before the texts.
     """
 
     model: VidLLMForConditionalGeneration
@@ -145,7 +205,7 @@ Outputs = TypeVar("Outputs", GeometryOutputs, LanguageOutputs)
 
 @dataclass(frozen=True)
 class Parts:
-    """What supervision is built from."""
+    """The inputs for building an auxiliary loss."""
 
     weights: SupervisionWeights
     model: VidLLMForConditionalGeneration
@@ -155,7 +215,7 @@ class Parts:
 
 
 class Supervision(ABC, Generic[Outputs]):
-    """One kind of supervision, of steps whose outputs it ``reads``."""
+    """One auxiliary loss, of steps with outputs of the type ``reads``."""
 
     name: ClassVar[str]
     reads: ClassVar[type]
@@ -173,7 +233,7 @@ class Supervision(ABC, Generic[Outputs]):
 def terms_of(
     supervision: Sequence[Supervision[Any]], outputs: GeometryOutputs | LanguageOutputs, batch: Batch
 ) -> Terms:
-    """Terms and figures of all that read such outputs."""
+    """Terms and figures of all that use these outputs."""
     terms: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     for each in supervision:

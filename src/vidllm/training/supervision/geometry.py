@@ -1,4 +1,4 @@
-"""Supervision of steps on geometry (ours): what patches show, where they lie, which of them match."""
+"""Auxiliary losses of geometry steps: labels, points and matches of patches."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.patches_3d import back_project
 from vidllm.model.transformer import Attention
 from vidllm.training.data import Batch
-from vidllm.training.losses import GeometryTargets
-from vidllm.training.supervision.base import GeometryOutputs, Parts, Supervision, Terms
-from vidllm.training.supervision.matches import Matches, correspondence_loss
+from vidllm.training.losses import GeometryTargets, masked_mean
+from vidllm.training.supervision.base import GeometryOutputs, Matches, Parts, Supervision, Terms
 
 SEED = 20_26
 BASE_WIDTH = 192  # of the first models; multiples of it repeat their vectors, so that a language half carries over
 SHARES = (0.7, 0.5, 0.4)  # standard deviation of the vectors of categories, colours, materials
+MATCH_TEMPERATURE = 0.1  # of the cosine similarities of matching patches
 SHELL_WEIGHT = 0.15  # of a patch of the shell in the naming loss
 
 
 class OracleFeatures:
-    """The fixed vectors: the same for all runs of one width and one set of names."""
+    """Semantic vectors of categories, colours and materials: the same for all runs of one width and label space."""
 
     def __init__(self, width: int, categories: int, colours: int, materials: int) -> None:
         generator = torch.Generator().manual_seed(SEED)
@@ -42,12 +43,12 @@ class OracleFeatures:
     def features(
         self, category: Int[Tensor, "B F P"], colour: Int[Tensor, "B F P"], material: Int[Tensor, "B F P"]
     ) -> Float[Tensor, "B F P C"]:
-        """The named feature of every patch; class 0 is the shell."""
+        """The sum of the semantic vectors of every patch; class 0 is floor, walls and ceiling."""
         return sum(t[i] for t, i in zip(self.tables, (category, colour, material), strict=True))  # type: ignore[return-value]
 
     @torch.no_grad()
     def nearest(self, language: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]) -> Float[Tensor, "B F P C"]:
-        """The named feature of a thing of this category that is nearest, whatever its colour and material."""
+        """The nearest semantic vector of an object of this category, over all colours and materials."""
         colours, materials = (table[min(1, len(table) - 1) :] for table in self.tables[1:])
         looks = (colours[:, None] + materials).flatten(0, 1)
         named = self.tables[0][category.clamp(min=0)]
@@ -57,17 +58,30 @@ class OracleFeatures:
 def naming_loss(
     language: Float[Tensor, "B F P C"], named: Float[Tensor, "B F P C"], category: Int[Tensor, "B F P"]
 ) -> Tensor:
-    """Mean squared distance of the semantic stream from the named features; objects weigh more than the shell.
+    """Mean squared distance of the semantic stream from the semantic vectors; objects weigh more than the shell.
 
-    Patches of class -1, which is not known, count as shell without a distance.
+    Patches of class -1 (unknown) have the weight of shell and no distance.
     """
     weight = torch.where(category > 0, 1.0, SHELL_WEIGHT)
     error = (language.float() - named).square().mean(-1) * (category >= 0)
     return (error * weight).sum() / weight.sum()
 
 
+def correspondence_loss(
+    tokens: Float[Tensor, "B F P C"],
+    target: Int[Tensor, "B F P"],
+    valid: Bool[Tensor, "B F P"],
+    other: Int[Tensor, " F"],
+) -> Tensor:
+    """Cross-entropy of each patch over the patches of its partner frame, cosine similarity over ``temperature``."""
+    unit = F.normalize(tokens.float(), dim=-1)
+    logits = torch.einsum("bfpc,bfqc->bfpq", unit, unit[:, other]) / MATCH_TEMPERATURE
+    each = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none")
+    return masked_mean(each, valid.flatten())
+
+
 class MatchingAttention:
-    """Listens to some global blocks of an attention stack and scores one head of each."""
+    """Hooks on some global blocks that compute a loss of one attention head."""
 
     def __init__(self, attention: GlobalFrameAttention, layers: Sequence[int] = (1,), head: int = 0) -> None:
         self._head = head
@@ -86,14 +100,13 @@ class MatchingAttention:
             raise ValueError("the guided block has not run yet; call the model first")
         target, share = matches.corners()
         _, frames, patches = matches.valid.shape
-        weight = matches.valid.float()
         terms = []
         for order, module in enumerate(self._modules):
             q, k, _ = module.heads(*self._heard[order])
             query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
             logs = supervised_logits(query, key, patches, other).log_softmax(-1)
             each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
-            terms.append((each * weight).sum() / weight.sum().clamp(min=1))
+            terms.append(masked_mean(each, matches.valid))
         self._heard.clear()
         return torch.stack(terms).mean()
 
@@ -115,7 +128,7 @@ class PatchLabels(Supervision[GeometryOutputs]):
     needs_labels = True
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``semantic`` and accuracies on objects (``clip_category``: real clips); nothing where nothing is named."""
+        """``semantic`` and accuracies on objects (``clip_category``: real clips); nothing without labels."""
         if not batch.named:
             return {}, {}
         language = outputs.features.streams.language
@@ -151,7 +164,7 @@ def _scaled(targets: GeometryTargets) -> Tensor:
 
 
 class Naming(Supervision[GeometryOutputs]):
-    """The semantic stream is drawn to the oracle features of what patches show."""
+    """The semantic stream is pulled towards the semantic vectors of what patches show."""
 
     name = "naming"
     reads = GeometryOutputs
@@ -163,7 +176,7 @@ class Naming(Supervision[GeometryOutputs]):
         self.oracle = OracleFeatures(width, *parts.labels.sizes).to(parts.model.device)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``naming``; nothing where nothing is named. Of real clips only the category is known."""
+        """``naming``; nothing without labels. On real clips only the category is known."""
         if not batch.named:
             return {}, {}
         language = outputs.features.streams.language
@@ -176,7 +189,7 @@ class Naming(Supervision[GeometryOutputs]):
 
 
 class Correspondence(Supervision[GeometryOutputs]):
-    """Matching patches of two frames are alike in the geometric stream."""
+    """Features of matching patches of two frames are similar in the geometric stream."""
 
     name = "correspondence"
     reads = GeometryOutputs
@@ -191,7 +204,7 @@ class Correspondence(Supervision[GeometryOutputs]):
 
 
 class AttentionToMatches(Supervision[GeometryOutputs]):
-    """A head of some global blocks attends to matching patches (:mod:`vidllm.training.supervision.matches`)."""
+    """A head of some global blocks attends to matching patches."""
 
     name = "guide"
     reads = GeometryOutputs

@@ -1,9 +1,9 @@
-"""3DRS's supervision (Huang et al. 2025) as a baseline: visual tokens are drawn to the features of a geometry model.
+"""3DRS's loss (Huang et al. 2025) as a baseline: visual tokens predict the features of a geometry model.
 
-3DRS gives a language model frames with known depth and poses (a position embedding at each patch), and asks a small
-perceptron for VGGT's features from the last hidden states of the visual tokens. The same here on our geometry: a model
-whose branches exchange nothing (``--adapter none``), positions by Eqs 3 and 4, and this loss. The features of a token
-are the mean of those of the patches that were pooled into it.
+3DRS gives a language model frames with known depth and poses (a position embedding at each patch); a small perceptron
+predicts VGGT's features from the last hidden states of the visual tokens. Here the same is applied to our geometry: a
+model without exchange between the branches (``--adapter none``), positions by Eqs 3 and 4, and this loss. The target of
+a token is the mean of the features of its patches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pooled_mean(features: Float[Tensor, "B N C"], index: Int[Tensor, "B N"], cou
 
 
 class Representation(Supervision[LanguageOutputs]):
-    """Mean of 1 - cos between the perceptron's features of each visual token and the teacher's."""
+    """Mean of 1 - cos between the predicted features of each visual token and the teacher's."""
 
     name = "represent"
     reads = LanguageOutputs
@@ -38,7 +38,7 @@ class Representation(Supervision[LanguageOutputs]):
         super().__init__(parts)
         place = parts.weights.represent_from
         if place is None:
-            raise ValueError("--represent-weight draws visual tokens to a geometry model: name it, --represent-from")
+            raise ValueError("--represent-weight needs --represent-from, a geometry model")
         device, width = parts.heads.norm.weight.device, parts.model.config.text_config.hidden_size
         self.teacher = load_geometry_teacher(place, "attention").to(device)
         self.heads.represent = nn.Sequential(
@@ -46,7 +46,7 @@ class Representation(Supervision[LanguageOutputs]):
         ).to(device)
 
     def loss(self, outputs: LanguageOutputs, batch: Batch) -> Terms:
-        """Of the batch's pictures as the teacher sees them; no gradient enters it."""
+        """The loss on the pictures of a batch; the teacher has no gradient."""
         prefix, size = outputs.prefix, outputs.model.config.encoder.patch_size
         grid = batch.images.shape[-2] // size, batch.images.shape[-1] // size
         wanted = self.teacher.on_grid(batch, grid).flatten(1, 2)

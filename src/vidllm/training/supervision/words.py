@@ -1,21 +1,30 @@
-"""Word guide (ours): heads of a small language model are shown which 3D patches a word means, while it trains.
+"""Attention and position supervision of a small language model during training (ours).
 
-Binding words to patches by chance costs a small model most of its training: until it attends to the sofa's patches at
-the word "sofa", a patch tells it nothing, and until patches tell it something, nothing makes it attend there. The rooms
-know what every word means. Five guided heads get a cross-entropy on where they look in the visual prefix:
+Attention: until the model attends to the sofa's patches at the word "sofa", it gets no information from them, and until
+then nothing teaches it to attend there. The rooms know what every word refers to, so five heads get a cross-entropy on
+their attention over the visual prefix:
 
     "sofa", "sofas"   -> patches of that category          ``<coord>`` -> patches near its point
-    "red"             -> patches of that colour            ``<loc>``   -> patches inside the boxes that it shall find
-    "red sofa"        -> patches of both                   the last token before an answer -> the first thing asked of
+    "red"             -> patches of that colour            ``<loc>``   -> patches inside its target boxes
+    "red sofa"        -> patches of both                   last token before an answer -> the question's first object
 
-Nothing is added to the model, and nothing of it is needed once it is trained.
+Positions: a projector trained only by answers keeps what most answers need. In rooms, the distance to the left, which
+few kinds of questions need, was lost before the language model (docs/log.md). Losses therefore require positions in
+metres along fixed directions of the hidden states, three per object:
+
+* of every visual token;
+* of every noun, after the layer with its supervised head;
+* at the last token before an answer, of the objects of the question, each along its own three directions: the first,
+  second and third object; with a situation also the viewer's place (as third) and the faced object.
+
+The model has no additional weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,16 +42,20 @@ from vidllm.training.lora import weight_of
 from vidllm.training.losses import masked_mean
 from vidllm.training.packing import PackedTexts
 from vidllm.training.supervision.base import LanguageOutputs, Parts, Supervision, Terms
-from vidllm.training.supervision.positions import THINGS, text_positions_loss, token_positions_loss
 
 #: (layer, head) of the guided heads; a model with fewer layers uses its last, one with fewer heads begins again.
 HEADS = {"category": (1, 0), "colour": (0, 1), "coord": (0, 2), "loc": (2, 0), "answer": (2, 1)}
-NEAR_M = 0.4  # patches this near to a <coord> are meant by it, or the nearest few
+NEAR_M = 0.4  # targets of a <coord> are the patches nearer than this, or the nearest few
 BOX_MARGIN_M = 0.1
 WORD_TEMPERATURE = 0.1
-MAX_NAME_TOKENS = 2  # from a colour to the last token of the noun that it goes with
+MAX_NAME_TOKENS = 2  # from a colour to the last token of its noun
 
-TELLING = ("category", "answer")  # kinds whose tokens tell the place of what they look at (positions)
+TELLING = ("category", "answer")  # kinds of tokens with position supervision
+SEED = 11_26
+THINGS = 4  # objects of an answer
+COSINE_A_METRE = 0.08  # cosine of a token with the direction of an axis, per metre
+FARTHEST_M = 7.5  # coordinates are clipped to this
+ONE_PLACE_M = 1.0  # nouns whose patches have a larger standard deviation have no position
 
 #: rows (n,), places in the text (n,), the patches meant (n,T)
 Wanted = tuple[Tensor, Tensor, Tensor]
@@ -51,7 +64,7 @@ Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of th
 
 @dataclass
 class PatchNames:
-    """What the pooled patches of a batch show: (B,T,classes) each, true where any patch pooled into it shows it."""
+    """Labels of the pooled patches: (B,T,classes) each, true if any patch pooled into it has the label."""
 
     category: Tensor
     colour: Tensor
@@ -61,9 +74,9 @@ class PatchNames:
 def pooled_names(
     inverse: Int[Tensor, "B N"], shown: Sequence[Int[Tensor, "B F P"]], counts: Sequence[int], length: int
 ) -> PatchNames:
-    """Names of each pooled patch (of ``length``) from those of the patches pooled into it; class 0 (shell) is kept.
+    """Labels of each pooled patch (of ``length``) from those of its patches; class 0 (floor, walls, ceiling) is kept.
 
-    ``shown`` are category, colour and material of every patch, ``counts`` how many classes each has.
+    ``shown`` are category, colour and material of every patch, ``counts`` the numbers of classes.
     """
     tables = []
     for classes, count in zip(shown, counts, strict=True):
@@ -75,7 +88,7 @@ def pooled_names(
 
 
 class Vocabulary:
-    """Token sequences of names, to find them in text; longer names win over names inside them."""
+    """Token sequences of names, to find them in texts; longer names take precedence over names inside them."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str], colours: Sequence[str],
@@ -100,7 +113,7 @@ class Vocabulary:
             found.sort(key=lambda p: -len(p[0]))
 
     def mentions(self, ids: Sequence[int]) -> list[tuple[int, str, int]]:
-        """(place of the last token, kind, class) of every name."""
+        """(position of the last token, kind, class) of every name."""
         found: list[tuple[int, str, int]] = []
         end = len(ids)
         while end > 0:
@@ -114,7 +127,7 @@ class Vocabulary:
 
 
 class WordAttention:
-    """Listens to some layers of a Llama-form language model and scores where its guided heads look."""
+    """Hooks on some layers of a Llama-form language model that compute the losses of the supervised heads."""
 
     def __init__(
         self, language_model: nn.Module, vocabulary: Vocabulary, coord_token_id: int
@@ -140,10 +153,10 @@ class WordAttention:
     def loss(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts, start: tuple[int, int]
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Cross-entropy of the guided heads' attention over the 3D patches, averaged over kinds; how far off the places
-        are that nouns tell (:mod:`~vidllm.training.supervision.positions`); and each kind's attention on its targets.
+        """Cross-entropy of the supervised heads' attention over the 3D patches, averaged over kinds; the position
+        errors of nouns and answers; and the attention of each kind on its targets.
 
-        ``start`` = places of the first 3D patch and of the first text token in the sequence that was heard.
+        ``start`` = positions of the first 3D patch and of the first text token in the sequence.
         """
         terms, figures = [], {}
         wanted = self._wanted(prefix, names, packed)
@@ -165,7 +178,7 @@ class WordAttention:
         return torch.stack(terms).mean(), telling, figures
 
     def _telling(self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], start: int) -> Tensor:
-        """Summed errors of the places that nouns and the tokens before answers tell."""
+        """Summed position errors of nouns and of the tokens before answers."""
         total = prefix.tokens.sum() * 0
         for kind, (rows, places, meant) in wanted.items():
             teller, _, thing = kind.partition("_")
@@ -180,8 +193,8 @@ class WordAttention:
     def _wanted(
         self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
     ) -> dict[str, Wanted]:
-        """What each kind's words mean. ``answer_1`` and on are of the other things that an answer is about (no patches
-        where it is about fewer): see :mod:`vidllm.training.supervision.positions`.
+        """The target patches of each kind of token. ``answer_1`` and on are the further objects of an answer (without
+        patches if there are fewer).
         """
         found = [self._vocabulary.mentions(ids)[::-1] for ids in packed.input_ids.tolist()]
         wanted = {"category": _things(found, names, packed), "colour": _colours(found, names, packed)}
@@ -195,9 +208,10 @@ class WordAttention:
     def _asked(
         self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The last token before each answer: row, place, and the patches of each thing that it is about.
+        """The last token before each answer: row, position, and the patches of each object of the question.
 
-        The first is what the question's first noun (or ``<coord>``) means. A situation told before it comes after.
+        The first is that of the question's first noun (or ``<coord>``). Objects of a situation before the question come
+        last.
         """
         found: list[tuple[int, int]] = []
         about: list[list[Tensor]] = []
@@ -252,9 +266,9 @@ class WordAttention:
 def token_words_loss(
     prefix: VisualPrefix, names: PatchNames, table: Float[Tensor, "V D"], words: dict[str, list[int]]
 ) -> Tensor:
-    """Cross-entropy of the words that a visual token's direction resembles with the names of its patches.
+    """Cross-entropy between the words whose embeddings a visual token resembles and the labels of its patches.
 
-    A token near the embeddings of "red" and "sofa" lets one and the same act of copying answer every colour question.
+    With tokens near the embeddings of "red" and "sofa", copying answers every question for a colour.
     """
     count = prefix.patch_mask.shape[1]
     tokens = F.normalize(prefix.tokens[:, -count:].float(), dim=-1)
@@ -270,7 +284,7 @@ def token_words_loss(
 
 
 def _things_of(asked: Sequence[Tensor], situated: Sequence[Tensor], none: Tensor) -> list[Tensor]:
-    """The first, second and third thing asked of, and what a situation faces; its place stands in for the third."""
+    """The first, second and third object of the question (else the place of a situation), and the faced object."""
     third = asked[2] if len(asked) > 2 else situated[0] if situated else none
     return [asked[0], asked[1] if len(asked) > 1 else none, third, situated[1] if len(situated) > 1 else none]
 
@@ -317,9 +331,60 @@ def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor
     inside = points_in_boxes(prefix.patch_positions[rows][:, :, None].float(), boxes[:, None])
     return rows, packed.loc[rows, order], (inside & packed.box_mask[rows, order][:, None]).any(-1)
 
+# ---- positions in the hidden states --------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def directions(width: int) -> Float[Tensor, "D 12"]:
+    """Orthonormal directions of hidden states of ``width``, the same for all runs: three axes for each of ``THINGS``
+    objects.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = [torch.randn(width, 6, generator=generator) for _ in range(THINGS // 2)]  # two things at a time
+    return torch.linalg.qr(torch.cat(drawn, 1)).Q
+
+
+def read_positions(stream: Float[Tensor, "*batch D"], thing: int = 0) -> Float[Tensor, "*batch 3"]:
+    """The position of an object, metres in the scene frame, that hidden states encode along its three directions."""
+    axes = directions(stream.shape[-1])[:, 3 * thing : 3 * thing + 3].to(stream.device)
+    return F.normalize(stream.float(), dim=-1) @ axes / COSINE_A_METRE
+
+
+def token_positions_loss(prefix: VisualPrefix) -> Tensor:
+    """Mean L1 distance (metres) between the positions encoded in visual tokens and those of their patches."""
+    told = read_positions(prefix.tokens[:, -prefix.patch_mask.shape[1] :])
+    return masked_mean(_distance(told, prefix.patch_positions), prefix.patch_mask)
+
+
+def text_positions_loss(
+    stream: Float[Tensor, "B S D"],
+    rows: Int[Tensor, " n"],
+    places: Int[Tensor, " n"],
+    meant: Bool[Tensor, "n T"],
+    positions: Float[Tensor, "B T 3"],
+    thing: int = 0,
+) -> Tensor:
+    """The same for text tokens at (row, position) of the hidden states and the mean position of the patches ``meant``.
+
+    0 if none of these has one position.
+    """
+    count = meant.sum(-1, keepdim=True)
+    own = positions[rows].float()
+    centre = (own * meant[..., None]).sum(1) / count.clamp(min=1)
+    spread = ((own - centre[:, None]).square().sum(-1) * meant).sum(-1) / count[:, 0].clamp(min=1)
+    known = (count[:, 0] > 0) & (spread.sqrt() < ONE_PLACE_M)
+    return masked_mean(_distance(read_positions(stream[rows, places], thing), centre), known)
+
+
+def _distance(told: Tensor, true: Tensor) -> Tensor:
+    return (told - true.float().clamp(-FARTHEST_M, FARTHEST_M)).abs().sum(-1)
+
+
+# ---- the supervision -----------------------------------------------------------------------------------------------
+
 
 class Words(Supervision[LanguageOutputs]):
-    """Attention of words to the patches they mean; with it positions (``place_weight``) and ``resemble_weight``."""
+    """Attention of words to the patches they refer to; also positions (``place_weight``) and ``resemble_weight``."""
 
     name = "word"
     reads = LanguageOutputs
@@ -332,7 +397,7 @@ class Words(Supervision[LanguageOutputs]):
         self.attention = WordAttention(parts.model.language_model, words, parts.texts.special_ids[2])
 
     def loss(self, outputs: LanguageOutputs, batch: Batch) -> Terms:
-        """``words``, ``places`` and ``resemble``; the attention that each kind of word puts where it should."""
+        """``words``, ``places`` and ``resemble``; the attention of each kind of word on its targets."""
         weights, prefix = self.weights, outputs.prefix
         shown = (batch.category, batch.colour, batch.material)
         names = pooled_names(prefix.patch_index, shown, self.labels.sizes, prefix.patch_mask.shape[1])
