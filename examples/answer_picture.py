@@ -20,7 +20,7 @@ parser.add_argument("--video", default=Path(__file__).parent / "room.mp4")
 parser.add_argument("-o", "--output", required=True)
 options = parser.parse_args()
 
-scene = vidllm.load().reconstruct(options.video)
+scene = vidllm.load(refine=True).reconstruct(options.video)
 lines = [f"{options.question}  {scene.ask(options.question)}"]
 boxes = []
 for expression in options.expressions:
