@@ -22,6 +22,6 @@ def test_the_cells_run_in_order(tmp_path, monkeypatch, capsys):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     said = capsys.readouterr().out
-    assert "How many chairs are there? 3" in said and "distance between the table and pixel 100,120" in said
+    assert "What kind of room is this? dining room" in said and "distance between the table and pixel 100,120" in said
     assert names["boxes"] and names["found"].counts["table"] == 1
     assert {"out", "boxes.png"} <= {path.name for path in tmp_path.iterdir()}
