@@ -52,7 +52,7 @@ score_files  # two JSON files under a named protocol
 read_config  # the configuration that a run wrote into its folder
 
 # public: one teacher, or one reconstruction network, by itself
-load_geometry_teacher, load_language_teacher, load_geometry_model
+load_geometry_teacher, load_language_teacher
 
 # found by name in a table: networks of vidllm.baselines
 DepthAnything3, DepthAnything3Metric, MoGe2, ReconstructionOnly

@@ -23,6 +23,7 @@ from vidllm.evaluation.reconstruction_metrics import (
     PosedDepth,
     depth_metrics,
     depth_on_frames,
+    known,
     pose_errors,
     reconstruction_metrics,
 )
@@ -190,18 +191,18 @@ def _measure(model: VidLLM, clip: Capture, chosen: Sequence[int]) -> dict[str, f
         "translation_m": float(travel.median()),
         "frames_agree": float(scene.frames_agree is not False),
         "spread": scene.scale.spread,
-        **_in_intervals(scene, true, depth["scale_ratio"]),
+        **_in_intervals(scene, predicted, true, depth["scale_ratio"]),
     }
 
 
-def _in_intervals(scene: Scene, true: np.ndarray, scale_ratio: float) -> dict[str, float]:
+def _in_intervals(scene: Scene, predicted: np.ndarray, true: np.ndarray, scale_ratio: float) -> dict[str, float]:
     """The share of true depths within the 90% interval of depth, and whether the true scale is within its own.
 
     nan without such an interval.
     """
-    std, lengths, known = scene.depth_std, scene.scale.of_length(1.0), true > 0
-    off = np.abs(scene.depth.numpy() - true)[known]
+    std, lengths, valid = scene.depth_std, scene.scale.of_length(1.0), known(predicted, true)
+    off = np.abs(predicted - true)[valid]
     return {
-        "depth_in_90": math.nan if std is None else float((off <= DEVIATIONS * std.numpy()[known]).mean()),
+        "depth_in_90": math.nan if std is None else float((off <= DEVIATIONS * std.numpy()[valid]).mean()),
         "scale_in_90": math.nan if lengths is None else float(lengths[0] <= 1 / scale_ratio <= lengths[1]),
     }
