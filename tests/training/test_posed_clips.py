@@ -62,6 +62,13 @@ def test_every_window_agrees_with_itself(tmp_path):
         assert bool((z > 1).all()) and float(uv.isfinite().float().mean()) == 1.0
 
 
+def test_most_windows_show_whole_pictures(tmp_path):
+    """A model that does not see the zoom predicts the mean over the zooms: it must be near that of whole pictures."""
+    batch = PosedClips(write_clip(tmp_path / "a"), NAMES).draw(np.random.default_rng(0), 64, 1, 28)
+    zoom = batch.intrinsics[:, 0, 0, 0] / (40 * 28 / 32)
+    assert 0.6 < float((zoom < 1.001).float().mean()) < 0.9 and 1.0 < float(zoom.mean()) < 1.08
+
+
 def test_frames_without_poses_are_single_and_up_may_be_unknown(tmp_path):
     clip = write_clip(tmp_path / "a", 3, poses=False)
     batch = PosedClips(clip, NAMES).draw(np.random.default_rng(0), 2, 3, 28)

@@ -28,6 +28,7 @@ from vidllm.training.pictures import PATCH_SIZE, crop_intrinsics, crop_maps, cro
 
 ASPECTS = (4 / 3, 5 / 4, 1.0)  # width over height of a batch's frames
 ZOOM = 1.35  # at most: fields of view are varied by cropping
+ZOOMED = 0.25  # share of the windows. If all are zoomed, whole pictures look 15% too near, and focal lengths too long
 STRIDES = 6  # frames between two of a window, at most
 MIDDLE = 0.6  # of a labelled box, the share of each side that is taken to show the thing
 UNKNOWN = -1  # class of a patch
@@ -110,7 +111,8 @@ def _scene(
     clip: Capture, order: Sequence[int], size: tuple[int, int], rng: np.random.Generator, boxes: dict[int, Boxes]
 ) -> dict[str, Tensor]:
     """One window at ``size``, zoomed and mirrored at random."""
-    zoom, mirrored = float(rng.uniform(1.0, ZOOM)), bool(rng.random() < 0.5)
+    zoom = float(rng.uniform(1.0, ZOOM)) if rng.random() < ZOOMED else 1.0
+    mirrored = bool(rng.random() < 0.5)
     parts = [_frame(clip, i, size, zoom, boxes.get(i, ())) for i in order]
     images, depth, category, intrinsics = (torch.stack([p[i] for p in parts]) for i in range(4))
     poses = np.tile(np.eye(4), (len(order), 1, 1)) if clip.poses is None else clip.poses[list(order)]
