@@ -67,14 +67,19 @@ class PosedClips:
             for where, frames in labels.items()
         }
 
-    def told(self) -> str | None:
-        """A line about the labels: replaced and ignored categories; None without labels."""
+    def told(self) -> str:
+        """A line to look at: the least and the largest median depth of a clip, where a wrong unit shows, and the labels:
+        replaced and ignored categories.
+        """
+        depths = sorted((_median_depth(clip), Path(clip.where).name) for clip in self.clips)
+        (least, nearest), (most, farthest) = depths[0], depths[-1]
+        said = f"real clips: {len(depths)}, median depth {least:.2f} m ({nearest}) to {most:.2f} m ({farthest})"
         taken = [f"{name} as {means}" for name, means in self.means.items() if means not in (None, name)]
         dropped = [name for name, means in self.means.items() if means is None]
         parts = {"taken": taken, "left out, unlike all names of the data": dropped}
         more = "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)
         count = sum(map(len, self.boxes.values()))
-        return f"real clips: {count} frames have labels{more}" if count else None
+        return f"{said}; {count} frames have labels{more}" if count else said
 
     def draw(self, rng: np.random.Generator, scenes: int, frames: int, side: int) -> Batch:
         """A batch of windows of ``frames`` frames of a clip, or of single frames if it has no poses."""
@@ -91,6 +96,12 @@ class PosedClips:
         category = pixels[..., PATCH_SIZE // 2 :: PATCH_SIZE, PATCH_SIZE // 2 :: PATCH_SIZE].flatten(2)  # as of rooms
         unknown, named = torch.full_like(category, UNKNOWN), bool((category != UNKNOWN).any())
         return Batch(images, depth, extrinsics, intrinsics, up, category, unknown, unknown, [], named=named)
+
+
+def _median_depth(clip: Capture) -> float:
+    """Of the middle one of the frames with depth, in metres; 0 where it has none."""
+    known = clip.depth(sorted(clip.depths)[len(clip.depths) // 2])
+    return 0.0 if known is None or not (known > 0).any() else float(np.median(known[known > 0]))
 
 
 def _window(rng: np.random.Generator, clip: Capture, frames: int) -> list[int]:

@@ -135,11 +135,11 @@ class Run(Trainable):
         return self.model
 
     def prepare(self, say: Log) -> None:
-        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it. What is
-        made of the labels of real clips is said.
+        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it. Depths
+        and labels of real clips are said.
         """
-        if self.posed is not None and (line := self.posed.told()):
-            say(line)
+        if self.posed is not None:
+            say(self.posed.told())
         start, seed = self.config.start, self.config.loop.seed
         if start.geometry_from is None:
             return
