@@ -193,8 +193,8 @@ def test_names_are_taken_to_those_of_the_data_or_left_out(tmp_path):
     label(clip, n00000=[("computer monitor", 0, 0, 9, 9), ("Chair", 9, 9, 9, 9)], n00002=[("person", 0, 0, 9, 9)])
     clips = PosedClips(clip, NAMES)
     assert clips.told() == (
-        "real clips: 1, median depth 2.00 m (a) to 2.00 m (a); 2 frames have labels; taken: computer monitor as monitor; "
-        "left out, unlike all names of the data: person"
+        "real clips: 1, median depth 2.00 m (a) to 2.00 m (a); 2 frames have labels; taken: computer monitor "
+        "as monitor; left out, unlike all names of the data: person"
     )
     assert clips.boxes[str(clip)] == {0: [((0, 0, 9, 9), 3), ((9, 9, 18, 18), 2)], 2: [((0, 0, 9, 9), -1)]}
     (clip / "labels.json").unlink()
