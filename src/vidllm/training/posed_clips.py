@@ -68,7 +68,7 @@ class PosedClips:
         }
 
     def told(self) -> str:
-        """A line: the least and largest median depth of a clip, where a wrong unit shows; replaced and ignored labels."""
+        """A line: the least and largest median depth of a clip, where a wrong unit shows; replaced, ignored labels."""
         depths = sorted((_median_depth(clip), Path(clip.where).name) for clip in self.clips)
         (least, nearest), (most, farthest) = depths[0], depths[-1]
         said = f"real clips: {len(depths)}, median depth {least:.2f} m ({nearest}) to {most:.2f} m ({farthest})"
