@@ -1,4 +1,4 @@
-"""From what a detector sees in pictures to things in metres: one oriented box for each thing, whatever it is called.
+"""Fusion of 2D detections of several frames into oriented 3D boxes, one per object.
 
 In each frame the pixels of a detection are lifted by the frame's depth: those of a mask, or in a 2D box those about as
 deep as its middle, so that the wall behind stays out. Lifted detections of one name that overlap are one thing (two of
@@ -64,8 +64,6 @@ class _Lifted:
     corner: tuple[int, int]
     inside: Bool[np.ndarray, "h w"]
     points: Float[np.ndarray, "N 3"]
-    low: Float[np.ndarray, " 3"]
-    high: Float[np.ndarray, " 3"]
     deviation: float  # of its depth, relative; nan: not known
 
     def holds(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -171,12 +169,11 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
     pose = data.scene_from_camera[frame]
     camera = np.linalg.inv(data.intrinsics[frame].astype(np.float64)) @ pixels * depth.ravel()[at]
     points = (pose[:3, :3] @ camera).T + pose[:3, 3]
-    low, high = np.percentile(points, [5, 95], axis=0)
     deviation = math.nan
     if data.depth_std_m is not None:
         std = data.depth_std_m[frame, top:bottom, left:right]
         deviation = float(np.median(std.ravel()[at] / depth.ravel()[at]))
-    return _Lifted(frame, one.score, (top, left), inside, points, low, high, deviation)
+    return _Lifted(frame, one.score, (top, left), inside, points, deviation)
 
 
 def _as_deep_as_the_middle(depth: np.ndarray, use: np.ndarray, focal: float) -> np.ndarray:
@@ -224,7 +221,7 @@ def _on_background(depth: Float[np.ndarray, "H W"], box: tuple[int, int, int, in
 
 def _groups(seen: Sequence[_Lifted]) -> Iterator[list[_Lifted]]:
     """Detections that are one thing: joined by overlap, largest first, never two of one frame."""
-    low, high = np.stack([one.low for one in seen]), np.stack([one.high for one in seen])
+    low, high = np.stack([np.percentile(one.points, [5, 95], axis=0) for one in seen], 1)
     sides = (high - low).clip(2 * SLACK_M)
     middle = (low + high) / 2
     low, high = middle - sides / 2, middle + sides / 2
