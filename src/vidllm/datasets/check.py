@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def check_root(
 def _check_scenes(data: DataRoot, report: Report, quick: bool, progress: Callable[[int, int], None] | None) -> None:
     _count_scenes(data, report)
     scenes = data.scene_ids()
-    test = set(report.note(lambda: data.scene_list("test")) or ())
+    test = set(report.note(partial(data.scene_list, "test")) or ())
     for done, name in enumerate(scenes, 1):
         scene = data.scene(name)
         _check_scene(scene, report, quick, name in test or scene.folder.parent.name == "scans_test")
@@ -138,7 +139,7 @@ def _check_scenes(data: DataRoot, report: Report, quick: bool, progress: Callabl
 def _count_scenes(data: DataRoot, report: Report) -> None:
     listed = 0
     for split, official in SCENE_SPLITS.items():
-        scenes = report.note(lambda split=split: data.scene_list(split))  # type: ignore[misc]
+        scenes = report.note(partial(data.scene_list, split))
         name = f"scannetv2_{split}.txt"
         if scenes is None:
             report.rows.append(Row(f"ScanNet {split} scenes", "missing", 0, official, "", f"{name}: {LISTS_SOURCE}"))
@@ -211,7 +212,7 @@ def _check_set(
             return None  # ReferIt3D's tables come as one file or as one a split
         report.rows.append(Row(what, "missing", 0, official, "", f"{one.file(split)}: {one.source} ({one.terms})"))
         return None
-    entries: list[Any] | None = report.note(lambda: data.annotations(one.name, split))
+    entries: list[Any] | None = report.note(partial(data.annotations, one.name, split))
     if entries is None:
         report.rows.append(Row(what, "broken", 0, official, str(path), report.broken[-1]))
         return None
@@ -224,12 +225,12 @@ def _check_set(
 
 def _check_rest(data: DataRoot, report: Report) -> None:
     path = data.find(LABEL_MAP)
-    table = None if path is None else report.note(lambda: read_label_map(path))
+    table = None if path is None else report.note(partial(read_label_map, path))
     if path is None:
         report.rows.append(Row("label map", "missing", 0, None, "", f"{LABEL_MAP}: {LISTS_SOURCE}"))
     else:
         report.rows.append(Row("label map", "broken" if table is None else "ok", len(table or ()), None, str(path)))
     files = [file for scene in data.scene_ids() if (file := data.find(f"{scene}.mask.npz")) is not None]
-    good = [file for file in files if report.note(lambda file=file: read_proposals(file)) is not None]  # type: ignore[misc]
+    good = [file for file in files if report.note(partial(read_proposals, file)) is not None]
     note = "" if files else f"optional; {PROPOSALS_SOURCE}"
     report.rows.append(Row("Mask3D proposals", "ok" if files else "missing", len(good), None, "", note))
