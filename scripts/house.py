@@ -45,7 +45,7 @@ BUDGET: dict[str, int] = {
     "vidllm.cli": 2176,
     "vidllm.datasets": 2790,
     "vidllm.detection": 610,
-    "vidllm.evaluation": 5620,
+    "vidllm.evaluation": 5625,
     "vidllm.experiments": 900,
     "vidllm.export": 1860,
     "vidllm.geometry": 2090,
