@@ -17,6 +17,7 @@ import torch
 
 import vidllm
 from vidllm.cli.reading import seeds
+from vidllm.evaluation.scene_metrics import matched_pairs
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.inventory import Inventory, row_of
 from vidllm.training.texts import scene_boxes, scene_from_room
@@ -41,12 +42,7 @@ def matches(found: Inventory, true: Truth, same_name: bool) -> list[tuple[int, i
     iou = iou_oriented(torch.tensor([row_of(t.box) for t in found.things]), torch.tensor([box for _, box in true]))
     if same_name:
         iou *= torch.tensor([[float(t.name == o.category) for o, _ in true] for t in found.things])
-    pairs = []
-    while float(iou.max()) >= 0.25:
-        row, column = divmod(int(iou.argmax()), iou.shape[1])
-        pairs.append((row, column))
-        iou[row], iou[:, column] = -1, -1
-    return pairs
+    return matched_pairs(iou, 0.25)
 
 
 def main() -> None:

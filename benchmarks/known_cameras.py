@@ -12,8 +12,8 @@ import torch
 
 import vidllm
 from vidllm.cli.reading import seeds
-from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
-from vidllm.evaluation.scene_metrics import Metrics
+from vidllm.evaluation.reconstruction_metrics import depth_on_frames
+from vidllm.evaluation.scene_metrics import Metrics, scene_errors
 from vidllm.geometry.cameras import relative_to_first, unproject
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.scene import Scene
@@ -40,7 +40,7 @@ def given(clip: Clip, known: str) -> GivenCameras | None:
 def measure(scene: Scene, clip: Clip, figures: Metrics) -> None:
     """Add a scene's errors; points are compared pixel by pixel in the first camera's frame."""
     true = depth_on_frames(clip.depth_m, scene.frames)
-    for name, value in depth_metrics(scene.depth.numpy(), true).items():
+    for name, value in scene_errors(scene, true, clip.extrinsics).items():
         figures.add(name, value)
     extrinsics = relative_to_first(torch.from_numpy(clip.extrinsics)[None])[0].float()
     intrinsics = (scene.frames.affine @ torch.from_numpy(clip.intrinsics)).float()
@@ -48,9 +48,6 @@ def measure(scene: Scene, clip: Clip, figures: Metrics) -> None:
         torch.from_numpy(true).float(), intrinsics, extrinsics
     )
     figures.add("points_m", float(apart.norm(dim=-1)[torch.from_numpy(true) > 0].median()))
-    angle, travel = pose_errors(scene.extrinsics, extrinsics)
-    figures.add("rotation_deg", float(angle.median()))
-    figures.add("translation_m", float(travel.median()))
 
 
 def main() -> None:

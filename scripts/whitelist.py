@@ -12,7 +12,7 @@ model_input_names, normalizer, post_processor, pre_tokenizer, return_text_replac
 supports_gradient_checkpointing, valid_kwargs
 
 # fields of published files: a record holds what its file holds
-alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids, extrinsic_color, extrinsic_depth
+alternatives, anchor_ids, answer_type, correct_guess, dataset, distractor_ids
 instance_type, n_objects, nyu40, object_names, question_type, reference_type, times_us
 
 # weights that a checkpoint holds
@@ -48,7 +48,6 @@ on_page_content, on_page_markdown
 # public: what a user of the library calls
 from_original, to_original  # pixels of the film as pixels of the processed frames, and back
 with_geometry  # a scene with given geometry, for oracle evaluation
-score_files  # two JSON files under a named protocol
 read_config  # the configuration that a run wrote into its folder
 
 # public: one teacher, or one reconstruction network, by itself

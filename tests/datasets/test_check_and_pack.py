@@ -63,8 +63,9 @@ def test_exported_frames_beside_scans(root: Path) -> None:
     write_posed_images(root / "posed_images" / SCENES[0])
     write_posed_images(root / "posed_images" / "scene0009_00")
     data = DataRoot(root)
-    assert len(data.scene(SCENES[0])) == 6 and len(data.scene(SCENES[0], "posed_images")) == 4
-    assert len(data.scene("scene0009_00")) == 4
+    assert len(data.scene(SCENES[0])) == 6  # the recording goes first
+    data.scene(SCENES[0]).file(".sens").unlink()
+    assert len(data.scene(SCENES[0])) == len(data.scene("scene0009_00")) == 4
 
 
 def test_scans_may_lie_one_folder_deeper_and_behind_links(root: Path, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from vidllm.cli import main
-from vidllm.datasets.jsonl import camera_path, parse_line, read_first_camera, read_jsonl, scene_places
-from vidllm.datasets.jsonl_check import check_jsonl
+from vidllm.datasets.jsonl import camera_path, check_jsonl, parse_line, read_first_camera, read_jsonl, scene_places
 from vidllm.geometry.boxes import box_corners
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.io.video import write_video

@@ -60,7 +60,7 @@ def test_index_reads_no_payload(recording: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "_read", lambda file, count, *rest: counts.append(count) or read(file, count, *rest))
     file = SensFile(recording)
     assert file.index.poses.shape == (5, 4, 4)
-    assert counts.count(96) == 5 and max(counts) == 256
+    assert counts.count(96) == 5 and max(counts) == 292
 
 
 def test_cut_anywhere_is_named(recording: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidllm.detection.fusion import Detected, apart, find, fitted
+from vidllm.detection.fusion import Detected, find, fit_box, without_duplicates
 from vidllm.export.geometry import SceneData
 from vidllm.geometry.boxes import distinct, iou_oriented
 from vidllm.geometry.gravity import scene_from_world
@@ -132,8 +132,8 @@ def test_one_thing_found_twice_in_a_picture_counts_once():
     mask[10:20, 10:20] = True
     small = (10.0, 10.0, 20.0, 20.0)
     twice = [Detected(0, 0.5, small), Detected(0, 0.9, (10.0, 10.0, 20.0, 22.0)), Detected(1, 0.4, small)]
-    assert [(d.name, d.score) for d in apart(twice, (50, 50))] == [(0, 0.9), (1, 0.4)]
-    big, part = apart([Detected(0, 0.9, (0.0, 0.0, 40.0, 40.0)), Detected(1, 0.5, small)], (50, 50))
+    assert [(d.name, d.score) for d in without_duplicates(twice, (50, 50))] == [(0, 0.9), (1, 0.4)]
+    big, part = without_duplicates([Detected(0, 0.9, (0.0, 0.0, 40.0, 40.0)), Detected(1, 0.5, small)], (50, 50))
     assert big.mask.sum() == 1600 - 100 and not (big.mask & mask).any() and part.mask is None
 
 
@@ -144,6 +144,6 @@ def test_a_box_is_turned_as_the_two_sides_that_are_seen(yaw):
     c, s = math.cos(yaw), math.sin(yaw)
     points = np.concatenate([np.column_stack([sides @ np.array([[c, s], [-s, c]]), np.full(104, z)])
                              for z in np.linspace(0, 1, 40)])  # fmt: skip
-    center, size, found = fitted(points)
+    center, size, found = fit_box(points)
     box = torch.tensor([[*center, *size, found]])
     assert float(iou_oriented(box, torch.tensor([[0, 0, 0.5, 2.0, 0.6, 1.0, yaw]], dtype=box.dtype))) > 0.9

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_data import corners
 
 from vidllm.cli import main
-from vidllm.evaluation.scoring import score_files
+from vidllm.evaluation.protocols import protocol
+from vidllm.evaluation.scoring import PredictionFiles
 
 QUESTIONS = [
     {"scene_id": "s", "question_id": f"val-s-{i}", "question": f"How many {i}?", "answers": [answer]}
@@ -33,32 +35,32 @@ def write(folder: Path, name: str, value: Any, lines: bool = False) -> Path:
     return path
 
 
-def scores(predictions: Path, references: Path, protocol: str) -> dict[str, Any]:
+def score_files(task: str, predictions: Path, references: Path, name: str) -> dict[str, Any]:
+    return PredictionFiles(predictions, references).result(task, protocol(task, name))
+
+
+def scores(predictions: Path, references: Path, name: str) -> dict[str, Any]:
     """The record, but for what it says of the file of predictions."""
-    found = score_files("scanqa", predictions, references, protocol)
+    found = score_files("scanqa", predictions, references, name)
     assert found.pop("predictions")["file"] == predictions.name
     return found
 
 
-@pytest.mark.parametrize("protocol", OTHERS)
-def test_scanqa_in_the_fields_of_the_protocol(tmp_path: Path, protocol: str) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_scanqa_in_the_fields_of_the_protocol(tmp_path: Path, name: str) -> None:
     references = write(tmp_path, "references.json", QUESTIONS)
-    usual = scores(write(tmp_path, "usual.json", USUAL), references, protocol)
-    rows = OTHERS[protocol]
-    assert scores(write(tmp_path, "own.json", rows), references, protocol) == usual
+    usual = scores(write(tmp_path, "usual.json", USUAL), references, name)
+    rows = OTHERS[name]
+    assert scores(write(tmp_path, "own.json", rows), references, name) == usual
     if isinstance(rows, list):
-        for name in ("own.jsonl", "lines.json"):
-            assert scores(write(tmp_path, name, rows, lines=True), references, protocol) == usual
+        for file in ("own.jsonl", "lines.json"):
+            assert scores(write(tmp_path, file, rows, lines=True), references, name) == usual
 
 
 def test_a_protocol_of_another_name_does_not_take_them(tmp_path: Path) -> None:
     references = write(tmp_path, "references.json", QUESTIONS)
     with pytest.raises(ValueError, match="'answer_top10'"):
         score_files("scanqa", write(tmp_path, "own.json", OTHERS["llava3d"]), references, "official")
-
-
-def corners(low: float, high: float) -> list[list[float]]:
-    return [[x, y, z] for x in (low, high) for y in (low, high) for z in (low, high)]
 
 
 REFERENCE = {"scene_id": "s", "object_id": "1", "object_name": "chair", "ann_id": "0", "bbox": corners(0, 1)}

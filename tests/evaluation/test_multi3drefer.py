@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_data import differences, load
+from evaluation_data import corners, differences, load
 
 from vidllm.evaluation.protocols.multi3drefer import PROTOCOLS
 
@@ -31,10 +31,6 @@ def test_missing_queries_count_as_zero_overall(data: Any) -> None:
     wanted = {k: {"overall": v} for k, v in data["missing"]["overall_when_last_10_queries_missing"].items()}
     assert differences(overall, wanted) == []
     assert PROTOCOLS["video3dllm"].score(data["references"], fewer)["all"]["n"] == 257
-
-
-def corners(low: float, high: float) -> list[list[float]]:
-    return [[x, y, z] for x in (low, high) for y in (low, high) for z in (low, high)]
 
 
 def query(kind: str, *boxes: tuple[float, float]) -> dict[str, Any]:

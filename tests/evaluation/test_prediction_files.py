@@ -37,7 +37,7 @@ def test_half_a_line_and_half_a_scene_are_made_again(tmp_path):
     part.parent.mkdir()
     part.write_text(lines(row("c"), row("a")) + '{"key": "b", "sce')
     assert file.done() == {"s1"}
-    file.mend()
+    file.repair()
     assert part.read_text() == lines(row("c"), row("a"))
     file.append([row("a"), row("b")])  # the scene again, with the same lines
     assert len(file.gather()) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_data import differences, load
 
 from vidllm.cli import main
 from vidllm.evaluation.protocols import NOT_AVAILABLE, protocol, protocols
@@ -21,38 +21,15 @@ _QUESTION = {"question_id": "q0", "question": "What is red?", "answers": ["chair
 _ANSWER = {"question_id": "q0", "answer_top10": ["chair"]}
 
 
-def _load(golden: Path, name: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress((golden / "eval" / f"{name}.json.gz").read_bytes()))
-
-
 @pytest.fixture(scope="module")
 def stored(golden: Path) -> dict[str, Any]:
-    return {name: _load(golden, name) for name in ("scanqa", "sqa3d", "micro_text")}
+    return {name: load(golden, name) for name in ("scanqa", "sqa3d", "micro_text")}
 
 
 @pytest.fixture(autouse=True)
 def no_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR has tests of its own; here it is not there, so that its places are tested too."""
     monkeypatch.setattr(captions, "meteor", lambda *_: None)
-
-
-def _assert_agrees(found: Any, wanted: Any, where: str = "") -> None:
-    """Equal to six decimals, but for METEOR, which is not available."""
-    if found == NOT_AVAILABLE:
-        assert "meteor" in where.lower()
-    elif isinstance(wanted, dict):
-        assert found.keys() == wanted.keys(), where
-        for key in wanted:
-            _assert_agrees(found[key], wanted[key], f"{where}/{key}")
-    elif isinstance(wanted, list):
-        assert len(found) == len(wanted), where
-        for one, other in zip(found, wanted, strict=True):
-            if not str(one).startswith("[METEOR]"):
-                _assert_agrees(one, other, where)
-    elif isinstance(wanted, float):
-        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6), where
-    else:
-        assert found == wanted, where
 
 
 _SCANQA = ["official", "video3dllm", "3drs", "leo", "llava3d", "chatscene", "ll3da"]
@@ -67,10 +44,10 @@ def test_scores_agree_with_the_published_evaluator(stored, task, name):
     entry, wanted = protocol(task, name), data["scores"][name]
     if name == "official_llm":
         wanted = {"full": wanted["full"]}
-    _assert_agrees(entry.score(data["references"], data["predictions"]), wanted)
+    assert differences(entry.score(data["references"], data["predictions"]), wanted) == []
     if name in data["per_item"]:
         assert entry.items is not None
-        _assert_agrees(entry.per_item(data["references"], data["predictions"]), data["per_item"][name])
+        assert differences(entry.per_item(data["references"], data["predictions"]), data["per_item"][name]) == []
 
 
 def test_every_stored_protocol_is_there(stored):
@@ -93,7 +70,7 @@ def test_the_free_form_program_counts_distinct_predicted_items_and_any_hit(store
         (rows + unknown, "plus_2_unknown_items"),
         (rows + oracle, "plus_20_oracle_duplicates"),
     ):
-        _assert_agrees(score(data["references"], predictions)["full"], wanted[name], name)
+        assert differences(score(data["references"], predictions)["full"], wanted[name], name) == []
 
 
 def test_scoring_leaves_the_files_as_they_are(stored):
@@ -165,7 +142,7 @@ def test_the_command_prints_exactly_the_scores(files, stored, capsys):
     assert printed["source"] == protocol("sqa3d", "llava3d").source and printed["versions"]["vidllm"]
     assert len(printed["predictions"]["sha256"]) == 64 and printed["references"]["file"] == "references.json"
     assert (printed["task"], printed["protocol"]) == ("sqa3d", "llava3d")
-    _assert_agrees(printed["scores"], stored["sqa3d"]["scores"]["llava3d"])
+    assert differences(printed["scores"], stored["sqa3d"]["scores"]["llava3d"]) == []
 
 
 def test_the_table_names_protocol_source_and_checksums(files, capsys):
@@ -185,7 +162,7 @@ def test_scoring_files_imports_no_torch(files):
 def test_values_by_item_are_written(files, tmp_path, stored, capsys):
     out = tmp_path / "items" / "leo.json"
     assert main(["eval", "sqa3d", *files, "--protocol", "leo", "--per-item", str(out)]) == 0
-    _assert_agrees(json.loads(out.read_text()), stored["sqa3d"]["per_item"]["leo"])
+    assert differences(json.loads(out.read_text()), stored["sqa3d"]["per_item"]["leo"]) == []
     assert main(["eval", "sqa3d", *files, "--protocol", "video3dllm", "--per-item", str(out)]) == 2
     assert "official_closed, leo" in capsys.readouterr().err
 

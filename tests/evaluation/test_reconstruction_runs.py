@@ -12,7 +12,8 @@ import torch
 from vidllm.answers import Scale
 from vidllm.datasets.layout import DataRoot
 from vidllm.evaluation import reconstruction
-from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction, measure_clip, scene_metrics
+from vidllm.evaluation.harness import Plan
+from vidllm.evaluation.reconstruction import evaluate_reconstruction, measure_clip, scene_metrics
 from vidllm.evaluation.reconstruction_metrics import PosedDepth
 from vidllm.evaluation.recording import EvaluationScene
 from vidllm.evaluation.tasks import Variant
@@ -39,7 +40,7 @@ def test_the_truth_in_place_of_the_prediction_is_perfect(exported, small):
 
 
 def test_a_run_has_mean_and_median_and_the_same_digits_again(exported, small, tmp_path):
-    plan = ReconstructionPlan(exported, tmp_path, frames=3)
+    plan = Plan("reconstruction", exported, tmp_path, (), frames=3)
     results = evaluate_reconstruction(plan, small)
     before = (tmp_path / "results.json").read_bytes()
     assert set(results["protocols"]) == {"mean", "median"} and results["items"] == 2
@@ -51,7 +52,7 @@ def test_a_run_has_mean_and_median_and_the_same_digits_again(exported, small, tm
     assert mean["abs_rel"] == pytest.approx(np.mean([r["figures"]["abs_rel"] for r in rows]))
     assert evaluate_reconstruction(plan, small) == results and (tmp_path / "results.json").read_bytes() == before
     with pytest.raises(ValueError, match="no scene scene9_00"):
-        evaluate_reconstruction(ReconstructionPlan(exported, tmp_path / "other", scenes=("scene9_00",)), small)
+        evaluate_reconstruction(Plan("reconstruction", exported, tmp_path / "other", (), scenes=("scene9_00",)), small)
 
 
 def test_given_poses_are_the_true_ones_and_depth_is_the_models(exported, small, tmp_path):
@@ -63,12 +64,12 @@ def test_given_poses_are_the_true_ones_and_depth_is_the_models(exported, small, 
     assert not np.allclose(free.extrinsics, truth.extrinsics, atol=1e-2)
     ratio = (posed.depth / free.depth).flatten(1)  # the model's own depth but for the unit of the poses
     assert torch.allclose(ratio, ratio[:, :1], rtol=1e-3)
-    plan = ReconstructionPlan(exported, tmp_path, frames=3, settings=("raw", "given-poses"))
+    plan = Plan("reconstruction", exported, tmp_path, (), frames=3, settings=("raw", "given-poses"))
     scores = evaluate_reconstruction(plan, small)["protocols"]["mean"]["scores"]
     assert list(scores) == ["vidllm.raw", "vidllm.given-poses", "flat-wall.no-video"]
     assert scores["vidllm.given-poses"]["ate_m"] < 1e-4 < scores["vidllm.raw"]["ate_m"]
     with pytest.raises(ValueError, match="no setting 'proposals' of reconstruction"):
-        evaluate_reconstruction(ReconstructionPlan(exported, tmp_path, settings=("proposals",)), small)
+        evaluate_reconstruction(Plan("reconstruction", exported, tmp_path, (), settings=("proposals",)), small)
 
 
 def test_a_clip_s_intervals_are_held_against_its_truth():

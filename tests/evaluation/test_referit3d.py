@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from evaluation_data import corners
 
 from vidllm.evaluation.protocols.referit3d import PROTOCOLS, is_view_dependent, objects_in_context
-
-
-def corners(low: float, high: float) -> list[list[float]]:
-    return [[x, y, z] for x in (low, high) for y in (low, high) for z in (low, high)]
 
 
 def row(number: int, stimulus: str, words: str, **more: Any) -> dict[str, Any]:

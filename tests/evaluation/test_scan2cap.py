@@ -93,7 +93,7 @@ def test_the_benchmark_refuses_what_the_server_refuses() -> None:
         with pytest.raises(ValueError, match="scene s"):
             score(THINGS, predictions)
     points = [thing(1, 0.0) | {"bbox": [[0.0, 0.0, 0.0]] * 8}]
-    with pytest.raises(ValueError, match="scene s cannot be matched"):
+    with pytest.raises(ValueError, match="scene s cannot be matched: costs contain NaN"):
         score(points, {"s": [proposal(0.0, EXACT, size=0.0)]})
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_data import load
 
 from vidllm.evaluation.text_metrics import captions as meteor_module
 from vidllm.evaluation.text_metrics.captions import bleu, cider, meteor, meteor_jar, rouge_l
@@ -17,7 +16,7 @@ from vidllm.evaluation.text_metrics.ptb import tokenize
 
 @pytest.fixture(scope="module")
 def micro(golden: Path) -> dict[str, Any]:
-    return json.loads(gzip.decompress((golden / "eval" / "micro_text.json.gz").read_bytes()))
+    return load(golden, "micro_text")
 
 
 def test_tokenizer_agrees_on_every_golden_string(micro):

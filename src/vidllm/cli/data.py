@@ -13,7 +13,7 @@ from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Plac
 
 if TYPE_CHECKING:
     from vidllm.datasets.check import Report
-    from vidllm.datasets.jsonl_check import JsonlReport
+    from vidllm.datasets.jsonl import JsonlReport
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Check(Verb):
         from vidllm.datasets.check import check_root
         from vidllm.evaluation.tasks import refusals
 
-        report = check_root(self.root, quick=self.quick, tell=reading.Progress("scenes"), further=refusals)
+        report = check_root(self.root, quick=self.quick, progress=reading.Progress("scenes"), further=refusals)
         self._print(report)
         if report.broken:
             raise ValueError(f"{self.root}: damaged files: {len(report.broken)}, named above; download them again")
@@ -44,9 +44,9 @@ class Check(Verb):
             raise ValueError(f"{self.root}: counts differ from the official ones: {names}")
 
     def _check_own(self) -> None:
-        from vidllm.datasets.jsonl_check import check_jsonl
+        from vidllm.datasets.jsonl import check_jsonl
 
-        report = check_jsonl(self.root, quick=self.quick, tell=reading.Progress("videos"))
+        report = check_jsonl(self.root, quick=self.quick, progress=reading.Progress("videos"))
         if not self.quick:
             _note_lengths(report)
         self._print(report)
@@ -66,7 +66,7 @@ def _note_lengths(report: JsonlReport) -> None:
     """Add notes on texts over the default length of fine-tuning, counted in the shipped model's tokens."""
     from transformers import AutoTokenizer
 
-    from vidllm.datasets.jsonl_check import Remark
+    from vidllm.datasets.jsonl import Remark
     from vidllm.model.configuration import TINY
     from vidllm.training.finetune import FinetuneConfig
     from vidllm.training.texts import TextMaker, too_long
@@ -127,7 +127,7 @@ class Pack(Verb):
             return
         reading.writable_folder(self.output)
         held = pack(self.root, folder, settings, scenes=reading.words(self.scenes) or None, per_shard=self.per_shard,
-                    tell=reading.Progress("scenes"))  # fmt: skip
+                    progress=reading.Progress("scenes"))  # fmt: skip
         print(f"{folder}: {held} scenes")
 
 
@@ -155,8 +155,8 @@ class LabelClips(Verb):
             if labels_file(clip).exists():
                 print(f"{labels_file(clip)}: kept")
                 continue
-            tell = reading.Progress(f"{clip.where}: pictures searched")
-            file, boxes = write_labels(clip, detector, names or rooms_labels().categories, self.least, tell)
+            progress = reading.Progress(f"{clip.where}: pictures searched")
+            file, boxes = write_labels(clip, detector, names or rooms_labels().categories, self.least, progress)
             print(f"{file}: {boxes} boxes in {len(clip)} frames")
 
 

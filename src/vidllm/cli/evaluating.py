@@ -25,9 +25,9 @@ from vidllm.cli.options import (
     Words,
     one_of,
 )
-from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.evaluation.protocols import ALL, OFFICIAL, Protocol, chosen_protocols, protocols
 from vidllm.evaluation.results import flat, headline_first
-from vidllm.evaluation.scoring import ALL, OFFICIAL, PredictionFiles, chosen_protocols
+from vidllm.evaluation.scoring import PredictionFiles
 from vidllm.io.atomic import atomic_path
 
 TASKS = Literal[
@@ -145,24 +145,19 @@ class Evaluate(Verb):
 
         check_processes()
         from vidllm.evaluation.harness import Plan, evaluate, own_device
-        from vidllm.evaluation.reconstruction import ReconstructionPlan, evaluate_reconstruction
+        from vidllm.evaluation.reconstruction import evaluate_reconstruction
         from vidllm.evaluation.results import lines_of
         from vidllm.io.weight_files import model_of_run
 
         model, given = self.compute.load(own_device(self.compute.device)), self.running
-        scenes, progress = reading.words(given.scenes), reading.Progress("scenes")
-        if is_reconstruction:
-            settings = reading.words(given.setting) or ("raw",)
-            where = ReconstructionPlan(data, out, given.split, scenes, given.frames, settings)
-            results = evaluate_reconstruction(where, model, self.compute.model, progress)
-        else:
-            baselines = reading.words(given.baselines) or None
-            blind = {"blind": model_of_run(given.blind)} if given.blind else {}
-            plan = Plan(
-                self.task, data, out, names, given.split, scenes, given.frames, reading.words(given.setting) or None,
-                given.proposals, () if baselines == ("none",) else baselines, **blind,
-            )  # fmt: skip
-            results = evaluate(plan, model, self.compute.model, progress)
+        baselines = reading.words(given.baselines) or None
+        blind = {"blind": model_of_run(given.blind)} if given.blind else {}
+        plan = Plan(
+            self.task, data, out, names, given.split, reading.words(given.scenes), given.frames,
+            reading.words(given.setting) or None, given.proposals, () if baselines == ("none",) else baselines, **blind,
+        )  # fmt: skip
+        run = evaluate_reconstruction if is_reconstruction else evaluate
+        results = run(plan, model, self.compute.model, reading.Progress("scenes"))
         if results is None:
             return
         if self.json:

@@ -242,12 +242,12 @@ def _utterance(entry: Entry, dataset: str) -> ReferIt3DUtterance:
         values["distractor_ids"] = tuple(int(word) for word in context["rest"].split("-")[1:])
     if values["tokens"] is None:
         values["tokens"] = tuple(values["utterance"].lower().split())
-    told = {
+    derived = {
         "scene_id": values.pop("scan_id"), "assignment_id": values.pop("assignmentid"), "n_objects": int(context["n"]),
         "instance_type": values["instance_type"] or context["label"], "anchor_ids": values["anchor_ids"] or (),
         "reference_type": values["reference_type"] or None, "dataset": (values["dataset"] or dataset).lower(),
     }  # fmt: skip
-    return ReferIt3DUtterance(**{**values, **told})
+    return ReferIt3DUtterance(**{**values, **derived})
 
 
 _QUATERNION_TOLERANCE = 1e-2
@@ -330,9 +330,10 @@ def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> 
     asked = _by_id(questions, "questions")
     answers = _by_id(other, "annotations")
     for here, there, path in ((asked, answers, other), (answers, asked, questions)):
-        lonely = next((entry for number, entry in here.items() if number not in there), None)
-        if lonely is not None:
-            raise ValueError(f"{lonely.where}: {path} has no entry of this question_id; the files must be of one split")
+        unmatched = next((entry for number, entry in here.items() if number not in there), None)
+        if unmatched is not None:
+            where = unmatched.where
+            raise ValueError(f"{where}: {path} has no entry of this question_id; the files must be of one split")
     found = []
     for number, entry in asked.items():
         question, answer = entry.read(_ASKED), answers[number].read(_ANSWERED)
@@ -342,8 +343,8 @@ def read_sqa3d(questions: str | Path, annotations: str | Path | None = None) -> 
         situation = Situation(
             question.pop("situation"), question.pop("alternative_situation"), answer["position"], answer["rotation"]
         )
-        told = {key: answer[key] for key in ("answers", "question_type", "answer_type")}
-        found.append(SQA3DQuestion(**question, **told, situation=situation))
+        annotated = {key: answer[key] for key in ("answers", "question_type", "answer_type")}
+        found.append(SQA3DQuestion(**question, **annotated, situation=situation))
     return found
 
 

@@ -1,12 +1,13 @@
-"""What of the data is there, what is missing and where to get it, whether it counts what it should, what is broken.
+"""Checks of a data root: present, missing (with their source) and damaged files, and counts against the official ones.
 
-A different count is information: rooms exported in the same layout have their own. A broken file is a fault.
+A different count is no error: rooms exported in the same layout have their own. A damaged file is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PATCH = PackSettings().patch_size  # pictures as small as can be packed
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: ``what`` (such as ``ScanQA val``) and how many entries of it are there.
+    """One line of the report: ``what`` (such as ``ScanQA val``) and the number of its entries.
 
     ``status`` is ``ok``, ``differs`` (from the official count, None where none is known), ``missing`` or ``broken``;
     ``note`` says where to get it, or what is wrong.
@@ -57,12 +58,12 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Something is there and nothing is broken."""
+        """Whether there are data and none is broken."""
         return not self.broken and any(row.count for row in self.rows)
 
     @property
     def differs(self) -> list[Row]:
-        """Rows that are there with another count than the official one."""
+        """Rows with another count than the official one."""
         return [row for row in self.rows if row.status == "differs"]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Report:
         return {**asdict(self), "usable": self.usable}
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report as text."""
         lines = [f"{self.root}", f"{'what':34s}{'there':>9s}{'official':>10s}  "]
         for row in self.rows:
             official = f"{row.official:,}" if row.official is not None else "-"
@@ -103,18 +104,18 @@ def check_root(
     root: str | Path,
     *,
     quick: bool = False,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     further: Further | None = None,
 ) -> Report:
-    """Look at everything under a root, and pack every scene with small pictures that nobody keeps.
+    """Check everything under a root; every scene is also packed with small pictures, and the result discarded.
 
-    ``quick``: only see whether the files of the scenes are there, and do not read them; ``tell`` hears (scenes done,
-    scenes in all); ``further`` has more faults of (root, set, split, entries, whether scenes are read): evaluation's.
-    ValueError where there is no such folder.
+    ``quick``: only check that the files of the scenes exist, and do not read them; ``progress`` is called with the
+    numbers of scenes done and of all; ``further`` returns more faults of (root, set, split, entries, not ``quick``).
+    Raises ValueError if the folder does not exist.
     """
     data = DataRoot(root)
     report = Report(str(root))
-    _check_scenes(data, report, quick, tell)
+    _check_scenes(data, report, quick, progress)
     for one in SETS.values():
         for split, official in one.splits.items():
             entries = _check_set(data, report, one, split, official)
@@ -124,21 +125,21 @@ def check_root(
     return report
 
 
-def _check_scenes(data: DataRoot, report: Report, quick: bool, tell: Callable[[int, int], None] | None) -> None:
+def _check_scenes(data: DataRoot, report: Report, quick: bool, progress: Callable[[int, int], None] | None) -> None:
     _count_scenes(data, report)
     scenes = data.scene_ids()
-    test = set(report.note(lambda: data.scene_list("test")) or ())
+    test = set(report.note(partial(data.scene_list, "test")) or ())
     for done, name in enumerate(scenes, 1):
         scene = data.scene(name)
         _check_scene(scene, report, quick, name in test or scene.folder.parent.name == "scans_test")
-        if tell is not None:
-            tell(done, len(scenes))
+        if progress is not None:
+            progress(done, len(scenes))
 
 
 def _count_scenes(data: DataRoot, report: Report) -> None:
     listed = 0
     for split, official in SCENE_SPLITS.items():
-        scenes = report.note(lambda split=split: data.scene_list(split))  # type: ignore[misc]
+        scenes = report.note(partial(data.scene_list, split))
         name = f"scannetv2_{split}.txt"
         if scenes is None:
             report.rows.append(Row(f"ScanNet {split} scenes", "missing", 0, official, "", f"{name}: {LISTS_SOURCE}"))
@@ -153,7 +154,7 @@ def _count_scenes(data: DataRoot, report: Report) -> None:
 
 
 def _check_scene(scene: ScanNetScene, report: Report, quick: bool, test: bool) -> None:
-    """Note what the scene lacks and, unless `quick`, read every file of it."""
+    """Note missing files of the scene and, unless `quick`, read the others."""
     readers: dict[str, tuple[str, Callable[[], Any]]] = {
         "frames": ("", lambda: _check_frames(scene)),
         "SCENE.txt": (".txt", lambda: scene.axis_alignment),
@@ -185,7 +186,7 @@ def _has_frames(scene: ScanNetScene) -> bool:
 
 
 def _check_frames(scene: ScanNetScene) -> int:
-    """Walk over the records of a recording; of an export, read every pose. ValueError where something is broken."""
+    """Read the index of a recording, or every pose of an export; ValueError if something is broken."""
     if has_file(scene.file(".sens")):
         SensFile(scene.file(".sens")).index  # noqa: B018 - the index is built
     if not len(scene.posed):
@@ -194,11 +195,11 @@ def _check_frames(scene: ScanNetScene) -> int:
 
 
 def _note_all(report: Report, what: str, messages: Iterable[str]) -> None:
-    """The first messages among the broken files, and how many more there are."""
-    told = [message for message in messages if message not in report.broken]
-    report.broken += told[:SHOWN]
-    if len(told) > SHOWN:
-        report.broken.append(f"{what}: {len(told) - SHOWN} more faults of these kinds")
+    """Add the first messages to the broken files, and the number of the others."""
+    new = [message for message in messages if message not in report.broken]
+    report.broken += new[:SHOWN]
+    if len(new) > SHOWN:
+        report.broken.append(f"{what}: {len(new) - SHOWN} more faults of these kinds")
 
 
 def _check_set(
@@ -211,7 +212,7 @@ def _check_set(
             return None  # ReferIt3D's tables come as one file or as one a split
         report.rows.append(Row(what, "missing", 0, official, "", f"{one.file(split)}: {one.source} ({one.terms})"))
         return None
-    entries: list[Any] | None = report.note(lambda: data.annotations(one.name, split))
+    entries: list[Any] | None = report.note(partial(data.annotations, one.name, split))
     if entries is None:
         report.rows.append(Row(what, "broken", 0, official, str(path), report.broken[-1]))
         return None
@@ -224,12 +225,12 @@ def _check_set(
 
 def _check_rest(data: DataRoot, report: Report) -> None:
     path = data.find(LABEL_MAP)
-    table = None if path is None else report.note(lambda: read_label_map(path))
+    table = None if path is None else report.note(partial(read_label_map, path))
     if path is None:
         report.rows.append(Row("label map", "missing", 0, None, "", f"{LABEL_MAP}: {LISTS_SOURCE}"))
     else:
         report.rows.append(Row("label map", "broken" if table is None else "ok", len(table or ()), None, str(path)))
     files = [file for scene in data.scene_ids() if (file := data.find(f"{scene}.mask.npz")) is not None]
-    good = [file for file in files if report.note(lambda file=file: read_proposals(file)) is not None]  # type: ignore[misc]
+    good = [file for file in files if report.note(partial(read_proposals, file)) is not None]
     note = "" if files else f"optional; {PROPOSALS_SOURCE}"
     report.rows.append(Row("Mask3D proposals", "ok" if files else "missing", len(good), None, "", note))

@@ -10,9 +10,13 @@ is up ("world"); then a small file beside the video holds the first camera's pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ from vidllm.geometry.boxes import transform_boxes
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.io.files import numbered_lines, parse_json, read_json
+from vidllm.io.video import load_frames
 from vidllm.model.prompts import check_question
 
 SAYS = ("question", "expression", "caption", "captions")  # a line holds one of these
@@ -72,7 +77,7 @@ def parse_line(path: Path, number: int, content: str | bytes) -> Example:
     if len(found) != 1:
         raise ValueError(f"{where}: expected one of {', '.join(SAYS)}, got {', '.join(found) or 'none of them'}")
     line, task = Entry(where, values), found[0].removesuffix("s")
-    _refuse_strangers(line, task)
+    _check_fields(line, task)
     read, answers = line.read(_LINE), _answers(line, task)
     boxes = read["boxes"] if read["box"] is None else (read["box"],)
     if task == "expression" and boxes is None:
@@ -84,14 +89,14 @@ def parse_line(path: Path, number: int, content: str | bytes) -> Example:
     )  # fmt: skip
 
 
-def _refuse_strangers(line: Entry, task: str) -> None:
-    """ValueError for a field that nobody knows, or that this kind of line has no use for: it may be a slip."""
+def _check_fields(line: Entry, task: str) -> None:
+    """ValueError for an unknown field, or one that this kind of line does not use."""
     unknown = sorted(set(line.values) - set(FIELDS))
     if unknown:
         raise ValueError(f"{line.where}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
-    idle = next((field for field in _IDLE[task] if field in line.values), None)
-    if idle is not None:
-        raise ValueError(f"{line.where}: a line with {task!r} has no use for {idle!r}; take it out")
+    unused = next((field for field in _UNUSED[task] if field in line.values), None)
+    if unused is not None:
+        raise ValueError(f"{line.where}: a line with {task!r} has no use for {unused!r}; take it out")
     if {"box", "boxes"} <= set(line.values):
         raise ValueError(f"{line.where}: expected 'box' or 'boxes', got both")
 
@@ -146,7 +151,7 @@ _LINE: Table = {
     "box": (_box, None), "boxes": (list_of(_box), None), "point": (_point, None), "frame": (_frame, "scene"),
     "kind": (name, None),
 }  # fmt: skip
-_IDLE = {
+_UNUSED = {
     "question": ("point",),
     "expression": ("answer", "answers", "situation", "point"),
     "caption": ("answer", "answers", "situation", "box", "boxes"),
@@ -154,7 +159,7 @@ _IDLE = {
 
 
 def camera_path(video: Path) -> Path:
-    """Where the first camera of a video is told: ``hall.camera.json`` for ``hall.mp4`` or a folder ``hall``."""
+    """The file of a video's first camera: ``hall.camera.json`` for ``hall.mp4`` or a folder ``hall``."""
     return video.parent / ((video.name if video.is_dir() else video.stem) + CAMERA_SUFFIX)
 
 
@@ -183,7 +188,7 @@ def read_first_camera(path: Path) -> np.ndarray:
 def scene_places(example: Example) -> tuple[list[list[float]] | None, Point | None]:
     """Boxes (centre, size, yaw) and point of an example in the scene frame, metres.
 
-    Those of a world of one's own are moved by the first camera's pose; ValueError when its file is missing or wrong.
+    Those in the frame ``world`` are transformed by the first camera's pose; ValueError if its file is missing or wrong.
     """
     boxes, point = example.boxes, example.point
     if example.frame == "scene" or (not boxes and point is None):
@@ -204,3 +209,149 @@ def _first_camera_of(video: Path) -> np.ndarray:
             f"{path}: no such file; boxes in frame 'world' need the first camera's pose there, or give them in 'scene'"
         )
     return read_first_camera(path)
+
+
+# -- checks of a whole file: errors, suspicious lines, and a summary
+
+LARGE_M = 50.0  # a box or a place beyond this is hardly in metres
+PATCH = 14  # frames are read as small as can be: they are only counted
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about one line: its number and a sentence."""
+
+    line: int
+    text: str
+
+
+@dataclass
+class JsonlReport:
+    """What was found in the file.
+
+    ``examples`` are the lines that are right, ``problems`` lines that cannot be used (with the remedy), ``notes`` lines
+    that can be used but look wrong; ``frames`` and ``seconds`` of each video that was opened.
+    """
+
+    path: str
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Remark] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
+    frames: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, remarks: list[Remark], example: Example, remark: str) -> None:
+        """Add a remark on the line of an example."""
+        remarks.append(Remark(example.line, f"{self.path}: line {example.line}: {remark}"))
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are lines and none is wrong."""
+        return bool(self.examples) and not self.problems
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and lengths, JSON-ready."""
+        tasks = Counter(example.task for example in self.examples)
+        boxes = [example.boxes for example in self.examples if example.boxes is not None]
+        return {
+            "videos": len({example.video for example in self.examples}),
+            "questions": tasks["question"], "expressions": tasks["expression"], "captions": tasks["caption"],
+            "boxes": sum(map(len, boxes)),
+            "no_such_object": sum(not row for row in boxes),
+            "in_a_world_frame": sum(example.frame == "world" for example in self.examples),
+            "kinds": dict(Counter(example.kind for example in self.examples).most_common()),
+            "frames_a_video": _spread(list(self.frames.values())),
+            "seconds_a_video": _spread(list(self.seconds.values())),
+            "words_a_text": _spread([len(e.text.split()) for e in self.examples if e.text]),
+            "words_an_answer": _spread([len(a.split()) for e in self.examples for a in e.answers]),
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        remarks = {name: [asdict(remark) for remark in getattr(self, name)] for name in ("problems", "notes")}
+        return {"path": self.path, "usable": self.usable, **remarks, "summary": self.summary()}
+
+    def lines(self) -> list[str]:
+        """The report as text, errors first."""
+        text = [f"wrong: {remark.text}" for remark in self.problems] + [f"note: {r.text}" for r in self.notes]
+        for key, value in self.summary().items():
+            shown = " ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
+            text.append(f"{key.replace('_', ' '):18s}{shown}")
+        return text
+
+
+def check_jsonl(
+    path: str | Path, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+) -> JsonlReport:
+    """Check every line, and open every video (``quick``: only check that it exists).
+
+    ``progress`` is called with the numbers of videos done and of all. ValueError if the file cannot be read.
+    """
+    path = Path(path)
+    report = JsonlReport(str(path))
+    for number, line in numbered_lines(path):
+        try:
+            report.examples.append(parse_line(path, number, line))
+        except ValueError as error:
+            report.problems.append(Remark(number, str(error)))
+    if not report.examples and not report.problems:
+        report.problems.append(Remark(0, f"{path}: holds no line; write one JSON object a line"))
+    _check_positions(report)
+    _check_repeated(report)
+    _check_videos(report, quick, progress)
+    report.problems.sort(key=lambda remark: remark.line)
+    return report
+
+
+def _check_positions(report: JsonlReport) -> None:
+    """Boxes and points that cannot be transformed to the scene frame, or seem to be in other units."""
+    for example in report.examples:
+        try:
+            boxes, point = scene_places(example)
+        except ValueError as error:
+            report.add(report.problems, example, str(error))
+            continue
+        lengths = [abs(value) for box in boxes or () for value in box[:6]] + [abs(v) for v in point or ()]
+        if lengths and max(lengths) > LARGE_M:
+            report.add(report.notes, example, f"a place or size of {max(lengths):.0f} m; lengths are metres")
+        if any(abs(box[6]) > 2 * math.pi for box in example.boxes or ()):
+            report.add(report.notes, example, "a yaw beyond a full turn; yaws are radians")
+
+
+def _check_repeated(report: JsonlReport) -> None:
+    """Repeated questions: with the same answer they count twice, with another they contradict each other."""
+    first: dict[tuple[Any, ...], Example] = {}
+    for example in report.examples:
+        asked = example.video, example.task, example.text, example.situation, example.point
+        before = first.setdefault(asked, example)
+        if before is example or (example.task == "caption" and before.answers != example.answers):
+            continue
+        if (before.answers, before.boxes) == (example.answers, example.boxes):
+            report.add(report.notes, example, f"the same as line {before.line}; it counts twice")
+        else:
+            remark = f"as line {before.line}, told otherwise; put all that is right into one line"
+            report.add(report.notes, example, remark)
+
+
+def _check_videos(report: JsonlReport, quick: bool, progress: Callable[[int, int], None] | None) -> None:
+    videos: dict[Path, list[Example]] = {}
+    for example in report.examples:
+        videos.setdefault(example.video, []).append(example)
+    for done, (video, examples) in enumerate(videos.items(), 1):
+        others = f" ({len(examples) - 1} more lines with it)" if len(examples) > 1 else ""
+        if not video.exists():
+            remark = f"{video}: no such video{others}; paths count from the file's folder"
+            report.add(report.problems, examples[0], remark)
+        elif not quick:
+            try:
+                frames = load_frames(video, 2, shorter_side=PATCH)
+                report.frames[str(video)] = int(frames.indices[-1]) + 1
+                report.seconds[str(video)] = float(frames.timestamps_s[-1])
+            except ValueError as error:
+                report.add(report.problems, examples[0], f"{error}{others}")
+        if progress is not None:
+            progress(done, len(videos))
+
+
+def _spread(values: list[int] | list[float]) -> dict[str, int | float]:
+    return {"least": min(values), "median": median(values), "most": max(values)} if values else {}

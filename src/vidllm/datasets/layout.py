@@ -29,7 +29,7 @@ from vidllm.datasets.annotations import (
     read_sqa3d,
     read_vsi,
 )
-from vidllm.datasets.scannet import LABEL_MAP, Form, ScanNetScene
+from vidllm.datasets.scannet import LABEL_MAP, ScanNetScene
 from vidllm.datasets.scannet_mesh import Proposals, read_proposals
 from vidllm.io.files import check_regular_file
 
@@ -44,7 +44,7 @@ class AnnotationSet:
     """One annotation set as released."""
 
     name: str  # of the task
-    title: str  # for people
+    title: str  # as printed
     pattern: str  # the file of a split, with a folder where the name alone would be any file's
     splits: Mapping[str, int | None]  # how many entries the release holds, None where we know of none
     read: Callable[[Path], list[Any]]
@@ -135,25 +135,21 @@ class DataRoot:
         return dict(sorted(found.items()))
 
     def scene_ids(self) -> list[str]:
-        """The scenes that are there, of all splits."""
+        """The existing scenes of all splits."""
         return list(self._folders)
 
     def scene_list(self, split: str) -> list[str] | None:
-        """The official scenes of a split, whether they are there or not; None without the list."""
+        """The official scenes of a split, existing or not; None without the list."""
         path = self.find(f"scannetv2_{split}.txt")
         return None if path is None or check_regular_file(path).stat().st_size == 0 else read_scene_list(path)
 
-    def scene(self, scene_id: str, frames: Form = "auto") -> ScanNetScene:
-        """A scene by its name; ValueError when it is not there."""
+    def scene(self, scene_id: str) -> ScanNetScene:
+        """A scene by its name; ValueError if it does not exist."""
         if scene_id not in self._folders:
             raise ValueError(f"{self.root}: no scene {scene_id} under {' or '.join(SCAN_FOLDERS)}; {SCANNET_SOURCE}")
         posed = self._scannet / "posed_images" / scene_id
-        return ScanNetScene(
-            self._folders[scene_id],
-            posed_images=posed if posed.is_dir() else None,
-            labels=self.find(LABEL_MAP),
-            frames=frames,
-        )
+        images = posed if posed.is_dir() else None
+        return ScanNetScene(self._folders[scene_id], posed_images=images, labels=self.find(LABEL_MAP))
 
     def proposals(self, scene_id: str) -> Proposals | None:
         """The Mask3D proposals of a scene, None when there are none."""
@@ -161,7 +157,7 @@ class DataRoot:
         return None if path is None else read_proposals(path)
 
     def annotation_file(self, name: str, split: str) -> Path | None:
-        """The file of a set's split, None when it is not there. ValueError for an unknown set or split."""
+        """The file of a set's split, None if it does not exist. ValueError for an unknown set or split."""
         wanted = SETS.get(name)
         if wanted is None:
             raise ValueError(f"expected a set of {', '.join(SETS)}, got {name!r}")
@@ -172,14 +168,14 @@ class DataRoot:
         return self.find(wanted.file(split), name)
 
     def annotation_files(self, name: str, split: str) -> list[Path]:
-        """Every file of a set's split: SQA3D has two. Empty when it is not there."""
+        """Every file of a set's split: SQA3D has two. Empty if it does not exist."""
         path = self.annotation_file(name, split)
         if path is None:
             return []
         return [path, annotations_path(path)] if name == "sqa3d" else [path]
 
     def annotations(self, name: str, split: str) -> list[Any]:
-        """The entries of a set's split; ValueError when it is not there (saying where to get it) or broken."""
+        """The entries of a set's split; ValueError if it does not exist (naming its source) or is broken."""
         path = self.annotation_file(name, split)
         if path is None:
             wanted = SETS[name]

@@ -1,11 +1,11 @@
 """Training shards (:mod:`vidllm.datasets.shards`) of ScanNet scenes: frames resized once, the sentences of one split.
 
-What rooms know and a scan does not is left out: instances, and the names of patches. Sentences become questions,
-situated questions, references and captions, under the numbers of their objects plus one (0 is the shell).
+Unlike shards of rooms they have no instances and no names of patches. Sentences become questions, situated questions,
+references and captions, with the ids of their objects plus one (0 is the shell).
 
     scans_SCENE_COUNT_HxW.safetensors    the first scene's name, scenes, frame size
 
-A shard is written whole or not at all, and the scenes of shards that are there are not read again.
+Shards are written atomically; scenes of existing shards are not read again.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def pack(
     *,
     scenes: Sequence[str] | None = None,
     per_shard: int = 4,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write scenes as training shards into `output`; returns how many it holds. Rooms' shards may lie there too.
 
     ``scenes`` are names (default: every scene of ``root`` that has sentences); a shard holds ``per_shard`` of one frame
-    size and number of frames; ``tell`` hears (scenes done, scenes in all), those that were there already left out.
-    ValueError where `output` was packed with other settings or another process packs into it, where no scene has a
+    size and number of frames; ``progress`` is called with the numbers of scenes done and of all not packed before.
+    Raises ValueError if `output` was packed with other settings or another process packs into it, where no scene has a
     sentence of the split, and, after all others were packed, naming the scenes that could not be read, which a rerun
     tries again; OutputError where the disk is full or not writable.
     """
@@ -89,8 +89,8 @@ def pack(
                         group.clear()
                 elif scenes is not None:
                     broken.append(f"{name}: no sentence of the split {settings.split!r} about it")
-            if tell is not None:
-                tell(count, len(todo))
+            if progress is not None:
+                progress(count, len(todo))
         for group in waiting.values():
             if group:
                 done |= _write(folder, group, settings)
@@ -133,7 +133,7 @@ def _scenes_there(folder: Path, settings: PackSettings) -> set[str]:
 
 
 def _entries_by_scene(data: DataRoot, split: str) -> dict[str, Entries]:
-    """The entries of every set that is there; ValueError where a file is broken."""
+    """The entries of every annotation set that exists; ValueError if a file is broken."""
     found: dict[str, Entries] = {}
     for name, one in SETS.items():
         if (split in one.splits or name == "vsi") and data.annotation_file(name, split) is not None:
@@ -194,11 +194,11 @@ def scene_language(entries: Entries, known: Collection[int]) -> Language:
         *(Question("sqa3d", e.question, e.answers, e.situation.text) for e in entries.get("sqa3d", ())),
         *(Question("vsi", entry.prompt, entry.answers) for entry in entries.get("vsi", ())),
     ]
-    told: dict[int, list[str]] = {}
+    descriptions: dict[int, list[str]] = {}
     for entry in entries.get("scan2cap", ()):
         if entry.object_id + 1 in known:
-            told.setdefault(entry.object_id + 1, []).append(entry.description)
-    captions = [Caption(number, tuple(texts)) for number, texts in told.items()]
+            descriptions.setdefault(entry.object_id + 1, []).append(entry.description)
+    captions = [Caption(number, tuple(texts)) for number, texts in descriptions.items()]
     references = [r for r in _references(entries) if all(target in known for target in r.targets)]
     return Language(tuple(q for q in questions if q.answers), tuple(references), tuple(captions))
 

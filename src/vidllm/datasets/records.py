@@ -1,4 +1,4 @@
-"""Records whose fields are checked against a table: every error names the file, the entry and the field.
+"""Records whose fields are checked against a table; errors name the file, the entry and the field.
 
 A table has the check of each field: (entry, field, value) to the value as used, or ValueError. A pair (check, default)
 is of a field that may be missing. Ids are written as numbers in some files and as text in others ("34").

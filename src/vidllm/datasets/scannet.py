@@ -16,7 +16,6 @@ import math
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -36,16 +35,14 @@ from vidllm.io.cameras.matrices import half_centres
 from vidllm.io.files import has_file, read_text
 from vidllm.io.frames import sampled_indices
 
-Form = Literal["auto", "sens", "folder", "posed_images"]
 _ROTATION_TOLERANCE = 1e-3  # the files give six decimals
 LABEL_MAP = "scannetv2-labels.combined.tsv"
 
 
 class ScanNetScene:
-    """A scene's folder, ``scans/SCENE``, or ``posed_images/SCENE`` alone; ValueError for no such folder or form.
+    """A scene's folder, ``scans/SCENE``, or ``posed_images/SCENE`` alone; ValueError for no such folder.
 
-    ``posed_images/SCENE`` is by default looked for beside ``scans``, the label map up to three folders above. Of the
-    frames' forms ``auto`` takes the recording, then an export.
+    ``posed_images/SCENE`` is by default looked for beside ``scans``, the label map up to three folders above.
     """
 
     def __init__(
@@ -54,15 +51,11 @@ class ScanNetScene:
         *,
         posed_images: str | Path | None = None,
         labels: str | Path | None = None,
-        frames: Form = "auto",
     ) -> None:
         self.folder = Path(folder)
         self.scene_id = self.folder.absolute().name
-        if frames not in get_args(Form):
-            raise ValueError(f"expected frames to be one of {', '.join(get_args(Form))}, got {frames!r}")
         if not self.folder.is_dir():
             raise ValueError(f"{self.folder}: no such folder; expected a scene such as scans/scene0000_00")
-        self._form = frames
         self._posed = Path(posed_images) if posed_images else self._beside(f"posed_images/{self.scene_id}")
         self._labels = Path(labels) if labels else self._beside(LABEL_MAP)
 
@@ -76,18 +69,15 @@ class ScanNetScene:
 
     @cached_property
     def source(self) -> FrameSource:
-        """The frames in the form chosen; ValueError when there are none."""
+        """The recording, else an export; ValueError when there are no frames."""
         sens = self.file(".sens")
-        if self._form == "sens" or (self._form == "auto" and has_file(sens)):
+        if has_file(sens):
             return SensFile(sens)
-        candidates = {"folder": self.folder, "posed_images": self._posed}
-        for form, place in candidates.items():
-            if self._form in (form, "auto") and place is not None and colour_pictures(place):
+        for place in (self.folder, self._posed):
+            if place is not None and colour_pictures(place):
                 return FolderFrames(place)
-        raise ValueError(
-            f"{self.folder}: no frames ({sens.name}, color/ or posed_images/{self.scene_id}; form {self._form}); fetch "
-            "the recording with ScanNet's download script"
-        )
+        raise ValueError(f"{self.folder}: no frames ({sens.name}, color/ or posed_images/{self.scene_id}); fetch the "
+                         "recording with ScanNet's download script")  # fmt: skip
 
     def __len__(self) -> int:
         """The number of frames, those without a pose included."""

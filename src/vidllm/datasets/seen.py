@@ -1,17 +1,17 @@
-"""What a model has seen in training: a statement in its folder, and the scenes of a benchmark that are among it.
+"""The training data of a model: a record in its folder, and the scenes of a benchmark that occur in it.
 
 ``seen.json`` beside the weights::
 
     {"rooms": [[10000, 11439]], "scenes": ["scene0000_00"], "possibly": {"scannet": "why"}}
 
-``rooms`` are ranges of seeds, ends included; ``scenes`` names of scans or videos; ``possibly`` data sets of which some
-scenes were seen, which ones not being known (``any``: nothing is known of a part of the training).
+``rooms`` are ranges of seeds, ends included; ``scenes`` names of scans or videos; ``possibly`` data sets of which
+unknown scenes were used, with the reason (``any``: part of the training data is unknown).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ _IN_PATH = re.compile(r"scene\d{4,}_\d{2}")  # OpenEQA: scannet-v0/002-scannet-s
 
 @dataclass(frozen=True)
 class Seen:
-    """A statement (see the module)."""
+    """The record (see the module)."""
 
     rooms: tuple[tuple[int, int], ...] = ()
     scenes: frozenset[str] = frozenset()
@@ -46,18 +46,18 @@ class Seen:
         return Seen(rooms, self.scenes | other.scenes, {**self.possibly, **other.possibly})
 
     def knows(self, scene: str) -> bool:
-        """Whether the scene was seen for certain."""
+        """Whether the scene was certainly used."""
         room = _ROOM.fullmatch(scene)
         return scene in self.scenes or (room is not None and any(a <= int(room[1]) <= b for a, b in self.rooms))
 
     def doubt(self, scene: str) -> str | None:
-        """Why the scene may have been seen, None where there is no reason."""
+        """Why the scene may have been used, None without a reason."""
         sets = (dataset for dataset in self.possibly if _NAMES[dataset].fullmatch(scene))
         return next((self.possibly[dataset] for dataset in sets), None)
 
 
 def seen_of(scenes: Iterable[int | str]) -> Seen:
-    """The statement of training scenes as shards name them: seeds of rooms, names of scans."""
+    """The record of training scenes as shards name them: seeds of rooms, names of scans."""
     found = set(scenes)
     seeds, names = sorted(s for s in found if isinstance(s, int)), {s for s in found if isinstance(s, str)}
     ranges: list[tuple[int, int]] = []
@@ -87,7 +87,7 @@ _SEEN: Table = {"rooms": (list_of(_range), ()), "scenes": (list_of(name), ()), "
 
 
 def read_seen(folder: str | Path) -> Seen | None:
-    """The statement in a model's folder, None where there is none; ValueError for a broken one."""
+    """The record in a model's folder, None without one; ValueError for a broken one."""
     path = Path(folder) / SEEN_FILE
     if not has_file(path):
         return None
@@ -96,13 +96,13 @@ def read_seen(folder: str | Path) -> Seen | None:
 
 
 def seen_or_unknown(folder: str | Path) -> Seen:
-    """The statement in a model's folder; of one without any, that nothing is known."""
+    """The record in a model's folder; without one, a record that nothing is known."""
     found = read_seen(folder)
     return Seen(possibly={ANY: f"{Path(folder).name} has no {SEEN_FILE}"}) if found is None else found
 
 
 def write_seen(folder: Path, seen: Seen) -> None:
-    """Write the statement into a model's folder."""
+    """Write the record into a model's folder."""
     value = {"rooms": seen.rooms, "scenes": sorted(seen.scenes), "possibly": dict(seen.possibly)}
     write_json(folder / SEEN_FILE, value, indent=None)
 
@@ -113,16 +113,12 @@ def benchmark_scenes(path: str | Path) -> list[str]:
     ValueError where the file cannot be read or names none.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
-        found = list(_scenes_in(read_parquet(path)))
-    elif path.suffix == ".jsonl":
-        found = list(_scenes_in([row for _, row in read_json_lines(path)]))
-    elif path.suffix == ".json":
-        found = list(_scenes_in(read_json(path)))
-    elif path.suffix == ".csv":
-        found = [row.values["scan_id"] for row in read_table(path, {"scan_id"})]
-    else:
-        found = read_text(path).split()
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".parquet": read_parquet, ".jsonl": lambda file: [row for _, row in read_json_lines(file)], ".json": read_json,
+        ".csv": lambda file: [row.values for row in read_table(file, {"scan_id"})],
+    }  # fmt: skip
+    reader = readers.get(path.suffix)
+    found = read_text(path).split() if reader is None else list(_scenes_in(reader(path)))
     if not found:
         raise ValueError(f"{path}: names no scene ({', '.join(_FIELDS)}); give a benchmark's annotations or scene list")
     return list(dict.fromkeys(found))

@@ -35,8 +35,11 @@ from vidllm.io.pictures import Size, decode_small
 VERSION = 4
 COLOUR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
 DEPTH_CODECS = {-1: "unknown", 0: "raw_ushort", 1: "zlib_ushort", 2: "occi_ushort"}
-_FRAME_HEAD = struct.Struct("<16f4Q")  # pose, two time stamps, two byte counts
-_CODECS_AND_SIZES = struct.Struct("<2i4IfQ")
+_HEADER = np.dtype([
+    *((name, "<f4", (4, 4)) for name in ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth")),
+    ("codecs", "<i4", 2), ("sizes", "<u4", 4), ("depth_shift", "<f4"), ("num_frames", "<u8"),
+])  # fmt: skip
+_FRAME_HEAD = np.dtype([("pose", "<f4", (4, 4)), ("times_us", "<u8", 2), ("bytes", "<u8", 2)])
 _JPEG, _ZLIB = 2, 1
 _MAX_NAME = 4096
 _MAX_SIDE = 65_535
@@ -51,11 +54,8 @@ Frame = tuple[np.ndarray, np.ndarray, np.ndarray]
 class SensHeader:
     """What stands before the frames; matrices are 4x4 float64 as the file has them, pixel centres at whole numbers."""
 
-    sensor_name: str
     intrinsic_color: np.ndarray
-    extrinsic_color: np.ndarray
     intrinsic_depth: np.ndarray
-    extrinsic_depth: np.ndarray
     colour_codec: str  # such as ``jpeg``
     depth_codec: str  # such as ``zlib_ushort``
     colour_size: tuple[int, int]  # (height, width) in pixels
@@ -185,45 +185,42 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[SensHeader, int]:
         raise ValueError(f"{path}: expected a .sens file of version {VERSION}, got version {version}")
     if name_length > _MAX_NAME:
         raise ValueError(f"{path}: header: a sensor name of {name_length} bytes at byte 4; {_REMEDY}")
-    name = _read(file, name_length, path, "header").decode("utf-8", "replace").rstrip("\0")
-    matrices = np.frombuffer(_read(file, 256, path, "header"), "<f4").reshape(4, 4, 4).astype(np.float64)
-    told = _CODECS_AND_SIZES.unpack(_read(file, _CODECS_AND_SIZES.size, path, "header"))
-    colour, depth, cw, ch, dw, dh, shift, count = told
+    _read(file, name_length, path, "header")
+    head = np.frombuffer(_read(file, _HEADER.itemsize, path, "header"), _HEADER)[0]
+    cw, ch, dw, dh = head["sizes"].tolist()
+    shift, count = float(head["depth_shift"]), int(head["num_frames"])
     if min(cw, ch, dw, dh) < 1 or max(cw, ch, dw, dh) > _MAX_SIDE or not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"{path}: header: sizes {cw}x{ch}, {dw}x{dh} and depth shift {shift}; {_REMEDY}")
     size = os.fstat(file.fileno()).st_size
-    if count * _FRAME_HEAD.size > size:
+    if count * _FRAME_HEAD.itemsize > size:
         raise ValueError(f"{path}: header: {count} frames in a file of {size} bytes; {_REMEDY}")
+    colour, depth = head["codecs"].tolist()
     codecs = COLOUR_CODECS.get(colour, str(colour)), DEPTH_CODECS.get(depth, str(depth))
-    header = SensHeader(
-        name, matrices[0], matrices[1], matrices[2], matrices[3], *codecs, (ch, cw), (dh, dw), shift, count
-    )
-    return header, file.tell()
+    of_colour, of_depth = (head[f"intrinsic_{kind}"].astype(np.float64) for kind in ("color", "depth"))
+    return SensHeader(of_colour, of_depth, *codecs, (ch, cw), (dh, dw), shift, count), file.tell()
 
 
 def _read_index(file: BinaryIO, path: Path, first: int, header: SensHeader) -> SensIndex:
     count = header.num_frames
     most = 6 * math.prod(header.colour_size) + _SPARE, 4 * math.prod(header.depth_size) + _SPARE
     end = os.fstat(file.fileno()).st_size
-    heads, offsets, place = [], [], first
+    heads, offsets, place = np.empty(count, _FRAME_HEAD), np.empty(count, np.int64), first
     for frame in range(count):
         file.seek(place)
-        head = _FRAME_HEAD.unpack(_read(file, _FRAME_HEAD.size, path, f"frame {frame} of {count}"))
-        place += _FRAME_HEAD.size
-        needed = head[18] + head[19]
-        if head[18] > most[0] or head[19] > most[1]:
-            raise ValueError(f"{path}: frame {frame} of {count}: {head[18]} and {head[19]} bytes of colour and depth "
-                             f"at byte {place}, more than {most[0]} and {most[1]}; {_REMEDY}")  # fmt: skip
-        if place + needed > end:
-            raise ValueError(f"{path}: frame {frame} of {count}: needs {needed} bytes at byte {place}, "
-                             f"the file ends at byte {end}; {_REMEDY}")  # fmt: skip
-        heads.append(head)
-        offsets.append(place)
-        place += needed
-    poses = np.array([head[:16] for head in heads], np.float32).reshape(-1, 4, 4)
-    times = np.array([min(head[16], 2**63 - 1) for head in heads], np.int64)
-    sizes = np.array([head[18:] for head in heads], np.int64).reshape(-1, 2)
-    return SensIndex(np.array(offsets, np.int64), sizes, poses, times)
+        what = f"frame {frame} of {count}"
+        heads[frame] = np.frombuffer(_read(file, _FRAME_HEAD.itemsize, path, what), _FRAME_HEAD)[0]
+        place += _FRAME_HEAD.itemsize
+        colour, depth = heads["bytes"][frame].tolist()
+        if colour > most[0] or depth > most[1]:
+            raise ValueError(f"{path}: {what}: {colour} and {depth} bytes of colour and depth at byte {place}, more "
+                             f"than {most[0]} and {most[1]}; {_REMEDY}")  # fmt: skip
+        if place + colour + depth > end:
+            raise ValueError(f"{path}: {what}: needs {colour + depth} bytes at byte {place}, the file ends at byte "
+                             f"{end}; {_REMEDY}")  # fmt: skip
+        offsets[frame] = place
+        place += colour + depth
+    times = np.minimum(heads["times_us"][:, 0], 2**63 - 1).astype(np.int64)
+    return SensIndex(offsets, heads["bytes"].astype(np.int64), heads["pose"], times)
 
 
 def _raw_picture(data: bytes, dtype: np.dtype, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -260,11 +257,9 @@ def write_sens(
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         name = sensor_name.encode("utf-8")
         file.write(struct.pack("<IQ", VERSION, len(name)) + name)
-        for matrix in (intrinsic_color, np.eye(4), intrinsic_depth, np.eye(4)):
-            file.write(np.asarray(matrix, "<f4").reshape(4, 4).tobytes())
-        sizes_at, count = file.tell(), 0
+        header_at, count = file.tell(), 0
         sizes: tuple[int, ...] = ()
-        file.write(bytes(_CODECS_AND_SIZES.size))
+        file.write(bytes(_HEADER.itemsize))
         for count, frame in enumerate(frames, 1):
             found = _sizes(frame, f"{path}: frame {count - 1}")
             sizes = sizes or found
@@ -274,8 +269,9 @@ def write_sens(
         if not count:
             raise ValueError(f"{path}: expected at least one frame, received none")
         file.write(struct.pack("<Q", 0))
-        file.seek(sizes_at)
-        file.write(_CODECS_AND_SIZES.pack(_JPEG, _ZLIB, *sizes, depth_shift, count))
+        file.seek(header_at)
+        header = (intrinsic_color, np.eye(4), intrinsic_depth, np.eye(4), (_JPEG, _ZLIB), sizes, depth_shift, count)
+        file.write(np.array(header, _HEADER).tobytes())
 
 
 def _sizes(frame: Frame, where: str) -> tuple[int, ...]:
@@ -295,7 +291,5 @@ def _write_frame(file: BinaryIO, frame: Frame, time_us: int) -> None:
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "JPEG", quality=95)
     colour = buffer.getvalue()
     packed = zlib.compress(np.ascontiguousarray(depth, dtype="<u2").tobytes())
-    numbers = np.asarray(pose, np.float32).ravel().tolist()
-    file.write(_FRAME_HEAD.pack(*numbers, time_us, time_us, len(colour), len(packed)))
-    file.write(colour)
-    file.write(packed)
+    head = np.array((pose, (time_us, time_us), (len(colour), len(packed))), _FRAME_HEAD)
+    file.write(head.tobytes() + colour + packed)

@@ -149,9 +149,9 @@ def check_shards(folder: Path) -> None:
     faults = [(path, fault) for path in sorted(folder.glob(PATTERN)) if (fault := shard_fault(path))]
     if not faults:
         return
-    told = "; ".join(f"{path}: {fault}" for path, fault in faults[:SHOWN])
+    named = "; ".join(f"{path}: {fault}" for path, fault in faults[:SHOWN])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    raise ValueError(f"damaged training shard{'s' * (len(faults) > 1)}: {told}{more}; {REMEDY}")
+    raise ValueError(f"damaged training shard{'s' * (len(faults) > 1)}: {named}{more}; {REMEDY}")
 
 
 def shard_fault(path: Path) -> str | None:

@@ -1,9 +1,9 @@
-"""From what a detector sees in pictures to things in metres: one oriented box for each thing, whatever it is called.
+"""Fusion of 2D detections of several frames into oriented 3D boxes, one per object.
 
-In each frame the pixels of a detection are lifted by the frame's depth: those of a mask, or in a 2D box those about as
-deep as its middle, so that the wall behind stays out. Lifted detections of one name that overlap are one thing (two of
-one frame never are). Of a thing's points those stay that the frames which see them agree on; a box is fitted around
-them, turned as their outline is, and reaches to the floor or wall that it touches. Lengths are metres, scene frame.
+In each frame the pixels of a detection are lifted by the frame's depth: those of its mask, or those of its 2D box whose
+depth is near that of the middle, so that the wall behind is excluded. Overlapping lifted detections of one name are
+merged, but never two of one frame. Points on which the frames that see them do not agree are removed; a box is fitted
+to the others, with the yaw of their outline, and extended to the floor or wall that it touches. Metres, scene frame.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from vidllm.geometry.boxes import SAME_SHARE, distinct
 from vidllm.model.calibration import DEVIATIONS
 
 MAX_PIXELS = 3000  # of a detection that are lifted
-MIN_PIXELS = 12  # fewer are no thing
-DEEP = 0.75  # how far from the depth of its middle a thing in a 2D box reaches, in its longer side
-RIM, PLANES, TRIES, FLAT, LEAST_PLANE = 0.2, 3, 100, 0.012, 0.15  # planes around a 2D box: see _on_background
-SAME_2D = 0.8  # of the smaller of two boxes of one name in a picture, the share from which they are one thing
-PART = 0.5  # of a box, the share up to which a smaller box in it shows another thing
-LEFT = 0.2  # of a 2D box's pixels, the share that must be left without them, else it shows something flat
-AGREED = 0.6  # of the frames that see a point, the share in which it must be of the thing
-SHOWN = 0.5  # of a thing's points, the share that a frame must see to show the thing
-FOUND = 0.2  # of the frames that show a thing, the share in which it must be found
+MIN_PIXELS = 12  # of a detection, at least
+DEEP = 0.75  # accepted difference from the depth of the middle of a 2D box, in lengths of its longer side
+RIM, PLANES, TRIES, FLAT, LEAST_PLANE = 0.2, 3, 100, 0.012, 0.15  # planes around a 2D box: see _on_planes
+SAME_2D = 0.8  # share of the smaller of two boxes of one name from which one is a duplicate
+PART = 0.5  # share of a box up to which a smaller box in it is another object
+LEFT = 0.2  # share of a 2D box's pixels off the planes; with less, the object is taken to be flat
+AGREED = 0.6  # share of the frames seeing a point in which it must belong to the object
+SHOWN = 0.5  # share of an object's points that a frame must see to show the object
+FOUND = 0.2  # share of the frames showing an object in which it must be detected
 VOXEL_M = 0.02
 OUTLIERS = 0.005  # share of the points left out at each side
 TOUCH_M, MARGIN_M, PLANE_M = 0.12, 0.3, 0.02  # reach of a touching surface, around the box, thickness of a surface
@@ -64,8 +64,6 @@ class _Lifted:
     corner: tuple[int, int]
     inside: Bool[np.ndarray, "h w"]
     points: Float[np.ndarray, "N 3"]
-    low: Float[np.ndarray, " 3"]
-    high: Float[np.ndarray, " 3"]
     deviation: float  # of its depth, relative; nan: not known
 
     def holds(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -89,7 +87,7 @@ def find(
     data = data if calibrated else replace(data, depth_std_m=None)
     lifted: dict[int, list[_Lifted]] = defaultdict(list)
     for frame, picture in enumerate(data.pictures()):
-        for one in apart(detect(picture, names), picture.shape[:2]):
+        for one in without_duplicates(detect(picture, names), picture.shape[:2]):
             if (seen := _lift(data, frame, one, picture.shape[:2])) is not None:
                 lifted[one.name].append(seen)
     room = data.samples(data.stride_for(200_000)).xyz
@@ -102,22 +100,22 @@ def find(
     return [found[number] for number in kept]
 
 
-def apart(found: Sequence[Detected], size: tuple[int, int]) -> list[Detected]:
-    """Detections of a picture of (H, W) pixels, without what other ones of the same name show again, best first.
+def without_duplicates(found: Sequence[Detected], size: tuple[int, int]) -> list[Detected]:
+    """Detections of a picture of (H, W) pixels without duplicates of the same name, best first.
 
-    What shows only a box gets a mask where smaller boxes lie in it: their pixels are theirs.
+    A box without a mask gets one where smaller boxes lie in it: it excludes their pixels.
     """
     kept: list[Detected] = []
     for one in sorted(found, key=lambda d: -d.score):
         same = (other for other in kept if other.name == one.name)
-        if all(_common(one, other) < SAME_2D * min(_area(one), _area(other)) for other in same):
+        if all(_overlap(one, other) < SAME_2D * min(_area(one), _area(other)) for other in same):
             kept.append(one)
-    return [one if one.mask is not None else _without(one, kept, size) for one in kept]
+    return [one if one.mask is not None else _without_inner(one, kept, size) for one in kept]
 
 
-def _without(one: Detected, others: Sequence[Detected], size: tuple[int, int]) -> Detected:
+def _without_inner(one: Detected, others: Sequence[Detected], size: tuple[int, int]) -> Detected:
     """A box without the smaller ones in it, unless they leave little of it."""
-    inner = [o for o in others if _area(o) <= PART * _area(one) and _common(one, o) >= AGREED * _area(o)]
+    inner = [o for o in others if _area(o) <= PART * _area(one) and _overlap(one, o) >= AGREED * _area(o)]
     mask = np.zeros(size, bool)
     for part, there in ((one, True), *((o, False) for o in inner)):
         x0, y0, x1, y1 = (max(round(v), 0) for v in part.box)
@@ -132,7 +130,7 @@ def _area(one: Detected) -> float:
     return max(one.box[2] - one.box[0], 0.0) * max(one.box[3] - one.box[1], 0.0)
 
 
-def _common(one: Detected, other: Detected) -> float:
+def _overlap(one: Detected, other: Detected) -> float:
     """Pixels that two masks share; without both, the area that two boxes do."""
     if one.mask is not None and other.mask is not None:
         return float((one.mask & other.mask).sum())
@@ -160,8 +158,8 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
     depth = whole[top:bottom, left:right]
     use = inside & (depth > 0)
     if (one.mask is None or not one.exact) and use.any():
-        use &= _as_deep_as_the_middle(depth, use, float(data.intrinsics[frame, 0, 0]))
-        alone = use & ~_on_background(whole, (top, bottom, left, right))
+        use &= _near_middle_depth(depth, use, float(data.intrinsics[frame, 0, 0]))
+        alone = use & ~_on_planes(whole, (top, bottom, left, right))
         use = alone if alone.sum() >= LEFT * use.sum() else use
     at = np.flatnonzero(use)
     if len(at) < MIN_PIXELS:
@@ -171,16 +169,15 @@ def _lift(data: SceneData, frame: int, one: Detected, size: tuple[int, int]) -> 
     pose = data.scene_from_camera[frame]
     camera = np.linalg.inv(data.intrinsics[frame].astype(np.float64)) @ pixels * depth.ravel()[at]
     points = (pose[:3, :3] @ camera).T + pose[:3, 3]
-    low, high = np.percentile(points, [5, 95], axis=0)
     deviation = math.nan
     if data.depth_std_m is not None:
         std = data.depth_std_m[frame, top:bottom, left:right]
         deviation = float(np.median(std.ravel()[at] / depth.ravel()[at]))
-    return _Lifted(frame, one.score, (top, left), inside, points, low, high, deviation)
+    return _Lifted(frame, one.score, (top, left), inside, points, deviation)
 
 
-def _as_deep_as_the_middle(depth: np.ndarray, use: np.ndarray, focal: float) -> np.ndarray:
-    """Where a 2D box shows depths no further from the nearer part of its middle than the thing is large."""
+def _near_middle_depth(depth: np.ndarray, use: np.ndarray, focal: float) -> np.ndarray:
+    """Pixels of a 2D box whose depth differs from the nearer part of its middle by less than the object's size."""
     height, width = depth.shape
     middle = np.zeros_like(use)
     middle[height // 4 : -(-3 * height // 4), width // 4 : -(-3 * width // 4)] = True
@@ -189,7 +186,7 @@ def _as_deep_as_the_middle(depth: np.ndarray, use: np.ndarray, focal: float) -> 
     return np.abs(depth - own) <= DEEP * max(height, width) * own / focal
 
 
-def _on_background(depth: Float[np.ndarray, "H W"], box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
+def _on_planes(depth: Float[np.ndarray, "H W"], box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
     """Where a 2D box (rows from, to, columns from, to) shows floor or wall: planes that go on around it (RANSAC).
 
     In a picture a plane's inverse depth is affine in the pixel.
@@ -223,8 +220,8 @@ def _on_background(depth: Float[np.ndarray, "H W"], box: tuple[int, int, int, in
 
 
 def _groups(seen: Sequence[_Lifted]) -> Iterator[list[_Lifted]]:
-    """Detections that are one thing: joined by overlap, largest first, never two of one frame."""
-    low, high = np.stack([one.low for one in seen]), np.stack([one.high for one in seen])
+    """Detections of one object: merged by overlap, largest first, never two of one frame."""
+    low, high = np.stack([np.percentile(one.points, [5, 95], axis=0) for one in seen], 1)
     sides = (high - low).clip(2 * SLACK_M)
     middle = (low + high) / 2
     low, high = middle - sides / 2, middle + sides / 2
@@ -247,7 +244,7 @@ def _groups(seen: Sequence[_Lifted]) -> Iterator[list[_Lifted]]:
 
 
 def _box_of(data: SceneData, room: Float[np.ndarray, "R 3"], group: Sequence[_Lifted]) -> Box | None:
-    """The box of a thing; None where too little is left of it, or too few of the frames that show it found it."""
+    """The box of an object; None with too few points, or detected in too few of the frames that show it."""
     points = np.concatenate([one.points for one in group])
     _, first = np.unique(np.floor(points / VOXEL_M).astype(np.int64), axis=0, return_index=True)
     points, own = points[first], {one.frame: one for one in group}
@@ -263,7 +260,7 @@ def _box_of(data: SceneData, room: Float[np.ndarray, "R 3"], group: Sequence[_Li
         return None
     score = min(sum(one.score for one in group) / shows, 1.0)
     eyes = data.scene_from_camera[[one.frame for one in group], :3, 3]
-    center, size, yaw = reaching(*fitted(points), room, eyes)
+    center, size, yaw = extended_to_surfaces(*fit_box(points), room, eyes)
     box = Box(three_numbers(center), three_numbers(size), yaw, score)
     error = DEVIATIONS * float(np.median([one.deviation for one in group]))
     if math.isnan(error):
@@ -271,8 +268,8 @@ def _box_of(data: SceneData, room: Float[np.ndarray, "R 3"], group: Sequence[_Li
     return replace(box, center_error=error * float(np.linalg.norm(center - eyes, axis=1).mean()), size_error=error)
 
 
-def fitted(points: Float[np.ndarray, "N 3"]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centre, size and yaw of the box around points, turned so that most of their outline lies near its sides."""
+def fit_box(points: Float[np.ndarray, "N 3"]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Centre, size and yaw of the box around points; the yaw at which most of their outline lies near the sides."""
     best, chosen = -math.inf, 0.0
     for yaw in np.radians(np.arange(0.0, 90.0, 2.0)).tolist():
         along = points[:, :2] @ _turn(yaw)
@@ -289,15 +286,15 @@ def fitted(points: Float[np.ndarray, "N 3"]) -> tuple[np.ndarray, np.ndarray, fl
 
 
 def _turn(yaw: float) -> Float[np.ndarray, "2 2"]:
-    """From coordinates along a box to the scene's."""
+    """Scene coordinates from those along the box."""
     c, s = math.cos(yaw), math.sin(yaw)
     return np.array([[c, -s], [s, c]])
 
 
-def reaching(
+def extended_to_surfaces(
     center: np.ndarray, size: np.ndarray, yaw: float, room: Float[np.ndarray, "R 3"], cameras: Float[np.ndarray, "F 3"]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The box, extended downwards and sideways to the floor or wall that hides its side and that it nearly touches."""
+    """The box, extended downwards and sideways to a floor or wall that nearly touches a side which no camera sees."""
     turn = np.eye(3)
     turn[:2, :2] = _turn(yaw)
     points, eyes, half = (room - center) @ turn, (cameras - center) @ turn, size / 2

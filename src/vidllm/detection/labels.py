@@ -70,12 +70,12 @@ def read_labels(capture: Capture) -> dict[int, list[Label]]:
     return found
 
 
-def _label(where: str, told: Any, size: tuple[int, int]) -> Label:
+def _label(where: str, values: Any, size: tuple[int, int]) -> Label:
     """A label from plain values; ``size`` = (width, height) of its picture."""
-    keys = set(told) if isinstance(told, dict) else set[str]()
+    keys = set(values) if isinstance(values, dict) else set[str]()
     if keys - {"score"} != {"category", "bbox"}:
         raise ValueError(f'{where}: expected the keys "category", "bbox" and perhaps "score", got {sorted(keys)}')
-    category, bbox, score = told["category"], told["bbox"], told.get("score", 1.0)
+    category, bbox, score = values["category"], values["bbox"], values.get("score", 1.0)
     if not isinstance(category, str) or not category.strip():
         raise ValueError(f'{where}: "category" is {category!r:.60}; expected a name')
     if not _numbers([score]) or not 0 <= score <= 1:
@@ -94,11 +94,11 @@ def _numbers(values: Sequence[Any]) -> bool:
 
 
 def write_labels(
-    capture: Capture, detect: Detect, names: Sequence[str], least: float, tell: Callable[[int, int], None]
+    capture: Capture, detect: Detect, names: Sequence[str], least: float, progress: Callable[[int, int], None]
 ) -> tuple[Path, int]:
     """Write what ``detect`` finds of ``names`` in every frame, from the score ``least`` on.
 
-    Returns the file and the number of its boxes; ``tell`` is called with the frames done, and all.
+    Returns the file and the number of its boxes; ``progress`` is called with the numbers of frames done and of all.
     """
     frames: dict[str, list[dict[str, Any]]] = {}
     for number, name in enumerate(capture.names):
@@ -110,7 +110,7 @@ def write_labels(
             if one.score >= least and x1 > x0 and y1 > y0:
                 box = [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)]
                 rows.append({"category": names[one.name], "bbox": box, "score": round(one.score, 3)})
-        tell(number + 1, len(capture))
+        progress(number + 1, len(capture))
     file = labels_file(capture)
     write_json(file, {"frames": frames}, indent=None)
     return file, sum(map(len, frames.values()))

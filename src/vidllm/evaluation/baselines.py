@@ -1,4 +1,4 @@
-"""What needs no video: one text for everything, one box for every object, a causal LM that never sees the video."""
+"""Baselines without a video: one text for all questions, one box for all objects, and a language-only model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidllm.model.text import decode_answers, encode_parts, read_tokenizer
 LANGUAGE_ONLY = Path(__file__).parent.parent / "weights" / "blind"
 """The shipped language-only baseline."""
 MEAN_BOX = (2.5, 0.0, -0.8, 0.8, 0.8, 0.8, 0.0)
-"""Centre, size (metres) and yaw in the scene frame, where no baseline's own mean of its training data is there."""
+"""Centre, size (metres) and yaw in the scene frame, used without a language-only model, which has its own."""
 
 
 class LanguageOnly:
@@ -35,7 +35,7 @@ class LanguageOnly:
 
     @torch.inference_mode()
     def replies(self, whole_prompts: Sequence[str], max_new_tokens: int = 32) -> list[str]:
-        """Greedy replies to whole prompts, whose scene it does not get."""
+        """Greedy replies to whole prompts without their scene."""
         suffixes = [encode_parts(self.tokenizer, prompt)[1] for prompt in whole_prompts]
         padded = self.tokenizer.pad({"input_ids": suffixes}, padding_side="left", return_tensors="pt")
         out = self.model.generate(
@@ -66,7 +66,7 @@ def most_frequent(texts: Sequence[str]) -> str:
 
 
 def most_frequent_of(task: Task, data: DataRoot, items: Sequence[Item]) -> tuple[str, str]:
-    """The most frequent text and where it was counted: the train split where it is there, else the references."""
+    """The most frequent text and where it was counted: the train split if it exists, else the references."""
     if data.annotation_file(task.name, "train") is not None:
         return most_frequent(task.texts(data.annotations(task.name, "train"))), "the train split"
     entries = [item.entry for item in items]

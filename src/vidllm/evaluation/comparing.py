@@ -51,8 +51,8 @@ def compare(first: Any, second: Any, metric: str | None = None, resamples: int =
         raise ValueError(f"--resamples: expected at least 1, received {resamples}")
     one, other = _named(first), _named(second)
     if one.keys() != other.keys():
-        lonely = next(key for key in (*one, *other) if (key in one) != (key in other))
-        raise ValueError(f"the files have not the same items: only one of them has {lonely}; predict the same set")
+        unmatched = next(key for key in (*one, *other) if (key in one) != (key in other))
+        raise ValueError(f"the files have not the same items: only one of them has {unmatched}; predict the same set")
     chosen = _metric(one, other, metric)
     values = np.array([[float(found[key][chosen]) for key in one] for found in (one, other)])
     strata = _strata([str(item.get("task", "")) for item in one.values()])

@@ -1,4 +1,4 @@
-"""The bundled clip with its ground truth: how wrong the model is, in metres, and whether it answers rightly.
+"""The bundled clip with its ground truth: errors in metres, and which answers are right.
 
 ``weights/demo`` holds ``room.mp4`` (a walk through a procedural room), ``truth.npz`` (depth in millimetres at the
 processed resolution, cameras and intrinsics of the frames that uniform sampling picks) and ``truth.json`` (questions
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from vidllm.english import answer_matches
-from vidllm.evaluation.reconstruction_metrics import depth_metrics, depth_on_frames, pose_errors
-from vidllm.evaluation.scene_metrics import box_rows
+from vidllm.evaluation.reconstruction_metrics import depth_on_frames
+from vidllm.evaluation.scene_metrics import box_rows, scene_errors
 from vidllm.geometry.boxes import iou_oriented
 from vidllm.io.files import read_json_object, read_npz
 
@@ -41,14 +41,14 @@ class Truth:
 
 
 def load_truth(folder: Path = FOLDER) -> Truth:
-    """What is known of the clip. ValueError when the files are missing or damaged."""
+    """The ground truth of the clip. ValueError if the files are missing or damaged."""
     try:
-        said, known = read_json_object(folder / "truth.json"), read_npz(folder / "truth.npz")
-        depth = known["depth_mm"].astype(np.float32) / 1000
-        extrinsics, intrinsics = known["extrinsics"], known["intrinsics"]
+        texts, arrays = read_json_object(folder / "truth.json"), read_npz(folder / "truth.npz")
+        depth = arrays["depth_mm"].astype(np.float32) / 1000
+        extrinsics, intrinsics = arrays["extrinsics"], arrays["intrinsics"]
     except (KeyError, ValueError) as error:
         raise ValueError(f"{folder}: cannot read the bundled clip's ground truth ({error}); install again") from error
-    return Truth(said["seed"], depth, extrinsics, intrinsics, said["questions"], said["references"])
+    return Truth(texts["seed"], depth, extrinsics, intrinsics, texts["questions"], texts["references"])
 
 
 def report(scene: Scene, truth: Truth) -> dict[str, Any]:
@@ -67,27 +67,25 @@ def report(scene: Scene, truth: Truth) -> dict[str, Any]:
 def geometry_errors(scene: Scene, truth: Truth) -> dict[str, Any]:
     """Depth abs-rel, scale error, median depth error (m), camera rotation (degrees) and translation (m) errors."""
     true = depth_on_frames(truth.depth_m, scene.frames)
-    found = scene.depth.numpy()
-    figures = depth_metrics(found, true)
-    angle, travel = pose_errors(scene.extrinsics, torch.from_numpy(truth.extrinsics).float())
+    errors = scene_errors(scene, true, truth.extrinsics)
     return {
-        "depth_abs_rel": figures["abs_rel"],
-        "depth_error_m": float(np.median(np.abs(found - true)[true > 0])),
-        "scale_error": figures["scale_error"],
+        "depth_abs_rel": errors["abs_rel"],
+        "depth_error_m": float(np.median(np.abs(scene.depth.numpy() - true)[true > 0])),
+        "scale_error": errors["scale_error"],
         "scale_spread": scene.scale.spread,
-        "rotation_error_deg": float(angle.median()),
-        "translation_error_m": float(travel.median()),
+        "rotation_error_deg": errors["rotation_deg"],
+        "translation_error_m": errors["translation_m"],
         "warnings": list(scene.scale.warnings),
     }
 
 
 def _answer(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
-    said = scene.ask(item["question"], item.get("situation"))
-    return {**item, "answer": said, "right": answer_matches(said, item["answers"])}
+    answer = scene.ask(item["question"], item.get("situation"))
+    return {**item, "answer": answer, "right": answer_matches(answer, item["answers"])}
 
 
 def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
-    """The best IoU of each true box; right when all reach 0.25, or when nothing is found where nothing is."""
+    """The best IoU of each true box; right if all reach 0.25, or if there is no true box and none was found."""
     several = len(item["boxes"]) != 1
     boxes = scene.ground(item["expression"], several=several)
     best = [0.0] * len(item["boxes"])
@@ -102,32 +100,32 @@ def _find(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_page(scene: Scene, told: dict[str, Any], folder: Path, more: Sequence[str] = ()) -> list[Path]:
+def write_page(scene: Scene, results: dict[str, Any], folder: Path, more: Sequence[str] = ()) -> list[Path]:
     """The page of the clip with what was asked and found, and other formats; returns the paths."""
-    shown = [(item["expression"], scene.ground(item["expression"], False)[0]) for item in told["references"]
+    boxes = [(item["expression"], scene.ground(item["expression"], False)[0]) for item in results["references"]
              if item["boxes"]]  # fmt: skip
-    said = [(item["question"], item["answer"]) for item in told["questions"]]
-    return scene.save(folder, ["html", *more], [box for _, box in shown], [name for name, _ in shown], said)
+    answers = [(item["question"], item["answer"]) for item in results["questions"]]
+    return scene.save(folder, ["html", *more], [box for _, box in boxes], [name for name, _ in boxes], answers)
 
 
-def lines(told: dict[str, Any]) -> list[str]:
-    """The report for a person."""
-    geometry = told["geometry"]
+def lines(results: dict[str, Any]) -> list[str]:
+    """The report as text."""
+    geometry = results["geometry"]
     text = [
-        f"{told['clip']} (procedural room {told['seed']}), from video alone",
+        f"{results['clip']} (procedural room {results['seed']}), from video alone",
         f"  depth        abs-rel {geometry['depth_abs_rel']:.3f}, median error {geometry['depth_error_m']:.2f} m",
         f"  scale        error {100 * geometry['scale_error']:.0f}%, images agree within "
         f"{100 * geometry['scale_spread']:.0f}%",
         f"  cameras      median error {geometry['rotation_error_deg']:.1f} deg, "
         f"{geometry['translation_error_m']:.2f} m",
     ]
-    for item in told["questions"]:
+    for item in results["questions"]:
         mark = "right" if item["right"] else f"wrong, it is: {item['answers'][0]}"
         asked = " ".join(filter(None, [item.get("situation"), item["question"]]))
         text.append(f"  {asked} {item['answer']} ({mark})")
-    for item in told["references"]:
+    for item in results["references"]:
         text.append(f"  find: {item['expression']}: {_verdict(item)}")
-    every = told["questions"] + told["references"]
+    every = results["questions"] + results["references"]
     return [*text, f"  {sum(item['right'] for item in every)} of {len(every)} right"]
 
 

@@ -10,8 +10,8 @@ gives the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -75,61 +75,10 @@ def own_device(device: str) -> str:
 
 
 @dataclass(frozen=True)
-class Work:
-    """The rows to be made: those of every scene's keys (in the order of the annotations), a file for each variant.
-
-    ``name`` is ``TASK.SPLIT``; ``made_with`` is what the predictions depend on: another run with the same does not make
-    them again.
-    """
-
-    out: Path
-    name: str
-    wanted: Mapping[str, Sequence[str]]
-    variants: tuple[Variant, ...]
-    made_with: Record
-
-    @contextmanager
-    def lock(self, processes: ProcessGroup) -> Iterator[None]:
-        """While the first process holds a lock of the folder: ValueError where another command makes the same there."""
-        with folder_lock(self.out, f".{self.name}.lock") if processes.rank == 0 else nullcontext():
-            yield
-
-    def rows(
-        self,
-        processes: ProcessGroup,
-        open_scene: Callable[[str], EvaluationScene],
-        predict: Callable[[EvaluationScene, Variant], list[Record]],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> dict[Variant, list[Record]] | None:
-        """Make what is not there yet of this process's scenes; all rows in the first process, None in the others."""
-        folder = self.out / "predictions"
-        claim(folder / f"{self.name}.run.json", self.made_with, "choose another output folder, or delete it")
-        files = {v: PredictionFile(folder, f"{self.name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
-        done = {variant: file.done() for variant, file in files.items()}
-        for file in files.values():
-            file.mend()
-        mine = list(self.wanted)[processes.rank :: processes.size]
-        left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
-        progress = progress if processes.rank == 0 and left else None
-        if progress is not None:
-            progress(0, len(left))
-        for count, scene in enumerate(left, 1):
-            opened = open_scene(scene)
-            for variant, file in files.items():
-                if scene not in done[variant]:
-                    file.append(predict(opened, variant))
-            if progress is not None:
-                progress(count, len(left))
-        if processes.size > 1:
-            dist.barrier()
-        return {variant: file.gather() for variant, file in files.items()} if processes.rank == 0 else None
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What to run: a task of ``tasks.py`` on the data under ``root``, under ``protocols``, written to ``out``.
+    """What to run: a task of ``tasks.py``, or reconstruction, on the data under ``root``, written to ``out``.
 
-    None leaves the choice to the task and to what is there: ``frames`` of each scene (the model's own number),
+    None leaves the choice to the task and the data: ``frames`` of each scene (the model's own number),
     ``settings``, whose boxes are given (``proposals``), ``baselines``. ``scenes``: these alone, or all that the
     annotations name. ``blind``: the folder of the language-only baseline.
     """
@@ -146,6 +95,78 @@ class Plan:
     baselines: tuple[str, ...] | None = None
     blind: Path = LANGUAGE_ONLY
 
+    @property
+    def name(self) -> str:
+        """``TASK.SPLIT``."""
+        return f"{self.task}.{self.split}"
+
+    def record(self, model: VidLLM, scenes: Iterable[str], items: int) -> Record:
+        """The task, and what it runs over."""
+        frames = model.processor.image_processor.num_frames if self.frames is None else self.frames
+        return {"task": self.task, "split": self.split, "scenes": list(scenes), "items": items, "frames": frames}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The rows to predict: one for each of a scene's keys (in the order of the annotations), a file per variant.
+
+    ``made_with`` is what the predictions depend on; a run with the same value reuses them.
+    """
+
+    plan: Plan
+    wanted: Mapping[str, Sequence[str]]
+    variants: tuple[Variant, ...]
+    made_with: Record
+
+    def run(
+        self,
+        open_scene: Callable[[str], EvaluationScene],
+        predict: Callable[[EvaluationScene, Variant], list[Record]],
+        score: Callable[[dict[Variant, list[Record]]], Record],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Record | None:
+        """Predict what is missing, score all rows and publish the results; None in all processes but the first.
+
+        ValueError where another command is writing the same results.
+        """
+        processes = join_processes()
+        lock = folder_lock(self.plan.out, f".{self.plan.name}.lock") if processes.rank == 0 else nullcontext()
+        with lock:
+            files = self._predict(processes, open_scene, predict, progress)
+            if processes.rank != 0:
+                return None
+            rows = {variant: file.gather() for variant, file in files.items()}
+            return publish(self.plan.out, {**self.made_with, **score(rows)})
+
+    def _predict(
+        self,
+        processes: ProcessGroup,
+        open_scene: Callable[[str], EvaluationScene],
+        predict: Callable[[EvaluationScene, Variant], list[Record]],
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[Variant, PredictionFile]:
+        folder, name = self.plan.out / "predictions", self.plan.name
+        claim(folder / f"{name}.run.json", self.made_with, "choose another output folder, or delete it")
+        files = {v: PredictionFile(folder, f"{name}.{v.name}", self.wanted, processes.rank) for v in self.variants}
+        done = {variant: file.done() for variant, file in files.items()}
+        for file in files.values():
+            file.repair()
+        mine = list(self.wanted)[processes.rank :: processes.size]
+        left = [scene for scene in mine if any(scene not in done[variant] for variant in files)]
+        progress = progress if processes.rank == 0 and left else None
+        if progress is not None:
+            progress(0, len(left))
+        for count, scene in enumerate(left, 1):
+            opened = open_scene(scene)
+            for variant, file in files.items():
+                if scene not in done[variant]:
+                    file.append(predict(opened, variant))
+            if progress is not None:
+                progress(count, len(left))
+        if processes.size > 1:
+            dist.barrier()
+        return files
+
 
 def evaluate(
     plan: Plan,
@@ -155,23 +176,22 @@ def evaluate(
 ) -> Record | None:
     """Predict, gather and score; returns what is written to ``OUT/results.json``, None in all processes but the first.
 
-    ``name`` is the model's folder or hub id, for the checksums (None: the shipped one); ``progress`` hears (scenes
-    done, scenes) of the first process's share, from (0, scenes) on. ValueError where something is missing, unknown or
-    contradicts itself.
+    ``name`` is the model's folder or hub id, for the checksums (None: the shipped one); ``progress`` is called with
+    the numbers of scenes done and of all of the first process, from (0, all) on. ValueError where something is missing,
+    unknown or contradictory.
     """
     run = Run(plan, model, name)
-    with run.work.lock(run.processes):
-        rows = run.work.rows(
-            run.processes,
-            lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
-            lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
-            progress,
-        )
-        return None if rows is None else run.score(rows)
+    wanted = {scene: [item.key for item in items] for scene, items in run.by_scene.items()}
+    return Work(plan, wanted, run.variants, run.made_with).run(
+        lambda scene: EvaluationScene(run.data, scene, model, plan.frames),
+        lambda opened, variant: predict(run.task, variant, opened, run.by_scene[opened.scene_id], run.helpers),
+        run.score,
+        progress,
+    )
 
 
 class Run:
-    """A plan with its data, items and variants at hand."""
+    """A plan with its data, items and variants."""
 
     def __init__(self, plan: Plan, model: VidLLM, name: str | Path | None = None) -> None:
         self.plan, self.model, self.name = plan, model, name
@@ -179,7 +199,6 @@ class Run:
         for one in plan.protocols:
             protocol(plan.task, one)
         self.data = DataRoot(plan.root)
-        self.processes = join_processes()
         self.items = self._items()
         self.variants = self._variants()
 
@@ -226,7 +245,7 @@ class Run:
         return tuple(variant for variant in found if self._can(variant))
 
     def _can(self, variant: Variant) -> bool:
-        """Whether a baseline's own data are there; ValueError where it was asked for by name and they are not."""
+        """Whether a baseline's own data exist; ValueError if it was requested by name and they do not."""
         wanted = self.plan.baselines is not None
         if variant.system == "language-only" and self._blind is None:
             if wanted:
@@ -243,26 +262,14 @@ class Run:
     @cached_property
     def helpers(self) -> Helpers:
         """The language-only model and the most frequent text, where a variant needs them."""
-        return Helpers(self._blind, self._most_frequent[0])
-
-    @cached_property
-    def _most_frequent(self) -> tuple[str, str]:
-        if not any(variant.system == "most-frequent" for variant in self.variants):
-            return "", ""
-        return most_frequent_of(self.task, self.data, self.items)
-
-    @cached_property
-    def work(self) -> Work:
-        """The rows of every item in every variant."""
-        wanted = {scene: [item.key for item in items] for scene, items in self.by_scene.items()}
-        name = f"{self.plan.task}.{self.plan.split}"
-        return Work(self.plan.out, name, wanted, self.variants, self.made_with)
+        needed = any(variant.system == "most-frequent" for variant in self.variants)
+        text, counted_over = most_frequent_of(self.task, self.data, self.items) if needed else ("", "")
+        return Helpers(self._blind, text, counted_over)
 
     @cached_property
     def made_with(self) -> Record:
-        """What the predictions depend on; another run with the same does not make them again."""
-        frames, kind = self.plan.frames, self.task.kind
-        prompt = self.task.prompt
+        """What the predictions depend on; a run with the same value reuses them."""
+        kind, prompt = self.task.kind, self.task.prompt
         decoding = _DECODING[kind].format(self.task.answer_tokens or MAX_ANSWER_TOKENS)
         if self.model.model.speaker is not None:
             from vidllm.baselines.vision_language import MAX_NUMBERS, PROMPTS
@@ -271,39 +278,33 @@ class Run:
             decoding = f"greedy, at most {MAX_NUMBERS} new tokens" if kind == "box" else decoding
         files = self.data.annotation_files(self.plan.task, self.plan.split)
         record: Record = {
-            "task": self.plan.task, "split": self.plan.split, "scenes": list(self.by_scene),
-            "items": len(self.items),
-            "frames": self.model.processor.image_processor.num_frames if frames is None else frames,
+            **self.plan.record(self.model, self.by_scene, len(self.items)),
             "annotations": files_record(files, self.plan.root),
             "prompt": {"template": prompt, "sha256": sha256_text(prompt)},
             "decoding": decoding,
             "model": model_record(self.name, self.model),
-        }  # fmt: skip
+        }
         if self._blind is not None:
             record["language-only"] = folder_record(self.plan.blind)["sha256"]
         return record
 
     def score(self, rows: Mapping[Variant, list[Record]]) -> Record:
-        """Score the predictions under every protocol, write and return the results."""
+        """The columns, and the scores of the predictions under every protocol."""
         outputs = {variant: {row["key"]: row for row in found} for variant, found in rows.items()}
-        results = {
-            **self.made_with,
-            "columns": [self._told(variant) for variant in self.variants],
-            "versions": versions("torch", "transformers", "numpy"),
-        }
+        scores: Record = {}
         if self.task.withheld(self.items):  # the file for the benchmark's server, as the answers are not ours to have
-            results["protocols"] = {}
             for variant in self.variants:
-                path = self.plan.out / f"submission.{self.plan.task}.{self.plan.split}.{variant.name}.json"
+                path = self.plan.out / f"submission.{self.plan.name}.{variant.name}.json"
                 write_result(path, self.task.submission(self.items, outputs[variant], "official"))
         else:
             references = self.task.references(self.items, box_reader(self.data), self.data)
-            results["protocols"] = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
-        return publish(self.plan.out, results)
-
-    def _told(self, variant: Variant) -> Record:
-        told = {"system": variant.system, "setting": variant.setting}
-        return told | ({"counted_over": self._most_frequent[1]} if variant.system == "most-frequent" else {})
+            scores = {one: self._scored(one, references, outputs) for one in self.plan.protocols}
+        columns = [{"system": v.system, "setting": v.setting} for v in self.variants]
+        for column in columns:
+            if column["system"] == "most-frequent":
+                column["counted_over"] = self.helpers.counted_over
+        found = versions("torch", "transformers", "numpy")
+        return {"columns": columns, "versions": found, "protocols": scores}
 
     def _scored(self, name: str, references: Any, outputs: dict[Variant, dict[str, Record]]) -> Record:
         entry = protocol(self.plan.task, name)

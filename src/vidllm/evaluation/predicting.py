@@ -23,6 +23,7 @@ from vidllm.evaluation.recording import (
     aligned_corners,
     in_scene,
     moved_points,
+    object_corners,
     oriented_corners,
 )
 from vidllm.evaluation.tasks import Item, Task, Variant
@@ -39,6 +40,7 @@ class Helpers:
 
     blind: LanguageOnly | None = None
     text: str = ""
+    counted_over: str = ""  # where the most frequent text was counted
 
     @cached_property
     def language_only_caption(self) -> str:
@@ -55,8 +57,7 @@ class Helpers:
 def predict(task: Task, variant: Variant, case: EvaluationScene, items: Sequence[Item], helpers: Helpers) -> list[Row]:
     """One row an item, in their order (see ``tasks.py`` for the fields)."""
     if task.kind == "answer":
-        answers = _answers(task, variant, case, items, helpers)
-        found: list[Row] = [{"answer": answer} for answer in answers]
+        found: list[Row] = [{"answer": answer} for answer in _answers(task, variant, case, items, helpers)]
     elif task.kind == "caption":
         found = [_caption(variant, case, item, helpers) for item in items]
     else:
@@ -76,43 +77,32 @@ def _answers(
         return _placed(variant, case).scene.ask_all(questions, most)
     if variant.system == "language-only":
         assert helpers.blind is not None
-        return helpers.blind.answers(questions, most) if items else []
+        return helpers.blind.answers(questions, most)
     return [helpers.text] * len(items)
 
 
 def _caption(variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
-    true = case.corners(item.entry.object_id, item.key)
+    """Without proposals, the box is the one that the model finds for its own caption, or the mean box."""
+    true = object_corners(case.source, item.entry.object_id, item.key)
     corners, centre = None, (true.min(0) + true.max(0)) / 2
     if variant.source is not None:
-        boxes = case.candidates(variant.source).boxes
+        boxes, _ = case.candidates(variant.source)
         if not len(boxes):
             return {"caption": "", "box": None, "iou": 0.0}
         ious = np.array([float(hull_iou(aligned_corners(box), true)) for box in boxes])
         best = int(ious.argmax())
         corners, centre = aligned_corners(boxes[best]), boxes[best][:3]
-    text = _say(variant, case, centre, helpers)
-    if corners is None:
-        corners = _box_of_words(variant, case, text, helpers)
-    return {"caption": text, "box": corners.tolist(), "iou": float(hull_iou(corners, true))}
-
-
-def _say(variant: Variant, case: EvaluationScene, centre: np.ndarray, helpers: Helpers) -> str:
     if variant.sees:
         placed = _placed(variant, case)
         point = moved_points(np.linalg.inv(placed.to_aligned), centre)
-        return placed.scene.describe(point.tolist(), MAX_CAPTION_TOKENS)
-    if variant.system == "language-only":
-        return helpers.language_only_caption
-    return helpers.text
-
-
-def _box_of_words(variant: Variant, case: EvaluationScene, text: str, helpers: Helpers) -> np.ndarray:
-    """The box that the model finds for its own caption; the mean box for who sees nothing (or says nothing)."""
-    if variant.sees and text.strip():
-        placed = _placed(variant, case)
-        found = placed.scene.ground(text.strip()[: prompts.MAX_QUESTION_CHARS], several=False)
-        return _corners(found[0], placed)
-    return _mean_corners(case, helpers)
+        text = placed.scene.describe(point.tolist(), MAX_CAPTION_TOKENS)
+        if corners is None and text.strip():
+            found = placed.scene.ground(text.strip()[: prompts.MAX_QUESTION_CHARS], several=False)
+            corners = _corners(found[0], placed)
+    else:
+        text = helpers.language_only_caption if variant.system == "language-only" else helpers.text
+    corners = _mean_corners(case, helpers) if corners is None else corners
+    return {"caption": text, "box": corners.tolist(), "iou": float(hull_iou(corners, true))}
 
 
 def _mean_corners(case: EvaluationScene, helpers: Helpers) -> np.ndarray:
@@ -135,19 +125,19 @@ def _boxes(task: Task, variant: Variant, case: EvaluationScene, item: Item, help
 
 def _chosen(task: Task, variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
     assert variant.source is not None
-    given = case.candidates(variant.source)
-    if not len(given.boxes):
+    given, ids = case.candidates(variant.source)
+    if not len(given):
         return {"boxes": [], "scores": [], "object_ids": []}
     if variant.sees:
         placed = _placed(variant, case)
-        boxes = [in_scene(box, placed.to_aligned) for box in given.boxes]
+        boxes = [in_scene(box, placed.to_aligned) for box in given]
         picked = placed.scene.choose(task.ask(item)[0], boxes, several=task.several)
     else:
-        picked = [(nearest_to(_mean_corners(case, helpers).mean(0), given.boxes), 1.0)]
+        picked = [(nearest_to(_mean_corners(case, helpers).mean(0), given), 1.0)]
     row: Row = {
-        "boxes": [aligned_corners(given.boxes[number]).tolist() for number, _ in picked],
+        "boxes": [aligned_corners(given[number]).tolist() for number, _ in picked],
         "scores": [score for _, score in picked],
     }
-    if given.object_ids is not None:
-        row["object_ids"] = [given.object_ids[number] for number, _ in picked]
+    if ids is not None:
+        row["object_ids"] = [ids[number] for number, _ in picked]
     return row

@@ -4,8 +4,8 @@
     predictions/parts/TASK.SPLIT.SYSTEM.SETTING.R.jsonl  what process R has written so far
     predictions/TASK.SPLIT.run.json                      what the run was made with: another one is refused
 
-A scene is the unit of work: its lines are written together, and one whose lines are not all there is done again, so
-that an interrupted run gives the bytes of one that was not. A line that a kill cut in half is dropped.
+A scene is the unit of work: its lines are written together, and an incomplete scene is predicted again, so that an
+interrupted run gives the same bytes as an uninterrupted one. Incomplete lines are dropped.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class PredictionFile:
         self._wanted = wanted
 
     def done(self) -> set[str]:
-        """The scenes whose lines are all there. ValueError for unknown ids or lines that contradict each other."""
+        """The complete scenes. ValueError for unknown ids or lines that contradict each other."""
         rows = self._rows()
         return {scene for scene, keys in self._wanted.items() if all(key in rows for key in keys)}
 
-    def mend(self) -> None:
-        """Take the half line of an earlier kill off the end of this process's own file."""
+    def repair(self) -> None:
+        """Remove an incomplete last line, left by a killed process, from this process's own file."""
         if self._own.exists():
             text = self._own.read_bytes()
             if text and not text.endswith(b"\n"):
@@ -114,8 +114,8 @@ def claim(path: Path, made_with: Row, remedy: str) -> None:
     pairs = {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
     differ = [f"{name} {a!s:.40} (now {b!s:.40})" for name, (a, b) in pairs.items() if a != b]
     if differ:
-        told = ", ".join(differ[:_SHOWN]) + (f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else "")
-        raise ValueError(f"{path.parent} was made with {told}; {remedy}")
+        shown = ", ".join(differ[:_SHOWN]) + (f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else "")
+        raise ValueError(f"{path.parent} was made with {shown}; {remedy}")
 
 
 def _flat(values: Row, before: str = "") -> Row:

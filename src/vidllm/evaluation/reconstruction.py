@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,18 @@ import numpy as np
 import torch
 
 from vidllm.datasets.layout import DataRoot
-from vidllm.evaluation.harness import Work, join_processes
+from vidllm.evaluation.harness import Plan, Work
 from vidllm.evaluation.prediction_files import Row
 from vidllm.evaluation.reconstruction_metrics import (
     PosedDepth,
-    depth_metrics,
     depth_on_frames,
     known,
     pose_errors,
     reconstruction_metrics,
 )
 from vidllm.evaluation.recording import EvaluationScene, Recording
-from vidllm.evaluation.results import model_record, publish
-from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M
+from vidllm.evaluation.results import model_record
+from vidllm.evaluation.scene_metrics import CONSTANT_DEPTH_M, scene_errors
 from vidllm.evaluation.tasks import Variant
 from vidllm.io.captures import Capture
 from vidllm.io.files import plain
@@ -45,27 +43,12 @@ _SOURCE = "TUM's definitions of ATE and RPE; VGGT's of the pose AUC (vidllm.eval
 _SCALE = "metres, degrees, shares 0..1; ..._aligned and sim3: after alignment"
 
 
-@dataclass(frozen=True)
-class ReconstructionPlan:
-    """What to run: scenes of ``root`` (those named, else the list of the split, else all), and where to write.
-
-    ``settings``: ``raw``, ``given-poses`` (the model is given the true poses and intrinsics) or both.
-    """
-
-    root: Path
-    out: Path
-    split: str = "val"
-    scenes: tuple[str, ...] = ()
-    frames: int | None = None
-    settings: tuple[str, ...] = ("raw",)
-
-    @property
-    def columns(self) -> tuple[Variant, ...]:
-        """The model in each setting, and the baseline; ValueError for another setting."""
-        for name in self.settings:
-            if name not in _SETTINGS:
-                raise ValueError(f"no setting {name!r} of reconstruction; known: {', '.join(_SETTINGS)}")
-        return *(Variant("vidllm", name) for name in dict.fromkeys(self.settings)), WALL
+def _variants(settings: Sequence[str]) -> tuple[Variant, ...]:
+    """The model in each setting, and the baseline; ValueError for another setting."""
+    for name in settings:
+        if name not in _SETTINGS:
+            raise ValueError(f"no setting {name!r} of reconstruction; known: {', '.join(_SETTINGS)}")
+    return *(Variant("vidllm", name) for name in dict.fromkeys(settings)), WALL
 
 
 def scene_metrics(case: EvaluationScene, variant: Variant) -> dict[str, float]:
@@ -91,37 +74,43 @@ def _flat_wall(recording: Recording) -> PosedDepth:
 
 
 def evaluate_reconstruction(
-    plan: ReconstructionPlan,
+    plan: Plan,
     model: VidLLM,
     name: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Row | None:
-    """Measure every scene; returns mean and median of each metric, as ``results.json`` has them (None but in rank 0).
+    """Measure the scenes of ``plan.root``: those named, else the list of the split, else all.
 
+    Settings are ``raw`` (alone where the plan has none) and ``given-poses``, in which the model is given the true poses
+    and intrinsics. Returns mean and median of each metric, as ``results.json`` has them (None but in rank 0).
     ValueError naming scenes that are missing or broken.
     """
-    data, processes = DataRoot(plan.root), join_processes()
-    scenes = _scenes(plan, data)
-    made_with = _made_with(plan, scenes, model, name)
-    work = Work(plan.out, f"reconstruction.{plan.split}", {s: [s] for s in scenes}, plan.columns, made_with)
-    with work.lock(processes):
-        rows = work.rows(processes, lambda scene: EvaluationScene(data, scene, model, plan.frames), _row, progress)
-        if rows is None:
-            return None
-        how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}
-        columns = [{"system": c.system, "setting": c.setting} for c in plan.columns]
-        return publish(plan.out, {**made_with, "columns": columns, "protocols": {
-            name: {"source": _SOURCE, "scale": _SCALE, "scores": {
-                v.name: _over_scenes(found, take) for v, found in rows.items()
-            }} for name, take in how.items()
-        }})  # fmt: skip
+    data = DataRoot(plan.root)
+    scenes, variants = _scenes(plan, data), _variants(("raw",) if plan.settings is None else plan.settings)
+    made_with = {
+        **plan.record(model, scenes, len(scenes)), "annotations": {},
+        "decoding": f"point clouds of at most {MOST_POINTS} pixels a scene", "model": model_record(name, model),
+    }  # fmt: skip
+    return Work(plan, {scene: [scene] for scene in scenes}, variants, made_with).run(
+        lambda scene: EvaluationScene(data, scene, model, plan.frames), _row, _results, progress
+    )
+
+
+def _results(rows: dict[Variant, list[Row]]) -> Row:
+    """The columns, and mean and median of every metric."""
+    how: dict[str, Callable[[list[float]], Any]] = {"mean": np.mean, "median": np.median}
+    return {"columns": [{"system": v.system, "setting": v.setting} for v in rows], "protocols": {
+        name: {"source": _SOURCE, "scale": _SCALE, "scores": {
+            v.name: _over_scenes(found, take) for v, found in rows.items()
+        }} for name, take in how.items()
+    }}  # fmt: skip
 
 
 def _row(scene: EvaluationScene, variant: Variant) -> list[Row]:
     return [{"key": scene.scene_id, "scene_id": scene.scene_id, "figures": plain(scene_metrics(scene, variant))}]
 
 
-def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
+def _scenes(plan: Plan, data: DataRoot) -> list[str]:
     there = data.scene_ids()
     absent = [scene for scene in plan.scenes if scene not in there]
     if absent:
@@ -131,16 +120,6 @@ def _scenes(plan: ReconstructionPlan, data: DataRoot) -> list[str]:
     if not found:
         raise ValueError(f"{plan.root}: no scene of the split {plan.split} is there; name some with --scenes")
     return found
-
-
-def _made_with(plan: ReconstructionPlan, scenes: list[str], model: VidLLM, name: str | Path | None) -> Row:
-    own = model.processor.image_processor.num_frames
-    return {
-        "task": "reconstruction", "split": plan.split, "scenes": scenes, "items": len(scenes),
-        "frames": own if plan.frames is None else plan.frames, "annotations": {},
-        "decoding": f"point clouds of at most {MOST_POINTS} pixels a scene",
-        "model": model_record(name, model),
-    }  # fmt: skip
 
 
 def _over_scenes(rows: list[Row], take: Callable[[list[float]], Any]) -> dict[str, float | None]:
@@ -177,30 +156,30 @@ def measure_clip(
 def _measure(model: VidLLM, clip: Capture, chosen: Sequence[int]) -> dict[str, float]:
     assert clip.poses is not None
     scene = model.reconstruct([clip.picture(n) for n in chosen], len(chosen))
-    extrinsics = torch.from_numpy(np.linalg.inv(clip.poses[list(chosen)])).float()
+    extrinsics = np.linalg.inv(clip.poses[list(chosen)])
     true = np.concatenate([depth_on_frames(clip.depths[n]()[None], scene.frames) for n in chosen])
-    predicted = scene.depth.numpy()
-    angle, travel = pose_errors(scene.extrinsics, extrinsics)
-    still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), extrinsics)
-    depth = depth_metrics(predicted, true)
+    still, _ = pose_errors(torch.eye(4).expand(len(chosen), 4, 4), torch.from_numpy(extrinsics).float())
+    errors = scene_errors(scene, true, extrinsics)
+    pose = {name: errors.pop(name) for name in ("rotation_deg", "translation_m")}
     return {
         "frames": float(len(chosen)),
-        **depth,
-        "rotation_deg": float(angle.median()),
+        **errors,
+        "rotation_deg": pose["rotation_deg"],
         "rotation_deg_if_still": float(still.median()),
-        "translation_m": float(travel.median()),
+        "translation_m": pose["translation_m"],
         "frames_agree": float(scene.frames_agree is not False),
         "spread": scene.scale.spread,
-        **_in_intervals(scene, predicted, true, depth["scale_ratio"]),
+        **_in_intervals(scene, true, errors["scale_ratio"]),
     }
 
 
-def _in_intervals(scene: Scene, predicted: np.ndarray, true: np.ndarray, scale_ratio: float) -> dict[str, float]:
+def _in_intervals(scene: Scene, true: np.ndarray, scale_ratio: float) -> dict[str, float]:
     """The share of true depths within the 90% interval of depth, and whether the true scale is within its own.
 
     nan without such an interval.
     """
-    std, lengths, valid = scene.depth_std, scene.scale.of_length(1.0), known(predicted, true)
+    predicted, std, lengths = scene.depth.numpy(), scene.depth_std, scene.scale.of_length(1.0)
+    valid = known(predicted, true)
     off = np.abs(predicted - true)[valid]
     return {
         "depth_in_90": math.nan if std is None else float((off <= DEVIATIONS * std.numpy()[valid]).mean()),

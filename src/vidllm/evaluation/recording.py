@@ -13,9 +13,9 @@ is not determined for a camera that only turns. Whatever the model gets wrong st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -84,25 +84,20 @@ def object_boxes(scene: ScanNetScene) -> dict[int, np.ndarray]:
     return {i.object_id: np.array(i.box, np.float64) for i in scene.instances if i.box is not None}
 
 
-def object_corners(boxes: Mapping[int, np.ndarray], scene: str, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
+def object_corners(scene: ScanNetScene, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
     """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
-    if object_id not in boxes:
+    box = object_boxes(scene).get(object_id)
+    if box is None:
         raise ValueError(
-            f"{what}: {scene} has no object {object_id} with a box; are annotations and scans one release?"
+            f"{what}: {scene.scene_id} has no object {object_id} with a box; are annotations and scans one release?"
         )
-    return aligned_corners(boxes[object_id])
+    return aligned_corners(box)
 
 
 def box_reader(data: DataRoot) -> Callable[[str, int, str], np.ndarray]:
     """Corners of annotated objects by (scene, object id, entry's name), each scan read once."""
-    held: dict[str, dict[int, np.ndarray]] = {}
-
-    def box_of(scene: str, object_id: int, what: str) -> np.ndarray:
-        if scene not in held:
-            held[scene] = object_boxes(data.scene(scene))
-        return object_corners(held[scene], scene, object_id, what)
-
-    return box_of
+    scene_of = cache(data.scene)
+    return lambda scene, object_id, what: object_corners(scene_of(scene), object_id, what)
 
 
 class Recording:
@@ -168,22 +163,14 @@ class Placed:
     to_aligned: np.ndarray
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Given boxes (M, 6) in the aligned frame, centre and size; ``object_ids`` where they are the annotated ones."""
-
-    boxes: np.ndarray
-    object_ids: tuple[int, ...] | None = None
-
-
 class EvaluationScene:
     """Everything a benchmark may ask about one scene, made when it is asked for; encoded once for all columns."""
 
     def __init__(self, data: DataRoot, scene_id: str, model: VidLLM, count: int | None = None) -> None:
         self.data, self.scene_id, self.model, self._count = data, scene_id, model, count
         self.source = data.scene(scene_id)
+        self._geometries: dict[str, Geometry] = {}
         self._placed: dict[tuple[str, bool], Placed] = {}
-        self._candidates: dict[str, Candidates] = {}
 
     @cached_property
     def recording(self) -> Recording:
@@ -201,23 +188,22 @@ class EvaluationScene:
     def _features(self) -> Features:
         return self.model.model.encode(self._images)
 
-    @cached_property
     @torch.inference_mode()
-    def _reconstructed(self) -> Geometry:
-        return self.model.model.encode_scene(
-            self._images, refine=self.model.refine, features=self._features
-        ).geometry
-
-    @cached_property
-    @torch.inference_mode()
-    def _posed(self) -> Geometry:
-        """From the frames with their true poses and intrinsics."""
-        truth = self.recording
-        extrinsics, intrinsics = (torch.from_numpy(a).float()[None] for a in (truth.extrinsics, truth.intrinsics))
-        known = KnownCameras(truth.frames.images[None], intrinsics, extrinsics, metric=True, up=truth.up[None])
-        return self.model.model.encode_scene(
-            self._images, cameras=known, refine=self.model.refine, features=self._features
-        ).geometry
+    def _geometry(self, setting: str) -> Geometry:
+        """The true geometry, or the model's, which is told the true cameras in the setting ``given-poses``."""
+        if setting not in self._geometries:
+            network, truth, known = self.model.model, self.recording, None
+            if setting == "oracle-geometry":
+                return truth.geometry(self._images.device)
+            if setting == "given-poses":
+                intrinsics, extrinsics = (
+                    torch.from_numpy(a).float()[None] for a in (truth.intrinsics, truth.extrinsics)
+                )
+                known = KnownCameras(truth.frames.images[None], intrinsics, extrinsics, metric=True, up=truth.up[None])
+            self._geometries[setting] = network.encode_scene(
+                self._images, cameras=known, refine=self.model.refine, features=self._features
+            ).geometry
+        return self._geometries[setting]
 
     def placed(self, setting: str, positions: bool = True) -> Placed:
         """The scene from the video alone, or with what ``setting`` tells of the truth; 2D without ``positions``.
@@ -231,11 +217,7 @@ class EvaluationScene:
 
     @torch.inference_mode()
     def _place(self, setting: str, positions: bool) -> Placed:
-        network, recording = self.model.model, self.recording
-        if setting == "oracle-geometry":
-            geometry = recording.geometry(next(network.parameters()).device)
-        else:
-            geometry = self._posed if setting == "given-poses" else self._reconstructed
+        network, recording, geometry = self.model.model, self.recording, self._geometry(setting)
         prefix = network.build_visual_tokens(self._features, geometry, embed_positions=positions)
         scene = Scene(network, self.model.processor, recording.frames, geometry, prefix)
         if scene.in_words is not None:
@@ -250,21 +232,17 @@ class EvaluationScene:
         """Centre and size (6,) of every annotated object in the aligned frame, by its id."""
         return object_boxes(self.source)
 
-    def corners(self, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
-        """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
-        return object_corners(self.objects, self.scene_id, object_id, what)
-
-    def candidates(self, source: str) -> Candidates:
-        """The boxes to choose from, ``mask3d``'s or ``gt``; ValueError when Mask3D's are asked for and not there."""
-        if source not in self._candidates:
-            self._candidates[source] = self._read_candidates(source)
-        return self._candidates[source]
-
-    def _read_candidates(self, source: str) -> Candidates:
-        if source == "gt":
-            return Candidates(np.array(list(self.objects.values())).reshape(-1, 6), tuple(self.objects))
+    @cached_property
+    def proposals(self) -> np.ndarray:
+        """Mask3D's boxes (M, 6), centre and size in the aligned frame; ValueError when they are not there."""
         found = self.data.proposals(self.scene_id)
         if found is None:
             raise ValueError(f"{self.data.root}: no {self.scene_id}.mask.npz; fetch the proposals, or --proposals gt")
         boxes = found.boxes(self.source.aligned_vertices())
-        return Candidates(boxes[np.isfinite(boxes).all(1)])
+        return boxes[np.isfinite(boxes).all(1)]
+
+    def candidates(self, source: str) -> tuple[np.ndarray, tuple[int, ...] | None]:
+        """The boxes (M, 6) to choose from, ``mask3d``'s or ``gt``, and the ids of annotated objects (None: Mask3D)."""
+        if source == "mask3d":
+            return self.proposals, None
+        return np.array(list(self.objects.values())).reshape(-1, 6), tuple(self.objects)

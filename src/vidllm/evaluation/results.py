@@ -33,14 +33,14 @@ def publish(out: Path, results: Record) -> Record:
 
     Those of other tasks (and other splits) stay. ValueError when an unreadable ``results.json`` is in the way.
     """
-    told: Record = plain(results)
+    record: Record = plain(results)
     path = out / "results.json"
-    every = _read(path) | {f"{told['task']}.{told['split']}": told}
+    every = _read(path) | {f"{record['task']}.{record['split']}": record}
     every = dict(sorted(every.items(), key=lambda pair: (TASKS.index(pair[1]["task"]), pair[0])))
     write_result(path, every)
     with atomic_path(out / "table.txt") as part:
         part.write_text("\n\n\n".join("\n".join(lines_of(one)) for one in every.values()) + "\n", encoding="utf-8")
-    return told
+    return record
 
 
 def _read(path: Path) -> Record:

@@ -57,17 +57,32 @@ def best_iou(found: Sequence[Box], target: Sequence[float]) -> float:
     return float(iou_oriented(box_rows(found), torch.tensor([target]))[0, 0]) if found else 0.0
 
 
+def matched_pairs(iou: Tensor, threshold: float) -> list[tuple[int, int]]:
+    """(row, column) of the one-to-one matches in an IoU matrix (n,m) that reach the threshold, best first."""
+    iou, pairs = iou.clone(), list[tuple[int, int]]()
+    while iou.numel() and float(iou.max()) >= threshold:
+        row, column = divmod(int(iou.argmax()), iou.shape[1])
+        iou[row], iou[:, column] = -1, -1
+        pairs.append((row, column))
+    return pairs
+
+
 def box_f1(found: Sequence[Box], targets: Sequence[Sequence[float]], threshold: float) -> float:
     """2 TP / (P + G) with one-to-one matches, best IoU first; 1 when nothing was to be found and nothing was."""
     if not found or not targets:
         return float(not found and not targets)
-    iou = iou_oriented(box_rows(found), torch.tensor(targets)).clone()
-    hits = 0
-    while float(iou.max()) >= threshold:
-        row, column = divmod(int(iou.argmax()), iou.shape[1])
-        iou[row], iou[:, column] = -1, -1
-        hits += 1
-    return 2 * hits / (len(found) + len(targets))
+    hits = matched_pairs(iou_oriented(box_rows(found), torch.tensor(targets)), threshold)
+    return 2 * len(hits) / (len(found) + len(targets))
+
+
+def scene_errors(scene: Scene, depth_m: np.ndarray, extrinsics: np.ndarray) -> dict[str, float]:
+    """Those of :func:`depth_metrics`, and medians over the frames: ``rotation_deg`` and ``translation_m``.
+
+    ``depth_m`` (F,H,W) is the true depth of the processed frames, ``extrinsics`` (F,4,4) are camera-from-world.
+    """
+    angle, travel = pose_errors(scene.extrinsics, torch.from_numpy(extrinsics).float())
+    errors = depth_metrics(scene.depth.numpy(), depth_m)
+    return {**errors, "rotation_deg": float(angle.median()), "translation_m": float(travel.median())}
 
 
 def score_geometry(scene: Scene, depth_m: np.ndarray, extrinsics: np.ndarray, metrics: Metrics) -> None:
@@ -141,25 +156,25 @@ def score_examples(
 ) -> list[Row]:
     """Reconstruct every video from its frames alone, ask everything that is told of it, and score.
 
-    ``progress`` hears (videos done, videos in all). ValueError for a video that cannot be read.
+    ``progress`` is called with the numbers of videos done and of all. ValueError for a video that cannot be read.
     """
     videos: dict[Path, list[Example]] = {}
     for example in examples:
         videos.setdefault(example.video, []).append(example)
-    metrics, said = Metrics(), dict[int, str]()
+    metrics, outputs = Metrics(), dict[int, str]()
     for done, (video, of_it) in enumerate(videos.items(), 1):
         scene = model.reconstruct(video, frames or model.processor.image_processor.num_frames)
         questions = [e for e in of_it if e.task == "question"]
         answers = scene.ask_all([(q.text, q.situation) for q in questions]) if questions else []
-        said |= {q.line: answer for q, answer in zip(questions, answers, strict=True)}
+        outputs |= {q.line: answer for q, answer in zip(questions, answers, strict=True)}
         for example in of_it:
             if example.boxes is not None:
                 _score_boxes(scene, example, metrics)
             if example.task == "caption":
-                said[example.line] = scene.describe(scene_places(example)[1])
+                outputs[example.line] = scene.describe(scene_places(example)[1])
         if progress is not None:
             progress(done, len(videos))
-    return _rows(examples, said, metrics)
+    return _rows(examples, outputs, metrics)
 
 
 def _score_boxes(scene: Scene, example: Example, metrics: Metrics) -> None:
@@ -175,25 +190,26 @@ def _score_boxes(scene: Scene, example: Example, metrics: Metrics) -> None:
         metrics.add("no such object, accuracy", not found)
 
 
-def _rows(examples: Sequence[Example], said: dict[int, str], metrics: Metrics) -> list[Row]:
+def _rows(examples: Sequence[Example], answers: dict[int, str], metrics: Metrics) -> list[Row]:
     questions = [example for example in examples if example.task == "question"]
     captions = [example for example in examples if example.task == "caption"]
-    rows = [_question_row("questions, exact match", questions, said)] if questions else []
+    rows = [_question_row("questions, exact match", questions, answers)] if questions else []
     kinds = list(dict.fromkeys(example.kind for example in questions))
     if len(kinds) > 1:
-        rows += [_question_row(f"  {kind}", [q for q in questions if q.kind == kind], said) for kind in kinds]
+        rows += [_question_row(f"  {kind}", [q for q in questions if q.kind == kind], answers) for kind in kinds]
     rows += [Row(name, len(values), metrics.mean(name)) for name, values in metrics.values.items()]
     if captions:
-        told = [tokenize(example.answers) for example in captions]
-        scored = rouge_l(told, tokenize([said[example.line] for example in captions]))
+        references = [tokenize(example.answers) for example in captions]
+        scored = rouge_l(references, tokenize([answers[example.line] for example in captions]))
         rows.append(Row("captions ROUGE-L", len(captions), scored.total[0]))
     return rows
 
 
-def _question_row(name: str, questions: Sequence[Example], said: dict[int, str]) -> Row:
+def _question_row(name: str, questions: Sequence[Example], answers: dict[int, str]) -> Row:
     """Exact match, and that of the answer that these questions have most often."""
-    told = [[clean_answer(answer) for answer in question.answers] for question in questions]
-    right = [match_any(clean_answer(said[q.line]), known)[0] for q, known in zip(questions, told, strict=True)]
-    usual = Counter(answer for known in told for answer in set(known)).most_common(1)[0][0]
-    guessed = [usual in known for known in told]
+    references = [[clean_answer(answer) for answer in question.answers] for question in questions]
+    given = (clean_answer(answers[question.line]) for question in questions)
+    right = [match_any(answer, reference)[0] for answer, reference in zip(given, references, strict=True)]
+    most_frequent = Counter(answer for reference in references for answer in set(reference)).most_common(1)[0][0]
+    guessed = [most_frequent in reference for reference in references]
     return Row(name, len(questions), sum(right) / len(right), sum(guessed) / len(guessed))

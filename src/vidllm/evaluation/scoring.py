@@ -6,23 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vidllm.evaluation.protocols import Protocol, protocols
+from vidllm.evaluation.protocols import Protocol
 from vidllm.evaluation.results import sha256_file, versions
 from vidllm.io import files
 from vidllm.io.files import numbered_lines
 from vidllm.io.parquet import read_parquet
-
-OFFICIAL = "official"
-ALL = "all"
-
-
-def score_files(task: str, predictions: str | Path, references: str | Path, protocol: str = OFFICIAL) -> dict[str, Any]:
-    """The record of :meth:`PredictionFiles.result` of two files; ``scores`` in the keys and scale of the protocol.
-
-    Raises ``ValueError`` naming the file, and the entry in it, for anything that cannot be read or scored.
-    """
-    (entry,) = chosen_protocols(task, protocol)
-    return PredictionFiles(predictions, references).result(task, entry)
 
 
 class PredictionFiles:
@@ -46,7 +34,7 @@ class PredictionFiles:
         return {what: {"file": path.name, "sha256": sha256_file(path)} for what, path in self._paths.items()}
 
     def scored(self, score: Any) -> Any:
-        """Score, and let a complaint name the files."""
+        """What ``score`` returns; ValueError that also names the files."""
         try:
             return score(self.references, self.predictions)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -71,9 +59,9 @@ def read_references(path: str | Path) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, or of a file with one JSON value a line, whatever the file is called.
+    """The content of a JSON file, or of one with a JSON value a line, whatever its suffix.
 
-    ValueError naming file and line where it can be read as neither.
+    Raises ValueError with file and line if it is neither.
     """
     first = next(numbered_lines(path), None)
     if first is None:
@@ -94,15 +82,3 @@ def _is_object(line: bytes) -> bool:
         return isinstance(files.parse_json(line, ""), dict)
     except ValueError:
         return False
-
-
-def chosen_protocols(task: str, name: str) -> list[Protocol]:
-    """The protocol of this name, or all; ``official`` is the first one of a task that has several official ones."""
-    table = protocols(task)
-    if name == ALL:
-        return list(table.values())
-    if name == OFFICIAL and name not in table:
-        return [next(iter(table.values()))]
-    if name not in table:
-        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}, or {ALL}")
-    return [table[name]]

@@ -5,21 +5,9 @@ outputs into their submission; scoring then goes through the very functions that
 Outputs are rows with ``key`` and ``scene_id``, and ``answer``; or ``caption``, ``box`` (8 corners or None) and ``iou``;
 or ``boxes`` (n of 8 corners), ``scores`` and, where annotated objects were chosen among, ``object_ids``.
 
-A column of a benchmark's table is a system in a setting. Nothing else is ever mixed into it. Settings of boxes and
-captions:
-
-* ``raw``: the model's own boxes, registered by one known camera pose (``recording.py``);
-* ``proposals-mask3d``, ``proposals-gt``: a choice among given boxes, those of Mask3D or the annotated objects';
-* ``oracle-geometry``: as ``raw``, with true depth and poses in place of the model's;
-* ``given-poses``: as ``raw``, the model being given the true poses and intrinsics (posed video, Uni3DR2's setting);
-  depth is its own. Only where it is asked for.
-
-Answers in words need no boxes: they have ``raw`` (the video alone), those two and ``no-video``.
-
-Systems: ``vidllm``; ``2d``, the same weights with the 3D position embedding off, so that the language model is not
-told where its patches are (boxes still stand where the patches were lifted to); ``language-only``, a language model of
-the same data that never saw a video; ``most-frequent``, one text for everything; ``mean-box``, one box for all, or the
-given box nearest to it.
+A column of a benchmark's table is a system in a setting (docs/benchmarks.md): systems ``vidllm``, ``2d``,
+``language-only``, ``most-frequent`` and ``mean-box``; settings ``raw``, ``proposals-mask3d`` and ``-gt``,
+``oracle-geometry`` and ``given-poses``, and ``no-video`` for systems without it.
 """
 
 from __future__ import annotations
@@ -27,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -151,24 +139,28 @@ class Task(ABC):
         """The key of an entry, the ``number``-th of its file."""
         return "|".join(str(getattr(entry, name)) for name in self.ids)
 
-    @abstractmethod
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Any:
         """What the protocols call references: the benchmark's own file."""
+        return [self.reference(item, box_of) for item in items]
 
-    @abstractmethod
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> Any:
         """What the protocol calls predictions: the file for the benchmark's server."""
+        return [self.prediction(item, outputs[item.key], protocol) for item in items]
+
+    @abstractmethod
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        """The item's entry in the references."""
+
+    @abstractmethod
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        """The item's entry in the predictions."""
 
     def ask(self, item: Item) -> tuple[str, str | None]:
         """(question or expression, situation or None); captions are asked for at a point instead."""
-        if not self.words:
-            raise TypeError(f"{self.name} asks nothing in words")
         return getattr(item.entry, self.words), None
 
     def texts(self, entries: Sequence[Any]) -> list[str]:
         """The annotated texts of a split, for the most frequent one: every annotator's; grounding has none."""
-        if self.kind != "answer":
-            raise TypeError(f"{self.name} has no texts to be said")
         return [answer for entry in entries for answer in entry.answers]
 
     def withheld(self, items: Sequence[Item]) -> bool:
@@ -184,19 +176,12 @@ class _ScanQA(Task):
     name, kind, prompt, words = "scanqa", "answer", prompts.qa_prompt("{question}"), "question"
     ids = ("question_id",)
 
-    def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        lists = ("answers", "object_ids", "object_names")
-        return [
-            {"scene_id": item.scene_id, "question_id": item.key, "question": item.entry.question}
-            | {name: list(getattr(item.entry, name)) for name in lists}
-            for item in items
-        ]
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        lists = {name: list(getattr(item.entry, name)) for name in ("answers", "object_ids", "object_names")}
+        return {"scene_id": item.scene_id, "question_id": item.key, "question": item.entry.question, **lists}
 
-    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        return [
-            {"scene_id": i.scene_id, "question_id": i.key, "answer_top10": [outputs[i.key]["answer"]], "bbox": []}
-            for i in items
-        ]
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        return {"scene_id": item.scene_id, "question_id": item.key, "answer_top10": [output["answer"]], "bbox": []}
 
 
 class _SQA3D(Task):
@@ -209,26 +194,20 @@ class _SQA3D(Task):
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> Row:
         """The two files and the vocabulary (None where it is not there)."""
         vocabulary = data.find("answer_dict.json", "sqa3d")
-        annotations = [
-            {
-                "question_id": item.entry.question_id,
-                "answers": [{"answer": answer} for answer in item.entry.answers],
-                **self._pose(item, "position", "rotation"),
-            }
-            for item in items
-        ]
         return {
             "questions": {"questions": [self._question(item) for item in items]},
-            "annotations": {"annotations": annotations},
+            "annotations": {"annotations": super().references(items, box_of, data)},
             "answer_dict": None if vocabulary is None else read_json(vocabulary),
         }
 
-    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        """The list of the official free-form program, with ``question_id``."""
-        return [
-            {**self._question(i), **self._pose(i, "agent_pos", "agent_rot"), "answer": outputs[i.key]["answer"]}
-            for i in items
-        ]
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        """Of the file of annotations."""
+        answers = [{"answer": answer} for answer in item.entry.answers]
+        return {"question_id": item.entry.question_id, "answers": answers, **self._pose(item, "position", "rotation")}
+
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        """As the official free-form program has it, with ``question_id``."""
+        return {**self._question(item), **self._pose(item, "agent_pos", "agent_rot"), "answer": output["answer"]}
 
     def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         if protocol == "official_closed" and data.find("answer_dict.json", "sqa3d") is None:
@@ -252,20 +231,41 @@ class _VSI(Task):
     name, kind, prompt, words = "vsi", "answer", prompts.qa_prompt("{question}"), "prompt"
     ids, answer_tokens = ("question_id",), 16
 
-    def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        """The rows of ``test.jsonl``."""
-        return [
-            {"id": item.key, "question_type": item.entry.question_type, "ground_truth": item.entry.answers[0],
-             "pruned": item.entry.pruned}
-            for item in items
-        ]  # fmt: skip
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        """The row of ``test.jsonl``."""
+        entry = item.entry
+        kind, truth = entry.question_type, entry.answers[0]
+        return {"id": item.key, "question_type": kind, "ground_truth": truth, "pruned": entry.pruned}
 
-    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        return [{"id": item.key, "prediction": outputs[item.key]["answer"]} for item in items]
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        return {"id": item.key, "prediction": output["answer"]}
 
 
-class _Scan2Cap(Task):
-    name, kind, prompt = "scan2cap", "caption", prompts.caption_prompt()
+class _ScanRefer(Task):
+    name, prompt, words = "scanrefer", prompts.grounding_prompt("{expression}"), "description"
+    kind: Kind = "box"
+    ids: tuple[str, ...] = ("scene_id", "object_id", "ann_id")
+
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        """An entry of ``ScanRefer_filtered_*_gt_bbox.json``."""
+        entry: ScanReferDescription = item.entry
+        what = f"{entry.scene_id}, object {entry.object_id}, annotation {entry.ann_id}"
+        return {
+            "scene_id": entry.scene_id, "object_id": str(entry.object_id), "object_name": entry.object_name,
+            "ann_id": str(entry.ann_id), "description": entry.description, "token": list(entry.tokens),
+            "bbox": box_of(entry.scene_id, entry.object_id, what).tolist(),
+        }  # fmt: skip
+
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        """The benchmark's own; "unique" and "multiple" are worked out from the references."""
+        ids = {"object_id": str(item.entry.object_id), "ann_id": str(item.entry.ann_id)}
+        return {"scene_id": item.scene_id, **ids, "bbox": _first_box(output)}
+
+
+class _Scan2Cap(_ScanRefer):
+    """ScanRefer's descriptions as captions, object by object."""
+
+    name, kind, prompt, words = "scan2cap", "caption", prompts.caption_prompt(), ""
     ids = ("scene_id", "object_id")
     _DETECTORS = ("cvpr21", "benchmark", "ll3da")
 
@@ -277,19 +277,13 @@ class _Scan2Cap(Task):
         return [entry.description for entry in entries]
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        """The list of ``ScanRefer_filtered_*_gt_bbox.json``, object by object."""
-        return [_described(entry, box_of) for item in items for entry in item.entry.descriptions]
+        described = [replace(item, entry=entry) for item in items for entry in item.entry.descriptions]
+        return [self.reference(item, box_of) for item in described]
 
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> Any:
         """Proposals by scene for the detectors' protocols, one answer an object for the language models'."""
         if protocol not in self._DETECTORS:
-            return [
-                {
-                    "scene_id": i.scene_id, "object_id": str(i.entry.object_id), "object_name": i.entry.object_name,
-                    "iou": outputs[i.key]["iou"], "pred_response": outputs[i.key]["caption"],
-                }
-                for i in items
-            ]  # fmt: skip
+            return super().submission(items, outputs, protocol)
         scenes: dict[str, list[Row]] = {item.scene_id: [] for item in items}
         for item in items:
             row = outputs[item.key]
@@ -298,44 +292,37 @@ class _Scan2Cap(Task):
                 scenes[item.scene_id].append({"caption": caption, "box": row["box"], "obj_prob": [0.0, 1.0]})
         return scenes
 
-
-class _ScanRefer(Task):
-    name, kind, prompt, words = "scanrefer", "box", prompts.grounding_prompt("{expression}"), "description"
-    ids = ("scene_id", "object_id", "ann_id")
-
-    def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        """The list of ``ScanRefer_filtered_*_gt_bbox.json``."""
-        return [_described(item.entry, box_of) for item in items]
-
-    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        """The benchmark's list; "unique" and "multiple" are worked out from the references."""
-        return [
-            {
-                "scene_id": item.scene_id, "object_id": str(item.entry.object_id), "ann_id": str(item.entry.ann_id),
-                "bbox": _first_box(outputs[item.key]),
-            }
-            for item in items
-        ]  # fmt: skip
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        entry = item.entry
+        named = {"scene_id": item.scene_id, "object_id": str(entry.object_id), "object_name": entry.object_name}
+        return {**named, "iou": output["iou"], "pred_response": output["caption"]}
 
 
 class _Multi3DRefer(Task):
+    """Entries by scene, as M3DRef-CLIP's generated ground truth and its predictions have them."""
+
     name, kind, prompt, words = "multi3drefer", "box", prompts.multi_grounding_prompt("{expression}"), "description"
     ids, several = ("scene_id", "ann_id"), True
 
     def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> dict[str, list[Row]]:
-        """Entries by scene, as M3DRef-CLIP's generated ground truth has them."""
-        scenes: dict[str, list[Row]] = {item.scene_id: [] for item in items}
-        for item in items:
-            boxes = [box_of(item.scene_id, number, item.key) for number in item.entry.object_ids]
-            bounds = [[box.min(0).tolist(), box.max(0).tolist()] for box in boxes]
-            row = {"ann_id": item.entry.ann_id, "eval_type": item.entry.eval_type, "aabb_bound": bounds}
-            scenes[item.scene_id].append(row)
-        return scenes
+        return self._by_scene(items, super().references(items, box_of, data))
+
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        boxes = [box_of(item.scene_id, number, item.key) for number in item.entry.object_ids]
+        bounds = [[box.min(0).tolist(), box.max(0).tolist()] for box in boxes]
+        return {"ann_id": item.entry.ann_id, "eval_type": item.entry.eval_type, "aabb_bound": bounds}
 
     def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> dict[str, list[Row]]:
-        scenes: dict[str, list[Row]] = {item.scene_id: [] for item in items}
-        for item in items:
-            scenes[item.scene_id].append({"ann_id": item.entry.ann_id, "aabb": outputs[item.key]["boxes"]})
+        return self._by_scene(items, super().submission(items, outputs, protocol))
+
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        return {"ann_id": item.entry.ann_id, "aabb": output["boxes"]}
+
+    @staticmethod
+    def _by_scene(items: Sequence[Item], rows: Sequence[Row]) -> dict[str, list[Row]]:
+        scenes: dict[str, list[Row]] = {}
+        for item, row in zip(items, rows, strict=True):
+            scenes.setdefault(item.scene_id, []).append(row)
         return scenes
 
 
@@ -351,23 +338,20 @@ class _ReferIt3D(Task):
         """The assignment, else the number in the file."""
         return entry.assignment_id or str(number)
 
-    def references(self, items: Sequence[Item], box_of: BoxOf, data: DataRoot) -> list[Row]:
-        """The rows of the table, with the target's box."""
-        rows = []
-        for item in items:
-            entry: ReferIt3DUtterance = item.entry
-            rows.append({
-                "id": item.key, "stimulus_id": entry.stimulus_id, "target_id": entry.target_id,
-                "tokens": list(entry.tokens), "mentions_target_class": entry.mentions_target_class is not False,
-                "bbox": box_of(item.scene_id, entry.target_id, f"{self.name} {item.key}").tolist(),
-            })  # fmt: skip
-        return rows
+    def reference(self, item: Item, box_of: BoxOf) -> Row:
+        """The row of the table, with the target's box."""
+        entry: ReferIt3DUtterance = item.entry
+        return {
+            "id": item.key, "stimulus_id": entry.stimulus_id, "target_id": entry.target_id,
+            "tokens": list(entry.tokens), "mentions_target_class": entry.mentions_target_class is not False,
+            "bbox": box_of(item.scene_id, entry.target_id, f"{self.name} {item.key}").tolist(),
+        }  # fmt: skip
 
-    def submission(self, items: Sequence[Item], outputs: Mapping[str, Row], protocol: str) -> list[Row]:
-        """Objects for ``official``, boxes for the others."""
+    def prediction(self, item: Item, output: Row, protocol: str) -> Row:
+        """An object for ``official``, a box for the others."""
         if protocol == "official":
-            return [{"id": item.key, "target_id": outputs[item.key]["object_ids"][0]} for item in items]
-        return [{"id": item.key, "bbox": _first_box(outputs[item.key])} for item in items]
+            return {"id": item.key, "target_id": output["object_ids"][0]}
+        return {"id": item.key, "bbox": _first_box(output)}
 
     def why_not(self, protocol: str, variant: Variant, data: DataRoot) -> str | None:
         if protocol == "official" and variant.source != "gt":
@@ -377,16 +361,6 @@ class _ReferIt3D(Task):
 
 def _first_box(row: Row) -> Any:
     return next(iter(row["boxes"]), NOWHERE)
-
-
-def _described(entry: ScanReferDescription, box_of: BoxOf) -> Row:
-    """An annotation with its object's box, as ``ScanRefer_filtered_*_gt_bbox.json`` has it."""
-    what = f"{entry.scene_id}, object {entry.object_id}, annotation {entry.ann_id}"
-    return {
-        "scene_id": entry.scene_id, "object_id": str(entry.object_id), "object_name": entry.object_name,
-        "ann_id": str(entry.ann_id), "description": entry.description, "token": list(entry.tokens),
-        "bbox": box_of(entry.scene_id, entry.object_id, what).tolist(),
-    }  # fmt: skip
 
 
 _TASKS = (
@@ -427,10 +401,10 @@ def refusals(data: DataRoot, name: str, split: str, entries: list[Any], deep: bo
     there, box_of = set(data.scene_ids()), box_reader(data)
     present = [item for item in items if item.scene_id in there]
     groups = [present] if task.kind == "answer" else [[item] for item in present]
-    told: dict[str, None] = {}
+    messages: dict[str, None] = {}
     for group in groups:
         try:
             task.references(group, box_of, data)
         except ValueError as error:
-            told[str(error)] = None
-    yield from told
+            messages[str(error)] = None
+    yield from messages

@@ -50,8 +50,8 @@ def read_json(path: Path) -> Record | None:
 def write_json(path: Path, value: Record) -> Record:
     """Write a result; returns the value as it will be read."""
     write_result(path, value)
-    told: Record = plain(value)
-    return told
+    record: Record = plain(value)
+    return record
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Rooms:
 def summary(metrics: Metrics) -> Record:
     """Means and medians of an evaluation, and those of its baselines, by the metrics' names."""
     how = {name: how for _, name, how, _ in ROWS}
-    told = {name: getattr(metrics, how.get(name.removeprefix("baseline_"), "mean"))(name) for name in metrics.values}
+    values = {name: getattr(metrics, how.get(name.removeprefix("baseline_"), "mean"))(name) for name in metrics.values}
     return {
-        "values": {name: value for name, value in told.items() if not name.startswith("baseline_")},
-        "baselines": {n.removeprefix("baseline_"): value for n, value in told.items() if n.startswith("baseline_")},
+        "values": {name: value for name, value in values.items() if not name.startswith("baseline_")},
+        "baselines": {n.removeprefix("baseline_"): value for n, value in values.items() if n.startswith("baseline_")},
     }
 
 

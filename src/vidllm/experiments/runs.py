@@ -98,24 +98,20 @@ def ablate(
     Raises ValueError for settings that do not fit together, or that are not those of what lies in ``config.out``.
     """
     config.check()
+    say = say or to_stderr
     with folder_lock(config.out):
-        return _ablate(table, config, seeds, rooms, say or to_stderr)
-
-
-def _ablate(table: Table, config: AblationConfig, seeds: range, rooms: Rooms, say: Log) -> list[list[Record]]:
-    if not table.trained:
-        return measure_scale(table, config, seeds, rooms.clip, say)
-    teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
-    tokenizer_of(config)
-    unit_m = typical_unit(config.data)
-    total = len(table.rows) * len(config.seeds)
-    jobs: list[Job] = []
-    for seed in config.seeds:  # all rows of a seed before the next: a table of fewer seeds is there early
-        for row in table.rows:
-            label = f"[{len(jobs) + 1}/{total}] {row.name}, seed {seed}"
-            jobs.append(Job(config, row.of(config.preset), seed, seeds, rooms, teachers, unit_m, label))
-    results = [run_job(job, say) for job in jobs] if config.jobs == 1 else _side_by_side(jobs, config.jobs)
-    return [results[i :: len(table.rows)] for i in range(len(table.rows))]
+        if not table.trained:
+            return measure_scale(table, config, seeds, rooms.clip, say)
+        teachers = make_teachers(config, say) if any(row.stage1 is not None for row in table.rows) else None
+        tokenizer_of(config)
+        unit_m, total = typical_unit(config.data), len(table.rows) * len(config.seeds)
+        jobs: list[Job] = []
+        for seed in config.seeds:  # all rows of a seed before the next: a table of fewer seeds is there early
+            for row in table.rows:
+                label = f"[{len(jobs) + 1}/{total}] {row.name}, seed {seed}"
+                jobs.append(Job(config, row.of(config.preset), seed, seeds, rooms, teachers, unit_m, label))
+        results = [run_job(job, say) for job in jobs] if config.jobs == 1 else _side_by_side(jobs, config.jobs)
+        return [results[i :: len(table.rows)] for i in range(len(table.rows))]
 
 
 def _side_by_side(jobs: Sequence[Job], count: int) -> list[Record]:
@@ -205,8 +201,8 @@ def _seconds(run: Path) -> float:
     """Time of a run by its log, over all the times it was resumed."""
     log = run / LOG_FILE
     with naming(log, "delete it"):
-        told = [float(line["seconds"]) for _, line in read_json_lines(log)] if log.exists() else []
-    return round(sum((a for a, b in zip(told, [*told[1:], 0.0], strict=False) if b < a), 0.0), 1)
+        seconds = [float(line["seconds"]) for _, line in read_json_lines(log)] if log.exists() else []
+    return round(sum((a for a, b in zip(seconds, [*seconds[1:], 0.0], strict=False) if b < a), 0.0), 1)
 
 
 def write_start(job: Job) -> None:
@@ -243,13 +239,13 @@ def publish(
 ) -> list[str]:
     """Write ``OUT/TABLE.json``, ``.md`` and, of trained rows, the curves as ``.png``; returns the table as text."""
     write_json(out / f"{table.name}.json", as_record(table, results, command))
-    told = report(table, results, command, markdown=True)
+    text = report(table, results, command, markdown=True)
     if table.trained:
         runs = [[_folder(config, row, seed) for seed in config.seeds] for row in table.rows]
         if draw_curves(table, runs, out / f"{table.name}.png"):
-            told += ["", f"![Convergence of the joint training, a curve a row]({table.name}.png)"]
+            text += ["", f"![Convergence of the joint training, a curve a row]({table.name}.png)"]
     with atomic_path(out / f"{table.name}.md") as part:
-        part.write_text("\n".join(told) + "\n", encoding="utf-8")
+        part.write_text("\n".join(text) + "\n", encoding="utf-8")
     return report(table, results, command)
 
 

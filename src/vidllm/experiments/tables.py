@@ -71,10 +71,10 @@ class Step:
 
 def cell(values: Sequence[float | None]) -> Cell:
     """Of one figure over the seeds; what is missing is left out."""
-    told = [float(v) for v in values if v is not None and math.isfinite(v)]
-    if not told:
+    numbers = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not numbers:
         return Cell(math.nan, math.nan, 0)
-    return Cell(float(np.mean(told)), float(np.std(told, ddof=1)) if len(told) > 1 else math.nan, len(told))
+    return Cell(float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else math.nan, len(numbers))
 
 
 def measured(results: Sequence[Sequence[Record]]) -> list[str]:
@@ -115,25 +115,25 @@ def statement(step: Step) -> str:
     spread = {True: "clear of the spread", False: "within the spread", None: "one seed, no spread"}[step.clear]
     paper = "the paper gives no number"
     if step.paper is not None:
-        told = "agrees" if step.agrees else "disagrees" if step.gain.mean else "no difference here"
-        paper = f"paper {step.column} {step.paper:+g}: {told}"
+        outcome = "agrees" if step.agrees else "disagrees" if step.gain.mean else "no difference here"
+        paper = f"paper {step.column} {step.paper:+g}: {outcome}"
     title = MEASURES[step.figure][0]
     return f"{step.row} over {step.against}, {title}: {direction} by {sign}{step.gain} ({spread}); {paper}"
 
 
 def verdict(steps: Sequence[Step]) -> str:
     """How many of the paper's directions are ours, and how many of those are clear."""
-    told = [step for step in steps if step.agrees is not None]
-    if not told:
+    compared = [step for step in steps if step.agrees is not None]
+    if not compared:
         return "The paper gives no numbers to compare these rows with."
-    agree = [step for step in told if step.agrees]
+    agree = [step for step in compared if step.agrees]
     clear = [step for step in agree if step.clear]
-    against = [step for step in told if not step.agrees and step.gain.mean]
+    against = [step for step in compared if not step.agrees and step.gain.mean]
     beyond = [step for step in against if step.clear]
     return (
-        f"Of {len(told)} directions that the paper gives, {len(agree)} agree ({len(clear)} of them clear of the "
+        f"Of {len(compared)} directions that the paper gives, {len(agree)} agree ({len(clear)} of them clear of the "
         f"spread), {len(against)} disagree ({len(beyond)} of them clear of the spread) and "
-        f"{len(told) - len(agree) - len(against)} show no difference."
+        f"{len(compared) - len(agree) - len(against)} show no difference."
     )
 
 
@@ -148,34 +148,26 @@ def grid(table: Table, results: Sequence[Sequence[Record]]) -> list[list[str]]:
     return lines
 
 
-def paper_grid(table: Table) -> list[list[str]]:
-    """The paper's own numbers of the same rows; nothing where it gives none."""
-    columns = list(dict.fromkeys(column for row in table.rows for column in row.paper))
-    if not columns:
-        return []
-    told = [[row.name, *(f"{row.paper[c]:g}" if c in row.paper else "-" for c in columns)] for row in table.rows]
-    return [["paper", *columns], *told]
-
-
-def as_markdown(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as a Markdown table."""
-    told = ["| " + " | ".join(line) + " |" for line in lines]
-    return told[:1] + ["|---" * len(lines[0]) + "|"] * bool(lines) + told[1:]
-
-
 def report(table: Table, results: Sequence[Sequence[Record]], command: str, *, markdown: bool = False) -> list[str]:
     """Everything that is told of a table, as lines."""
-    form = as_markdown if markdown else aligned
-    steps, paper, first = steps_of(table, results), paper_grid(table), results[0][0]["evaluation"]
+
+    def form(lines: Sequence[Sequence[str]]) -> list[str]:
+        rows = ["| " + " | ".join(line) + " |" for line in lines]
+        return [rows[0], "|---" * len(lines[0]) + "|", *rows[1:]] if markdown else aligned(lines)
+
+    columns = list(dict.fromkeys(column for row in table.rows for column in row.paper))
+    paper = [[row.name, *(f"{row.paper[c]:g}" if c in row.paper else "-" for c in columns)] for row in table.rows]
+    steps, first = steps_of(table, results), results[0][0]["evaluation"]
     rooms, count = first["rooms"], len(results[0])
     head = f"{table.title}: rooms {rooms[0]} to {rooms[1] - 1}, mean ± standard deviation over n = {count} seeds"
-    bullet = "- " if markdown else "  "
-    return [
-        f"# {head}" if markdown else head, *([f"\n`{command}`\n"] if markdown else []), *form(grid(table, results)), "",
-        *([*form(paper), "", f"Source of the paper's numbers: {table.source}.", ""] if paper else []),
-        verdict(steps), *([""] * markdown), *(bullet + statement(s) for s in steps if s.paper is not None),
-        *([""] * markdown), *(bullet + statement(s) for s in steps if s.paper is None),
-    ]  # fmt: skip
+    bullet, text = "- " if markdown else "  ", [f"# {head}", f"\n`{command}`\n"] if markdown else [head]
+    text += [*form(grid(table, results)), ""]
+    if columns:
+        text += [*form([["paper", *columns], *paper]), "", f"Source of the paper's numbers: {table.source}.", ""]
+    text.append(verdict(steps))
+    for compared in (True, False):
+        text += [""] * markdown + [bullet + statement(s) for s in steps if (s.paper is not None) == compared]
+    return text
 
 
 def as_record(table: Table, results: Sequence[Sequence[Record]], command: str) -> Record:
@@ -183,8 +175,8 @@ def as_record(table: Table, results: Sequence[Sequence[Record]], command: str) -
     rows: list[dict[str, Any]] = []
     for row, one in zip(table.rows, results, strict=True):
         names = dict.fromkeys(name for result in one for name in result["values"])
-        told = {name: asdict(cell([result["values"].get(name) for result in one])) for name in names}
-        rows.append({"row": row.name, "figures": told, "paper": row.paper, "results": list(one)})
+        figures = {name: asdict(cell([result["values"].get(name) for result in one])) for name in names}
+        rows.append({"row": row.name, "figures": figures, "paper": row.paper, "results": list(one)})
     steps = [{**asdict(step), "statement": statement(step)} for step in steps_of(table, results)]
     return {"table": table.name, "command": command, "source": table.source, "rows": rows, "steps": steps,
             "verdict": verdict(steps_of(table, results))}  # fmt: skip
@@ -213,9 +205,9 @@ def mean_log(name: str, folders: Sequence[Path]) -> RunLog:
     shift = max((plan["stage1"]["steps"] for plan in plans if plan["stage1"]), default=0)
     curves = {}
     for quantity in dict.fromkeys(q for log in logs for q in log):
-        told = [dict(zip(*log[quantity], strict=True)) for log in logs if quantity in log]
-        steps = sorted(set.intersection(*(set(one) for one in told)))
+        curve_of_seed = [dict(zip(*log[quantity], strict=True)) for log in logs if quantity in log]
+        steps = sorted(set.intersection(*(set(one) for one in curve_of_seed)))
         if steps:
-            mean = np.array([np.mean([one[step] for one in told]) for step in steps])
+            mean = np.array([np.mean([one[step] for one in curve_of_seed]) for step in steps])
             curves[quantity] = np.array(steps) + shift, mean
     return RunLog(name, curves)

@@ -19,8 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidllm.datasets.jsonl import Example
-from vidllm.datasets.jsonl_check import check_jsonl
+from vidllm.datasets.jsonl import Example, check_jsonl
 from vidllm.datasets.seen import Seen, seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_path
 from vidllm.io.files import has_file

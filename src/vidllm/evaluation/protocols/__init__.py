@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+OFFICIAL, ALL = "official", "all"  # names that every task takes for a protocol
 NOT_AVAILABLE = "n/a"
 """The value of a score that cannot be computed here (METEOR without Java), never another metric's number."""
 
@@ -63,8 +64,13 @@ def protocols(task: str) -> Mapping[str, Protocol]:
 
 
 def protocol(task: str, name: str) -> Protocol:
-    """The protocol ``name`` of ``task``; ``ValueError`` naming the known ones otherwise."""
+    """A task's protocol; ``official`` is the first where several are official. ValueError naming the known ones."""
     table = protocols(task)
-    if name not in table:
-        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}")
-    return table[name]
+    if name not in table and name != OFFICIAL:
+        raise ValueError(f"{task} has no protocol {name!r}; known: {', '.join(table)}, or {ALL}")
+    return table.get(name) or next(iter(table.values()))
+
+
+def chosen_protocols(task: str, name: str) -> list[Protocol]:
+    """The protocol of this name, or all of the task."""
+    return list(protocols(task).values()) if name == ALL else [protocol(task, name)]

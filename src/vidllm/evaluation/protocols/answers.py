@@ -10,7 +10,7 @@ usual fields stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,10 @@ class Matches:
     predictions: list[str]
     references: list[list[str]]
     flags: list[tuple[int, int]]
+
+    def items(self) -> Iterator[tuple[str, str, list[str], tuple[int, int]]]:
+        """Question, prediction, references and flags, one by one."""
+        return zip(self.keys, self.predictions, self.references, self.flags, strict=True)
 
     def mean(self) -> tuple[float, float]:
         """EM and EM-R over all."""

@@ -80,13 +80,6 @@ def _edge_volume(corners: np.ndarray) -> np.ndarray:
     return np.clip(_product(np.sqrt(np.clip(np.square(steps).sum(axis=-1), 1e-6, None))), EPSILON, None)
 
 
-def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (ascending) and columns of the one-to-one assignment of least total cost; ValueError for a NaN cost."""
-    if np.isnan(cost).any():
-        raise ValueError("costs contain NaN; check the boxes for NaN and for zero volume")
-    return linear_sum_assignment(cost)
-
-
 def matched_ious(ious: np.ndarray) -> np.ndarray:
     """IoU of each prediction's partner (n,) when an (n, m) matrix is matched for the largest SUM of IoU.
 
@@ -95,5 +88,5 @@ def matched_ious(ious: np.ndarray) -> np.ndarray:
     predictions, objects = ious.shape
     square = np.zeros((max(predictions, objects),) * 2, dtype=np.float32)
     square[:predictions, :objects] = ious
-    rows, columns = assign(-square)
+    rows, columns = linear_sum_assignment(-square)
     return square[rows, columns][:predictions]

@@ -1,8 +1,8 @@
 """Questions whose answer is a letter or a number: their files, how a number is found in a text, and how it is graded.
 
-References are the rows of a benchmark's file; predictions are ``[{"id", "prediction"}]`` with the text as the model
-said it, or the rows that ``vidllm eval --data`` writes. The id of a row is its ``id``, ``question_id``, ``index`` or
-``key``, else its number from 0.
+References are the rows of a benchmark's file; predictions are ``[{"id", "prediction"}]`` with the text of the model, or
+the rows that ``vidllm eval --data`` writes. The id of a row is its ``id``, ``question_id``, ``index`` or ``key``, else
+its number from 0.
 
 Numbers are graded by MRA (mean relative accuracy): the share of the ten confidences 0.50, 0.55, ..., 0.95 whose
 complement bounds the relative error.
@@ -46,7 +46,7 @@ class Question:
     kind: str
     metric: str  # how its kind is graded
     truth: str
-    said: str
+    prediction: str
     group: str  # ``qid``, by which 3DSRBench joins variants of a question
     pruned: bool  # the debiased set of its benchmark leaves it out
 
@@ -54,13 +54,7 @@ class Question:
 Grade = Callable[[Question], float]
 
 
-def _key(entry: Entry, number: int | None) -> str:
-    name = next((name for name in _IDS if entry.values.get(name) is not None), None)
-    found: str = str(number) if name is None and number is not None else entry.get(name or _IDS[0], identifier)
-    return found
-
-
-def as_said(entry: Entry, field: str, value: Any) -> str:
+def text_or_number(entry: Entry, field: str, value: Any) -> str:
     """Text, or a number as such."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise entry.error(field, "text or a number", value)
@@ -70,7 +64,7 @@ def as_said(entry: Entry, field: str, value: Any) -> str:
 def prediction_of(entry: Entry) -> str:
     """``prediction``, or ``answer`` of a row that ``vidllm eval --data`` wrote."""
     own = "key" in entry.values and "prediction" not in entry.values
-    found: str = entry.get("answer" if own else "prediction", as_said)
+    found: str = entry.get("answer" if own else "prediction", text_or_number)
     return found
 
 
@@ -81,7 +75,8 @@ def by_key(data: Any, what: str, numbered: bool = False) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for number, entry in enumerate(rows(data, what, _IDS)):
-        key = _key(entry, number if numbered else None)
+        name = next((name for name in _IDS if entry.values.get(name) is not None), None)
+        key = str(number) if name is None and numbered else entry.get(name or _IDS[0], identifier)
         if key in found:
             raise ValueError(f"{entry.where}: the id {key} occurs twice in the {what}; keep one")
         found[key] = entry
@@ -95,13 +90,13 @@ def read_questions(form: Form, references: Any, predictions: Any) -> list[Questi
     refuse_unknown(answered, asked, "the script")
     found = []
     for key, entry in asked.items():
-        kind = entry.get(form.kind, as_said)
+        kind = entry.get(form.kind, text_or_number)
         metric = CHOICE if form.kinds is None else form.kinds.get(kind)
         if metric is None:
             raise entry.error(form.kind, f"one of {', '.join(form.kinds or ())}", kind)
-        truth, said = entry.get(form.answer, as_said), prediction_of(answered[key])
-        group = str(entry.values.get("qid", ""))
-        found.append(Question(entry.where, key, kind, metric, truth, said, group, bool(entry.values.get("pruned"))))
+        truth, prediction = entry.get(form.answer, text_or_number), prediction_of(answered[key])
+        group, pruned = str(entry.values.get("qid", "")), bool(entry.values.get("pruned"))
+        found.append(Question(entry.where, key, kind, metric, truth, prediction, group, pruned))
     return found
 
 
@@ -110,7 +105,7 @@ def grade_all(
 ) -> dict[str, dict[str, Any]]:
     """``grade`` of every question by id, in 0..1; its ``task`` where means of tasks count (``a/b``: a part of one)."""
     tasks = [{} if task is None else {"task": task(question.kind)} for question in questions]
-    return {q.key: {"grade": grade(q), **told} for q, told in zip(questions, tasks, strict=True)}
+    return {q.key: {"grade": grade(q), **named} for q, named in zip(questions, tasks, strict=True)}
 
 
 def means_of(grade: Grade, questions: Sequence[Question]) -> dict[tuple[str, str], float]:
@@ -142,7 +137,9 @@ def mean_relative_accuracy(prediction: float, truth: float) -> float:
 
 
 def exact_relative_accuracy(prediction: float, truth: float) -> float:
-    """MRA by the paper's formula, ``<`` in exact arithmetic of the shortest decimals; not for infinities and NaN."""
+    """MRA by the paper's formula, ``<`` in exact arithmetic of the shortest decimals; 0 for infinities and NaN."""
+    if not (math.isfinite(prediction) and math.isfinite(truth)):
+        return 0.0
     first, second = (Fraction(Decimal(repr(number))) for number in (prediction, truth))
     error = abs(first - second) / second
     return max(0, min(10, math.ceil(10 - 20 * error))) / 10

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,23 +86,23 @@ def _f1(answer: _Answer, overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray
     return tuple(2 * int((ious >= np.float32(k)).sum()) / (len(predicted) + len(true)) for k in _THRESHOLDS)
 
 
-def _overlaps_float32(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    return hull_iou(predicted[:, None], true[None], EPSILON_FLOAT32, np.float32)
+def _official_f1(answer: _Answer) -> tuple[float, ...]:
+    """Nothing is right for a description of nothing only."""
+    if answer.kind.startswith("zt") or not len(answer.predicted):
+        return (float(answer.kind.startswith("zt") and not len(answer.predicted)),) * 2
+    return _f1(answer, lambda ours, true: hull_iou(ours[:, None], true[None], EPSILON_FLOAT32, np.float32))
 
 
-def _overlaps_centre_size(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    return hull_iou(centre_size_corners(predicted)[:, None], centre_size_corners(true)[None])
+def _video3dllm_f1(answer: _Answer) -> tuple[float, ...]:
+    """What counts is the boxes, not the type."""
+    if not len(answer.predicted) or not len(answer.true):
+        return (float(len(answer.predicted) == len(answer.true)),) * 2
+    return _f1(answer, lambda ours, true: hull_iou(centre_size_corners(ours)[:, None], centre_size_corners(true)[None]))
 
 
-def _official_values(answers: list[_Answer]) -> dict[Key, tuple[float, ...]]:
-    """F1 of every predicted query, in the order of the file; the last prediction of a repeated query."""
-    values: dict[Key, tuple[float, ...]] = {}
-    for answer in answers:
-        if answer.kind.startswith("zt"):
-            values[answer.key] = (float(len(answer.predicted) == 0),) * 2
-        else:
-            values[answer.key] = _f1(answer, _overlaps_float32) if len(answer.predicted) else (0.0, 0.0)
-    return values
+def _items(files: _Files, f1: Callable[[_Answer], tuple[float, ...]]) -> dict[str, Any]:
+    """[F1@0.25, F1@0.5] of every predicted query, the last one of a repeated query."""
+    return {"{}|{}".format(*answer.key): list(f1(answer)) for answer in files.answers}
 
 
 def _official(files: _Files) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _official(files: _Files) -> dict[str, Any]:
 
     The published code counts missing ones in the overall score as well and leaves their part of the types undefined.
     """
-    values, kinds = _official_values(files.answers), np.array(list(files.kinds.values()))
+    values, kinds = {a.key: _official_f1(a) for a in files.answers}, np.array(list(files.kinds.values()))
     table = np.array([values.get(key, (0.0, 0.0)) for key in files.kinds], dtype=np.float32)
     scores: dict[str, Any] = {}
     for column, k in enumerate(_THRESHOLDS):
@@ -119,27 +120,13 @@ def _official(files: _Files) -> dict[str, Any]:
     return scores
 
 
-def _official_items(files: _Files) -> dict[str, Any]:
-    return {f"{scene}|{number}": list(pair) for (scene, number), pair in _official_values(files.answers).items()}
-
-
-def _video3dllm_values(answers: list[_Answer]) -> list[tuple[float, ...]]:
-    """F1 of every prediction, repeated queries as often as they occur; what counts is the boxes, not the type."""
-    return [
-        _f1(a, _overlaps_centre_size)
-        if len(a.predicted) and len(a.true)
-        else (float(len(a.predicted) == len(a.true)),) * 2
-        for a in answers
-    ]
-
-
 def _video3dllm(files: _Files) -> dict[str, Any]:
-    """Mean F1 over the predictions made; a type without any has no entry."""
-    answers = files.answers
-    if not answers:
+    """Mean F1 over the predictions made, repeated ones as often as they occur; a type without any has no entry."""
+    if not files.answers:
         raise ValueError("no predictions to score; give one entry for each query")
     groups: dict[str, list[tuple[float, ...]]] = {"all": []}
-    for answer, pair in zip(answers, _video3dllm_values(answers), strict=True):
+    for answer in files.answers:
+        pair = _video3dllm_f1(answer)
         groups["all"].append(pair)
         groups.setdefault(answer.kind, []).append(pair)
     return {
@@ -149,15 +136,9 @@ def _video3dllm(files: _Files) -> dict[str, Any]:
     }
 
 
-def _video3dllm_items(files: _Files) -> dict[str, Any]:
-    """[F1@0.25, F1@0.5] of every predicted query, the last one of a repeated query."""
-    pairs = zip(files.answers, _video3dllm_values(files.answers), strict=True)
-    return {f"{answer.key[0]}|{answer.key[1]}": list(pair) for answer, pair in pairs}
-
-
 PROTOCOLS = by_name(
     Protocol("official", "3dlg-hcvc/M3DRef-CLIP m3drefclip/evaluation/multi3drefer_evaluator.py",
-             "fractions", _read, _official, _official_items),
+             "fractions", _read, _official, partial(_items, f1=_official_f1)),
     Protocol("video3dllm", "LaVi-Lab/Video-3D-LLM llava/eval/eval_multi3drefer.py", "fractions",
-             _read, _video3dllm, _video3dllm_items),
+             _read, _video3dllm, partial(_items, f1=_video3dllm_f1)),
 )  # fmt: skip

@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from vidllm.datasets.records import Entry, Table
 from vidllm.evaluation.protocols import NOT_AVAILABLE, Protocol, by_name
-from vidllm.evaluation.protocols.box_metrics import assign, benchmark_generalized_iou, hull, hull_iou
+from vidllm.evaluation.protocols.box_metrics import benchmark_generalized_iou, hull, hull_iou
 from vidllm.evaluation.protocols.files import as_text, by_scene, corners, finite, identifier, number, rows, words
 from vidllm.evaluation.text_metrics.captions import DASHED, UNDERSCORED, CaptionScores, caption_scores, cider
 from vidllm.evaluation.text_metrics.ptb import tokenize
@@ -34,7 +35,7 @@ Texts = dict[Key, list[str]]
 
 
 @dataclass(frozen=True)
-class _Thing:
+class _Object:
     """An annotated object: its name, its box (8, 3) and all its annotations."""
 
     name: str
@@ -50,7 +51,7 @@ class _Proposal:
     is_object: bool
 
 
-_Things = Mapping[Key, _Thing]
+_Objects = Mapping[Key, _Object]
 _Proposals = Mapping[str, list[_Proposal]]
 
 
@@ -69,30 +70,30 @@ _UNSURE: Table = {"caption": as_text, "box": corners}  # of the benchmark server
 _ANSWER: Table = {"scene_id": identifier, "object_id": identifier, "pred_response": as_text, "iou": (number, None)}
 
 
-def _things(references: Any) -> dict[Key, _Thing]:
+def _read_objects(references: Any) -> dict[Key, _Object]:
     """Annotated objects by (scene, object id), in the order of the file; box and name of their first annotation."""
-    things: dict[Key, _Thing] = {}
+    objects: dict[Key, _Object] = {}
     for entry in rows(references, "references"):
         row = entry.read(_REFERENCE)
         key = row["scene_id"], row["object_id"]
-        thing = things.setdefault(key, _Thing(row["object_name"], row["bbox"], [], []))
-        thing.tokens.append(row["token"])
-        thing.descriptions.append(row["description"])
-    return things
+        annotated = objects.setdefault(key, _Object(row["object_name"], row["bbox"], [], []))
+        annotated.tokens.append(row["token"])
+        annotated.descriptions.append(row["description"])
+    return objects
 
 
-def _read_proposals(references: Any, predictions: Any, table: Table = _PROPOSAL) -> tuple[_Things, _Proposals]:
+def _read_proposals(references: Any, predictions: Any, table: Table = _PROPOSAL) -> tuple[_Objects, _Proposals]:
     """Objects, and the proposals of each scene; one is an object where ``obj_prob[1]`` is the larger of the two."""
-    things, found = _things(references), dict[str, list[_Proposal]]()
+    objects, found = _read_objects(references), dict[str, list[_Proposal]]()
     for scene, entry in by_scene(predictions, "predictions"):
         row = entry.read(table)
         found.setdefault(scene, []).append(_Proposal(row["caption"], row["box"], row.get("obj_prob", True)))
-    return things, found
+    return objects, found
 
 
-def _corpus(things: _Things, limit: int | None = _MAX_TOKENS) -> Texts:
+def _corpus(objects: _Objects, limit: int | None = _MAX_TOKENS) -> Texts:
     """References by object: the tokens, cut at ``limit``, between "sos" and "eos"."""
-    return {key: [" ".join(["sos", *words[:limit], "eos"]) for words in thing.tokens] for key, thing in things.items()}
+    return {key: [" ".join(["sos", *words[:limit], "eos"]) for words in one.tokens] for key, one in objects.items()}
 
 
 def _scored(corpus: Texts, captions: Mapping[Key, str], paraphrases: bool = True) -> CaptionScores:
@@ -103,9 +104,9 @@ def _scored(corpus: Texts, captions: Mapping[Key, str], paraphrases: bool = True
 # -- detectors: several proposals for a scene
 
 
-def _keys_by_scene(things: _Things) -> dict[str, list[Key]]:
+def _keys_by_scene(objects: _Objects) -> dict[str, list[Key]]:
     scenes: dict[str, list[Key]] = {}
-    for key in things:
+    for key in objects:
         scenes.setdefault(key[0], []).append(key)
     return scenes
 
@@ -117,71 +118,61 @@ def _decoded(caption: str) -> str:
     return " ".join(["sos", *(words[: words.index("eos")] if "eos" in words else words), "eos"])
 
 
-def _nearest_captions(things: _Things, proposals: _Proposals, threshold: float) -> dict[Key, str]:
-    """Caption of every object: each proposal goes to the object of nearest centre if their IoU is above ``threshold``.
+def _captions(objects: _Objects, proposals: _Proposals, threshold: float, best: bool) -> dict[Key, str]:
+    """Caption of every object: each proposal goes to one object if their IoU is above ``threshold``.
 
-    The last of several proposals stays, not the best.
+    ``best``: to the object of largest IoU, whose best proposal stays; else to that of nearest centre, and the last of
+    several proposals stays.
     """
     captions: dict[Key, str] = {}
-    for scene, keys in _keys_by_scene(things).items():
-        boxes = np.array([things[key].box for key in keys])
+    kept: dict[Key, float] = {}
+    for scene, keys in _keys_by_scene(objects).items():
+        boxes = np.array([objects[key].box for key in keys])
         centres = hull(boxes).mean(axis=1)
         for proposal in proposals.get(scene, []):
-            nearest = int(np.square(hull(proposal.box).mean(axis=0) - centres).sum(axis=-1).argmin())
-            if proposal.is_object and hull_iou(proposal.box, boxes[nearest]) > threshold:
-                captions[keys[nearest]] = _decoded(proposal.caption)
+            ious = hull_iou(proposal.box, boxes)
+            away = -ious if best else np.square(hull(proposal.box).mean(axis=0) - centres).sum(axis=-1)
+            key, iou = keys[int(away.argmin())], float(ious[int(away.argmin())])
+            if proposal.is_object and iou > threshold and not (best and iou <= kept.get(key, 0.0)):
+                kept[key], captions[key] = iou, _decoded(proposal.caption)
     return captions
 
 
-def _cvpr21(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
+def _cvpr21(files: tuple[_Objects, _Proposals]) -> dict[str, Any]:
     """Corpus scores over all annotated objects at both thresholds."""
-    things, scores = files[0], {}
+    objects, scores = files[0], {}
     for k in _THRESHOLDS:
-        captions = _nearest_captions(*files, k)
-        empty = sum(captions.get(key, _PLACEHOLDER) == _PLACEHOLDER for key in things)
-        counts = {"n_objects": len(things), "n_placeholder": empty}
-        scores[f"@{k}IoU"] = _scored(_corpus(things), captions).totals(DASHED) | counts
+        captions = _captions(*files, k, best=False)
+        empty = sum(captions.get(key, _PLACEHOLDER) == _PLACEHOLDER for key in objects)
+        counts = {"n_objects": len(objects), "n_placeholder": empty}
+        scores[f"@{k}IoU"] = _scored(_corpus(objects), captions).totals(DASHED) | counts
     return scores
 
 
-def _cvpr21_items(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
+def _cvpr21_items(files: tuple[_Objects, _Proposals]) -> dict[str, Any]:
     """Caption and sentence scores of every object at IoU 0.5."""
-    things, captions = files[0], _nearest_captions(*files, 0.5)
-    found = _scored(_corpus(things), captions)
+    objects, captions = files[0], _captions(*files, 0.5, best=False)
+    found = _scored(_corpus(objects), captions)
     return {
-        f"{scene}|{thing}|{things[scene, thing].name}": {
-            "candidate": captions.get((scene, thing), _PLACEHOLDER),
+        f"{scene}|{object_id}|{objects[scene, object_id].name}": {
+            "candidate": captions.get((scene, object_id), _PLACEHOLDER),
             **found.item(i),
         }
-        for i, (scene, thing) in enumerate(things)
+        for i, (scene, object_id) in enumerate(objects)
     }
 
 
-def _best_captions(things: _Things, proposals: _Proposals, threshold: float) -> dict[Key, str]:
-    """Caption of every object: each proposal goes to the object of largest IoU, above ``threshold``; the best stays."""
-    captions: dict[Key, str] = {}
-    best: dict[Key, float] = {}
-    for scene, keys in _keys_by_scene(things).items():
-        boxes = np.array([things[key].box for key in keys])
-        for proposal in proposals.get(scene, []):
-            ious = hull_iou(proposal.box, boxes)
-            key, iou = keys[int(ious.argmax())], float(ious.max())
-            if proposal.is_object and iou > threshold and iou > best.get(key, 0.0):
-                best[key], captions[key] = iou, _decoded(proposal.caption).replace("  ", " ")
-    return captions
-
-
-def _ll3da(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
+def _ll3da(files: tuple[_Objects, _Proposals]) -> dict[str, Any]:
     """As ``cvpr21`` with the best proposal of each object; objects named "unknown" are left out.
 
     METEOR goes without its paraphrase table, as it is not among the files of that repository.
     """
-    things = {key: thing for key, thing in files[0].items() if not thing.name.endswith("unknown")}
+    objects = {key: one for key, one in files[0].items() if not one.name.endswith("unknown")}
     names = {"BLEU-4": "BLEU-4", "CIDEr": "CiDEr", "ROUGE_L": "Rouge", "METEOR": "METEOR"}
     scores = {}
     for k in _THRESHOLDS:
-        captions = _best_captions(things, files[1], k)
-        totals = _scored(_corpus(things), captions, paraphrases=False).totals(DASHED)
+        captions = _captions(objects, files[1], k, best=True)
+        totals = _scored(_corpus(objects), captions, paraphrases=False).totals(DASHED)
         scores[f"@{k}IoU"] = {f"{short}@{k}": totals[name] for name, short in names.items()}
     return scores
 
@@ -195,7 +186,7 @@ class _Match:
     iou: float
 
 
-def _matches(things: _Things, proposals: _Proposals) -> tuple[dict[Key, _Match], int]:
+def _matches(objects: _Objects, proposals: _Proposals) -> tuple[dict[Key, _Match], int]:
     """The proposal matched to each object, and how many boxes were predicted in their scenes.
 
     An object left over where there are fewer boxes gets the scene's first one. Raises ``ValueError`` for a scene
@@ -203,16 +194,18 @@ def _matches(things: _Things, proposals: _Proposals) -> tuple[dict[Key, _Match],
     """
     matches: dict[Key, _Match] = {}
     count = 0
-    for scene, keys in _keys_by_scene(things).items():
+    for scene, keys in _keys_by_scene(objects).items():
         found = proposals.get(scene, [])
         if not found:
             raise ValueError(f"no predictions for scene {scene}; the benchmark needs at least one box in every scene")
-        predicted, true = np.array([p.box for p in found]), np.array([things[key].box for key in keys])
+        predicted, true = np.array([p.box for p in found]), np.array([objects[key].box for key in keys])
         chosen = np.zeros(len(keys), dtype=int)
         try:
-            rows, columns = assign(-benchmark_generalized_iou(predicted, true))
-        except ValueError as error:
-            raise ValueError(f"scene {scene} cannot be matched: {error}") from None
+            rows, columns = linear_sum_assignment(-benchmark_generalized_iou(predicted, true))
+        except ValueError:
+            raise ValueError(
+                f"scene {scene} cannot be matched: costs contain NaN; check the boxes for NaN and for zero volume"
+            ) from None
         chosen[columns] = rows
         ious = hull_iou(predicted[chosen], true, dtype=np.float32)
         matches |= {k: _Match(found[p].caption, float(i)) for k, p, i in zip(keys, chosen, ious, strict=True)}
@@ -220,7 +213,7 @@ def _matches(things: _Things, proposals: _Proposals) -> tuple[dict[Key, _Match],
     return matches, count
 
 
-def _benchmark(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
+def _benchmark(files: tuple[_Objects, _Proposals]) -> dict[str, Any]:
     """Precision, recall and F1 of sentence scores, 0 below the threshold, at IoU 0, 0.25 and 0.5."""
     matches, count = _matches(*files)
     found = _scored(_corpus(files[0], None), {key: match.caption for key, match in matches.items()})
@@ -245,34 +238,34 @@ def _ratios(total: float | None, predicted: int, true: int) -> tuple[Any, Any, A
     return precision, recall, finite(2 * precision * recall / both) if both else None
 
 
-def _benchmark_items(files: tuple[_Things, _Proposals]) -> dict[str, Any]:
+def _benchmark_items(files: tuple[_Objects, _Proposals]) -> dict[str, Any]:
     found = _matches(*files)[0].items()
-    return {f"{scene}|{thing}": {"iou": match.iou, "caption": match.caption} for (scene, thing), match in found}
+    return {f"{scene}|{object_id}": {"iou": match.iou, "caption": match.caption} for (scene, object_id), match in found}
 
 
 # -- language models: one proposal for each object
 
 
-def _read_answers(references: Any, predictions: Any) -> tuple[_Things, dict[Key, _Match]]:
+def _read_answers(references: Any, predictions: Any) -> tuple[_Objects, dict[Key, _Match]]:
     """Objects, and the last answer of each, in the order of their first; an unknown object is an error."""
-    things, answers = _things(references), dict[Key, _Match]()
+    objects, answers = _read_objects(references), dict[Key, _Match]()
     for entry in rows(predictions, "predictions"):
         row = entry.read(_ANSWER)
         key = row["scene_id"], row["object_id"]
-        if key not in things:
+        if key not in objects:
             raise ValueError(f"{entry.where} is no object of the references; remove it or give its annotations")
-        iou = float(hull_iou(entry.get("box", corners), things[key].box)) if row["iou"] is None else row["iou"]
+        iou = float(hull_iou(entry.get("box", corners), objects[key].box)) if row["iou"] is None else row["iou"]
         answers[key] = _Match(row["pred_response"], iou)
-    return things, answers
+    return objects, answers
 
 
-_Answers = tuple[_Things, Mapping[Key, _Match]]
+_Answers = tuple[_Objects, Mapping[Key, _Match]]
 
 
 def _leo(files: _Answers) -> dict[str, Any]:
     """Over the predicted objects only; not lower-cased, and commas stay on their words."""
-    things, answers = files
-    corpus = _corpus(things)
+    objects, answers = files
+    corpus = _corpus(objects)
     kept = {key: corpus[key] for key in answers}
     scores = {}
     for k in _THRESHOLDS:
@@ -288,8 +281,8 @@ def _spaced(text: str) -> str:
 
 def _without_tokeniser(files: _Answers, threshold: float) -> tuple[list[list[str]], list[str]]:
     """References and captions of the predicted objects; below the threshold the caption is empty: "sos  eos"."""
-    things, answers = files
-    corpus = [[_spaced(text) for text in things[key].descriptions] for key in answers]
+    objects, answers = files
+    corpus = [[_spaced(text) for text in objects[key].descriptions] for key in answers]
     return corpus, [_spaced(answer.caption if answer.iou >= threshold else "") for answer in answers.values()]
 
 
@@ -312,8 +305,8 @@ def _vgllm(files: _Answers) -> dict[str, Any]:
 
 def _chatscene(files: _Answers) -> dict[str, Any]:
     """PTB tokens on both sides, over all annotated objects."""
-    things, answers = files
-    corpus = {key: tokenize(texts) for key, texts in _corpus(things).items()}
+    objects, answers = files
+    corpus = {key: tokenize(texts) for key, texts in _corpus(objects).items()}
     scores: dict[str, Any] = {}
     for k in _THRESHOLDS:
         texts = {key: f"sos {a.caption} eos".replace("\n", " ") for key, a in answers.items() if a.iou >= k}

@@ -94,10 +94,10 @@ def _leo_scores(data: Answered) -> dict[str, Any]:
 
 
 def _leo_items(data: Answered) -> dict[str, Any]:
-    found = _leo(data)
-    names = ("pred_clean", "refs_clean", "leo_em", "leo_em_refined")
-    columns = zip(found.keys, found.predictions, found.references, found.flags, strict=True)
-    return {key: dict(zip(names, (text, group, *flags), strict=True)) for key, text, group, flags in columns}
+    return {
+        key: {"pred_clean": said, "refs_clean": truths, "leo_em": exact, "leo_em_refined": refined}
+        for key, said, truths, (exact, refined) in _leo(data).items()
+    }
 
 
 def _llava3d(data: Answered) -> dict[str, Any]:
@@ -128,11 +128,11 @@ def _ll3da(data: Answered) -> dict[str, Any]:
     found = caption_scores([data.answers[key] for key in first], texts, paraphrases=False)
     totals, lines = found.totals(DASHED), []
     for name in (*DASHED[:4], "CIDEr", "ROUGE_L", "METEOR"):
-        told, column = name.replace("_", "-"), found.column(DASHED.index(name))
+        title, column = name.replace("_", "-"), found.column(DASHED.index(name))
         if column is None:
-            lines.append(f"[{told}] {NOT_AVAILABLE}")
+            lines.append(f"[{title}] {NOT_AVAILABLE}")
         else:
-            lines.append(f"[{told}] Mean: {totals[name]:.4f}, Max: {max(column):.4f}, Min: {min(column):.4f}")
+            lines.append(f"[{title}] Mean: {totals[name]:.4f}, Max: {max(column):.4f}, Min: {min(column):.4f}")
     return {**totals, "printed_message": lines}
 
 

@@ -53,11 +53,11 @@ class Annotation:
 
 @dataclass(frozen=True)
 class _Prediction:
-    """One prediction: the same ids, a box (8, 3), and the flags unique_multiple and others where both are given."""
+    """One prediction: the same ids, a box (8, 3), and the flags unique_multiple and others, None where not given."""
 
     key: Key
     box: np.ndarray
-    flags: tuple[Any, Any] | None
+    flags: tuple[Any, Any]
     where: str
 
 
@@ -85,17 +85,18 @@ class _Files:
 
 
 def _read(references: Any, predictions: Any) -> _Files:
-    annotations, found = [], []
-    for entry in rows(references, "references", _ID):
-        values = entry.read(_REFERENCE)
-        key = tuple(values[name] for name in _ID)
-        annotations.append(Annotation(key, values["bbox"], values["object_name"], values["eval_type"], entry.where))
-    for entry in rows(predictions, "predictions", _ID):
-        values = entry.read(_PREDICTION)
-        flags = values["unique_multiple"], values["others"]
-        key = tuple(values[name] for name in _ID)
-        found.append(_Prediction(key, values["bbox"], None if None in flags else flags, entry.where))
-    return _Files(annotations, found)
+    def read(data: Any, what: str, table: Table) -> list[tuple[Key, dict[str, Any], str]]:
+        found = ((entry.read(table), entry.where) for entry in rows(data, what, _ID))
+        return [(tuple(values[name] for name in _ID), values, where) for values, where in found]
+
+    annotations = [
+        Annotation(key, values["bbox"], values["object_name"], values["eval_type"], where)
+        for key, values, where in read(references, "references", _REFERENCE)
+    ]
+    return _Files(annotations, [
+        _Prediction(key, values["bbox"], (values["unique_multiple"], values["others"]), where)
+        for key, values, where in read(predictions, "predictions", _PREDICTION)
+    ])  # fmt: skip
 
 
 def _read_centre_size(references: Any, predictions: Any) -> _Files:
@@ -197,12 +198,11 @@ def _official_ious(files: _Files) -> np.ndarray:
 
 def _flags(files: _Files) -> np.ndarray:
     """(n, 2) of unique_multiple and others, as submitted, else by ScanRefer's rule from the references."""
-    worked_out: dict[Key, tuple[int, int]] = {}
-    if any(entry.flags is None for entry in files.predictions):
-        worked_out = files.labels(scanrefer_labels(files.annotations))
+    bare = any(None in entry.flags for entry in files.predictions)
+    worked_out = files.labels(scanrefer_labels(files.annotations)) if bare else {}
     found = []
     for entry in files.predictions:
-        flags = worked_out.get(entry.key) if entry.flags is None else entry.flags
+        flags = worked_out.get(entry.key) if None in entry.flags else entry.flags
         if flags is None:
             raise ValueError(
                 f"{entry.where} is not in the references and has no unique_multiple and others; add the flags"

@@ -46,7 +46,6 @@ from vidllm.evaluation.protocols.graded import (
     Grade,
     Question,
     as_float,
-    as_said,
     by_key,
     exact_relative_accuracy,
     first_word,
@@ -56,6 +55,7 @@ from vidllm.evaluation.protocols.graded import (
     means_of,
     number_in,
     read_questions,
+    text_or_number,
 )
 
 Scores = dict[str, Any]
@@ -65,8 +65,8 @@ def _vsi_grade(
     question: Question, find: Callable[[str], float | None], accuracy: Callable[[float, float], float]
 ) -> float:
     if question.metric == CHOICE:
-        return float(first_word(question.said).lower() == question.truth.lower())
-    given, truth = find(question.said), as_float(question.truth)
+        return float(first_word(question.prediction).lower() == question.truth.lower())
+    given, truth = find(question.prediction), as_float(question.truth)
     if given is None or truth is None:
         return 0.0
     try:
@@ -75,16 +75,12 @@ def _vsi_grade(
         raise ValueError(f"{question.where}: the right answer 0 has no relative error; take it out") from None
 
 
-def _finite(accuracy: Callable[[float, float], float], given: float, truth: float) -> float:
-    return accuracy(given, truth) if math.isfinite(given) and math.isfinite(truth) else 0.0
-
-
 def _first_number(text: str) -> float | None:
     return as_float(first_word(text))
 
 
 _official_grade = partial(_vsi_grade, find=_first_number, accuracy=mean_relative_accuracy)
-_paper_grade = partial(_vsi_grade, find=_first_number, accuracy=partial(_finite, exact_relative_accuracy))
+_paper_grade = partial(_vsi_grade, find=_first_number, accuracy=exact_relative_accuracy)
 _lmms_grade = partial(_vsi_grade, find=number_in, accuracy=mean_relative_accuracy)
 
 LEVELS = ("easy", "medium", "hard")
@@ -171,7 +167,7 @@ _REVSI_KINDS = {
 
 def _revsi_grade(question: Question) -> float:
     try:
-        return _official_grade(replace(question, said=question.said.strip()))
+        return _official_grade(replace(question, prediction=question.prediction.strip()))
     except ValueError:  # also where the right answer is 0
         return 0.0
 
@@ -217,15 +213,15 @@ def _spar_accuracy(prediction: float, truth: float) -> float:
     return float(np.mean(error <= 1 - CONFIDENCES))
 
 
-def _spar_choice(said: str, truth: str) -> float:
+def _spar_choice(prediction: str, truth: str) -> float:
     """Quirks ``empty is right`` and ``first letter``."""
-    said, truth = said.lower(), truth.lower()
-    return float(said in truth or said[0] == truth)
+    prediction, truth = prediction.lower(), truth.lower()
+    return float(prediction in truth or prediction[0] == truth)
 
 
 def _spar_number(question: Question) -> float:
     """Quirk ``last number``; 0 where there is none."""
-    numbers, truth = _UNSIGNED.findall(question.said), as_float(question.truth)
+    numbers, truth = _UNSIGNED.findall(question.prediction), as_float(question.truth)
     last = question.kind in _LAST_NUMBER
     if truth is None or not (numbers or last):
         return 0.0
@@ -243,14 +239,14 @@ def _actions(text: str) -> list[float]:
 
 def _spar_grade(question: Question, numbers: bool = True) -> float:
     if question.metric == CHOICE:
-        return _spar_choice(question.said, question.truth)
+        return _spar_choice(question.prediction, question.truth)
     if question.metric == NUMBER:
         return _spar_number(question) if numbers else 0.0
     try:
-        said, truth = _actions(question.said), _actions(question.truth)
+        prediction, truth = _actions(question.prediction), _actions(question.truth)
     except ValueError:
         return 0.0
-    return float(np.mean([_spar_accuracy(t, s) for t, s in zip(truth, said, strict=True)]))  # error by prediction
+    return float(np.mean([_spar_accuracy(t, s) for t, s in zip(truth, prediction, strict=True)]))  # error by prediction
 
 
 def _spar(questions: Sequence[Question], numbers: bool = True) -> Scores:
@@ -285,7 +281,7 @@ _LETTERS = [re.compile(pattern) for pattern in (
 
 
 def _3dsr_grade(question: Question) -> float:
-    matches = (pattern.search(question.said.strip()) for pattern in _LETTERS)
+    matches = (pattern.search(question.prediction.strip()) for pattern in _LETTERS)
     return float(next((match[1] for match in matches if match), None) == question.truth)
 
 
@@ -323,11 +319,11 @@ _MMSI_LETTER = re.compile(r"\b[A-F]\b(?!\s[a-zA-Z])", re.IGNORECASE)
 
 
 def _mmsi_grade(question: Question) -> float:
-    said = question.said
+    prediction = question.prediction
     for pattern in _MARKED:
-        match = pattern.search(said)
-        said = match[1] if match else said
-    letter = _MMSI_LETTER.search(said)
+        match = pattern.search(prediction)
+        prediction = match[1] if match else prediction
+    letter = _MMSI_LETTER.search(prediction)
     return float(letter is not None and question.truth.lower().replace("\n", " ").strip() == letter[0].lower())
 
 
@@ -360,7 +356,7 @@ def _read_marks(references: Any, predictions: Any) -> list[tuple[str, str, float
         mark = marks.values[key]
         if isinstance(mark, bool) or not isinstance(mark, int | float) or not math.isfinite(mark):
             raise marks.error(key, "a mark of 1 to 5", mark)
-        found.append((key, entry.get("category", as_said), (min(max(float(mark), 1.0), 5.0) - 1) / 4))
+        found.append((key, entry.get("category", text_or_number), (min(max(float(mark), 1.0), 5.0) - 1) / 4))
     return found
 
 

@@ -216,18 +216,11 @@ def _leo(files: _Files) -> dict[str, Any]:
 
 
 def _leo_items(files: _Files) -> dict[str, Any]:
-    found = _complete(files, "LEO's evaluator", match_in_order)
-    columns = zip(found.keys, found.predictions, found.references, found.flags, strict=True)
     return {
-        key: {
-            "leo_em": exact,
-            "leo_em_refined": refined,
-            "pred_clean": said,
-            "gt_clean": truth,
-            "leo_type": _prefix_type(files.questions[key].text),
-        }
-        for key, said, (truth,), (exact, refined) in columns
-    }
+        key: {"leo_em": exact, "leo_em_refined": refined, "pred_clean": said, "gt_clean": truth,
+              "leo_type": _prefix_type(files.questions[key].text)}
+        for key, said, (truth,), (exact, refined) in _complete(files, "LEO's evaluator", match_in_order).items()
+    }  # fmt: skip
 
 
 _BRACKETED = ("[sqa3d] EM1", "[sqa3d] EM1_refined", "[sqa3d] EM_type", "[sqa3d] EM_refined_type")

@@ -240,7 +240,9 @@ def meteor(references: Sequence[Sequence[str]], hypotheses: Sequence[str], parap
         return None
     lines = tuple(_line(group, hypothesis) for group, hypothesis in zip(references, hypotheses, strict=True))
     table = np.array(_align(java, jar, lines, paraphrases), dtype=np.float64)
-    return Scores((_total(table),), [(_score(row),) for row in table])
+    perfect = (table[:, _CHUNKS] == 1) & (table[:, [_MATCHED, _MATCHED_REFERENCE]] == table[:, :2]).all(1)
+    table[perfect, _CHUNKS] = 0.0  # every word of both texts matched in one piece: no fragmentation at all
+    return Scores((_score(table.sum(0)),), [(_score(row),) for row in table])
 
 
 def _line(references: Sequence[str], hypothesis: str) -> str:
@@ -272,20 +274,7 @@ def _align(java: str, jar: Path, lines: tuple[str, ...], paraphrases: bool) -> t
     return tuple(tuple(float(word) for word in row) for row in rows)
 
 
-def _one_perfect_chunk(row: np.ndarray) -> bool:
-    """Every word of both texts matched, in one piece: no fragmentation at all."""
-    return bool(row[_CHUNKS] == 1 and row[_MATCHED] == row[0] and row[_MATCHED_REFERENCE] == row[1])
-
-
-def _total(table: np.ndarray) -> float:
-    """The score of the summed statistics; a perfect segment adds no chunk."""
-    chunks = np.array([0.0 if _one_perfect_chunk(row) else row[_CHUNKS] for row in table])
-    total = table.sum(axis=0)
-    total[_CHUNKS] = chunks.sum()
-    return _score(total, summed=True)
-
-
-def _score(row: np.ndarray, summed: bool = False) -> float:
+def _score(row: np.ndarray) -> float:
     """F-mean of weighted precision and recall, less the penalty on fragmentation."""
     matches = row[4:_CHUNKS].reshape(4, 2, 2)  # module, content or function word, hypothesis or reference
     weighted = np.einsum("mck,m,c->k", matches, np.array(_MODULES), np.array([_DELTA, 1.0 - _DELTA]))
@@ -294,8 +283,7 @@ def _score(row: np.ndarray, summed: bool = False) -> float:
         return 0.0
     precision, recall = weighted / lengths
     mean = 1.0 / ((1.0 - _ALPHA) / precision + _ALPHA / recall)
-    chunks = 0.0 if not summed and _one_perfect_chunk(row) else row[_CHUNKS]
-    fragmentation = chunks / ((row[_MATCHED] + row[_MATCHED_REFERENCE]) / 2.0)
+    fragmentation = row[_CHUNKS] / ((row[_MATCHED] + row[_MATCHED_REFERENCE]) / 2.0)
     value = float(mean * (1.0 - _GAMMA * fragmentation**_BETA))
     return value if math.isfinite(value) else 0.0
 
@@ -317,8 +305,8 @@ class CaptionScores:
 
     def totals(self, names: Sequence[str], factor: float = 1.0) -> dict[str, float | str]:
         """The seven numbers under ``names``, times ``factor``."""
-        told = (NOT_AVAILABLE if value is None else value * factor for value in self.total)
-        return dict(zip(names, told, strict=True))
+        values = (NOT_AVAILABLE if value is None else value * factor for value in self.total)
+        return dict(zip(names, values, strict=True))
 
     def column(self, index: int) -> list[float] | None:
         """Every item's value of one of the seven; None where METEOR is not available."""
