@@ -29,7 +29,7 @@ def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intri
     }
     aligned = {number: moved(scan.frames.aligned_from_scan, group) for number, group in points.items()}
     thin = {number: group[:: math.ceil(len(group) / _MOST_POINTS)] for number, group in points.items()}
-    first_frames = {}
+    first_frames: dict[int, tuple[int, ...]] = {}
     for number, group in thin.items():
         seen = (_is_seen(group, *frame, intrinsics) for frame in zip(depth_m, scan_from_camera, strict=True))
         first_frames[number] = (next((frame for frame, is_seen in enumerate(seen) if is_seen), len(depth_m)),)

@@ -29,8 +29,9 @@ def table_lamp(k: Kit) -> None:
 def ceiling_lamp(k: Kit) -> None:
     drop, r = k.draw(0.25, 0.45), k.draw(0.18, 0.28)
     k.post(0.0, 0.0, (0.16, drop), 0.02, DARK)
-    kind, high = ("ellipsoid", 0.22) if k.chance(0.5) else ("cylinder", 0.16)
-    k.solid(kind, (0.0, 0.0, high / 2), (2 * r, 2 * r, high), None, "lampshade")
+    ball = k.chance(0.5)
+    high = 0.22 if ball else 0.16
+    k.solid("ellipsoid" if ball else "cylinder", (0.0, 0.0, high / 2), (2 * r, 2 * r, high), None, "lampshade")
 
 
 def plant(k: Kit) -> None:
