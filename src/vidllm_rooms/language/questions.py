@@ -379,7 +379,6 @@ ASK: dict[str, Callable[[Speaker], Question | None]] = {
     "situated_count": ask_count_there,
     "room_type": lambda s: s.ask("room_type", s.scene.room_type, {}) if s.scene.room_type else None,
 }
-QUESTION_KINDS: tuple[str, ...] = tuple(ASK)
 
 
 def make_questions(speaker: Speaker, number: int) -> tuple[Question, ...]:

@@ -123,7 +123,6 @@ REFER: dict[str, Callable[[Speaker], Reference | None]] = {
     "none": _none,
     "several": _several,
 }
-REFERENCE_KINDS: tuple[str, ...] = tuple(REFER)
 
 
 def make_references(speaker: Speaker, number: int) -> tuple[Reference, ...]:
