@@ -48,17 +48,17 @@ BUDGET: dict[str, int] = {
     "vidllm.evaluation": 5625,
     "vidllm.experiments": 900,
     "vidllm.export": 1860,
-    "vidllm.geometry": 2090,
+    "vidllm.geometry": 2055,
     "vidllm.io": 5510,
-    "vidllm.long_video": 1045,
+    "vidllm.long_video": 1005,
     "vidllm.model": 6155,
     "vidllm.pretrained": 2280,
     "vidllm.serving": 1290,
     "vidllm.training": 6895,
-    "vidllm_rooms": 1915,
-    "vidllm_rooms.language": 1950,
-    "vidllm_rooms.official": 960,
-    "vidllm_rooms.world": 1695,
+    "vidllm_rooms": 1810,
+    "vidllm_rooms.language": 1865,
+    "vidllm_rooms.official": 880,
+    "vidllm_rooms.world": 1555,
 }
 #: Signatures that transformers prescribes.
 PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}

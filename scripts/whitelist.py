@@ -28,6 +28,12 @@ over_http
 write_boxes, write_cameras, write_colmap, write_depth, write_glb, write_movie, write_nerfstudio, write_npz
 write_overview, write_page, write_ply, write_rrd, write_tum
 
+# found by name in a table: the builders of vidllm_rooms.world.furniture and .objects
+armchair, ball, basket, bed, bench, book, book__standing, bookshelf, bottle, bowl, box, cabinet, ceiling_lamp, chair
+clock, coffee_table, cup, curtain, desk, door, dresser, floor_lamp, flower, laptop, mirror, monitor, nightstand
+office_chair, picture, pillow, plant, radiator, refrigerator, rug, sofa, stool, stove, suitcase, table, table_lamp
+trash_can, tv, vase, wardrobe, washing_machine, window
+
 # found by name in a table: the evaluators of vidllm.evaluation.protocols
 PROTOCOLS, VSI, REVSI, SPAR, THREEDSR, MMSI, OPENEQA
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from shape_checks import check_shapes
 
@@ -47,6 +48,14 @@ def manual_seed() -> Iterator[None]:
 def golden() -> Path:
     """The folder of stored reference numbers."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def shipped_model() -> Any:
+    """The model of the package, loaded once; tests that change a model load their own."""
+    import vidllm
+
+    return vidllm.load()
 
 
 @pytest.fixture(scope="session")

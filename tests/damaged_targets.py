@@ -137,7 +137,7 @@ TARGETS = {
 Copier = Callable[[Path, Target], None]
 
 #: Targets of every kind of reader that no model is loaded for: the fast ones.
-FAST = ("own data", "mesh", "sens", "scene text", "nr3d annotations", "proposals", "nr3d predictions")
+FAST = ("mesh", "sens", "scene text", "nr3d annotations", "proposals", "nr3d predictions")
 
 
 def build_light(folder: Path) -> Copier:

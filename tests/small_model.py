@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +49,16 @@ def small_config(vocabulary: int, ids: dict[str, int]) -> VidLLMConfig:
 
 
 def save_small_model(folder: Path) -> Path:
-    """Write the model and its processor to a folder."""
+    """Write the model and its processor, which are made once, to a folder."""
+    shutil.copytree(_made(), folder, dirs_exist_ok=True)
+    torch.manual_seed(0)  # as well where it was made before
+    return folder
+
+
+@cache
+def _made() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["how many chairs are there?", "the red chair", "two"], 300)
     config = small_config(len(tokenizer), special_token_ids(tokenizer))

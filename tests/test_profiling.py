@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ def counted(run):
 # ---- parameters
 
 
+@cache
 def counts(name):
     return {part.name: part.parameters for part in parts(preset(name))}
 

@@ -77,7 +77,10 @@ def test_every_command_is_understood(recipe: Path, tmp_path: Path) -> None:
         parsed(argv)
 
 
-@pytest.mark.parametrize("name", ["tiny_cpu", "tiny_dinov2_cpu", "tiny_gpu", "compact_1gpu", "paper_8gpu"])
+@pytest.mark.parametrize("name", [
+    "tiny_cpu", "paper_8gpu",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_dinov2_cpu", "tiny_gpu", "compact_1gpu")),
+])  # fmt: skip
 def test_a_dry_recipe_trains_nothing(name: str, tmp_path: Path) -> None:
     recipe = next(path for path in RECIPES if path.stem == name)
     commands = recorded(recipe, tmp_path, *arguments_of(recipe), DRY="1")

@@ -104,6 +104,7 @@ def test_windows_are_refined_each_by_itself():
     assert torch.equal(last.extrinsics, refined.extrinsics)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(folder, rendered, tmp_path, capsys):
     write_video(tmp_path / "room.mp4", rendered.rgb)
     told = []

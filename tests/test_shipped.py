@@ -20,9 +20,9 @@ MB = 1e6
 
 
 @pytest.fixture(scope="module")
-def model() -> VidLLM:
+def model(shipped_model: VidLLM) -> VidLLM:
     """The default model."""
-    return vidllm.load()
+    return shipped_model
 
 
 def test_sizes() -> None:
@@ -75,7 +75,8 @@ def test_what_was_not_seen_is_said(model: VidLLM) -> None:
     assert "Nothing was seen" not in scene.describe(at=scene.ground("the table", several=False)[0].center)
 
 
-@pytest.mark.parametrize("window", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 3])
 def test_black_frozen_and_faint_videos_are_said_to_be_so(model: VidLLM, window: int | None, tmp_path: Path) -> None:
     count = 2 if window is None else 6
     noise = np.random.default_rng(0).integers(0, 3, (count, 112, 140, 3), dtype=np.uint8)

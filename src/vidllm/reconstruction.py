@@ -25,7 +25,7 @@ from vidllm.model.calibration import Calibration
 from vidllm.model.generation import CachedPrefix, heard_by
 from vidllm.model.grounding import decode_boxes, decode_choice
 from vidllm.model.modeling import Network
-from vidllm.model.outputs import Geometry, SceneScale, VisualPrefix
+from vidllm.model.outputs import Geometry, VisualPrefix
 from vidllm.model.processing import Processor
 from vidllm.model.scale_alignment import spread_of_views
 from vidllm.model.text import encode_answer
@@ -51,14 +51,13 @@ class Scene:
     _inventory: tuple[Any, Inventory] | None = None  # the last one, with what it is of
 
     def __init__(
-        self, model: Network, processor: Processor, frames: Frames, geometry: Geometry | None, prefix: VisualPrefix
+        self, model: Network, processor: Processor, frames: Frames, geometry: Geometry, prefix: VisualPrefix
     ) -> None:
-        """``geometry``: None where a subclass reads it from elsewhere."""
         self._model, self._processor = model, processor
         self._frames, self._geometry, self._prefix = frames, geometry, prefix
 
     def __len__(self) -> int:
-        return self.geometry.extrinsics.shape[1]
+        return self._geometry.extrinsics.shape[1]
 
     def __getstate__(self) -> NoReturn:
         """TypeError: see :meth:`save`."""
@@ -81,7 +80,6 @@ class Scene:
     @property
     def geometry(self) -> Geometry:
         """The reconstruction as the model returns it (a batch of one)."""
-        assert self._geometry is not None
         return self._geometry
 
     @property
@@ -117,17 +115,17 @@ class Scene:
     @property
     def extrinsics(self) -> Tensor:
         """Camera-from-world (F,4,4), metres; the first is the identity."""
-        return to_homogeneous(self.geometry.extrinsics[0].float().cpu())
+        return to_homogeneous(self._geometry.extrinsics[0].float().cpu())
 
     @property
     def intrinsics(self) -> Tensor:
         """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
-        return self.geometry.intrinsics[0].float().cpu()
+        return self._geometry.intrinsics[0].float().cpu()
 
     @property
     def scene_from_world(self) -> Tensor:
         """Transform (4,4) from the world (first camera's) frame to the scene frame."""
-        return self.geometry.scene_from_world[0].float().cpu()
+        return self._geometry.scene_from_world[0].float().cpu()
 
     @property
     def points(self) -> Tensor:
@@ -137,7 +135,7 @@ class Scene:
     @cached_property
     def scale(self) -> Scale:
         """Metric scale with its spread and warnings (camera hardly moves, images disagree)."""
-        found = self._measured
+        found = self._geometry.scale
         spread = spread_of_views(self._votes(), torch.tensor(self._views), float(found.spread[0]))
         still = max(self._views, default=0) == 0
         doubts = []
@@ -161,13 +159,9 @@ class Scene:
             interval = value / factor, value * factor
         return Scale(value, spread, (*doubts, *self._doubts()), interval)
 
-    @property
-    def _measured(self) -> SceneScale:
-        return self.geometry.scale
-
     def _votes(self) -> Tensor:
         """Each image's factor over the scale (F,), nan where it has none."""
-        return (self._measured.per_image[0] / self._measured.scale[0]).float().cpu()
+        return (self._geometry.scale.per_image[0] / self._geometry.scale.scale[0]).float().cpu()
 
     @cached_property
     def _views(self) -> list[int]:
@@ -185,7 +179,7 @@ class Scene:
     @property
     def registration(self) -> str:
         """Source of the cameras: "learned", "known", or "sfm" (:mod:`vidllm.feature_registration`)."""
-        return self.geometry.registration
+        return self._geometry.registration
 
     @property
     def loops(self) -> int:
@@ -205,7 +199,7 @@ class Scene:
 
     def _agreements(self) -> list[bool]:
         """Of each window, whether its frames agree after refinement; none without."""
-        return [] if self.geometry.agrees is None else self.geometry.agrees.tolist()
+        return [] if self._geometry.agrees is None else self._geometry.agrees.tolist()
 
     @cached_property
     def _contrasts(self) -> Tensor:
@@ -232,17 +226,11 @@ class Scene:
         std = self.depth_std
         return math.nan if std is None else float(std.median())
 
-    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(H, W) of the processed frames and of the original ones."""
-        height, width = self._frames.images.shape[-2:]
-        return (height, width), self._frames.original_size
-
     @cached_property
     def data(self) -> SceneData:
         """The reconstruction as plain arrays, the input of the exporters."""
-        rgb = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        std = None if self.depth_std is None else self.depth_std.numpy()
-        maps = {"depth_m": self.depth.numpy(), "depth_std_m": std,
+        rgb, std = (self.frames.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8), self.depth_std
+        maps = {"depth_m": self.depth.numpy(), "depth_std_m": None if std is None else std.numpy(),
                 "confidence": self.geometry.confidence[0].float().cpu().numpy()}  # fmt: skip
         return self._as_data(rgb.numpy(), self.frames.timestamps_s, self.frames.names, maps)
 
@@ -274,7 +262,6 @@ class Scene:
     def summary(self) -> dict[str, Any]:
         """The reconstruction in a few numbers, lengths in metres (JSON-ready except that an unknown spread is nan)."""
         centres = torch.linalg.inv(self.extrinsics.double())[:, :3, 3]
-        sizes = self._sizes()
         return {
             "frames": len(self), "scale": self.scale.value, "scale_spread": self.scale.spread,
             "scale_interval": None if self.scale.interval is None else list(self.scale.interval),
@@ -283,7 +270,8 @@ class Scene:
             "warnings": list(self.warnings), "frames_agree": self.frames_agree, "registration": self.registration,
             "loops": self.loops, "median_depth": self._median_depth(),
             "camera_path_length": float(centres.diff(dim=0).norm(dim=-1).sum()),
-            "processed_size": list(sizes[0]), "original_size": list(sizes[1]), "units": "m", "frame": "scene",
+            "processed_size": list(self._frames.images.shape[-2:]), "original_size": list(self._frames.original_size),
+            "units": "m", "frame": "scene",
         }  # fmt: skip
 
     # ---- language ---------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def upper(errors: np.ndarray) -> float:
     return float(np.sort(errors)[min(rank, len(errors)) - 1])
 
 
-def measure(model: VidLLM, seeds: Iterable[int], progress: Callable[[int], None] | None = None) -> Errors:
+def measure(model: VidLLM, seeds: Iterable[int], progress: Callable[[int], None] = lambda done: None) -> Errors:
     """Errors in the rooms of these seeds, from their frames alone."""
     errors = Errors()
     for done, seed in enumerate(seeds, 1):
@@ -72,8 +72,7 @@ def measure(model: VidLLM, seeds: Iterable[int], progress: Callable[[int], None]
         scene = model.reconstruct(clip.rgb)
         _add_depth(scene, clip, errors)
         _add_boxes(scene, clip, language, errors)
-        if progress is not None:
-            progress(done)
+        progress(done)
     return errors
 
 

@@ -1,21 +1,22 @@
-"""Hand-held camera paths: walks with the gaze on the furniture, and for the look "life" cameras that go near and turn.
+"""Hand-held camera paths: walks that look at the furniture, and for the look "life" cameras that go near and turn.
 
-A walk is the best of several candidates, scored by how many objects they show; all its parts keep 0.4 m from the walls
-and stay out of every object's box. Half of real frames lie within about a metre, and many clips turn far more than they
-move: so do those of "life", shaken and rolled, with fields of view of 45 to 100 degrees of the longer side.
-Poses are OpenCV (x right, y down, z forward).
+A walk is the best of several candidates, scored by how many objects they show; it keeps 0.4 m from the walls and
+stays out of every object's box. As in real clips, half of which show things within about a metre and many of which turn
+far more than they move, cameras of "life" go near or turn on the spot, shake and roll.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
 from vidllm_rooms.world import Room, RoomObject
 from vidllm_rooms.world.outline import Outline
 
+Rng = np.random.Generator
 WALL_CLEARANCE_M = 0.4
 OBJECT_CLEARANCE_M = 0.22
 CANDIDATES = 24
@@ -87,30 +88,25 @@ def intrinsics_of(fov: float, frames: int, height: int, width: int) -> np.ndarra
     return np.repeat(k[None], frames, 0)
 
 
-def draw_path(room: Room, rng: np.random.Generator, frames: int, height: int, width: int) -> CameraPath:
+def draw_path(room: Room, rng: Rng, frames: int, height: int, width: int) -> CameraPath:
     """The best of several candidate walks. Raises ValueError when the room has no free floor at all."""
     fov = float(rng.uniform(40, 100)) if rng.random() < 0.4 else float(rng.uniform(55, 85))
     intrinsics = intrinsics_of(fov, frames, height, width)
-    half_x = math.atan(width / 2 / intrinsics[0, 0, 0])
-    half_y = math.atan(height / 2 / intrinsics[0, 0, 0])
+    half_x, half_y = (math.atan(side / 2 / intrinsics[0, 0, 0]) for side in (width, height))
     free = FreeMap.of(room)
     stands = free.stands()
     if not len(stands):
         raise ValueError(f"room {room.seed} has no free floor for a camera; remove furniture")
     centres = np.array([item.centre for item in room.objects])
-    best, best_score = None, -math.inf
+    found: list[tuple[float, Walk]] = []
     for _ in range(CANDIDATES):
         walk = _candidate(free, rng, stands, centres, frames, half_x)
-        score = _score(room, free, walk, centres, half_x, half_y) + float(rng.gumbel(0, 0.35))
-        if score > best_score:
-            best, best_score = walk, score
-    assert best is not None
-    return CameraPath(_poses(best, rng), intrinsics, fov)
+        score = _score(room, free, walk, centres, half_x, half_y)
+        found.append((score + float(rng.gumbel(0, 0.35)), walk))
+    return CameraPath(_poses(max(found, key=itemgetter(0))[1], rng), intrinsics, fov)
 
 
-def _candidate(
-    free: FreeMap, rng: np.random.Generator, stands: np.ndarray, centres: np.ndarray, frames: int, half_x: float
-) -> Walk:
+def _candidate(free: FreeMap, rng: Rng, stands: np.ndarray, centres: np.ndarray, frames: int, half_x: float) -> Walk:
     """A bent line of free floor, gaze sweeping about the direction of the furniture."""
     start = stands[int(rng.integers(len(stands)))]
     steps = smooth_steps(rng, frames)
@@ -127,16 +123,14 @@ def _candidate(
     return Walk(np.column_stack([line, eye]), yaw, pitch)
 
 
-def smooth_steps(rng: np.random.Generator, frames: int) -> np.ndarray:
+def smooth_steps(rng: Rng, frames: int) -> np.ndarray:
     """Monotone 0..1 of uneven pace."""
     pace = rng.uniform(0.7, 1.3, max(frames - 1, 1))
     steps = np.concatenate([[0.0], np.cumsum(pace)])[:frames]
     return np.asarray(steps / max(steps[-1], 1e-9))
 
 
-def _free_line(
-    free: FreeMap, rng: np.random.Generator, start: np.ndarray, stands: np.ndarray, steps: np.ndarray
-) -> np.ndarray:
+def _free_line(free: FreeMap, rng: Rng, start: np.ndarray, stands: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Points (F, 2) of a quadratic curve that stays free, as long as can be up to a drawn 0.3 to 3 m."""
     goal = stands[int(rng.integers(len(stands)))]
     distance = float(np.linalg.norm(goal - start))
@@ -177,12 +171,11 @@ def poses_of(eyes: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndar
     c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
     rotation = np.stack([c * right + s * down, c * down - s * right, forward], 1)
     extrinsics = np.tile(np.eye(4), (frames, 1, 1))
-    extrinsics[:, :3, :3] = rotation
-    extrinsics[:, :3, 3] = -np.einsum("fij,fj->fi", rotation, eyes)
+    extrinsics[:, :3, :3], extrinsics[:, :3, 3] = rotation, -np.einsum("fij,fj->fi", rotation, eyes)
     return extrinsics
 
 
-def _poses(walk: Walk, rng: np.random.Generator) -> np.ndarray:
+def _poses(walk: Walk, rng: Rng) -> np.ndarray:
     """Extrinsics (F, 4, 4) with hand shake: tremor of the gaze, a slow roll and a tremble of millimetres."""
     frames = len(walk.yaw)
     phase = np.linspace(0, float(rng.uniform(1, 4)), frames) + float(rng.uniform(0, 6.28))
@@ -200,7 +193,7 @@ CLEARANCE_M = 0.12
 TRIES = 80
 
 
-def draw_life_path(room: Room, rng: np.random.Generator, frames: int, height: int, width: int) -> CameraPath:
+def draw_life_path(room: Room, rng: Rng, frames: int, height: int, width: int) -> CameraPath:
     """A path of a drawn kind; one that walks where the drawn one finds no place."""
     fov = float(rng.uniform(*FIELD_OF_VIEW))
     intrinsics = intrinsics_of(fov, frames, height, width)
@@ -211,28 +204,21 @@ def draw_life_path(room: Room, rng: np.random.Generator, frames: int, height: in
     elif kind == "turn":
         found = _turn(room, rng, frames, math.atan(width / 2 / intrinsics[0, 0, 0]))
     if found is None:
-        walked = draw_path(room, rng, frames, height, width)
-        return CameraPath(_rolled(walked.extrinsics, rng), intrinsics, fov)
+        walked, angle, turn = draw_path(room, rng, frames, height, width), _roll(rng), np.eye(4)
+        turn[:2, :2] = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+        return CameraPath(turn @ walked.extrinsics, intrinsics, fov)
     shake = math.radians(float(rng.choice([0.3, 0.8, 1.8])))
     roll = rng.normal(0, shake, frames) + _roll(rng)
     yaw, pitch = found.yaw + rng.normal(0, shake, frames), found.pitch + rng.normal(0, shake, frames)
     return CameraPath(poses_of(found.eyes, yaw, pitch, roll), intrinsics, fov)
 
 
-def _roll(rng: np.random.Generator) -> float:
+def _roll(rng: Rng) -> float:
     """A camera held level by most, askew by some, radians."""
     return math.radians(float(rng.normal(0, 3.0 if rng.random() < 0.8 else 15.0)))
 
 
-def _rolled(extrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    angle = _roll(rng)
-    c, s = math.cos(angle), math.sin(angle)
-    turn = np.eye(4)
-    turn[:2, :2] = [[c, s], [-s, c]]
-    return np.asarray(turn @ extrinsics)
-
-
-def _near(room: Room, rng: np.random.Generator, frames: int) -> Walk | None:
+def _near(room: Room, rng: Rng, frames: int) -> Walk | None:
     """Eyes, yaw and pitch of a camera that moves a little, looking at something from 0.3 to 1.5 m."""
     worth = np.array([_interest(item) for item in room.objects])
     for _ in range(TRIES):
@@ -242,9 +228,7 @@ def _near(room: Room, rng: np.random.Generator, frames: int) -> Walk | None:
         azimuth, up = float(rng.uniform(-math.pi, math.pi)), math.radians(float(rng.uniform(-10, 65)))
         away = np.array([math.cos(azimuth) * math.cos(up), math.sin(azimuth) * math.cos(up), math.sin(up)])
         eye = target + distance * away
-        move = rng.normal(0, 1, 3) * (1, 1, 0.5)
-        move *= float(rng.uniform(0.0, 0.45)) * min(1.0, distance + 0.2) / max(float(np.linalg.norm(move)), 1e-6)
-        eyes = eye + move * (smooth_steps(rng, frames)[:, None] - 0.5)
+        eyes = _drifting(eye, rng, frames, 0.5, 0.45, min(1.0, distance + 0.2))
         if not _free(room, eyes).all():
             continue
         drift = rng.normal(0, 0.2 * distance, 3) * smooth_steps(rng, frames)[:, None]
@@ -254,6 +238,15 @@ def _near(room: Room, rng: np.random.Generator, frames: int) -> Walk | None:
     return None
 
 
+def _drifting(
+    eye: np.ndarray, rng: Rng, frames: int, upward: float, most_m: float, factor: float = 1.0
+) -> np.ndarray:
+    """Eyes (F, 3) that move through ``eye`` by up to ``factor * most_m``, ``upward`` times as much in height."""
+    move = rng.normal(0, 1, 3) * (1, 1, upward)
+    move *= float(rng.uniform(0.0, most_m)) * factor / max(float(np.linalg.norm(move)), 1e-6)
+    return np.asarray(eye + move * (smooth_steps(rng, frames)[:, None] - 0.5))
+
+
 def _interest(item: RoomObject) -> float:
     """Tables, desks, shelves and what stands on them are filmed from near; ceilings' lamps hardly."""
     if item.category in ("ceiling lamp", "rug", "curtain", "radiator"):
@@ -261,7 +254,7 @@ def _interest(item: RoomObject) -> float:
     return 2.0 if item.on is not None or item.category in ("desk", "table", "coffee table", "dresser") else 1.0
 
 
-def _point_on(item: RoomObject, rng: np.random.Generator) -> np.ndarray:
+def _point_on(item: RoomObject, rng: Rng) -> np.ndarray:
     x, y, z = (np.array(item.size) / 2 * rng.uniform((-0.8, -0.8, 0.0), (0.8, 0.8, 1.0))).tolist()
     c, s = math.cos(item.yaw), math.sin(item.yaw)
     return np.array(item.centre) + np.array([c * x - s * y, s * x + c * y, z])
@@ -276,15 +269,13 @@ def _free(room: Room, eyes: np.ndarray) -> np.ndarray:
     return free
 
 
-def _turn(room: Room, rng: np.random.Generator, frames: int, half_x: float) -> Walk | None:
+def _turn(room: Room, rng: Rng, frames: int, half_x: float) -> Walk | None:
     """Eyes, yaw and pitch of a camera that turns on the spot; neighbouring frames overlap by more than half."""
     stands = FreeMap.of(room).stands()
     for _ in range(TRIES if len(stands) else 0):
         place = stands[int(rng.integers(len(stands)))]
         eye = np.array([*place, float(rng.uniform(0.8, 1.8))])
-        move = rng.normal(0, 1, 3) * (1, 1, 0.4)
-        move *= float(rng.uniform(0.0, 0.25)) / max(float(np.linalg.norm(move)), 1e-6)
-        eyes = eye + move * (smooth_steps(rng, frames)[:, None] - 0.5)
+        eyes = _drifting(eye, rng, frames, 0.4, 0.25)
         if not _free(room, eyes).all():
             continue
         sweep = min(math.radians(float(rng.uniform(20, 200))), 0.8 * half_x * max(frames - 1, 1))

@@ -73,13 +73,10 @@ def remembered_clip(seed: int, frames: int) -> Clip:
 
 
 def evaluate(
-    model: VidLLM,
-    seeds: Iterable[int],
-    blind: LanguageOnly | None = None,
-    progress: Callable[[int], None] | None = None,
-    frames: int | None = None,
+    model: VidLLM, seeds: Iterable[int], blind: LanguageOnly | None = None,
+    progress: Callable[[int], None] = lambda done: None, frames: int | None = None,
     render: Callable[[int, int, int, int], tuple[Clip, Language]] = render_scene,
-) -> Metrics:
+) -> Metrics:  # fmt: skip
     """Render each seed's room, reconstruct it from its frames alone, ask all questions, and collect the metrics.
 
     ``render`` may cache rooms for the evaluation of several models.
@@ -87,13 +84,11 @@ def evaluate(
     metrics = Metrics()
     count = frames or model.model.config.default_frames
     mean_box = blind.mean_box if blind is not None else MEAN_BOX
-    for done, seed in enumerate(seeds):
-        height, width = SIZES[seed % len(SIZES)]
-        clip, language = render(seed, count, height, width)
+    for done, seed in enumerate(seeds, 1):
+        clip, language = render(seed, count, *SIZES[seed % len(SIZES)])
         scene = model.reconstruct(clip.rgb)
         score_geometry(scene, clip.depth_m, clip.extrinsics, metrics)
         score_questions(scene, language, blind, metrics)
         score_grounding(scene, clip, language, mean_box, metrics)
-        if progress is not None:
-            progress(done + 1)
+        progress(done)
     return metrics

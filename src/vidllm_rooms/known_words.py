@@ -19,9 +19,7 @@ from vidllm_rooms.world.catalogue import CATALOGUE, DATA, LABELS
 
 
 def vocabulary() -> dict[str, Any]:
-    """Names by kind with their plurals, all other words, the answers to questions of a kind, and the sentences of
-    questions in VSI-Bench's form, for JSON.
-    """
+    """For JSON: names by kind with their plurals, all other words, answers by kind, and VSI-Bench's sentences."""
     things = sorted({*CATALOGUE, *GENERIC_NAMES})
     floors = (floor["name"] for floor in DATA["floors"])
     phrases = {name: said for name, said in PHRASES.items() if name != "also_accepted"}  # of answers, never asked
@@ -41,9 +39,10 @@ def vocabulary() -> dict[str, Any]:
 
 
 def write_vocabulary(folder: str | Path) -> Path:
-    """Tell of a model in a folder that it knows these words alone; OutputError where that fails."""
-    write_json(Path(folder) / VOCABULARY, vocabulary())
-    return Path(folder) / VOCABULARY
+    """Write the vocabulary of a model into its folder; OutputError where that fails."""
+    path = Path(folder) / VOCABULARY
+    write_json(path, vocabulary())
+    return path
 
 
 def _texts(data: Any) -> Iterator[str]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from vidllm.geometry.cameras import camera_centres
+from vidllm.geometry.cameras import camera_centres, pixel_centres
 from vidllm_rooms.textures import TEXTURES
 from vidllm_rooms.world import Primitive
 
@@ -34,7 +36,7 @@ class PrimitiveTable:
     ``rotation`` is room-from-local, ``half`` the half extents in metres, ``counts`` how many of each kind.
     """
 
-    counts: tuple[int, int, int]
+    counts: tuple[int, ...]
     kind: Int[Tensor, " N"]
     centre: Float[Tensor, "N 3"]
     half: Float[Tensor, "N 3"]
@@ -48,9 +50,8 @@ class PrimitiveTable:
 
     def where(self, keep: Bool[Tensor, " N"]) -> PrimitiveTable:
         """The selected primitives."""
-        counts = torch.bincount(self.kind[keep], minlength=3).tolist()
         kept = {name: value[keep] for name, value in vars(self).items() if name != "counts"}
-        return PrimitiveTable(counts=(counts[0], counts[1], counts[2]), **kept)
+        return PrimitiveTable(tuple(torch.bincount(kept["kind"], minlength=3).tolist()), **kept)
 
     @staticmethod
     def build(primitives: Sequence[Primitive], device: str | torch.device = "cpu") -> PrimitiveTable:
@@ -72,7 +73,7 @@ class PrimitiveTable:
             return torch.as_tensor(np.asarray(data), dtype=dtype, device=device)
 
         return PrimitiveTable(
-            counts=(kinds.count(0), kinds.count(1), kinds.count(2)),
+            counts=tuple(kinds.count(number) for number in range(3)),
             kind=put(kinds, torch.long),
             centre=put(centre, torch.float64),
             half=put(half, torch.float64),
@@ -146,7 +147,7 @@ def _screen_rectangles(
     turn = (intrinsics @ extrinsics[:, :3, :3]).transpose(1, 2)
     shift = (intrinsics @ extrinsics[:, :3, 3:])[..., 0]
     image = (torch.einsum("nck,fkj->jnfc", corners, turn) + shift.T[:, None, :, None]).float()  # (3, N, F, 8)
-    low, high = _bounds(image)
+    low, high = (image[:2] / image[2].clamp_min(0.99 * NEAR_M)).aminmax(dim=-1)
     near = image[2].amin(-1) < NEAR_M
     cut = near & (image[2].amax(-1) >= NEAR_M)
     low[:, near], high[:, near] = torch.inf, -torch.inf
@@ -159,14 +160,8 @@ def _screen_rectangles(
     return torch.cat([first, extent]).long().flatten(1).T
 
 
-def _bounds(image: Float[Tensor, "3 *batch C"]) -> tuple[Float[Tensor, " 2 *batch"], Float[Tensor, " 2 *batch"]]:
-    """Least and greatest (u, v) of homogeneous image points."""
-    pixel = image[:2] / image[2].clamp_min(0.99 * NEAR_M)
-    return pixel.amin(-1), pixel.amax(-1)
-
-
 def _cut_bounds(image: Float[Tensor, "3 A 8"]) -> tuple[Float[Tensor, "2 A"], Float[Tensor, "2 A"]]:
-    """The same for boxes that cross the near plane: bounds of their edges' parts before it."""
+    """Least and greatest (u, v) of the parts before the near plane of the edges of boxes that cross it."""
     edges = torch.tensor(_EDGES, device=image.device)
     a, b = image[..., edges[:, 0]], image[..., edges[:, 1]]
     swap = a[2] > b[2]
@@ -186,14 +181,9 @@ def _ramp(counts: Int[Tensor, " A"]) -> tuple[Int[Tensor, " T"], Int[Tensor, " T
 
 
 def _reduce_kind(
-    kind: int,
-    span: slice,
-    linear: Float[Tensor, "R 3 3"],
-    origin: Float[Tensor, "R 3"],
-    rectangles: Int[Tensor, "R 4"],
-    shape: tuple[int, int, int],
-    best: Int[Tensor, " pixels"],
-) -> None:
+    kind: int, span: slice, linear: Float[Tensor, "R 3 3"], origin: Float[Tensor, "R 3"],
+    rectangles: Int[Tensor, "R 4"], shape: tuple[int, int, int], best: Int[Tensor, " pixels"],
+) -> None:  # fmt: skip
     """Intersect all candidate pairs of one kind and lower ``best``, whose keys are (depth bits, primitive)."""
     frames, height, width = shape
     first_u, first_v, columns, rows = rectangles[span].unbind(1)
@@ -207,8 +197,8 @@ def _reduce_kind(
     per_row = (linear[index, :, 0], start_direction, origin[index])
     step, start, local = ([x.index_select(0, owner) for x in rows3.T.contiguous()] for rows3 in per_row)
     direction = [torch.addcmul(a, b, u) for a, b in zip(start, step, strict=True)]
-    t, valid = _INTERSECT[kind](local, direction)
-    keep = valid.nonzero()[:, 0]
+    t, leave = _INTERSECT[kind](local, direction)
+    keep = ((t <= leave) & (t > NEAR_M)).nonzero()[:, 0]
     t, owner, column = (x.index_select(0, keep) for x in (t, owner, column))
     key = (t.view(torch.int32).long() << 32) | torch.div(index, frames, rounding_mode="floor").index_select(0, owner)
     best.scatter_reduce_(0, first_pixel.index_select(0, owner) + column, key, "amin", include_self=True)
@@ -233,44 +223,30 @@ def _round(origin: list[Tensor], direction: list[Tensor]) -> tuple[Tensor, Tenso
     return middle - reach, middle + reach
 
 
-def _hit(entry: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
-    return entry, (entry <= leave) & (entry > NEAR_M)
-
-
 def _box(origin: list[Tensor], direction: list[Tensor]) -> tuple[Tensor, Tensor]:
     spans = [_slab(o, d) for o, d in zip(origin, direction, strict=True)]
-    entry = torch.maximum(torch.maximum(spans[0][0], spans[1][0]), spans[2][0])
-    return _hit(entry, torch.minimum(torch.minimum(spans[0][1], spans[1][1]), spans[2][1]))
+    entry, leave = zip(*spans, strict=True)
+    return reduce(torch.maximum, entry), reduce(torch.minimum, leave)
 
 
 def _cylinder(origin: list[Tensor], direction: list[Tensor]) -> tuple[Tensor, Tensor]:
     side, caps = _round(origin[:2], direction[:2]), _slab(origin[2], direction[2])
-    return _hit(torch.maximum(side[0], caps[0]), torch.minimum(side[1], caps[1]))
+    return torch.maximum(side[0], caps[0]), torch.minimum(side[1], caps[1])
 
 
-def _ellipsoid(origin: list[Tensor], direction: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return _hit(*_round(origin, direction))
-
-
-_INTERSECT = (_box, _cylinder, _ellipsoid)
+_INTERSECT = (_box, _cylinder, _round)  # in the order of KINDS: entry and exit of rays
 
 
 def surface(
-    table: PrimitiveTable,
-    extrinsics: Poses,
-    intrinsics: Cameras,
-    depth: Float[Tensor, "F H W"],
+    table: PrimitiveTable, extrinsics: Poses, intrinsics: Cameras, depth: Float[Tensor, "F H W"],
     winner: Int[Tensor, "F H W"],
-) -> Hits:
+) -> Hits:  # fmt: skip
     """Points and outward normals of the results of ``nearest``."""
     frames, height, width = depth.shape
     rotation = extrinsics[:, :3, :3].transpose(1, 2)
     eye = -(rotation @ extrinsics[:, :3, 3:])[..., 0]
     back = (rotation @ torch.linalg.inv(intrinsics)).float()
-    v, u = torch.meshgrid(
-        torch.arange(height, device=depth.device) + 0.5, torch.arange(width, device=depth.device) + 0.5, indexing="ij"
-    )
-    pixel = torch.stack([u, v, torch.ones_like(u)], -1).view(1, -1, 3)
+    pixel = F.pad(pixel_centres(height, width, device=depth.device), (0, 1), value=1.0).view(1, -1, 3)
     rays = (pixel @ back.transpose(1, 2)).view(frames, height, width, 3)
     points = (eye.float()[:, None, None] + rays * depth[..., None]).view(-1, 3)
     index = winner.clamp_min(0).flatten()
@@ -313,4 +289,4 @@ def _curved_normal(
     normal = unit / half
     normal[:, 2] = torch.where(tube & ~cap, 0.0, normal[:, 2])
     normal[:, :2] *= (~cap)[:, None]
-    return torch.nn.functional.normalize(normal, dim=1)
+    return F.normalize(normal, dim=1)

@@ -17,7 +17,7 @@ from vidllm_rooms.sensors import (
     photograph,
     photograph_life,
     through_lens,
-)
+)  # fmt: skip
 from vidllm_rooms.shading import Lighting, prepare, shade
 from vidllm_rooms.world import Clip, Room
 
@@ -34,13 +34,7 @@ def primitives_of(room: Room, device: str | torch.device = "cpu") -> PrimitiveTa
 
 
 def render_clip(
-    room: Room,
-    *,
-    frames: int = 8,
-    height: int = 112,
-    width: int = 140,
-    seed: int | None = None,
-    device: str = "cpu",
+    room: Room, *, frames: int = 8, height: int = 112, width: int = 140, seed: int | None = None, device: str = "cpu"
 ) -> Clip:
     """Render a hand-held clip of ``frames`` images of height x width.
 
@@ -51,27 +45,22 @@ def render_clip(
     """
     if min(frames, height, width) < 1:
         raise ValueError(f"expected sizes of at least 1, received {(frames, height, width)}; enlarge them")
-    rng = np.random.default_rng([room.seed if seed is None else seed, 1])
+    seed = room.seed if seed is None else seed
+    rng = np.random.default_rng([seed, 1])
     draw = draw_life_path if room.look == "life" else draw_path
     path = draw(room, rng, frames, height, width)
     sensor = draw_sensor(rng, frames)
     table = primitives_of(room, device)
     lighting = prepare(room, table, ambient=float(rng.uniform(*AMBIENT[room.look])))
     if room.look == "life":
-        lens = draw_lens(np.random.default_rng([room.seed if seed is None else seed, LENS]))
+        lens = draw_lens(np.random.default_rng([seed, LENS]))
         linear, depth, instance = _filmed(table, lighting, path, lens, (height, width))
         rgb = photograph_life(linear, rng)
     else:
         linear, depth, instance = render_linear(table, lighting, path, height, width)
         rgb = photograph(linear, sensor, rng)
-    return Clip(
-        room=room,
-        rgb=(rgb * 255 + 0.5).to(torch.uint8).cpu().numpy(),
-        depth_m=depth.cpu().numpy(),
-        instance=instance.to(torch.uint8).cpu().numpy(),
-        extrinsics=path.extrinsics,
-        intrinsics=path.intrinsics,
-    )
+    pixels, ids = (x.to(torch.uint8).cpu().numpy() for x in (rgb * 255 + 0.5, instance))
+    return Clip(room, pixels, depth.cpu().numpy(), ids, path.extrinsics, path.intrinsics)
 
 
 def _filmed(
@@ -93,24 +82,14 @@ def render_linear(
     table: PrimitiveTable, lighting: Lighting, path: CameraPath, height: int, width: int
 ) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"], Int[Tensor, "F H W"]]:
     """(linear colour, z-depth in metres, object id) of every frame of a path."""
-    device = table.centre.device
-    extrinsics = torch.as_tensor(path.extrinsics, device=device)
-    intrinsics = torch.as_tensor(path.intrinsics, device=device)
+    cameras = [torch.as_tensor(x, device=table.centre.device) for x in (path.extrinsics, path.intrinsics)]
     chunk = max(1, _PIXELS // (height * width))
-    spans = [slice(start, start + chunk) for start in range(0, len(extrinsics), chunk)]
-    parts = [_render_frames(table, lighting, extrinsics[s], intrinsics[s], height, width) for s in spans]
-    colours, depths, owners = zip(*parts, strict=True)
+    colours, depths, owners = [], [], []
+    for poses, k in zip(*(x.split(chunk) for x in cameras), strict=True):
+        depth, winner = nearest(table, poses, k, height, width)
+        group = len(depth) if depth.is_cuda else 1  # a frame at a time: the caches of a CPU are small
+        for some in zip(*(x.split(group) for x in (poses, k, depth, winner)), strict=True):
+            colours.append(shade(table, lighting, surface(table, *some), 1 / float(some[1][0, 0, 0])))
+        depths.append(depth)
+        owners.append(torch.where(winner >= 0, table.owner[winner.clamp_min(0)], 0))
     return torch.cat(colours), torch.cat(depths), torch.cat(owners)
-
-
-def _render_frames(
-    table: PrimitiveTable, lighting: Lighting, extrinsics: Tensor, intrinsics: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays of all frames at once; light one frame at a time on a CPU, whose caches are small."""
-    depth, winner = nearest(table, extrinsics, intrinsics, height, width)
-    group = len(depth) if depth.is_cuda else 1
-    colours = []
-    for span in (slice(start, start + group) for start in range(0, len(depth), group)):
-        hits = surface(table, extrinsics[span], intrinsics[span], depth[span], winner[span])
-        colours.append(shade(table, lighting, hits, 1 / float(intrinsics[span.start, 0, 0])))
-    return torch.cat(colours), depth, torch.where(winner >= 0, table.owner[winner.clamp_min(0)], 0)

@@ -1,16 +1,16 @@
 """From linear light to pictures: of a plain camera, and of a phone for the look "life".
 
-Both apply exposure, white balance, vignetting, blur and noise; the phone's change from frame to frame, with glare,
-motion blur and JPEG, and there are radial distortion and rolling shutter. Depth, ids and cameras remain those of a
-pinhole camera that sees all rows at the time of the middle one: the difference is the error of a real camera. A picture
-is sampled from a wider one of that pinhole camera, at the places that its pixels see: each row at its own time, by the
-velocity of the path, and at the depth of what it sees.
+Both apply exposure, white balance, vignetting, blur and noise; those of the phone change from frame to frame, and it
+adds glare, motion blur, JPEG, radial distortion and rolling shutter. Depth, ids and cameras remain those of a pinhole
+camera that sees all rows at the time of the middle one. The phone's picture is sampled from a wider one of that camera:
+each row at its own time, by the velocity of the path and the depth of what it sees.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from vidllm.geometry.photometric import sampled
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,10 @@ def draw_sensor(rng: np.random.Generator, frames: int) -> Sensor:
 
 def photograph(linear: Float[Tensor, "F H W 3"], sensor: Sensor, rng: np.random.Generator) -> Float[Tensor, "F H W 3"]:
     """SRGB images in 0..1. Exposure brings the clip's mean to ``mean_level``, one gain for all frames."""
-    frames, height, width, _ = linear.shape
     display = linear.clamp_min(0).sqrt()
     gain = (sensor.mean_level / display.mean().clamp_min(1e-4)).clamp(0.4, 3.0)
-    drift = torch.tensor(sensor.drift, dtype=linear.dtype, device=linear.device).view(frames, 1, 1, 1)
-    balance = torch.tensor(sensor.balance, dtype=linear.dtype, device=linear.device)
-    image = display * (gain * drift * balance) * _vignette(sensor, height, width, linear)
+    drift, balance = linear.new_tensor(sensor.drift).view(-1, 1, 1, 1), linear.new_tensor(sensor.balance)
+    image = display * (gain * drift * balance) * _vignette(sensor.vignette, linear.shape[1:3], linear)[..., None]
     image = _tone(0.45 + (image - 0.45) * sensor.contrast)
     if sensor.blur_px > 0:
         image = _blur(image, sensor.blur_px)
@@ -70,19 +70,18 @@ def _tone(image: Tensor) -> Tensor:
     return image.clamp(0, 0.8) + 0.2 * (1 - torch.exp(-over / 0.2))
 
 
-def _vignette(sensor: Sensor, height: int, width: int, like: Tensor) -> Float[Tensor, "H W 1"]:
-    y = torch.linspace(-1, 1, height, device=like.device)[:, None]
-    x = torch.linspace(-1, 1, width, device=like.device)[None]
-    return (1 - sensor.vignette * (x * x + y * y) / 2)[..., None].to(like.dtype)
+def _vignette(strength: float, size: Sequence[int], like: Tensor) -> Float[Tensor, "H W"]:
+    rows, columns = (torch.linspace(-1, 1, n).to(like).square() for n in size)
+    return 1 - strength * (rows[:, None] + columns) / 2
 
 
 def _blur(image: Float[Tensor, "F H W 3"], sigma_px: float) -> Float[Tensor, "F H W 3"]:
     side = float(np.exp(-0.5 / sigma_px**2))
     middle = 1 / (1 + 2 * side)
     for axis in (1, 2):
-        size = image.shape[axis]
-        before = torch.cat([image.narrow(axis, 0, 1), image.narrow(axis, 0, size - 1)], axis)
-        after = torch.cat([image.narrow(axis, 1, size - 1), image.narrow(axis, size - 1, 1)], axis)
+        last = image.shape[axis] - 1
+        place = torch.arange(last + 1, device=image.device)
+        before, after = (image.index_select(axis, (place + step).clamp(0, last)) for step in (-1, 1))
         image = (image + (before + after) * side) * middle
     return image
 
@@ -91,18 +90,16 @@ MOTION_PX = 5.0  # the longest streak, at a shorter side of 168 pixels
 REFERENCE_PX = 168
 
 
-def photograph_life(
-    linear: Float[Tensor, "F H W 3"], rng: np.random.Generator
-) -> Float[Tensor, "F H W 3"]:
+def photograph_life(linear: Float[Tensor, "F H W 3"], rng: np.random.Generator) -> Float[Tensor, "F H W 3"]:
     """Pictures (sRGB) in 0..1 of a clip, all by one camera; exposure, blur and noise change from frame to frame."""
     display = linear.clamp_min(0).sqrt().permute(0, 3, 1, 2)
-    display = _exposed(_glare(display, rng), rng)
-    display = _developed(display, rng)
+    display = _developed(_exposed(_glare(display, rng), rng), rng)
     size = min(display.shape[-2:]) / REFERENCE_PX
     display = torch.stack([_blurred(frame, rng, size) for frame in display])
     noise = float(rng.uniform(0.002, 0.03))
-    frames = [_compressed(_noisy(frame, noise, rng), quality) for frame, quality in
-              zip(display, _qualities(rng, len(display)), strict=True)]  # fmt: skip
+    # JPEG qualities of the frames of a clip are near one another
+    qualities = np.clip(rng.integers(25, 96) + rng.normal(0, 3, len(display)), 15, 98).astype(int).tolist()
+    frames = [_compressed(_noisy(frame, noise, rng), q) for frame, q in zip(display, qualities, strict=True)]
     return torch.stack(frames).permute(0, 2, 3, 1).to(linear)
 
 
@@ -134,8 +131,7 @@ def _developed(display: Tensor, rng: np.random.Generator) -> Tensor:
     image = display * balance
     gray = image.mean(1, keepdim=True)
     image = gray + (image - gray) * float(rng.uniform(0.55, 1.25))
-    rows, columns = (torch.linspace(-1, 1, n).to(display).square() for n in image.shape[-2:])
-    image = image * (1 - float(rng.uniform(0, 0.4)) * (rows[:, None] + columns) / 2)
+    image = image * _vignette(float(rng.uniform(0, 0.4)), image.shape[-2:], image)
     image = 0.45 + (image - 0.45) * float(rng.uniform(0.8, 1.3))
     return image.clamp(0, 1) ** float(rng.uniform(0.8, 1.25))
 
@@ -179,11 +175,6 @@ def _noisy(frame: Float[Tensor, "3 H W"], noise: float, rng: np.random.Generator
     coarse = torch.from_numpy(rng.standard_normal((1, 3, height // 4 + 1, width // 4 + 1), dtype=np.float32)).to(frame)
     blotches = F.interpolate(coarse, (height, width), mode="bilinear")[0]
     return (frame + noise * (1.3 - 0.6 * frame) * grain + 0.4 * noise * blotches).clamp(0, 1)
-
-
-def _qualities(rng: np.random.Generator, frames: int) -> list[int]:
-    """JPEG quality of each frame of a clip, near one another."""
-    return np.clip(rng.integers(25, 96) + rng.normal(0, 3, frames), 15, 98).astype(int).tolist()
 
 
 def _compressed(frame: Float[Tensor, "3 H W"], quality: int) -> Float[Tensor, "3 H W"]:
@@ -262,11 +253,6 @@ def looks_at(
     return middle + focal * points[..., :2] / points[..., 2:].clamp_min(1e-3)
 
 
-def through_lens(
-    linear: Float[Tensor, "F h w 3"], looks: Float[Tensor, "F H W 2"]
-) -> Float[Tensor, "F H W 3"]:
+def through_lens(linear: Float[Tensor, "F h w 3"], looks: Float[Tensor, "F H W 2"]) -> Float[Tensor, "F H W 3"]:
     """The picture whose pixels see these places (u, v) of a wider one, by bilinear sampling."""
-    height, width = linear.shape[1:3]
-    grid = 2 * looks / torch.tensor([width, height]).to(looks) - 1
-    image = F.grid_sample(linear.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)
-    return image.permute(0, 2, 3, 1)
+    return sampled(linear.permute(0, 3, 1, 2), looks).permute(0, 2, 3, 1)

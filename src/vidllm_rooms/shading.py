@@ -1,7 +1,6 @@
 """Shading of hit points: point lights with shadow maps, ambient light with occlusion from a blurred occupancy grid.
 
-A room does not change during a clip, so shadows are computed once: each light has a cube of depth maps from the same
-ray-caster, and an occupancy grid of the room gives a soft ambient occlusion.
+Both are computed once for a room: each light has a cube of depth maps from the same ray-caster.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidllm_rooms.raycast import Hits, PrimitiveTable, nearest
 from vidllm_rooms.textures import EMISSION, TEXTURES, Surface, albedo, face_coordinates
-from vidllm_rooms.world import Light, Room
+from vidllm_rooms.world import Light, Primitive, Room
 from vidllm_rooms.world.outline import Outline
 
 _CELL_M = 0.16
@@ -99,31 +98,27 @@ def _occupancy(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for item in room.objects:
         for part in item.parts:
             if np.prod(part.size) > _SLIVER_M3:
-                _fill(solid, axes, part.centre, part.size, part.yaw)
+                _fill(solid, axes, part)
     for axis in (0, 0, 1, 1, 2, 2):
         solid = 0.25 * np.roll(solid, 1, axis) + 0.5 * solid + 0.25 * np.roll(solid, -1, axis)
     return solid, low, cells * _CELL_M
 
 
-def _fill(
-    solid: np.ndarray,
-    axes: list[np.ndarray],
-    centre: tuple[float, float, float],
-    size: tuple[float, float, float],
-    yaw: float,
-) -> None:
+def _fill(solid: np.ndarray, axes: list[np.ndarray], part: Primitive) -> None:
     """Marks the cells a part covers, by the share of the cell's height and a soft edge in plan."""
+    centre, size = part.centre, part.size
     reach = 0.5 * float(np.hypot(size[0], size[1])) + _CELL_M
     spans = [np.flatnonzero(np.abs(axes[i] - centre[i]) < reach) for i in range(2)]
     if not len(spans[0]) or not len(spans[1]):
         return
     x, y = np.meshgrid(axes[0][spans[0]] - centre[0], axes[1][spans[1]] - centre[1])
-    c, s = np.cos(yaw), np.sin(yaw)
-    cover = np.clip((size[0] / 2 - np.abs(c * x + s * y)) / _CELL_M + 0.5, 0, min(1, size[0] / _CELL_M))
-    cover = cover * np.clip((size[1] / 2 - np.abs(c * y - s * x)) / _CELL_M + 0.5, 0, min(1, size[1] / _CELL_M))
-    tall = np.clip((size[2] / 2 - np.abs(axes[2] - centre[2])) / _CELL_M + 0.5, 0, min(1, size[2] / _CELL_M))
+    c, s = np.cos(part.yaw), np.sin(part.yaw)
+    along, across, tall = (
+        np.clip((side / 2 - np.abs(offset)) / _CELL_M + 0.5, 0, min(1, side / _CELL_M))
+        for side, offset in zip(size, (c * x + s * y, c * y - s * x, axes[2] - centre[2]), strict=True)
+    )
     block = solid[:, spans[1][0] : spans[1][-1] + 1, spans[0][0] : spans[0][-1] + 1]
-    np.maximum(block, tall[:, None, None] * cover[None], out=block)
+    np.maximum(block, tall[:, None, None] * (along * across), out=block)
 
 
 def shade(table: PrimitiveTable, lighting: Lighting, hits: Hits, pixel_rad: float) -> Float[Tensor, "F H W 3"]:
@@ -137,20 +132,13 @@ def shade(table: PrimitiveTable, lighting: Lighting, hits: Hits, pixel_rad: floa
     texture = table.texture[index]
     row = table.packed.index_select(0, index)
     uv, unit = face_coordinates(hits.local.view(-1, 3), hits.local_normal.view(-1, 3), row[:, 3:6])
-    surface = Surface(
-        albedo=row[:, 8:11],
-        uv=uv,
-        unit=unit,
-        seed=(row[:, 11] * 0.61803 + 0.137).frac(),
-        footprint=hits.depth_m.flatten() * pixel_rad,
-    )
+    seed, footprint = (row[:, 11] * 0.61803 + 0.137).frac(), hits.depth_m.flatten() * pixel_rad
+    surface = Surface(row[:, 8:11], uv, unit, seed, footprint)
     colour = albedo(texture, surface).square()  # roughly sRGB -> linear
     light = _ambient(lighting, points, normals)
     for number in range(len(lighting.position)):
         _add_direct(lighting, number, points, normals, light)
-    glow = torch.zeros(len(TEXTURES), device=points.device)
-    for name, value in EMISSION.items():
-        glow[TEXTURES.index(name)] = value
+    glow = torch.tensor([EMISSION.get(name, 0.0) for name in TEXTURES], device=points.device)
     light = torch.maximum(light, glow[texture][:, None])
     return (colour * light * (hits.primitive.flatten() >= 0)[:, None]).view(shape)
 
@@ -158,9 +146,7 @@ def shade(table: PrimitiveTable, lighting: Lighting, hits: Hits, pixel_rad: floa
 def _ambient(lighting: Lighting, points: Tensor, normals: Tensor) -> Tensor:
     """Light from everywhere, less where the surroundings are filled."""
     probe = (points + normals * 0.16 - lighting.low) / lighting.extent * 2 - 1
-    filled = functional.grid_sample(
-        lighting.occlusion, probe.view(1, 1, 1, -1, 3), mode="bilinear", align_corners=False
-    ).flatten()
+    filled = F.grid_sample(lighting.occlusion, probe.view(1, 1, 1, -1, 3), align_corners=False).flatten()
     openness = (1 - 1.15 * filled).clamp(0.15, 1)
     sky = 0.86 + 0.14 * normals[:, 2]
     return (lighting.ambient * openness * sky)[:, None].repeat(1, 3)

@@ -52,24 +52,15 @@ CONVENTIONS = {
 
 def scene_record(clip: Clip, language: Language) -> dict[str, Any]:
     """The JSON part of a scene: objects (id, category, colour, box in the room frame, visible) and texts."""
-    seen = set(clip.visible())
+    seen = clip.visible()
     objects = [
-        {
-            "id": o.id,
-            "category": o.category,
-            "colour": o.colour,
-            "material": o.material,
-            "box": [*map(float, o.centre), *map(float, o.size), float(o.yaw)],
-            "visible": o.id in seen,
-        }
-        for o in clip.room.objects
-    ]
+        {"id": o.id, "category": o.category, "colour": o.colour, "material": o.material,
+         "box": [*o.centre, *o.size, o.yaw], "visible": o.id in seen} for o in clip.room.objects
+    ]  # fmt: skip
     return {"seed": clip.room.seed, "objects": objects, "language": asdict(language)}
 
 
-def render_scene(
-    seed: int, frames: int, height: int, width: int, look: Look = "plain"
-) -> tuple[Clip, Language]:
+def render_scene(seed: int, frames: int, height: int, width: int, look: Look = "plain") -> tuple[Clip, Language]:
     """One room, its clip and its texts, determined by seed and look."""
     clip = render_clip(build_room(seed, look), frames=frames, height=height, width=width)
     return clip, make_language(clip, np.random.default_rng([seed, 7]))

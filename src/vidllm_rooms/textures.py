@@ -1,8 +1,7 @@
-"""Procedural textures: albedo at hit points, as a gentle modulation of the primitive's colour.
+"""Procedural textures: albedo at hit points, as a modulation of the primitive's colour.
 
-The one idea: texture coordinates are metres in the primitive's own frame (the plane across its dominant
-normal axis), so textures stick to objects and have real-world scale; all randomness is one tileable
-noise table that every texture samples. Detail finer than a pixel fades out with the pixel's footprint.
+Texture coordinates are metres in the primitive's own frame, in the plane across its dominant normal axis. All
+randomness is from one tileable noise table. Detail finer than a pixel fades out with the pixel's footprint.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class Surface:
 
     def at(self, rows: Int[Tensor, " m"]) -> Surface:
         """These of the points."""
-        fields = (self.albedo, self.uv, self.unit, self.seed, self.footprint)
-        return Surface(*(field.index_select(0, rows) for field in fields))
+        return Surface(*(field.index_select(0, rows) for field in vars(self).values()))
 
 
 @lru_cache(maxsize=4)
@@ -72,8 +70,8 @@ def _cells(surface: Surface, size_m: float) -> tuple[Tensor, Tensor]:
     return surface.uv[:, 0] / size_m + surface.seed * 191.0, surface.uv[:, 1] / size_m + surface.seed * 83.0
 
 
-def _plain(s: Surface) -> Tensor:
-    return _shade(s, 1 + 0.05 * _noise(*_cells(s, 0.03)))
+def _grain(s: Surface, size_m: float, amount: float, middle: float = 1.0) -> Tensor:
+    return middle + amount * _noise(*_cells(s, size_m))
 
 
 def _wall(s: Surface) -> Tensor:
@@ -119,7 +117,7 @@ def _ornament(s: Surface) -> Tensor:
     border = ((edge > 0.78) & (edge < 0.86)).float()
     light = 1 - (1 - s.albedo) * 0.45
     mixed = torch.where((border + lozenge.float() * (edge < 0.74))[:, None] > 0, light, s.albedo)
-    return mixed * (0.95 + 0.18 * _noise(*_cells(s, 0.01)))[:, None]
+    return mixed * _grain(s, 0.01, 0.18, 0.95)[:, None]
 
 
 def _grid(s: Surface, width: float, height: float, joint: float, stagger: float) -> Tensor:
@@ -136,18 +134,17 @@ def _grid(s: Surface, width: float, height: float, joint: float, stagger: float)
 
 def _checker(s: Surface) -> Tensor:
     parity = ((s.uv[:, 0] / 0.25).floor() + (s.uv[:, 1] / 0.25).floor()) % 2
-    return _shade(s, (0.80 + 0.32 * parity) * (1 + 0.08 * _noise(*_cells(s, 0.012))))
+    return _shade(s, (0.80 + 0.32 * parity) * _grain(s, 0.012, 0.08))
 
 
 def _stripes(s: Surface) -> Tensor:
     band = ((s.uv[:, 0] / 0.10).floor() % 2) * _fade(s, 0.1)
-    return _shade(s, (0.86 + 0.22 * band) * (1 + 0.08 * _noise(*_cells(s, 0.014))))
+    return _shade(s, (0.86 + 0.22 * band) * _grain(s, 0.014, 0.08))
 
 
 def _books(s: Surface) -> Tensor:
     """Page edges: thin dark lines across v."""
-    line = torch.sin(s.uv[:, 1] * 1600) * _fade(s, 0.006)
-    return _shade(s, 0.94 + 0.06 * line)
+    return _shade(s, 0.94 + 0.06 * (torch.sin(s.uv[:, 1] * 1600) * _fade(s, 0.006)))
 
 
 def _painting(s: Surface) -> Tensor:
@@ -181,14 +178,10 @@ def _sky(s: Surface) -> Tensor:
     return torch.where(low, garden, sky)
 
 
-def _leaves(s: Surface) -> Tensor:
-    return _shade(s, 0.92 + 0.45 * _noise(*_cells(s, 0.008)))
-
-
 def _wicker(s: Surface) -> Tensor:
     x, y = s.uv[:, 0] / 0.03, s.uv[:, 1] / 0.015
     over = ((x.floor() + y.floor()) % 2) * _fade(s, 0.04)
-    return _shade(s, (0.82 + 0.24 * over) * (1 + 0.1 * _noise(*_cells(s, 0.02))))
+    return _shade(s, (0.82 + 0.24 * over) * _grain(s, 0.02, 0.1))
 
 
 def _marble(s: Surface) -> Tensor:
@@ -220,7 +213,7 @@ def _photo(s: Surface) -> Tensor:
 
 
 _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
-    "plain": _plain,
+    "plain": lambda s: _shade(s, _grain(s, 0.03, 0.05)),
     "flat": attrgetter("albedo"),
     "wall": _wall,
     "wood": _wood,
@@ -236,7 +229,7 @@ _FUNCTIONS: dict[str, Callable[[Surface], Tensor]] = {
     "painting": _painting,
     "screen": _screen,
     "sky": _sky,
-    "leaves": _leaves,
+    "leaves": lambda s: _shade(s, _grain(s, 0.008, 0.45, 0.92)),
     "wicker": _wicker,
     "marble": _marble,
     "lampshade": attrgetter("albedo"),
@@ -264,8 +257,7 @@ def face_coordinates(
 def albedo(texture: Int[Tensor, " n"], surface: Surface) -> Float[Tensor, "n 3"]:
     """Colour at n points; ``texture`` indexes TEXTURES. Values stay in 0..1."""
     out = surface.albedo.clone()
-    present = torch.bincount(texture, minlength=len(TEXTURES)).tolist()
-    for index in (i for i, count in enumerate(present) if count):
+    for index in torch.bincount(texture).nonzero()[:, 0].tolist():
         rows = (texture == index).nonzero()[:, 0]
         out[rows] = _FUNCTIONS[TEXTURES[index]](surface.at(rows))
     return out.clamp_(0, 1)

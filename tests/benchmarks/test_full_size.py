@@ -29,6 +29,7 @@ def found(tmp_path_factory):
     return settings, figures
 
 
+@pytest.mark.slow
 def test_every_part_is_timed(found):
     _, figures = found
     assert set(full_size.SCENE) <= set(figures) and all(value >= 0 for value in figures.values())
@@ -38,6 +39,7 @@ def test_every_part_is_timed(found):
     assert json.loads(json.dumps(figures)) == figures
 
 
+@pytest.mark.slow
 def test_the_column_of_a_measurement(found):
     settings, figures = found
     column = full_size.measured_column(figures, settings)

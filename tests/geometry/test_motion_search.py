@@ -6,9 +6,9 @@ import torch
 from textured_corner import corner, turned
 from torch import Tensor
 
-from vidllm.geometry.frame_comparison import GRID, SmallFrames, State, Views, cross_matrices
+from vidllm.geometry.frame_comparison import GRID, SmallFrames, State, Views
 from vidllm.geometry.motion_search import EVERY, _compared, _systems, best_motions, nearby
-from vidllm.geometry.rotations import rotation_angle_deg
+from vidllm.geometry.rotations import cross_matrices, rotation_angle_deg
 
 
 def corner_of_six() -> tuple[SmallFrames, State]:

@@ -112,6 +112,7 @@ def test_maps_grow_on_disk_and_what_was_read_stays():
     assert maps.read("depth", 3)[2, 0, 0] == 2 and early.shape == (2, 3, 4) and float(early.sum()) == 24
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_windows(tmp_path, capsys):
     folder, film = save_small_model(tmp_path / "model"), tmp_path / "walk.mp4"
     write_video(film, noise_clip(9))

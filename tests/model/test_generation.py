@@ -10,7 +10,6 @@ from helpers import VIDEO, micro_model, video
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, pipeline
 
-import vidllm
 from vidllm.model import prompts
 from vidllm.model.generation import cache_of, run_language_model
 from vidllm.model.huggingface import one_cache
@@ -31,9 +30,9 @@ def shipped():
 
 
 @pytest.fixture(scope="module")
-def scene():
+def scene(shipped_model):
     """By the plain network."""
-    return vidllm.load().reconstruct(CLIP)
+    return shipped_model.reconstruct(CLIP)
 
 
 @pytest.fixture(scope="module")

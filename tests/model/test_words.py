@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import vidllm
 from vidllm.model.configuration import TINY
 from vidllm.model.words import NEAR, Reading, Vocabulary, word_table
 from vidllm_rooms.known_words import vocabulary
@@ -141,8 +140,8 @@ def test_a_folder_without_a_vocabulary_knows_every_word(tmp_path):
         Vocabulary.read(tmp_path)
 
 
-def test_the_shipped_model_says_what_it_does_not_know():
-    scene = vidllm.load().reconstruct(ROOT / "examples" / "room.mp4", 3)
+def test_the_shipped_model_says_what_it_does_not_know(shipped_model):
+    scene = shipped_model.reconstruct(ROOT / "examples" / "room.mp4", 3)
     found = {word: scene.ground(f"the {word}") for word in HELD_OUT}
     assert sum(not boxes for boxes in found.values()) >= 0.92 * len(found)
     assert found["unicorn"] == [] and found["unicorn"].notes == ('I do not know the word "unicorn".',)

@@ -74,10 +74,10 @@ def test_a_model_without_calibration_says_so(tmp_path, capsys):
     assert scene.depth_std.shape == scene.depth.shape and bool((scene.depth_std > 0).all())
 
 
-def test_the_shipped_model_is_calibrated(tmp_path):
+def test_the_shipped_model_is_calibrated(shipped_model, tmp_path):
     found = Calibration.read(TINY)
     assert found is not None
-    scene = vidllm.load().reconstruct(CLIP, 3)
+    scene = shipped_model.reconstruct(CLIP, 3)
     assert scene.depth_std.allclose(found.depth * scene.bins_std)
     low, high = scene.scale.interval
     assert low < scene.scale.value < high and low * high == pytest.approx(scene.scale.value**2)
@@ -89,7 +89,7 @@ def test_the_shipped_model_is_calibrated(tmp_path):
 
 
 @pytest.mark.slow
-def test_intervals_hold_on_test_rooms():
-    held = measure(vidllm.load(), range(1000, 1008)).coverage(Calibration.read(TINY))
+def test_intervals_hold_on_test_rooms(shipped_model):
+    held = measure(shipped_model, range(1000, 1008)).coverage(Calibration.read(TINY))
     assert min(share for name, (share, _) in held.items() if name != "scale") >= 0.7, held
     assert held["scale"][0] >= 0.5  # five of these 8 rooms; the log has the shares of 40

@@ -17,8 +17,8 @@ from vidllm_rooms.language import make_language
 from vidllm_rooms.language.captions import OBJECT_TEMPLATES, ROOM_TEMPLATES
 from vidllm_rooms.language.facts import observe
 from vidllm_rooms.language.guessing import COUNTS
-from vidllm_rooms.language.questions import ASK, QUESTION_KINDS
-from vidllm_rooms.language.references import REFERENCE_KINDS, REQUESTS, REQUESTS_MANY
+from vidllm_rooms.language.questions import ASK
+from vidllm_rooms.language.references import REFER, REQUESTS, REQUESTS_MANY
 from vidllm_rooms.language.situations import SIDE_WORDS, SITUATIONS
 from vidllm_rooms.language.speaker import QUESTIONS, RELATIONS, Speaker
 from vidllm_rooms.world import COLOURS, Clip, Room, RoomObject
@@ -317,7 +317,7 @@ def in_order(t: Told, q: Question, kind: str, axis: int) -> bool:
     raise AssertionError(q.question)
 
 
-@pytest.mark.parametrize("kind", QUESTION_KINDS)
+@pytest.mark.parametrize("kind", ASK)
 def test_answers_hold_when_derived_again(kind: str, told: list[Told]) -> None:
     asked = [(t, q) for t in told for q in t.language.questions if q.kind == kind]
     assert len(asked) >= 5
@@ -325,7 +325,7 @@ def test_answers_hold_when_derived_again(kind: str, told: list[Told]) -> None:
         assert CHECKS[kind](t, question), (question, t.mentioned(question.question))
 
 
-@pytest.mark.parametrize("kind", QUESTION_KINDS)
+@pytest.mark.parametrize("kind", ASK)
 def test_every_kind_has_eight_phrasings(kind: str) -> None:
     for name in (kind, f"{kind}_choice"):
         phrasings = QUESTIONS.get(name, QUESTIONS[kind])
@@ -336,7 +336,7 @@ def test_every_kind_has_eight_phrasings(kind: str) -> None:
 def test_other_phrasings_are_many_enough() -> None:
     tables = (*SITUATIONS.values(), REQUESTS, REQUESTS_MANY, OBJECT_TEMPLATES, ROOM_TEMPLATES)
     assert all(len(set(table)) >= 8 for table in tables)
-    assert set(QUESTIONS) == {*QUESTION_KINDS, "nearest_choice", "farthest_choice"}
+    assert set(QUESTIONS) == {*ASK, "nearest_choice", "farthest_choice"}
 
 
 def test_number_and_variety_of_questions(told: list[Told]) -> None:
@@ -384,7 +384,7 @@ def test_references_mean_what_they_say(told: list[Told]) -> None:
                 assert t.mentioned(reference.expression) == list(reference.targets), reference
             if reference.kind == "relation" and len(found := t.mentioned(reference.expression)) == 2:
                 assert relation_holds(t, reference.expression, reference.targets[0], found[1])
-    assert set(kinds) == set(REFERENCE_KINDS) and min(kinds.values()) > ROOMS // 3
+    assert set(kinds) == set(REFER) and min(kinds.values()) > ROOMS // 3
 
 
 def test_related_references_are_unique(told: list[Told]) -> None:

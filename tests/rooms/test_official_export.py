@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from helpers import agent_pose
 
 from vidllm.cli import main
+from vidllm.datasets.language import Language
 from vidllm.datasets.layout import DataRoot
 from vidllm.english import tokens
 from vidllm_rooms import build_room
@@ -23,6 +25,7 @@ from vidllm_rooms.official.corpora import SituationReader, _patterns, clearance_
 from vidllm_rooms.official.export import export_rooms
 from vidllm_rooms.official.scan import moved, scan_room, scene_name
 from vidllm_rooms.shards import render_scene
+from vidllm_rooms.world import Clip
 
 SEEDS = (3, 1004)
 SMALL = {"frames": 3, "height": 56, "width": 72}
@@ -33,6 +36,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("official")
     export_rooms(folder, SEEDS, **SMALL)
     return folder
+
+
+@cache
+def rendered(seed: int) -> tuple[Clip, Language]:
+    return render_scene(seed, 3, 56, 72)
 
 
 def read(root: Path, path: str) -> Any:
@@ -73,7 +81,7 @@ def test_every_question_is_in_one_of_the_two_sets(root: Path) -> None:
         read(root, "scanqa/ScanQA_v1.0_val.json"),
         read(root, "sqa3d/v1_balanced_questions_val_scannetv2.json"),
     )
-    said = [q for seed in SEEDS for q in render_scene(seed, 3, 56, 72)[1].questions]
+    said = [q for seed in SEEDS for q in rendered(seed)[1].questions]
     assert [(e["question"], e["answers"]) for e in scanqa] == [
         (q.question, list(q.answers)) for q in said if q.situation is None
     ]
@@ -107,7 +115,7 @@ def test_sqa3d_annotations_belong_to_their_questions(root: Path) -> None:
 
 @pytest.mark.parametrize("seed", [3, 1004, 11, 12])
 def test_situations_hold_where_they_put_the_speaker(seed: int) -> None:
-    clip, language = render_scene(seed, 3, 56, 72)
+    clip, language = rendered(seed)
     scan, reader = scan_room(clip), SituationReader(clip)
     situations = {q.situation for q in language.questions if q.situation}
     assert situations
@@ -129,7 +137,7 @@ def test_situations_hold_where_they_put_the_speaker(seed: int) -> None:
 
 
 def test_a_foreign_situation_is_refused() -> None:
-    reader = SituationReader(render_scene(3, 3, 56, 72)[0])
+    reader = SituationReader(rendered(3)[0])
     with pytest.raises(ValueError, match=r"expected a situation about this clip.*the moon"):
         reader.stand("I am sitting on the moon facing the sun.")
 
@@ -162,7 +170,7 @@ def test_described_things_have_the_boxes_of_their_scans(root: Path, corpus: str)
     assert list(plain[0]) == ["scene_id", "object_id", "object_name", "ann_id", "description", "token"]
     keys = [(e["scene_id"], e["object_id"], e["ann_id"]) for e in entries]
     assert len(set(keys)) == len(keys) > 2
-    scans = {scene_name(seed): scan_room(render_scene(seed, 3, 56, 72)[0]) for seed in SEEDS}
+    scans = {scene_name(seed): scan_room(rendered(seed)[0]) for seed in SEEDS}
     for entry in entries:
         box, scan = np.array(entry["bbox"]), scans[entry["scene_id"]]
         low, high = scan.box(int(entry["object_id"]))
@@ -177,7 +185,7 @@ def test_references_are_those_of_the_room_and_keep_their_targets(root: Path) -> 
     refer = read(root, "scanrefer/ScanRefer_filtered_val.json")
     multi = read(root, "multi3drefer/multi3drefer_val.json")
     for seed in SEEDS:
-        clip, language = render_scene(seed, 3, 56, 72)
+        clip, language = rendered(seed)
         ids = scan_room(clip).object_id_of()
         mine = [entry for entry in multi if entry["scene_id"] == scene_name(seed)]
         assert [e["object_ids"] for e in mine] == [[ids[t] for t in r.targets] for r in language.references]
@@ -223,11 +231,11 @@ def test_the_same_seeds_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
 def test_finished_scenes_are_kept_and_interrupted_ones_leave_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rendered: list[int] = []
+    seen: list[int] = []
 
     def render(seed: int, *settings: int) -> Any:
-        rendered.append(seed)
-        if seed == 1004 and len(rendered) == 2:
+        seen.append(seed)
+        if seed == 1004 and len(seen) == 2:
             raise KeyboardInterrupt
         return render_scene(seed, *settings)
 
@@ -237,7 +245,7 @@ def test_finished_scenes_are_kept_and_interrupted_ones_leave_nothing(
     assert [path.name for path in (tmp_path / "scans").iterdir()] == ["scene9003_00"]
     told: list[int] = []
     export_rooms(tmp_path, SEEDS, **SMALL, tell=told.append)
-    assert rendered == [3, 1004, 1004] and told == [1, 2]
+    assert seen == [3, 1004, 1004] and told == [1, 2]
     assert digests(tmp_path) == digests(root)
 
 
@@ -302,7 +310,7 @@ def test_the_readers_of_the_released_sets_read_them(root: Path) -> None:
 
 
 def test_situations_read_back_are_where_the_speaker_stands(root: Path) -> None:
-    clip, _ = render_scene(SEEDS[0], 3, 56, 72)
+    clip, _ = rendered(SEEDS[0])
     scan, reader = scan_room(clip), SituationReader(clip)
     mine = [q for q in DataRoot(root).annotations("sqa3d", "val") if q.scene_id == scan.name]
     assert mine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
 def clip_of(seed: int) -> Clip:
     return render_clip(build_room(seed), frames=FRAMES, height=HEIGHT, width=WIDTH)
 

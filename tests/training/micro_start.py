@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,16 @@ from vidllm.training.texts import load_or_build_tokenizer
 
 
 def save_start(folder: Path, rooms: Path) -> Path:
+    """Write the model and its processor, which are made once for a folder of rooms."""
+    shutil.copytree(_made(rooms), folder, dirs_exist_ok=True)
+    torch.manual_seed(0)  # as well where it was made before
+    return folder
+
+
+@cache
+def _made(rooms: Path) -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tokenizer = load_or_build_tokenizer(folder / "tokenizer", sorted(rooms.iterdir()), 600)
     torch.manual_seed(0)
     config = micro_config(len(tokenizer))

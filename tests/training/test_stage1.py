@@ -46,6 +46,7 @@ def log_of(config):
         return [{**json.loads(line), "seconds": 0} for line in file]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_that_stage_2_starts_from(config, rooms_folder, tmp_path):
     folder = train_stage1(config, quiet)
     lines = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]

@@ -53,6 +53,7 @@ def test_no_multiple_no_weight(shape):
     assert widened(torch.ones(4, 6), torch.Size(shape)) is None
 
 
+@pytest.mark.slow
 def test_the_words_are_those_of_the_language_model_that_is_taken(rooms_folder, tmp_path):
     spoken = save_start(tmp_path / "spoken", rooms_folder)
     config = changed(

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vidllm.geometry.rotations import nearest_rotation
+
 
 def umeyama(
     source: Float[Tensor, "n 3"],
@@ -30,11 +32,8 @@ def umeyama(
     variance = (w * x.square()).sum()
     if not bool(variance > 0):
         raise ValueError("all source points coincide (or are not finite): no similarity is determined")
-    u, singular, vt = torch.linalg.svd((w * y).T @ x)
-    sign = torch.ones_like(singular)
-    sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
-    rotation = (u * sign) @ vt
-    scale = (singular * sign).sum() / variance if with_scale else torch.ones_like(variance)
+    rotation, trace = nearest_rotation((w * y).T @ x)
+    scale = trace / variance if with_scale else torch.ones_like(variance)
     return scale, rotation, target_mean - scale * rotation @ source_mean
 
 
@@ -46,12 +45,8 @@ def wls_scale(
     Entries of weight 0 are ignored (they may be infinite). NaN if all weights are 0.
     """
     used = weights > 0
-    r, m = _masked(relative, used), _masked(metric, used)
+    r, m = torch.where(used, relative, 0.0), torch.where(used, metric, 0.0)
     return (weights * r * m).sum(-1) / (weights * r * r).sum(-1)
-
-
-def _masked(values: Tensor, used: Tensor) -> Tensor:
-    return torch.where(used, values, torch.zeros_like(values))
 
 
 def weighted_median(values: Float[Tensor, "*batch n"], weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
@@ -83,9 +78,8 @@ def huber_log_scale(
     constant influence. Entries that are not finite and positive in both maps get weight 0; NaN if none is left.
     """
     used = (weights > 0) & (relative > 0) & (metric > 0) & torch.isfinite(relative) & torch.isfinite(metric)
-    one = torch.ones_like(relative)
-    logs = torch.where(used, metric, one).log() - torch.where(used, relative, one).log()
-    w = _masked(weights, used)
+    logs = torch.where(used, metric, 1.0).log() - torch.where(used, relative, 1.0).log()
+    w = torch.where(used, weights, 0.0)
     estimate = weighted_median(logs, w)
     for _ in range(rounds):
         residual = (logs - estimate[..., None]).abs()

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidllm.geometry.precision import full_precision
 from vidllm.geometry.rotations import rotation_z
 
-_CORNER_SIGNS = (
-    (-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1),
-    (-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1),
-)  # fmt: skip
+_CORNER_SIGNS = [(x, y, z) for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
 
 #: From which overlap two boxes are one thing: IoU, and of one name the share of the smaller one.
 SAME_IOU, SAME_SHARE = 0.25, 0.5
@@ -73,9 +71,8 @@ def _footprint_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     The overlap is convex; its corners are the corners of one inside the other and the crossings of the outlines. All 24
     candidates are sorted around their mean, those that are no corner collapsed onto one that is.
     """
-    # near the origin nothing is lost to rounding
     start = a[..., :2]
-    origin = torch.cat((a[..., :2], torch.zeros_like(a[..., :5])), dim=-1)
+    origin = F.pad(start, (0, 5))  # near the origin nothing is lost to rounding
     a, b = a - origin, b - origin
     corners_a, corners_b = box_corners(a)[..., :4, :2], box_corners(b)[..., :4, :2]
     crossings, crossed = _crossings(corners_a, corners_b)
@@ -89,7 +86,7 @@ def _footprint_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     around = around.gather(-2, order[..., None].expand_as(around))
     following = around.roll(-1, dims=-2)
     area = (around[..., 0] * following[..., 1] - around[..., 1] * following[..., 0]).sum(-1) / 2
-    return torch.where(valid.sum(-1) > 2, area, torch.zeros_like(area)).clamp_min(0), start + middle
+    return torch.where(valid.sum(-1) > 2, area, 0.0).clamp_min(0), start + middle
 
 
 @full_precision()
@@ -168,8 +165,8 @@ def nearest_points(a: Float[Tensor, " 7"], b: Float[Tensor, " 7"]) -> tuple[Floa
     (low_a, high_a), (low_b, high_b) = ((box[2] - box[5] / 2, box[2] + box[5] / 2) for box in (a, b))
     low, high = torch.maximum(low_a, low_b), torch.minimum(high_a, high_b)  # crossed where one is above the other
     middle = (low + high) / 2
-    heights = [torch.minimum(torch.maximum(middle, bottom), top) for bottom, top in ((low_a, high_a), (low_b, high_b))]
-    return torch.cat((first, heights[0][None])), torch.cat((second, heights[1][None]))
+    heights = middle.clamp(low_a, high_a)[None], middle.clamp(low_b, high_b)[None]
+    return torch.cat((first, heights[0])), torch.cat((second, heights[1]))
 
 
 def distinct(boxes: Float[Tensor, "N 7"], scores: Float[Tensor, " N"], names: Sequence[str]) -> list[int]:

@@ -19,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidllm.geometry.cameras import one_lens, pixel_centres
-from vidllm.geometry.frame_comparison import GRID, Comparison, SmallFrames, State, Views, cross_matrices, knot_weights
+from vidllm.geometry.frame_comparison import GRID, Comparison, SmallFrames, State, Views, knot_weights
 from vidllm.geometry.motion_search import BLURS as BLURS_OF_MOTIONS
 from vidllm.geometry.motion_search import FIRST_DAMPING, LESS, MORE, best_motions, nearby
 from vidllm.geometry.photometric import made_small
 from vidllm.geometry.precision import full_precision
+from vidllm.geometry.rotations import cross_matrices
 
 REACH = 3  # frames are compared with those up to so many places away
 BLURS = (0.05, 0.025, 0.0125, 0.006)  # standard deviations of the blur, one after the other, of the shorter side
@@ -112,9 +113,9 @@ def adjust(
     agrees = agrees and after < AGREED
     if bundle.state is start:
         return replace(stays, agrees=agrees, contrast=contrast)
-    new_depth, matrices, poses = bundle.found()
-    found = new_depth.to(depth), matrices.to(intrinsics), poses.to(extrinsics)
-    return Adjusted(*found, before, after, agrees, contrast)
+    given = [depth, intrinsics, extrinsics]
+    new_depth, matrices, poses = (x.to(like) for x, like in zip(bundle.found(), given, strict=True))
+    return Adjusted(new_depth, matrices, poses, before, after, agrees, contrast)
 
 
 class _Bundle:

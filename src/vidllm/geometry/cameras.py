@@ -97,9 +97,7 @@ def to_homogeneous(extrinsics: Float[Tensor, "*batch r 4"]) -> Float[Tensor, "*b
     if extrinsics.shape[-2] == 4:
         return extrinsics
     if extrinsics.shape[-2] != 3:
-        raise ValueError(
-            f"expected rigid transforms of shape (..., 3, 4) or (..., 4, 4), got {tuple(extrinsics.shape)}"
-        )
+        raise ValueError(f"expected rigid transforms (..., 3, 4) or (..., 4, 4), got shape {tuple(extrinsics.shape)}")
     last = extrinsics.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*extrinsics.shape[:-2], 1, 4)
     return torch.cat((extrinsics, last), dim=-2)
 
@@ -179,10 +177,7 @@ def project(
         flat = flat @ extrinsics[..., :3, :3].transpose(-1, -2) + extrinsics[..., None, :3, 3]
     depth = flat[..., 2]
     tiny = torch.finfo(depth.dtype).eps
-    if nearest is None:
-        safe = torch.where(depth.abs() < tiny, torch.full_like(depth, tiny), depth)
-    else:
-        safe = depth.clamp_min(nearest)
+    safe = torch.where(depth.abs() < tiny, tiny, depth) if nearest is None else depth.clamp_min(nearest)
     k = intrinsics[..., None, :, :]
     uv = flat[..., :2] / safe[..., None] * k[..., (0, 1), (0, 1)] + k[..., (0, 1), 2]
     return uv.reshape(*points.shape[:-1], 2), depth.reshape(points.shape[:-1])

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from vidllm.geometry.cameras import inside_image, pixel_centres
 from vidllm.geometry.photometric import sampled
+from vidllm.geometry.rotations import cross_matrices
 
 GRID = 4  # knots of the factor of a depth map, a side
 COLOUR, DEPTH = 0.125, 0.2  # differences (of 1; of the log depth) beyond which it hardly matters how large they are
@@ -310,13 +311,6 @@ def carried(turn: Float[Tensor, "*any 3 3"], shift: Float[Tensor, "*any 3"]) -> 
     """Ad of a motion: what a step (turn, shift) before it is as one after it."""
     rows = [F.pad(turn, (0, 3)), torch.cat([cross_matrices(shift) @ turn, turn], -1)]
     return torch.cat(rows, -2)
-
-
-def cross_matrices(vectors: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3 3"]:
-    """[v]_x, so that ``[v]_x w = v x w``."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
 def blurred(images: Float[Tensor, "F C H W"], sigma: float) -> Float[Tensor, "F C H W"]:

@@ -30,11 +30,9 @@ def scene_from_world(up: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4
     image's down direction (the limits of tilting a level camera).
     """
     z = _unit(up)
-    forward = z.new_tensor([0.0, 0.0, 1.0]).expand_as(z)
-    image_down = z.new_tensor([0.0, 1.0, 0.0]).expand_as(z)
-    horizontal = forward - (forward * z).sum(-1, keepdim=True) * z
+    forward, image_down = z.new_tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     heading = torch.where(z[..., 2:] > 0, image_down, -image_down)
-    fallback = heading - (heading * z).sum(-1, keepdim=True) * z
+    horizontal, fallback = (way - (way * z).sum(-1, keepdim=True) * z for way in (forward, heading))
     vertical = horizontal.detach().norm(dim=-1, keepdim=True) < _VERTICAL
     x = _unit(torch.where(vertical, fallback, horizontal))
     y = torch.linalg.cross(z, x, dim=-1)
@@ -60,8 +58,7 @@ PLANE_WIDTH = 0.015  # half thickness of a plane over the points' median distanc
 @full_precision()
 def up_from_cameras(extrinsics: Float[Tensor, "B F _ 4"]) -> Float[Tensor, "B 3"]:
     """Unit mean of the cameras' up directions (image up) in the world frame; extrinsics are camera-from-world."""
-    up = -extrinsics[..., 1, :3].float().mean(1)
-    return up / up.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return _unit(-extrinsics[..., 1, :3].float().mean(1))
 
 
 @full_precision()

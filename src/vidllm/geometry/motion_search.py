@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidllm.geometry.frame_comparison import Comparison, SmallFrames, State, Views, carried, cross_matrices
+from vidllm.geometry.frame_comparison import Comparison, SmallFrames, State, Views, carried
+from vidllm.geometry.rotations import cross_matrices
 
 BLURS, STEPS, KEPT = (0.08, 0.04), (6, 6), (6, 1)  # blur, of the shorter side; steps; starts that go on, of each pair
 EVERY = 8  # such pixel of every such row is compared

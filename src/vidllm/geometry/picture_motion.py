@@ -18,8 +18,6 @@ MOVED = 0.75 / SIDE  # displacement over the shorter side below which two frames
 LEAST_DEVIATION = 4 / 255  # standard deviation below which a picture counts as a flat one with noise
 LEAST_GRADIENT = 2 / 255  # a pixel; the same of the mean gradient
 REMEMBERED = 64  # latest views that a frame is compared with, besides the first
-
-
 BLANK = 0.012  # contrast of a picture in which nothing is to be seen, but for the noise of its compression
 FAINT = 0.04  # contrast below which hardly anything is
 
@@ -47,12 +45,11 @@ class PictureMotion:
 
     def _view(self, picture: Tensor, gradient: Tensor, moved: float) -> int:
         if self._pictures:
-            numbers = [view for view, _, _ in self._pictures]
-            others = torch.stack([other for _, other, _ in self._pictures])
-            gradients = torch.stack([other for _, _, other in self._pictures])
-            pixels = (others - picture).abs().flatten(1).mean(1) / torch.maximum(gradients, gradient)
+            numbers, others, gradients = zip(*self._pictures, strict=True)
+            apart = (torch.stack(others) - picture).abs().flatten(1).mean(1)
+            pixels = apart / torch.maximum(torch.stack(gradients), gradient)
             if bool(pixels.min() < moved):
-                return numbers[int(pixels.argmin())]
+                return int(numbers[int(pixels.argmin())])
         view = max(self.views, default=-1) + 1
         self._pictures.append((view, picture, gradient))
         if len(self._pictures) > REMEMBERED + 1:

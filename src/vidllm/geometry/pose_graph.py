@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from vidllm.geometry.rotations import matrix_to_quaternion
+from vidllm.geometry.rotations import cross_matrices, matrix_to_quaternion
 
 USUAL = (0.03, 0.025, 0.025)  # error of a link: log scale, radians, translation over depth
 WIDTHS = (1000.0, 100.0, 30.0, 10.0)  # error of a loop, in these units, at which its weight is a half
@@ -74,7 +75,7 @@ def _cost(errors: Tensor, links: Links, width: float) -> float:
 
 
 def _errors(places: Tensor, links: Links) -> Float[Tensor, "e 7"]:
-    """Scale, rotation and translation of each link's error, in units of what is expected."""
+    """Scale, rotation and translation of each link's error, in units of its usual size."""
     error = torch.linalg.inv(links.motion) @ torch.linalg.inv(places[links.first]) @ places[links.second]
     scale, turn = scale_and_rotation(error)
     quaternion = matrix_to_quaternion(turn)
@@ -99,7 +100,7 @@ def _system(places: Tensor, links: Links, errors: Tensor, weights: Tensor) -> tu
     carried[:, 1:4, 1:4] = turn
     carried[:, 4:, 4:] = scale[:, None, None] * turn
     carried[:, 4:, 0] = -back[:, :3, 3]
-    carried[:, 4:, 1:4] = torch.linalg.cross(back[:, :3, 3, None].expand_as(turn), turn, dim=1)
+    carried[:, 4:, 1:4] = cross_matrices(back[:, :3, 3]) @ turn
     own = torch.eye(7, dtype=back.dtype).repeat(len(back), 1, 1)
     own[:, 4:, 4:] = error[:, :3, :3] / links.depth[:, None, None]
     own = own / _expected(links)[:, :, None]
@@ -114,10 +115,8 @@ def _system(places: Tensor, links: Links, errors: Tensor, weights: Tensor) -> tu
 
 def _generators(step: Float[Tensor, "n 7"]) -> Float[Tensor, "n 4 4"]:
     """Matrices whose exponentials are small similarities: scale, turn, shift."""
-    scale, (x, y, z), shift = step[:, 0], step[:, 1:4].unbind(-1), step[:, 4:]
-    zero = torch.zeros_like(x)
-    rows = torch.stack([scale, -z, y, z, scale, -x, -y, x, scale], -1).unflatten(-1, (3, 3))
-    return torch.cat([torch.cat([rows, shift[..., None]], -1), zero[:, None, None].expand(-1, 1, 4)], 1)
+    linear = step[:, :1].expand(-1, 3).diag_embed() + cross_matrices(step[:, 1:4])
+    return F.pad(torch.cat([linear, step[:, 4:, None]], -1), (0, 0, 0, 1))
 
 
 def scale_and_rotation(places: Float[Tensor, "n 4 4"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3 3"]]:

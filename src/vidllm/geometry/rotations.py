@@ -31,20 +31,11 @@ def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
     Each of the four components can be the pivot of an exact formula; the largest one is used, so that no division is
     by a number below one half.
     """
-    r = matrix
-    diagonal = torch.diagonal(r, dim1=-2, dim2=-1)
-    m00, m11, m22 = diagonal.unbind(-1)
+    m00, m11, m22 = torch.diagonal(matrix, dim1=-2, dim2=-1).unbind(-1)
     squares = torch.stack((1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22), -1)
-    s, d = _pairs(r)
-    candidates = torch.stack(
-        (
-            torch.stack((squares[..., 0], s[2], s[1], d[0]), -1),
-            torch.stack((s[2], squares[..., 1], s[0], d[1]), -1),
-            torch.stack((s[1], s[0], squares[..., 2], d[2]), -1),
-            torch.stack((d[0], d[1], d[2], squares[..., 3]), -1),
-        ),
-        dim=-2,
-    )
+    (a, b, c, d), (yz, xz, xy), (xw, yw, zw) = squares.unbind(-1), *_pairs(matrix)
+    rows = (a, xy, xz, xw, xy, b, yz, yw, xz, yz, c, zw, xw, yw, zw, d)
+    candidates = torch.stack(rows, -1).unflatten(-1, (4, 4))
     pivot = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
     best = torch.gather(candidates, -2, pivot).squeeze(-2)
     unit = best / best.norm(dim=-1, keepdim=True)
@@ -56,6 +47,21 @@ def _pairs(r: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tens
     sums = (r[..., 1, 2] + r[..., 2, 1], r[..., 0, 2] + r[..., 2, 0], r[..., 0, 1] + r[..., 1, 0])
     differences = (r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1])
     return sums, differences
+
+
+def nearest_rotation(matrix: Float[Tensor, "3 3"]) -> tuple[Float[Tensor, "3 3"], Float[Tensor, ""]]:
+    """The rotation R with the largest trace of R^T matrix, and this trace (Kabsch)."""
+    u, singular, vt = torch.linalg.svd(matrix)
+    sign = torch.ones_like(singular)
+    sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    return (u * sign) @ vt, (singular * sign).sum()
+
+
+def cross_matrices(vectors: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3 3"]:
+    """[v]_x, so that ``[v]_x w = v x w``."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
 @full_precision()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidllm.geometry.alignment import umeyama, weighted_median
 from vidllm.geometry.cameras import camera_centres, unproject
-from vidllm.geometry.rotations import quaternion_to_matrix
+from vidllm.geometry.rotations import nearest_rotation, quaternion_to_matrix
 
 POINTS_A_FRAME = 4096  # at most so many pixels of a shared frame are paired, on a regular grid
 ROUNDS = 20  # of re-weighting
@@ -46,11 +46,6 @@ class Sim3:
         """The composition: ``first``, then this similarity."""
         rotation = self.rotation @ first.rotation
         return Sim3(self.scale * first.scale, rotation, self.apply(first.translation))
-
-    def inverse(self) -> Sim3:
-        """The inverse similarity."""
-        rotation, scale = self.rotation.T, 1 / self.scale
-        return Sim3(scale, rotation, -scale * (rotation @ self.translation))
 
     def move_cameras(self, extrinsics: Float[Tensor, "F r 4"]) -> Float[Tensor, "F 3 4"]:
         """Cameras-from-world (3x4 or 4x4) of the transformed world, float64; multiply depths by ``scale``."""
@@ -100,7 +95,8 @@ def register(earlier: Views, later: Views) -> Registration:
         raise ValueError("the windows share no pixel of known depth; take a larger overlap or other frames")
     start = _first_guess(earlier, later, weights)
     source, target = _points(later), _points(earlier)
-    reach = torch.cat([earlier.depth.flatten(), _frame_depths(earlier, weights)])
+    typical = weighted_median(earlier.depth.nan_to_num().flatten(1), weights.flatten(1))
+    reach = torch.cat([earlier.depth.flatten(), torch.where(typical > 0, typical, 1.0)])
     total = torch.cat([weights.flatten(), CENTRE_SHARE * weights.flatten(1).sum(1)])
     used = total > 0
     return fit_similarity(source[used], target[used], total[used], reach[used], start)
@@ -157,19 +153,10 @@ def mean_direction(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
     return found / found.norm().clamp(min=1e-12)
 
 
-def mean_rotation(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
-    """The rotation with the least sum of squared distances to the given ones (chordal mean)."""
-    u, _, vt = torch.linalg.svd(rotations.sum(0))
-    sign = torch.ones_like(u[0])
-    sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
-    return (u * sign) @ vt
-
-
 def _thinned(views: Views) -> Views:
     """Every n-th pixel both ways, so that a frame has at most `POINTS_A_FRAME`; in float64 on the CPU."""
-    height, width = views.depth.shape[-2:]
     step = 1
-    while -(-height // step) * -(-width // step) > POINTS_A_FRAME:
+    while views.depth[0, ::step, ::step].numel() > POINTS_A_FRAME:
         step += 1
     grid = views.intrinsics.double().cpu().clone()
     grid[:, :2] /= step
@@ -195,7 +182,8 @@ def _pair_weights(a: Views, b: Views) -> Tensor:
 
 
 def _first_guess(earlier: Views, later: Views, weights: Tensor) -> Sim3:
-    rotation = mean_rotation(earlier.extrinsics[:, :3, :3].transpose(1, 2) @ later.extrinsics[:, :3, :3])
+    turns = earlier.extrinsics[:, :3, :3].mT @ later.extrinsics[:, :3, :3]
+    rotation = nearest_rotation(turns.sum(0))[0]  # their chordal mean
     used = weights > 0
     ratios = earlier.depth[used].log() - later.depth[used].log()
     scale = weighted_median(ratios, weights[used]).exp()
@@ -207,9 +195,3 @@ def _points(views: Views) -> Tensor:
     """All points of all frames, then the cameras' centres."""
     points = unproject(views.depth, views.intrinsics, views.extrinsics).flatten(0, 2)
     return torch.cat([points, camera_centres(views.extrinsics)])
-
-
-def _frame_depths(views: Views, weights: Tensor) -> Tensor:
-    """Median depth of each frame (1 where nothing is known)."""
-    found = weighted_median(views.depth.nan_to_num().flatten(1), weights.flatten(1))
-    return torch.where(found > 0, found, 1.0)

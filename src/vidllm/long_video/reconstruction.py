@@ -64,6 +64,15 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.extrinsics)
 
+    def cameras(self) -> Geometry:
+        """The reconstruction as the model returns it, with empty maps of depth and confidence."""
+        nothing = torch.empty(1, len(self), 0, 0)
+        return Geometry(
+            extrinsics=self.extrinsics[None], intrinsics=self.intrinsics[None], depth_m=nothing, confidence=nothing,
+            metric_depth_m=None, scale=self.scale, up=self.up[None], scene_from_world=self.scene_from_world[None],
+            agrees=torch.tensor(self.agrees) if self.agrees else None, registration=self.registration,
+        )  # fmt: skip
+
 
 class WindowedReconstruction:
     """The model's stages window by window; of former windows only the cameras and a limited number of patches are kept.
@@ -72,9 +81,7 @@ class WindowedReconstruction:
     each window is refined (docs/refinement.md); None: as configured.
     """
 
-    def __init__(
-        self, model: Network, known: KnownScale | None = None, refined: bool | None = None
-    ) -> None:
+    def __init__(self, model: Network, known: KnownScale | None = None, refined: bool | None = None) -> None:
         self.model, self.known, self.refined = model, known, refined
         self.chain = Chain()
         moves = model.position_embedding if model.config.patches.positions else None
@@ -102,19 +109,18 @@ class WindowedReconstruction:
         found = self.model.encode_scene(pixel_values, known, self._with_lens(pixel_values, cameras), self.refined)
         features, geometry = found.features, found.geometry
         placed = self.chain.add(geometry, shared, votes and (known is not None or bool(geometry.scale.valid[0])))
-        self._remember(features, _part(placed, slice(shared, None)), shared)
+        self._remember(features, placed, shared)
         extrinsics, intrinsics, depth, confidence = (
             x[0, shared:].float().cpu()
             for x in (placed.extrinsics, placed.intrinsics, placed.depth_m, placed.confidence)
         )
         tokens = features.streams.language[0, shared:].half().cpu()
         log_std = None if placed.log_std is None else placed.log_std[0, shared:].float().cpu()
-        new = NewFrames(extrinsics, intrinsics, depth, confidence, tokens, log_std)
-        self._extrinsics.append(new.extrinsics)
-        self._intrinsics.append(new.intrinsics)
+        self._extrinsics.append(extrinsics)
+        self._intrinsics.append(intrinsics)
         self._begins.append(self.frames - shared)
         self._features.append(features.encoder.tokens[0, shared:].float().mean(1).cpu())
-        contrast = geometry.depth_m.new_full((1, len(geometry.depth_m[0]) - 1), torch.nan)
+        contrast = torch.full((1, pixel_values.shape[1] - 1), torch.nan)
         contrast = contrast if geometry.contrast is None else geometry.contrast
         self._registration = geometry.registration
         self._contrast.append(contrast[0, max(shared - 1, 0) :].float().cpu())
@@ -122,8 +128,8 @@ class WindowedReconstruction:
         if geometry.agrees is not None:
             self._agrees += geometry.agrees.tolist()
             self._lenses += [geometry.intrinsics[0, 0].float().cpu()] if self._agrees[-1] else []
-        self.frames += len(new.depth)
-        return new
+        self.frames += len(depth)
+        return NewFrames(extrinsics, intrinsics, depth, confidence, tokens, log_std)
 
     def _with_lens(self, pixel_values: Tensor, cameras: KnownCameras | None) -> KnownCameras | None:
         """With one lens for the whole video, the focal length of the first window is used in later ones.
@@ -152,22 +158,26 @@ class WindowedReconstruction:
             return KnownScale(factor=1.0), False
         return KnownScale(length=replace(known.length, frame=known.length.frame - begin)), True
 
-    def _remember(self, features: Features, new: Geometry, shared: int) -> None:
+    def _remember(self, features: Features, placed: Geometry, shared: int) -> None:
         """Lift the new frames' tokens into the current scene frame, and merge them with the previous patches."""
         place = _to_scene(self._scene_from_world(), self.chain.factor)
         if self.frames and not torch.equal(place, self._place):
             self.patches.move(place @ torch.linalg.inv(self._place))
         self._place = place
         streams = replace(features.streams, language=features.streams.language[:, shared:])
-        self.patches.add(self.model.build_visual_tokens(replace(features, streams=streams), self._metric(new)))
+        new = self._metric(placed, shared)
+        self.patches.add(self.model.build_visual_tokens(replace(features, streams=streams), new))
         self._bridge = self._mean_bridge(features.streams.bridge)
 
-    def _metric(self, geometry: Geometry) -> Geometry:
-        """A placed geometry with the current metric factor and scene frame."""
-        factor, extrinsics = self.chain.factor, geometry.extrinsics.clone()
+    def _metric(self, placed: Geometry, shared: int) -> Geometry:
+        """The new frames of a placed geometry with the current metric factor and scene frame."""
+        factor, extrinsics = self.chain.factor, placed.extrinsics[:, shared:].clone()
         extrinsics[..., :3, 3] *= factor
-        level = self._scene_from_world()[None].to(extrinsics)
-        return replace(geometry, extrinsics=extrinsics, depth_m=geometry.depth_m * factor, scene_from_world=level)
+        return replace(
+            placed, extrinsics=extrinsics, intrinsics=placed.intrinsics[:, shared:],
+            depth_m=placed.depth_m[:, shared:] * factor, confidence=placed.confidence[:, shared:],
+            metric_depth_m=None, log_std=None, scene_from_world=self._scene_from_world()[None].to(extrinsics),
+        )  # fmt: skip
 
     def _scene_from_world(self) -> Tensor:
         """Scene from world (4,4), metres, on the CPU."""
@@ -232,14 +242,6 @@ class WindowedReconstruction:
         )
 
 
-def _part(geometry: Geometry, frames: slice) -> Geometry:
-    return replace(
-        geometry, extrinsics=geometry.extrinsics[:, frames], intrinsics=geometry.intrinsics[:, frames],
-        depth_m=geometry.depth_m[:, frames], confidence=geometry.confidence[:, frames], metric_depth_m=None,
-        log_std=None,
-    )
-
-
 def _to_scene(scene_from_world: Float[Tensor, "4 4"], factor: float) -> Float[Tensor, "4 4"]:
     """The similarity from the first window's world and metres to the scene frame, float64."""
     similarity = scene_from_world.double().clone()
@@ -254,16 +256,13 @@ def _to_scene(scene_from_world: Float[Tensor, "4 4"], factor: float) -> Float[Te
 # anew, the patches move, and the position embedding in their features with them.
 
 
-Embedding = Callable[[Tensor], Tensor]
-
-
 class VoxelMap:
     """Pooled patches of one scene: features (N,C), positions (N,3) in metres of the scene frame, counts (N).
 
     ``embedding`` gives the position embedding that is part of the features; None without one.
     """
 
-    def __init__(self, config: PatchesConfig, embedding: Embedding | None) -> None:
+    def __init__(self, config: PatchesConfig, embedding: Callable[[Tensor], Tensor] | None) -> None:
         self.config, self.embedding = config, embedding
         self.voxel_size = config.voxel_size_m
         self.pooled: PooledPatches | None = None
@@ -277,15 +276,12 @@ class VoxelMap:
         """Transform all patches by a similarity of the scene frame."""
         if self.pooled is None:
             return
-        before = self.pooled.positions
+        before, features = self.pooled.positions, self.pooled.features
         moved = similarity.to(before)
         after = before @ moved[:3, :3].T + moved[:3, 3]
-        features = self.pooled.features
         if self.embedding is not None:
             features = features + self.embedding(after.to(features.dtype)) - self.embedding(before.to(features.dtype))
-        self.pooled = PooledPatches(
-            features, after, self.pooled.mask, self.pooled.inverse, self.pooled.voxel_size
-        )
+        self.pooled = replace(self.pooled, features=features, positions=after)
 
     def add(self, window: VisualPrefix) -> None:
         """Merge the patches of a window (a batch of one); the patches of the first window are kept unchanged."""

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from vidllm.export.geometry import SceneData, frames_at_once, release
-from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.picture_motion import PictureMotion, contrasts
 from vidllm.io.cameras.given import GivenCameras
 from vidllm.io.files import InputError
@@ -31,7 +30,7 @@ from vidllm.long_video.loops import Maps
 from vidllm.long_video.reconstruction import NewFrames, Snapshot, WindowedReconstruction
 from vidllm.long_video.windows import windows_of
 from vidllm.model.modeling import Network
-from vidllm.model.outputs import Geometry, SceneScale
+from vidllm.model.outputs import Geometry
 from vidllm.model.priors import KnownScale, known_of
 from vidllm.model.processing import Processor
 from vidllm.reconstruction import Scene
@@ -64,6 +63,7 @@ class FrameMaps:
         map = np.memmap(file, dtype, "r+", shape=(len(factors), *shape))
         map *= factors.reshape(-1, *[1] * len(shape)).astype(dtype)
         map.flush()
+
     def has(self, name: str) -> bool:
         """Whether the array exists."""
         return name in self._files
@@ -129,6 +129,10 @@ class Record:
                 **({"tokens": new.tokens.numpy()} if self.tokens else {}),
             )
 
+    def has(self, name: str) -> bool:
+        """Whether there is a map of this name."""
+        return self.maps is not None and self.maps.has(name)
+
     def map(self, name: str, frames: int) -> np.ndarray:
         """A map of the first frames; ValueError if maps are not kept."""
         if self.maps is None:
@@ -140,22 +144,17 @@ class LongScene(Scene):
     """The scene of a video reconstructed in windows, at the time when this object was made.
 
     As any :class:`Scene`. ``depth``, ``frames``, ``geometry`` and ``data`` read the maps of all frames from disk;
-    cameras, questions and boxes do not. ``residuals``: see :class:`vidllm.long_video.reconstruction.Snapshot`.
+    cameras, questions and boxes do not.
     """
 
-    def __init__(
-        self, model: Network, processor: Processor, snapshot: Snapshot, record: Record
-    ) -> None:
+    def __init__(self, model: Network, processor: Processor, snapshot: Snapshot, record: Record) -> None:
         assert record.first is not None
-        super().__init__(model, processor, record.first, None, snapshot.prefix)
+        super().__init__(model, processor, record.first, snapshot.cameras(), snapshot.prefix)
         self._snapshot, self._record = snapshot, record
         count = len(snapshot)
         self._times, self._indices, self._names = record.times[:count], record.indices[:count], record.names[:count]
         self._depths, self._views = torch.cat(record.depths)[:count], record.motion.views[:count]
         self._contrasts = torch.tensor(record.contrasts[:count])
-
-    def __len__(self) -> int:
-        return len(self._snapshot)
 
     @property
     def residuals(self) -> tuple[float, ...]:
@@ -169,44 +168,25 @@ class LongScene(Scene):
 
     @property
     def _log_std(self) -> Tensor | None:
-        kept = self._record.maps is not None and self._record.maps.has("log_std")
-        return torch.from_numpy(np.array(self._record.map("log_std", len(self)))).float() if kept else None
+        return self._read("log_std").float() if self._record.has("log_std") else None
 
-    @property
-    def extrinsics(self) -> Tensor:
-        """Camera-from-world (F,4,4), metres; the first is the identity."""
-        return to_homogeneous(self._snapshot.extrinsics)
-
-    @property
-    def intrinsics(self) -> Tensor:
-        """K (F,3,3) in pixels of the processed frames, pixel centres at +0.5."""
-        return self._snapshot.intrinsics
-
-    @property
-    def scene_from_world(self) -> Tensor:
-        """Transform (4,4) from the first camera's frame to the scene frame."""
-        return self._snapshot.scene_from_world
+    def _read(self, name: str) -> Tensor:
+        return torch.from_numpy(np.array(self._record.map(name, len(self))))
 
     @property
     def frames(self) -> Frames:
         """All frames, read from disk."""
-        pictures = torch.from_numpy(np.array(self._record.map("rgb", len(self)))).permute(0, 3, 1, 2)
         return replace(
-            self._frames, images=pictures.float() / 255, names=tuple(self._names),
+            self._frames, images=self._read("rgb").permute(0, 3, 1, 2).float() / 255, names=tuple(self._names),
             timestamps_s=torch.tensor(self._times, dtype=torch.float64), indices=torch.tensor(self._indices),
         )
 
     @property
     def geometry(self) -> Geometry:
         """The reconstruction as the model returns it, on the CPU; depth is read from disk."""
-        now = self._snapshot
-        confidence = torch.from_numpy(np.array(self._record.map("confidence", len(self)))).float()
-        log_std = self._log_std
-        return Geometry(
-            extrinsics=now.extrinsics[None], intrinsics=now.intrinsics[None], depth_m=self.depth[None],
-            confidence=confidence[None], metric_depth_m=None, scale=now.scale, up=now.up[None],
-            scene_from_world=now.scene_from_world[None], log_std=None if log_std is None else log_std[None],
-        )  # fmt: skip
+        confidence, log_std = self._read("confidence").float()[None], self._log_std
+        return replace(self._geometry, depth_m=self.depth[None], confidence=confidence,
+                       log_std=None if log_std is None else log_std[None])  # fmt: skip
 
     @cached_property
     def data(self) -> SceneData:
@@ -214,7 +194,7 @@ class LongScene(Scene):
         read = partial(self._record.map, frames=len(self))
         depth, factor = read("depth"), np.float32(self._snapshot.factor)
         std, wide = None, np.float32(1.0 if self.calibration is None else self.calibration.depth)
-        if self._record.maps is not None and self._record.maps.has("log_std"):
+        if self._record.has("log_std"):
             log_std = read("log_std")
             std = _on_disk(depth, lambda part: depth[part] * (factor * wide) * log_std[part].astype(np.float32))
             release(log_std)
@@ -227,28 +207,16 @@ class LongScene(Scene):
         """Points (N,3) in the scene frame, metres, one per voxel (colours: ``scene.data.cloud()[1]``)."""
         return torch.from_numpy(self.data.cloud()[0])
 
-    @property
-    def _measured(self) -> SceneScale:
-        return self._snapshot.scale
-
     def _numbers(self) -> list[int]:
         return [int(index) for index in self._indices]
 
     def _votes(self) -> Tensor:
-        return (self._measured.per_image[0] / self._snapshot.factor).float().cpu()
-
-    @property
-    def registration(self) -> str:
-        """Source of the windows' cameras: "learned" or "known"."""
-        return self._snapshot.registration
+        return (self._snapshot.scale.per_image[0] / self._snapshot.factor).float().cpu()
 
     @property
     def loops(self) -> int:
         """Number of closed loops."""
         return self._snapshot.loops
-
-    def _agreements(self) -> list[bool]:
-        return list(self._snapshot.agrees)
 
     def _doubts(self) -> list[str]:
         worst = max(self.residuals, default=0.0)
@@ -263,10 +231,8 @@ class LongScene(Scene):
 
     def _median_std(self) -> float:
         """Median of ``depth_std`` over some frames; nan if unknown."""
-        if self._record.maps is None or not self._record.maps.has("log_std"):
-            return math.nan
-        assert self.data.depth_std_m is not None
-        return float(np.median(self.data.depth_std_m[self.data.evenly(SOME)]))
+        std = self.data.depth_std_m if self._record.has("log_std") else None
+        return math.nan if std is None else float(np.median(std[self.data.evenly(SOME)]))
 
     def saved(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """The content of a saved scene: its kind, values for JSON and tensors."""
@@ -279,8 +245,8 @@ class LongScene(Scene):
             "contrasts": self._contrasts,
             "depths": self._depths,
         }
-        if self._record.maps is not None:
-            for name in ("rgb", "depth", "confidence", *(["log_std"] if self._record.maps.has("log_std") else ())):
+        for name in ("rgb", "depth", "confidence", "log_std"):
+            if self._record.has(name):
                 tensors[f"maps.{name}"] = self._record.map(name, len(self))
         return "long scene", {**values, "names": texts(self._names)}, tensors
 

@@ -89,7 +89,10 @@ class Chain:
         placed = replace(geometry, extrinsics=moved, depth_m=geometry.depth_m.float() * float(place.scale))
         self._views = Views(placed.depth_m[0], views.confidence, views.intrinsics, moved[0])
         self._ups.append(place.rotation @ up)
-        self._vote(geometry.scale, place.scale, shared, votes)
+        if votes:
+            relative = geometry.scale.per_image[0, shared:] / geometry.scale.scale[0]
+            self._factors.append(1 / place.scale)
+            self._spreads.append(relative.cpu().double() / place.scale)
         self.first = placed if self.first is None else self.first
         return placed
 
@@ -104,12 +107,6 @@ class Chain:
         scale = (PULL * off.clamp(-MOST_OFF, MOST_OFF)).exp()
         about = invert_extrinsics(before.extrinsics.double().cpu())[:, :3, 3].mean(0)
         return nudge(place, about, scale, place.rotation @ up, mean_direction(torch.stack(self._ups)), PULL)
-
-    def _vote(self, scale: SceneScale, size: Tensor, shared: int, votes: bool) -> None:
-        """Add a window's estimate of the metric scale, with the spread over its images."""
-        if votes:
-            self._factors.append(1 / size)
-            self._spreads.append((scale.per_image[0, shared:] / scale.scale[0]).cpu().double() / size)
 
     def move(self, similarities: Float[Tensor, "w 4 4"]) -> None:
         """Transform the windows' up directions and scales by a similarity of the world per window."""

@@ -6,8 +6,6 @@ Slots for objects: {a} "a red chair", {mat_full} "a red wooden chair", {name} "c
 
 from __future__ import annotations
 
-from collections import Counter
-
 from vidllm.datasets.language import Caption
 from vidllm.english import capitalised, counted, listing, metres, number_word, plural, with_article
 from vidllm_rooms.language.facts import Thing
@@ -20,8 +18,7 @@ OBJECT_REFERENCES, ROOM_REFERENCES, MOST_ITEMS = 5, 4, 5
 
 def make_captions(s: Speaker, objects: int) -> tuple[Caption, ...]:
     """Captions of the room and of up to ``objects`` objects, well visible ones first."""
-    rows = s.shuffled(s.scene.shown)
-    rows.sort(key=lambda row: s.thing(row).fraction < 0.01)
+    rows = sorted(s.shuffled(s.scene.shown), key=lambda row: s.thing(row).fraction < 0.01)
     room = dict.fromkeys(_room_text(s, template) for template in s.shuffled(ROOM_TEMPLATES))
     return (Caption(None, tuple(room)[:ROOM_REFERENCES]), *(_object(s, s.thing(row)) for row in rows[:objects]))
 
@@ -84,12 +81,11 @@ def _room_text(s: Speaker, template: str) -> str:
 
 def _room_items(s: Speaker) -> list[str]:
     """Phrases like "two red chairs" for the categories with the largest things, largest first."""
-    volume: Counter[str] = Counter()
     groups: dict[str, list[Thing]] = {}
     for thing in s.shown:
         groups.setdefault(thing.category, []).append(thing)
-        volume[thing.category] = max(volume[thing.category], int(1000 * thing.volume))
-    return [_group_words(s, name, groups[name]) for name, _ in volume.most_common(MOST_ITEMS)]
+    largest = sorted(groups.values(), key=lambda things: -max(int(1000 * thing.volume) for thing in things))
+    return [_group_words(s, things[0].category, things) for things in largest[:MOST_ITEMS]]
 
 
 def _group_words(s: Speaker, name: str, things: list[Thing]) -> str:

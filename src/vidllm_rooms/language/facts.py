@@ -111,7 +111,7 @@ def observe(clip: Clip) -> Scene:
                 shown=fraction >= VISIBLE_FRACTION,
                 fraction=fraction,
                 position=(float(flat @ right), float(flat @ forward), float(item.centre[2])),
-                size=(float(item.size[0]), float(item.size[1]), float(item.size[2])),
+                size=item.size,
             )
         )
     position = np.array([t.position for t in things]).reshape(-1, 3)

@@ -14,6 +14,7 @@ import numpy as np
 
 from vidllm_rooms.language.facts import VISIBLE_FRACTION
 from vidllm_rooms.world import Clip, RoomObject
+from vidllm_rooms.world.outline import Footprint, overlap
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,9 @@ def box_distance_m(a: RoomObject, b: RoomObject) -> float:
 
 def _plan_distance(a: RoomObject, b: RoomObject) -> float:
     """Distance of two rotated rectangles: 0 if they overlap, otherwise from a corner of one to a side of the other."""
-    first, second = _corners(a), _corners(b)
-    axes = np.array(
-        [[math.cos(yaw), math.sin(yaw)] for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2)]
-    )
-    one, other = first @ axes.T, second @ axes.T
-    if ((one.min(0) <= other.max(0)) & (other.min(0) <= one.max(0))).all():
+    first, second = (Footprint(*o.centre[:2], o.size[0] / 2, o.size[1] / 2, o.yaw, 0.0, 1.0) for o in (a, b))
+    if overlap(first, second, 0.0):
         return 0.0
-    off = [
-        np.maximum(np.abs(item.local(corners)) - np.array(item.size[:2]) / 2, 0.0)
-        for item, corners in ((a, second), (b, first))
-    ]
-    return float(min(np.linalg.norm(beyond, axis=1).min() for beyond in off))
-
-
-def _corners(item: RoomObject) -> np.ndarray:
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * np.array(item.size[:2]) / 2
-    c, s = math.cos(item.yaw), math.sin(item.yaw)
-    return np.array(item.centre[:2]) + signs @ np.array([[c, s], [-s, c]])
+    ends = ((a, second.corners()), (b, first.corners()))
+    off = [np.abs(item.local(np.array(corners))) - np.array(item.size[:2]) / 2 for item, corners in ends]
+    return float(np.linalg.norm(np.concatenate(off).clip(0), axis=1).min())

@@ -6,34 +6,29 @@ order in which objects are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 from vidllm.datasets.language import Question
 from vidllm.english import plural, with_article
+from vidllm_rooms.language import guessing
 from vidllm_rooms.language.facts import CLEAR_RATIO
-from vidllm_rooms.language.guessing import (
-    HEIGHTS,
-    LENGTHS,
-    MOST,
-    REMOTENESS,
-    UNCOUNTED,
-    Moments,
-    count_share,
-    greater_share,
-    load_share,
-    material_share,
-    possible_counts,
-    present_share,
-    size_share,
-    support_share,
-)
 from vidllm_rooms.language.situations import ask_count_there, ask_direction, ask_exists_there, ask_object_there
-from vidllm_rooms.language.speaker import RELATIONS, Description, Option, Slots, Speaker, half_metres, outdoes
+from vidllm_rooms.language.speaker import (
+    RELATIONS,
+    Description,
+    Option,
+    Slots,
+    Speaker,
+    collected,
+    half_metres,
+    outdoes,
+)
 from vidllm_rooms.world import COLOURS
 from vidllm_rooms.world.catalogue import CATALOGUE
 
-TRIES, ROUNDS = 6, 6
+TRIES = 6
 ABOUT_M = 1.5  # what is beyond this free space is not said to be beside something
 LIFTABLE = {"box", "ball", "plant", "vase", "basket"}
 ACCEPTED_SHARE = 0.25  # what is more usual on a support is asked the more rarely
@@ -46,7 +41,7 @@ Pair = tuple[int, int]
 def _attribute(s: Speaker, kind: str, attribute: str) -> Question | None:
     """The colour or the material of one object; a material that the category implies is not asked for."""
     told = attribute == "material"
-    things = [t for t in s.shown if not told or material_share(t.category, t.material) < 0.9]
+    things = [t for t in s.shown if not told or guessing.material_share(t.category, t.material) < 0.9]
     options: list[Option[int]] = [(getattr(t, attribute), 1.0, t.index) for t in things]
     for _ in range(TRIES):
         chosen = s.by_answer(options)
@@ -65,29 +60,24 @@ def known_names(s: Speaker) -> list[str]:
 def _existence(s: Speaker) -> Question | None:
     """Yes or no with equal probability: a category, or a category in a colour that another object has."""
     yes = s.coin()
-    options = _colour_existence(s, yes) if s.coin(0.6) else _category_existence(s, yes)
+    found = _colour_existence(s, yes) if s.coin(0.6) else _category_existence(s, yes)
+    options: Options = [("yes" if yes else "no", weight, {"one": with_article(noun)}) for noun, weight in found]
     return s.choose("existence", options, evenly=False)
 
 
-def _category_existence(s: Speaker, yes: bool) -> Options:
+def _category_existence(s: Speaker, yes: bool) -> Iterator[tuple[str, float]]:
     """Present categories weighted by their rarity, absent ones by how often they are present."""
-    options: Options = []
     for name in known_names(s):
-        rows = s.scene.named(name)
-        share = present_share(name)
+        rows, share = s.scene.named(name), guessing.present_share(name)
         if any(s.thing(row).shown for row in rows) if yes else not rows:
-            options.append(("yes" if yes else "no", 1 - share if yes else share, {"one": with_article(name)}))
-    return options
+            yield name, 1 - share if yes else share
 
 
-def _colour_existence(s: Speaker, yes: bool) -> Options:
-    options: Options = []
+def _colour_existence(s: Speaker, yes: bool) -> Iterator[tuple[str, float]]:
     for thing in s.shown:
         taken = {s.thing(row).colour for row in s.scene.named(thing.category)}
         colours = [thing.colour] if yes else [colour for colour in COLOURS if colour not in taken]
-        nouns = [with_article(Description(thing.category, colour).noun()) for colour in colours]
-        options += [("yes" if yes else "no", 1 / len(nouns), {"one": noun}) for noun in nouns]
-    return options
+        yield from ((Description(thing.category, colour).noun(), 1 / len(colours)) for colour in colours)
 
 
 def _count(s: Speaker) -> Question | None:
@@ -95,8 +85,8 @@ def _count(s: Speaker) -> Question | None:
     options: Options = []
     for name in known_names(s):
         rows = s.scene.named(name)
-        if len(rows) <= MOST and not s.scene.faint(rows) and name not in UNCOUNTED:
-            weight = (possible_counts(name) - 1) ** 2 / count_share(name, len(rows))
+        if len(rows) <= guessing.MOST and not s.scene.faint(rows) and name not in guessing.UNCOUNTED:
+            weight = (guessing.possible_counts(name) - 1) ** 2 / guessing.count_share(name, len(rows))
             options.append((len(rows), weight * max(1, len(rows)), {"many": plural(name)}))
     return s.choose("count", options, evenly=False)
 
@@ -104,38 +94,35 @@ def _count(s: Speaker) -> Question | None:
 def _count_attribute(s: Speaker) -> Question | None:
     """Number of objects of a colour, in total or within a category."""
     options: Options = []
-    for name in ("object", *(n for n in dict.fromkeys(t.category for t in s.shown) if n not in UNCOUNTED)):
+    for name in ("object", *(n for n in dict.fromkeys(t.category for t in s.shown) if n not in guessing.UNCOUNTED)):
         for colour in COLOURS:
             description = Description(name, colour)
             rows = description.select(s.scene)
-            if rows is not None and len(rows) <= MOST:
+            if rows is not None and len(rows) <= guessing.MOST:
                 options.append((len(rows), 2.0 if name == "object" else 1.0, {"many": description.noun(many=True)}))
     return s.choose("count_attribute", options)
 
 
-def _carried(s: Speaker, row: int) -> list[int] | None:
-    """Rows of the objects on this one; None unless all of them are well visible."""
+def _carried(s: Speaker, row: int) -> list[str] | None:
+    """Categories of the objects on this one; None unless all of them are well visible."""
     rows = [t.index for t in s.scene.things if t.on == row]
-    return None if s.scene.faint(rows) or len(rows) != s.thing(row).carries else rows
+    seen = not s.scene.faint(rows) and len(rows) == s.thing(row).carries
+    return [s.thing(item).category for item in rows] if seen else None
 
 
 def _count_on(s: Speaker) -> Question | None:
     """Number of objects, or of objects of a category, on a piece of furniture."""
     found = {row: _carried(s, row) for row in s.handled}
-    loads = {row: [s.thing(item).category for item in load] for row, load in found.items() if load is not None}
+    loads = {row: load for row, load in found.items() if load is not None}
     kinds = {s.thing(row).category for row, load in loads.items() if load}
-    small = sorted({name for load in loads.values() for name in load} - set(UNCOUNTED))
+    small = sorted({name for load in loads.values() for name in load} - set(guessing.UNCOUNTED))
     options: Options = []
     for row, load in loads.items():
-        if s.thing(row).category in kinds and not set(load) & set(UNCOUNTED):
+        if s.thing(row).category in kinds and not set(load) & set(guessing.UNCOUNTED):
             for name in ("object", *small):
                 number = len(load) if name == "object" else load.count(name)
                 options.append((number, 1.0, {"many": plural(name), "y": row}))
     return s.choose("count_on", options, usual={1: 3.0})
-
-
-def _room_type(s: Speaker) -> Question | None:
-    return s.ask("room_type", s.scene.room_type, {}) if s.scene.room_type else None
 
 
 # ---- where things are, to the viewer at the start and to each other ----
@@ -174,12 +161,12 @@ def _relation_objects(s: Speaker) -> Question | None:
 
 def _category_at(s: Speaker) -> Question | None:
     """The category in a direction from an object, if there is only one."""
-    options: Options = []
-    for relation in ("left", "right", "front", "behind", "near", "above", "under"):
-        for anchor in s.handled:
-            name = _only_category(s, relation, anchor)
-            if name is not None:
-                options.append((name, 1 / present_share(name), {"rel": RELATIONS[relation], "y": anchor}))
+    options: Options = [
+        (name, 1 / guessing.present_share(name), {"rel": RELATIONS[relation], "y": anchor})
+        for relation in ("left", "right", "front", "behind", "near", "above", "under")
+        for anchor in s.handled
+        if (name := _only_category(s, relation, anchor))
+    ]
     return s.choose("category_at", options, evenly=False)
 
 
@@ -216,17 +203,16 @@ def _remotest(s: Speaker, kind: str, choice_share: float) -> Question | None:
     """The nearest (farthest) of two named objects, or the category of the object nearest to (farthest from) one."""
     if s.coin(choice_share):
         return _choice(s, kind)
-    options: Options = []
-    for anchor in s.handled:
-        row = _clear_extreme(s, kind, anchor)
-        if row is not None:
-            name = s.thing(row).category
-            options.append((name, 1 / present_share(name), {"y": anchor}))
+    options: Options = [
+        (name, 1 / guessing.present_share(name), {"y": anchor})
+        for anchor in s.handled
+        if (name := _clear_extreme(s, kind, anchor))
+    ]
     return s.choose(kind, options, evenly=False)
 
 
-def _clear_extreme(s: Speaker, kind: str, anchor: int) -> int | None:
-    """The row that is nearest (farthest) by a clear margin, both between centres and in free space."""
+def _clear_extreme(s: Speaker, kind: str, anchor: int) -> str | None:
+    """Category of the nearest (farthest) by a clear margin, both between centres and in free space."""
     sign = 1 if kind == "nearest" else -1
     distance, gap = s.scene.distance_m[anchor], s.scene.gap_m[anchor]
     rows = [row for row in range(len(s.scene.things)) if row != anchor]
@@ -235,7 +221,7 @@ def _clear_extreme(s: Speaker, kind: str, anchor: int) -> int | None:
     best = min(rows, key=lambda row: sign * distance[row])
     others = [row for row in rows if s.thing(row).category != s.thing(best).category]
     clear = all(outdoes(s.scene, kind, best, row, anchor) and sign * (gap[row] - gap[best]) > -0.1 for row in others)
-    return best if others and clear and s.thing(best).shown else None
+    return s.thing(best).category if others and clear and s.thing(best).shown else None
 
 
 def _choice(s: Speaker, kind: str) -> Question | None:
@@ -269,10 +255,10 @@ def _on_top(s: Speaker) -> Question | None:
     """The category on an object that carries only one category."""
     options: Options = []
     for row in s.handled:
-        names = {s.thing(item).category for item in _carried(s, row) or ()}
+        names = set(_carried(s, row) or ())
         if len(names) == 1:
             name = names.pop()
-            share = load_share(s.thing(row).category, name)
+            share = guessing.load_share(s.thing(row).category, name)
             options += [(name, 1 / share, {"y": row})] if s.coin(ACCEPTED_SHARE / share) else []
     return s.choose("on_top", options, evenly=False)
 
@@ -285,7 +271,7 @@ def _support(s: Speaker) -> Question | None:
         standing = thing.position[2] - thing.height / 2 < 0.05
         if thing.on is not None and thing.on >= 0 and s.thing(thing.on).shown:
             name = s.thing(thing.on).category
-            if s.coin(ACCEPTED_SHARE / support_share(name, thing.category)):
+            if s.coin(ACCEPTED_SHARE / guessing.support_share(name, thing.category)):
                 options.append((name, 1.0, thing.index))
         elif thing.on is None and standing and thing.category in lifted | LIFTABLE:
             options.append(("floor", 1.0, thing.index))
@@ -315,13 +301,13 @@ def _lengthy(s: Speaker) -> list[int]:
     return [t.index for t in things if t.position[2] - t.height / 2 < 0.05 and t.category not in ("door", "curtain")]
 
 
-def _size(s: Speaker, kind: str, measure: str, usual: Moments) -> Question | None:
+def _size(s: Speaker, kind: str, measure: str, usual: guessing.Moments) -> Question | None:
     """Height, or longer horizontal side, of an object whose category does not determine it."""
     options: Options = []
     for row in _lengthy(s) if measure == "length" else s.handled:
         value = half_metres(getattr(s.thing(row), measure))
         if value is not None:
-            share = size_share(usual, s.thing(row).category, value, 0.5)
+            share = guessing.size_share(usual, s.thing(row).category, value, 0.5)
             options += [(value, 1.0, {"x": row})] if s.coin((1 - share) / share) else []
     return s.choose(kind, options, evenly=False)
 
@@ -331,12 +317,10 @@ def _pair(
 ) -> Pair | None:
     """A pair of which the first clearly exceeds the second; orders that the names suggest have a low weight."""
     options: list[Option[Pair]] = []
-    for a in rows:
-        for b in rows:
-            if exceeds(a, b) and _told_apart(s, a, b):
-                usual = share(s.thing(a).category, s.thing(b).category)
-                if s.coin((1 - usual) / usual):
-                    options.append(("", 1.0, (a, b)))
+    for a, b in product(rows, rows):
+        if exceeds(a, b) and _told_apart(s, a, b):
+            usual = share(s.thing(a).category, s.thing(b).category)
+            options += [("", 1.0, (a, b))] if s.coin((1 - usual) / usual) else []
     chosen = s.weighted(options)
     return chosen and chosen[2]
 
@@ -351,19 +335,20 @@ def _which(s: Speaker, kind: str, pair: Pair, more: str = "") -> Question:
 
 def _closer_camera(s: Speaker) -> Question | None:
     exceeds = partial(outdoes, s.scene, "nearest_camera")
-    pair = _pair(s, s.handled, exceeds, lambda near, far: greater_share(REMOTENESS, far, near))
+    pair = _pair(s, s.handled, exceeds, lambda near, far: guessing.greater_share(guessing.REMOTENESS, far, near))
     return pair and _which(s, "closer_camera", pair)
 
 
 def _compare_size(s: Speaker) -> Question | None:
     more = s.pick(list(COMPARATIVES))
-    rows, usual, measure = (_lengthy(s), LENGTHS, "length") if more == "longer" else (s.handled, HEIGHTS, "height")
+    measure = "length" if more == "longer" else "height"
+    rows, usual = (_lengthy(s), guessing.LENGTHS) if measure == "length" else (s.handled, guessing.HEIGHTS)
 
     def exceeds(a: int, b: int) -> bool:
         first, second = (getattr(s.thing(row), measure) for row in (a, b))
         return bool(first > max(CLEAR_RATIO * second, second + 0.1))
 
-    pair = _pair(s, rows, exceeds, partial(greater_share, usual))
+    pair = _pair(s, rows, exceeds, partial(guessing.greater_share, usual))
     return pair and _which(s, "compare_size", pair if COMPARATIVES[more] > 0 else pair[::-1], more=more)
 
 
@@ -386,25 +371,16 @@ ASK: dict[str, Callable[[Speaker], Question | None]] = {
     "compare_size": _compare_size,
     "distance_camera": _distance_camera,
     "distance": _distance,
-    "size_height": partial(_size, kind="size_height", measure="height", usual=HEIGHTS),
-    "size_length": partial(_size, kind="size_length", measure="length", usual=LENGTHS),
+    "size_height": partial(_size, kind="size_height", measure="height", usual=guessing.HEIGHTS),
+    "size_length": partial(_size, kind="size_length", measure="length", usual=guessing.LENGTHS),
     "situated_direction": ask_direction,
     "situated_exists": ask_exists_there,
     "situated_object": ask_object_there,
     "situated_count": ask_count_there,
-    "room_type": _room_type,
+    "room_type": lambda s: s.ask("room_type", s.scene.room_type, {}) if s.scene.room_type else None,
 }
-QUESTION_KINDS: tuple[str, ...] = tuple(ASK)
 
 
 def make_questions(speaker: Speaker, number: int) -> tuple[Question, ...]:
-    """Up to ``number`` different questions, of all kinds in turn in random order; fewer for an almost empty scene."""
-    found: dict[tuple[str, str | None], Question] = {}
-    for turn in range(ROUNDS):
-        for kind in speaker.shuffled(QUESTION_KINDS):
-            if len(found) == number:
-                return tuple(found.values())
-            question = None if turn and kind == "room_type" else ASK[kind](speaker)
-            if question is not None:
-                found.setdefault((question.question, question.situation), question)
-    return tuple(found.values())
+    """Up to ``number`` different questions; fewer for an almost empty scene."""
+    return collected(speaker, ASK, lambda q: (q.question, q.situation), number, once=("room_type",))

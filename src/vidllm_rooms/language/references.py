@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 from vidllm.datasets.language import Reference
 from vidllm.english import capitalised
 from vidllm_rooms.language.guessing import present_share
 from vidllm_rooms.language.questions import known_names
-from vidllm_rooms.language.speaker import PHRASES, Description, Option, Speaker, related_description
+from vidllm_rooms.language.speaker import PHRASES, Description, Option, Speaker, collected, related_description
 from vidllm_rooms.world import COLOURS
 
 #: Requests around a noun phrase with its article; most expressions are the bare phrase.
@@ -21,7 +22,7 @@ REQUESTS: list[str] = PHRASES["requests"]
 REQUESTS_MANY: list[str] = PHRASES["requests_many"]
 MANY_WORDS: list[str] = PHRASES["many"]
 BARE = 0.6
-RELATION_TRIES, ROUNDS = 10, 6
+RELATION_TRIES = 10
 
 
 def _reference(s: Speaker, kind: str, description: Description | None, many: bool = False) -> Reference | None:
@@ -105,12 +106,9 @@ def _several(s: Speaker) -> Reference | None:
     names = dict.fromkeys(thing.category for thing in s.shown)
     options = [Description(name) for name in names]
     options += [Description(name, colour) for name in (*names, "object") for colour in COLOURS]
-    for anchor in s.handled:
-        options += [
-            Description(name, relation=relation, anchor=s.simple[anchor][0])
-            for name in names
-            for relation in ("on", s.pick(("left", "right", "near", "front", "behind")))
-        ]
+    for anchor, name in product(s.handled, names):
+        relations = "on", s.pick(("left", "right", "near", "front", "behind"))
+        options += [Description(name, relation=one, anchor=s.simple[anchor][0]) for one in relations]
     for option in s.shuffled(options):
         if len(option.base(s.scene)) > 1 and len(option.select(s.scene) or ()) > 1:
             return _reference(s, "several", option, many=True)
@@ -125,17 +123,8 @@ REFER: dict[str, Callable[[Speaker], Reference | None]] = {
     "none": _none,
     "several": _several,
 }
-REFERENCE_KINDS: tuple[str, ...] = tuple(REFER)
 
 
 def make_references(speaker: Speaker, number: int) -> tuple[Reference, ...]:
-    """Up to ``number`` different references, of all kinds in turn in random order."""
-    found: dict[str, Reference] = {}
-    for _ in range(ROUNDS):
-        for kind in speaker.shuffled(REFERENCE_KINDS):
-            if len(found) == number:
-                return tuple(found.values())
-            reference = REFER[kind](speaker)
-            if reference is not None:
-                found.setdefault(reference.expression, reference)
-    return tuple(found.values())
+    """Up to ``number`` different references."""
+    return collected(speaker, REFER, lambda reference: reference.expression, number)

@@ -10,9 +10,9 @@ viewer at the start of the video unless a situation is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ ADJECTIVES: list[str] = PHRASES["adjectives"]
 CAMERA_WORDS: dict[str, list[str]] = PHRASES["camera_superlatives"]
 ANCHOR_WORDS: dict[str, list[str]] = PHRASES["anchor_superlatives"]
 SUPERLATIVES = (*ADJECTIVES, *CAMERA_WORDS, *ANCHOR_WORDS)
+ROUNDS = 6  # turns of all makers, at most
 
 
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
@@ -57,12 +58,9 @@ class Description:
 
     def base(self, scene: Scene) -> list[int]:
         """Rows, including faint ones, with the name, the colour and the material."""
-        rows = [t.index for t in scene.things] if self.name == "object" else scene.named(self.name)
-        return [
-            row
-            for row in rows
-            if self.colour in (None, scene.things[row].colour) and self.material in (None, scene.things[row].material)
-        ]
+        rows = range(len(scene.things)) if self.name == "object" else scene.named(self.name)
+        things = (scene.things[row] for row in rows)
+        return [t.index for t in things if self.colour in (None, t.colour) and self.material in (None, t.material)]
 
     def select(self, scene: Scene) -> tuple[int, ...] | None:
         """The selected rows, or None if the scene is ambiguous."""
@@ -87,9 +85,7 @@ class Description:
 
     def _best(self, scene: Scene, rows: list[int], anchor: int) -> tuple[int, ...] | None:
         """The row that clearly exceeds all others; None for a tie or a single one."""
-        if len(rows) < 2:
-            return None
-        for row in rows:
+        for row in rows if len(rows) > 1 else ():
             if all(row == other or outdoes(scene, self.superlative or "", row, other, anchor) for other in rows):
                 return (row,)
         return None
@@ -239,16 +235,28 @@ class Speaker:
         return Question(kind.removesuffix("_choice"), text, answers, situation)
 
     def choose(
-        self,
-        kind: str,
-        options: Sequence[Option[Slots]],
-        evenly: bool = True,
-        usual: Mapping[Answer, float] | None = None,
-        situation: str | None = None,
-    ) -> Question | None:
+        self, kind: str, options: Sequence[Option[Slots]], evenly: bool = True,
+        usual: Mapping[Answer, float] | None = None, situation: str | None = None,
+    ) -> Question | None:  # fmt: skip
         """Ask one of the options, drawn uniformly by answer (``by_answer``) or by weight; None without options."""
         chosen = self.by_answer(options, usual) if evenly else self.weighted(options)
         return chosen and self.ask(kind, chosen[0], chosen[2], situation=situation)
+
+
+def collected(
+    s: Speaker, makers: Mapping[str, Callable[[Speaker], T | None]], name: Callable[[T], Any], number: int,
+    once: Sequence[str] = (),
+) -> tuple[T, ...]:  # fmt: skip
+    """Up to ``number`` things of different names, of all makers in turn in random order; those ``once`` in one turn."""
+    found: dict[Any, T] = {}
+    for turn in range(ROUNDS):
+        for kind in s.shuffled(tuple(makers)):
+            if len(found) == number:
+                return tuple(found.values())
+            made = None if turn and kind in once else makers[kind](s)
+            if made is not None:
+                found.setdefault(name(made), made)
+    return tuple(found.values())
 
 
 def spelled(answer: Answer) -> tuple[str, ...]:

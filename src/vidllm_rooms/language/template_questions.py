@@ -1,10 +1,9 @@
 """Template questions for training (``vidllm train stage2 --plain N --places N``), made from a shard's record of a room.
 
-The rooms' own questions are balanced against guessing, so that hardly one in ten asks for a colour, and most of those
-through a relation; a small model trained from random weights sees too few to learn the basic skill. Template questions
-use the same wordings for objects whose noun is unique and whose answer is clear. Plain ones ask for the colour and
-material of an object, and for counts (including zero). Those on places ask for left or right, nearer, distances, and
-the side of an object from a situation. They are used only in training. The command line passes
+The rooms' own questions are balanced against guessing: fewer than one in ten asks for a colour, too few for a small
+model trained from random weights. Template questions use the same wordings for objects whose noun is unique and whose
+answer is clear. Plain ones ask for the colour and material of an object, and for counts (including zero). Those on
+places ask for left or right, nearer, distances, and the side of an object from a situation. The command line passes
 :func:`template_questions` to stage 2 (:data:`vidllm.training.texts.ExtraQuestions`).
 """
 
@@ -56,7 +55,7 @@ def plain_questions(record: dict[str, Any], rng: Rng, count: int) -> list[Questi
     made: list[Question] = []
     for item in seen:
         if everywhere[item["category"]] == 1:
-            name = f"the {_plain(item['category'])}"
+            name = f"the {item['category']}"
             made += [_ask(rng, kind, item[of], x=name) for kind, of in (("color", "colour"), ("material",) * 2)]
     asked = [name for name, number in numbers.items() if everywhere[name] == number]
     absent = [name for name in CATALOGUE if name not in everywhere]
@@ -73,15 +72,10 @@ def _ask(rng: Rng, kind: str, answer: str, phrasings: Sequence[str] = (), **slot
 
 
 def _kind(rng: Rng, name: str, number: int) -> list[Question]:
-    said = _plain(name)
     return [
-        _ask(rng, "count", str(number), many=plural(said)),
-        _ask(rng, "existence", "yes" if number else "no", one=with_article(said)),
+        _ask(rng, "count", str(number), many=plural(name)),
+        _ask(rng, "existence", "yes" if number else "no", one=with_article(name)),
     ]
-
-
-def _plain(category: str) -> str:
-    return category.replace("_", " ")
 
 
 def place_questions(
@@ -90,7 +84,7 @@ def place_questions(
     """``count`` questions about positions in a shard's scene record (fewer if fewer are clear)."""
     everywhere = Counter(item["category"] for item in record["objects"])
     single = [item for item in record["objects"] if item["visible"] and everywhere[item["category"]] == 1]
-    things: list[Thing] = [(_plain(item["category"]), boxes[item["id"]]) for item in single]
+    things: list[Thing] = [(item["category"], boxes[item["id"]]) for item in single]
     made: list[Question] = []
     for _ in range(TRIES * count if len(things) > 2 else 0):
         if len(made) == count:

@@ -26,50 +26,23 @@ from vidllm.datasets.language import Question
 from vidllm.evaluation.protocols.graded import mean_relative_accuracy
 from vidllm_rooms.language.facts import observe
 from vidllm_rooms.language.measures import Measures, in_room
-from vidllm_rooms.world import Clip
+from vidllm_rooms.world import Clip, read_data
 from vidllm_rooms.world.outline import Outline
 
 Entry = dict[str, Any]
+Ranges = dict[str, list[int]]  # names of turns, from and to in degrees
+Choice = tuple[str, str, list[str]]  # question, answer, other options
 DATASET = "rooms"
 MOST_BLIND = 0.4  # mean MRA that the median of other rooms may reach on the questions of a task that are kept
 _SPAN = 7  # keeps these draws apart from those of the room
 _MOST = {"number": 3, "choice": 2}  # questions of a kind and room
 _NEAR_M, _CLOSER_M = 0.5, 0.2  # between places that make a direction; between the nearest object and the next
-_COUNT = "How many {}(s) are in this room?"
-_ROOM_SIZE = (
-    "What is the size of this room (in square meters)? If multiple rooms are shown, estimate the size of the combined "
-    "space."
-)
-_SIZE = "What is the length of the longest dimension (length, width, or height) of the {}, measured in centimeters?"
-_DISTANCE = (
-    "Measuring from the closest point of each object, what is the distance between the {} and the {} (in meters)?"
-)
-_NEAREST = (
-    "Measuring from the closest point of each object, which of these objects ({}) is the closest to the {}?"
-)
-_ORDER = "What will be the first-time appearance order of the following categories in the video: {}?"
-_STANDING = "If I am standing by the {a} and facing the {b}, is the {c} "
-_BACK = "\nAn object is to my back if I would have to turn at least 135 degrees in order to face it."
-_QUADRANTS = (
-    "\nThe directions refer to the quadrants of a Cartesian plane (if I am standing at the origin and facing along the "
-    "positive y-axis)."
-)
+_WORDS = read_data("vsi")
 #: Level: question, then every answer's range of turns in degrees (left is positive); between them nothing is asked.
-_DIRECTIONS: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
-    "easy": (_STANDING + "to the left or the right of the {b}?", {"left": (20, 160), "right": (-160, -20)}),
-    "medium": (_STANDING + "to my left, right, or back?" + _BACK,
-               {"left": (30, 125), "right": (-125, -30), "back": (145, 215)}),
-    "hard": (_STANDING + "to my front-left, front-right, back-left, or back-right?" + _QUADRANTS,
-             {"front-left": (10, 80), "front-right": (-80, -10), "back-left": (100, 170),
-              "back-right": (-170, -100)}),
-}  # fmt: skip
-_TURNS: dict[str, tuple[int, int]] = {"Turn Left": (60, 120), "Turn Right": (-120, -60), "Turn Back": (150, 210)}
-_ROUTE = (
-    "You are a robot beginning at the {0} and facing the {1}. You want to navigate to the {3}. You will perform the "
-    "following actions (Note: for each [please fill in], choose either 'turn back,' 'turn left,' or 'turn right.'): "
-    "1. [please fill in] 2. Go forward until the {2}. 3. [please fill in] 4. Go forward until the {3}. You have "
-    "reached the final destination."
-)
+_DIRECTIONS: dict[str, tuple[str, Ranges]] = {
+    level: (asked["question"], asked["turns"]) for level, asked in _WORDS["directions"].items()
+}
+_TURNS: Ranges = _WORDS["turns"]
 
 
 class Asker:
@@ -81,11 +54,8 @@ class Asker:
         scene = observe(clip)
         names = sorted({thing.category for thing in scene.things})
         #: Ids of all objects by category, of the unmistakable ones that are all clearly seen.
-        self.ids = {
-            name: [scene.things[row].id for row in scene.named(name)]
-            for name in names
-            if scene.plain(name) and not scene.faint(scene.named(name))
-        }
+        rows = {name: scene.named(name) for name in names if scene.plain(name)}
+        self.ids = {name: [scene.things[row].id for row in r] for name, r in rows.items() if not scene.faint(r)}
         self.single = {name: ids[0] for name, ids in self.ids.items() if len(ids) == 1}
 
     def questions(self) -> Iterator[Entry]:
@@ -120,25 +90,25 @@ class Asker:
         for name in self._shuffled([name for name, ids in self.ids.items() if len(ids) > 1], _MOST["number"]):
             count = self._agree(lambda one, ids: sum(number in one.centre for number in ids), self.ids[name])
             if count is not None:
-                yield self._entry("object_counting", _COUNT.format(name), str(count), topic=name)
+                yield self._entry("object_counting", _WORDS["count"].format(name), str(count), topic=name)
         area = self._close(0.03, lambda one: one.area_m2)
         if area is not None:
-            yield self._entry("room_size_estimation", _ROOM_SIZE, f"{area:.1f}")
+            yield self._entry("room_size_estimation", _WORDS["room_size"], f"{area:.1f}")
         for name in self._shuffled([*self.single], _MOST["number"]):
             longest = self._close(0.03, lambda one, number: one.longest_m[number], self.single[name])
             if longest is not None:
                 truth = str(round(100 * longest))
-                yield self._entry("object_size_estimation", _SIZE.format(name), truth, topic=name)
+                yield self._entry("object_size_estimation", _WORDS["size"].format(name), truth, topic=name)
         asked = 0
         for a, b in self._shuffled([*combinations(self.single, 2)]):
             metres = self._close(0.05, lambda one, *pair: one.apart(*pair), self.single[a], self.single[b])
             if metres is not None and metres >= 0.3 and asked < _MOST["number"]:
                 asked += 1
-                yield self._entry("object_abs_distance", _DISTANCE.format(a, b), f"{metres:.1f}")
+                yield self._entry("object_abs_distance", _WORDS["distance"].format(a, b), f"{metres:.1f}")
 
-    def _choices(self, kind: str, found: Iterator[tuple[str, str, list[str]]]) -> Iterator[Entry]:
-        """Entries of some of the (question, answer, other options), with different answers; letters drawn uniformly."""
-        groups: dict[str, list[tuple[str, str, list[str]]]] = defaultdict(list)
+    def _choices(self, kind: str, found: Iterator[Choice]) -> Iterator[Entry]:
+        """Entries of some of the questions, with different answers; letters drawn uniformly."""
+        groups: dict[str, list[Choice]] = defaultdict(list)
         for item in found:
             groups[item[1]].append(item)
         for answer in self._shuffled(sorted(groups), _MOST["choice"]):
@@ -147,20 +117,20 @@ class Asker:
             lettered = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
             yield self._entry(kind, question, "ABCD"[options.index(truth)], lettered)
 
-    def _directions(self, words: str, ranges: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str, list[str]]]:
+    def _directions(self, words: str, ranges: Ranges) -> Iterator[Choice]:
         for a, b, c in permutations(self.single, 3):
             places = self.single[a], self.single[b], self.single[c]
             answer = self._agree(_direction, places, ranges)
             if answer is not None:
                 yield words.format(a=a, b=b, c=c), answer, [other for other in ranges if other != answer]
 
-    def _nearest(self) -> Iterator[tuple[str, str, list[str]]]:
+    def _nearest(self) -> Iterator[Choice]:
         for anchor in self.single:
             others = self._shuffled([name for name in self.ids if name != anchor])
             for four in (others[i : i + 4] for i in range(0, len(others) - 3)):
                 answer = self._agree(self._closest, anchor, four)
                 if answer is not None:
-                    question = _NEAREST.format(", ".join(four), anchor)
+                    question = _WORDS["nearest"].format(", ".join(four), anchor)
                     yield question, answer, [name for name in four if name != answer]
 
     def _closest(self, one: Measures, anchor: str, names: Sequence[str]) -> str | None:
@@ -168,14 +138,14 @@ class Asker:
         first, second = sorted(names, key=apart.__getitem__)[:2]
         return first if apart[second] - apart[first] >= _CLOSER_M else None
 
-    def _routes(self) -> Iterator[tuple[str, str, list[str]]]:
+    def _routes(self) -> Iterator[Choice]:
         combos = [f"{a}, {b}" for a in _TURNS for b in _TURNS]
         for names in self._shuffled([*permutations(self.single, 4)], 500):
             start, facing, middle, end = (self.single[name] for name in names)
             answer = self._agree(_route, (start, facing, middle, end))
             if answer is not None and self._is_inside(start, middle) and self._is_inside(middle, end):
                 others = self._shuffled([combo for combo in combos if combo != answer], 3)
-                yield _ROUTE.format(*names), answer, others
+                yield _WORDS["route"].format(*names), answer, others
 
     def nearest_of(self) -> Iterator[tuple[str, int, str, bool]]:
         """(category, its selected object, unique anchor, whether it is the nearest or the farthest)."""
@@ -192,7 +162,7 @@ class Asker:
         way = first + np.linspace(0.1, 0.9, 17)[:, None] * (second - first)
         return bool((Outline(self.clip.room.polygon).clearance(way) > 0).all())
 
-    def _orders(self) -> Iterator[tuple[str, str, list[str]]]:
+    def _orders(self) -> Iterator[Choice]:
         """Four categories with the same order of appearance, without ties, under every definition of visible."""
         first = {
             name: np.array([sum((one.first_frames[n] for one in self.measured), ()) for n in ids]).min(0)
@@ -204,7 +174,7 @@ class Asker:
             if (np.diff(np.sort(frames, 0), axis=0) > 0).all() and (orders == orders[:, :1]).all():
                 answer = ", ".join(four[i] for i in orders[:, 0])
                 others = [order for order in map(", ".join, permutations(four)) if order != answer]
-                yield _ORDER.format(", ".join(self._shuffled(four))), answer, self._shuffled(others, 3)
+                yield _WORDS["order"].format(", ".join(self._shuffled(four))), answer, self._shuffled(others, 3)
 
 
 def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) -> int | None:
@@ -214,29 +184,23 @@ def _outermost(one: Measures, ids: Sequence[int], anchor: int, nearest: bool) ->
     return first if abs(away[first] - away[second]) >= _CLOSER_M else None
 
 
-def _turn(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Degrees from one direction in plan to another, left positive, -180 to 180; None if one is too short."""
+def _turn(first: np.ndarray, second: np.ndarray, ranges: Ranges) -> str | None:
+    """The range of the turn from one direction in plan to another; None between ranges, or if one is too short."""
     if min(np.linalg.norm(first), np.linalg.norm(second)) < _NEAR_M:
         return None
-    return math.degrees(math.atan2(first[0] * second[1] - first[1] * second[0], first @ second))
-
-
-def _named(turn: float | None, ranges: dict[str, tuple[int, int]]) -> str | None:
-    if turn is None:
-        return None
+    turn = math.degrees(math.atan2(first[0] * second[1] - first[1] * second[0], first @ second))
     return next((n for n, (low, high) in ranges.items() if low <= turn <= high or low <= turn + 360 <= high), None)
 
 
-def _direction(one: Measures, at: tuple[int, int, int], ranges: dict[str, tuple[int, int]]) -> str | None:
+def _direction(one: Measures, at: tuple[int, int, int], ranges: Ranges) -> str | None:
     a, b, c = (one.centre[number] for number in at)
-    return _named(_turn(b - a, c - a), ranges)
+    return _turn(b - a, c - a, ranges)
 
 
 def _route(one: Measures, at: tuple[int, int, int, int]) -> str | None:
     start, facing, middle, end = (one.centre[number] for number in at)
-    turns = _turn(facing - start, middle - start), _turn(middle - start, end - middle)
-    words = [_named(turn, _TURNS) for turn in turns]
-    return None if None in words else ", ".join(map(str, words))
+    first, second = _turn(facing - start, middle - start, _TURNS), _turn(middle - start, end - middle, _TURNS)
+    return f"{first}, {second}" if first and second else None
 
 
 def training_questions(clip: Clip) -> tuple[Question, ...]:
@@ -248,8 +212,8 @@ def training_questions(clip: Clip) -> tuple[Question, ...]:
 
 def fixed_texts() -> list[str]:
     """All prompts, with ``{...}`` in place of the words of a room."""
-    directions = (words for words, _ in _DIRECTIONS.values())
-    numbers, choices = (_COUNT, _ROOM_SIZE, _SIZE, _DISTANCE), (*directions, _NEAREST, _ROUTE, _ORDER)
+    choices = [words for words, _ in _DIRECTIONS.values()] + [_WORDS[name] for name in ("nearest", "route", "order")]
+    numbers = [_WORDS[name] for name in ("count", "room_size", "size", "distance")]
     asked = [(question, None) for question in numbers] + [(question, ["{}"]) for question in choices]
     return [_prompt({"question_type": "", "question": question, "options": options}) for question, options in asked]
 
@@ -279,9 +243,9 @@ def _foretold(entries: Sequence[Entry]) -> set[int]:
     blind: dict[str, dict[int, float]] = defaultdict(dict)
     for (kind, _), numbers in groups.items():
         values = {number: float(entries[number]["ground_truth"]) for number in numbers}
-        for number in numbers:
-            others = [value for other, value in values.items() if other != number]
-            known = mean_relative_accuracy(median(others), values[number]) if others else 0.0
+        for number, value in values.items():
+            others = [other for at, other in values.items() if at != number]
+            known = mean_relative_accuracy(median(others), value) if others else 0.0
             blind[kind][number] = max(known, blind[kind].get(number, 0.0))
     pruned: set[int] = set()
     for found in blind.values():

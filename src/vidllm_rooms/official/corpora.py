@@ -1,15 +1,14 @@
 """Texts about a room as entries of ScanQA, SQA3D, ScanRefer, Scan2Cap, Multi3DRefer and others.
 
-Questions without a situation are ScanQA's, those with one SQA3D's; references to one object are ScanRefer's, all of
-them Multi3DRefer's; captions of objects are Scan2Cap's, in ScanRefer's form; references to one of several objects of a
-category are Nr3D's, and Sr3D's templates "closest" and "farthest" are filled in. Boxes are axis-aligned hulls of the
-mesh's vertices in the aligned frame.
+Questions without a situation go to ScanQA, those with one to SQA3D; references to one object to ScanRefer, all of them
+to Multi3DRefer; captions of objects to Scan2Cap; references to one of several objects of a category to Nr3D; Sr3D's
+templates "closest" and "farthest" are filled in. Boxes are the axis-aligned bounds of the mesh's vertices in the
+aligned frame.
 
-Situations. SQA3D gives the position and the heading in numbers. Situations of rooms name an object to sit on or stand
-next to, and another one that is faced or turned away from; the answer holds for every such place
-(``rooms.language.situations``). One of these is chosen: the seat itself, or the side of the object with most free
-floor. As in SQA3D's viewer, positions are in the scan frame (not the aligned one) minus the middle of the mesh's
-bounding box, z is 0, and a quaternion rotates someone who faces -x about z.
+SQA3D gives position and heading of a situation in numbers. Situations of rooms hold for several places at an object
+(:mod:`vidllm_rooms.language.situations`), of which one is chosen: the seat itself, or the side with most free floor. As
+in SQA3D's viewer, positions are in the scan frame minus the middle of the mesh's bounding box, z is 0, and a quaternion
+rotates someone who faces -x about z.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
 
     Those of scanrefer and scan2cap have ``bbox`` (8 corners), those of multi3drefer ``aabb_bound`` (low, high).
     """
-    plain = [item for item in language.questions if item.situation is None]
-    situated = [item for item in language.questions if item.situation is not None]
+    situated = [(item, item.situation) for item in language.questions if item.situation is not None]
     if len(situated) > _MOST_QUESTIONS:
         raise ValueError(f"expected at most {_MOST_QUESTIONS} situated questions a room, received {len(situated)}")
     questions, annotations = _sqa3d(clip, scan, situated)
@@ -61,7 +59,7 @@ def corpora(clip: Clip, language: Language, scan: Scan, split: str) -> dict[str,
     asker = Asker(clip, (in_room(clip), in_scan(scan, depth_m, poses, intrinsics)))
     captions = [(ids[c.object_id], text) for c in language.captions if c.object_id is not None for text in c.texts]
     return {
-        "scanqa": list(_scanqa(scan, plain, split)),
+        "scanqa": list(_scanqa(scan, [item for item in language.questions if item.situation is None], split)),
         "sqa3d_questions": questions,
         "sqa3d_annotations": annotations,
         "scanrefer": list(_described(scan, single)),
@@ -78,30 +76,26 @@ def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry
     for number, item in enumerate(questions):
         meant = _instances_named(scan, names_in(item.question))
         yield {
-            "scene_id": scan.name,
-            "question_id": f"{split}-{scene}-{number}",
-            "question": item.question,
-            "answers": list(item.answers),
-            "object_ids": meant,
+            "scene_id": scan.name, "question_id": f"{split}-{scene}-{number}", "question": item.question,
+            "answers": list(item.answers), "object_ids": meant,
             "object_names": [scan.instances[index].label for index in meant],
-        }
+        }  # fmt: skip
 
 
-def _sqa3d(clip: Clip, scan: Scan, questions: list[Question]) -> tuple[list[Entry], list[Entry]]:
-    reader = SituationReader(clip) if questions else None
+def _sqa3d(clip: Clip, scan: Scan, questions: list[tuple[Question, str]]) -> tuple[list[Entry], list[Entry]]:
+    reader = SituationReader(clip)
     asked, answered = [], []
-    for number, item in enumerate(questions):
-        assert reader is not None and item.situation is not None
+    for number, (item, situation) in enumerate(questions):
         question_id = int(f"22{clip.room.seed:07d}{number:03d}")
         said = next((a for a in item.answers if not a.isdigit()), item.answers[0])  # numbers as words: its scorer's way
         asked.append({
-            "scene_id": scan.name, "situation": item.situation, "alternative_situation": [],
+            "scene_id": scan.name, "situation": situation, "alternative_situation": [],
             "question": item.question, "question_id": question_id,
         })  # fmt: skip
         answered.append({
             "scene_id": scan.name, "question_type": "N/A", "answer_type": "other", "question_id": question_id,
             "answers": [{"answer": said, "answer_confidence": "yes", "answer_id": 1}],
-            **pose_in_scan(reader.stand(item.situation), scan.frames.scan_from_room, scan.middle()),
+            **pose_in_scan(reader.stand(situation), scan.frames.scan_from_room, scan.middle()),
         })  # fmt: skip
     return asked, answered
 
@@ -111,14 +105,10 @@ def _described(scan: Scan, described: list[tuple[int, str]]) -> Iterator[Entry]:
     count: Counter[int] = Counter()
     for object_id, text in described:
         yield {
-            "scene_id": scan.name,
-            "object_id": str(object_id),
-            "object_name": _underscored(scan.instances[object_id].label),
-            "ann_id": str(count[object_id]),
-            "description": text.lower(),
-            "token": tokens(text),
-            "bbox": corners(*scan.box(object_id)),
-        }
+            "scene_id": scan.name, "object_id": str(object_id),
+            "object_name": _underscored(scan.instances[object_id].label), "ann_id": str(count[object_id]),
+            "description": text.lower(), "token": tokens(text), "bbox": corners(*scan.box(object_id)),
+        }  # fmt: skip
         count[object_id] += 1
 
 
@@ -127,23 +117,20 @@ def _multi(scan: Scan, item: Reference, number: int) -> Entry:
     meant = [ids[target] for target in item.targets]
     name = scan.instances[meant[0]].label if len(meant) == 1 else (names_in(item.expression) or ["object"])[0]
     return {
-        "scene_id": scan.name,
-        "object_ids": meant,
-        "object_name": _underscored(name),
-        "ann_id": number,
-        "eval_type": _eval_type(scan, meant, name),
-        "description": " ".join(tokens(item.expression)),
+        "scene_id": scan.name, "object_ids": meant, "object_name": _underscored(name), "ann_id": number,
+        "eval_type": _eval_type(scan, meant, name), "description": " ".join(tokens(item.expression)),
         "aabb_bound": [[corner.tolist() for corner in scan.box(index)] for index in meant],
-    }
+    }  # fmt: skip
 
 
 def _nr3d(scan: Scan, single: list[tuple[int, str]]) -> Iterator[Entry]:
     for object_id, words in single:
-        label = scan.instances[object_id].label
-        if len(_alike(scan, object_id)) > 1:
+        context = _stimulus(scan, object_id)
+        if context["distractor_ids"]:
             yield {
-                **_stimulus(scan, object_id), "utterance": words.lower(), "correct_guess": True,
-                "mentions_target_class": label in names_in(words), "tokens": tokens(words), "dataset": "nr3d",
+                **context, "utterance": words.lower(), "correct_guess": True,
+                "mentions_target_class": context["instance_type"] in names_in(words), "tokens": tokens(words),
+                "dataset": "nr3d",
             }  # fmt: skip
 
 
@@ -159,17 +146,13 @@ def _sr3d(scan: Scan, asker: Asker) -> Iterator[Entry]:
         }  # fmt: skip
 
 
-def _alike(scan: Scan, object_id: int) -> list[int]:
-    label = scan.instances[object_id].label
-    return [object_id, *(i.object_id for i in scan.instances if i.label == label and i.object_id != object_id)]
-
-
 def _stimulus(scan: Scan, object_id: int) -> Entry:
     """ReferIt3D's context: the scene, the category, how many there are, which is meant, and the others."""
-    alike, label = _alike(scan, object_id), scan.instances[object_id].label
+    label = scan.instances[object_id].label
+    others = [i.object_id for i in scan.instances if i.label == label and i.object_id != object_id]
     return {
-        "stimulus_id": "-".join([scan.name, label, str(len(alike)), *map(str, alike)]), "scan_id": scan.name,
-        "instance_type": label, "target_id": object_id, "distractor_ids": alike[1:],
+        "stimulus_id": "-".join(map(str, (scan.name, label, len(others) + 1, object_id, *others))),
+        "scan_id": scan.name, "instance_type": label, "target_id": object_id, "distractor_ids": others,
     }  # fmt: skip
 
 
@@ -183,11 +166,8 @@ def _eval_type(scan: Scan, meant: list[int], name: str) -> str:
 
 def _instances_named(scan: Scan, names: list[str]) -> list[int]:
     """Object ids of the things that one of the names covers, "lamp" all kinds of lamp."""
-    return [
-        item.object_id
-        for item in scan.instances
-        if item.room_id and (item.label in names or WIDER_NAMES.get(item.label) in names)
-    ]
+    meant = (i for i in scan.instances if i.label in names or WIDER_NAMES.get(i.label) in names)
+    return [item.object_id for item in meant if item.room_id]
 
 
 def names_in(text: str) -> list[str]:
@@ -256,16 +236,14 @@ class SituationReader:
         eye, right, forward = viewer_axes(self.clip.extrinsics[0])
         return np.asarray(eye[:2] + points[:, :1] * right + points[:, 1:] * forward)
 
+
 @cache
 def _patterns() -> list[tuple[bool, re.Pattern[str]]]:
     """Whether one faces away, and the words, of every kind of situation."""
     found = []
-    for kind, texts in SITUATIONS.items():
-        for text in texts:
-            words = re.escape(capitalised(text))
-            for name in "xy":
-                words = words.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>the .+)")
-            found.append((kind.endswith("away"), re.compile(words)))
+    for kind, text in ((kind, text) for kind, texts in SITUATIONS.items() for text in texts):
+        words = re.sub(r"\\{([xy])\\}", r"(?P<\1>the .+)", re.escape(capitalised(text)))
+        found.append((kind.endswith("away"), re.compile(words)))
     return found
 
 

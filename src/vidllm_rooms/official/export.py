@@ -1,7 +1,6 @@
-"""Rooms in the layouts in which ScanNet and its language sets are distributed.
+"""Rooms in the layouts of ScanNet and its language sets, for the same readers and evaluators.
 
-The same readers and evaluators that run on the downloaded data then run on rooms: there is no second path. One scene at
-a time is exported, whole or not at all, then the lists and JSON files over all of them:
+One scene at a time is exported, whole or not at all, then the lists and JSON files over all of them:
 
     scans/SCENE/...                                      see ``rooms.official.scan``; SCENE.rooms.json: its entries
     scannetv2-labels.combined.tsv, scannetv2_SPLIT.txt   label map and lists of scenes
@@ -13,10 +12,9 @@ a time is exported, whole or not at all, then the lists and JSON files over all 
     nr3d/nr3d_SPLIT.csv, sr3d/sr3d_SPLIT.csv             references that mean one of several of a category
     vsi/SPLIT.jsonl                                      VSI-Bench's eight tasks
 
-A finished scene is not rendered again. The files over all scenes are made from the entries of every scene that lies
-there, so that further calls with other seeds or splits add to what is there. The same seeds give the same bytes.
-The label map's NYU40 classes are those that ScanNet gives the same words. Where the same thing has another word there,
-that one's class is taken (sofa: couch; ceiling lamp: ceiling light); what ScanNet does not know is otherprop.
+A finished scene is not rendered again. The files over all scenes are made from the entries of every scene under the
+root, so that further calls with other seeds or splits add to them. The same seeds give the same bytes. The label map's
+NYU40 classes are those of ScanNet's label for the same thing (sofa: couch; ceiling lamp: ceiling light), or otherprop.
 """
 
 from __future__ import annotations
@@ -34,21 +32,10 @@ from vidllm_rooms.language.vsi import numbered
 from vidllm_rooms.official.corpora import corpora
 from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
 from vidllm_rooms.shards import render_scene
+from vidllm_rooms.world import read_data
 from vidllm_rooms.world.catalogue import CATALOGUE
 
-COLUMNS = (
-    "id", "raw_category", "category", "count", "nyu40id", "eigen13id", "nyuClass", "nyu40class", "eigen13class",
-    "ModelNet40", "ModelNet10", "ShapeNetCore55", "synsetoffset", "wnsynsetid", "wnsynsetkey", "mpcat40",
-    "mpcat40index",
-)  # fmt: skip
-
-NYU40 = (
-    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
-    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
-    "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
-    "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
-)  # fmt: skip
-
+COLUMNS, NYU40 = (read_data("scannet")[name] for name in ("label_columns", "nyu40"))
 SHELL = ("wall", "floor", "ceiling")
 
 
@@ -64,14 +51,9 @@ def label_map() -> str:
     for number, category in enumerate((*SHELL, *CATALOGUE), 1):
         name = nyu40_class(category)
         known = {
-            "id": str(number),
-            "raw_category": category,
-            "category": category,
-            "count": "0",
-            "nyu40id": str(NYU40.index(name) + 1),
-            "nyuClass": name,
-            "nyu40class": name,
-        }
+            "id": str(number), "raw_category": category, "category": category, "count": "0",
+            "nyu40id": str(NYU40.index(name) + 1), "nyuClass": name, "nyu40class": name,
+        }  # fmt: skip
         lines.append("\t".join(known.get(column, "") for column in COLUMNS))
     return "\n".join(lines) + "\n"
 
@@ -81,15 +63,9 @@ Record = dict[str, Any]
 
 
 def export_rooms(
-    root: Path,
-    seeds: Iterable[int],
-    *,
-    split: str = "val",
-    frames: int = 24,
-    height: int = 240,
-    width: int = 320,
-    tell: Callable[[int], None] | None = None,
-) -> list[Path]:
+    root: Path, seeds: Iterable[int], *, split: str = "val", frames: int = 24, height: int = 240, width: int = 320,
+    tell: Callable[[int], None] = lambda done: None,
+) -> list[Path]:  # fmt: skip
     """Export the rooms of ``seeds`` to ``root``; returns their folders. ``tell`` hears how many are done.
 
     Raises ValueError for an unknown split, or where a scene of another split, size or number of frames is in the way;
@@ -101,8 +77,7 @@ def export_rooms(
     for done, seed in enumerate(seeds, 1):
         settings = {"version": VERSION, "seed": seed, "split": split, "frames": frames, "size": [height, width]}
         folders.append(_export_scene(root, settings))
-        if tell is not None:
-            tell(done)
+        tell(done)
     write_corpora(root)
     return folders
 
@@ -122,26 +97,20 @@ def _export_scene(root: Path, settings: Record) -> Path:
     record = {**settings, "scene_id": name, **corpora(clip, language, scan, settings["split"])}
     with atomic_folder(folder) as part:
         write_scan(part, clip, scan)
-        (part / _record_name(name)).write_text(json.dumps(record), encoding="utf-8")
+        (part / f"{name}.rooms.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 
 
-def _record_name(scene: str) -> str:
-    return f"{scene}.rooms.json"
-
-
 def _read(folder: Path) -> Record:
-    path = folder / _record_name(folder.name)
     try:
-        return read_json_object(path)
+        return read_json_object(folder / f"{folder.name}.rooms.json")
     except ValueError as error:
         raise ValueError(f"{error}, or delete this room's folder to export it again") from None
 
 
 def write_corpora(root: Path) -> None:
     """Write the label map, the lists and the JSON files of every exported scene under ``root/scans``."""
-    records = [_read(path) for path in root.glob("scans/scene9*")]
-    records.sort(key=lambda record: int(record["seed"]))
+    records = sorted((_read(path) for path in root.glob("scans/scene9*")), key=lambda record: int(record["seed"]))
     _write(root / "scannetv2-labels.combined.tsv", label_map())
     for split in SPLITS:
         mine = [record for record in records if record["split"] == split]
@@ -169,8 +138,8 @@ def _write_split(root: Path, split: str, records: list[Record]) -> None:
         _write_json(stem.with_name(f"{stem.name}_gt_bbox.json"), entries)
         _write(stem.with_name(f"{stem.name}.txt"), "\n".join(dict.fromkeys(entry["scene_id"] for entry in entries)))
     multi = root / "multi3drefer"
-    entries = _all(records, "multi3drefer")
-    _write_json(multi / f"multi3drefer_{split}.json", [_without(entry, "aabb_bound") for entry in entries])
+    described = [_without(entry, "aabb_bound") for entry in _all(records, "multi3drefer")]
+    _write_json(multi / f"multi3drefer_{split}.json", described)
     for record in records:
         _write_json(multi / f"ground_truth_{split}" / f"{record['scene_id']}.json", record["multi3drefer"])
     for name in ("nr3d", "sr3d"):
@@ -191,12 +160,9 @@ def _table(entries: list[Record]) -> str:
 
 def _answer_dict(records: list[Record]) -> list[dict[str, Any]]:
     """[class by answer, answer by class] over all splits, in the order of the alphabet."""
-    found = {answer["answer"] for entry in _all(records, "sqa3d_annotations") for answer in entry["answers"]}
-    answers = sorted(found)
-    return [
-        {answer: number for number, answer in enumerate(answers)},
-        {str(number): answer for number, answer in enumerate(answers)},
-    ]
+    answers = sorted({answer["answer"] for entry in _all(records, "sqa3d_annotations") for answer in entry["answers"]})
+    classes = {str(number): answer for number, answer in enumerate(answers)}
+    return [{answer: int(number) for number, answer in classes.items()}, classes]
 
 
 def _all(records: list[Record], key: str) -> list[Record]:

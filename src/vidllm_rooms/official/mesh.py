@@ -1,7 +1,7 @@
-"""A room as a triangle mesh with colours and segments, as a scan of ScanNet comes.
+"""A room as a triangle mesh with colours and segments, as in ScanNet.
 
-Every primitive becomes one closed surface and one segment; vertices lie on the true surface, the extreme ones of a
-box exactly, those of round solids within 2 mm, so that boxes of vertices are the boxes of the things.
+Each primitive is one closed surface and one segment. Vertices lie on the true surface, and the extent of an object's
+vertices is that of the object: exactly for boxes, within 2 mm for round solids.
 """
 
 from __future__ import annotations
@@ -46,21 +46,13 @@ def moved(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def build_mesh(primitives: Sequence[Primitive], scan_from_room: np.ndarray) -> Mesh:
     """The mesh of primitives; segment i is primitive i, under the number of its first vertex."""
-    vertices, colours, faces, segments = [], [], [], []
-    count = 0
-    for primitive in primitives:
-        spacing = OBJECT_SPACING_M if primitive.owner else SHELL_SPACING_M
-        points, triangles = tessellate(primitive, spacing)
-        vertices.append(moved(scan_from_room, points).astype(np.float32))
-        colour = np.clip(np.array(primitive.rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
-        colours.append(np.tile(colour, (len(points), 1)))
-        faces.append(triangles + count)
-        segments.append(np.full(len(points), count, np.int64))
-        count += len(points)
-    return Mesh(
-        np.concatenate(vertices), np.concatenate(colours), np.concatenate(faces).astype(np.int32),
-        np.concatenate(segments),
-    )  # fmt: skip
+    surfaces = [tessellate(one, OBJECT_SPACING_M if one.owner else SHELL_SPACING_M) for one in primitives]
+    points, faces = _joined(surfaces)
+    sizes = [len(vertices) for vertices, _ in surfaces]
+    colours = np.clip(np.array([one.rgb for one in primitives]) * 255 + 0.5, 0, 255).astype(np.uint8)
+    segments = np.cumsum([0, *sizes[:-1]])
+    vertices = moved(scan_from_room, points).astype(np.float32)
+    return Mesh(vertices, colours.repeat(sizes, 0), faces.astype(np.int32), segments.repeat(sizes))
 
 
 def tessellate(primitive: Primitive, spacing_m: float) -> Surface:

@@ -7,20 +7,18 @@
     SCENE.aggregation.json                instances: objectId (from 0), label and segments
     SCENE_vh_clean.aggregation.json       the same
 
-As of a scan, there is in it what the camera has seen: things without a single pixel in any frame are left out.
-Instances are the things in the order of the room, then floor, walls and ceiling; skirting boards belong to none.
+Objects without a single pixel in any frame are left out. Instances are the objects in the order of the room, then
+floor, walls and ceiling; skirting boards belong to none.
 
-Scene names. Seed s is ``scene9<s>_00`` with s padded to three digits: seed 7 is ``scene9007_00``, seed 1000 is
-``scene91000_00``. The rule is one to one for every seed, none of ScanNet's own scenes (0000 to 0806) has such a name,
-and every room is its own space, so that the ending, ScanNet's number of the rescan, is always 00.
+Scene names. Seed 7 is ``scene9007_00``, seed 1000 is ``scene91000_00``: different for each seed, and from the names of
+ScanNet's own scenes (0000 to 0806).
 
 Frames. The scan frame is that of mesh and poses: z up, metres, the room turned by a yaw and moved into the positive
-octant. The aligned frame, which ``axisAlignment`` leads to, has the room's own axes, its origin on the floor below the
-middle of the footprint's bounding rectangle. All boxes of the language sets live in the aligned frame.
+octant. The aligned frame (``axisAlignment``) has the room's own axes, its origin on the floor below the middle of the
+footprint's bounding rectangle. All boxes of the language sets are in the aligned frame.
 
-Cameras. ScanNet's pixel centres lie at whole numbers, ours at +0.5: its cx is ours - 0.5, and so is cy. Depth has half
-the colour's width and height: every second pixel of every second row, so that fx, fy, cx and cy in ScanNet's
-convention are exactly half those of colour. Depth is in millimetres.
+Cameras. ScanNet's pixel centres lie at whole numbers, ours at +0.5: its cx is ours - 0.5, and so is cy. Depth is every
+second pixel of every second row, in millimetres: its fx, fy, cx and cy are half those of colour.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ import numpy as np
 
 from vidllm.datasets.sens import whole_centres, write_sens
 from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, write_mesh
-from vidllm_rooms.world import Clip, Primitive, Room, RoomObject
+from vidllm_rooms.world import Clip, Primitive, Room, RoomObject, read_data
 from vidllm_rooms.world.layout import ROOMS
 
 SPLITS = ("train", "val", "test")
@@ -74,10 +72,6 @@ def scan_frames(room: Room) -> ScanFrames:
 
 
 SHELL_ORDER = ("floor", "wall", "ceiling")
-_SEGMENTER = {
-    "kThresh": "0.0100000000", "segMinVerts": "20", "minPoints": "750", "maxPoints": "30000",
-    "thinThresh": "0.05000", "flatThresh": "0.001", "minLength": "0.02", "maxLength": "1",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,8 @@ def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
     write_sens(f"{stem}.sens", recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
     Path(f"{stem}.txt").write_text(_meta(clip, scan), encoding="utf-8")
     write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
-    segments = {"params": _SEGMENTER, "sceneId": f"scannet.{scan.name}", "segIndices": scan.mesh.segments.tolist()}
+    segments = {"params": read_data("scannet")["segmenter"], "sceneId": f"scannet.{scan.name}",
+                "segIndices": scan.mesh.segments.tolist()}  # fmt: skip
     Path(f"{stem}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments), encoding="utf-8")
     groups = [
         {"id": item.object_id, "objectId": item.object_id, "segments": list(item.segments), "label": item.label}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.ndimage import binary_fill_holes
+from scipy.spatial.distance import cdist
 
 from vidllm_rooms.language.measures import Measures
 from vidllm_rooms.official.mesh import moved
@@ -27,17 +29,16 @@ def in_scan(scan: Scan, depth_m: np.ndarray, scan_from_camera: np.ndarray, intri
     }
     aligned = {number: moved(scan.frames.aligned_from_scan, group) for number, group in points.items()}
     thin = {number: group[:: math.ceil(len(group) / _MOST_POINTS)] for number, group in points.items()}
-    first = {
-        number: min((frame for frame, pose in enumerate(scan_from_camera)
-                     if _is_seen(group, depth_m[frame], pose, intrinsics)), default=len(depth_m))
-        for number, group in thin.items()
-    }  # fmt: skip
+    first_frames: dict[int, tuple[int, ...]] = {}
+    for number, group in thin.items():
+        seen = (_is_seen(group, *frame, intrinsics) for frame in zip(depth_m, scan_from_camera, strict=True))
+        first_frames[number] = (next((frame for frame, is_seen in enumerate(seen) if is_seen), len(depth_m)),)
     return Measures(
         area_m2=_area_inside_walls(scan),
         longest_m={number: _longest(group) for number, group in points.items()},
         centre={number: (group.min(0) + group.max(0))[:2] / 2 for number, group in aligned.items()},
-        first_frames={number: (frame,) for number, frame in first.items()},
-        apart=lambda a, b: _closest(thin[a], thin[b]),
+        first_frames=first_frames,
+        apart=lambda a, b: float(cdist(thin[a], thin[b]).min()),
     )
 
 
@@ -49,11 +50,6 @@ def _longest(points: np.ndarray) -> float:
     width, depth = np.ptp(x, axis=0), np.ptp(y, axis=0)
     best = int((width * depth).argmin())
     return float(max(width[best], depth[best], np.ptp(points[:, 2])))
-
-
-def _closest(first: np.ndarray, second: np.ndarray) -> float:
-    squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
-    return float(np.sqrt(max(squares.min(), 0.0)))
 
 
 def _is_seen(points: np.ndarray, depth_m: np.ndarray, scan_from_camera: np.ndarray, intrinsics: np.ndarray) -> bool:
@@ -80,13 +76,4 @@ def _area_inside_walls(scan: Scan) -> float:
         axes = np.stack([along, [-along[1], along[0]]], -1)
         half = np.abs((wall - middle) @ axes).max(0)
         free &= ~(np.abs((cells - middle) @ axes) <= np.maximum(half, WALL_M / 2)).all(-1)
-    outside = np.zeros_like(free)
-    outside[0, 0] = True
-    while True:
-        grown = outside.copy()
-        for axis in (0, 1):  # the border is free, so that nothing comes in where a roll wraps around
-            grown |= np.roll(outside, 1, axis) | np.roll(outside, -1, axis)
-        grown &= free
-        if (grown == outside).all():
-            return float((free & ~outside).sum() * _CELL_M**2)
-        outside = grown
+    return float((binary_fill_holes(~free) & free).sum() * _CELL_M**2)

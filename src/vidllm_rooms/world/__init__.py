@@ -20,14 +20,13 @@ def read_data(name: str) -> dict[str, Any]:
     return json.loads(resources.files("vidllm_rooms").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
 
 
-#: The twelve colour names of the world and their reference sRGB values (0..1).
-COLOURS: dict[str, tuple[float, float, float]] = {
-    name: (r, g, b) for name, (r, g, b) in read_data("catalogue")["colours"].items()
-}
-
+Triple = tuple[float, float, float]
+RGB = Triple
 Kind = Literal["box", "cylinder", "ellipsoid"]
 #: How a clip looks: "plain", or "life" with clutter, cameras that go near, turn and shake, and a phone's pictures.
 Look = Literal["plain", "life"]
+#: The twelve colour names of the world and their reference sRGB values (0..1).
+COLOURS: dict[str, RGB] = {name: (r, g, b) for name, (r, g, b) in read_data("catalogue")["colours"].items()}
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Primitive:
     """One convex solid: a box, an upright cylinder or an ellipsoid inscribed in (centre, size, yaw)."""
 
     kind: Kind
-    centre: tuple[float, float, float]
-    size: tuple[float, float, float]
+    centre: Triple
+    size: Triple
     yaw: float
-    rgb: tuple[float, float, float]
+    rgb: RGB
     texture: str = "plain"  # a name in textures.py
     owner: int = 0  # object id; 0 is the shell (floor, walls, ceiling)
 
@@ -51,8 +50,8 @@ class RoomObject:
     category: str
     colour: str  # a key of COLOURS: the dominant colour
     material: str
-    centre: tuple[float, float, float]
-    size: tuple[float, float, float]  # full extents along the object's own x, y, z
+    centre: Triple
+    size: Triple  # full extents along the object's own x, y, z
     yaw: float  # radians about z, room frame
     on: int | None  # id of the supporting object, None for the floor, wall or ceiling
     parts: tuple[Primitive, ...]
@@ -69,8 +68,8 @@ class RoomObject:
 class Light:
     """A point light in the room frame."""
 
-    position: tuple[float, float, float]
-    rgb: tuple[float, float, float]
+    position: Triple
+    rgb: RGB
 
 
 @dataclass(frozen=True)

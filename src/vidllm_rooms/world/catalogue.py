@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import isfunction
+from typing import Any
 
 import numpy as np
 
 from vidllm.datasets.shards import LabelSpace
-from vidllm_rooms.world import COLOURS, read_data
-from vidllm_rooms.world import furniture as _furniture  # noqa: F401  (registers its builders)
-from vidllm_rooms.world import objects as _objects  # noqa: F401
-from vidllm_rooms.world.parts import BUILDERS, RGB, Kit, Model
+from vidllm_rooms.world import COLOURS, RGB, furniture, objects, read_data
+from vidllm_rooms.world.parts import Kit, Model
 
 DATA = read_data("catalogue")
+#: The functions of ``furniture`` and ``objects``: a name is that of a category, and after two underscores of a variant.
+_BUILDERS = [(name, f) for module in (furniture, objects) for name, f in vars(module).items() if isfunction(f)]
 MATERIAL_TEXTURES: dict[str, str] = DATA["textures"]
 _WOODS: tuple[RGB, ...] = ((0.55, 0.38, 0.22), (0.36, 0.23, 0.13), (0.72, 0.56, 0.37))
 _QUIET: tuple[RGB, ...] = (*_WOODS, (0.30, 0.30, 0.32), (0.75, 0.74, 0.71), (0.12, 0.12, 0.13))
@@ -34,13 +36,12 @@ class Category:
     nyu40: str | None = None
 
 
-CATALOGUE: dict[str, Category] = {
-    name: Category(
-        tuple(entry["materials"]), tuple(BUILDERS[name]), tuple(entry.get("carries", ())), entry.get("nyu40")
-    )
-    for name, entry in DATA["things"].items()
-}
+def _category(name: str, entry: dict[str, Any]) -> Category:
+    builders = tuple(f for known, f in _BUILDERS if known.partition("__")[0] == name.replace(" ", "_"))
+    return Category(tuple(entry["materials"]), builders, tuple(entry.get("carries", ())), entry.get("nyu40"))
 
+
+CATALOGUE = {name: _category(name, entry) for name, entry in DATA["things"].items()}
 #: The names that shards of rooms give to patches.
 LABELS = LabelSpace(tuple(sorted(CATALOGUE)), tuple(COLOURS), tuple(sorted(MATERIAL_TEXTURES)))
 
@@ -71,7 +72,7 @@ def build_model(
 ) -> Piece:
     """Draws a piece of ``category`` (a key of CATALOGUE), in ``colour`` or a uniformly drawn one.
 
-    ``variant`` picks one of the category's builders. Raises KeyError for an unknown category.
+    ``variant`` is the number of one of the category's builders. KeyError for an unknown category.
     """
     entry = CATALOGUE[category]
     colour = colour or draw_colour(rng)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vidllm_rooms.world import Light, Look, Room
+from vidllm_rooms.world import RGB, Light, Look, Room
 from vidllm_rooms.world.catalogue import CATALOGUE, DATA, build_model, draw_colour
 from vidllm_rooms.world.clutter import scatter
 from vidllm_rooms.world.outline import Footprint, Outline, build_shell, draw_outline
@@ -45,17 +45,8 @@ def _attempt(seed: int, rng: np.random.Generator, look: Look) -> Room:
     lights = _lights(placer)
     if look == "life":
         shell = (*shell, *scatter(placer, np.random.default_rng([seed, CLUTTER])))
-    return Room(
-        seed=seed,
-        shape=shape,
-        room_type=room_type,
-        polygon=polygon,
-        height=height,
-        shell=shell,
-        objects=tuple(p.item for p in placer.placed),
-        lights=lights,
-        look=look,
-    )
+    objects = tuple(p.item for p in placer.placed)
+    return Room(seed, shape, room_type, polygon, height, shell, objects, lights, look)
 
 
 def _openings(placer: Placer) -> None:
@@ -74,9 +65,7 @@ def _openings(placer: Placer) -> None:
 def _before(placed: Placed, depth: float) -> Footprint:
     """The strip of floor in front of a piece, ``depth`` metres deep."""
     box = placed.footprint
-    (_, _), (bx, by) = box.axes()
-    off = box.half_y + depth / 2
-    return Footprint(box.x - bx * off, box.y - by * off, box.half_x, depth / 2, box.yaw, 0.02, 2.0)
+    return Footprint(*box.point(0.0, -box.half_y - depth / 2), box.half_x, depth / 2, box.yaw, 0.02, 2.0)
 
 
 def _curtain(placer: Placer, window: Placed) -> None:
@@ -190,27 +179,24 @@ def _carrier(placer: Placer, name: str, load: str) -> Placed | None:
     return base
 
 
-def _load(placer: Placer, base: Placed, name: str | None) -> Placed | None:
+def _load(placer: Placer, base: Placed, name: str | None) -> None:
     """Puts a thing of this (or a fitting) category on a piece."""
-    rng = placer.rng
-    supports = list(base.piece.model.supports)
-    if not supports:
-        return None
+    rng, supports = placer.rng, base.piece.model.supports
     name = name or str(rng.choice(CATALOGUE[base.item.category].carries))
     support = supports[int(rng.integers(len(supports)))]
     if base.item.category == "bed":
         support = supports[0 if name == "pillow" else 1]
     standing = support.kind == "shelf" or rng.random() < 0.2
-    variant = (1 if standing else 0) if name == "book" else None
-    screen = name in ("tv", "monitor", "laptop")
-    turn = 0.0 if support.kind in ("shelf", "seat", "bed") or screen else float(rng.normal(0, 0.35))
-    return placer.onto(build_model(name, rng, variant=variant), base, support, turn)
+    variant = int(standing) if name == "book" else None
+    aligned = support.kind in ("shelf", "seat", "bed") or name in ("tv", "monitor", "laptop")
+    turn = 0.0 if aligned else float(rng.normal(0, 0.35))
+    placer.onto(build_model(name, rng, variant=variant), base, support, turn)
 
 
-def _hang(placer: Placer, name: str) -> Placed | None:
+def _hang(placer: Placer, name: str) -> None:
     piece = build_model(name, placer.rng)
     z = float(placer.rng.uniform(1.45, 1.75)) - piece.model.size[2] / 2
-    return placer.at_wall(piece, z=z, off=0.001)
+    placer.at_wall(piece, z=z, off=0.001)
 
 
 def _fill(placer: Placer, room_type: str, target: int) -> None:
@@ -261,16 +247,14 @@ def _lights(placer: Placer) -> tuple[Light, ...]:
     power = float(rng.uniform(0.7, 1.1))
     lights = [Light((x, y, z), _tone(rng, power))]
     for window in [p for p in placer.placed if p.item.category == "window"][:2]:
-        wx, wy = window.item.centre[:2]
-        bx, by = window.footprint.axes()[1]
-        power = float(rng.uniform(0.35, 0.7))
-        lights.append(Light((wx - 0.5 * bx, wy - 0.5 * by, window.item.centre[2]), (0.92 * power, power, 1.1 * power)))
+        position, power = (*window.footprint.point(0.0, -0.5), window.item.centre[2]), float(rng.uniform(0.35, 0.7))
+        lights.append(Light(position, (0.92 * power, power, 1.1 * power)))
     if len(lights) == 1 and rng.random() < 0.6:
         x, y = _middle(placer)
         lights.append(Light((x, y, placer.height - 0.15), _tone(rng, float(rng.uniform(0.3, 0.6)))))
     return tuple(lights)
 
 
-def _tone(rng: np.random.Generator, power: float) -> tuple[float, float, float]:
+def _tone(rng: np.random.Generator, power: float) -> RGB:
     warm = float(rng.uniform(-0.06, 0.12))
     return power * (1 + warm), power, power * (1 - 1.2 * warm)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vidllm_rooms.world import COLOURS, Primitive
+from vidllm_rooms.world import COLOURS, RGB, Primitive
 from vidllm_rooms.world.catalogue import DATA, tinted
-from vidllm_rooms.world.parts import RGB
 
 Point = tuple[float, float]
+WALL_M = 0.12  # thickness
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,17 @@ class Footprint:
 
     def point(self, x: float, y: float) -> Point:
         """The point (x, y) of the box's own frame in the room."""
-        c, s = math.cos(self.yaw), math.sin(self.yaw)
-        return self.x + c * x - s * y, self.y + s * x + c * y
+        (ax, ay), (bx, by) = self.axes()
+        return self.x + x * ax + y * bx, self.y + x * ay + y * by
 
     def corners(self) -> list[Point]:
         """The four corners, counter-clockwise."""
-        (ax, ay), (bx, by) = self.axes()
         signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-        hx, hy = self.half_x, self.half_y
-        return [(self.x + i * hx * ax + j * hy * bx, self.y + i * hx * ay + j * hy * by) for i, j in signs]
+        return [self.point(i * self.half_x, j * self.half_y) for i, j in signs]
 
     def grown(self, margin: float) -> Footprint:
         """The same box, wider by ``margin`` on every side (heights unchanged)."""
-        return Footprint(self.x, self.y, self.half_x + margin, self.half_y + margin, self.yaw, self.z0, self.z1)
+        return replace(self, half_x=self.half_x + margin, half_y=self.half_y + margin)
 
 
 def overlap(a: Footprint, b: Footprint, tolerance: float = 1e-6) -> bool:
@@ -56,11 +54,10 @@ def overlap(a: Footprint, b: Footprint, tolerance: float = 1e-6) -> bool:
     reach = math.hypot(a.half_x, a.half_y) + math.hypot(b.half_x, b.half_y)
     if dx * dx + dy * dy > reach * reach:
         return False
-    for nx, ny in (*a.axes(), *b.axes()):
-        radius = _radius(a, nx, ny) + _radius(b, nx, ny)
-        if abs(dx * nx + dy * ny) >= radius - tolerance:
-            return False
-    return True
+    return all(
+        abs(dx * nx + dy * ny) < _radius(a, nx, ny) + _radius(b, nx, ny) - tolerance
+        for nx, ny in (*a.axes(), *b.axes())
+    )
 
 
 def _radius(box: Footprint, nx: float, ny: float) -> float:
@@ -70,35 +67,34 @@ def _radius(box: Footprint, nx: float, ny: float) -> float:
 
 def contains(box: Footprint, point: Point, margin: float) -> bool:
     """Whether a point lies in the box in plan, further than ``margin`` from its edges."""
-    (ax, ay), (bx, by) = box.axes()
-    dx, dy = point[0] - box.x, point[1] - box.y
+    ((ax, ay), (bx, by)), dx, dy = box.axes(), point[0] - box.x, point[1] - box.y
     return abs(dx * ax + dy * ay) < box.half_x - margin and abs(dx * bx + dy * by) < box.half_y - margin
 
 
 @dataclass(frozen=True)
 class Wall:
-    """One side of the outline: from ``start`` in unit ``direction``; ``inward`` is its normal into the room."""
+    """One side of the outline: from ``start`` in unit ``direction``, the room on its left."""
 
     start: Point
     direction: Point
     length: float
 
-    @property
-    def inward(self) -> Point:
-        """Unit normal into the room."""
-        return -self.direction[1], self.direction[0]
+    @staticmethod
+    def between(start: Point, end: Point) -> Wall:
+        """The wall from one corner to the next."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        length = math.hypot(dx, dy)
+        return Wall(start, (dx / length, dy / length), length)
 
     @property
     def facing(self) -> float:
         """Yaw of an object that stands with its back to this wall."""
-        nx, ny = self.inward
-        return math.atan2(nx, -ny)
+        return math.atan2(-self.direction[1], -self.direction[0])
 
     def point(self, along: float, off: float) -> Point:
         """The point ``along`` metres from the start and ``off`` metres into the room."""
-        nx, ny = self.inward
-        x, y = self.start
-        return x + along * self.direction[0] + off * nx, y + along * self.direction[1] + off * ny
+        (x, y), (dx, dy) = self.start, self.direction
+        return x + along * dx - off * dy, y + along * dy + off * dx
 
 
 class Outline:
@@ -107,7 +103,7 @@ class Outline:
     def __init__(self, polygon: tuple[Point, ...]) -> None:
         self.polygon = polygon
         self.array = np.array(polygon)
-        self.walls = tuple(_wall(p, q) for p, q in zip(polygon, polygon[1:] + polygon[:1], strict=True))
+        self.walls = tuple(Wall.between(p, q) for p, q in zip(polygon, polygon[1:] + polygon[:1], strict=True))
 
     def convex_at(self, index: int) -> bool:
         """Whether the room turns left at this vertex (an ordinary corner, not an inner one)."""
@@ -137,58 +133,39 @@ class Outline:
         return not any(contains(box, vertex, 1e-6) for vertex in self.polygon)
 
 
-def _wall(start: Point, end: Point) -> Wall:
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    length = math.hypot(dx, dy)
-    return Wall(start, (dx / length, dy / length), length)
-
-
-WALL_M = 0.12
-
-
 def draw_outline(rng: np.random.Generator) -> tuple[str, tuple[Point, ...]]:
     """(shape name, counter-clockwise polygon) with sides of about 3 to 7 m."""
     shape = str(rng.choice(list(DATA["outlines"]), p=list(DATA["outlines"].values())))
     w, d = float(rng.uniform(3.2, 6.2)), float(rng.uniform(3.2, 5.8))
     if shape in ("L", "T"):
         w, d = float(rng.uniform(4.6, 6.8)), float(rng.uniform(4.4, 6.2))
-    polygon = _POLYGONS[shape](rng, w, d)
+    polygon = _polygon(shape, rng, w, d)
     if rng.random() < 0.5:
         polygon = tuple((-y, x) for x, y in polygon)
     low = np.array(polygon).min(0)
     return shape, tuple((x - float(low[0]), y - float(low[1])) for x, y in polygon)
 
 
-def _rectangle(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
-    return ((0.0, 0.0), (w, 0.0), (w, d), (0.0, d))
-
-
-def _l_shape(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
-    x, y = w * float(rng.uniform(0.5, 0.65)), d * float(rng.uniform(0.5, 0.65))
-    if rng.random() < 0.5:
-        return ((0.0, 0.0), (w, 0.0), (w, y), (x, y), (x, d), (0.0, d))
-    return ((0.0, 0.0), (w, 0.0), (w, d), (w - x, d), (w - x, y), (0.0, y))
-
-
-def _t_shape(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
-    stem, y = w * float(rng.uniform(0.42, 0.55)), d * float(rng.uniform(0.42, 0.52))
-    x = (w - stem) * float(rng.uniform(0.35, 0.65))
-    return ((x, 0.0), (x + stem, 0.0), (x + stem, y), (w, y), (w, d), (0.0, d), (0.0, y), (x, y))
-
-
-def _chamfered(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
-    c = float(rng.uniform(0.9, 1.5))
-    return ((0.0, 0.0), (w, 0.0), (w, d - c), (w - c, d), (0.0, d))
-
-
-def _bay(rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
-    half, out = w * float(rng.uniform(0.26, 0.36)), float(rng.uniform(0.5, 0.8))
-    m = w / 2
-    niche = ((m + half, d), (m + half - out, d + out), (m - half + out, d + out), (m - half, d))
-    return ((0.0, 0.0), (w, 0.0), (w, d), *niche, (0.0, d))
-
-
-_POLYGONS = {"rectangle": _rectangle, "L": _l_shape, "T": _t_shape, "chamfered": _chamfered, "bay": _bay}
+def _polygon(shape: str, rng: np.random.Generator, w: float, d: float) -> tuple[Point, ...]:
+    front, left = ((0.0, 0.0), (w, 0.0)), (0.0, d)
+    if shape == "L":
+        x, y = w * float(rng.uniform(0.5, 0.65)), d * float(rng.uniform(0.5, 0.65))
+        if rng.random() < 0.5:
+            return (*front, (w, y), (x, y), (x, d), left)
+        return (*front, (w, d), (w - x, d), (w - x, y), (0.0, y))
+    if shape == "T":
+        stem, y = w * float(rng.uniform(0.42, 0.55)), d * float(rng.uniform(0.42, 0.52))
+        x = (w - stem) * float(rng.uniform(0.35, 0.65))
+        return ((x, 0.0), (x + stem, 0.0), (x + stem, y), (w, y), (w, d), left, (0.0, y), (x, y))
+    if shape == "chamfered":
+        c = float(rng.uniform(0.9, 1.5))
+        return (*front, (w, d - c), (w - c, d), left)
+    if shape == "bay":
+        half, out = w * float(rng.uniform(0.26, 0.36)), float(rng.uniform(0.5, 0.8))
+        m = w / 2
+        niche = ((m + half, d), (m + half - out, d + out), (m - half + out, d + out), (m - half, d))
+        return (*front, (w, d), *niche, left)
+    return (*front, (w, d), left)
 
 
 def build_shell(rng: np.random.Generator, outline: Outline, height: float) -> tuple[Primitive, ...]:

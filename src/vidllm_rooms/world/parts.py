@@ -1,19 +1,18 @@
-"""The kit of which furniture is built: boxes, cylinders and ellipsoids in an object's own frame.
+"""Objects built of boxes, cylinders and ellipsoids in their own frame: x right, y back (the front faces -y), z up.
 
-Own frame: x right, y back (the front faces -y), z up, metres. Builders place parts anywhere; the kit then moves the
-result so that the origin is at the bottom centre and the size is tight.
+Builders place parts anywhere; :meth:`Kit.finish` moves the origin to the bottom centre.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidllm_rooms.world import Kind, Primitive
+from vidllm_rooms.world import RGB, Kind, Primitive, Triple
 
-RGB = tuple[float, float, float]
+#: From where to where, or a length about 0.
+Span = float | tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,12 @@ class Model:
     """A built object in its own frame: parts, overall size and surfaces that carry objects."""
 
     parts: tuple[Primitive, ...]
-    size: tuple[float, float, float]
+    size: Triple
     supports: tuple[Support, ...]
 
 
-def _minus(point: tuple[float, float, float], shift: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = (np.array(point) - shift).tolist()
-    return x, y, z
+def _span(side: Span) -> tuple[float, float]:
+    return side if isinstance(side, tuple) else (-side / 2, side / 2)
 
 
 @dataclass
@@ -63,27 +61,18 @@ class Kit:
         return bool(self.rng.random() < probability)
 
     def solid(
-        self,
-        kind: Kind,
-        centre: tuple[float, float, float],
-        size: tuple[float, float, float],
-        rgb: RGB | None = None,
-        texture: str | None = None,
+        self, kind: Kind, centre: Triple, size: Triple, rgb: RGB | None = None, texture: str | None = None
     ) -> None:
         """Adds one primitive; colour and texture default to the object's own."""
         self.parts.append(Primitive(kind, centre, size, 0.0, rgb or self.main, texture or self.texture))
 
     def block(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        z: tuple[float, float],
-        rgb: RGB | None = None,
-        texture: str | None = None,
+        self, x: Span, y: Span, z: tuple[float, float], rgb: RGB | None = None, texture: str | None = None
     ) -> None:
-        """Adds a box by its intervals."""
-        centre = ((x[0] + x[1]) / 2, (y[0] + y[1]) / 2, (z[0] + z[1]) / 2)
-        self.solid("box", centre, (x[1] - x[0], y[1] - y[0], z[1] - z[0]), rgb, texture)
+        """Adds a box."""
+        (x0, x1), (y0, y1), (z0, z1) = _span(x), _span(y), z
+        centre = (x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2
+        self.solid("box", centre, (x1 - x0, y1 - y0, z1 - z0), rgb, texture)
 
     def post(self, x: float, y: float, z: tuple[float, float], diameter: float, rgb: RGB | None = None) -> None:
         """Adds an upright round bar."""
@@ -100,36 +89,20 @@ class Kit:
                 else:
                     self.block((x - thick / 2, x + thick / 2), (y - thick / 2, y + thick / 2), (0.0, top), rgb)
 
-    def support(
-        self, z: float, x: tuple[float, float], y: tuple[float, float], clearance: float = 1.0, kind: str = "top"
-    ) -> None:
+    def support(self, z: float, x: Span, y: Span, clearance: float = 1.0, kind: str = "top") -> None:
         """Declares a surface that carries things."""
-        self.supports.append(Support(z, x[0], x[1], y[0], y[1], clearance, kind))
+        self.supports.append(Support(z, *_span(x), *_span(y), clearance, kind))
 
     def finish(self) -> Model:
         """The model with its origin at the bottom centre and its tight size."""
         centres = np.array([part.centre for part in self.parts])
         halves = np.array([part.size for part in self.parts]) / 2
         low, high = (centres - halves).min(0), (centres + halves).max(0)
-        shift = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-        parts = tuple(replace(part, centre=_minus(part.centre, shift)) for part in self.parts)
-        dx, dy, dz = shift.tolist()
+        dx, dy, dz = float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2, float(low[2])
+        moved = ((x - dx, y - dy, z - dz) for x, y, z in (part.centre for part in self.parts))
+        parts = tuple(replace(part, centre=centre) for part, centre in zip(self.parts, moved, strict=True))
         supports = tuple(
             replace(s, z=s.z - dz, x0=s.x0 - dx, x1=s.x1 - dx, y0=s.y0 - dy, y1=s.y1 - dy) for s in self.supports
         )
         width, depth, height = (high - low).tolist()
         return Model(parts, (width, depth, height), supports)
-
-
-#: Category -> its builders, one for each variant.
-BUILDERS: dict[str, list[Callable[[Kit], None]]] = {}
-
-
-def builds(category: str) -> Callable[[Callable[[Kit], None]], Callable[[Kit], None]]:
-    """Registers a builder of this category."""
-
-    def register(builder: Callable[[Kit], None]) -> Callable[[Kit], None]:
-        BUILDERS.setdefault(category, []).append(builder)
-        return builder
-
-    return register

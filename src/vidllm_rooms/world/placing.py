@@ -47,19 +47,14 @@ class Placer:
     def put(self, piece: Piece, box: Footprint, on: int | None = None) -> Placed:
         """Record a piece at this box, which must be free."""
         number = len(self.placed) + 1
+        yaw, size = _wrapped(0.0 + box.yaw), piece.model.size  # 0.0: no negative zero
         parts = tuple(
-            replace(
-                part,
-                centre=(*box.point(*part.centre[:2]), box.z0 + part.centre[2]),
-                yaw=_wrapped(part.yaw + box.yaw),
-                owner=number,
-            )
+            replace(part, centre=(*box.point(x, y), box.z0 + z), yaw=yaw, owner=number)
             for part in piece.model.parts
+            for x, y, z in [part.centre]
         )
-        centre = (box.x, box.y, box.z0 + piece.model.size[2] / 2)
-        item = RoomObject(
-            number, piece.category, piece.colour, piece.material, centre, piece.model.size, box.yaw, on, parts
-        )
+        centre = (box.x, box.y, box.z0 + size[2] / 2)
+        item = RoomObject(number, piece.category, piece.colour, piece.material, centre, size, box.yaw, on, parts)
         self.placed.append(Placed(item, piece, box))
         return self.placed[-1]
 
