@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -33,6 +33,7 @@ def needing(extra: str, module: str, name: str) -> Callable[..., Any]:
 class WithLimits(WithModel):
     """A verb that serves scenes."""
 
+    REFINES: ClassVar[bool] = True
     EFFECTS = (Effect(("json",), "a server prints no results", lambda _: False),)
 
     frames: Count = field(default=64, kw_only=True)  # maximum number of frames per video
