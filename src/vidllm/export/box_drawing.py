@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from vidllm.export.geometry import NEAR_M
+from vidllm.export.geometry import NEAR_M, SceneData
 from vidllm.geometry.boxes import box_corners
 
 Boxes = Sequence[Any] | np.ndarray  # mappings, or rows of 7 numbers
@@ -71,8 +71,6 @@ def draw_boxes(
     boxes: Boxes,
     intrinsics: Float[np.ndarray, "3 3"],
     camera_from_scene: Float[np.ndarray, "4 4"],
-    *,
-    line_width: int | None = None,
 ) -> Image.Image:
     """A copy of the frame with the edges of `boxes` and their numbers.
 
@@ -81,11 +79,10 @@ def draw_boxes(
         boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw` and optionally `label`; scene frame, metres.
         intrinsics: K in pixels of `image`.
         camera_from_scene: extrinsics with respect to the scene frame.
-        line_width: pixels; by default a 250th of the longer side.
     """
     drawn = image.convert("RGB").copy()
     pen = ImageDraw.Draw(drawn)
-    width = line_width or max(2, round(max(image.size) / 250))
+    width = max(2, round(max(image.size) / 250))
     font = ImageFont.load_default(size=max(12, round(max(image.size) / 36)))
     tags = []
     for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
@@ -99,6 +96,12 @@ def draw_boxes(
             tags.append((highest, label, box_colour(number)))
     draw_tags(pen, tags, font, image.size)
     return drawn
+
+
+def frame_with_boxes(data: SceneData, index: int, picture: Image.Image, boxes: Boxes) -> Image.Image:
+    """:func:`draw_boxes` in frame `index`, which was resized to `picture`: lines and labels keep their size."""
+    scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
+    return draw_boxes(picture, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
 
 
 def draw_tags(

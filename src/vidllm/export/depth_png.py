@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vidllm.export.geometry import SceneData, release
+from vidllm.export.geometry import SceneData, known, release
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 MILLIMETRES = 1000.0
@@ -50,8 +50,7 @@ def read_depth_png(path: str | Path) -> Float[np.ndarray, "H W"]:
 
 
 def _millimetres(depth_m: np.ndarray) -> Image.Image:
-    valid = np.isfinite(depth_m) & (depth_m > 0)
-    millimetres = np.where(valid, depth_m, 0).astype(np.float64) * MILLIMETRES
+    millimetres = np.where(known(depth_m), depth_m, 0).astype(np.float64) * MILLIMETRES
     return Image.fromarray(np.clip(millimetres.round(), 0, 65535).astype(np.uint16))
 
 
@@ -64,7 +63,7 @@ def colour_map(values: Float[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*batch
 
 def depth_range(depth_m: Float[np.ndarray, "*batch"]) -> tuple[float, float]:
     """Metres of the 2nd and 98th per cent of the valid depths, for colouring; (0, 1) when there are none."""
-    valid = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+    valid = depth_m[known(depth_m)]
     if valid.size == 0:
         return 0.0, 1.0
     near, far = (float(x) for x in np.percentile(valid, [2, 98]))
@@ -73,6 +72,6 @@ def depth_range(depth_m: Float[np.ndarray, "*batch"]) -> tuple[float, float]:
 
 def colour_depth(depth_m: Float[np.ndarray, "H W"], near_m: float, far_m: float) -> UInt8[np.ndarray, "H W 3"]:
     """Colour a depth map: near is red, far is blue, no depth is grey."""
-    valid = np.isfinite(depth_m) & (depth_m > 0)
+    valid = known(depth_m)
     nearness = 1 - (np.where(valid, depth_m, far_m) - near_m) / (far_m - near_m)
     return np.where(valid[..., None], colour_map(nearness), np.uint8(70))

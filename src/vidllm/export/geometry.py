@@ -23,6 +23,11 @@ LONG_FRAMES = 64  # frames above which a scene's points are thinned by voxels
 VOXEL_M = 0.01
 
 
+def known(depth_m: Float[np.ndarray, "*batch"]) -> Bool[np.ndarray, "*batch"]:
+    """Where there is depth."""
+    return np.isfinite(depth_m) & (depth_m > 0)
+
+
 @dataclass(frozen=True)
 class PointSamples:
     """Back-projected pixels: `N` points, where they are, and which pixel of which frame each one is.
@@ -124,12 +129,12 @@ class SceneData:
     @property
     def valid(self) -> Bool[np.ndarray, "F H W"]:
         """Where there is depth."""
-        return np.isfinite(self.depth_m) & (self.depth_m > 0)
+        return known(self.depth_m)
 
     def depth_of(self, frame: int) -> Float[np.ndarray, "H W"]:
         """Depth of one frame in metres, 0 where there is none."""
         depth = np.asarray(self.depth_m[frame])
-        return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+        return np.where(known(depth), depth, 0)
 
     def file_stems(self) -> list[str]:
         """A name without folder or suffix for each frame's files.
@@ -179,7 +184,7 @@ class SceneData:
             depth = np.asarray(self.depth_m[part])
             keep = np.zeros(depth.shape, bool)
             keep[:, start::stride, start::stride] = True
-            keep &= np.isfinite(depth) & (depth > 0)
+            keep &= known(depth)
             if min_confidence is not None and self.confidence is not None:
                 keep &= self.confidence[part] >= min_confidence
             frame, row, column = np.nonzero(keep)
@@ -212,8 +217,8 @@ class SceneData:
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"pixel {u:g},{v:g} lies outside what is used of the {self.original_size[1]} x "
                              f"{self.original_size[0]} pictures; give another one")  # fmt: skip
-        depth = float(self.depth_m[frame, int(y), int(x)])
-        if not (np.isfinite(depth) and depth > 0):
+        depth = float(self.depth_of(frame)[int(y), int(x)])
+        if not depth:
             raise ValueError(f"pixel {u:g},{v:g} of frame {frame} has no depth; give another one")
         ray = np.linalg.inv(self.intrinsics[frame].astype(np.float64)) @ np.array([x, y, 1.0])
         pose = self.scene_from_camera[frame]
@@ -255,12 +260,9 @@ class SceneData:
 
     def stride_for(self, max_points: int) -> int:
         """The smallest stride that keeps the cloud at or below `max_points`, counting every pixel as valid."""
-        stride = 1
-        while len(self) * -(-self.size[0] // stride) * -(-self.size[1] // stride) > max_points:
-            stride += 1
-            if stride > max(self.size):
-                break
-        return stride
+        strides = range(1, max(self.size) + 1)
+        few = (n for n in strides if len(self) * -(-self.size[0] // n) * -(-self.size[1] // n) <= max_points)
+        return next(few, strides.stop)
 
 
 def thinned(

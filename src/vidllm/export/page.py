@@ -19,9 +19,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of, draw_boxes
+from vidllm.export.box_drawing import (
+    Boxes,
+    box_colour,
+    box_labels,
+    box_scores,
+    boxes_array,
+    corners_of,
+    frame_with_boxes,
+)
 from vidllm.export.depth_png import DEPTH_FRAMES, colour_map
-from vidllm.export.geometry import SceneData
+from vidllm.export.geometry import SceneData, known
 from vidllm.export.pictures import HEADROOM_M
 from vidllm.export.points import camera_pyramids
 from vidllm.io.atomic import atomic_path
@@ -92,7 +100,7 @@ def page_content(
     low, high = np.minimum(inner[0], path.min(0)), np.maximum(inner[1], path.max(0))
     radius = max(float(np.linalg.norm((high - low)[:2])) / 2, 0.1)
     depths = data.depth_m[data.evenly(DEPTH_FRAMES)]
-    depths = depths[np.isfinite(depths) & (depths > 0)]
+    depths = depths[known(depths)]
     spacing = stride * float(np.median(depths)) / float(data.intrinsics[0, 0, 0]) if len(depths) else 0.01
     top = max(float(samples.xyz[:, 2].max(initial=-np.inf)), float(high[2])) + 0.05
     return {
@@ -128,9 +136,7 @@ def camera_pictures(data: SceneData, boxes: Boxes = ()) -> list[str]:
     for n in data.evenly(MAX_CAMERAS):
         picture, file = Image.fromarray(data.rgb[n]), io.BytesIO()
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
-        drawn = draw_boxes(picture, boxes, scale @ data.intrinsics[n], data.camera_from_scene[n])
-        drawn.save(file, "JPEG", quality=80)
+        frame_with_boxes(data, n, picture, boxes).save(file, "JPEG", quality=80)
         urls.append(f"data:image/jpeg;base64,{_base64(file.getvalue())}")
     return urls
 

@@ -16,7 +16,7 @@ from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
-_PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
 
 
 def write_ply(
@@ -31,14 +31,9 @@ def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.
     vertices = np.empty(len(xyz), _VERTEX)
     vertices["xyz"], vertices["rgb"] = xyz, rgb
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write("\n".join(_header(len(xyz))).encode("ascii") + b"\n")
-        file.write(vertices.tobytes())
-
-
-def _header(count: int) -> list[str]:
-    comments = ["comment metres, z up, origin at the first camera"]
-    start = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}"]
-    return [*start, *_PROPERTIES, "end_header"]
+        header = ["ply", "format binary_little_endian 1.0", "comment metres, z up, origin at the first camera",
+                  f"element vertex {len(xyz)}", *PROPERTIES, "end_header"]  # fmt: skip
+        file.write("\n".join(header).encode("ascii") + b"\n" + vertices.tobytes())
 
 
 # ---- GLB for web viewers -------------------------------------------------------------------------------------------

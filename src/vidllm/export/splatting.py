@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from vidllm.export.cameras import quaternions
@@ -130,7 +129,8 @@ def transforms(data: SceneData) -> dict[str, Any]:
     (height, width), intrinsics = _view(data)
     frames = []
     times = [{"timestamp_s": t} if data.has_clock else {} for t in data.timestamps_s.tolist()]
-    rows = zip(data.file_stems(), intrinsics.tolist(), opengl_poses(data), times, strict=True)
+    poses = data.scene_from_camera @ OPENGL_FROM_OPENCV
+    rows = zip(data.file_stems(), intrinsics.tolist(), poses, times, strict=True)
     for stem, k, pose, time in rows:
         frames.append({
             "file_path": f"images/{stem}.png",
@@ -140,8 +140,3 @@ def transforms(data: SceneData) -> dict[str, Any]:
             **time,
         })  # fmt: skip
     return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
-
-
-def opengl_poses(data: SceneData) -> Float[np.ndarray, "F 4 4"]:
-    """Scene-from-camera poses of cameras with OpenGL axes."""
-    return data.scene_from_camera @ OPENGL_FROM_OPENCV

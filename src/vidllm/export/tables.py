@@ -10,6 +10,7 @@ import numpy as np
 
 from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_names, box_scores, boxes_array, corners_of
 from vidllm.export.geometry import SceneData
+from vidllm.export.points import PROPERTIES
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 COLUMNS = ("label", "x", "y", "z", "size_x", "size_y", "size_z", "yaw", "score")
@@ -37,10 +38,8 @@ def write_boxes(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
 
 def _ply(boxes: Boxes) -> list[str]:
     corners = corners_of(boxes)
-    properties = [f"property {kind}" for kind in ("float x", "float y", "float z", "uchar red", "uchar green",
-                                                  "uchar blue")]  # fmt: skip
     lines = ["ply", "format ascii 1.0", "comment metres, z up, origin at the first camera",
-             f"element vertex {8 * len(corners)}", *properties, f"element edge {len(EDGES) * len(corners)}",
+             f"element vertex {8 * len(corners)}", *PROPERTIES, f"element edge {len(EDGES) * len(corners)}",
              "property int vertex1", "property int vertex2", "end_header"]  # fmt: skip
     for number, box in enumerate(corners.tolist()):
         colour = " ".join(map(str, box_colour(number)))
