@@ -1,7 +1,8 @@
-"""Writers of a reconstructed scene: one file a format, each imported when first used.
+"""Writers of a reconstructed scene, each imported when first used.
 
-`EXPORTERS[name](path, data)` writes `data` (a `SceneData`) at `path`, whole or not at all; `export_scene(folder,
-data, formats)` writes several formats under their usual names.
+`EXPORTERS[name](path, data)` writes `data` (a `SceneData`) at `path` atomically; `export_scene(folder, data, formats)`
+writes several formats under their usual names. Every writer raises `OutputError` if the file cannot be written. Boxes
+are `(Q, 7)` arrays or mappings with `center`, `size`, `yaw` and optionally `label` and `score` (scene frame, metres).
 """
 
 from __future__ import annotations
@@ -61,16 +62,11 @@ def export_scene(
     """Write `data` in each of `formats` under `folder`, named by `FILE_NAMES`; returns the paths written.
 
     Args:
-        folder: made when missing.
+        folder: created if missing.
         data: the scene.
-        formats: keys of `EXPORTERS`.
-        boxes: found boxes as `{"center": [x, y, z], "size": [...], "yaw": ..., "label": optional}`, scene frame;
-            shown by the formats of `BOXED`.
-        texts: what the page ("html") says beside the scene.
-
-    Raises:
-        ValueError: an unknown format.
-        OutputError: a file cannot be written.
+        formats: keys of `EXPORTERS`; ValueError for another one.
+        boxes: shown by the formats of `BOXED`.
+        texts: texts of the page ("html").
     """
     formats = list(dict.fromkeys(formats))
     unknown = sorted(set(formats) - set(EXPORTERS))

@@ -74,11 +74,7 @@ def draw_boxes(
 ) -> Image.Image:
     """A copy of the frame with the edges of `boxes` and their numbers.
 
-    Args:
-        image: RGB frame.
-        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw` and optionally `label`; scene frame, metres.
-        intrinsics: K in pixels of `image`.
-        camera_from_scene: extrinsics with respect to the scene frame.
+    `intrinsics` are in pixels of `image`.
     """
     drawn = image.convert("RGB").copy()
     pen = ImageDraw.Draw(drawn)

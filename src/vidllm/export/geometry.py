@@ -1,4 +1,4 @@
-"""What every exporter is given: one reconstructed scene as plain arrays, independent of the model that made it.
+"""The input of every exporter: a reconstructed scene as plain arrays, independent of the model.
 
 Lengths are metres; pixels have their centres at +0.5; cameras are OpenCV (x right, y down, z forward); the world
 is the first camera, the scene frame is gravity aligned with z up.
@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vidllm.io.files import InputError
 
 NEAR_M = 0.05
-SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame shows
-CHUNK_PIXELS = 2**18  # that are placed in space at a time
-LONG_FRAMES = 64  # frames above which a scene's points are thinned by voxels
+SLACK_M, SLACK = 0.05, 0.05  # tolerance between a point and the surface in a frame: metres, and share of the depth
+CHUNK_PIXELS = 2**18  # pixels unprojected at a time
+LONG_FRAMES = 64  # scenes with more frames are thinned by voxels
 VOXEL_M = 0.01
 
 
@@ -30,7 +30,7 @@ def known(depth_m: Float[np.ndarray, "*batch"]) -> Bool[np.ndarray, "*batch"]:
 
 @dataclass(frozen=True)
 class PointSamples:
-    """Back-projected pixels: `N` points, where they are, and which pixel of which frame each one is.
+    """`N` back-projected pixels.
 
     Attributes:
         xyz: `(N, 3)` metres, scene frame.
@@ -62,7 +62,7 @@ class SceneData:
         depth_std_m: `(F, H, W)` standard deviation of depth in metres, or None.
         names: `F` frame names, or empty for `frame_000000`, ...
         has_clock: whether the timestamps are times.
-        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None where they are not at hand.
+        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None if they are not available.
 
     Raises:
         ValueError: arrays whose shapes do not agree, or colours that are not uint8.
@@ -147,9 +147,9 @@ class SceneData:
         return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
 
     def pictures(self) -> Iterator[UInt8[np.ndarray, "H0 W0 3"]]:
-        """The original pictures where they are at hand, else the processed frames.
+        """The original pictures if they are available, else the processed frames.
 
-        InputError where the video has changed since it was reconstructed.
+        InputError if the video has changed since the reconstruction.
         """
         if self.originals is None:
             yield from self.rgb
@@ -173,7 +173,7 @@ class SceneData:
         return PointSamples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def chunks(self, stride: int = 1, min_confidence: float | None = None) -> Iterator[PointSamples]:
-        """:meth:`samples` of some frames at a time; maps that lie on disk do not stay in memory."""
+        """:meth:`samples` of some frames at a time; memory-mapped maps are released after use."""
         if stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
         inverse, pose = np.linalg.inv(self.intrinsics.astype(np.float64)), self.scene_from_camera
@@ -198,17 +198,17 @@ class SceneData:
     def cloud(
         self, most: int = 2_000_000, min_confidence: float | None = None
     ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-        """At most so many points and colours: of a long scene one a voxel, whose size grows from ``VOXEL_M`` until they
-        are no more; of others every n-th pixel. Memory does not grow with the number of frames.
+        """At most so many points and colours: every n-th pixel, or in a long scene one point per voxel, whose size
+        grows from ``VOXEL_M``. Memory does not depend on the number of frames.
         """
         if len(self) <= LONG_FRAMES:
             return self.points(self.stride_for(most), min_confidence)
         return thinned(self.chunks(1, min_confidence), most)
 
     def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
-        """The point of the scene that a pixel of an original picture shows, metres, scene frame.
+        """The point at a pixel of an original picture, in metres, scene frame.
 
-        ValueError where there is no such frame, the pixel was cut off, or has no depth.
+        ValueError if there is no such frame, or the pixel was cropped or has no depth.
         """
         if not 0 <= frame < len(self):
             raise ValueError(f"there is no frame {frame}; frames are 0 to {len(self) - 1}")
@@ -228,8 +228,8 @@ class SceneData:
     def depth_at(
         self, frame: int, points: Float[np.ndarray, "N 3"]
     ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], tuple[np.ndarray, np.ndarray]]:
-        """How deep a frame sees where points of the scene lie, how deep these are, both in metres (N,), and their rows
-        and columns. The first is 0 where a point is not in view or its pixel has no depth.
+        """The depth of a frame at the projections of points (0 outside the frame and without depth), the depth of the
+        points, both in metres (N,), and their rows and columns.
         """
         pose = self.scene_from_camera[frame]
         camera = (points - pose[:3, 3]) @ pose[:3, :3]
@@ -293,12 +293,12 @@ def _voxels(xyz: np.ndarray, voxel_m: float) -> Int[np.ndarray, " N"]:
 
 
 def frames_at_once(size: tuple[int, int]) -> int:
-    """How many frames of (H, W) are worked on at a time."""
+    """The number of frames of (H, W) processed at a time."""
     return max(1, CHUNK_PIXELS // (size[0] * size[1]))
 
 
 def release(*maps: np.ndarray | None) -> None:
-    """Let go of the memory in which maps of files were looked at; they are read again when they are needed."""
+    """Release the memory of memory-mapped arrays, which are read again when needed."""
     for array in maps:
         if isinstance(array, np.memmap) and hasattr(array._mmap, "madvise"):  # type: ignore[attr-defined]
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]

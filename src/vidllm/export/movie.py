@@ -1,4 +1,4 @@
-"""A film of a scene: its frames with the boxes drawn in, then a turn around the points seen from above."""
+"""A video of a scene: its frames with boxes, then a turn around the points, seen from above."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ MAX_POINTS = 250_000
 
 
 def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write an MP4, at most 32 seconds. `boxes` as for :func:`draw_boxes`; scene frame, metres.
-
-    Raises `OutputError` when the file cannot be written.
-    """
+    """Write an MP4 of at most 32 seconds."""
     boxes_array(boxes)
     zoom = LONGER_SIDE / max(data.size)
     height, width = (max(2, 2 * round(side * zoom / 2)) for side in data.size)

@@ -1,7 +1,7 @@
 """One HTML file with the scene in 3D: points, cameras with their pictures, boxes, lengths between two clicks.
 
-Everything is in the file (three.js too, under its MIT licence, `viewer/three.LICENSE`), and its content security policy
-forbids to fetch anything. Points are 9 bytes each: three 16-bit steps within their bounds, and a colour.
+The file contains everything, including three.js (MIT licence, `viewer/three.LICENSE`), and its content security policy
+forbids to load anything else. Points are 9 bytes each: three 16-bit steps within their bounds, and a colour.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CLOSED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 @dataclass(frozen=True)
 class PageTexts:
-    """What the page says beside the scene; any text is escaped.
+    """Texts of the page, which are escaped.
 
     Attributes:
         title: the video's name.
-        warnings: what makes the reconstruction doubtful.
+        warnings: warnings about the reconstruction.
         transcript: questions with their answers.
-        length_spread: relative half width of a length's interval; None: not known.
+        length_spread: relative half width of a length's interval; None: unknown.
     """
 
     title: str = "scene"
@@ -65,10 +65,7 @@ def write_page(
     texts: PageTexts = PageTexts(),
     max_points: int = MAX_POINTS,
 ) -> None:
-    """Write the page: below 15 MB at 32 frames. Raises `OutputError` when the file cannot be written.
-
-    `boxes` are `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label` and `score`; scene frame, metres.
-    """
+    """Write the page: below 15 MB at 32 frames."""
     scripts = "".join(f"<script>{viewer_file(name)}</script>\n" for name in SCRIPTS)
     page = filled(page_content(data, boxes, texts, max_points), CLOSED, scripts)
     with atomic_path(path) as temporary:
@@ -81,7 +78,7 @@ def viewer_file(name: str) -> str:
 
 
 def filled(content: dict[str, Any], policy: str, scripts: str, panel: str = "") -> str:
-    """The page: its content, its content security policy, its script elements, and what else its side holds (HTML)."""
+    """The page from its content, content security policy, script elements and further HTML of the side panel."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # "<" would end the script element; inside JSON it may stand as an escape
     parts = {"SCENE": text.replace("<", "\\u003c"), "POLICY": policy, "SCRIPTS": scripts, "PANEL": panel}
@@ -91,7 +88,7 @@ def filled(content: dict[str, Any], policy: str, scripts: str, panel: str = "") 
 def page_content(
     data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts(), max_points: int = MAX_POINTS
 ) -> dict[str, Any]:
-    """What the page shows, for JSON."""
+    """The content of the page, for JSON."""
     stride = data.stride_for(max_points)
     samples = data.samples(stride)
     path = data.scene_from_camera[:, :3, 3]

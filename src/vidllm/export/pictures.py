@@ -37,7 +37,7 @@ HEADROOM_M = 0.3  # points up to this far above the highest camera are drawn in 
 
 
 def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = (), max_frames: int = 6) -> None:
-    """Write `overview(...)` as PNG. Raises `OutputError` when the file cannot be written."""
+    """Write `overview(...)` as PNG."""
     picture = overview(data, boxes, max_frames=max_frames)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
@@ -48,8 +48,7 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
 
     Args:
         data: the scene.
-        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label`; scene frame, metres. Drawn into
-            the frames and the plan under one number each.
+        boxes: drawn into the frames and the plan, with the same numbers.
         max_frames: how many frames are shown, evenly spread.
     """
     chosen = data.evenly(max_frames)
@@ -264,9 +263,9 @@ def check_picture_name(path: str | Path) -> None:
 
 
 def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> None:
-    """Write up to ``max_frames`` frames, evenly spread, four a row, with boxes (scene frame, metres) and their labels.
+    """Write up to ``max_frames`` frames, evenly spread, four per row, with boxes and their labels.
 
-    Raises ValueError for an unknown picture format, OutputError when the file cannot be written.
+    Raises ValueError for an unknown picture format.
     """
     check_picture_name(path)
     chosen = data.evenly(max_frames)

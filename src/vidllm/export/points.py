@@ -27,7 +27,7 @@ def write_ply(
 
 
 def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"]) -> None:
-    """Write `(N, 3)` positions and uint8 colours. Raises `OutputError` when the file cannot be written."""
+    """Write `(N, 3)` positions and uint8 colours."""
     vertices = np.empty(len(xyz), _VERTEX)
     vertices["xyz"], vertices["rgb"] = xyz, rgb
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -55,10 +55,7 @@ def write_glb(
     min_confidence: float | None = None,
     camera_size_m: float = 0.1,
 ) -> None:
-    """Write points, cameras (blue first, red last, `camera_size_m` deep) and the edges of boxes, a mesh each.
-
-    Raises `OutputError` when the file cannot be written.
-    """
+    """Write points, cameras (from blue to red, `camera_size_m` deep) and the edges of boxes, one mesh each."""
     builder = GlbBuilder()
     xyz, rgb = data.points(data.stride_for(max_points), min_confidence)
     builder.add("points", xyz, rgb, _POINTS)
@@ -68,8 +65,7 @@ def write_glb(
     for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
         edges = corners[np.array(EDGES).ravel()]
         builder.add(label, edges, np.tile(np.array(box_colour(number), np.uint8), (len(edges), 1)), _LINES)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(builder.glb())
+    builder.write(path)
 
 
 def camera_pyramids(data: SceneData, depth_m: float) -> Float[np.ndarray, "F 5 3"]:
@@ -123,8 +119,8 @@ class GlbBuilder:
         )
         return view
 
-    def glb(self) -> bytes:
-        """The whole file: header, JSON chunk padded with spaces, binary chunk (its arrays are multiples of four)."""
+    def write(self, path: str | Path) -> None:
+        """Write the file: header, JSON chunk padded with spaces, binary chunk (its arrays are multiples of four)."""
         content = {
             "asset": {"version": "2.0", "generator": "vidllm"},
             "scene": 0,
@@ -141,7 +137,8 @@ class GlbBuilder:
         text += b" " * (-len(text) % 4)
         chunks = struct.pack("<I4s", len(text), b"JSON") + text
         chunks += struct.pack("<I4s", len(self.binary), b"BIN\0") + self.binary
-        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
 
 
 def _linear(rgb: np.ndarray) -> np.ndarray:

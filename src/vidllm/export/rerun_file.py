@@ -14,10 +14,7 @@ MAX_POINTS = 500_000
 
 
 def write_rrd(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write the recording; the scene frame is the world (z up, metres).
-
-    Raises ValueError without rerun-sdk, `OutputError` when the file cannot be written.
-    """
+    """Write the recording; the scene frame is the world (z up, metres). Raises ValueError without rerun-sdk."""
     try:
         import rerun as rr
     except ImportError as error:

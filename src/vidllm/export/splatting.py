@@ -1,8 +1,8 @@
-"""What Gaussian splatting and multi-view stereo programs open: a COLMAP text model, a nerfstudio data set.
+"""Inputs of Gaussian splatting and multi-view stereo programs: a COLMAP text model, a nerfstudio data set.
 
-Both hold the original pictures with cameras in their pixels where the video is at hand (`SceneData.originals`), else
+Both contain the original pictures and cameras in their pixels if the video is available (`SceneData.originals`), else
 the processed frames. COLMAP's world is the scene frame (z up, metres); its poses are camera-from-world and its pixel
-centres lie at +0.5, as ours. Every point is one back-projected pixel, so its track is that one observation.
+centres lie at +0.5, as ours. Every point is one back-projected pixel, its only observation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_colmap(
 ) -> None:
     """Write the folder: `images/NAME.png` and `sparse/0/{cameras,images,points3D}.txt`.
 
-    Raises InputError where the video has changed since, OutputError where the folder cannot be written.
+    Raises InputError if the video has changed since the reconstruction.
     """
     samples = data.samples(data.stride_for(max_points), min_confidence)
     if data.originals is not None:

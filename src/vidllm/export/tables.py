@@ -18,10 +18,7 @@ CONVENTIONS = {"units": "m", "angles": "rad", "frame": "scene", "up": "z"}
 
 
 def write_boxes(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write a folder with `boxes.json`, `boxes.csv` (a row a box) and `boxes.ply` (corners and edges); scene frame.
-
-    Raises `OutputError` when it cannot be written.
-    """
+    """Write a folder with `boxes.json`, `boxes.csv` (one row per box) and `boxes.ply` (corners and edges)."""
     rows = boxes_array(boxes).tolist()
     labels, scores = box_names(boxes), box_scores(boxes)
     told = [{"label": label, "center": row[:3], "size": row[3:6], "yaw": row[6], "score": score}
@@ -50,8 +47,7 @@ def _ply(boxes: Boxes) -> list[str]:
 def write_npz(path: str | Path, data: SceneData) -> None:
     """Write depth (F,H,W) in metres with its cameras, float32 and float64, under the names of `SceneData`.
 
-    `confidence` (F,H,W) is there where the model gave one: larger is surer, no standard deviation. Raises `OutputError`
-    when the file cannot be written.
+    `confidence` (F,H,W) is included if the model has one: larger is surer, no standard deviation.
     """
     names = ("depth_m", "confidence", "intrinsics", "extrinsics", "scene_from_world", "processed_from_original",
              "timestamps_s")  # fmt: skip

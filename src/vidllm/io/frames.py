@@ -39,7 +39,7 @@ class Frames:
         source: the source's name, for messages and outputs.
         names: `F` names, one a frame (a picture's file name, else the frame's number).
         clock_start_s: time of the source's first frame on its own clock: 0 for video files, the time in the first name
-            for pictures named by their times (TUM's convention); None where there is no clock.
+            for pictures named by their times (TUM's convention); None without a clock.
     """
 
     images: Float[Tensor, "F 3 H W"]
