@@ -88,7 +88,7 @@ class Guard:
         try:
             asked, source = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
         except ValueError:
-            raise Refused("invalid Host or Origin of the request") from None
+            raise Refused("the Host or the Origin of the request is none") from None
         if not self.token and asked not in self.hosts:
             raise Refused(f"this server is not {host[:100]!r}; ask for it as {self.hosts[0]}", 421)
         if origin is not None and source != host:
