@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ _FILE_TYPES = {
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 _TYPES_OF_MAPS = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ITEMS = 2**20  # items written at a time
 _SAMPLES = 256  # elements of each weight in a fingerprint
 _T = TypeVar("_T")
@@ -194,11 +196,8 @@ def flat(**parts: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def texts(values: Iterable[Any]) -> list[Any]:
     """Values for JSON; a text that is not valid Unicode (such as a file name) becomes its bytes."""
-    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if _is_broken(v) else v for v in values]
-
-
-def _is_broken(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if isinstance(v, str) and _SURROGATE.search(v) else v
+            for v in values]  # fmt: skip
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The verbs about data, downloaded or your own: check, pack, score."""
+"""The commands of ``vidllm data``, for downloaded data and your own."""
 
 from __future__ import annotations
 

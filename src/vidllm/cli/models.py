@@ -1,4 +1,4 @@
-"""The verbs about models: info and import."""
+"""The commands info and import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs about procedural rooms: render, export, shards, eval."""
+"""The commands of ``vidllm rooms``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that read a video: ask, describe, ground, reconstruct, demo."""
+"""The commands that read a video: ask, describe, ground, inventory, measure, reconstruct, demo."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_formats(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class WithModel(Verb):
-    """A verb that runs a model."""
+    """A command that runs a model."""
 
     REFINES: ClassVar[bool] = False  # whether the command refines by default
 
@@ -75,7 +75,7 @@ class WithModel(Verb):
 
 @dataclass(frozen=True)
 class OfVideo(WithModel):
-    """A verb that reconstructs a video, or reads a saved scene."""
+    """A command that reconstructs a video, or reads a saved scene."""
 
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
     frames: Frames = field(default=None, kw_only=True)
@@ -120,7 +120,7 @@ class OfVideo(WithModel):
 
 @dataclass(frozen=True)
 class OfThings(OfVideo):
-    """A verb that finds things in a video."""
+    """A command that finds objects in a video."""
 
     detector: Place = field(default=None, kw_only=True)
     """folder or hub id of a zero-shot detector that finds the objects instead of the model: docs/detectors.md"""
@@ -326,7 +326,7 @@ class Reconstruct(OfThings):
         return any(value not in (None, False) for value in given)
 
     def registered(self) -> Scene:
-        """The scene, with cameras registered by features where ``--registration`` says so."""
+        """The scene, with cameras registered by features if ``--registration`` asks for it."""
         from vidllm.feature_registration import INSTALL, is_installed, registered
         from vidllm.io.captures import open_capture
         from vidllm.scene_file import is_saved_scene

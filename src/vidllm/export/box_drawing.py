@@ -29,17 +29,17 @@ def boxes_array(boxes: Boxes) -> Float[np.ndarray, "Q 7"]:
 
 
 def box_names(boxes: Boxes) -> list[str]:
-    """The `label` of each box, empty where it has none."""
+    """The `label` of each box, or an empty text."""
     return [str(b.get("label") or "") if isinstance(b, Mapping) else "" for b in boxes]
 
 
 def box_labels(boxes: Boxes) -> list[str]:
-    """The number of each box from 1, and its name where it has one."""
+    """The number of each box from 1, followed by its label."""
     return [f"{number} {name}".strip() for number, name in enumerate(box_names(boxes), 1)]
 
 
 def box_scores(boxes: Boxes) -> list[float | None]:
-    """The `score` of each box, None where it has none."""
+    """The `score` of each box, or None."""
     return [b.get("score") if isinstance(b, Mapping) else None for b in boxes]
 
 
@@ -51,7 +51,7 @@ def corners_of(boxes: Boxes) -> Float[np.ndarray, "Q 8 3"]:
 def project_edges(
     corners: Float[np.ndarray, "8 3"], intrinsics: Float[np.ndarray, "3 3"], camera_from_scene: Float[np.ndarray, "4 4"]
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """The visible edges of one box as pixel segments; what lies nearer than `NEAR_M`, or behind, is cut off."""
+    """The visible edges of one box as pixel segments; parts nearer than `NEAR_M` or behind are clipped."""
     camera = corners @ camera_from_scene[:3, :3].T + camera_from_scene[:3, 3]
     segments = []
     for first, second in EDGES:

@@ -1,4 +1,4 @@
-"""Depth as pictures: 16-bit PNG in millimetres (0 = no depth), and a coloured one for the eye."""
+"""Depth as pictures: 16-bit PNG in millimetres (0 = no depth), and coloured PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vidllm.export.geometry import SceneData, known, release
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 MILLIMETRES = 1000.0
-DEPTH_FRAMES = 256  # at most, of which the range of colours is found
+DEPTH_FRAMES = 256  # maximum number of frames for the range of colours
 _STOPS = np.array([
     (35, 18, 59), (62, 56, 168), (68, 108, 238), (41, 162, 243), (24, 209, 198), (63, 238, 138), (143, 252, 76),
     (205, 233, 52), (245, 187, 52), (250, 126, 30), (226, 66, 12), (178, 22, 4), (122, 4, 3),
@@ -42,7 +42,7 @@ def write_depth_png(path: str | Path, depth_m: Float[np.ndarray, "H W"]) -> None
 
 
 def read_depth_png(path: str | Path) -> Float[np.ndarray, "H W"]:
-    """Read a 16-bit depth PNG as float32 metres, 0 where there is none. Raises `ValueError` for other pictures."""
+    """Read a 16-bit depth PNG as float32 metres, 0 = no depth. Raises `ValueError` for other pictures."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
             raise ValueError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}")

@@ -132,7 +132,7 @@ class SceneData:
         return known(self.depth_m)
 
     def depth_of(self, frame: int) -> Float[np.ndarray, "H W"]:
-        """Depth of one frame in metres, 0 where there is none."""
+        """Depth of one frame in metres, 0 = no depth."""
         depth = np.asarray(self.depth_m[frame])
         return np.where(known(depth), depth, 0)
 
@@ -268,7 +268,7 @@ class SceneData:
 def thinned(
     parts: Iterable[PointSamples], most: int
 ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-    """The first point of each voxel, and its colour; the voxels double in size where they are more than ``most``."""
+    """The first point of each voxel, and its colour; voxels double in size while there are more than ``most``."""
     voxel_m, keys = VOXEL_M, np.empty(0, np.int64)  # the voxels so far, sorted
     kept = [(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8))]
     for part in parts:

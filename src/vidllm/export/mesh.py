@@ -1,4 +1,4 @@
-"""A coloured triangle mesh of what the frames saw, as GLB: their depth is averaged in a grid of distances (TSDF).
+"""A coloured triangle mesh of the visible surfaces, as GLB: depth is averaged in a grid of distances (TSDF).
 
 Each voxel near a surface holds the mean over the frames of how far the depth lies behind it along the optical axis,
 cut off at a few voxels (Curless and Levoy, 1996); the surface is where that is zero (marching cubes of scikit-image,
@@ -72,7 +72,7 @@ def _behind(
 
 
 def colours_of(data: SceneData, points: Float[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
-    """The mean colour of points in the frames that show them, gray where none does."""
+    """The mean colour of points in the frames that show them; gray if none does."""
     total, seen = np.zeros((len(points), 3)), np.zeros((len(points), 1))
     for frame in data.evenly(MAX_FRAMES):
         shown, (row, column) = data.shows(frame, points)

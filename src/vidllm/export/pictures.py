@@ -66,14 +66,11 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
     _paste_row(picture, depths, y + row, ["depth"] + [""] * (len(chosen) - 1))
     _draw_legend(picture, (near, far), (MARGIN + len(chosen) * (cell[0] + GAP) + 6, y + row + CAPTION), cell[1])
     y += 2 * row
-    _text(ImageDraw.Draw(picture), (MARGIN, y + 3), _plan_caption(data, boxes), 14)
+    found = f", {len(boxes)} box{'es' if len(boxes) != 1 else ''}" if len(boxes) else ""
+    caption = f"from above: {len(data)} camera{'s' if len(data) != 1 else ''} (red){found}"
+    _text(ImageDraw.Draw(picture), (MARGIN, y + 3), caption, 14)
     picture.paste(plan, (MARGIN, y + CAPTION))
     return picture
-
-
-def _plan_caption(data: SceneData, boxes: Boxes) -> str:
-    found = f", {len(boxes)} box{'es' if len(boxes) != 1 else ''}" if len(boxes) else ""
-    return f"from above: {len(data)} camera{'s' if len(data) != 1 else ''} (red){found}"
 
 
 def resized(pixels: np.ndarray, cell: tuple[int, int]) -> Image.Image:
@@ -155,7 +152,11 @@ def _draw_plan(data: SceneData, boxes: Boxes, width: int) -> Image.Image:
     steps = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)
     step = next((metres for metres in steps if metres * plan.pixels_per_metre >= 40), 100.0)
     _draw_grid(picture, plan, step)
-    _draw_points(picture, plan, xyz, rgb)
+    # from the lowest point up, so that table tops cover floors; centres of points cover rims
+    order, canvas = np.argsort(xyz[:, 2], kind="stable"), np.array(picture)
+    paint(canvas, plan.pixels(xyz[order]), rgb[order],
+          ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0), (0, 0)))  # fmt: skip
+    picture.paste(Image.fromarray(canvas))
     _draw_plan_boxes(picture, plan, corners, box_labels(boxes))
     _draw_cameras(picture, plan, data)
     _draw_scale_bar(picture, plan, step)
@@ -185,14 +186,6 @@ def _draw_grid(picture: Image.Image, plan: _Plan, step: float) -> None:
             at = plan.pixels(np.array([value, value, 0.0]))[1 - axis]
             ends = (0, at, plan.size[0], at) if axis == 0 else (at, 0, at, plan.size[1])
             pen.line(ends, fill=GRID)
-
-
-def _draw_points(picture: Image.Image, plan: _Plan, xyz: np.ndarray, rgb: np.ndarray) -> None:
-    """Paint points from the lowest up, so that table tops cover floors; each 3 pixels wide, centres over rims."""
-    order, canvas = np.argsort(xyz[:, 2], kind="stable"), np.array(picture)
-    paint(canvas, plan.pixels(xyz[order]), rgb[order],
-          ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0), (0, 0)))  # fmt: skip
-    picture.paste(Image.fromarray(canvas))
 
 
 def _draw_plan_boxes(picture: Image.Image, plan: _Plan, corners: Float[np.ndarray, "Q 8 3"], labels: list[str]) -> None:

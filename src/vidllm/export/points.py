@@ -91,7 +91,7 @@ class GlbBuilder:
         self, name: str, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"], mode: int,
         faces: Int[np.ndarray, "T 3"] | None = None,
     ) -> None:  # fmt: skip
-        """Add one mesh of scene-frame vertices. glTF knows no empty array, so no vertices are no mesh."""
+        """Add one mesh of scene-frame vertices; nothing without vertices, since glTF has no empty arrays."""
         if len(xyz) == 0:
             return
         position = np.stack([xyz[:, 0], xyz[:, 2], -xyz[:, 1]], -1).astype("<f4")

@@ -115,7 +115,7 @@ def write_nerfstudio(
 
 
 def _depth(data: SceneData, depth_m: np.ndarray) -> np.ndarray:
-    """Depth for the pictures that are written: the nearest pixel's, 0 in what was cut off."""
+    """Depth of the written pictures: that of the nearest pixel, 0 in cropped parts."""
     if data.originals is None:
         return depth_m
     height, width = data.original_size

@@ -202,18 +202,17 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
             if total > MAX_NPZ_BYTES:
                 raise ValueError(f"{total:,} bytes of arrays, expected at most {MAX_NPZ_BYTES:,}")
-            return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
+            arrays = {}
+            for member in members:
+                name = member.filename
+                if not name.endswith(".npy") or member.compress_type not in _COMPRESSIONS:
+                    raise ValueError(f"{name}: not an array that numpy wrote")
+                with archive.open(member) as stream:
+                    arrays[name.removesuffix(".npy")] = _read_array(stream, member.file_size, name)
+            return arrays
     except Exception as error:  # zipfile and numpy have no own error class
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a readable .npz ({reason}); fetch it again") from None
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    name = member.filename
-    if not name.endswith(".npy") or member.compress_type not in _COMPRESSIONS:
-        raise ValueError(f"{name}: not an array that numpy wrote")
-    with archive.open(member) as stream:
-        return _read_array(stream, member.file_size, name)
 
 
 def read_npy(path: str | Path) -> np.ndarray:

@@ -38,7 +38,7 @@ _ERRORS = (av.error.FFmpegError, MemoryError)
 
 
 class SeekFailedError(Exception):
-    """A frame was not found where the scan said; the caller decodes from the beginning instead."""
+    """A frame was not found at its place in the scan; the caller decodes from the beginning instead."""
 
 
 @dataclass(frozen=True)

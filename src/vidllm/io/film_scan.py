@@ -134,7 +134,7 @@ def scan_film(path: Path) -> Scan:
 def _read_packets(
     container: InputContainer, stream: VideoStream, scan: Scan, corrupt: list[int], lasting: list[int]
 ) -> str | None:
-    """Fill `scan.entries`, the numbers of corrupt packets and the durations; what the announced length lacks."""
+    """Fill `scan.entries`, the numbers of corrupt packets and the durations; returns what is missing at the end."""
     end_s = 0.0
     try:
         for packet in container.demux(stream, *container.streams.audio):

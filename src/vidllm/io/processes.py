@@ -41,7 +41,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_FILE) -> Iterator[None]:
 
 
 def _held(path: Path) -> int | None:
-    """The open, locked file; None where the system or the file system knows no locks."""
+    """The open, locked file; None if the system or the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -151,7 +151,7 @@ def _sampled(items: Any, num_frames: int | Sequence[int] | None) -> Iterator[tup
 
 
 def _times(items: Any) -> list[float] | None:
-    """Seconds that are the names of all items, which are files; None where they are not."""
+    """Times in seconds from the names of files; None if not all items are files with such names."""
     if isinstance(items, np.ndarray | Tensor) or not all(isinstance(item, str | Path) for item in items):
         return None
     return times_of([Path(item).name for item in items])

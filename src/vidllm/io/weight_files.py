@@ -218,7 +218,7 @@ def _safetensors(file: Path) -> Any:
 # ---- models of the Hugging Face hub --------------------------------------------------------------------------------
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
-_BESIDE = ["*.json", "tokenizer*", "*.model", "*.jinja", "*.txt"]  # what is fetched beside weights
+_BESIDE = ["*.json", "tokenizer*", "*.model", "*.jinja", "*.txt"]  # fetched in addition to weights
 TIMEOUT_S = 10
 
 
@@ -242,7 +242,7 @@ def fetch(hub_id: str) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.bin", "*.pt", "*.pth"]))
-    except Exception as error:  # the hub and its network libraries have errors of their own
+    except Exception as error:  # the hub and its network libraries have many error classes
         folder_before = _fetched_before(hub_id)
         if folder_before is not None:
             return folder_before
@@ -259,5 +259,5 @@ def _fetched_before(hub_id: str) -> Path | None:
 
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
-    except Exception:  # as above: none here
+    except Exception:  # as above
         return None

@@ -32,7 +32,7 @@ from vidllm.serving.decoding import Plan, decoded
 
 T = TypeVar("T")
 MAX_MESSAGE, MAX_NAME = 600, 100  # characters
-MESSAGE = 96 * 2**20  # bytes of a request that is no upload: a video of 64 MiB in base64, and what is around it
+MESSAGE = 96 * 2**20  # bytes of a request that is no upload: room for a video of 64 MiB in base64
 CLOSE_S = 10.0
 _CHUNK = 2**20
 

@@ -129,7 +129,7 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
     if not all(names):
         names = []
     if seconds is not None and len(set(names)) < len(names):
-        names = []  # of several folders: times tell them apart
+        names = []  # pictures of several folders, which differ by their times
     if not names and seconds is None:
         raise ValueError(f"{path}: frames without file_path, name or timestamp_s cannot be matched to pictures")
     numbers = [number_of(name) for name in names]

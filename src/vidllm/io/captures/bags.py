@@ -95,7 +95,9 @@ def _topics(place: Path, reader: Any) -> tuple[str, str | None]:
     """The topics of colour and of aligned depth; InputError without colour."""
     counts = {c.topic: c.msgcount for c in reader.connections if c.msgtype.endswith(("/Image", "/CompressedImage"))}
     firsts = {topic: next(_messages(reader, topic))[1] for topic, count in counts.items() if count}
-    depths = sorted(topic for topic, message in firsts.items() if _is_depth(message))
+    forms = {topic: getattr(first, "encoding", None) or first.format for topic, first in firsts.items()}
+    depths = sorted(topic for topic, form in forms.items()
+                    if "compressedDepth" in form or form.split(";")[0].strip() in _DEPTHS)  # fmt: skip
     colours = sorted((topic for topic in firsts if topic not in depths), key=lambda topic: (-counts[topic], topic))
     if not colours:
         held = ", ".join(sorted({c.msgtype for c in reader.connections}))[:200] or "nothing"
@@ -108,11 +110,6 @@ def _topics(place: Path, reader: Any) -> tuple[str, str | None]:
         warnings.warn(f"{place}: depth of {depths[0]} is not in the frame of the pictures ({frame}) and is not used; "
                       "record depth that is aligned to colour", stacklevel=2)  # fmt: skip
     return colours[0], aligned[0] if aligned else None
-
-
-def _is_depth(message: Any) -> bool:
-    form = getattr(message, "encoding", None) or message.format
-    return "compressedDepth" in form or form.split(";")[0].strip() in _DEPTHS
 
 
 def _stamps(reader: Any, topic: str) -> tuple[np.ndarray, str]:
