@@ -175,10 +175,7 @@ class FrameCollector:
         self.source, self.plan, self.pixel_aspect = source, plan, 1.0
         self.spec: FrameSpec | None = None
         self.first = ""
-        self.images: list[Tensor] = []
-        self.times: list[float] = []
-        self.indices: list[int] = []
-        self.names: list[str] = []
+        self.parts: list[Frames] = []  # one frame each
         self.clock_start_s: float | None = None
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -208,31 +205,16 @@ class FrameCollector:
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
                 f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the video where its size changes"
             )
-        self.images.append(self.spec.apply(image))
-        self.times.append(time_s)
-        self.indices.append(index)
-        self.names.append(name)
+        self.parts.append(Frames(
+            self.spec.apply(image)[None], torch.tensor([time_s], dtype=torch.float64), torch.tensor([index]),
+            self.spec.affine, self.spec.original, self.source, (name,), self.clock_start_s,
+        ))  # fmt: skip
 
     def frames(self) -> Frames:
-        """Everything added so far, in the order of adding."""
-        if self.spec is None:
+        """All frames added so far, in order."""
+        if not self.parts:
             raise InputError(f"{self.source}: contains no frame; give a source with at least one")
-        return Frames(
-            images=torch.stack(self.images),
-            timestamps_s=torch.tensor(self.times, dtype=torch.float64),
-            indices=torch.tensor(self.indices, dtype=torch.int64),
-            affine=self.spec.affine,
-            original_size=self.spec.original,
-            source=self.source,
-            names=tuple(self.names),
-            clock_start_s=self.clock_start_s,
-        )
-
-    def take(self) -> Frames:
-        """Everything added since the last call."""
-        taken = self.frames()
-        self.images, self.times, self.indices, self.names = [], [], [], []
-        return taken
+        return joined(self.parts)
 
 
 def joined(parts: Sequence[Frames]) -> Frames:

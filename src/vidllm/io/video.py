@@ -84,7 +84,7 @@ def iter_frames(
         steps = _add_items(collector, enumerate(source))
     else:
         steps = _read(source, num_frames, collector, per_second)
-    return (collector.take() for _ in steps)
+    return (collector.parts.pop() for _ in steps)
 
 
 def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -95,7 +95,7 @@ def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np
     """
     collector = FrameCollector(str(source), lambda size, **_: FrameSpec(size, size, size, (0, 0)))
     for _ in _read(source, numbers, collector):
-        yield (collector.take().images[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        yield (collector.parts.pop().images[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
 def _collector(source: Any, **options: Any) -> FrameCollector:
