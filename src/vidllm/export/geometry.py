@@ -163,47 +163,42 @@ class SceneData:
         if count != len(self):
             raise InputError(f"{changed}: {count} of {len(self)} frames are left")
 
-    def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
-        """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
+    def samples(self, stride: int = 1) -> PointSamples:
+        """Back-project every `stride`-th pixel that has depth into the scene frame.
 
         Equation 3: `X = R^-1 (K^-1 [u, v, 1]^T D) - R^-1 t`, then world to scene.
         """
-        parts = list(self.chunks(stride, min_confidence))
+        parts = list(self.chunks(stride))
         names = ("xyz", "rgb", "uv", "frame")
         return PointSamples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def chunks(self, stride: int = 1, min_confidence: float | None = None) -> Iterator[PointSamples]:
+    def chunks(self, stride: int = 1) -> Iterator[PointSamples]:
         """:meth:`samples` of some frames at a time; memory-mapped maps are released after use."""
         if stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
         inverse, pose = np.linalg.inv(self.intrinsics.astype(np.float64)), self.scene_from_camera
-        start, maps = (stride - 1) // 2, [self.rgb, self.depth_m, self.confidence]
-        many = frames_at_once(self.size)
+        start, many = (stride - 1) // 2, frames_at_once(self.size)
         for begin in range(0, max(len(self), 1), many):
             part = slice(begin, begin + many)
             depth = np.asarray(self.depth_m[part])
             keep = np.zeros(depth.shape, bool)
             keep[:, start::stride, start::stride] = True
             keep &= known(depth)
-            if min_confidence is not None and self.confidence is not None:
-                keep &= self.confidence[part] >= min_confidence
             frame, row, column = np.nonzero(keep)
             uv = np.stack([column, row], -1) + 0.5
             rays = _apply(inverse[part], frame, np.append(uv, np.ones((len(uv), 1)), 1))
             camera = rays * depth[keep][:, None].astype(np.float64)
             xyz = _apply(pose[part, :3, :3], frame, camera) + pose[part][frame, :3, 3]
             yield PointSamples(xyz.astype(np.float32), self.rgb[part][keep], uv.astype(np.float32), frame + begin)
-            release(*maps)
+            release(self.rgb, self.depth_m)
 
-    def cloud(
-        self, most: int = 2_000_000, min_confidence: float | None = None
-    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    def cloud(self, most: int = 2_000_000) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
         """At most so many points and colours: every n-th pixel, or in a long scene one point per voxel, whose size
         grows from ``VOXEL_M``. Memory does not depend on the number of frames.
         """
         if len(self) <= LONG_FRAMES:
-            return self.points(self.stride_for(most), min_confidence)
-        return thinned(self.chunks(1, min_confidence), most)
+            return self.points(self.stride_for(most))
+        return thinned(self.chunks(), most)
 
     def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
         """The point at a pixel of an original picture, in metres, scene frame.
@@ -247,11 +242,9 @@ class SceneData:
         depth, z, at = self.depth_at(frame, points)
         return (depth > 0) & (np.abs(depth - z) <= SLACK_M + SLACK * z), at
 
-    def points(
-        self, stride: int = 1, min_confidence: float | None = None
-    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    def points(self, stride: int = 1) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
         """Point cloud: `(N, 3)` metres in the scene frame, and `(N, 3)` uint8 colours."""
-        samples = self.samples(stride, min_confidence)
+        samples = self.samples(stride)
         return samples.xyz, samples.rgb
 
     def evenly(self, most: int) -> list[int]:

@@ -57,17 +57,10 @@ class PageTexts:
     length_spread: float | None = None
 
 
-def write_page(
-    path: str | Path,
-    data: SceneData,
-    *,
-    boxes: Boxes = (),
-    texts: PageTexts = PageTexts(),
-    max_points: int = MAX_POINTS,
-) -> None:
+def write_page(path: str | Path, data: SceneData, *, boxes: Boxes = (), texts: PageTexts = PageTexts()) -> None:
     """Write the page: below 15 MB at 32 frames."""
     scripts = "".join(f"<script>{viewer_file(name)}</script>\n" for name in SCRIPTS)
-    page = filled(page_content(data, boxes, texts, max_points), CLOSED, scripts)
+    page = filled(page_content(data, boxes, texts), CLOSED, scripts)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -85,11 +78,9 @@ def filled(content: dict[str, Any], policy: str, scripts: str, panel: str = "") 
     return re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], viewer_file("page.html"))
 
 
-def page_content(
-    data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts(), max_points: int = MAX_POINTS
-) -> dict[str, Any]:
+def page_content(data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts()) -> dict[str, Any]:
     """The content of the page, for JSON."""
-    stride = data.stride_for(max_points)
+    stride = data.stride_for(MAX_POINTS)
     samples = data.samples(stride)
     path = data.scene_from_camera[:, :3, 3]
     marks = np.concatenate([path, corners_of(boxes).reshape(-1, 3)])

@@ -36,22 +36,16 @@ PLAN_HEIGHTS = (360, 760)  # pixels, lowest and highest
 HEADROOM_M = 0.3  # points up to this far above the highest camera are drawn in the plan
 
 
-def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = (), max_frames: int = 6) -> None:
+def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
     """Write `overview(...)` as PNG."""
-    picture = overview(data, boxes, max_frames=max_frames)
+    picture = overview(data, boxes)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
 
 
-def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Image.Image:
-    """Compose the picture, 1280 pixels wide.
-
-    Args:
-        data: the scene.
-        boxes: drawn into the frames and the plan, with the same numbers.
-        max_frames: how many frames are shown, evenly spread.
-    """
-    chosen = data.evenly(max_frames)
+def overview(data: SceneData, boxes: Boxes = ()) -> Image.Image:
+    """Compose the picture, 1280 pixels wide, of up to six frames; boxes have the same numbers in frames and plan."""
+    chosen = data.evenly(6)
     near, far = depth_range(data.depth_m[data.evenly(DEPTH_FRAMES)])
     cell = _cell_size(data.size, len(chosen))
     frames = [frame_with_boxes(data, index, resized(data.rgb[index], cell), boxes) for index in chosen]
@@ -255,13 +249,13 @@ def check_picture_name(path: str | Path) -> None:
         raise ValueError(f"{path}: not a picture's name; let it end in one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> None:
-    """Write up to ``max_frames`` frames, evenly spread, four per row, with boxes and their labels.
+def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = ()) -> None:
+    """Write up to eight frames, evenly spread, four per row, with boxes and their labels.
 
     Raises ValueError for an unknown picture format.
     """
     check_picture_name(path)
-    chosen = data.evenly(max_frames)
+    chosen = data.evenly(8)
     zoom = LONGER_SIDE / max(data.size)
     cell = (round(data.size[1] * zoom), round(data.size[0] * zoom))
     columns = min(COLUMNS, len(chosen))

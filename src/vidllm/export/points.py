@@ -19,11 +19,9 @@ _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
 
 
-def write_ply(
-    path: str | Path, data: SceneData, *, max_points: int = 2_000_000, min_confidence: float | None = None
-) -> None:
-    """Write the scene's points, `max_points` at most (:meth:`SceneData.cloud`)."""
-    write_points(path, *data.cloud(max_points, min_confidence))
+def write_ply(path: str | Path, data: SceneData) -> None:
+    """Write the scene's points (:meth:`SceneData.cloud`)."""
+    write_points(path, *data.cloud())
 
 
 def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"]) -> None:
@@ -46,20 +44,12 @@ _POINTS, _LINES, TRIANGLES = 0, 1, 4  # glTF primitive modes
 _FLOAT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5123, 5125  # glTF component types
 
 
-def write_glb(
-    path: str | Path,
-    data: SceneData,
-    *,
-    boxes: Boxes = (),
-    max_points: int = 500_000,
-    min_confidence: float | None = None,
-    camera_size_m: float = 0.1,
-) -> None:
-    """Write points, cameras (from blue to red, `camera_size_m` deep) and the edges of boxes, one mesh each."""
+def write_glb(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
+    """Write points, cameras (from blue to red, 0.1 m deep) and the edges of boxes, one mesh each."""
     builder = GlbBuilder()
-    xyz, rgb = data.points(data.stride_for(max_points), min_confidence)
+    xyz, rgb = data.points(data.stride_for(500_000))
     builder.add("points", xyz, rgb, _POINTS)
-    outlines = camera_pyramids(data, camera_size_m)[:, _EDGES].reshape(-1, 3)
+    outlines = camera_pyramids(data, 0.1)[:, _EDGES].reshape(-1, 3)
     colours = colour_map(np.linspace(0.1, 0.9, len(data)))
     builder.add("cameras", outlines, np.repeat(colours, len(_EDGES), axis=0), _LINES)
     for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):

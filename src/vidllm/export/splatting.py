@@ -24,14 +24,12 @@ from vidllm.io.cameras.colmap import IN_METRES
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
 
 
-def write_colmap(
-    path: str | Path, data: SceneData, *, max_points: int = 100_000, min_confidence: float | None = None
-) -> None:
+def write_colmap(path: str | Path, data: SceneData, *, max_points: int = 100_000) -> None:
     """Write the folder: `images/NAME.png` and `sparse/0/{cameras,images,points3D}.txt`.
 
     Raises InputError if the video has changed since the reconstruction.
     """
-    samples = data.samples(data.stride_for(max_points), min_confidence)
+    samples = data.samples(data.stride_for(max_points))
     if data.originals is not None:
         inverse = np.linalg.inv(data.processed_from_original)
         samples = replace(samples, uv=samples.uv @ inverse[:2, :2].T + inverse[:2, 2])
@@ -101,16 +99,14 @@ def _points(samples: PointSamples) -> list[str]:
 # its world is z up, as the scene frame; its pixel centres lie at +0.5.
 
 
-def write_nerfstudio(
-    path: str | Path, data: SceneData, *, max_points: int = 500_000, min_confidence: float | None = None
-) -> None:
+def write_nerfstudio(path: str | Path, data: SceneData) -> None:
     """Write the folder: `transforms.json`, `images/`, `depths/`, `points.ply`."""
     with atomic_folder(path) as folder:
         _write_pictures(folder / "images", data)
         (folder / "depths").mkdir()
         for stem, depth_m in zip(data.file_stems(), data.depth_m, strict=True):
             write_depth_png(folder / "depths" / f"{stem}.png", _depth(data, depth_m))
-        write_points(folder / "points.ply", *data.points(data.stride_for(max_points), min_confidence))
+        write_points(folder / "points.ply", *data.points(data.stride_for(500_000)))
         (folder / "transforms.json").write_text(json.dumps(transforms(data), indent=1) + "\n", encoding="utf-8")
 
 
