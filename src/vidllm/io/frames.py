@@ -168,14 +168,13 @@ def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[n
     return np.linspace(0, count - 1, num_frames).round().astype(np.int64)
 
 
-class FrameCollector:
-    """Processes pictures one at a time and keeps only the results, so that 8K video fits in memory."""
+class FrameProcessor:
+    """Processes the pictures of a source one at a time, so that 8K video fits in memory."""
 
     def __init__(self, source: str, plan: Callable[..., FrameSpec]) -> None:
         self.source, self.plan, self.pixel_aspect = source, plan, 1.0
         self.spec: FrameSpec | None = None
         self.first = ""
-        self.parts: list[Frames] = []  # one frame each
         self.clock_start_s: float | None = None
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -185,9 +184,9 @@ class FrameCollector:
         except ValueError:
             return size
 
-    def add(
+    def frame(
         self, image: Image.Image, index: int, time_s: float, name: str, size: tuple[int, int] | None = None
-    ) -> None:
+    ) -> Frames:
         """Process one RGB picture, which has `size` (H, W) in its file if it was read at a smaller size.
 
         Raises `InputError` if its size differs from that of the first one.
@@ -205,16 +204,10 @@ class FrameCollector:
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
                 f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the video where its size changes"
             )
-        self.parts.append(Frames(
+        return Frames(
             self.spec.apply(image)[None], torch.tensor([time_s], dtype=torch.float64), torch.tensor([index]),
             self.spec.affine, self.spec.original, self.source, (name,), self.clock_start_s,
-        ))  # fmt: skip
-
-    def frames(self) -> Frames:
-        """All frames added so far, in order."""
-        if not self.parts:
-            raise InputError(f"{self.source}: contains no frame; give a source with at least one")
-        return joined(self.parts)
+        )  # fmt: skip
 
 
 def joined(parts: Sequence[Frames]) -> Frames:

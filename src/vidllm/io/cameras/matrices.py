@@ -242,7 +242,8 @@ def cells(text: str, header: list[str], where: str) -> list[str]:
     """The cells of a line of a CSV; ValueError unless it has one for each column."""
     found = [cell.strip().strip('"') for cell in text.split(",")]
     if len(found) != len(header):
-        raise ValueError(f"{where}: {len(found)} cells, expected {len(header)} ({', '.join(header)[:120]})")
+        raise ValueError(f"{where}: {len(found)} cells, expected {len(header)} ({', '.join(header)[:120]}); is the "
+                         "file complete?")  # fmt: skip
     return found
 
 
