@@ -47,5 +47,5 @@ def test_wrong_options_are_one_line(capsys, options, text):
 ])  # fmt: skip
 def test_a_served_scene_is_refined_unless_told_otherwise(model, clip, command, refines):
     with read_verb([*command, "--model", model.model.name_or_path]).core() as core:
-        agree = core.submit(core.local(str(clip)), lambda scene: scene.frames_agree).result(60)
+        agree = core.submit(core.local(str(clip)), lambda scene: scene.frames_agree).result(240)
     assert (agree is not None) == refines
