@@ -41,7 +41,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        options = ["--port", self.address.rsplit(":", 1)[1], "--frames", str(frames), "--memory-mb", str(memory_mb)]
+        options = ["--port", self.address.rsplit(":", 1)[1], "--frames", str(frames), "--memory-mb", str(memory_mb),
+                   "--no-refine"]  # fmt: skip
         options += [] if model is None else ["--model", model]
         self.process = subprocess.Popen([sys.executable, "-m", "vidllm", "serve", *options])
         while True:

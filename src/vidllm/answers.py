@@ -30,7 +30,7 @@ class Box:
 
 
 class Answer(str):
-    """An answer; ``notes`` tell for example which words were replaced by known ones."""
+    """An answer; ``notes`` say for example which words were replaced by known ones."""
 
     notes: tuple[str, ...]
 

@@ -1,8 +1,8 @@
-"""Telling transformers' Auto classes of vidllm's checkpoints without importing anything.
+"""Registers vidllm's classes with transformers' Auto classes without importing anything.
 
-``import vidllm`` must be cheap, and ``AutoProcessor.from_pretrained(folder)`` must work after it. So when transformers
-imports its registries (or has), they get placeholders; a placeholder becomes the real class when a checkpoint of its
-kind is read. Then everything is registered as usual (``vidllm.model.loading.register``).
+``import vidllm`` must be cheap, and ``AutoProcessor.from_pretrained(folder)`` must work after it. Therefore the
+registries of transformers get placeholders when they are imported; a placeholder is replaced by the real class when a
+checkpoint of its kind is read, and everything is registered as usual (``vidllm.model.loading.register``).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 
 class Placeholder(type):
-    """The class of a class that is imported when anything but its name is asked of it."""
+    """Metaclass of classes that are imported at the first access to an attribute."""
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):  # questions about the class itself, such as inspect's, import nothing
+        if name.startswith("__"):  # introspection, for example by inspect, imports nothing
             raise AttributeError(name)
         return getattr(_real(cls), name)
 
@@ -28,7 +28,7 @@ class Placeholder(type):
 
 
 def _real(placeholder: type) -> Any:
-    """The class that a placeholder stands for; from here on all of vidllm's classes are registered."""
+    """The class of a placeholder; registers all classes of vidllm."""
     import_module("vidllm.model.loading").register()
     return getattr(import_module(placeholder.__module__), placeholder.__name__)
 
@@ -43,7 +43,7 @@ _CONFIGS = (
     _placeholder("baselines.reconstruction_only", "ReconstructionOnlyConfig", model_type="vidllm_reconstruction"),
 )
 _FRAME_PROCESSOR = _placeholder("model.huggingface", "VidLLMVideoFrameProcessor")
-#: Modules of transformers: in which mapping which key gets which placeholder.
+#: Modules of transformers: mapping, key and placeholder.
 _REGISTRIES: dict[str, list[tuple[str, Any, Any]]] = {
     "transformers.models.auto.configuration_auto": [("CONFIG_MAPPING", one.model_type, one) for one in _CONFIGS],
     "transformers.models.auto.processing_auto": [
@@ -65,7 +65,7 @@ class RegistryFinder:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's usual spec, with our addition behind its execution; None for every other module."""
+        """The spec of a registry, which adds the placeholders after its execution; None for other modules."""
         spec = PathFinder.find_spec(name, path, target) if name in _REGISTRIES else None
         if spec is None or spec.loader is None:
             return None
@@ -80,7 +80,7 @@ class RegistryFinder:
 
 
 def announce() -> None:
-    """Let transformers know: now where it is imported already, else when it is. Calling it again changes nothing."""
+    """Register our classes with transformers: now if it is imported, else when it is. May be called repeatedly."""
     if RegistryFinder in sys.meta_path:
         return
     sys.meta_path.insert(0, RegistryFinder)

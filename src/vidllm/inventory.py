@@ -1,10 +1,10 @@
-"""What is in a scene, and how far apart: every thing once, the floor, the camera's path; lengths between things.
+"""The inventory of a scene (each object once, the floor, the camera path), and measurements of objects.
 
-How a model that only answers finds everything (the best of the ways tried on rooms, docs/measuring.md): for each known
-name it is asked whether there is one and how many; the best boxes of "the NAME" are taken, as many as it counted; of
-boxes that overlap the best is kept (:func:`vidllm.geometry.boxes.distinct`). Where the scene has a detector, it finds
-the things of these names (:mod:`vidllm.detection`). Lengths are metres of the scene frame (z
-up, origin at the first camera), angles radians.
+A model that answers questions takes the inventory as follows (the best procedure tried on rooms, docs/measuring.md):
+for each known name it is asked whether there is one, and how many; of the boxes of "the NAME" the best are taken, as
+many as it counted; of overlapping boxes the best is kept (:func:`vidllm.geometry.boxes.distinct`). If the scene has a
+detector, the detector finds the objects (:mod:`vidllm.detection`). ``scene`` is a :class:`vidllm.scene.Scene`. Lengths
+are metres of the scene frame (z up, origin at the first camera), angles radians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +25,10 @@ from jaxtyping import Float
 from vidllm.answers import Box, Scale, three_numbers
 from vidllm.detection.fusion import find
 from vidllm.english import plural, with_article
-from vidllm.export.geometry import SceneData
 from vidllm.geometry.boxes import distinct, nearest_points, points_in_boxes
 
 SCHEMA = "vidllm-inventory/1"
-#: What is looked for: the furniture and objects of the shipped model's rooms, most of them in ScanNet's words.
+#: Default names: the furniture and objects of the rooms that the shipped model is trained on, mostly as in ScanNet.
 NAMES = (
     "chair", "office chair", "armchair", "sofa", "bench", "stool", "table", "coffee table", "desk", "bed", "wardrobe",
     "bookshelf", "nightstand", "dresser", "cabinet", "refrigerator", "stove", "washing machine", "radiator",
@@ -38,44 +37,13 @@ NAMES = (
     "door", "window", "curtain",
 )  # fmt: skip
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
-MIN_SCORE = 0.3  # of the best box of a name; that of each of n boxes may be an n-th
-MAX_POINTS = 100_000  # that are looked at
-SEEN_SHARE = 0.003  # of a frame's points that lie in a box, from which the frame shows the thing
-OUTSIDE = 1.0  # per cent of the points beyond each side of the floor (errors of depth)
-CEILING = (0.15, 0.06)  # share of points that a seen ceiling holds within so many metres of the highest ones
-
+MIN_SCORE = 0.3  # minimum score of one box of a name, divided by n for n boxes
+MAX_POINTS = 100_000  # maximum number of points used
+SEEN_SHARE = 0.003  # minimum share of a frame's points in a box for a frame that shows the object
+OUTSIDE = 1.0  # percentage of points left out on each side of the floor (errors of depth)
+CEILING = (0.15, 0.06)  # a ceiling was seen if this share of the points lies within so many metres of the highest
 
 Ends = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-
-@runtime_checkable
-class Asked(Protocol):
-    """What is needed of a :class:`vidllm.scene.Scene`."""
-
-    @property
-    def data(self) -> SceneData:
-        """Plain arrays."""
-
-    @property
-    def scale(self) -> Scale:
-        """Metres per unit, and how sure they are."""
-
-    @property
-    def detector(self) -> Any:
-        """What finds things in place of the model; None: nothing."""
-
-    @property
-    def calibration(self) -> Any:
-        """None: uncertainties are not calibrated."""
-
-    def ask_all(self, questions: Sequence[tuple[str, str | None]], max_new_tokens: int = ...) -> Sequence[str]:
-        """Answers."""
-
-    def describe(self, at: Sequence[float] | None = None, max_new_tokens: int = ...) -> str:
-        """The object at a point."""
-
-    def ground(self, expression: str, several: bool = True) -> Sequence[Box]:
-        """Boxes, best first."""
 
 
 def row_of(box: Box) -> list[float]:
@@ -88,7 +56,7 @@ def row_of(box: Box) -> list[float]:
 
 @dataclass(frozen=True)
 class Length:
-    """Metres, and between which they lie (:meth:`vidllm.answers.Scale.of_length`; None: not known)."""
+    """A length in metres and its interval (:meth:`vidllm.answers.Scale.of_length`; None: unknown)."""
 
     value: float
     interval: tuple[float, float] | None
@@ -101,7 +69,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Place:
-    """What was measured: an expression's best box, or a point (size 0) that a pixel shows; height of top and bottom."""
+    """A measured object (the best box of an expression) or point (size 0), with its heights over the floor."""
 
     name: str
     center: tuple[float, float, float]
@@ -114,7 +82,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One or two places; of two their distances, and the nearest points of their boxes."""
+    """One or two places; for two also their distances and the nearest points of their boxes."""
 
     places: tuple[Place, ...]
     nearest: Length | None = None
@@ -126,7 +94,7 @@ class Measurement:
         return {**asdict(self), "units": "m", "angles": "rad", "frame": "scene", "up": "z"}
 
     def as_text(self) -> str:
-        """One line a length."""
+        """One line per length."""
         lines = []
         for place in self.places:
             names = ("length", "width", "height") if place.score is not None else ()
@@ -145,7 +113,7 @@ def pixel(text: str) -> tuple[int, float, float] | None:
     return None if found is None else (int(found[1]), float(found[2]), float(found[3]))
 
 
-def measure(scene: Asked, first: str | tuple[int, float, float], second: Any = None) -> Measurement:
+def measure(scene: Any, first: str | tuple[int, float, float], second: Any = None) -> Measurement:
     """See :meth:`vidllm.scene.Scene.measure`."""
     asked = [what for what in (first, second) if what is not None]
     found = [_found(scene, what) for what in asked]
@@ -158,15 +126,15 @@ def measure(scene: Asked, first: str | tuple[int, float, float], second: Any = N
 
 
 def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, Ends]:
-    """Of two boxes (7 numbers): metres between their nearest points, between their centres, and these points."""
+    """The distance between the nearest points of two boxes (7 numbers), between their centres, and these points."""
     first, second = (torch.tensor(row, dtype=torch.float64) for row in (a, b))
     here, there = nearest_points(first, second)
     ends = three_numbers(here), three_numbers(there)
     return float((here - there).norm()), float((first[:3] - second[:3]).norm()), ends
 
 
-def _found(scene: Asked, what: str | tuple[int, float, float]) -> tuple[str, list[float], float | None]:
-    """Name, the 7 numbers of a box, score (None for a point)."""
+def _found(scene: Any, what: str | tuple[int, float, float]) -> tuple[str, list[float], float | None]:
+    """Name, box (7 numbers) and score (None for a point)."""
     if not isinstance(what, str):
         frame, u, v = what
         return f"pixel {u:g},{v:g} of frame {frame}", [*scene.data.point_at(frame, u, v), 0.0, 0.0, 0.0, 0.0], None
@@ -176,14 +144,14 @@ def _found(scene: Asked, what: str | tuple[int, float, float]) -> tuple[str, lis
     return what, row_of(boxes[0]), boxes[0].score
 
 
-def _place(scene: Asked, name: str, row: list[float], score: float | None, floor: float) -> Place:
+def _place(scene: Any, name: str, row: list[float], score: float | None, floor: float) -> Place:
     x, y, z, length, width, height, yaw = row
     sizes = (_length(scene, length), _length(scene, width), _length(scene, height))
     ends = [_length(scene, z + part * height / 2 - floor) for part in (-1, 1)]
     return Place(name, (x, y, z), sizes, yaw, score, *ends)
 
 
-def _length(scene: Asked, value: float) -> Length:
+def _length(scene: Any, value: float) -> Length:
     return Length(value, scene.scale.of_length(value))
 
 
@@ -192,9 +160,9 @@ def _length(scene: Asked, value: float) -> Length:
 
 @dataclass(frozen=True)
 class Room:
-    """What the points tell of the room: the outline (N,2) of what was seen of it, counter-clockwise, its area.
+    """The room: outline (N,2) of the part that was seen, counter-clockwise, and its area.
 
-    ``floor`` is the height of the floor, ``height`` that of the ceiling over it (None: no ceiling was seen).
+    ``floor`` is z of the floor, ``height`` the height of the ceiling over it (None: no ceiling was seen).
     """
 
     outline: np.ndarray
@@ -204,11 +172,11 @@ class Room:
 
 
 def room_of(xyz: Float[np.ndarray, "N 3"]) -> Room:
-    """The room's shape from the points of a reconstruction (metres, scene frame); ValueError where there is none.
+    """The room's shape from the points of a reconstruction (metres, scene frame); ValueError without points.
 
-    The outline is the convex hull of what the camera saw, which is less than the room where it did not look around.
+    The outline is the convex hull of what the camera saw, which may be less than the room.
     """
-    from scipy.spatial import ConvexHull, QhullError  # a third of a second, which no question has to wait for
+    from scipy.spatial import ConvexHull, QhullError  # takes 0.3 s to import
 
     if not len(xyz):
         raise ValueError("the reconstruction has no point with depth; nothing can be measured in it")
@@ -230,7 +198,7 @@ def room_of(xyz: Float[np.ndarray, "N 3"]) -> Room:
 
 @dataclass(frozen=True)
 class Thing:
-    """A thing: its name, its colour in a word ("" unknown), its box, in how many frames it is seen."""
+    """An object: name, colour ("" if unknown), box, and the number of frames that show it."""
 
     name: str
     colour: str
@@ -245,7 +213,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything in a scene once, and the room around it; make it with :meth:`vidllm.scene.Scene.inventory`."""
+    """The objects of a scene, each once, and its room; made by :meth:`vidllm.scene.Scene.inventory`."""
 
     things: tuple[Thing, ...]
     room: Room
@@ -254,16 +222,16 @@ class Inventory:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many of each name, most first."""
+        """The number of objects of each name, the most frequent first."""
         return dict(Counter(thing.name for thing in self.things).most_common())
 
     @property
     def path_length(self) -> float:
-        """Metres that the camera travelled."""
+        """Length of the camera path in metres."""
         return float(np.linalg.norm(np.diff(self.path, axis=0), axis=1).sum())
 
     def distances(self) -> list[dict[str, Any]]:
-        """Of every pair (numbers from 1): metres between the nearest points of the boxes and between the centres."""
+        """For each pair (numbers from 1) the distance between the nearest points and between the centres, in metres."""
         rows, told = [row_of(thing.box) for thing in self.things], []
         for a, b in combinations(range(len(rows)), 2):
             nearest, centres, _ = apart(rows[a], rows[b])
@@ -272,7 +240,7 @@ class Inventory:
         return told
 
     def as_dict(self, distances: bool = False) -> dict[str, Any]:
-        """Plain values for JSON: docs/measuring.md has the schema. What is not known is None, never nan."""
+        """Plain values for JSON (schema: docs/measuring.md). Unknown values are None, never nan."""
         room, scale = self.room, self.scale
         return {
             "schema": SCHEMA, "units": "m", "angles": "rad", "frame": "scene", "up": "z",
@@ -292,7 +260,7 @@ class Inventory:
         }  # fmt: skip
 
     def as_text(self, distances: bool = False) -> str:
-        """The same in words, for the prompt of a language model."""
+        """The same as text, for example for the prompt of a language model."""
         height = "the ceiling was not seen" if self.room.height is None else f"{self.room.height:.2f} m high"
         lines = [
             "Lengths in metres; z is up, the origin is the first camera, x where it looks; yaw in radians about z.",
@@ -318,7 +286,7 @@ def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"
 
 
-def take(scene: Asked, names: Sequence[str] = NAMES) -> Inventory:
+def take(scene: Any, names: Sequence[str] = NAMES) -> Inventory:
     """See :meth:`vidllm.scene.Scene.inventory`."""
     data = scene.data
     if scene.detector is not None:
@@ -341,19 +309,19 @@ def take(scene: Asked, names: Sequence[str] = NAMES) -> Inventory:
     return Inventory(tuple(things), room_of(samples.xyz), data.scene_from_camera[:, :3, 3], scene.scale)
 
 
-def _counted(scene: Asked, names: Sequence[str]) -> list[tuple[str, int]]:
-    """Names of which there is at least one, with how many."""
+def _counted(scene: Any, names: Sequence[str]) -> list[tuple[str, int]]:
+    """The names of which there is at least one, with their counts."""
     there = scene.ask_all([(f"Is there {with_article(name)}?", None) for name in names], 4)
     present = [name for name, answer in zip(names, there, strict=True) if answer.split()[:1] == ["yes"]]
     many = scene.ask_all([(f"How many {plural(name)} are there?", None) for name in present], 4)
     return [(name, max(1, int(a) if a.isdecimal() else 0)) for name, a in zip(present, many, strict=True)]
 
 
-def _best(scene: Asked, name: str, count: int) -> list[Box]:
+def _best(scene: Any, name: str, count: int) -> list[Box]:
     return [box for box in list(scene.ground(f"the {name}"))[:count] if box.score >= MIN_SCORE / count]
 
 
-def _colours(scene: Asked, names: Sequence[str]) -> dict[str, str]:
+def _colours(scene: Any, names: Sequence[str]) -> dict[str, str]:
     said = scene.ask_all([(f"What color is the {name}?", None) for name in names], 4)
     return {name: _colour_in(answer) for name, answer in zip(names, said, strict=True)}
 

@@ -43,10 +43,8 @@ __all__ = ["TINY", "Box", "Scale", "Scene", "VidLLM", "load", "load_scene"]
 class VidLLM:
     """A model with its processor: ``reconstruct`` turns a video into a :class:`Scene`."""
 
-    def __init__(
-        self, model: Network, processor: Processor, refine: bool | None = None
-    ) -> None:
-        """``refine``: what a reconstruction does that is not told; None: ``config.refine``."""
+    def __init__(self, model: Network, processor: Processor, refine: bool | None = None) -> None:
+        """``refine``: the default of reconstructions; None: ``config.refine``."""
         self.model, self.processor = model.eval(), processor
         self.refine = bool(model.config.refine) if refine is None else refine
 
@@ -153,7 +151,7 @@ class VidLLM:
 
 
 def _told(scene: Scene) -> Scene:
-    """The scene, with a warning where its frames do not agree after refinement."""
+    """The scene, with a warning if its frames do not agree after refinement."""
     if scene.frames_agree is False:
         warnings.warn(scene.warnings[0], stacklevel=1)  # the command line shows the warnings of our modules
     return scene
@@ -166,7 +164,7 @@ def known_cameras(source: Any) -> GivenCameras | None:
 
 
 def _check_known(known: KnownScale | None, cameras: GivenCameras | None) -> None:
-    """ValueError where the scale is known twice."""
+    """ValueError if the scale is given twice."""
     if known is not None and cameras is not None and cameras.gives_metres:
         raise ValueError("poses or depth in metres already give the scale; leave scale, camera height and known "
                          "length out, or say that the poses' scale is unknown")  # fmt: skip
@@ -207,7 +205,7 @@ def load(
 
 
 def _device(name: str) -> torch.device:
-    """The device of this name; ValueError when torch does not know it or the machine lacks it."""
+    """The device of this name; ValueError if it is unknown or not available."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,12 +1,13 @@
 """The files of a saved scene: ``vidllm_scene.safetensors`` holds the tensors, ``vidllm_scene.json`` everything else.
 
-With the checksums of both and the fingerprint of the model: another model would read the scene's tokens as nonsense.
+It also has the checksums of both and the fingerprint of the model: the tensors are useless for another model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from vidllm.model.modeling import Network
 from vidllm.model.outputs import SceneScale, VisualPrefix
 from vidllm.model.precision import Int4Linear, Int8Linear
 
-SAVED = "scene"  # beside the exporters' formats: the scene itself
+SAVED = "scene"  # the format of a saved scene, in addition to those of the exporters
 VALUES, TENSORS = "vidllm_scene.json", "vidllm_scene.safetensors"
 FORM, VERSION = "vidllm scene", 1
 SHIPPED = "shipped"  # the place of the model inside the package
@@ -39,8 +40,9 @@ _FILE_TYPES = {
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 _TYPES_OF_MAPS = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
-_ITEMS = 2**20  # written at a time
-_SAMPLES = 256  # elements of each weight that a fingerprint holds one by one
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ITEMS = 2**20  # items written at a time
+_SAMPLES = 256  # elements of each weight in a fingerprint
 _T = TypeVar("_T")
 
 
@@ -48,10 +50,10 @@ def write_formats(
     scene: Any, model: Network, folder: Path, formats: Sequence[str], shown: Sequence[dict[str, Any]],
     page: tuple[str, Sequence[tuple[str, str]]],
 ) -> list[Path]:
-    """A ``Scene`` in formats of ``vidllm.export`` and as itself ("scene"), all of it or nothing; the paths.
+    """Write a ``Scene`` in formats of ``vidllm.export`` and as a saved scene ("scene"), atomically; returns the paths.
 
-    ``shown`` are the boxes of ``export_scene``; ``page`` its title, and questions with answers. Raises OutputError (an
-    OSError) when the folder cannot be written, ValueError for an unknown format.
+    ``shown``: the boxes for ``export_scene``; ``page``: title, questions with answers. Raises OutputError (an OSError)
+    if the folder cannot be written, ValueError for an unknown format.
     """
     from vidllm.export import EXPORTERS, export_scene
     from vidllm.export.page import PageTexts
@@ -72,9 +74,9 @@ def write_formats(
 
 
 def fingerprint(model: Network) -> str:
-    """32 hexadecimal digits of a model's configuration and weights; another dtype or quantisation has another one.
+    """32 hexadecimal digits of a model's configuration and weights, which also depend on dtype and quantisation.
 
-    Of each weight count the sum of its bits, over all elements, and the bits of ``_SAMPLES`` elements.
+    Of each weight, the sum over all elements (as integers) and the bits of ``_SAMPLES`` elements are hashed.
     """
     digest = hashlib.sha256(json.dumps(_settings(model.config), sort_keys=True).encode())
     for name, weight in sorted(_weights(model).items()):
@@ -86,7 +88,7 @@ def fingerprint(model: Network) -> str:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What a configuration says of the model, without defaults, so that new settings do not make it another one."""
+    """The settings of the model that differ from defaults, so that new settings do not change the fingerprint."""
     left_out = ("windows", "text_config", "vision_config", "metric_model")
     parts = {name: part for name, part in vars(config).items() if is_dataclass(part) and name not in left_out}
     told: dict[str, Any] = {name: _changed(part) for name, part in parts.items()}
@@ -103,7 +105,7 @@ def _changed(part: Any) -> dict[str, Any]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, with the weights that wait in the host's memory."""
+    """The state dict, including weights that are offloaded to host memory."""
     found: dict[str, Tensor] = model.state_dict()
     if any(weight.is_meta for weight in found.values()):
         from accelerate.utils.modeling import get_state_dict_offloaded_model
@@ -113,7 +115,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def origin_of(model: Network) -> dict[str, Any]:
-    """The model as a saved scene names it: place, fingerprint, dtypes."""
+    """The model's entry in a saved scene: place, fingerprint, dtypes."""
     place = str(model.name_or_path or "")
     if place and Path(place).is_dir():
         place = SHIPPED if Path(place).resolve() == TINY.resolve() else str(Path(place).resolve())
@@ -136,7 +138,7 @@ def in_words(origin: dict[str, Any]) -> str:
 def write_scene(
     folder: Path, model: Network, kind: str, values: dict[str, Any], tensors: dict[str, Tensor | np.ndarray]
 ) -> list[Path]:
-    """Write a scene to a folder, which is made when missing; returns the two paths. OutputError where that fails."""
+    """Write a scene to a folder, created if missing; returns the two paths. OutputError if that fails."""
     with atomic_path(folder / TENSORS) as part:
         _save(tensors, part)
         digest = _sha256(part)
@@ -148,7 +150,7 @@ def write_scene(
 
 
 def _save(tensors: dict[str, Tensor | np.ndarray], path: Path) -> None:
-    """A safetensors file, some megabytes at a time: the maps of a long scene lie on disk and may not fit in memory."""
+    """Write a safetensors file in pieces: the maps of a long scene are on disk and may not fit in memory."""
     named: dict[str, tuple[str, np.ndarray]] = {}
     for name, value in tensors.items():
         tensor = torch.empty(0, dtype=_TYPES_OF_MAPS[value.dtype.name]) if isinstance(value, np.ndarray) else value
@@ -176,41 +178,30 @@ def _bits(tensor: Tensor) -> np.ndarray:
 
 
 def flat(**parts: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Dataclasses as JSON values and tensors, named by the way to them, such as ``geometry.scale.spread``."""
+    """JSON values and tensors of dataclasses, named by their paths, such as ``geometry.scale.spread``."""
     values: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, part in parts.items():
-        more_values, more_tensors = _flat(part, name)
-        values, tensors = values | more_values, tensors | more_tensors
-    return values, tensors
-
-
-def _flat(part: Any, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    values: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    for field in fields(part):
-        key, value = f"{name}.{field.name}", getattr(part, field.name)
-        if isinstance(value, Tensor | np.ndarray):
-            tensors[key] = torch.as_tensor(value)
-        elif is_dataclass(value):
-            more_values, more_tensors = _flat(value, key)
-            values, tensors = values | more_values, tensors | more_tensors
-        else:
-            values[key] = texts(value) if isinstance(value, tuple) else texts([value])[0]
+        for field in fields(part):
+            key, value = f"{name}.{field.name}", getattr(part, field.name)
+            if isinstance(value, Tensor | np.ndarray):
+                tensors[key] = torch.as_tensor(value)
+            elif is_dataclass(value):
+                more_values, more_tensors = flat(**{key: value})
+                values, tensors = values | more_values, tensors | more_tensors
+            else:
+                values[key] = texts(value) if isinstance(value, tuple) else texts([value])[0]
     return values, tensors
 
 
 def texts(values: Iterable[Any]) -> list[Any]:
-    """Values for JSON; a text that is not valid Unicode (a file's name may be so) as its bytes."""
-    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if _is_broken(v) else v for v in values]
-
-
-def _is_broken(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+    """Values for JSON; a text that is not valid Unicode (such as a file name) becomes its bytes."""
+    return [{"bytes": v.encode("utf-8", "surrogatepass").hex()} if isinstance(v, str) and _SURROGATE.search(v) else v
+            for v in values]  # fmt: skip
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Pictures in 8 bits where that loses nothing."""
+    """Pictures in 8 bits if that is lossless."""
     rounded = (images * 255).round().to(torch.uint8)
     return rounded if torch.equal(rounded.to(images.dtype) / 255, images) else images
 
@@ -229,14 +220,14 @@ def _sha256(file: Path) -> str:
 
 
 def is_saved_scene(place: str | Path) -> bool:
-    """Whether a folder holds a saved scene, whole or damaged."""
+    """Whether a folder contains a saved scene, intact or damaged."""
     folder = Path(place).expanduser()
     return any((folder / name).exists() for name in (VALUES, TENSORS))
 
 
 @dataclass(frozen=True)
 class SceneFile:
-    """What a folder holds of a scene, before a model is there for it."""
+    """The content of a saved scene, before a model is loaded for it."""
 
     folder: Path
     values: dict[str, Any]
@@ -266,7 +257,7 @@ class SceneFile:
         return origin
 
     def place(self) -> Path | None:
-        """Where the scene's model lies, None for the shipped one; ValueError where it is not on this machine."""
+        """The folder of the scene's model, None for the shipped one; ValueError if it is not on this machine."""
         place = self.origin["place"]
         if place == SHIPPED:
             return None
@@ -276,7 +267,7 @@ class SceneFile:
         return Path(place)
 
     def build(self, kind: type[_T], name: str, device: torch.device | str = "cpu") -> _T:
-        """A dataclass from its values and tensors; tensors are copied to where torch would lay them."""
+        """A dataclass from its values and tensors, which are copied to ``device``."""
         found: dict[str, Any] = {}
         for field in fields(kind):  # type: ignore[arg-type]
             key = f"{name}.{field.name}"
@@ -293,7 +284,7 @@ class SceneFile:
 
 @dataclass(frozen=True)
 class SavedMaps:
-    """Maps of a long scene in its file: memory is used by what is looked at."""
+    """Maps of a long scene, memory-mapped from its file."""
 
     tensors: dict[str, Tensor]
 

@@ -1,7 +1,7 @@
-"""A scene as a vision-language model gets it, and its answers as boxes (docs/vision_language.md).
+"""The input of a vision-language model for a scene, and boxes from its answers (docs/vision_language.md).
 
-It gets pictures and the inventory as text. What it says of objects are their numbers in the inventory: the boxes are
-those that were measured, and a choice among given boxes is the given one that is nearest to these.
+The input is pictures and the inventory as text. The model refers to objects by their numbers in the inventory, so boxes
+are those of the inventory; to choose among given boxes, the nearest given one is taken.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from vidllm.inventory import NAMES, Inventory, row_of
 from vidllm.model.modeling import Network
 from vidllm.model.prompts import OBJECT_REQUEST, ROOM_REQUEST, check_question, format_coordinate
 
-#: A reply that is numbers; one that begins otherwise tells something else, in which numbers may stand as well.
+#: A reply with numbers of objects; replies that begin otherwise may contain other numbers.
 _NUMBERS = re.compile(r"(?:(?:the )?(?:numbers?|objects?|things?)\b)?[\s:#(]*\d", re.IGNORECASE)
 
 
 @dataclass
 class SceneInWords:
-    """What a vision-language model says of a scene; ``scene`` is asked for its inventory by its own model.
+    """A vision-language model that answers about a scene; the scene's own model takes the inventory.
 
-    ``metres``: whether it is told what was measured (the baseline "2d" is not). ``finds``: whether the scene's own
-    model finds things, so that there is a list of them; the room's size and the camera's path are told in any case.
+    ``metres``: whether it gets the measurements (not for the baseline "2d"). ``finds``: whether the scene's own model
+    can find objects; without a list of objects, it gets the room's size and the camera path.
     """
 
     scene: Any
@@ -55,7 +55,7 @@ class SceneInWords:
 
     @cached_property
     def shown(self) -> Shown:
-        """Pictures spread evenly over the frames, as large as they were but for ``LONGER_SIDE``, and the facts."""
+        """Pictures of evenly spaced frames, in original size up to ``LONGER_SIDE``, and the facts."""
         data = self.scene.data
         chosen = set(data.evenly(MAX_PICTURES))
         pictures = tuple(_picture(rgb) for number, rgb in enumerate(data.pictures()) if number in chosen)
@@ -72,9 +72,9 @@ class SceneInWords:
         return self.speaker.reply(self.shown, request, max_new_tokens)
 
     def ground(self, expression: str, several: bool) -> Boxes:
-        """The inventory's boxes whose numbers it names, in their order; ``several=False``: one.
+        """The boxes of the inventory whose numbers it names, in order; ``several=False``: one.
 
-        Where it names none and one is wanted, the box that the scene's own model finds, with a note.
+        If one is wanted and it names none, the box that the scene's own model finds, with a note.
         """
         things = self.inventory.things
         request = WHICH.format(expression=check_question(expression, what="expression"),
@@ -94,7 +94,7 @@ class SceneInWords:
     def choose(
         self, expression: str, candidates: Sequence[Sequence[float]], several: bool
     ) -> list[tuple[int, float]]:
-        """Of given boxes those that overlap most with the ones that it means, or are nearest; with scores."""
+        """The given boxes that overlap most with those it names, or are nearest to them; with scores."""
         given = torch.tensor([list(map(float, box)) for box in candidates], dtype=torch.float64)
         found: dict[int, float] = {}
         for box in self.ground(expression, several):
@@ -103,9 +103,9 @@ class SceneInWords:
 
 
 def told_in_words(scene: Any, network: Network) -> SceneInWords | None:
-    """A scene as the network's ``speaker`` gets it, None where the network speaks itself.
+    """The scene for the network's ``speaker``; None if the network answers itself.
 
-    Asked for its inventory is a scene that differs in nothing but that: the network that made it answers there.
+    The inventory is taken of a copy of the scene in which the network itself answers.
     """
     if network.speaker is None:
         return None

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vidllm.cli import main
+from vidllm.cli import main, read_verb
 
 
 @pytest.mark.parametrize(("verb", "missing", "extra"), [
@@ -40,3 +40,12 @@ def test_wrong_options_are_one_line(capsys, options, text):
     assert main(["serve", *options]) == 2
     told = capsys.readouterr().err
     assert text in told and len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "refines"), [
+    (["serve"], True), (["mcp"], True), (["serve", "--no-refine"], False),
+])  # fmt: skip
+def test_a_served_scene_is_refined_unless_told_otherwise(model, clip, command, refines):
+    with read_verb([*command, "--model", model.model.name_or_path]).core() as core:
+        agree = core.submit(core.local(str(clip)), lambda scene: scene.frames_agree).result(240)
+    assert (agree is not None) == refines

@@ -1,4 +1,4 @@
-"""The verbs about data, downloaded or your own: check, pack, score."""
+"""The commands of ``vidllm data``, for downloaded data and your own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from vidllm.cli import reading
 from vidllm.cli.options import ComputeOptions, Count, Flag, Frames, Output, Place, Verb, Words
 
 if TYPE_CHECKING:
-    from vidllm.datasets.check import Report
     from vidllm.datasets.jsonl import JsonlReport
 
 
@@ -34,7 +33,7 @@ class Check(Verb):
         from vidllm.evaluation.tasks import refusals
 
         report = check_root(self.root, quick=self.quick, progress=reading.Progress("scenes"), further=refusals)
-        self._print(report)
+        reading.show(self.json, report.to_json(), report.lines())
         if report.broken:
             raise ValueError(f"{self.root}: damaged files: {len(report.broken)}, named above; download them again")
         if not report.usable:
@@ -49,17 +48,11 @@ class Check(Verb):
         report = check_jsonl(self.root, quick=self.quick, progress=reading.Progress("videos"))
         if not self.quick:
             _note_lengths(report)
-        self._print(report)
+        reading.show(self.json, report.to_json(), report.lines())
         if report.problems:
             raise ValueError(f"{self.root}: problems: {len(report.problems)}, named above by line; correct them")
         if self.strict and report.notes:
             raise ValueError(f"{self.root}: notes: {len(report.notes)}, named above by line")
-
-    def _print(self, report: Report | JsonlReport) -> None:
-        if self.json:
-            reading.print_json(report.to_json())
-        else:
-            print("\n".join(report.lines()))
 
 
 def _note_lengths(report: JsonlReport) -> None:
@@ -94,14 +87,12 @@ class Score(Verb):
         examples = read_jsonl(self.file)
         model = self.compute.load()
         rows = score_examples(model, examples, self.frames, reading.Progress("videos"))
-        if self.json:
-            name = self.compute.model
-            reading.print_json({"file": self.file, "model": name, "rows": [asdict(row) for row in rows]})
-            return
-        print(f"{'measure':32s}{'of':>6s}{'model':>8s}{'most frequent answer':>22s}")
+        lines = [f"{'measure':32s}{'of':>6s}{'model':>8s}{'most frequent answer':>22s}"]
         for row in rows:
             usual = "" if row.baseline is None else f"{row.baseline:22.3f}"
-            print(f"{row.measure:32s}{row.count:6d}{row.value:8.3f}{usual}")
+            lines.append(f"{row.measure:32s}{row.count:6d}{row.value:8.3f}{usual}")
+        told = {"file": self.file, "model": self.compute.model, "rows": [asdict(row) for row in rows]}
+        reading.show(self.json, told, lines)
 
 
 @dataclass(frozen=True)
@@ -182,12 +173,10 @@ class SeenIn(Verb):
             raise ValueError(f"{folder}: no {SEEN_FILE}, so its training data is unknown; ask whoever trained it")
         known = [scene for scene in scenes if seen.knows(scene)]
         doubts = {scene: why for scene in scenes if not seen.knows(scene) and (why := seen.doubt(scene))}
-        if self.json:
-            reading.print_json({"model": str(folder), "scenes": len(scenes), "seen": known, "possibly": doubts})
-            return
-        print(f"{self.file}: {len(scenes)} scenes; seen in training: {len(known)}, possibly: {len(doubts)}")
-        for what, found in (("seen", known), ("possibly seen", [*doubts])):
-            if found:
-                print(f"{what}: {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}")
-        for why in dict.fromkeys(doubts.values()):
-            print(f"possibly, because {why}")
+        told = {"model": str(folder), "scenes": len(scenes), "seen": known, "possibly": doubts}
+        reading.show(self.json, told, [
+            f"{self.file}: {len(scenes)} scenes; seen in training: {len(known)}, possibly: {len(doubts)}",
+            *(f"{what}: {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}"
+              for what, found in (("seen", known), ("possibly seen", [*doubts])) if found),
+            *(f"possibly, because {why}" for why in dict.fromkeys(doubts.values())),
+        ])  # fmt: skip

@@ -126,7 +126,7 @@ class Evaluate(Verb):
             with atomic_path(out) as temporary:
                 temporary.write_text(reading.json_text(items) + "\n", encoding="utf-8")
         if self.json:
-            reading.print_json(results[0] if self.protocol != ALL else results)
+            print(reading.json_text(results[0] if self.protocol != ALL else results))
             return
         for name, path in (("predictions", self.files.predictions), ("references", self.files.references)):
             print(f"{name}: {path} (sha256 {given.checksums[name]['sha256'][:12]})")
@@ -160,10 +160,7 @@ class Evaluate(Verb):
         results = run(plan, model, self.compute.model, reading.Progress("scenes"))
         if results is None:
             return
-        if self.json:
-            reading.print_json(results)
-        else:
-            print("\n".join(lines_of(results)))
+        reading.show(self.json, results, lines_of(results))
 
 
 def _warn_of_missing_meteor(task: str, names: Sequence[str]) -> None:
@@ -218,14 +215,13 @@ class Compare(Verb):
         files = [PredictionFiles(path, self.references) for path in (self.first, self.second)]
         one, other = (given.scored(entry.per_item) for given in files)
         found = compare(one, other, self.metric, self.resamples, self.seed)
-        if self.json:
-            told = {"task": self.task, "protocol": entry.name, **asdict(found), "difference": found.difference}
-            told |= {"is_noise": found.is_noise, "references": files[0].checksums["references"]}
-            told |= {name: given.checksums["predictions"] for name, given in zip("AB", files, strict=True)}
-            reading.print_json(told)
-            return
-        print(f"{self.task}, protocol {entry.name}: {found.metric} of {found.items} items")
-        print(f"A {found.first:.4f}  {self.first}\nB {found.second:.4f}  {self.second}")
+        told = {"task": self.task, "protocol": entry.name, **asdict(found), "difference": found.difference}
+        told |= {"is_noise": found.is_noise, "references": files[0].checksums["references"]}
+        told |= {name: given.checksums["predictions"] for name, given in zip("AB", files, strict=True)}
         said = "within the noise" if found.is_noise else "more than noise"
-        print(f"A - B {found.difference:+.4f}, {COVERAGE}% interval {found.low:+.4f} to {found.high:+.4f}: {said} "
-              f"({found.resamples} resamples, seed {found.seed})")  # fmt: skip
+        reading.show(self.json, told, [
+            f"{self.task}, protocol {entry.name}: {found.metric} of {found.items} items",
+            f"A {found.first:.4f}  {self.first}", f"B {found.second:.4f}  {self.second}",
+            f"A - B {found.difference:+.4f}, {COVERAGE}% interval {found.low:+.4f} to {found.high:+.4f}: {said} "
+            f"({found.resamples} resamples, seed {found.seed})",
+        ])  # fmt: skip

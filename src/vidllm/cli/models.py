@@ -1,18 +1,15 @@
-"""The verbs about models: info and import."""
+"""The commands info and import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from vidllm.cli import reading
 from vidllm.cli.options import NO_HINT, Effect, Flag, Frames, Metres, Output, Place, Verb, Whole, one_of, read_by
-
-if TYPE_CHECKING:
-    from vidllm.model.huggingface import VidLLMConfig
 
 
 @dataclass(frozen=True)
@@ -34,33 +31,25 @@ class Info(Verb):
         from vidllm.model.configuration import TINY
         from vidllm.model.loading import load_config
         from vidllm.model.presets import PRESETS, preset
-        from vidllm.profiling import parts, total
+        from vidllm.profiling import costs, extent_of, memory, parts, total
 
         config = preset(self.model) if self.model in PRESETS else load_config(self.model or TINY)
         rows = parts(config)
-        flops, memory = self._costs(config) if self.frames else ([], [])
-        if self.json:
-            table = [{"part": row.name, "form": row.form, "parameters": row.parameters} for row in rows]
-            more = {"flops": dict(flops), "bytes": dict(memory)} if self.frames else {}
-            name = self.model or "shipped"
-            reading.print_json({"model": name, "parts": table, "parameters": total(rows), **more})
-            return
-        for row in rows:
-            print(f"{row.name:27s}{row.parameters:>16,d}  {row.form}".rstrip())
-        print(f"{'total':27s}{total(rows):>16,d}  {2 * total(rows) / 2**30:.2f} GiB in bfloat16")
-        for part, count in flops:
-            print(f"{part:60s}{count / 1e9:14,.1f} GFLOP")
-        for purpose, count in memory:
-            print(f"{purpose:60s}{count / 1e9:14.2f} GB")
-
-    def _costs(self, config: VidLLMConfig) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-        """Operations by part and bytes by purpose for a 4:3 video, in bfloat16."""
-        from vidllm.profiling import costs, extent_of, memory
-
-        assert self.frames is not None
-        extent = extent_of(config, self.frames)
-        flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]
-        return flops, memory(config, extent, self.language_dtype or "bfloat16")
+        flops, used = [], []  # operations by part and bytes by purpose for a 4:3 video, in bfloat16
+        if self.frames:
+            extent = extent_of(config, self.frames)
+            flops = [(row.name, row.flops) for row in costs(config, extent) if row.flops]
+            used = memory(config, extent, self.language_dtype or "bfloat16")
+        table = [{"part": row.name, "form": row.form, "parameters": row.parameters} for row in rows]
+        told = {"model": self.model or "shipped", "parts": table, "parameters": total(rows)}
+        if self.frames:
+            told |= {"flops": dict(flops), "bytes": dict(used)}
+        reading.show(self.json, told, [
+            *(f"{row.name:27s}{row.parameters:>16,d}  {row.form}".rstrip() for row in rows),
+            f"{'total':27s}{total(rows):>16,d}  {2 * total(rows) / 2**30:.2f} GiB in bfloat16",
+            *(f"{part:60s}{count / 1e9:14,.1f} GFLOP" for part, count in flops),
+            *(f"{purpose:60s}{count / 1e9:14.2f} GB" for purpose, count in used),
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,9 +113,7 @@ class Import(Verb):
             reading.check_room(folder, most, "weights at most")
         else:
             report = import_model(self.preset, given, folder, dtype)
-        if self.json:
-            reading.print_json({"model": str(folder), **report.as_dict()})
-            for line in report.licence_lines():
-                reading.note(line)
-        else:
-            print("\n".join([*report.lines(self.every_key), *([] if self.dry_run else [f"wrote     {folder}"])]))
+        wrote = [] if self.dry_run else [f"wrote     {folder}"]
+        reading.show(self.json, {"model": str(folder), **report.as_dict()}, [*report.lines(self.every_key), *wrote])
+        for line in report.licence_lines() if self.json else ():
+            reading.note(line)

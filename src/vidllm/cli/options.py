@@ -177,7 +177,8 @@ class ComputeOptions:
     model: Place = None  # folder or hub id of a model (default: the shipped model)
     vlm: Place = None  # folder or hub id of a vision-language model that gives the answers: docs/vision_language.md
     refine: Flag = False
-    """refine cameras and depth by bundle adjustment: docs/refinement.md (default: as the model's config.json says)"""
+    """refine cameras and depth by bundle adjustment: docs/refinement.md (default: reconstruct, serve and mcp do, the
+    others as the model's config.json says)"""
     no_refine: Flag = False  # do not refine
     device: str = "cpu"  # cpu, cuda or cuda:1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

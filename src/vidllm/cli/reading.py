@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,13 +138,13 @@ def has_desktop() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def print_json(value: Any) -> None:
-    """JSON on standard output;numbers that are not finite become null."""
-    print(json_text(value))
+def show(as_json: bool, value: Any, lines: Iterable[str]) -> None:
+    """A result on standard output: ``value`` as JSON, or ``lines``."""
+    print(json_text(value) if as_json else "\n".join(lines))
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON on one line;numbers that are not finite become null."""
+    """``value`` as JSON on one line; numbers that are not finite become null."""
     from vidllm.io.files import plain
 
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
@@ -156,7 +156,7 @@ def note(text: str) -> None:
 
 
 def begin(what: str) -> None:
-    """What is done now, on standard error, where somebody looks: a terminal."""
+    """The step that begins, on standard error if that is a terminal."""
     if sys.stderr.isatty():
         note(f"vidllm: {what} ...")
 

@@ -1,4 +1,4 @@
-"""The verbs about procedural rooms: render, export, shards, eval."""
+"""The commands of ``vidllm rooms``."""
 
 from __future__ import annotations
 
@@ -103,14 +103,13 @@ class Evaluate(Verb):
             raise ValueError(f"{self.blind}: no language-only baseline (config.json is missing)")
         rows = table(evaluate(model, self.seeds, blind, reading.Progress("rooms", len(self.seeds)), self.frames))
         seeds = reading.as_word(self.seeds)
-        if self.json:
-            names = ("measure", "value", "baseline", "baseline_name")
-            reading.print_json({"seeds": seeds, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
-        else:
-            print(f"rooms {seeds}\n{'measure':38s}{'value':>8s}{'baseline':>10s}")
-            for title, value, baseline, name in rows:
-                other = "" if baseline is None or math.isnan(baseline) else f"{baseline:10.3f}  ({name})"
-                print(f"{title:38s}{value:8.3f}{other}")
+        names = ("measure", "value", "baseline", "baseline_name")
+        lines = [f"rooms {seeds}", f"{'measure':38s}{'value':>8s}{'baseline':>10s}"]
+        for title, value, baseline, name in rows:
+            other = "" if baseline is None or math.isnan(baseline) else f"{baseline:10.3f}  ({name})"
+            lines.append(f"{title:38s}{value:8.3f}{other}")
+        told = {"seeds": seeds, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
+        reading.show(self.json, told, lines)
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,9 @@ class Calibrate(Verb):
         if self.closed_vocabulary:
             reading.note(f"wrote {write_vocabulary(folder)}")
         held = errors.coverage(found)
-        if self.json:
-            shares = {name: {"share": share, "of": count} for name, (share, count) in held.items()}
-            reading.print_json({"calibrated_on": found.seeds, "seeds": reading.as_word(self.seeds), "held": shares})
-        else:
-            print(f"90% intervals calibrated on rooms {found.seeds}, in rooms {reading.as_word(self.seeds)}")
-            print("\n".join(f"{name:12s}{100 * share:6.1f}% of {count}" for name, (share, count) in held.items()))
+        seeds = reading.as_word(self.seeds)
+        shares = {name: {"share": share, "of": count} for name, (share, count) in held.items()}
+        reading.show(self.json, {"calibrated_on": found.seeds, "seeds": seeds, "held": shares}, [
+            f"90% intervals calibrated on rooms {found.seeds}, in rooms {seeds}",
+            *(f"{name:12s}{100 * share:6.1f}% of {count}" for name, (share, count) in held.items()),
+        ])  # fmt: skip

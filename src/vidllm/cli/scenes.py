@@ -1,4 +1,4 @@
-"""The verbs that read a video: ask, describe, ground, reconstruct, demo."""
+"""The commands that read a video: ask, describe, ground, inventory, measure, reconstruct, demo."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def read_formats(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class WithModel(Verb):
-    """A verb that runs a model."""
+    """A command that runs a model."""
+
+    REFINES: ClassVar[bool] = False  # whether the command refines by default
 
     json: Flag = field(default=False, kw_only=True)  # JSON on standard output
     compute: ComputeOptions = field(default_factory=ComputeOptions, kw_only=True)
@@ -66,13 +68,14 @@ class WithModel(Verb):
         from vidllm.scene import load
 
         where, memory = self.compute, self.memory
-        place = default if where.model is None else where.model
-        return load(place, where.device, where.dtype, memory.language_dtype, memory.offload, where.refined, where.vlm)
+        refine = True if self.REFINES and where.refined is None else where.refined
+        return load(where.model or default, where.device, where.dtype, memory.language_dtype, memory.offload, refine,
+                    where.vlm)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class OfVideo(WithModel):
-    """A verb that reconstructs a video, or reads a saved scene."""
+    """A command that reconstructs a video, or reads a saved scene."""
 
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
     frames: Frames = field(default=None, kw_only=True)
@@ -80,7 +83,6 @@ class OfVideo(WithModel):
     known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
     known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
     windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
-    REFINES: ClassVar[bool] = False  # whether the command refines by default
 
     def scene(self) -> Scene:
         """The scene; a missing video is reported before a model is loaded."""
@@ -98,8 +100,7 @@ class OfVideo(WithModel):
         reading.begin(f"reconstructing {self.video}")
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
-        refine = self.REFINES if self.compute.refined is None else None
-        return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras, refine or None)
+        return model.reconstruct(self.video, self.frames, known, window, overlap, line, cameras)
 
     def _saved(self) -> Scene:
         """A saved scene; ValueError for options of a reconstruction."""
@@ -119,7 +120,7 @@ class OfVideo(WithModel):
 
 @dataclass(frozen=True)
 class OfThings(OfVideo):
-    """A verb that finds things in a video."""
+    """A command that finds objects in a video."""
 
     detector: Place = field(default=None, kw_only=True)
     """folder or hub id of a zero-shot detector that finds the objects instead of the model: docs/detectors.md"""
@@ -174,13 +175,11 @@ class Ask(OfVideo):
         scene = self.scene()
         told = {} if self.situation is None else {"situation": self.situation}
         answers = [scene.ask(question, self.situation) for question in self.questions]
-        if self.json:
-            warnings = list(scene.scale.warnings)
-            said = [{"question": q, **told, "answer": a, "notes": list(a.notes), "warnings": warnings, **IN_SCENE}
-                    for q, a in zip(self.questions, answers, strict=True)]  # fmt: skip
-            reading.print_json(said if len(said) > 1 else said[0])
-        else:
-            print("\n".join(with_notes(answer, answer.notes) for answer in answers))
+        warnings = list(scene.scale.warnings)
+        said = [{"question": q, **told, "answer": a, "notes": list(a.notes), "warnings": warnings, **IN_SCENE}
+                for q, a in zip(self.questions, answers, strict=True)]  # fmt: skip
+        lines = [with_notes(answer, answer.notes) for answer in answers]
+        reading.show(self.json, said if len(said) > 1 else said[0], lines)
 
 
 @dataclass(frozen=True)
@@ -193,11 +192,8 @@ class Describe(OfVideo):
     def run(self) -> None:
         scene = self.scene()
         text = scene.describe(self.at)
-        if self.json:
-            warnings = list(scene.scale.warnings)
-            reading.print_json({"at": self.at, "description": text, "warnings": warnings, **IN_SCENE})
-        else:
-            print(text)
+        told = {"at": self.at, "description": text, "warnings": list(scene.scale.warnings), **IN_SCENE}
+        reading.show(self.json, told, [text])
 
 
 @dataclass(frozen=True)
@@ -222,12 +218,10 @@ class Ground(OfThings):
         if self.output:
             named = [{**box.as_dict(), "label": self.expression} for box in boxes]
             write_frames_picture(self.output, scene.data, named)
-        if self.json:
-            said = {"notes": list(boxes.notes), "warnings": list(scene.scale.warnings)}
-            found = [box.as_dict() for box in boxes]
-            reading.print_json({"expression": self.expression, "boxes": found, **said, **IN_SCENE})
-        else:
-            print(with_notes("\n".join(box_lines(boxes)) or f"no such object: {self.expression}", boxes.notes))
+        told = {"expression": self.expression, "boxes": [box.as_dict() for box in boxes], "notes": list(boxes.notes),
+                "warnings": list(scene.scale.warnings), **IN_SCENE}  # fmt: skip
+        text = "\n".join(box_lines(boxes)) or f"no such object: {self.expression}"
+        reading.show(self.json, told, [with_notes(text, boxes.notes)])
 
 
 @dataclass(frozen=True)
@@ -250,10 +244,7 @@ class TakeInventory(OfThings):
         scene = self.scene()
         note_warnings(scene)
         found = scene.inventory(reading.words(self.names) or NAMES)
-        if self.json:
-            reading.print_json(found.as_dict(self.distances))
-        else:
-            print(found.as_text(self.distances))
+        reading.show(self.json, found.as_dict(self.distances), [found.as_text(self.distances)])
 
 
 @dataclass(frozen=True)
@@ -277,10 +268,7 @@ class Measure(OfThings):
         scene = self.scene()
         note_warnings(scene)
         found = scene.measure(*[pixel(what) or what for what in self.what])
-        if self.json:
-            reading.print_json(found.as_dict())
-        else:
-            print(found.as_text())
+        reading.show(self.json, found.as_dict(), [found.as_text()])
 
 
 @dataclass(frozen=True)
@@ -329,11 +317,7 @@ class Reconstruct(OfThings):
             summary["ground"] = [{"expression": e, "boxes": [b.as_dict() for b in boxes]} for e, boxes in found]
         if self.ask:
             summary["ask"] = [{"question": question, "answer": answer} for question, answer in said]
-        if self.json:
-            reading.print_json(summary)
-        else:
-            print("\n".join(_summary_lines(summary, found)))
-
+        reading.show(self.json, summary, _summary_lines(summary, found))
 
     @property
     def knows(self) -> bool:
@@ -342,7 +326,7 @@ class Reconstruct(OfThings):
         return any(value not in (None, False) for value in given)
 
     def registered(self) -> Scene:
-        """The scene, with cameras registered by features where ``--registration`` says so."""
+        """The scene, with cameras registered by features if ``--registration`` asks for it."""
         from vidllm.feature_registration import INSTALL, is_installed, registered
         from vidllm.io.captures import open_capture
         from vidllm.scene_file import is_saved_scene
@@ -398,10 +382,8 @@ class Demo(WithModel):
             formats = () if folder is None else DEFAULT_FORMATS
             files = bundled.write_page(scene, report, folder or Path(mkdtemp("-vidllm")) / "demo", formats)
             report["files"] = [str(file) for file in files]
-        if self.json:
-            reading.print_json(report)
-        else:
-            print("\n".join([*bundled.lines(report), *(f"  wrote {file}" for file in report.get("files", ()))]))
+        wrote = (f"  wrote {file}" for file in report.get("files", ()))
+        reading.show(self.json, report, [*bundled.lines(report), *wrote])
         if shows and reading.has_desktop():
             webbrowser.open(files[0].absolute().as_uri())
 

@@ -1,4 +1,4 @@
-"""The verbs that serve: ``serve`` over HTTP, ``mcp`` to the agent that started it."""
+"""The commands ``serve`` (HTTP) and ``mcp`` (standard input and output)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -31,8 +31,9 @@ def needing(extra: str, module: str, name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class WithLimits(WithModel):
-    """A verb that serves scenes."""
+    """A command that serves scenes."""
 
+    REFINES: ClassVar[bool] = True
     EFFECTS = (Effect(("json",), "a server prints no results", lambda _: False),)
 
     frames: Count = field(default=64, kw_only=True)  # maximum number of frames per video
@@ -75,7 +76,7 @@ class Serve(WithLimits):
             http_server(application(core, token, self._agents(core))).run(sockets=[listening])
 
     def _agents(self, core: Any) -> Any:
-        """MCP over HTTP, where its extra is installed."""
+        """MCP over HTTP, if its extra is installed."""
         try:
             return needing("mcp", "agents", "over_http")(core)
         except ValueError as error:

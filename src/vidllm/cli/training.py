@@ -269,10 +269,7 @@ def _dry_run(config: Any, options: DryRun) -> None:
     from vidllm_rooms.language.template_questions import template_questions
 
     report = dry_run(config, options.gpus, template_questions, planned=options.planned)
-    if options.json:
-        reading.print_json(report.to_json())
-    else:
-        print("\n".join(report.lines()))
+    reading.show(options.json, report.to_json(), report.lines())
     if report.problems:
         names = ", ".join(finding.what for finding in report.problems)
         raise ValueError(f"not ready: {names}; see the lines above" if not options.json else f"not ready: {names}")

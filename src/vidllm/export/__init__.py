@@ -1,7 +1,8 @@
-"""Writers of a reconstructed scene: one file a format, each imported when first used.
+"""Writers of a reconstructed scene, each imported when first used.
 
-`EXPORTERS[name](path, data)` writes `data` (a `SceneData`) at `path`, whole or not at all; `export_scene(folder,
-data, formats)` writes several formats under their usual names.
+`EXPORTERS[name](path, data)` writes `data` (a `SceneData`) at `path` atomically; `export_scene(folder, data, formats)`
+writes several formats under their usual names. Every writer raises `OutputError` if the file cannot be written. Boxes
+are `(Q, 7)` arrays or mappings with `center`, `size`, `yaw` and optionally `label` and `score` (scene frame, metres).
 """
 
 from __future__ import annotations
@@ -20,49 +21,35 @@ if TYPE_CHECKING:
 __all__ = ["BOXED", "EXPORTERS", "FILE_NAMES", "OutputError", "SceneData", "atomic_folder", "atomic_path",
            "export_scene"]  # fmt: skip
 
-FILE_NAMES: dict[str, str] = {
-    "ply": "points.ply",
-    "tum": "trajectory.txt",
-    "depth": "depth",
-    "cameras": "cameras.json",
-    "colmap": "colmap",
-    "nerfstudio": "nerfstudio",
-    "glb": "scene.glb",
-    "overview": "overview.png",
-    "html": "scene.html",
-    "boxes": "boxes",
-    "npz": "depth.npz",
-    "mp4": "scene.mp4",
-    "rrd": "scene.rrd",
-    "mesh": "mesh.glb",
+#: Format: the name of its file or folder, and its writer: module and function.
+_FORMATS = {
+    "ply": ("points.ply", "points", "write_ply"),
+    "tum": ("trajectory.txt", "cameras", "write_tum"),
+    "depth": ("depth", "depth_png", "write_depth"),
+    "cameras": ("cameras.json", "cameras", "write_cameras"),
+    "colmap": ("colmap", "splatting", "write_colmap"),
+    "nerfstudio": ("nerfstudio", "splatting", "write_nerfstudio"),
+    "glb": ("scene.glb", "points", "write_glb"),
+    "overview": ("overview.png", "pictures", "write_overview"),
+    "html": ("scene.html", "page", "write_page"),
+    "boxes": ("boxes", "tables", "write_boxes"),
+    "npz": ("depth.npz", "tables", "write_npz"),
+    "mp4": ("scene.mp4", "movie", "write_movie"),
+    "rrd": ("scene.rrd", "rerun_file", "write_rrd"),
+    "mesh": ("mesh.glb", "mesh", "write_mesh"),
 }
 BOXED = ("overview", "html", "boxes", "glb", "mp4", "rrd")  # formats that show boxes
+FILE_NAMES: dict[str, str] = {name: file for name, (file, _, _) in _FORMATS.items()}
 
 
 def _lazy(module: str, function: str) -> Callable[..., None]:
     def write(path: str | Path, data: SceneData, **options: Any) -> None:
         getattr(import_module(f"vidllm.export.{module}"), function)(path, data, **options)
 
-    write.__name__, write.__doc__ = function, f"See `vidllm.export.{module}.{function}`."
     return write
 
 
-EXPORTERS: dict[str, Callable[..., None]] = {
-    "ply": _lazy("points", "write_ply"),
-    "tum": _lazy("cameras", "write_tum"),
-    "depth": _lazy("depth_png", "write_depth"),
-    "cameras": _lazy("cameras", "write_cameras"),
-    "colmap": _lazy("splatting", "write_colmap"),
-    "nerfstudio": _lazy("splatting", "write_nerfstudio"),
-    "glb": _lazy("points", "write_glb"),
-    "overview": _lazy("pictures", "write_overview"),
-    "html": _lazy("page", "write_page"),
-    "boxes": _lazy("tables", "write_boxes"),
-    "npz": _lazy("tables", "write_npz"),
-    "mp4": _lazy("movie", "write_movie"),
-    "rrd": _lazy("rerun_file", "write_rrd"),
-    "mesh": _lazy("mesh", "write_mesh"),
-}
+EXPORTERS: dict[str, Callable[..., None]] = {name: _lazy(*writer) for name, (_, *writer) in _FORMATS.items()}
 
 
 def export_scene(
@@ -75,16 +62,11 @@ def export_scene(
     """Write `data` in each of `formats` under `folder`, named by `FILE_NAMES`; returns the paths written.
 
     Args:
-        folder: made when missing.
+        folder: created if missing.
         data: the scene.
-        formats: keys of `EXPORTERS`.
-        boxes: found boxes as `{"center": [x, y, z], "size": [...], "yaw": ..., "label": optional}`, scene frame;
-            shown by the formats of `BOXED`.
-        texts: what the page ("html") says beside the scene.
-
-    Raises:
-        ValueError: an unknown format.
-        OutputError: a file cannot be written.
+        formats: keys of `EXPORTERS`; ValueError for another one.
+        boxes: shown by the formats of `BOXED`.
+        texts: texts of the page ("html").
     """
     formats = list(dict.fromkeys(formats))
     unknown = sorted(set(formats) - set(EXPORTERS))

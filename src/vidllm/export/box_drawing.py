@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from vidllm.export.geometry import NEAR_M
+from vidllm.export.geometry import NEAR_M, SceneData
 from vidllm.geometry.boxes import box_corners
 
 Boxes = Sequence[Any] | np.ndarray  # mappings, or rows of 7 numbers
@@ -29,17 +29,17 @@ def boxes_array(boxes: Boxes) -> Float[np.ndarray, "Q 7"]:
 
 
 def box_names(boxes: Boxes) -> list[str]:
-    """The `label` of each box, empty where it has none."""
+    """The `label` of each box, or an empty text."""
     return [str(b.get("label") or "") if isinstance(b, Mapping) else "" for b in boxes]
 
 
 def box_labels(boxes: Boxes) -> list[str]:
-    """The number of each box from 1, and its name where it has one."""
+    """The number of each box from 1, followed by its label."""
     return [f"{number} {name}".strip() for number, name in enumerate(box_names(boxes), 1)]
 
 
 def box_scores(boxes: Boxes) -> list[float | None]:
-    """The `score` of each box, None where it has none."""
+    """The `score` of each box, or None."""
     return [b.get("score") if isinstance(b, Mapping) else None for b in boxes]
 
 
@@ -51,7 +51,7 @@ def corners_of(boxes: Boxes) -> Float[np.ndarray, "Q 8 3"]:
 def project_edges(
     corners: Float[np.ndarray, "8 3"], intrinsics: Float[np.ndarray, "3 3"], camera_from_scene: Float[np.ndarray, "4 4"]
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """The visible edges of one box as pixel segments; what lies nearer than `NEAR_M`, or behind, is cut off."""
+    """The visible edges of one box as pixel segments; parts nearer than `NEAR_M` or behind are clipped."""
     camera = corners @ camera_from_scene[:3, :3].T + camera_from_scene[:3, 3]
     segments = []
     for first, second in EDGES:
@@ -71,21 +71,14 @@ def draw_boxes(
     boxes: Boxes,
     intrinsics: Float[np.ndarray, "3 3"],
     camera_from_scene: Float[np.ndarray, "4 4"],
-    *,
-    line_width: int | None = None,
 ) -> Image.Image:
     """A copy of the frame with the edges of `boxes` and their numbers.
 
-    Args:
-        image: RGB frame.
-        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw` and optionally `label`; scene frame, metres.
-        intrinsics: K in pixels of `image`.
-        camera_from_scene: extrinsics with respect to the scene frame.
-        line_width: pixels; by default a 250th of the longer side.
+    `intrinsics` are in pixels of `image`.
     """
     drawn = image.convert("RGB").copy()
     pen = ImageDraw.Draw(drawn)
-    width = line_width or max(2, round(max(image.size) / 250))
+    width = max(2, round(max(image.size) / 250))
     font = ImageFont.load_default(size=max(12, round(max(image.size) / 36)))
     tags = []
     for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
@@ -99,6 +92,12 @@ def draw_boxes(
             tags.append((highest, label, box_colour(number)))
     draw_tags(pen, tags, font, image.size)
     return drawn
+
+
+def frame_with_boxes(data: SceneData, index: int, picture: Image.Image, boxes: Boxes) -> Image.Image:
+    """:func:`draw_boxes` in frame `index`, which was resized to `picture`: lines and labels keep their size."""
+    scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
+    return draw_boxes(picture, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
 
 
 def draw_tags(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,12 +23,7 @@ CONVENTIONS = {
 
 
 def write_cameras(path: str | Path, data: SceneData) -> None:
-    """Write the cameras. Raises `OutputError` when the file cannot be written."""
-    write_json(path, cameras_dict(data))
-
-
-def cameras_dict(data: SceneData) -> dict[str, Any]:
-    """The content of the file: the conventions, the scene's constants, and one entry a frame under `frames`."""
+    """Write the conventions, the scene's constants, and one entry per frame under `frames`."""
     columns = {
         "name": list(data.names) or data.file_stems(),
         "timestamp_s": data.timestamps_s.tolist(),
@@ -38,7 +32,7 @@ def cameras_dict(data: SceneData) -> dict[str, Any]:
         "extrinsics": data.extrinsics.tolist(),
         "scene_from_camera": data.scene_from_camera.tolist(),
     }
-    return {
+    write_json(path, {
         **CONVENTIONS,
         "timestamps": "seconds" if data.has_clock else NO_CLOCK,
         "size": {"height": data.size[0], "width": data.size[1]},
@@ -46,7 +40,7 @@ def cameras_dict(data: SceneData) -> dict[str, Any]:
         "processed_from_original": data.processed_from_original.tolist(),
         "scene_from_world": data.scene_from_world.tolist(),
         "frames": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
-    }
+    })  # fmt: skip
 
 
 # ---- trajectories in the TUM RGB-D format --------------------------------------------------------------------------

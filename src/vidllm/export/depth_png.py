@@ -1,4 +1,4 @@
-"""Depth as pictures: 16-bit PNG in millimetres (0 = no depth), and a coloured one for the eye."""
+"""Depth as pictures: 16-bit PNG in millimetres (0 = no depth), and coloured PNG."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vidllm.export.geometry import SceneData, release
+from vidllm.export.geometry import SceneData, known, release
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 MILLIMETRES = 1000.0
-DEPTH_FRAMES = 256  # at most, of which the range of colours is found
+DEPTH_FRAMES = 256  # maximum number of frames for the range of colours
 _STOPS = np.array([
     (35, 18, 59), (62, 56, 168), (68, 108, 238), (41, 162, 243), (24, 209, 198), (63, 238, 138), (143, 252, 76),
     (205, 233, 52), (245, 187, 52), (250, 126, 30), (226, 66, 12), (178, 22, 4), (122, 4, 3),
@@ -42,7 +42,7 @@ def write_depth_png(path: str | Path, depth_m: Float[np.ndarray, "H W"]) -> None
 
 
 def read_depth_png(path: str | Path) -> Float[np.ndarray, "H W"]:
-    """Read a 16-bit depth PNG as float32 metres, 0 where there is none. Raises `ValueError` for other pictures."""
+    """Read a 16-bit depth PNG as float32 metres, 0 = no depth. Raises `ValueError` for other pictures."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
             raise ValueError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}")
@@ -50,8 +50,7 @@ def read_depth_png(path: str | Path) -> Float[np.ndarray, "H W"]:
 
 
 def _millimetres(depth_m: np.ndarray) -> Image.Image:
-    valid = np.isfinite(depth_m) & (depth_m > 0)
-    millimetres = np.where(valid, depth_m, 0).astype(np.float64) * MILLIMETRES
+    millimetres = np.where(known(depth_m), depth_m, 0).astype(np.float64) * MILLIMETRES
     return Image.fromarray(np.clip(millimetres.round(), 0, 65535).astype(np.uint16))
 
 
@@ -64,7 +63,7 @@ def colour_map(values: Float[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*batch
 
 def depth_range(depth_m: Float[np.ndarray, "*batch"]) -> tuple[float, float]:
     """Metres of the 2nd and 98th per cent of the valid depths, for colouring; (0, 1) when there are none."""
-    valid = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+    valid = depth_m[known(depth_m)]
     if valid.size == 0:
         return 0.0, 1.0
     near, far = (float(x) for x in np.percentile(valid, [2, 98]))
@@ -73,6 +72,6 @@ def depth_range(depth_m: Float[np.ndarray, "*batch"]) -> tuple[float, float]:
 
 def colour_depth(depth_m: Float[np.ndarray, "H W"], near_m: float, far_m: float) -> UInt8[np.ndarray, "H W 3"]:
     """Colour a depth map: near is red, far is blue, no depth is grey."""
-    valid = np.isfinite(depth_m) & (depth_m > 0)
+    valid = known(depth_m)
     nearness = 1 - (np.where(valid, depth_m, far_m) - near_m) / (far_m - near_m)
     return np.where(valid[..., None], colour_map(nearness), np.uint8(70))

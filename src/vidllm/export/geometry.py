@@ -1,4 +1,4 @@
-"""What every exporter is given: one reconstructed scene as plain arrays, independent of the model that made it.
+"""The input of every exporter: a reconstructed scene as plain arrays, independent of the model.
 
 Lengths are metres; pixels have their centres at +0.5; cameras are OpenCV (x right, y down, z forward); the world
 is the first camera, the scene frame is gravity aligned with z up.
@@ -17,15 +17,20 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vidllm.io.files import InputError
 
 NEAR_M = 0.05
-SLACK_M, SLACK = 0.05, 0.05  # by how much, in metres and of the depth, a point may miss the surface that a frame shows
-CHUNK_PIXELS = 2**18  # that are placed in space at a time
-LONG_FRAMES = 64  # frames above which a scene's points are thinned by voxels
+SLACK_M, SLACK = 0.05, 0.05  # tolerance between a point and the surface in a frame: metres, and share of the depth
+CHUNK_PIXELS = 2**18  # pixels unprojected at a time
+LONG_FRAMES = 64  # scenes with more frames are thinned by voxels
 VOXEL_M = 0.01
+
+
+def known(depth_m: Float[np.ndarray, "*batch"]) -> Bool[np.ndarray, "*batch"]:
+    """Where there is depth."""
+    return np.isfinite(depth_m) & (depth_m > 0)
 
 
 @dataclass(frozen=True)
 class PointSamples:
-    """Back-projected pixels: `N` points, where they are, and which pixel of which frame each one is.
+    """`N` back-projected pixels.
 
     Attributes:
         xyz: `(N, 3)` metres, scene frame.
@@ -57,7 +62,7 @@ class SceneData:
         depth_std_m: `(F, H, W)` standard deviation of depth in metres, or None.
         names: `F` frame names, or empty for `frame_000000`, ...
         has_clock: whether the timestamps are times.
-        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None where they are not at hand.
+        originals: reads the pictures before processing, `(H0, W0, 3)` uint8 each; None if they are not available.
 
     Raises:
         ValueError: arrays whose shapes do not agree, or colours that are not uint8.
@@ -124,12 +129,12 @@ class SceneData:
     @property
     def valid(self) -> Bool[np.ndarray, "F H W"]:
         """Where there is depth."""
-        return np.isfinite(self.depth_m) & (self.depth_m > 0)
+        return known(self.depth_m)
 
     def depth_of(self, frame: int) -> Float[np.ndarray, "H W"]:
-        """Depth of one frame in metres, 0 where there is none."""
+        """Depth of one frame in metres, 0 = no depth."""
         depth = np.asarray(self.depth_m[frame])
-        return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+        return np.where(known(depth), depth, 0)
 
     def file_stems(self) -> list[str]:
         """A name without folder or suffix for each frame's files.
@@ -142,9 +147,9 @@ class SceneData:
         return stems if usable else [f"frame_{index:06d}" for index in range(len(self))]
 
     def pictures(self) -> Iterator[UInt8[np.ndarray, "H0 W0 3"]]:
-        """The original pictures where they are at hand, else the processed frames.
+        """The original pictures if they are available, else the processed frames.
 
-        InputError where the video has changed since it was reconstructed.
+        InputError if the video has changed since the reconstruction.
         """
         if self.originals is None:
             yield from self.rgb
@@ -158,52 +163,47 @@ class SceneData:
         if count != len(self):
             raise InputError(f"{changed}: {count} of {len(self)} frames are left")
 
-    def samples(self, stride: int = 1, min_confidence: float | None = None) -> PointSamples:
-        """Back-project every `stride`-th pixel that has depth (and at least `min_confidence`) into the scene frame.
+    def samples(self, stride: int = 1) -> PointSamples:
+        """Back-project every `stride`-th pixel that has depth into the scene frame.
 
         Equation 3: `X = R^-1 (K^-1 [u, v, 1]^T D) - R^-1 t`, then world to scene.
         """
-        parts = list(self.chunks(stride, min_confidence))
+        parts = list(self.chunks(stride))
         names = ("xyz", "rgb", "uv", "frame")
         return PointSamples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def chunks(self, stride: int = 1, min_confidence: float | None = None) -> Iterator[PointSamples]:
-        """:meth:`samples` of some frames at a time; maps that lie on disk do not stay in memory."""
+    def chunks(self, stride: int = 1) -> Iterator[PointSamples]:
+        """:meth:`samples` of some frames at a time; memory-mapped maps are released after use."""
         if stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
         inverse, pose = np.linalg.inv(self.intrinsics.astype(np.float64)), self.scene_from_camera
-        start, maps = (stride - 1) // 2, [self.rgb, self.depth_m, self.confidence]
-        many = frames_at_once(self.size)
+        start, many = (stride - 1) // 2, frames_at_once(self.size)
         for begin in range(0, max(len(self), 1), many):
             part = slice(begin, begin + many)
             depth = np.asarray(self.depth_m[part])
             keep = np.zeros(depth.shape, bool)
             keep[:, start::stride, start::stride] = True
-            keep &= np.isfinite(depth) & (depth > 0)
-            if min_confidence is not None and self.confidence is not None:
-                keep &= self.confidence[part] >= min_confidence
+            keep &= known(depth)
             frame, row, column = np.nonzero(keep)
             uv = np.stack([column, row], -1) + 0.5
             rays = _apply(inverse[part], frame, np.append(uv, np.ones((len(uv), 1)), 1))
             camera = rays * depth[keep][:, None].astype(np.float64)
             xyz = _apply(pose[part, :3, :3], frame, camera) + pose[part][frame, :3, 3]
             yield PointSamples(xyz.astype(np.float32), self.rgb[part][keep], uv.astype(np.float32), frame + begin)
-            release(*maps)
+            release(self.rgb, self.depth_m)
 
-    def cloud(
-        self, most: int = 2_000_000, min_confidence: float | None = None
-    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-        """At most so many points and colours: of a long scene one a voxel, whose size grows from ``VOXEL_M`` until they
-        are no more; of others every n-th pixel. Memory does not grow with the number of frames.
+    def cloud(self, most: int = 2_000_000) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+        """At most so many points and colours: every n-th pixel, or in a long scene one point per voxel, whose size
+        grows from ``VOXEL_M``. Memory does not depend on the number of frames.
         """
         if len(self) <= LONG_FRAMES:
-            return self.points(self.stride_for(most), min_confidence)
-        return thinned(self.chunks(1, min_confidence), most)
+            return self.points(self.stride_for(most))
+        return thinned(self.chunks(), most)
 
     def point_at(self, frame: int, u: float, v: float) -> tuple[float, float, float]:
-        """The point of the scene that a pixel of an original picture shows, metres, scene frame.
+        """The point at a pixel of an original picture, in metres, scene frame.
 
-        ValueError where there is no such frame, the pixel was cut off, or has no depth.
+        ValueError if there is no such frame, or the pixel was cropped or has no depth.
         """
         if not 0 <= frame < len(self):
             raise ValueError(f"there is no frame {frame}; frames are 0 to {len(self) - 1}")
@@ -212,8 +212,8 @@ class SceneData:
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"pixel {u:g},{v:g} lies outside what is used of the {self.original_size[1]} x "
                              f"{self.original_size[0]} pictures; give another one")  # fmt: skip
-        depth = float(self.depth_m[frame, int(y), int(x)])
-        if not (np.isfinite(depth) and depth > 0):
+        depth = float(self.depth_of(frame)[int(y), int(x)])
+        if not depth:
             raise ValueError(f"pixel {u:g},{v:g} of frame {frame} has no depth; give another one")
         ray = np.linalg.inv(self.intrinsics[frame].astype(np.float64)) @ np.array([x, y, 1.0])
         pose = self.scene_from_camera[frame]
@@ -223,8 +223,8 @@ class SceneData:
     def depth_at(
         self, frame: int, points: Float[np.ndarray, "N 3"]
     ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], tuple[np.ndarray, np.ndarray]]:
-        """How deep a frame sees where points of the scene lie, how deep these are, both in metres (N,), and their rows
-        and columns. The first is 0 where a point is not in view or its pixel has no depth.
+        """The depth of a frame at the projections of points (0 outside the frame and without depth), the depth of the
+        points, both in metres (N,), and their rows and columns.
         """
         pose = self.scene_from_camera[frame]
         camera = (points - pose[:3, 3]) @ pose[:3, :3]
@@ -242,11 +242,9 @@ class SceneData:
         depth, z, at = self.depth_at(frame, points)
         return (depth > 0) & (np.abs(depth - z) <= SLACK_M + SLACK * z), at
 
-    def points(
-        self, stride: int = 1, min_confidence: float | None = None
-    ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    def points(self, stride: int = 1) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
         """Point cloud: `(N, 3)` metres in the scene frame, and `(N, 3)` uint8 colours."""
-        samples = self.samples(stride, min_confidence)
+        samples = self.samples(stride)
         return samples.xyz, samples.rgb
 
     def evenly(self, most: int) -> list[int]:
@@ -255,18 +253,15 @@ class SceneData:
 
     def stride_for(self, max_points: int) -> int:
         """The smallest stride that keeps the cloud at or below `max_points`, counting every pixel as valid."""
-        stride = 1
-        while len(self) * -(-self.size[0] // stride) * -(-self.size[1] // stride) > max_points:
-            stride += 1
-            if stride > max(self.size):
-                break
-        return stride
+        strides = range(1, max(self.size) + 1)
+        few = (n for n in strides if len(self) * -(-self.size[0] // n) * -(-self.size[1] // n) <= max_points)
+        return next(few, strides.stop)
 
 
 def thinned(
     parts: Iterable[PointSamples], most: int
 ) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-    """The first point of each voxel, and its colour; the voxels double in size where they are more than ``most``."""
+    """The first point of each voxel, and its colour; voxels double in size while there are more than ``most``."""
     voxel_m, keys = VOXEL_M, np.empty(0, np.int64)  # the voxels so far, sorted
     kept = [(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8))]
     for part in parts:
@@ -291,12 +286,12 @@ def _voxels(xyz: np.ndarray, voxel_m: float) -> Int[np.ndarray, " N"]:
 
 
 def frames_at_once(size: tuple[int, int]) -> int:
-    """How many frames of (H, W) are worked on at a time."""
+    """The number of frames of (H, W) processed at a time."""
     return max(1, CHUNK_PIXELS // (size[0] * size[1]))
 
 
 def release(*maps: np.ndarray | None) -> None:
-    """Let go of the memory in which maps of files were looked at; they are read again when they are needed."""
+    """Release the memory of memory-mapped arrays, which are read again when needed."""
     for array in maps:
         if isinstance(array, np.memmap) and hasattr(array._mmap, "madvise"):  # type: ignore[attr-defined]
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A coloured triangle mesh of what the frames saw, as GLB: their depth is averaged in a grid of distances (TSDF).
+"""A coloured triangle mesh of the visible surfaces, as GLB: depth is averaged in a grid of distances (TSDF).
 
 Each voxel near a surface holds the mean over the frames of how far the depth lies behind it along the optical axis,
 cut off at a few voxels (Curless and Levoy, 1996); the surface is where that is zero (marching cubes of scikit-image,
@@ -14,7 +14,6 @@ from jaxtyping import Float, Int, UInt8
 
 from vidllm.export.geometry import SceneData
 from vidllm.export.points import TRIANGLES, GlbBuilder
-from vidllm.io.atomic import atomic_path
 
 INSTALL = "a mesh needs scikit-image: pip install 'vidllm[mesh]'"
 VOXEL_M, MAX_VOXELS = 0.02, 8_000_000  # voxels are larger where a scene would have more of them
@@ -24,12 +23,11 @@ SLAB = 500_000  # voxels at once
 
 
 def write_mesh(path: str | Path, data: SceneData, *, max_voxels: int = MAX_VOXELS) -> None:
-    """Write the mesh. ValueError without scikit-image or depth, OutputError where the file cannot be written."""
+    """Write the mesh. ValueError without scikit-image or depth."""
     vertices, faces = surface(data, max_voxels)
     builder = GlbBuilder()
     builder.add("mesh", vertices, colours_of(data, vertices), TRIANGLES, faces)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(builder.glb())
+    builder.write(path)
 
 
 def surface(data: SceneData, max_voxels: int) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "T 3"]]:
@@ -66,9 +64,7 @@ def surface(data: SceneData, max_voxels: int) -> tuple[Float[np.ndarray, "V 3"],
 def _behind(
     data: SceneData, frame: int, points: Float[np.ndarray, "N 3"], reach: float
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """How far the surface that a frame shows lies behind each point, in reaches, at most 1; 0 where that is not known,
-    which the second array tells (1 known).
-    """
+    """Distance of the surface in a frame behind each point, in reaches, at most 1; and 1 where it is known, else 0."""
     depth, z, _ = data.depth_at(frame, points)
     away = (depth - z) / reach
     known = (depth > 0) & (away > -1)
@@ -76,7 +72,7 @@ def _behind(
 
 
 def colours_of(data: SceneData, points: Float[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
-    """The mean colour of points in the frames that show them, gray where none does."""
+    """The mean colour of points in the frames that show them; gray if none does."""
     total, seen = np.zeros((len(points), 3)), np.zeros((len(points), 1))
     for frame in data.evenly(MAX_FRAMES):
         shown, (row, column) = data.shows(frame, points)

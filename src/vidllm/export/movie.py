@@ -1,4 +1,4 @@
-"""A film of a scene: its frames with the boxes drawn in, then a turn around the points seen from above."""
+"""A video of a scene: its frames with boxes, then a turn around the points, seen from above."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, boxes_array, draw_boxes
+from vidllm.export.box_drawing import Boxes, boxes_array, draw_boxes, frame_with_boxes
 from vidllm.export.geometry import SceneData
-from vidllm.export.pictures import HEADROOM_M
+from vidllm.export.pictures import paint, points_below_ceiling, resized
 from vidllm.io.video import write_video
 
 FPS, HOLD = 6, 2  # pictures a second; how many of them show one frame
@@ -24,10 +24,7 @@ MAX_POINTS = 250_000
 
 
 def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write an MP4, at most 32 seconds. `boxes` as for :func:`draw_boxes`; scene frame, metres.
-
-    Raises `OutputError` when the file cannot be written.
-    """
+    """Write an MP4 of at most 32 seconds."""
     boxes_array(boxes)
     zoom = LONGER_SIDE / max(data.size)
     height, width = (max(2, 2 * round(side * zoom / 2)) for side in data.size)
@@ -38,10 +35,8 @@ def write_movie(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
 
 
 def _annotated(data: SceneData, boxes: Boxes, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    scale = np.diag([size[1] / data.size[1], size[0] / data.size[0], 1.0])
     for index in data.evenly(MAX_FRAMES):
-        image = Image.fromarray(data.rgb[index]).resize(size[::-1], Image.Resampling.LANCZOS)
-        drawn = draw_boxes(image, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
+        drawn = frame_with_boxes(data, index, resized(data.rgb[index], size[::-1]), boxes)
         yield from [np.asarray(drawn)] * HOLD
 
 
@@ -54,10 +49,8 @@ def _views(
     data: SceneData, boxes: Boxes, size: tuple[int, int], angles: Sequence[float], down: float
 ) -> Iterator[np.ndarray]:
     """Points without ceilings, from outside."""
-    xyz, rgb = data.points(data.stride_for(MAX_POINTS))
-    path = data.scene_from_camera[:, :3, 3]
-    below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
-    xyz, rgb = xyz[below].astype(np.float64), rgb[below]
+    xyz, rgb = points_below_ceiling(data, MAX_POINTS)
+    path, xyz = data.scene_from_camera[:, :3, 3], xyz.astype(np.float64)
     spread = np.percentile(xyz, [3, 97], axis=0) if len(xyz) else np.stack([path.min(0), path.max(0)])
     centre, radius = spread.mean(0), max(float(np.linalg.norm(spread[1] - spread[0])) / 2, 0.1)
     focal = min(size) * 1.1
@@ -86,8 +79,5 @@ def _drawn(
     order = np.argsort(-camera[:, 2], kind="stable")
     order = order[camera[order, 2] > 0.05]
     pixels = camera[order] @ intrinsics.T
-    column, row = np.floor(pixels[:, :2] / pixels[:, 2:]).astype(int).T
-    for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)):
-        inside = (column + dx >= 0) & (column + dx < size[1]) & (row + dy >= 0) & (row + dy < size[0])
-        canvas[row[inside] + dy, column[inside] + dx] = rgb[order[inside]]
+    paint(canvas, pixels[:, :2] / pixels[:, 2:], rgb[order], ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)))
     return Image.fromarray(canvas)

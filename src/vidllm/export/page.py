@@ -1,7 +1,7 @@
 """One HTML file with the scene in 3D: points, cameras with their pictures, boxes, lengths between two clicks.
 
-Everything is in the file (three.js too, under its MIT licence, `viewer/three.LICENSE`), and its content security policy
-forbids to fetch anything. Points are 9 bytes each: three 16-bit steps within their bounds, and a colour.
+The file contains everything, including three.js (MIT licence, `viewer/three.LICENSE`), and its content security policy
+forbids to load anything else. Points are 9 bytes each: three 16-bit steps within their bounds, and a colour.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidllm.export.box_drawing import Boxes, box_colour, box_labels, box_scores, boxes_array, corners_of, draw_boxes
+from vidllm.export.box_drawing import (
+    Boxes,
+    box_colour,
+    box_labels,
+    box_scores,
+    boxes_array,
+    corners_of,
+    frame_with_boxes,
+)
 from vidllm.export.depth_png import DEPTH_FRAMES, colour_map
-from vidllm.export.geometry import SceneData
+from vidllm.export.geometry import SceneData, known
 from vidllm.export.pictures import HEADROOM_M
 from vidllm.export.points import camera_pyramids
 from vidllm.io.atomic import atomic_path
@@ -34,13 +42,13 @@ CLOSED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 @dataclass(frozen=True)
 class PageTexts:
-    """What the page says beside the scene; any text is escaped.
+    """Texts of the page, which are escaped.
 
     Attributes:
         title: the video's name.
-        warnings: what makes the reconstruction doubtful.
+        warnings: warnings about the reconstruction.
         transcript: questions with their answers.
-        length_spread: relative half width of a length's interval; None: not known.
+        length_spread: relative half width of a length's interval; None: unknown.
     """
 
     title: str = "scene"
@@ -49,20 +57,10 @@ class PageTexts:
     length_spread: float | None = None
 
 
-def write_page(
-    path: str | Path,
-    data: SceneData,
-    *,
-    boxes: Boxes = (),
-    texts: PageTexts = PageTexts(),
-    max_points: int = MAX_POINTS,
-) -> None:
-    """Write the page: below 15 MB at 32 frames. Raises `OutputError` when the file cannot be written.
-
-    `boxes` are `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label` and `score`; scene frame, metres.
-    """
+def write_page(path: str | Path, data: SceneData, *, boxes: Boxes = (), texts: PageTexts = PageTexts()) -> None:
+    """Write the page: below 15 MB at 32 frames."""
     scripts = "".join(f"<script>{viewer_file(name)}</script>\n" for name in SCRIPTS)
-    page = filled(page_content(data, boxes, texts, max_points), CLOSED, scripts)
+    page = filled(page_content(data, boxes, texts), CLOSED, scripts)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -73,18 +71,16 @@ def viewer_file(name: str) -> str:
 
 
 def filled(content: dict[str, Any], policy: str, scripts: str, panel: str = "") -> str:
-    """The page: its content, its content security policy, its script elements, and what else its side holds (HTML)."""
+    """The page from its content, content security policy, script elements and further HTML of the side panel."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # "<" would end the script element; inside JSON it may stand as an escape
     parts = {"SCENE": text.replace("<", "\\u003c"), "POLICY": policy, "SCRIPTS": scripts, "PANEL": panel}
     return re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], viewer_file("page.html"))
 
 
-def page_content(
-    data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts(), max_points: int = MAX_POINTS
-) -> dict[str, Any]:
-    """What the page shows, for JSON."""
-    stride = data.stride_for(max_points)
+def page_content(data: SceneData, boxes: Boxes = (), texts: PageTexts = PageTexts()) -> dict[str, Any]:
+    """The content of the page, for JSON."""
+    stride = data.stride_for(MAX_POINTS)
     samples = data.samples(stride)
     path = data.scene_from_camera[:, :3, 3]
     marks = np.concatenate([path, corners_of(boxes).reshape(-1, 3)])
@@ -92,7 +88,7 @@ def page_content(
     low, high = np.minimum(inner[0], path.min(0)), np.maximum(inner[1], path.max(0))
     radius = max(float(np.linalg.norm((high - low)[:2])) / 2, 0.1)
     depths = data.depth_m[data.evenly(DEPTH_FRAMES)]
-    depths = depths[np.isfinite(depths) & (depths > 0)]
+    depths = depths[known(depths)]
     spacing = stride * float(np.median(depths)) / float(data.intrinsics[0, 0, 0]) if len(depths) else 0.01
     top = max(float(samples.xyz[:, 2].max(initial=-np.inf)), float(high[2])) + 0.05
     return {
@@ -128,9 +124,7 @@ def camera_pictures(data: SceneData, boxes: Boxes = ()) -> list[str]:
     for n in data.evenly(MAX_CAMERAS):
         picture, file = Image.fromarray(data.rgb[n]), io.BytesIO()
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        scale = np.diag([picture.width / data.size[1], picture.height / data.size[0], 1.0])
-        drawn = draw_boxes(picture, boxes, scale @ data.intrinsics[n], data.camera_from_scene[n])
-        drawn.save(file, "JPEG", quality=80)
+        frame_with_boxes(data, n, picture, boxes).save(file, "JPEG", quality=80)
         urls.append(f"data:image/jpeg;base64,{_base64(file.getvalue())}")
     return urls
 

@@ -7,12 +7,13 @@ in the plan is left for the first camera. Points above the cameras' heads are le
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vidllm.export.box_drawing import (
@@ -21,8 +22,8 @@ from vidllm.export.box_drawing import (
     box_colour,
     box_labels,
     corners_of,
-    draw_boxes,
     draw_tags,
+    frame_with_boxes,
 )
 from vidllm.export.depth_png import DEPTH_FRAMES, colour_depth, colour_map, depth_range
 from vidllm.export.geometry import SceneData
@@ -35,27 +36,20 @@ PLAN_HEIGHTS = (360, 760)  # pixels, lowest and highest
 HEADROOM_M = 0.3  # points up to this far above the highest camera are drawn in the plan
 
 
-def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = (), max_frames: int = 6) -> None:
-    """Write `overview(...)` as PNG. Raises `OutputError` when the file cannot be written."""
-    picture = overview(data, boxes, max_frames=max_frames)
+def write_overview(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
+    """Write `overview(...)` as PNG."""
+    picture = overview(data, boxes)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
 
 
-def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Image.Image:
-    """Compose the picture, 1280 pixels wide.
-
-    Args:
-        data: the scene.
-        boxes: `(Q, 7)` or mappings with `center`, `size`, `yaw`, optionally `label`; scene frame, metres. Drawn into
-            the frames and the plan under one number each.
-        max_frames: how many frames are shown, evenly spread.
-    """
-    chosen = data.evenly(max_frames)
+def overview(data: SceneData, boxes: Boxes = ()) -> Image.Image:
+    """Compose the picture, 1280 pixels wide, of up to six frames; boxes have the same numbers in frames and plan."""
+    chosen = data.evenly(6)
     near, far = depth_range(data.depth_m[data.evenly(DEPTH_FRAMES)])
     cell = _cell_size(data.size, len(chosen))
-    frames = [_frame_with_boxes(data, index, boxes, cell) for index in chosen]
-    depths = [_resized(colour_depth(data.depth_m[index], near, far), cell) for index in chosen]
+    frames = [frame_with_boxes(data, index, resized(data.rgb[index], cell), boxes) for index in chosen]
+    depths = [resized(colour_depth(data.depth_m[index], near, far), cell) for index in chosen]
     plan = _draw_plan(data, boxes, WIDTH - 2 * MARGIN)
     row = CAPTION + cell[1] + GAP
     height = MARGIN + 2 * row + CAPTION + plan.height + MARGIN
@@ -66,25 +60,15 @@ def overview(data: SceneData, boxes: Boxes = (), *, max_frames: int = 6) -> Imag
     _paste_row(picture, depths, y + row, ["depth"] + [""] * (len(chosen) - 1))
     _draw_legend(picture, (near, far), (MARGIN + len(chosen) * (cell[0] + GAP) + 6, y + row + CAPTION), cell[1])
     y += 2 * row
-    _text(ImageDraw.Draw(picture), (MARGIN, y + 3), _plan_caption(data, boxes), 14)
+    found = f", {len(boxes)} box{'es' if len(boxes) != 1 else ''}" if len(boxes) else ""
+    caption = f"from above: {len(data)} camera{'s' if len(data) != 1 else ''} (red){found}"
+    _text(ImageDraw.Draw(picture), (MARGIN, y + 3), caption, 14)
     picture.paste(plan, (MARGIN, y + CAPTION))
     return picture
 
 
-def _plan_caption(data: SceneData, boxes: Boxes) -> str:
-    found = f", {len(boxes)} box{'es' if len(boxes) != 1 else ''}" if len(boxes) else ""
-    return f"from above: {len(data)} camera{'s' if len(data) != 1 else ''} (red){found}"
-
-
-def _frame_with_boxes(data: SceneData, index: int, boxes: Boxes, cell: tuple[int, int]) -> Image.Image:
-    """The frame at the size it is shown, so that lines and labels keep theirs."""
-    scale = np.diag([cell[0] / data.size[1], cell[1] / data.size[0], 1.0])
-    return draw_boxes(
-        _resized(data.rgb[index], cell), boxes, scale @ data.intrinsics[index], data.camera_from_scene[index]
-    )
-
-
-def _resized(pixels: np.ndarray, cell: tuple[int, int]) -> Image.Image:
+def resized(pixels: np.ndarray, cell: tuple[int, int]) -> Image.Image:
+    """Pixels (H, W, 3) as a picture of this width and height."""
     return Image.fromarray(pixels).resize(cell, Image.Resampling.LANCZOS)
 
 
@@ -132,17 +116,41 @@ class _Plan:
         return np.stack([across, down], -1)
 
 
+def points_below_ceiling(
+    data: SceneData, most: int
+) -> tuple[Float[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    """At most so many points that are no higher than `HEADROOM_M` above the highest camera, and their colours."""
+    xyz, rgb = data.points(data.stride_for(most))
+    below = xyz[:, 2] <= data.scene_from_camera[:, 2, 3].max() + HEADROOM_M
+    return xyz[below], rgb[below]
+
+
+def paint(
+    canvas: UInt8[np.ndarray, "H W 3"], pixels: Float[np.ndarray, "N 2"], rgb: UInt8[np.ndarray, "N 3"],
+    shifts: Sequence[tuple[int, int]],
+) -> None:  # fmt: skip
+    """Paint each pixel (x, y) at each shift; later pixels and later shifts cover earlier ones."""
+    column, row = np.floor(pixels).astype(int).T
+    for dx, dy in shifts:
+        x, y = column + dx, row + dy
+        inside = (x >= 0) & (x < canvas.shape[1]) & (y >= 0) & (y < canvas.shape[0])
+        canvas[y[inside], x[inside]] = rgb[inside]
+
+
 def _draw_plan(data: SceneData, boxes: Boxes, width: int) -> Image.Image:
-    xyz, rgb = data.points(data.stride_for(400_000))
-    path = data.scene_from_camera[:, :3, 3]
-    corners = corners_of(boxes)
-    below = xyz[:, 2] <= path[:, 2].max() + HEADROOM_M
-    xyz, rgb = xyz[below], rgb[below]
+    xyz, rgb = points_below_ceiling(data, 400_000)
+    path, corners = data.scene_from_camera[:, :3, 3], corners_of(boxes)
     plan = _fit(xyz, np.concatenate([path, corners.reshape(-1, 3)]), width)
     picture = Image.new("RGB", plan.size, (248, 249, 250))
-    step = _grid_step(plan)
+    # metres between grid lines: the smallest round number at least 40 pixels wide
+    steps = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)
+    step = next((metres for metres in steps if metres * plan.pixels_per_metre >= 40), 100.0)
     _draw_grid(picture, plan, step)
-    _draw_points(picture, plan, xyz, rgb)
+    # from the lowest point up, so that table tops cover floors; centres of points cover rims
+    order, canvas = np.argsort(xyz[:, 2], kind="stable"), np.array(picture)
+    paint(canvas, plan.pixels(xyz[order]), rgb[order],
+          ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0), (0, 0)))  # fmt: skip
+    picture.paste(Image.fromarray(canvas))
     _draw_plan_boxes(picture, plan, corners, box_labels(boxes))
     _draw_cameras(picture, plan, data)
     _draw_scale_bar(picture, plan, step)
@@ -162,11 +170,6 @@ def _fit(xyz: np.ndarray, must_show: np.ndarray, width: int) -> _Plan:
     return _Plan((float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2), float(scale), (width, height))
 
 
-def _grid_step(plan: _Plan) -> float:
-    """Metres between grid lines: the smallest round number at least 40 pixels wide."""
-    return next((s for s in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0) if s * plan.pixels_per_metre >= 40), 100.0)
-
-
 def _draw_grid(picture: Image.Image, plan: _Plan, step: float) -> None:
     pen = ImageDraw.Draw(picture)
     reach = np.array(plan.size[::-1]) / plan.pixels_per_metre / 2
@@ -177,18 +180,6 @@ def _draw_grid(picture: Image.Image, plan: _Plan, step: float) -> None:
             at = plan.pixels(np.array([value, value, 0.0]))[1 - axis]
             ends = (0, at, plan.size[0], at) if axis == 0 else (at, 0, at, plan.size[1])
             pen.line(ends, fill=GRID)
-
-
-def _draw_points(picture: Image.Image, plan: _Plan, xyz: np.ndarray, rgb: np.ndarray) -> None:
-    """Paint points from the lowest up, so that table tops cover floors; each 3 pixels wide, centres over rims."""
-    pixels = np.floor(plan.pixels(xyz)).astype(int)
-    canvas = np.array(picture)
-    order = np.argsort(xyz[:, 2], kind="stable")
-    for dx, dy in ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0), (0, 0)):
-        column, row = pixels[order, 0] + dx, pixels[order, 1] + dy
-        inside = (column >= 0) & (column < plan.size[0]) & (row >= 0) & (row < plan.size[1])
-        canvas[row[inside], column[inside]] = rgb[order][inside]
-    picture.paste(Image.fromarray(canvas))
 
 
 def _draw_plan_boxes(picture: Image.Image, plan: _Plan, corners: Float[np.ndarray, "Q 8 3"], labels: list[str]) -> None:
@@ -252,26 +243,19 @@ COLUMNS, LONGER_SIDE, GAP = 4, 320, 6
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def check_picture_name(path: str | Path) -> Path:
-    """The path; ValueError when its ending names no picture format."""
+def check_picture_name(path: str | Path) -> None:
+    """ValueError when the ending of a path names no picture format."""
     if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"{path}: not a picture's name; let it end in one of {', '.join(PICTURE_SUFFIXES)}")
-    return Path(path)
 
 
-def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> None:
-    """Write up to ``max_frames`` frames, evenly spread, four a row, with boxes (scene frame, metres) and their labels.
+def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = ()) -> None:
+    """Write up to eight frames, evenly spread, four per row, with boxes and their labels.
 
-    Raises ValueError for an unknown picture format, OutputError when the file cannot be written.
+    Raises ValueError for an unknown picture format.
     """
-    picture = frames_picture(data, boxes, max_frames)
-    with atomic_path(check_picture_name(path)) as temporary:
-        picture.save(temporary)
-
-
-def frames_picture(data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> Image.Image:
-    """The picture that ``write_frames_picture`` writes."""
-    chosen = data.evenly(max_frames)
+    check_picture_name(path)
+    chosen = data.evenly(8)
     zoom = LONGER_SIDE / max(data.size)
     cell = (round(data.size[1] * zoom), round(data.size[0] * zoom))
     columns = min(COLUMNS, len(chosen))
@@ -280,11 +264,6 @@ def frames_picture(data: SceneData, boxes: Boxes = (), max_frames: int = 8) -> I
     picture = Image.new("RGB", size, (255, 255, 255))
     for place, index in enumerate(chosen):
         at = (place % columns * (cell[0] + GAP), place // columns * (cell[1] + GAP))
-        picture.paste(_frame(data, index, boxes, cell), at)
-    return picture
-
-
-def _frame(data: SceneData, index: int, boxes: Boxes, cell: tuple[int, int]) -> Image.Image:
-    scale = np.diag([cell[0] / data.size[1], cell[1] / data.size[0], 1.0])
-    image = Image.fromarray(data.rgb[index]).resize(cell, Image.Resampling.LANCZOS)
-    return draw_boxes(image, boxes, scale @ data.intrinsics[index], data.camera_from_scene[index])
+        picture.paste(frame_with_boxes(data, index, resized(data.rgb[index], cell), boxes), at)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)

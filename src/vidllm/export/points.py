@@ -16,29 +16,22 @@ from vidllm.export.geometry import SceneData
 from vidllm.io.atomic import atomic_path
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
-_PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+PROPERTIES = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
 
 
-def write_ply(
-    path: str | Path, data: SceneData, *, max_points: int = 2_000_000, min_confidence: float | None = None
-) -> None:
-    """Write the scene's points, `max_points` at most (:meth:`SceneData.cloud`)."""
-    write_points(path, *data.cloud(max_points, min_confidence))
+def write_ply(path: str | Path, data: SceneData) -> None:
+    """Write the scene's points (:meth:`SceneData.cloud`)."""
+    write_points(path, *data.cloud())
 
 
 def write_points(path: str | Path, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"]) -> None:
-    """Write `(N, 3)` positions and uint8 colours. Raises `OutputError` when the file cannot be written."""
+    """Write `(N, 3)` positions and uint8 colours."""
     vertices = np.empty(len(xyz), _VERTEX)
     vertices["xyz"], vertices["rgb"] = xyz, rgb
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write("\n".join(_header(len(xyz))).encode("ascii") + b"\n")
-        file.write(vertices.tobytes())
-
-
-def _header(count: int) -> list[str]:
-    comments = ["comment metres, z up, origin at the first camera"]
-    start = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}"]
-    return [*start, *_PROPERTIES, "end_header"]
+        header = ["ply", "format binary_little_endian 1.0", "comment metres, z up, origin at the first camera",
+                  f"element vertex {len(xyz)}", *PROPERTIES, "end_header"]  # fmt: skip
+        file.write("\n".join(header).encode("ascii") + b"\n" + vertices.tobytes())
 
 
 # ---- GLB for web viewers -------------------------------------------------------------------------------------------
@@ -51,30 +44,18 @@ _POINTS, _LINES, TRIANGLES = 0, 1, 4  # glTF primitive modes
 _FLOAT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5123, 5125  # glTF component types
 
 
-def write_glb(
-    path: str | Path,
-    data: SceneData,
-    *,
-    boxes: Boxes = (),
-    max_points: int = 500_000,
-    min_confidence: float | None = None,
-    camera_size_m: float = 0.1,
-) -> None:
-    """Write points, cameras (blue first, red last, `camera_size_m` deep) and the edges of boxes, a mesh each.
-
-    Raises `OutputError` when the file cannot be written.
-    """
+def write_glb(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
+    """Write points, cameras (from blue to red, 0.1 m deep) and the edges of boxes, one mesh each."""
     builder = GlbBuilder()
-    xyz, rgb = data.points(data.stride_for(max_points), min_confidence)
+    xyz, rgb = data.points(data.stride_for(500_000))
     builder.add("points", xyz, rgb, _POINTS)
-    outlines = camera_pyramids(data, camera_size_m)[:, _EDGES].reshape(-1, 3)
+    outlines = camera_pyramids(data, 0.1)[:, _EDGES].reshape(-1, 3)
     colours = colour_map(np.linspace(0.1, 0.9, len(data)))
     builder.add("cameras", outlines, np.repeat(colours, len(_EDGES), axis=0), _LINES)
     for number, (corners, label) in enumerate(zip(corners_of(boxes), box_labels(boxes), strict=True)):
         edges = corners[np.array(EDGES).ravel()]
         builder.add(label, edges, np.tile(np.array(box_colour(number), np.uint8), (len(edges), 1)), _LINES)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(builder.glb())
+    builder.write(path)
 
 
 def camera_pyramids(data: SceneData, depth_m: float) -> Float[np.ndarray, "F 5 3"]:
@@ -100,7 +81,7 @@ class GlbBuilder:
         self, name: str, xyz: Float[np.ndarray, "N 3"], rgb: UInt8[np.ndarray, "N 3"], mode: int,
         faces: Int[np.ndarray, "T 3"] | None = None,
     ) -> None:  # fmt: skip
-        """Add one mesh of scene-frame vertices. glTF knows no empty array, so no vertices are no mesh."""
+        """Add one mesh of scene-frame vertices; nothing without vertices, since glTF has no empty arrays."""
         if len(xyz) == 0:
             return
         position = np.stack([xyz[:, 0], xyz[:, 2], -xyz[:, 1]], -1).astype("<f4")
@@ -128,8 +109,8 @@ class GlbBuilder:
         )
         return view
 
-    def glb(self) -> bytes:
-        """The whole file: header, JSON chunk padded with spaces, binary chunk (its arrays are multiples of four)."""
+    def write(self, path: str | Path) -> None:
+        """Write the file: header, JSON chunk padded with spaces, binary chunk (its arrays are multiples of four)."""
         content = {
             "asset": {"version": "2.0", "generator": "vidllm"},
             "scene": 0,
@@ -146,7 +127,8 @@ class GlbBuilder:
         text += b" " * (-len(text) % 4)
         chunks = struct.pack("<I4s", len(text), b"JSON") + text
         chunks += struct.pack("<I4s", len(self.binary), b"BIN\0") + self.binary
-        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
 
 
 def _linear(rgb: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,11 +14,11 @@ MAX_POINTS = 500_000
 
 
 def write_rrd(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write the recording; the scene frame is the world (z up, metres).
-
-    Raises ValueError without rerun-sdk, `OutputError` when the file cannot be written.
-    """
-    rr = _library()
+    """Write the recording; the scene frame is the world (z up, metres). Raises ValueError without rerun-sdk."""
+    try:
+        import rerun as rr
+    except ImportError as error:
+        raise ValueError("the format rrd needs rerun-sdk; pip install vidllm[rerun]") from error
     with atomic_path(path) as temporary:
         recording = rr.RecordingStream("vidllm")
         recording.save(str(temporary))
@@ -28,11 +27,13 @@ def write_rrd(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
         recording.log("scene/points", rr.Points3D(xyz, colors=rgb, radii=0.01), static=True)
         recording.log("scene/path", rr.LineStrips3D([data.scene_from_camera[:, :3, 3]]), static=True)
         rows = boxes_array(boxes)
-        turns = [rr.Quaternion(xyzw=[0, 0, np.sin(yaw / 2), np.cos(yaw / 2)]) for yaw in rows[:, 6]]
         if len(rows):
+            turns = [rr.Quaternion(xyzw=[0, 0, np.sin(yaw / 2), np.cos(yaw / 2)]) for yaw in rows[:, 6]]
             colours = [box_colour(number) for number in range(len(rows))]
+            labels = [label if score is None else f"{label} {score:.2f}"
+                      for label, score in zip(box_labels(boxes), box_scores(boxes), strict=True)]  # fmt: skip
             recording.log("scene/boxes", rr.Boxes3D(centers=rows[:, :3], half_sizes=rows[:, 3:6] / 2, quaternions=turns,
-                                                    colors=colours, labels=_labels(boxes)), static=True)  # fmt: skip
+                                                    colors=colours, labels=labels), static=True)  # fmt: skip
         height, width = data.size
         for index, pose in enumerate(data.scene_from_camera):
             recording.set_time("frame", sequence=index)
@@ -44,16 +45,3 @@ def write_rrd(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
             recording.log("scene/camera/view/depth", rr.DepthImage(data.depth_m[index].astype(np.float32), meter=1.0))
         recording.flush()
         recording.disconnect()
-
-
-def _labels(boxes: Boxes) -> list[str]:
-    scored = ["" if score is None else f" {score:.2f}" for score in box_scores(boxes)]
-    return [label + score for label, score in zip(box_labels(boxes), scored, strict=True)]
-
-
-def _library() -> Any:
-    try:
-        import rerun
-    except ImportError as error:
-        raise ValueError("the format rrd needs rerun-sdk; pip install vidllm[rerun]") from error
-    return rerun

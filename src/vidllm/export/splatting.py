@@ -1,8 +1,8 @@
-"""What Gaussian splatting and multi-view stereo programs open: a COLMAP text model, a nerfstudio data set.
+"""Inputs of Gaussian splatting and multi-view stereo programs: a COLMAP text model, a nerfstudio data set.
 
-Both hold the original pictures with cameras in their pixels where the video is at hand (`SceneData.originals`), else
+Both contain the original pictures and cameras in their pixels if the video is available (`SceneData.originals`), else
 the processed frames. COLMAP's world is the scene frame (z up, metres); its poses are camera-from-world and its pixel
-centres lie at +0.5, as ours. Every point is one back-projected pixel, so its track is that one observation.
+centres lie at +0.5, as ours. Every point is one back-projected pixel, its only observation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from vidllm.export.cameras import quaternions
@@ -25,14 +24,12 @@ from vidllm.io.cameras.colmap import IN_METRES
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
 
 
-def write_colmap(
-    path: str | Path, data: SceneData, *, max_points: int = 100_000, min_confidence: float | None = None
-) -> None:
+def write_colmap(path: str | Path, data: SceneData, *, max_points: int = 100_000) -> None:
     """Write the folder: `images/NAME.png` and `sparse/0/{cameras,images,points3D}.txt`.
 
-    Raises InputError where the video has changed since, OutputError where the folder cannot be written.
+    Raises InputError if the video has changed since the reconstruction.
     """
-    samples = data.samples(data.stride_for(max_points), min_confidence)
+    samples = data.samples(data.stride_for(max_points))
     if data.originals is not None:
         inverse = np.linalg.inv(data.processed_from_original)
         samples = replace(samples, uv=samples.uv @ inverse[:2, :2].T + inverse[:2, 2])
@@ -102,21 +99,19 @@ def _points(samples: PointSamples) -> list[str]:
 # its world is z up, as the scene frame; its pixel centres lie at +0.5.
 
 
-def write_nerfstudio(
-    path: str | Path, data: SceneData, *, max_points: int = 500_000, min_confidence: float | None = None
-) -> None:
+def write_nerfstudio(path: str | Path, data: SceneData) -> None:
     """Write the folder: `transforms.json`, `images/`, `depths/`, `points.ply`."""
     with atomic_folder(path) as folder:
         _write_pictures(folder / "images", data)
         (folder / "depths").mkdir()
         for stem, depth_m in zip(data.file_stems(), data.depth_m, strict=True):
             write_depth_png(folder / "depths" / f"{stem}.png", _depth(data, depth_m))
-        write_points(folder / "points.ply", *data.points(data.stride_for(max_points), min_confidence))
+        write_points(folder / "points.ply", *data.points(data.stride_for(500_000)))
         (folder / "transforms.json").write_text(json.dumps(transforms(data), indent=1) + "\n", encoding="utf-8")
 
 
 def _depth(data: SceneData, depth_m: np.ndarray) -> np.ndarray:
-    """Depth for the pictures that are written: the nearest pixel's, 0 in what was cut off."""
+    """Depth of the written pictures: that of the nearest pixel, 0 in cropped parts."""
     if data.originals is None:
         return depth_m
     height, width = data.original_size
@@ -130,7 +125,8 @@ def transforms(data: SceneData) -> dict[str, Any]:
     (height, width), intrinsics = _view(data)
     frames = []
     times = [{"timestamp_s": t} if data.has_clock else {} for t in data.timestamps_s.tolist()]
-    rows = zip(data.file_stems(), intrinsics.tolist(), opengl_poses(data), times, strict=True)
+    poses = data.scene_from_camera @ OPENGL_FROM_OPENCV
+    rows = zip(data.file_stems(), intrinsics.tolist(), poses, times, strict=True)
     for stem, k, pose, time in rows:
         frames.append({
             "file_path": f"images/{stem}.png",
@@ -140,8 +136,3 @@ def transforms(data: SceneData) -> dict[str, Any]:
             **time,
         })  # fmt: skip
     return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
-
-
-def opengl_poses(data: SceneData) -> Float[np.ndarray, "F 4 4"]:
-    """Scene-from-camera poses of cameras with OpenGL axes."""
-    return data.scene_from_camera @ OPENGL_FROM_OPENCV

@@ -10,6 +10,7 @@ import numpy as np
 
 from vidllm.export.box_drawing import EDGES, Boxes, box_colour, box_names, box_scores, boxes_array, corners_of
 from vidllm.export.geometry import SceneData
+from vidllm.export.points import PROPERTIES
 from vidllm.io.atomic import atomic_folder, atomic_path
 
 COLUMNS = ("label", "x", "y", "z", "size_x", "size_y", "size_z", "yaw", "score")
@@ -17,10 +18,7 @@ CONVENTIONS = {"units": "m", "angles": "rad", "frame": "scene", "up": "z"}
 
 
 def write_boxes(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None:
-    """Write a folder with `boxes.json`, `boxes.csv` (a row a box) and `boxes.ply` (corners and edges); scene frame.
-
-    Raises `OutputError` when it cannot be written.
-    """
+    """Write a folder with `boxes.json`, `boxes.csv` (one row per box) and `boxes.ply` (corners and edges)."""
     rows = boxes_array(boxes).tolist()
     labels, scores = box_names(boxes), box_scores(boxes)
     told = [{"label": label, "center": row[:3], "size": row[3:6], "yaw": row[6], "score": score}
@@ -37,10 +35,8 @@ def write_boxes(path: str | Path, data: SceneData, *, boxes: Boxes = ()) -> None
 
 def _ply(boxes: Boxes) -> list[str]:
     corners = corners_of(boxes)
-    properties = [f"property {kind}" for kind in ("float x", "float y", "float z", "uchar red", "uchar green",
-                                                  "uchar blue")]  # fmt: skip
     lines = ["ply", "format ascii 1.0", "comment metres, z up, origin at the first camera",
-             f"element vertex {8 * len(corners)}", *properties, f"element edge {len(EDGES) * len(corners)}",
+             f"element vertex {8 * len(corners)}", *PROPERTIES, f"element edge {len(EDGES) * len(corners)}",
              "property int vertex1", "property int vertex2", "end_header"]  # fmt: skip
     for number, box in enumerate(corners.tolist()):
         colour = " ".join(map(str, box_colour(number)))
@@ -51,8 +47,7 @@ def _ply(boxes: Boxes) -> list[str]:
 def write_npz(path: str | Path, data: SceneData) -> None:
     """Write depth (F,H,W) in metres with its cameras, float32 and float64, under the names of `SceneData`.
 
-    `confidence` (F,H,W) is there where the model gave one: larger is surer, no standard deviation. Raises `OutputError`
-    when the file cannot be written.
+    `confidence` (F,H,W) is included if the model has one: larger is surer, no standard deviation.
     """
     names = ("depth_m", "confidence", "intrinsics", "extrinsics", "scene_from_world", "processed_from_original",
              "timestamps_s")  # fmt: skip

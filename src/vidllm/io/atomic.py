@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _OWNED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<start>\w+)-[0-9a-f]{8}\.part")
-_FOREIGN_SECONDS = 24 * 3600  # another machine's temporary, untouched for this long, is taken for left behind
+_FOREIGN_SECONDS = 24 * 3600  # after which an unchanged temporary folder of another machine is removed
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 _MOST_BYTES = 120  # of the target's name in that of its temporary: file systems allow 255
 
@@ -45,18 +45,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = _absolute(path)
     if path.is_dir():
         raise OutputError(f"{path}: cannot write (a folder); give the name of a file")
-    temporary = temporary_beside(path)
-    try:
-        with naming_errors(path, temporary):
-            temporary.mkdir(parents=True)
-            clear_leftovers(path.parent, once=True)
-            file = temporary / path.name
-            yield file
-            _settle(file, temporary)
-            os.replace(file, path)
-            _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _temporary_folder(temporary_beside(path), path) as temporary:
+        file = temporary / path.name
+        yield file
+        _settle(file, temporary)
+        os.replace(file, path)
+        _sync(path.parent)
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
@@ -77,16 +71,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = _absolute(path)
     inside = path.is_dir()  # it may be a mount point, or beside it nothing may be written
-    temporary = temporary_beside(path / "files" if inside else path)
+    with _temporary_folder(temporary_beside(path / "files" if inside else path), path) as temporary:
+        yield temporary
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        for file in files:
+            _settle(file, temporary)
+        _publish(temporary, path, files)
+
+
+@contextmanager
+def _temporary_folder(temporary: Path, path: Path) -> Iterator[Path]:
+    """Make a temporary folder for the output `path`, which errors name, and remove it in the end."""
     try:
         with naming_errors(path, temporary):
             temporary.mkdir(parents=True)
             clear_leftovers(temporary.parent, once=True)
             yield temporary
-            files = sorted(file for file in temporary.rglob("*") if file.is_file())
-            for file in files:
-                _settle(file, temporary)
-            _publish(temporary, path, files)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -176,7 +176,7 @@ def _unwritten(path: Path, reason: str) -> OutputError:
 
 
 def _is_elsewhere(error: OSError, path: Path, temporary: Path | None) -> bool:
-    """Whether an error names a file that has nothing to do with what is written."""
+    """Whether an error is about another file than the output."""
     if not isinstance(error.filename, str | Path) or error.errno in _FULL:
         return False
     named = _absolute(error.filename)
@@ -207,7 +207,7 @@ def _renamed(temporary: Path, path: Path) -> bool:
 
 
 def _settle(file: Path, temporary: Path) -> None:
-    """Permissions as the umask leaves them (mkdir has asked it), content flushed to disk."""
+    """Set the permissions of the umask (as mkdir did) and flush the content to disk."""
     wanted = temporary.stat().st_mode & 0o666
     if file.stat().st_mode & 0o777 != wanted:
         file.chmod(wanted)
@@ -215,7 +215,7 @@ def _settle(file: Path, temporary: Path) -> None:
 
 
 def _is_left(path: Path, match: re.Match[str]) -> bool:
-    """Whether the process that wrote a temporary is gone."""
+    """Whether the process that wrote a temporary folder has ended."""
     if match["host"] == _host():
         return not _lives(int(match["pid"]), match["start"])
     try:
@@ -226,7 +226,7 @@ def _is_left(path: Path, match: re.Match[str]) -> bool:
 
 
 def _lives(pid: int, start: str) -> bool:
-    """Whether a process of this machine runs that began at ``start``: numbers are used again, also after a reboot."""
+    """Whether a process with this number and start time runs here: numbers are reused."""
     if Path("/proc/self/stat").exists():
         return _start_of(pid) == start
     try:
@@ -240,7 +240,7 @@ def _lives(pid: int, start: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    """Name of this machine or container, within which process numbers mean something."""
+    """Hash of this machine or container, within which process numbers are unique."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -249,7 +249,7 @@ def _host() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a running process began, as Linux counts it; None when there is none, or it is a zombie."""
+    """Boot and start time of a running process on Linux; None if there is none, or it is a zombie."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:6]

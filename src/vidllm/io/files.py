@@ -179,7 +179,6 @@ def number(word: str, where: str) -> float:
 
 MAX_NPZ_BYTES = 64 * 2**20  # of all arrays of a file together
 MAX_ARRAYS = 64
-_CHUNK = 2**20
 _KINDS = "biufSU"  # whole and real numbers, truth values, text
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -203,18 +202,17 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{len(members)} arrays, expected at most {MAX_ARRAYS}")
             if total > MAX_NPZ_BYTES:
                 raise ValueError(f"{total:,} bytes of arrays, expected at most {MAX_NPZ_BYTES:,}")
-            return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
-    except Exception as error:  # zipfile and numpy's header have no error of their own
+            arrays = {}
+            for member in members:
+                name = member.filename
+                if not name.endswith(".npy") or member.compress_type not in _COMPRESSIONS:
+                    raise ValueError(f"{name}: not an array that numpy wrote")
+                with archive.open(member) as stream:
+                    arrays[name.removesuffix(".npy")] = _read_array(stream, member.file_size, name)
+            return arrays
+    except Exception as error:  # zipfile and numpy have no own error class
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a readable .npz ({reason}); fetch it again") from None
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    name = member.filename
-    if not name.endswith(".npy") or member.compress_type not in _COMPRESSIONS:
-        raise ValueError(f"{name}: not an array that numpy wrote")
-    with archive.open(member) as stream:
-        return _read_array(stream, member.file_size, name)
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -225,13 +223,13 @@ def read_npy(path: str | Path) -> np.ndarray:
         if array.dtype.kind not in "fiu" or array.ndim > 4:
             raise ValueError(f"{array.dtype} of shape {array.shape}")
         return array.astype(np.float64)
-    except Exception as error:  # numpy's header has no error of its own
+    except Exception as error:  # numpy has no own error class
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"{path}: not an array of numbers that numpy.save wrote ({reason}); write it again") from None
 
 
 def _read_array(stream: Any, size: int, name: str) -> np.ndarray:
-    """One array in NumPy's form from a stream of ``size`` bytes; nothing is unpickled."""
+    """One array in NumPy's format from a stream of ``size`` bytes; nothing is unpickled."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name}: an array of form {version[0]}.{version[1]}, expected 1.0 or 2.0")
@@ -242,22 +240,10 @@ def _read_array(stream: Any, size: int, name: str) -> np.ndarray:
     needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if needed != left or min(shape, default=0) < 0:
         raise ValueError(f"{name}: shape {shape} needs {needed:,} bytes, the file holds {left:,}")
-    return _filled(stream, needed).view(dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _filled(stream: Any, size: int) -> np.ndarray:
-    """``size`` bytes of a stream that holds just these (its checksum is compared at the end)."""
-    buffer = np.empty(size, np.uint8)
-    done = 0
-    while done < size:
-        part = stream.read(min(_CHUNK, size - done))
-        if not part:
-            raise ValueError(f"{size:,} bytes expected, {done:,} found")
-        buffer[done : done + len(part)] = np.frombuffer(part, np.uint8)
-        done += len(part)
-    if stream.read(1):
-        raise ValueError(f"more than {size:,} bytes found")
-    return buffer
+    content = bytearray(stream.read(needed + 1))  # a zip's checksum is compared at the end
+    if len(content) != needed:
+        raise ValueError(f"{name}: {needed:,} bytes expected, {len(content):,} found")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 # ---- sources of pictures -------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ _ERRORS = (av.error.FFmpegError, MemoryError)
 
 
 class SeekFailedError(Exception):
-    """A frame was not found where the scan said; the caller decodes from the beginning instead."""
+    """A frame was not found at its place in the scan; the caller decodes from the beginning instead."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,10 @@ class _Cursor:
 
 @dataclass
 class _Pass:
-    """What decoding everything found: shown numbers of the whole frames, and of the lost ones; what the decoder said.
+    """Results of decoding everything.
 
-    `whole` has a packet number for each shown number; `start` is the first that could be shown.
+    `whole` has the packet number of each intact frame by its number in presentation order, `lost` the numbers of the
+    other frames, `said` the decoder's errors; `start` is the first frame that could be shown.
     """
 
     whole: dict[int, int]
@@ -204,7 +205,7 @@ def _kept_pictures(path: Path, scan: Scan, found: _Pass, wanted: Sequence[int], 
 
 
 def _survey(path: Path, scan: Scan, careful: bool) -> _Pass:
-    """Decode everything and keep nothing but numbers."""
+    """Decode everything and keep only numbers."""
     said, packets, corrupt = list[str](), list[int](), set[int]()
     container, stream = open_film(path, careful)
     with container:
@@ -216,9 +217,9 @@ def _survey(path: Path, scan: Scan, careful: bool) -> _Pass:
 
 
 def _numbered(scan: Scan, packets: list[int], corrupt: set[int], said: list[str]) -> _Pass:
-    """Match decoded frames (packet numbers in the order they were shown) with the pictures that the scan promised.
+    """Match decoded frames (packet numbers in presentation order) with the frames of the scan.
 
-    Where no times say what belongs where, a lost packet is taken to lie at its place in the file.
+    Without usable times, a lost packet is assumed to be at its place in the file.
     """
     if scan.timed:
         known = dict(zip(scan.order, scan.numbers, strict=True))
@@ -239,7 +240,7 @@ def _numbered(scan: Scan, packets: list[int], corrupt: set[int], said: list[str]
 
 
 def _first_shown(scan: Scan, whole: dict[int, int]) -> int:
-    """The number of the first picture that could be shown: a stream cut out of another starts amid a group."""
+    """The number of the first frame that could be shown: a cut stream may start within a group of pictures."""
     if not whole:
         return 0
     first_key = next((n for n, packet in zip(scan.numbers, scan.order, strict=True) if scan.entries[packet].key), 0)
@@ -251,7 +252,7 @@ def _decode_all(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(packet number, frame) from the beginning in presentation order; errors are noted in `said` and passed over.
 
-    A packet's number goes through the decoder in the place of its presentation time, which may be missing or twofold.
+    A packet's number passes through the decoder instead of its presentation time, which may be missing or duplicate.
     """
     packets, number = container.demux(stream), 0
     while True:
@@ -317,7 +318,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _picture(frame: av.VideoFrame, stream: VideoStream, index: int, time_s: float, near: Neighbour) -> Picture:
-    """Frame `index` as shown; `near` gives the frame of another number, None where there is none."""
+    """Frame `index` as shown; `near` gives the frame of another number, or None."""
     whole = deinterlaced(frame, lambda: near(index - 1), lambda: near(index + 1))
     context = stream.codec_context
     if is_hdr(context.color_trc):
@@ -351,7 +352,7 @@ def upright(
 
 
 def _quarter_turns(stream: VideoStream) -> int:
-    """The `rotate` tag in quarter turns clockwise; 0 where there is none or it is no number."""
+    """The `rotate` tag in quarter turns clockwise; 0 if it is missing or no number."""
     tags = {key.lower(): value for key, value in stream.metadata.items()}
     try:
         return round(float(tags.get("rotate", 0)) / 90) % 4

@@ -55,7 +55,7 @@ def open_film(path: Path, careful: bool = True) -> tuple[InputContainer, VideoSt
     return container, stream
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entry:
     """One packet of a frame, in the order of the file; times in ticks, shifted after a join."""
 
@@ -134,7 +134,7 @@ def scan_film(path: Path) -> Scan:
 def _read_packets(
     container: InputContainer, stream: VideoStream, scan: Scan, corrupt: list[int], lasting: list[int]
 ) -> str | None:
-    """Fill `scan.entries`, the numbers of corrupt packets and the durations; what the announced length lacks."""
+    """Fill `scan.entries`, the numbers of corrupt packets and the durations; returns what is missing at the end."""
     end_s = 0.0
     try:
         for packet in container.demux(stream, *container.streams.audio):
@@ -157,7 +157,7 @@ def _read_packets(
 
 
 def _missing_frames(stream: VideoStream, scan: Scan) -> str | None:
-    """The frames that an index announces and the file does not hold (MP4, AVI)."""
+    """The number of frames that the index announces and the file lacks (MP4, AVI)."""
     lacking = stream.frames - len(scan.entries)
     if lacking > max(1, 0.002 * stream.frames) and any(entry.pts is not None for entry in scan.entries):
         return f"{stream.frames} frames announced, {len(scan.entries)} present"
@@ -165,7 +165,7 @@ def _missing_frames(stream: VideoStream, scan: Scan) -> str | None:
 
 
 def _join(scan: Scan, lasting: float) -> list[int]:
-    """Move every part whose times start again behind the one before it; the packet numbers where parts begin."""
+    """Shift every part whose times start again to follow the one before it; returns the packets where parts begin."""
     ticks = lasting or float(1 / (scan.rate * scan.tick_s))
     joins, last = list[int](), None
     for number, entry in enumerate(scan.entries):
@@ -182,17 +182,14 @@ def _join(scan: Scan, lasting: float) -> list[int]:
         shift = 0 if end is None else end + max(round(ticks), 1) - min(times)
         end = max(times) + shift
         if shift:
-            scan.entries[start:stop] = [_moved(entry, shift) for entry in scan.entries[start:stop]]
+            for entry in scan.entries[start:stop]:
+                entry.pts = None if entry.pts is None else entry.pts + shift
+                entry.dts = None if entry.dts is None else entry.dts + shift
     return joins
 
 
-def _moved(entry: Entry, shift: int) -> Entry:
-    pts, dts = (None if ticks is None else ticks + shift for ticks in (entry.pts, entry.dts))
-    return Entry(pts, dts, entry.key, entry.discard)
-
-
 def _index(scan: Scan) -> None:
-    """Number the pictures in presentation order: by their times, or in the file's order where one has none."""
+    """Number the pictures in presentation order: by their times, or in the file's order if one has no time."""
     shown = [(entry.pts, number) for number, entry in enumerate(scan.entries) if not entry.discard]
     timed = [(pts, number) for pts, number in shown if pts is not None]
     if len(timed) == len(shown):
@@ -221,7 +218,7 @@ def _numbers_by_time(pts: list[int]) -> list[int] | None:
 
 
 def _cut_end(path: Path, formats: str) -> str | None:
-    """What the last bytes of a file say about a missing end: transport stream, GIF, Matroska and WebM."""
+    """Whether the end of a file is missing, by its last bytes: transport stream, GIF, Matroska and WebM."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(4096)
@@ -240,7 +237,7 @@ def _cut_end(path: Path, formats: str) -> str | None:
 
 
 def _segment_end(head: bytes) -> int | None:
-    """Where a Matroska file's one segment ends by its own word; None where it does not say."""
+    """The end of a Matroska file's one segment according to its header; None if it is not given."""
     try:
         size, start = _vint(head, 4)
         at = start + (size or 0)

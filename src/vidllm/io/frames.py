@@ -39,7 +39,7 @@ class Frames:
         source: the source's name, for messages and outputs.
         names: `F` names, one a frame (a picture's file name, else the frame's number).
         clock_start_s: time of the source's first frame on its own clock: 0 for video files, the time in the first name
-            for pictures named by their times (TUM's convention); None where there is no clock.
+            for pictures named by their times (TUM's convention); None without a clock.
     """
 
     images: Float[Tensor, "F 3 H W"]
@@ -168,17 +168,13 @@ def sampled_indices(count: int, num_frames: int | Sequence[int] | None) -> Int[n
     return np.linspace(0, count - 1, num_frames).round().astype(np.int64)
 
 
-class FrameCollector:
-    """Processes pictures one at a time and keeps only the results, so that 8K video fits in memory."""
+class FrameProcessor:
+    """Processes the pictures of a source one at a time, so that 8K video fits in memory."""
 
     def __init__(self, source: str, plan: Callable[..., FrameSpec]) -> None:
         self.source, self.plan, self.pixel_aspect = source, plan, 1.0
         self.spec: FrameSpec | None = None
         self.first = ""
-        self.images: list[Tensor] = []
-        self.times: list[float] = []
-        self.indices: list[int] = []
-        self.names: list[str] = []
         self.clock_start_s: float | None = None
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -188,9 +184,9 @@ class FrameCollector:
         except ValueError:
             return size
 
-    def add(
+    def frame(
         self, image: Image.Image, index: int, time_s: float, name: str, size: tuple[int, int] | None = None
-    ) -> None:
+    ) -> Frames:
         """Process one RGB picture, which has `size` (H, W) in its file if it was read at a smaller size.
 
         Raises `InputError` if its size differs from that of the first one.
@@ -208,31 +204,10 @@ class FrameCollector:
                 f"{self.source}: frames differ in size: {self.first} is {first[1]}x{first[0]}, "
                 f"{name} is {size[1]}x{size[0]}; resize them to one size, or cut the video where its size changes"
             )
-        self.images.append(self.spec.apply(image))
-        self.times.append(time_s)
-        self.indices.append(index)
-        self.names.append(name)
-
-    def frames(self) -> Frames:
-        """Everything added so far, in the order of adding."""
-        if self.spec is None:
-            raise InputError(f"{self.source}: contains no frame; give a source with at least one")
         return Frames(
-            images=torch.stack(self.images),
-            timestamps_s=torch.tensor(self.times, dtype=torch.float64),
-            indices=torch.tensor(self.indices, dtype=torch.int64),
-            affine=self.spec.affine,
-            original_size=self.spec.original,
-            source=self.source,
-            names=tuple(self.names),
-            clock_start_s=self.clock_start_s,
-        )
-
-    def take(self) -> Frames:
-        """Everything added since the last call."""
-        taken = self.frames()
-        self.images, self.times, self.indices, self.names = [], [], [], []
-        return taken
+            self.spec.apply(image)[None], torch.tensor([time_s], dtype=torch.float64), torch.tensor([index]),
+            self.spec.affine, self.spec.original, self.source, (name,), self.clock_start_s,
+        )  # fmt: skip
 
 
 def joined(parts: Sequence[Frames]) -> Frames:

@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,12 @@ def open_for(path: Path, least: Callable[[Size], Size]) -> tuple[Image.Image, Si
     ``least``: function from the (H, W) of a picture to the size it will be resized to.
     """
     check_picture(path)
-    try:
-        with Image.open(path) as image:
-            count = picture_count(image)
-            turned = image.getexif().get(ORIENTATION, 1) > 4  # rows become columns
-            size = (image.width, image.height) if turned else (image.height, image.width)
-            decode_small(image, least(size))
-            picture = to_rgb(image, str(path))
-    except InputError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _readable(path), Image.open(path) as image:
+        count = picture_count(image)
+        turned = image.getexif().get(ORIENTATION, 1) > 4  # rows become columns
+        size = (image.width, image.height) if turned else (image.height, image.width)
+        decode_small(image, least(size))
+        picture = to_rgb(image, str(path))
     if count > 1:
         warnings.warn(f"{path}: holds {count} pictures, of which the first is used; give this file alone as the source "
                       "for all of them", stacklevel=3)  # fmt: skip
@@ -154,10 +150,16 @@ def check_picture(path: Path) -> None:
         raise InputError(f"{path}: HEIC pictures need another package; pip install pillow-heif, or convert it to JPEG")
 
 
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    """What Pillow's readers raise at a damaged file (OSError, SyntaxError, TypeError, ...) as one line."""
-    reason = "its header asks for more memory than there is" if isinstance(error, MemoryError) else error
-    return InputError(f"{path}: not a readable picture ({reason}); convert it to PNG or JPEG")
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn the errors of Pillow's readers (OSError, SyntaxError, TypeError, ...) into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = "its header asks for more memory than there is" if isinstance(error, MemoryError) else error
+        raise InputError(f"{path}: not a readable picture ({reason}); convert it to PNG or JPEG") from error
 
 
 def picture_count(image: Image.Image) -> int:
@@ -188,12 +190,9 @@ def _size_of(image: Image.Image, number: int) -> tuple[int, int] | None:
 def pictures_in(path: Path) -> tuple[int, bool]:
     """(number of pictures, whether libav reads them as a video: an animated PNG). `InputError` if it cannot be read."""
     check_picture(path)
-    try:
-        with Image.open(path) as image:
-            count = picture_count(image)
-            return count, count > 1 and image.format == "PNG"
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _readable(path), Image.open(path) as image:
+        count = picture_count(image)
+        return count, count > 1 and image.format == "PNG"
 
 
 def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image, float]]:
@@ -202,19 +201,14 @@ def read_pictures(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, Imag
     Without durations (TIFF, MPO) the time is the number, one second a picture, as for a folder.
     """
     chosen, time_ms = set(wanted), 0.0
-    try:
-        with Image.open(path) as image:
-            timed = image.format not in ("MPO", "TIFF")
-            for number in range(max(chosen) + 1):
-                image.seek(number)
-                image.load()
-                if number in chosen:
-                    yield number, to_rgb(image, str(path)), time_ms / 1000 if timed else float(number)
-                time_ms += float(image.info.get("duration", 0))
-    except InputError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _readable(path), Image.open(path) as image:
+        timed = image.format not in ("MPO", "TIFF")
+        for number in range(max(chosen) + 1):
+            image.seek(number)
+            image.load()
+            if number in chosen:
+                yield number, to_rgb(image, str(path)), time_ms / 1000 if timed else float(number)
+            time_ms += float(image.info.get("duration", 0))
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -224,12 +218,10 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{name}: {image.mode} picture (16-bit or float, a depth map?); give 8-bit colour frames")
-    try:
+    with _readable(name):
         upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
         upright.load()
         return upright if upright.mode == "RGB" else upright.convert("RGB")
-    except Exception as error:
-        raise _unreadable(Path(name), error) from error
 
 
 def array_to_image(frame: Any, name: str) -> Image.Image:

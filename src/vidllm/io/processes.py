@@ -7,9 +7,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from vidllm.io.atomic import naming_errors
 
@@ -41,7 +41,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_FILE) -> Iterator[None]:
 
 
 def _held(path: Path) -> int | None:
-    """The open, locked file; None where the system or the file system knows no locks."""
+    """The open, locked file; None if the system or the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -98,15 +98,13 @@ def sigterm_raises() -> Iterator[None]:
         yield
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """Context in which the first SIGINT or SIGTERM only sets ``signum`` (0: none); the second raises at once.
 
     Has no effect outside the main thread, which alone receives signals.
     """
 
-    def __init__(self) -> None:
-        self.signum = 0
-        self._context = _handling(SIGNALS, self._note)
+    signum = 0
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if self.signum:
@@ -114,13 +112,8 @@ class StopRequest:
         self.signum = signum
 
     def __enter__(self) -> StopRequest:
-        self._context.__enter__()
+        self.enter_context(_handling(SIGNALS, self._note))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
 
 
 @contextmanager

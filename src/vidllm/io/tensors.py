@@ -36,7 +36,7 @@ def load_pickled(path: str | Path, mapped: bool = False) -> Any:
             with suppress(RuntimeError):  # the old form, not a zip, cannot be mapped
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no error of its own: zip, pickle, struct, EOF, attribute, ...
+    except Exception as error:  # torch has no own error class: zip, pickle, struct, EOF, attribute, ...
         raise ValueError(f"{path}: {reason_without_advice(error)}; fetch it again") from None
 
 
@@ -65,7 +65,7 @@ def load_pickled_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether every number of a tensor lies in the file, so that copying it takes no more memory than the file says."""
+    """Whether every number of a tensor is stored in the file, so that copying it takes no more memory than the file."""
     if tensor.layout != torch.strided or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
@@ -99,7 +99,7 @@ def _refuse_compressed(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # the old form, or damaged: torch.load says which
+        return  # the old format, or damaged, which torch.load distinguishes
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError(f"{path}: not a PyTorch file (a zip with compressed members); fetch it again")
     if sum(member.file_size for member in members) > path.stat().st_size:

@@ -24,7 +24,7 @@ from vidllm.io.atomic import atomic_path
 from vidllm.io.captures import Capture, open_capture
 from vidllm.io.files import InputError, check_source
 from vidllm.io.film_scan import scan_film
-from vidllm.io.frames import FrameCollector, Frames, FrameSpec, Resize, frame_spec, sampled_indices
+from vidllm.io.frames import FrameProcessor, Frames, FrameSpec, Resize, frame_spec, joined, sampled_indices
 from vidllm.io.pictures import times_of
 
 __all__ = ["Frames", "InputError", "iter_frames", "load_frames", "original_pictures", "write_video"]
@@ -55,10 +55,11 @@ def load_frames(
             differ in size, NaN, or values outside [0, 1]. A cut or damaged video that still decodes in part gives
             those frames, under their own numbers, and warns.
     """
-    collector = _collector(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
-    for _ in _read(source, num_frames, collector):
-        pass
-    return collector.frames()
+    processor = _processor(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
+    frames = list(_read(source, num_frames, processor))
+    if not frames:
+        raise InputError(f"{processor.source}: contains no frame; give a source with at least one")
+    return joined(frames)
 
 
 def iter_frames(
@@ -76,15 +77,13 @@ def iter_frames(
     iterator of paths, pictures or arrays (a live camera) of unknown length: `InputError` if `num_frames` is given. If a
     video turns out to be damaged, frames already returned are not repeated.
     """
-    collector = _collector(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
+    processor = _processor(source, shorter_side=shorter_side, resize=resize, patch_size=patch_size)
     if isinstance(source, Iterator) and not hasattr(source, "read"):
         if num_frames is not None:
             raise InputError(f"an iterator has no known length, so {num_frames} frames cannot be spread over it; "
                              "take every frame, or thin it yourself (itertools.islice)")  # fmt: skip
-        steps = _add_items(collector, enumerate(source))
-    else:
-        steps = _read(source, num_frames, collector, per_second)
-    return (collector.take() for _ in steps)
+        return _of_items(processor, enumerate(source))
+    return _read(source, num_frames, processor, per_second)
 
 
 def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -93,42 +92,42 @@ def original_pictures(source: str | Path, numbers: Sequence[int]) -> Iterator[np
     Raises:
         InputError: as :func:`load_frames`.
     """
-    collector = FrameCollector(str(source), lambda size, **_: FrameSpec(size, size, size, (0, 0)))
-    for _ in _read(source, numbers, collector):
-        yield (collector.take().images[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    processor = FrameProcessor(str(source), lambda size, **_: FrameSpec(size, size, size, (0, 0)))
+    for frame in _read(source, numbers, processor):
+        yield (frame.images[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
-def _collector(source: Any, **options: Any) -> FrameCollector:
-    """An empty collector under the source's name; wrong options are reported before any file is read."""
+def _processor(source: Any, **options: Any) -> FrameProcessor:
+    """The processor for a source; wrong options are reported before any file is read."""
     plan: Callable[..., FrameSpec] = partial(frame_spec, **options)
     plan((options["patch_size"], options["patch_size"]))
     if isinstance(source, str | Path):
-        return FrameCollector(str(source), plan)
+        return FrameProcessor(str(source), plan)
     kind = "array" if isinstance(source, np.ndarray | Tensor) else "list of frames"
-    return FrameCollector("iterator of frames" if isinstance(source, Iterator) else kind, plan)
+    return FrameProcessor("iterator of frames" if isinstance(source, Iterator) else kind, plan)
 
 
 def _read(
-    source: Any, num_frames: int | Sequence[int] | None, collector: FrameCollector, per_second: float | None = None
-) -> Iterator[None]:
-    """Steps that each add one wanted frame of the source to the collector."""
+    source: Any, num_frames: int | Sequence[int] | None, processor: FrameProcessor, per_second: float | None = None
+) -> Iterator[Frames]:
+    """The wanted frames of a source, one at a time."""
     sampled_indices(1, num_frames)
     if not isinstance(source, str | Path):
         items = _listed(source)
-        return _add_items(collector, _sampled(items, num_frames), _times(items))
+        return _of_items(processor, _sampled(items, num_frames), _times(items))
     path = check_source(source)
-    collector.source = str(path)
+    processor.source = str(path)
     capture = open_capture(path)
     if capture is not None:
-        return _add_capture(collector, capture, num_frames, per_second)
+        return _of_capture(processor, capture, num_frames, per_second)
     if path.is_dir():
         files = pictures.list_images(path)
-        return _add_items(collector, _sampled(files, num_frames), _times(files))
+        return _of_items(processor, _sampled(files, num_frames), _times(files))
     if path.suffix.lower() in pictures.IMAGE_SUFFIXES | pictures.UNREAD_HEIF:
         count, is_film = pictures.pictures_in(path)
         if not is_film:
-            return _add_pictures(collector, path, count, num_frames)
-    return _add_film(collector, path, num_frames, per_second)
+            return _of_pictures(processor, path, count, num_frames)
+    return _of_film(processor, path, num_frames, per_second)
 
 
 def _listed(source: Any) -> Any:
@@ -151,68 +150,64 @@ def _sampled(items: Any, num_frames: int | Sequence[int] | None) -> Iterator[tup
 
 
 def _times(items: Any) -> list[float] | None:
-    """Seconds that are the names of all items, which are files; None where they are not."""
+    """Times in seconds from the names of files; None if not all items are files with such names."""
     if isinstance(items, np.ndarray | Tensor) or not all(isinstance(item, str | Path) for item in items):
         return None
     return times_of([Path(item).name for item in items])
 
 
-def _add_items(
-    collector: FrameCollector, items: Iterable[tuple[int, Any]], times: list[float] | None = None
-) -> Iterator[None]:
+def _of_items(
+    processor: FrameProcessor, items: Iterable[tuple[int, Any]], times: list[float] | None = None
+) -> Iterator[Frames]:
     """Paths, pictures and arrays with their numbers; ``times``: the clock of a source whose names are times."""
     if times is not None:
-        collector.clock_start_s = times[0]
+        processor.clock_start_s = times[0]
     for index, item in items:
         is_file = isinstance(item, str | Path)
         name = Path(item).name if is_file else f"frame_{index:06d}"
-        where = name if is_file else f"{collector.source}, frame {index}"
+        where = name if is_file else f"{processor.source}, frame {index}"
         time_s = float(index) if times is None else times[index] - times[0]
-        picture, size = (pictures.open_for(Path(item), collector.resized) if is_file
+        picture, size = (pictures.open_for(Path(item), processor.resized) if is_file
                          else (pictures.item_to_image(item, where), None))  # fmt: skip
-        collector.add(picture, index, time_s, name, size)
-        yield
+        yield processor.frame(picture, index, time_s, name, size)
 
 
-def _add_pictures(
-    collector: FrameCollector, path: Path, count: int, num_frames: int | Sequence[int] | None
-) -> Iterator[None]:
+def _of_pictures(
+    processor: FrameProcessor, path: Path, count: int, num_frames: int | Sequence[int] | None
+) -> Iterator[Frames]:
     wanted = sampled_indices(count, num_frames).tolist()
     for index, picture, time_s in pictures.read_pictures(path, wanted):
-        collector.add(picture, index, time_s, path.name if count == 1 else f"frame_{index:06d}")
-        yield
+        yield processor.frame(picture, index, time_s, path.name if count == 1 else f"frame_{index:06d}")
 
 
-def _add_capture(
-    collector: FrameCollector, capture: Capture, num_frames: int | Sequence[int] | None, per_second: float | None
-) -> Iterator[None]:
+def _of_capture(
+    processor: FrameProcessor, capture: Capture, num_frames: int | Sequence[int] | None, per_second: float | None
+) -> Iterator[Frames]:
     numbers, times = capture.chosen(num_frames, per_second), capture.times_s
     if isinstance(capture.pictures, Path):
-        yield from _add_film(collector, capture.pictures, numbers, None)
+        yield from _of_film(processor, capture.pictures, numbers, None)
         return
     if times is not None:
-        collector.clock_start_s = float(times[0])
+        processor.clock_start_s = float(times[0])
     for number in numbers:
         time_s = float(number) if times is None else float(times[number] - times[0])
-        picture, size = capture.picture_for(number, collector.resized)
-        collector.add(picture, number, time_s, capture.names[number], size)
-        yield
+        picture, size = capture.picture_for(number, processor.resized)
+        yield processor.frame(picture, number, time_s, capture.names[number], size)
 
 
-def _add_film(
-    collector: FrameCollector, path: Path, num_frames: int | Sequence[int] | None, per_second: float | None
-) -> Iterator[None]:
+def _of_film(
+    processor: FrameProcessor, path: Path, num_frames: int | Sequence[int] | None, per_second: float | None
+) -> Iterator[Frames]:
     scan = scan_film(path)
     if per_second is not None and scan.total > 1:
         seconds = scan.time_s(scan.numbers[-1], scan.numbers[0])
         num_frames = min(len(scan.numbers), math.ceil(seconds * per_second) + 1)
-    collector.pixel_aspect, collector.clock_start_s = scan.aspect, 0.0
+    processor.pixel_aspect, processor.clock_start_s = scan.aspect, 0.0
     for picture in film.read_film(path, scan, num_frames):
-        if picture.transposed and collector.spec is None:
-            collector.pixel_aspect = 1 / collector.pixel_aspect
+        if picture.transposed and processor.spec is None:
+            processor.pixel_aspect = 1 / processor.pixel_aspect
         name = f"frame_{picture.index:06d}"
-        collector.add(Image.fromarray(picture.rgb), picture.index, picture.time_s, name)
-        yield
+        yield processor.frame(Image.fromarray(picture.rgb), picture.index, picture.time_s, name)
 
 
 def write_video(path: str | Path, rgb: np.ndarray, fps: float | int = 10, lossless: bool = False) -> None:

@@ -110,13 +110,10 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
 
 def weights_of_model(folder: Path) -> Checkpoint:
     """The weights that transformers reads from the folder of a saved model; ValueError if there are none."""
-    for name in (_SINGLE[0], _INDEX[0], "pytorch_model.bin", _INDEX[1]):
-        if has_file(folder / name):
-            shards = _indexed(folder, name) if name in _INDEX else [folder / name]
-            return Checkpoint(str(folder), folder, tuple(shards))
-    compact = compact_files(folder)
-    if compact:
-        return Checkpoint(str(folder), folder, tuple(all_numbers(compact)))
+    named = _named(folder, (_SINGLE[0], _INDEX[0], "pytorch_model.bin", _INDEX[1]))
+    shards = named or (all_numbers(compact) if (compact := compact_files(folder)) else [])
+    if shards:
+        return Checkpoint(str(folder), folder, tuple(shards))
     raise ValueError(f"{folder}: no weights here (model.safetensors is missing); finish the download, or save the "
                      "model again")  # fmt: skip
 
@@ -128,9 +125,8 @@ def compact_files(folder: Path) -> list[Path]:
 
 def _weights_in(folder: Path) -> list[Path]:
     """The files of weights of a folder, all of them there."""
-    for name in (_SINGLE[0], _INDEX[0], *_SINGLE[1:], _INDEX[1]):
-        if has_file(folder / name):
-            return _indexed(folder, name) if name in _INDEX else [folder / name]
+    if named := _named(folder, (_SINGLE[0], _INDEX[0], *_SINGLE[1:], _INDEX[1])):
+        return named
     numbered = sorted(file for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
     if numbered:
         return all_numbers(numbered)
@@ -141,6 +137,12 @@ def _weights_in(folder: Path) -> list[Path]:
     raise ValueError(f"no weights in {folder}: {found}; give the file itself")
 
 
+def _named(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files of the first of these names that exists; none without one."""
+    name = next((name for name in names if has_file(folder / name)), None)
+    return [] if name is None else _indexed(folder, name) if name in _INDEX else [folder / name]
+
+
 def _indexed(folder: Path, name: str) -> list[Path]:
     index = read_json_object(folder / name).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
@@ -149,12 +151,7 @@ def _indexed(folder: Path, name: str) -> list[Path]:
     outside = [file for file in names if Path(file).name != file]
     if outside:
         raise ValueError(f"{folder / name}: names {outside[0]!r}, a file outside its folder")
-    missing = [file for file in names if not (folder / file).is_file()]
-    if missing:
-        raise ValueError(
-            f"{folder}: {len(missing)} of {len(names)} shards missing, such as {missing[0]}; finish the download"
-        )
-    return [folder / file for file in names]
+    return _all_there([folder / file for file in names])
 
 
 def all_numbers(files: list[Path]) -> list[Path]:
@@ -164,12 +161,15 @@ def all_numbers(files: list[Path]) -> list[Path]:
     if any((other[1], other[4]) == (stem, suffix) and int(other[3]) != count for other in others):
         raise ValueError(f"{files[0].parent}: {stem} files of several exports lie side by side; keep those of one")
     wanted = [files[0].with_name(f"{stem}-{n:05d}-of-{count:05d}.{suffix}") for n in range(1, count + 1)]
-    missing = [file.name for file in wanted if file not in files]
+    return _all_there(wanted)
+
+
+def _all_there(shards: list[Path]) -> list[Path]:
+    missing = [file for file in shards if not file.is_file()]
     if missing:
-        raise ValueError(
-            f"{files[0].parent}: {len(missing)} of {count} shards missing, such as {missing[0]}; finish the download"
-        )
-    return wanted
+        raise ValueError(f"{missing[0].parent}: {len(missing)} of {len(shards)} shards missing, such as "
+                         f"{missing[0].name}; finish the download")  # fmt: skip
+    return shards
 
 
 def _read_shard(file: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -218,7 +218,7 @@ def _safetensors(file: Path) -> Any:
 # ---- models of the Hugging Face hub --------------------------------------------------------------------------------
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
-_BESIDE = ["*.json", "tokenizer*", "*.model", "*.jinja", "*.txt"]  # what is fetched beside weights
+_BESIDE = ["*.json", "tokenizer*", "*.model", "*.jinja", "*.txt"]  # fetched in addition to weights
 TIMEOUT_S = 10
 
 
@@ -242,7 +242,7 @@ def fetch(hub_id: str) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, "*.bin", "*.pt", "*.pth"]))
-    except Exception as error:  # the hub and its network libraries have errors of their own
+    except Exception as error:  # the hub and its network libraries have many error classes
         folder_before = _fetched_before(hub_id)
         if folder_before is not None:
             return folder_before
@@ -259,5 +259,5 @@ def _fetched_before(hub_id: str) -> Path | None:
 
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
-    except Exception:  # as above: none here
+    except Exception:  # as above
         return None

@@ -1,7 +1,7 @@
 """The tools for agents, over the Model Context Protocol. Extra `mcp`.
 
-An agent on the same machine (standard input and output) may name video files, which its user lets it do; one that comes
-over HTTP may not: its videos are ids of uploads, or data URLs.
+A local agent (standard input and output) may name files of this machine. Over HTTP, a video is the id of an upload or a
+data URL.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from vidllm.serving.core import MESSAGE, Core, Refused, Video
 from vidllm.serving.tools import TOOLS, render_view
 
 INSTRUCTIONS = """Rooms from videos, in metres: call reconstruct with a video, then give the id that it returns to the \
-other tools. Lengths are metres of the scene frame: z up, origin at the first camera, x where it looks; yaw in radians \
-about z. Say to your user what warnings say."""
+other tools. Lengths are metres of the scene frame: z up, origin at the first camera, x in its viewing direction; yaw \
+in radians about z. Tell your user about warnings."""
 NAMES = {"summary": "reconstruct"}
 LOCAL = "path of a video file or a folder of pictures on this machine, or the id that reconstruct returned"
 REMOTE = "id of a video that was sent to /v1/files, or a data: URL in base64"
 
 
 def server(core: Core, local: bool) -> MCPServer[Any]:
-    """The server over a core; ``local``: whether the agent may name files of this machine."""
+    """The MCP server; ``local``: whether the agent may name files of this machine."""
     made: MCPServer[Any] = MCPServer("vidllm", instructions=INSTRUCTIONS, version=__version__, log_level="ERROR")
     for tool in (*TOOLS.values(), render_view):
         name = NAMES.get(tool.__name__, tool.__name__)
@@ -42,7 +42,7 @@ def server(core: Core, local: bool) -> MCPServer[Any]:
 
 
 def over_http(core: Core) -> tuple[Callable[[Any], AbstractAsyncContextManager[None]], list[Any]]:
-    """Lifespan and routes of the server at /mcp; :class:`vidllm.serving.web.Guard` stands before it."""
+    """Lifespan and routes of the server at /mcp; :class:`vidllm.serving.web.Guard` checks its requests."""
     made = server(core, local=False)
     guarded = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app = made.streamable_http_app(stateless_http=True, max_request_body_size=MESSAGE, transport_security=guarded)
@@ -50,12 +50,12 @@ def over_http(core: Core) -> tuple[Callable[[Any], AbstractAsyncContextManager[N
 
 
 def _offered(core: Core, tool: Any, local: bool) -> Callable[..., Any]:
-    """A tool as the protocol has it: with the video in place of the scene."""
+    """A tool with a video as its argument instead of a scene."""
 
     async def call(video: str, ctx: Any, **given: Any) -> Any:
         try:
             found = await asyncio.to_thread(_find, core, video, local)
-            told = await _waited(core.submit(found, lambda scene: tool(scene, **given)), found, ctx)
+            told = await _result(core.submit(found, lambda scene: tool(scene, **given)), found, ctx)
         except (Refused, ValueError) as error:
             raise ToolError(str(error)) from None
         return Image(data=told, format="png") if isinstance(told, bytes) else plain({"video": found.id, **told})
@@ -75,8 +75,8 @@ def _find(core: Core, video: str, local: bool) -> Video:
     return video_of(core, video) if not local or FILE_ID.fullmatch(video) else core.local(video)
 
 
-async def _waited(future: Future[Any], video: Video, ctx: Any) -> Any:
-    """What a job gives, its progress told meanwhile; it is cancelled where the agent gives up."""
+async def _result(future: Future[Any], video: Video, ctx: Any) -> Any:
+    """The result of a job, with reports of its progress; the job is cancelled with the request."""
     waited = asyncio.wrap_future(future)
     try:
         while not (await asyncio.wait({waited}, timeout=1.0))[0]:

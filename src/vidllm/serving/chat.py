@@ -1,8 +1,8 @@
-"""Questions about videos in the form of OpenAI's chat completions.
+"""Questions about videos as OpenAI's chat completions.
 
-The video is a content part of any message: ``video_url`` with a data URL or the id of an uploaded file, or ``file``
-with such an id; the last one counts. The question is the text of the last message, the user's: the model answers one
-question at a time and reads neither system messages nor earlier turns. Nothing else is opened or fetched.
+The video is a content part of a message: ``video_url`` with a data URL or the id of an uploaded file, or ``file`` with
+such an id; the last one counts. The question is the text of the last message. System messages and earlier turns are
+ignored. No path is opened and no URL is fetched.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = {"id": "vidllm", "object": "model", "created": 0, "owned_by": "vidllm"}
 MAX_TOKENS = 512
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _DATA_URL = re.compile(r"data:(?:video|image|application)/([\w.+-]{1,40})(?:;[^,]{0,100})?;base64,", re.ASCII)
-#: Options that would change the answer, with the values that change nothing.
+#: Options that are not supported, with the values that have no effect.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (None, 1), "tools": (None, []), "functions": (None, []), "stop": (None, []), "logprobs": (None, False),
     "response_format": (None, {"type": "text"}), "audio": (None,), "modalities": (None, ["text"]),
@@ -39,22 +39,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Said:
-    """An answer: text, the notes and warnings about it, tokens that were read and written, whether it was cut."""
+    """An answer with its notes, the scene's warnings, the numbers of tokens, and OpenAI's reason why it ends."""
 
     text: str
     warnings: tuple[str, ...]
     usage: dict[str, int]
-    cut: bool
-
-    @property
-    def reason(self) -> str:
-        """Why it ends, as OpenAI says it."""
-        return "length" if self.cut else "stop"
+    reason: str
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a body asks for; ``source``: a file id or a data URL."""
+    """The content of a request; ``source``: a file id or a data URL."""
 
     source: str
     question: str
@@ -62,20 +57,17 @@ class Request:
     with_usage: bool
     max_tokens: int
 
-    def video(self, core: Core) -> Video:
-        """The video, which is kept where it came in the message."""
-        return video_of(core, self.source)
-
     def answer(self, scene: Scene, heard: Callable[[str], None] | None = None) -> Said:
         """Ask the scene."""
         answer = scene.ask(self.question, None, self.max_tokens, heard)
         read, wrote = scene.count_tokens(self.question, answer)
         usage = {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
-        return Said(with_notes(answer, answer.notes), scene.warnings, usage, wrote > self.max_tokens)
+        reason = "length" if wrote > self.max_tokens else "stop"
+        return Said(with_notes(answer, answer.notes), scene.warnings, usage, reason)
 
 
 def video_of(core: Core, source: str) -> Video:
-    """The video of a file id or a data URL; Refused for anything else, paths and URLs among it."""
+    """The video of a file id, or of a data URL, which is stored; Refused for anything else, such as paths and URLs."""
     if FILE_ID.fullmatch(source):
         return core.video(source)
     head = _DATA_URL.match(source)
@@ -90,14 +82,14 @@ def video_of(core: Core, source: str) -> Video:
 
 
 def check_model(name: Any) -> dict[str, Any]:
-    """The one model; Refused for another."""
+    """The model; Refused for another name."""
     if name != MODEL["id"]:
         raise Refused(f"there is no model {str(name)[:60]!r} here; use {MODEL['id']!r}", 404)
     return MODEL
 
 
 def read_request(body: dict[str, Any]) -> Request:
-    """A body of /v1/chat/completions; Refused with one line where it is wrong or asks for what is not done."""
+    """Read the body of /v1/chat/completions; Refused if it is wrong or asks for something that is not supported."""
     check_model(body.get("model"))
     for option, neutral in _NEUTRAL.items():
         if body.get(option) not in neutral:
@@ -132,7 +124,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _source(part: dict[str, Any]) -> str | None:
-    """The video that a part names; None for text."""
+    """The video named by a content part; None for text."""
     kind = part.get("type")
     if kind == "text":
         return None
@@ -155,26 +147,26 @@ def as_error(error: Refused) -> dict[str, Any]:
 
 
 def as_file(video: Video) -> dict[str, Any]:
-    """A video as OpenAI's file object, with how far its scene is."""
+    """A video as OpenAI's file object, with the state of its scene."""
     return {"id": video.id, "object": "file", "bytes": video.bytes, "created_at": video.created, "filename": video.name,
             "purpose": "user_data", "status": "processed", "scene": video.as_dict()}  # fmt: skip
 
 
 def completion(video: Video, said: Said) -> dict[str, Any]:
-    """A whole answer. ``vidllm`` holds what OpenAI's form has no place for."""
+    """A complete answer; ``vidllm`` has the fields that OpenAI's format lacks."""
     message = {"role": "assistant", "content": said.text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": said.reason, "logprobs": None}
     return {**_head("chat.completion"), "choices": [choice], "usage": said.usage, "vidllm": _own(video, said)}
 
 
 async def events(core: Core, video: Video, wanted: Request) -> AsyncIterator[str]:
-    """Server-sent events with the answer as it comes; a client that goes away ends it."""
+    """Stream an answer as server-sent events, until the client disconnects."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     loop, gone = asyncio.get_running_loop(), False
 
     def hear(text: str) -> None:
         if gone:
-            raise Refused("the client went away", 499)
+            raise Refused("the client disconnected", 499)
         loop.call_soon_threadsafe(heard.put_nowait, text)
 
     future = core.submit(video, lambda scene: wanted.answer(scene, hear))

@@ -1,7 +1,7 @@
-"""Videos, their scenes, and the one worker that reconstructs and asks them, in the order in which it was asked.
+"""Videos, their scenes, and the one worker thread that runs the model, in the order of the requests.
 
-Everything is bounded: the videos on disk, the scenes in memory (the least recently used one goes first, and is
-reconstructed again when it is asked for), the jobs that wait, the time and the memory of decoding.
+Everything is bounded: the videos on disk, the scenes in memory (the least recently used one is dropped first, and
+reconstructed again on request), the waiting jobs, the time and the memory of decoding.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from vidllm.serving.decoding import Plan, decoded
 
 T = TypeVar("T")
 MAX_MESSAGE, MAX_NAME = 600, 100  # characters
-MESSAGE = 96 * 2**20  # bytes of a request that is no upload: a video of 64 MiB in base64, and what is around it
-DISK_FULL = "no space is left on the server's disk; try again later"
+MESSAGE = 96 * 2**20  # bytes of a request that is no upload: room for a video of 64 MiB in base64
 CLOSE_S = 10.0
 _CHUNK = 2**20
 
 
 class Refused(ValueError):
-    """What is not done: one line for whoever asked, and the status of HTTP."""
+    """A request that is refused: one line for the client, and the HTTP status."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -48,22 +47,22 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server gives at most. Bytes; seconds."""
+    """Limits of a server. Bytes; seconds."""
 
-    upload: int = 512 * 2**20  # bytes of one video
-    disk: int = 4 * 2**30  # bytes of all videos that are kept
-    memory: int = 2 * 2**30  # bytes of all scenes that are kept
-    waiting: int = 64  # jobs
-    frames: int = 64  # of a video
-    decode_s: float = 120.0  # until a decoder is killed
-    decode_memory: int = 4 * 2**30  # bytes of a decoder
+    upload: int = 512 * 2**20  # size of one video
+    disk: int = 4 * 2**30  # size of all stored videos
+    memory: int = 2 * 2**30  # size of all scenes
+    waiting: int = 64  # waiting jobs
+    frames: int = 64  # frames per video
+    decode_s: float = 120.0  # time until a decoder is killed
+    decode_memory: int = 4 * 2**30  # memory of a decoder
 
 
 @dataclass
 class Video:
-    """A video and what became of it; ``state``: stored, queued, decoding, reconstructing, ready or failed.
+    """A video and its state: stored, queued, decoding, reconstructing, ready or failed.
 
-    ``done``: frames so far. ``jobs``: how many wait or run. ``held``: bytes of the scene in memory.
+    ``done``: frames decoded so far. ``jobs``: number of waiting and running jobs. ``held``: bytes of the scene.
     """
 
     id: str
@@ -86,7 +85,7 @@ class Video:
 
 
 class Core:
-    """A model, its videos and its worker; a context manager, since it has a thread and a temporary folder."""
+    """A model, its videos and its worker; a context manager that owns a thread and a temporary folder."""
 
     def __init__(self, model: VidLLM, limits: Limits = Limits()) -> None:
         self.model, self.limits = model, limits
@@ -106,7 +105,7 @@ class Core:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Jobs that wait are cancelled, the running one is waited for, though not for long."""
+        """Cancel waiting jobs, and wait up to ``CLOSE_S`` seconds for the running one."""
         while True:
             try:
                 self._jobs.put_nowait(None)
@@ -119,9 +118,9 @@ class Core:
     # ---- videos -----------------------------------------------------------------------------------------------
 
     def keep(self, source: BinaryIO, name: str) -> Video:
-        """Keep an upload; the same bytes are the same video. ``name`` is shown, and never a path.
+        """Store an upload; equal bytes are the same video. ``name`` is only shown, never used as a path.
 
-        Refused where it is empty or too large, or there is no room beside videos that are being worked on.
+        Refused if it is empty or too large, or if videos in use fill the disk limit.
         """
         name = "".join(c if c.isprintable() else " " for c in name.replace("\\", "/").rsplit("/", 1)[-1])
         name = name.strip()[:MAX_NAME] or "video"
@@ -151,14 +150,14 @@ class Core:
         return video
 
     def local(self, path: str) -> Video:
-        """A file or folder of this machine, for who may open it: never with a path that came over a network."""
+        """A file or folder of this machine; the path must not come from the network."""
         place = check_source(path).resolve()
         found = f"file-{hashlib.sha256(f'{place} {place.stat().st_mtime_ns}'.encode()).hexdigest()[:32]}"
         with self._lock:
             return self._videos.setdefault(found, Video(found, place.name, place, 0, int(time.time())))
 
     def video(self, found: str) -> Video:
-        """The video of this id, which is then the most recently used one; Refused where there is none."""
+        """The video with this id, which becomes the most recently used one; Refused if there is none."""
         with self._lock:
             if found not in self._videos:
                 raise Refused(f"there is no video {found[:MAX_NAME]!r} here (any more); upload it again", 404)
@@ -166,12 +165,12 @@ class Core:
             return self._videos[found]
 
     def videos(self) -> list[Video]:
-        """All, the most recently used one first."""
+        """All videos, the most recently used one first."""
         with self._lock:
             return list(reversed(self._videos.values()))
 
     def remove(self, found: str) -> None:
-        """Forget a video and its scene; Refused while it is worked on."""
+        """Delete a video and its scene; Refused while it is in use."""
         video = self.video(found)
         with self._lock:
             if video.jobs:
@@ -188,7 +187,7 @@ class Core:
             part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Forget the least recently used videos until ``size`` bytes fit."""
+        """Delete the least recently used videos until ``size`` bytes fit."""
         used = sum(video.bytes for video in self._videos.values())
         for video in [video for video in self._videos.values() if not video.jobs]:
             if used + size <= self.limits.disk:
@@ -206,9 +205,9 @@ class Core:
     # ---- jobs -------------------------------------------------------------------------------------------------
 
     def submit(self, video: Video, act: Callable[[Scene], T]) -> Future[T]:
-        """What ``act`` will give for the video's scene, which is reconstructed before where it is not there.
+        """The future result of ``act`` on the video's scene, which is reconstructed first if necessary.
 
-        Refused where too many jobs wait. The future raises :class:`Refused` and nothing else.
+        Refused if too many jobs wait. The future raises only :class:`Refused`.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -229,7 +228,7 @@ class Core:
                 video.state = "stored"
 
     def _drop(self) -> None:
-        """Cancel one job that waits."""
+        """Cancel one waiting job."""
         try:
             job = self._jobs.get_nowait()
         except queue.Empty:
@@ -250,8 +249,8 @@ class Core:
             self._release(video)
             self._bound(video)
             if tell is not None:
-                tell()  # last: whoever hears it finds a video that is not worked on
-            del job, video, act, future, tell  # nothing is held while the next job is waited for
+                tell()  # last: the video is no longer in use then
+            del job, video, act, future, tell  # keep no scene alive while waiting for the next job
 
     def _scene(self, video: Video) -> Scene:
         if video.scene is None:
@@ -260,7 +259,7 @@ class Core:
                 found = decoded(video.path, self.folder / f"{video.id}.frames", self._plan,
                                 lambda done: setattr(video, "done", done))  # fmt: skip
                 video.state, video.warnings = "reconstructing", tuple(_shown(text, video) for text in found.warnings)
-                # the source is no path that is there, so that nothing opens the video again in this process
+                # the source is not an existing path, so that this process never opens the video
                 frames = replace(found.frames, source=f"{video.id}/{video.name}")
                 video.scene = self.model.reconstruct(frames, cameras=found.cameras)
             except BaseException as error:
@@ -271,7 +270,7 @@ class Core:
         return video.scene
 
     def _bound(self, latest: Video) -> None:
-        """Drop the scenes that were used least recently until the others fit."""
+        """Drop the least recently used scenes until the others fit."""
         with self._lock:
             latest.held = 0 if latest.scene is None else held_bytes(latest.scene)
             used = sum(video.held for video in self._videos.values())
@@ -284,24 +283,20 @@ class Core:
                     video.state = "queued" if video.jobs else "stored"
 
 
-def refusal(error: BaseException, video: Video) -> Refused:
-    """An error as one line for a stranger: the video's name in place of paths, nothing of our faults but their kind."""
-    text = _shown(" ".join(str(error).split()), video)
+def refusal(error: BaseException, video: Video | None = None) -> Refused:
+    """An error as one line for a client: names of videos instead of paths, and no details of internal errors."""
     if isinstance(error, Refused):
         return error
+    text = " ".join(str(error).split())
+    name, text = ("", text) if video is None else (f"{video.name}: ", _shown(text, video))
     if isinstance(error, ValueError):
-        return Refused(text[:MAX_MESSAGE], 422)
-    if is_disk_full(error):
-        return Refused(DISK_FULL, 507)
+        return Refused(text[:MAX_MESSAGE], 400 if video is None else 422)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused("no space is left on the server's disk; try again later", 507)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
-        return Refused(f"{video.name}: out of memory; send a shorter video", 507)
-    logging.getLogger(__name__).error("a fault of vidllm itself", exc_info=error)
-    return Refused(f"{video.name}: a fault of vidllm itself ({type(error).__name__}); its log says more", 500)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether nothing more could be written."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Refused(f"{name}out of memory; send a shorter video", 507)
+    logging.getLogger(__name__).error("internal error", exc_info=error)
+    return Refused(f"{name}internal error ({type(error).__name__}); see the server's log", 500)
 
 
 def _shown(text: str, video: Video) -> str:
@@ -309,7 +304,7 @@ def _shown(text: str, video: Video) -> str:
 
 
 def held_bytes(scene: Scene) -> int:
-    """Bytes of all tensors and arrays that a scene holds beside its model, each storage once."""
+    """Bytes of all tensors and arrays of a scene without its model, each storage counted once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
 

@@ -1,9 +1,9 @@
-"""A video of a stranger is decoded in a process of its own, with a bound on its memory, that is killed after some time.
+"""Decoding of untrusted videos in separate processes with limited memory and time.
 
-What comes back is JSON lines over a pipe and tensors in a safetensors file: nothing that could be run is read from it.
-The processes are forks of one that has its libraries loaded, where the system can do that, so that they begin at once.
-Recordings (:mod:`vidllm.io.captures`) are read there too, with what they tell of their cameras and depth; what they are
-unpacked to lies in a folder that goes with the process, however that ends.
+The process returns JSON lines over a pipe and tensors in a safetensors file, so nothing that it sends can be executed.
+Where the system supports it, processes are forked from one with all libraries loaded, so that they start quickly.
+Recordings (:mod:`vidllm.io.captures`) are read there too, with their cameras and depth; the folder to which they are
+unpacked is removed however the process ends.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from vidllm.io.video import iter_frames
 from vidllm.long_video.frame_choice import choose_frames
 from vidllm.scene_file import SceneFile, as_bytes, flat
 
-MAX_LINE = 2**20  # bytes of what the process says at once
-ATTEMPTS = 2  # of a process that something else killed
+MAX_LINE = 2**20  # bytes of one message of the process
+ATTEMPTS = 2  # if the process was killed from outside
 _RESULT = "frames"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Frames as a model wants them: at least and at most how many, their shorter side in pixels, and limits.
+    """Frames that a model needs (minimum and maximum number, shorter side in pixels, ...) and limits of the process.
 
-    ``seconds`` until the process is killed; ``memory`` in bytes beyond what it has when it begins.
+    ``seconds`` until it is killed; ``memory`` in bytes in addition to its memory at the start.
     """
 
     least: int
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The frames of a video, what a recording tells of their cameras (None: it is none), and the warnings about it."""
+    """The frames of a video, the known cameras of a recording (None for other videos), and warnings."""
 
     frames: Frames
     cameras: GivenCameras | None
@@ -65,14 +65,14 @@ class Decoded:
 
 
 class _Killed(ValueError):
-    """The process ended without a word."""
+    """The process ended without a message."""
 
 
 def decoded(path: Path, folder: Path, plan: Plan, progress: Callable[[int], None]) -> Decoded:
-    """Read a video or a recording; ``progress`` hears how many frames there are so far.
+    """Read a video or a recording; ``progress`` is called with the number of frames so far.
 
-    ``folder`` is there for the time of the call. ValueError of one line where the video cannot be read, or takes more
-    time or memory than ``plan`` allows.
+    ``folder`` exists during the call. ValueError of one line if the video cannot be read, or takes more time or memory
+    than ``plan`` allows.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -112,7 +112,7 @@ def _attempt(path: Path, folder: Path, plan: Plan, progress: Callable[[int], Non
 
 
 def _cameras(held: SceneFile) -> GivenCameras | None:
-    """Those of a recording."""
+    """The known cameras of a recording."""
     if "cameras.where" not in held.values["values"]:
         return None
     built = held.build(GivenCameras, "cameras")
@@ -122,7 +122,7 @@ def _cameras(held: SceneFile) -> GivenCameras | None:
 
 @cache
 def _context() -> Any:
-    """Forks of a process without threads where there are such, else new processes."""
+    """Forks of a process without threads if the system has these, else new processes."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -131,8 +131,8 @@ def _context() -> Any:
 
 
 def _read(path: str, folder: str, plan: Plan, there: Connection) -> None:
-    """What the process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for its parent, which kills it
+    """The main function of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to its parent, which kills it
     _limit_memory(plan.memory)
     tempfile.tempdir = folder
     try:
@@ -155,7 +155,7 @@ def _read(path: str, folder: str, plan: Plan, there: Connection) -> None:
             "values": values, "warnings": [text.replace(unpacked, path) if unpacked else text for text in said],
         }  # fmt: skip
     except Exception as error:
-        text = str(error) if isinstance(error, ValueError | OSError) else f"{path}: a fault of the decoder ({error!r})"
+        text = str(error) if isinstance(error, ValueError | OSError) else f"{path}: the decoder failed ({error!r})"
         if isinstance(error, MemoryError) or "allocate memory" in text:
             text = f"{path}: decoding it takes over {plan.memory:,} bytes of memory; give a smaller video"
         told = {"error": text}
@@ -164,7 +164,7 @@ def _read(path: str, folder: str, plan: Plan, there: Connection) -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """From here on at most so many more bytes of memory, where the system can say so."""
+    """Allow at most so many more bytes of memory, if the system supports it."""
     with suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 

@@ -1,5 +1,6 @@
-"""What can be asked of a scene, for HTTP and for agents alike: functions of a scene and plain values that give plain
-values. Lengths are metres of the scene frame (z up, origin at the first camera), angles radians.
+"""The functions of a scene that HTTP clients and agents can call, with JSON values as arguments and results.
+
+Lengths are metres of the scene frame (z up, origin at the first camera), angles radians.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ MAX_NAMES = 200
 
 
 def summary(scene: Scene) -> dict[str, Any]:
-    """The reconstruction in a few numbers: frames, scale with its interval, camera path, warnings."""
+    """Summary of the reconstruction: frames, scale with its interval, camera path, warnings."""
     return scene.summary()
 
 
 def ask(scene: Scene, question: str, situation: str | None = None) -> dict[str, Any]:
-    """Answer a question about the room. situation: where one stands and looks, e.g. "I am sitting on the sofa."."""
+    """Answer a question about the room. situation: position and viewing direction, e.g. "I am sitting on the sofa."."""
     answer = scene.ask(question, situation)
     return {"question": question, "answer": str(answer), "notes": list(answer.notes), **_said(scene)}
 
 
 def ground(scene: Scene, expression: str) -> dict[str, Any]:
-    """Find what an expression means, e.g. "the red chair": boxes (centre, size, yaw, score), best first; or none."""
+    """Find the objects that an expression refers to, e.g. "the red chair": boxes (centre, size, yaw, score), best
+    first; or none.
+    """
     boxes = scene.ground(expression)
     found = [box.as_dict() for box in boxes]
     return {"expression": expression, "boxes": found, "notes": list(boxes.notes), **_said(scene)}
@@ -47,8 +50,8 @@ def describe(scene: Scene, at: tuple[float, float, float] | None = None) -> dict
 
 
 def inventory(scene: Scene, names: list[str] | None = None, distances: bool = False) -> dict[str, Any]:
-    """Everything in the room once: names, colours, boxes, counts, the floor. names: what to look for; distances: of
-    all pairs.
+    """List all objects of the room with name, colour and box, the counts and the floor. names: look for these;
+    distances: also between all pairs.
     """
     if names is not None and len(names) > MAX_NAMES:
         raise ValueError(f"{len(names)} names, at most {MAX_NAMES} are looked for; leave some out")
@@ -77,7 +80,7 @@ def _said(scene: Scene) -> dict[str, Any]:
 
 def render_view(scene: Scene, expression: str | None = None, angle: float = math.pi, down: float = 0.6) -> bytes:
     """A picture (PNG) of the points from outside: from direction ``angle`` about z, looking ``down``, both in radians,
-    with the boxes of what ``expression`` means.
+    with the boxes of an expression.
 
     ValueError for angles that are not finite.
     """
@@ -89,17 +92,17 @@ def render_view(scene: Scene, expression: str | None = None, angle: float = math
 
 
 def labelled(scene: Scene, expression: str | None) -> list[dict[str, Any]]:
-    """The boxes of an expression with their label; none without one."""
+    """The boxes of an expression, labelled with it; none without an expression."""
     return [] if expression is None else [{**b.as_dict(), "label": expression} for b in scene.ground(expression)]
 
 
 def everything(scene: Scene) -> list[dict[str, Any]]:
-    """The boxes of all things, each under its name."""
+    """The boxes of all objects, labelled with their names."""
     return [{**thing.box.as_dict(), "label": thing.called} for thing in scene.inventory().things]
 
 
 def exported(scene: Scene, name: str) -> tuple[str, bytes]:
-    """Name and bytes of the file of a format, which shows all things where it shows boxes; a folder comes as a zip.
+    """Name and bytes of an export, with the boxes of all objects if the format shows boxes; a folder becomes a zip.
 
     ValueError for an unknown format.
     """

@@ -1,7 +1,7 @@
-"""HTTP: the page, the tools, and what OpenAI clients ask for (:mod:`vidllm.serving.chat`). Extra `serve`.
+"""HTTP: the page, the tools and the OpenAI API (:mod:`vidllm.serving.chat`). Extra `serve`.
 
-Every request passes :class:`Guard` first. A path, a query or a body never names a file: videos are bytes that were
-sent, known by the id that was given for them, and the page's own files stand in a table.
+Every request passes :class:`Guard` first. No path, query or body names a file: videos are uploads, named by their ids,
+and the page's own files are in a table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
-import python_multipart  # noqa: F401  what forms are read by: missed at the start, not at the first upload
+import python_multipart  # noqa: F401  needed for uploads: report at the start if it is missing
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
@@ -30,7 +30,7 @@ from vidllm.export.page import SCRIPTS, PageTexts, camera_pictures, filled, page
 from vidllm.io.files import parse_json, plain
 from vidllm.scene import Scene
 from vidllm.serving import chat
-from vidllm.serving.core import DISK_FULL, MAX_MESSAGE, MESSAGE, Core, Refused, Video, is_disk_full
+from vidllm.serving.core import MESSAGE, Core, Refused, refusal
 from vidllm.serving.tools import TOOLS, everything, exported, labelled
 
 T = TypeVar("T")
@@ -40,19 +40,18 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
            "cache-control": "no-store"}  # fmt: skip
 COOKIE = "vidllm"
-FORM = 2**20  # bytes of what is around an upload
-IN_FLIGHT = 2**30  # bytes of all bodies that are being received
+FORM = 2**20  # bytes of a form around the uploaded file
+IN_FLIGHT = 2**30  # bytes of all bodies being received
 OWN_SCRIPT = "served.js"
 CONNECTIONS = 512
-STALL_S = 30.0  # without a byte of a body
+STALL_S = 30.0  # seconds without data of a body
 
 
 class Guard:
-    """Before anything else: whose request it is, where it comes from, and how large it may be.
+    """Checks token, host, origin and size of every request.
 
-    A page of elsewhere must not use a browser that can reach this server: the Host is one of ``hosts`` (any, where
-    there is a token), and an Origin is that host. With a token, every request has it as ``Authorization: Bearer`` or in
-    a cookie, which ``/?token=`` sets.
+    To protect browsers from pages of other origins, the Host must be one of ``hosts`` (any, if there is a token) and an
+    Origin must be that host. A token is sent as ``Authorization: Bearer`` or in a cookie, which ``/?token=`` sets.
     """
 
     def __init__(self, app: Any, upload: int, token: str, hosts: tuple[str, ...]) -> None:
@@ -84,7 +83,7 @@ class Guard:
             self.in_flight -= body.taken
 
     def _entry(self, request: Request) -> Response | None:
-        """Nothing for who may pass; for a link with the token a cookie, so that it does not stay in the address."""
+        """None if the request is allowed; for a link with the token a redirect without it, which sets the cookie."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         try:
             asked, source = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
@@ -108,7 +107,7 @@ class Guard:
 
 
 class _Body:
-    """The body of a request as it is received, counted."""
+    """Counts the bytes of a request's body while it is received."""
 
     def __init__(self, guard: Guard, receive: Any, most: int) -> None:
         self.guard, self.source, self.most = guard, receive, most
@@ -118,7 +117,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self.source(), None if self.complete else STALL_S)
         except TimeoutError:
-            raise Refused(f"no byte of the request came for {STALL_S:g} s", 408) from None
+            raise Refused(f"no data of the request for {STALL_S:g} s", 408) from None
         size = len(message.get("body", b""))
         self.taken, self.guard.in_flight = self.taken + size, self.guard.in_flight + size
         self.complete = not message.get("more_body", False)
@@ -133,20 +132,20 @@ class _Body:
 
 
 def failure(error: Refused) -> JSONResponse:
-    """An error in the form that OpenAI clients read."""
+    """An error in OpenAI's format."""
     headers = {"retry-after": "2"} if error.status in (429, 503) else None
     return JSONResponse({"error": chat.as_error(error)}, error.status, headers)
 
 
 async def finished(request: Request, future: Future[T]) -> T:
-    """What a job gives; it is cancelled where the client goes away before it has begun."""
+    """The result of a job, which is cancelled if the client disconnects before it has begun."""
     waited = asyncio.wrap_future(future)
     while not (await asyncio.wait({waited}, timeout=0.5))[0]:
         if await request.is_disconnected():
             waited.cancel()  # and with it the job
-            raise Refused("the client went away", 499)
+            raise Refused("the client disconnected", 499)
     if waited.cancelled():
-        raise Refused("the server stops", 503)
+        raise Refused("the server is stopping", 503)
     return waited.result()
 
 
@@ -183,18 +182,23 @@ class Site:
         return Response(text, media_type="text/javascript", headers={"cache-control": "max-age=600"})
 
     async def page(self, request: Request, found: str) -> Response:
-        """The scene in 3D; where it is not there yet, the page that shows how far it is."""
+        """The scene in 3D; before it is ready, the page that shows the progress."""
         video = self.core.video(found)
         if video.scene is None:
             return RedirectResponse(f"/#{video.id}", 303)
-        content = await finished(request, self.core.submit(video, lambda scene: _content(scene, video)))
+
+        def act(scene: Scene) -> dict[str, Any]:
+            texts = PageTexts(video.name, video.warnings, (), scene.scale.length_spread)
+            return page_content(scene.data, texts=texts)
+
+        content = await finished(request, self.core.submit(video, act))
         scripts = "".join(f'<script src="/viewer/{name}"></script>\n' for name in (*SCRIPTS, OWN_SCRIPT))
         links = "".join(f'<a href="/api/scenes/{video.id}/export/{name}" download>{name}</a>\n' for name in EXPORTERS)
         panel = static("panel.html").replace("@LINKS@", links)
         return HTMLResponse(await run_in_threadpool(filled, content, POLICY, scripts, panel))
 
     async def show(self, request: Request, found: str) -> Response:
-        """Boxes for the page, of an ``expression`` or of everything, and the frames with these boxes drawn in."""
+        """Boxes of an ``expression`` or of the inventory, and the frames with these boxes."""
         body = await _body(request)
         expression = body.get("expression")
 
@@ -207,18 +211,18 @@ class Site:
     # ---- scenes -----------------------------------------------------------------------------------------------
 
     async def state(self, found: str) -> Response:
-        """How far a video is."""
+        """The progress of a video."""
         return JSONResponse(self.core.video(found).as_dict())
 
     async def reconstruct(self, found: str) -> Response:
-        """Begin; the answer does not wait for it."""
+        """Start a reconstruction, without waiting for it."""
         video = self.core.video(found)
         if video.scene is None and not video.jobs:
             self.core.submit(video, len)
         return JSONResponse(video.as_dict(), 202)
 
     async def use(self, request: Request, found: str, name: str) -> Response:
-        """One of :data:`TOOLS`, its arguments as a JSON object."""
+        """Call one of :data:`TOOLS` with its arguments as a JSON object."""
         given = arguments(name, await _body(request))
         job = self.core.submit(self.core.video(found), lambda scene: TOOLS[name](scene, **given))
         return JSONResponse(plain(await finished(request, job)))
@@ -230,10 +234,10 @@ class Site:
         return Response(content, media_type="application/octet-stream",
                         headers={"content-disposition": f'attachment; filename="{file}"'})  # fmt: skip
 
-    # ---- what OpenAI clients ask for ----------------------------------------------------------------------------
+    # ---- the OpenAI API -----------------------------------------------------------------------------------------
 
     async def upload(self, request: Request) -> Response:
-        """Keep a video: the field ``file`` of a form."""
+        """Store a video: the field ``file`` of a form."""
         async with request.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if file is None or isinstance(file, str):
@@ -244,14 +248,14 @@ class Site:
     async def uploads(self) -> Response:
         """All videos."""
         files = [chat.as_file(video) for video in self.core.videos()]
-        return JSONResponse({"object": "list", "data": files, "has_more": False})  # without it clients ask for more
+        return JSONResponse({"object": "list", "data": files, "has_more": False})  # clients request more without it
 
     async def described(self, found: str) -> Response:
         """One video."""
         return JSONResponse(chat.as_file(self.core.video(found)))
 
     async def remove(self, found: str) -> Response:
-        """Forget a video."""
+        """Delete a video."""
         self.core.remove(found)
         return JSONResponse({"id": found, "object": "file", "deleted": True})
 
@@ -266,15 +270,11 @@ class Site:
     async def complete(self, request: Request) -> Response:
         """A question about a video, whole or as a stream of server-sent events."""
         wanted = chat.read_request(await _body(request))
-        video = await run_in_threadpool(wanted.video, self.core)
+        video = await run_in_threadpool(chat.video_of, self.core, wanted.source)
         if wanted.stream:
             return StreamingResponse(chat.events(self.core, video, wanted), media_type="text/event-stream")
         said = await finished(request, self.core.submit(video, wanted.answer))
         return JSONResponse(plain(chat.completion(video, said)))
-
-
-def _content(scene: Scene, video: Video) -> dict[str, Any]:
-    return page_content(scene.data, texts=PageTexts(video.name, video.warnings, (), scene.scale.length_spread))
 
 
 @cache
@@ -293,7 +293,7 @@ def _form(name: str) -> Any:
 
 
 def arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of one of :data:`TOOLS`; Refused with one line where there is no such tool, or they are wrong."""
+    """Checked arguments of one of :data:`TOOLS`; Refused for an unknown tool or wrong arguments."""
     if name not in TOOLS:
         raise Refused(f"there is no tool {name[:40]!r}; choose from {', '.join(TOOLS)}", 404)
     try:
@@ -305,7 +305,7 @@ def arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; none is an empty one."""
+    """The JSON object of a request; empty without a body."""
     content = await request.body()
     body = parse_json(content, "the request") if content else {}
     if not isinstance(body, dict):
@@ -314,41 +314,28 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def application(core: Core, token: str = "", agents: Any = None) -> FastAPI:
-    """The application; without a token it answers only where it is asked for by a name of this machine itself.
+    """The application; without a token it only answers requests for a local host name.
 
-    ``agents``: what :func:`vidllm.serving.agents.over_http` gives, served at /mcp.
+    ``agents``: the result of :func:`vidllm.serving.agents.over_http`, served at /mcp.
     """
     lifespan, routes = (None, []) if agents is None else agents
-    app = FastAPI(title="vidllm", docs_url=None, redoc_url=None, lifespan=lifespan)  # docs would be fetched elsewhere
+    app = FastAPI(title="vidllm", docs_url=None, redoc_url=None, lifespan=lifespan)  # its docs need a CDN
     app.router.routes.extend(routes)
     for method, path, function in Site(core).routes():
         app.add_api_route(path, function, methods=[method], response_model=None)
 
-    async def refused(_: Request, error: Any) -> Response:
-        return failure(error)
+    async def failed(_: Request, error: Any) -> Response:
+        known = Refused(str(error.detail), error.status_code) if isinstance(error, HTTPException) else refusal(error)
+        return failure(known)
 
-    async def wrong(_: Request, error: Any) -> Response:
-        return failure(Refused(str(error.detail), error.status_code))
-
-    async def faulty(_: Request, error: Any) -> Response:
-        if isinstance(error, ValueError):
-            return failure(Refused(" ".join(str(error).split())[:MAX_MESSAGE]))
-        return failure(Refused(f"a fault of vidllm itself ({type(error).__name__}); its log says more", 500))
-
-    async def full(_: Request, error: Any) -> Response:
-        if not is_disk_full(error):
-            raise error
-        return failure(Refused(DISK_FULL, 507))
-
-    for kind, handler in ((Refused, refused), (ValueError, faulty), (OSError, full), (HTTPException, wrong),
-                          (Exception, faulty)):  # fmt: skip
-        app.add_exception_handler(kind, handler)
+    for kind in (ValueError, OSError, HTTPException, Exception):
+        app.add_exception_handler(kind, failed)
     app.add_middleware(Guard, upload=core.limits.upload, token=token, hosts=LOOPBACK)
     return app
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens; ValueError where it cannot."""
+    """A listening socket; ValueError if it cannot be opened."""
     if not 0 <= port < 2**16:
         raise ValueError(f"cannot listen on port {port}; expected 0 to 65535")
     try:
@@ -358,6 +345,6 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def http_server(app: FastAPI) -> uvicorn.Server:
-    """What runs an application: ``run(sockets=[...])``."""
+    """The server of an application; start it with ``run(sockets=[...])``."""
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=CONNECTIONS, server_header=False,
                                          timeout_graceful_shutdown=5))  # fmt: skip

@@ -39,47 +39,40 @@ def read_intrinsics(given: str | Path) -> Intrinsics:
             return Intrinsics(pinhole(*(float(word) for word in text.split(","))), where=f"intrinsics {text}")
         except ValueError:
             raise ValueError(f"{text}: expected four numbers fx,fy,cx,cy") from None
-    path = _existing(Path(given).expanduser(), "give intrinsics as fx,fy,cx,cy or a file of them")
-    model = find_model(path)
-    if model is not None:
-        return read_colmap_intrinsics(model)
+    path, is_model = _found(given, "give intrinsics as fx,fy,cx,cy or a file of them")
+    if is_model:
+        return read_colmap_intrinsics(path)
     readers = {".json": read_json_intrinsics, ".npy": intrinsics_of_array, ".csv": read_intrinsics_csv,
                ".yaml": read_yaml_intrinsics, ".yml": read_yaml_intrinsics}  # fmt: skip
     if path.is_dir():
-        inside = _json_in(path)
-        if inside is None:
-            raise ValueError(f"{path}: no cameras.json, transforms.json or COLMAP model in this folder; give a file")
-        path = inside
+        raise ValueError(f"{path}: no cameras.json, transforms.json or COLMAP model in this folder; give a file")
     return readers.get(path.suffix.lower(), read_intrinsics_text)(path)
 
 
 def read_poses(given: str | Path) -> Poses:
     """Poses from a file or folder; ValueError, naming it, if it cannot be read or has another format."""
-    path = _existing(Path(given).expanduser(), "give poses as a file, or a folder of matrices or of COLMAP")
-    model = find_model(path)
-    if model is not None:
-        return read_colmap_poses(model)
+    path, is_model = _found(given, "give poses as a file, or a folder of matrices or of COLMAP")
+    if is_model:
+        return read_colmap_poses(path)
     if path.is_dir():
-        inside = _json_in(path)
-        if inside is None:
-            return Poses(read_pose_folder(path))
-        path = inside
+        return Poses(read_pose_folder(path))
     suffix = path.suffix.lower()
     if suffix == ".json":
         return read_json_poses(path)
     return Poses(poses_of_array(path) if suffix == ".npy" else read_pose_table(path))
 
 
-def _existing(path: Path, remedy: str) -> Path:
+def _found(given: str | Path, remedy: str) -> tuple[Path, bool]:
+    """The path, or the file of cameras in it; whether it is a COLMAP model. ValueError if nothing is there."""
+    path = Path(given).expanduser()
     try:
         there = path.exists()
     except (OSError, ValueError):
         there = False
     if not there:
         raise ValueError(f"{str(path)[:300]}: no such file or folder; {remedy}")
-    return path
-
-
-def _json_in(folder: Path) -> Path | None:
-    names = ("cameras.json", "transforms.json")
-    return next((folder / name for name in names if has_file(folder / name)), None)
+    model = find_model(path)
+    if model is not None:
+        return model, True
+    files = [path / name for name in ("cameras.json", "transforms.json")] if path.is_dir() else []
+    return next((file for file in files if has_file(file)), path), False

@@ -231,7 +231,7 @@ def _whole(word: str, place: str) -> int:
 
 
 class _Reader:
-    """A binary file whose counts are compared with its length before they are believed."""
+    """A binary file; counts are checked against its length before use."""
 
     def __init__(self, path: Path) -> None:
         self.path = check_regular_file(path)
@@ -248,7 +248,7 @@ class _Reader:
         return self.length - self.file.tell()
 
     def count(self, what: str, least: int) -> int:
-        """How many records of at least so many bytes each follow."""
+        """The number of records that follow, each of at least so many bytes."""
         (found,) = self.take("<Q", f"{self.path}: number of {what}")
         if found * least > self._left():
             raise ValueError(f"{self.path}: {found} {what} announced, but {self._left()} bytes follow; is it complete, "
@@ -256,7 +256,7 @@ class _Reader:
         return int(found)
 
     def take(self, form: str, place: str) -> tuple[Any, ...]:
-        """Values of a struct's form."""
+        """Values of a struct format."""
         size = struct.calcsize(form)
         content = self.file.read(size)
         if len(content) < size:

@@ -1,7 +1,7 @@
-"""Cameras of a source's own frames as a user has them, brought to the frames that a model sees.
+"""Known cameras of a source's frames, converted to the frames that a model uses.
 
 Intrinsics are in pixels of the original pictures, upright, pixel centres at +0.5 (the middle of a picture of width W is
-W / 2). Poses are world-from-camera with OpenCV axes, found for each used frame by its name, its time or its number.
+W / 2). Poses are world-from-camera with OpenCV axes, matched to the used frames by name, time or number.
 ``vidllm.io.cameras`` reads files of them.
 """
 
@@ -25,11 +25,11 @@ from vidllm.io.frames import Frames
 __all__ = ["DepthMaps", "FrameCameras", "GivenCameras", "PerFrame", "pixel_aspect", "read_cameras"]
 
 RIGID_TOLERANCE = 1e-2  # of any entry of R R^T - 1
-CENTRAL = (0.25, 0.75)  # where a principal point may lie, of a picture's side
-USUAL = 0.1  # of a side: a principal point farther from the middle is told
-FOCAL = (0.2, 20.0)  # focal lengths of pinhole cameras, of the longer side: 136 to 3 degrees
-SQUARE, OBLONG = 1.25, 2.0  # ratios of the focal lengths, pixels being square, that are told and that are refused
-SAME_SHAPE = 0.01  # relative difference of two sizes' aspect ratios that rounding explains
+CENTRAL = (0.25, 0.75)  # allowed principal points, as shares of a picture's side
+USUAL = 0.1  # share of a side: a principal point farther from the middle gives a warning
+FOCAL = (0.2, 20.0)  # allowed focal lengths, as shares of the longer side: 136 to 3 degrees
+SQUARE, OBLONG = 1.25, 2.0  # ratios of the focal lengths (with square pixels) above which we warn and refuse
+SAME_SHAPE = 0.01  # relative difference of two aspect ratios that rounding explains
 
 
 def read_cameras(
@@ -41,8 +41,8 @@ def read_cameras(
 ) -> GivenCameras:
     """Known cameras and a folder of depth maps (docs/known_cameras.md); intrinsics also as ``"fx,fy,cx,cy"``.
 
-    ``metric``: whether the poses are in metres; None: as the file tells, else they are, with a warning. ``one_lens``:
-    see :class:`GivenCameras`. ValueError, naming the file, where it cannot be read or is none of the forms.
+    ``metric``: whether the poses are in metres; None: as the file says, else yes, with a warning. ``one_lens``: see
+    :class:`GivenCameras`. ValueError, naming the file, if it cannot be read or has an unknown format.
     """
     lens = None if intrinsics is None else read_intrinsics(intrinsics)
     placed = None if poses is None else read_poses(poses)
@@ -68,9 +68,9 @@ def pixel_aspect(frames: Frames) -> float:
 
 @dataclass(frozen=True)
 class FrameCameras:
-    """What is known of F used frames: intrinsics (1,F,3,3) in their pixels, extrinsics (1,F,4,4) from the first camera,
-    in metres where ``metric``; up (1,3) against gravity in the first camera's frame; one_lens as of the given ones;
-    depth (1,F,H,W) metres, 0 = none.
+    """Known cameras of F used frames: intrinsics (1,F,3,3) in their pixels; extrinsics (1,F,4,4) relative to the first
+    camera, in metres if ``metric``; up (1,3) against gravity in the first camera's frame; one_lens as given; depth
+    (1,F,H,W) metres, 0 = unknown.
     """
 
     intrinsics: torch.Tensor | None
@@ -83,15 +83,15 @@ class FrameCameras:
 
 @dataclass(frozen=True)
 class GivenCameras:
-    """What is known of a source's cameras.
+    """Known cameras of a source.
 
-    intrinsics: K of all frames (3,3), or of each, or a lens; size: (H, W) of the pictures they are of, where it is told
-    (K is then scaled to the frames); poses: world-from-camera (N,4,4), in metres with ``metric``; up: against gravity
-    in the poses' world (3); one_lens: whether one lens with square pixels took all frames, where intrinsics are not
-    known (None: only refinement supposes so); where: for messages; depth: maps (F,h,w) of any size in metres along
-    the optical axis, 0 = none, of the pictures' field of view; a tensor (F,H,W) at the frames' own pixels. Arrays of
-    poses, K or depth are those of the used frames, in order. ValueError where nothing is given, and for a matrix that
-    is none of a pinhole camera or of a pose.
+    intrinsics: K of all frames (3,3), or of each, or a lens; size: (H, W) of their pictures, if known (K is then scaled
+    to the frames); poses: world-from-camera (N,4,4), in metres with ``metric``; up: direction against gravity in the
+    poses' world (3); one_lens: whether all frames have one lens with square pixels, if intrinsics are unknown (None:
+    only refinement assumes it); where: for messages; depth: maps (F,h,w) of any size in metres along the optical axis,
+    0 = unknown, with the pictures' field of view; or a tensor (F,H,W) at the frames' pixels. Arrays of poses, K or
+    depth are those of the used frames, in order. ValueError if nothing is given, and for a matrix that is no pinhole
+    camera or pose.
     """
 
     intrinsics: np.ndarray | PerFrame | Lens | None = None
@@ -115,15 +115,15 @@ class GivenCameras:
         return self.depth is not None or (self.poses is not None and self.metric)
 
     def check_count(self, count: int) -> None:
-        """ValueError where arrays for the used frames hold more than the ``count`` frames that were used."""
+        """ValueError if arrays for the used frames do not have ``count`` entries."""
         for given in (self.intrinsics, self.poses, self.depth):
             if isinstance(given, np.ndarray) and given.ndim == 3 and len(given) != count:
                 raise ValueError(f"{_where(given)}: {len(given)} cameras for {count} frames; give one each")
 
     def for_frames(self, frames: Frames, begin: int | None = None) -> FrameCameras:
-        """What is known of the used frames, in their pixels, as a batch of one; ValueError where it does not fit.
+        """The known cameras of the used frames, in their pixels, as a batch of one; ValueError if they do not match.
 
-        ``begin``: how many used frames went before, where these are a part of them.
+        ``begin``: number of used frames before these, if these are a part of them.
         """
         lens, poses, depth = self._found(frames, begin)
         extrinsics = None if poses is None else np.linalg.inv(poses) @ poses[0]
@@ -138,14 +138,14 @@ class GivenCameras:
         )
 
     def of(self, frames: Frames) -> GivenCameras:
-        """The same of these used frames alone, in arrays: without the files and the names of the source."""
+        """The same for these used frames, as arrays, without files and names of the source."""
         lens, poses, depth = self._found(frames, None)
         return GivenCameras(lens, poses, self.metric, None, self.up, self.one_lens, self.where, depth)
 
     def _found(
         self, frames: Frames, begin: int | None
     ) -> tuple[np.ndarray | None, np.ndarray | None, torch.Tensor | None]:
-        """Of the used frames K (F,3,3) in original pixels, poses (F,4,4), depth (F,H,W) at their pixels."""
+        """K (F,3,3) in original pixels, poses (F,4,4) and depth (F,H,W) of the used frames."""
         return (
             None if self.intrinsics is None else self._lenses(frames, begin),
             None if self.poses is None else self._placed(_per_frame(self.poses), frames, begin),
@@ -219,7 +219,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 def _scale(
     told: tuple[int, int] | None, size: tuple[int, int], where: str, source: str
 ) -> Float[np.ndarray, "3 3"]:
-    """From pixels of the pictures that intrinsics are of to those of the source, both (H, W) of one shape."""
+    """The map from pixels of the pictures of the intrinsics to pixels of the source; both sizes are (H, W)."""
     if told is None or tuple(told) == tuple(size):
         return np.eye(3)
     across, down = size[1] / told[1], size[0] / told[0]
@@ -233,10 +233,10 @@ def _scale(
 
 
 def check_pinhole(matrix: np.ndarray, size: tuple[int, int], where: str, pixel_aspect: float = 1.0) -> None:
-    """ValueError unless K is that of a camera without skew that can have taken pictures of this (H, W).
+    """ValueError unless K is that of a camera without skew and plausible for pictures of this (H, W).
 
-    ``pixel_aspect``: what makes fx and fy comparable, where the pictures' pixels are not square. Warns of a principal
-    point or pixels that are unusual.
+    ``pixel_aspect``: factor that makes fx and fy comparable if pixels are not square. Warns of an unusual principal
+    point or unusual pixels.
     """
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise ValueError(f"{where}: expected intrinsics of 3x3 finite numbers, received {np.asarray(matrix).tolist()}")
@@ -283,7 +283,7 @@ def _check_focal(fx: float, fy: float, size: tuple[int, int], where: str, pixel_
 
 
 def _rigid(pose: np.ndarray, where: str) -> Float[np.ndarray, "4 4"]:
-    """A pose with its rotation made exact; ValueError where it is not finite or not rigid."""
+    """A pose with its rotation made exact; ValueError if it is not finite or not rigid."""
     if not np.isfinite(pose).all():
         raise ValueError(f"{where} is not finite (tracking was lost there?); leave it out")
     check_bottom_row(pose, where)

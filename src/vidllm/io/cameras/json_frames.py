@@ -61,7 +61,7 @@ def _place(index: int, path: Path) -> str:
 
 
 def _lens(content: dict[str, Any], frames: list[dict[str, Any]], path: Path) -> Intrinsics:
-    """One lens for all where the file tells it once, or one a frame."""
+    """One lens for all frames if the file has one, else one per frame."""
     kind = content.get("camera_model") or "OPENCV"
     if content.get("is_fisheye") or str(kind).upper() not in _PINHOLES:
         raise refuse_lens("fisheye" if content.get("is_fisheye") else str(kind)[:40], str(path))
@@ -82,7 +82,7 @@ def _lens(content: dict[str, Any], frames: list[dict[str, Any]], path: Path) -> 
 
 
 def _one(entry: dict[str, Any], size: tuple[int, int] | None, where: str) -> Lens:
-    """The lens of one entry; ValueError without a focal length, and where a field of view contradicts it."""
+    """The lens of one entry; ValueError without a focal length, or if a field of view contradicts it."""
     names = ("fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
     fx, fy, cx, cy, ax, ay = (a_number(entry[n], f"{where}: {n}") if entry.get(n) is not None else None for n in names)
     if fx is None and fy is None and ax is None and ay is None:
@@ -129,7 +129,7 @@ def _keyed(matrices: np.ndarray, content: dict[str, Any], frames: list[dict[str,
     if not all(names):
         names = []
     if seconds is not None and len(set(names)) < len(names):
-        names = []  # of several folders: times tell them apart
+        names = []  # pictures of several folders, which differ by their times
     if not names and seconds is None:
         raise ValueError(f"{path}: frames without file_path, name or timestamp_s cannot be matched to pictures")
     numbers = [number_of(name) for name in names]

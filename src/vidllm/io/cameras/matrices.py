@@ -232,17 +232,19 @@ def _of_columns(header: list[str], lines: list[tuple[int, str]], path: Path) -> 
         raise ValueError(f"{path}: columns {', '.join(header)[:160]}; expected name or time, then tx, ty, tz, qx, qy, "
                          "qz, qw, or r00, r01, r02, t0, r10, ..., t2 (camera in the world)")  # fmt: skip
     places = [f"line {line}" for line, _ in lines]
-    rows = [_cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines, places, strict=True)]
+    rows = [cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines, places, strict=True)]
     if not rows:
         raise ValueError(f"{path}: contains no pose")
     return poses_of_rows([[row[columns[name]] for name in (key, *values)] for row in rows], places, path)
 
 
-def _cells(text: str, header: list[str], where: str) -> list[str]:
-    cells = [cell.strip().strip('"') for cell in text.split(",")]
-    if len(cells) != len(header):
-        raise ValueError(f"{where}: {len(cells)} cells, expected {len(header)} ({', '.join(header)[:120]})")
-    return cells
+def cells(text: str, header: list[str], where: str) -> list[str]:
+    """The cells of a line of a CSV; ValueError unless it has one for each column."""
+    found = [cell.strip().strip('"') for cell in text.split(",")]
+    if len(found) != len(header):
+        raise ValueError(f"{where}: {len(found)} cells, expected {len(header)} ({', '.join(header)[:120]}); is the "
+                         "file complete?")  # fmt: skip
+    return found
 
 
 def read_intrinsics_csv(path: Path) -> Intrinsics:
@@ -257,7 +259,7 @@ def read_intrinsics_csv(path: Path) -> Intrinsics:
     if not all(name in columns for name in ("fx", "fy", "cx", "cy")) or len(lines) < 2:
         raise ValueError(f"{path}: columns {', '.join(header)[:160]}; expected fx, fy, cx, cy and a line of numbers")
     places = [f"line {line}" for line, _ in lines[1:]]
-    rows = [_cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines[1:], places, strict=True)]
+    rows = [cells(text, header, f"{path}: {place}") for (_, text), place in zip(lines[1:], places, strict=True)]
 
     def column(name: str) -> list[float]:
         return [number(row[columns[name]], f"{path}: {p}: {name}") for row, p in zip(rows, places, strict=True)]

@@ -91,8 +91,13 @@ def _lower(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _matrix(content: dict[str, Any], path: Path) -> np.ndarray | None:
-    """K of a mapping, None where it holds none; ValueError where it holds two that differ."""
-    found = [_square(content[name], f"{path}: {name}") for name in _MATRICES if name in content]
+    """K of a mapping, None without one; ValueError if it has two that differ."""
+    found = []
+    for name in (name for name in _MATRICES if name in content):
+        numbers = _numbers(content[name], f"{path}: {name}")
+        if len(numbers) != 9:
+            raise ValueError(f"{path}: {name}: {len(numbers)} numbers, expected a 3x3 matrix")
+        found.append(np.array(numbers, np.float64).reshape(3, 3))
     if all(name in content for name in ("fx", "fy", "cx", "cy")):
         found.append(pinhole(*(_float(content[name], f"{path}: {name}") for name in ("fx", "fy", "cx", "cy"))))
     listed = content.get("intrinsics")
@@ -114,13 +119,6 @@ def _numbers(value: Any, where: str) -> list[float]:
         raise ValueError(f"{where}: expected a list of numbers")
     cells = [cell for row in value for cell in (row if isinstance(row, list) else [row])]
     return [_float(cell, where) for cell in cells]
-
-
-def _square(value: Any, where: str) -> np.ndarray:
-    numbers = _numbers(value, where)
-    if len(numbers) != 9:
-        raise ValueError(f"{where}: {len(numbers)} numbers, expected a 3x3 matrix")
-    return np.array(numbers, np.float64).reshape(3, 3)
 
 
 def _float(value: Any, where: str) -> float:

@@ -205,9 +205,14 @@ Rows = list[int | None]
 
 def rows_of(cameras: PerFrame, frames: Frames, begin: int | None = None) -> list[int]:
     """The row of ``cameras`` of each frame; ``begin``: index of the first sampled frame (windows)."""
-    if not cameras.keyed:
-        return _in_order(cameras, len(frames), begin)
-    found = {"name": _by_name(cameras, frames), "time": _by_time(cameras, frames),
+    if not cameras.keyed:  # given for the used frames alone, in order
+        total, first = len(cameras.matrices), begin or 0
+        count = first + len(frames)
+        if count > total or (begin is None and count != total):
+            raise ValueError(f"{cameras.where}: {total} cameras for {count} frames; give one each")
+        return list(range(first, count))
+    places = {name: row for row, name in enumerate(cameras.names)}
+    found = {"name": [places.get(stem(name)) for name in frames.names], "time": _by_time(cameras, frames),
              "number": _by_number(cameras, frames)}  # fmt: skip
     whole = {way: _whole(rows) for way, rows in found.items()}
     if whole["name"] is not None:
@@ -223,19 +228,6 @@ def rows_of(cameras: PerFrame, frames: Frames, begin: int | None = None) -> list
         _tell_counting(cameras, frames)
         return by_number
     raise ValueError(_none_fits(cameras, frames, list(found.values())))
-
-
-def _in_order(cameras: PerFrame, count: int, begin: int | None) -> list[int]:
-    """Rows of cameras that are given for the used frames alone."""
-    total, first = len(cameras.matrices), begin or 0
-    if first + count > total or (begin is None and count != total):
-        raise ValueError(f"{cameras.where}: {total} cameras for {first + count} frames; give one each")
-    return list(range(first, first + count))
-
-
-def _by_name(cameras: PerFrame, frames: Frames) -> Rows:
-    places = {name: row for row, name in enumerate(cameras.names)}
-    return [places.get(stem(name)) for name in frames.names]
 
 
 def _by_time(cameras: PerFrame, frames: Frames) -> Rows:

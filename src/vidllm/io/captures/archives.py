@@ -80,7 +80,7 @@ def _unpack(path: Path, size: int, _: int) -> Unpacked:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, InputError | KeyboardInterrupt | MemoryError):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__  # zipfile, tarfile and zlib have many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__  # of zipfile, tarfile, zlib, ...
         raise InputError(f"{path}: not a readable archive ({reason}); is it complete? Export it again") from error
     return Unpacked(folder)
 

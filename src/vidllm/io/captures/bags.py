@@ -1,8 +1,8 @@
 """Recordings of robots: rosbag2 (SQLite or MCAP), one MCAP or .db3, ROS 1's .bag; read by ``rosbags`` (extra rosbag).
 
-The colour topic with the most pictures is read, with the CameraInfo of its camera, and depth that is in the same frame
-(aligned to colour). Poses are those of the frame that the pictures name, in the outermost frame that /tf, /tf_static
-and nav_msgs/Odometry lead to: its z is up, and a camera's frame has OpenCV's axes (REP 103, REP 105, sensor_msgs).
+The colour topic with the most pictures is read, with the CameraInfo of its camera, and depth in the same frame (aligned
+to colour). Poses are those of the frame_id of the pictures in the root frame of /tf, /tf_static and nav_msgs/Odometry:
+its z is up, and camera frames have OpenCV axes (REP 103, REP 105, sensor_msgs).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vidllm.io.captures.phones import nearest_row
 from vidllm.io.files import InputError, naming
 from vidllm.io.pictures import to_rgb
 
-BAG_SUFFIXES = {".mcap", ".db3", ".bag"}  # the library goes by them
+BAG_SUFFIXES = {".mcap", ".db3", ".bag"}  # by which the library chooses its reader
 _MCAP, _SQLITE, _ROS1 = b"\x89MCAP0\r\n", b"SQLite format 3\x00", b"#ROSBAG V"
 _COLOURS = {"rgb8": "RGB", "8UC3": "BGR", "bgr8": "BGR", "rgba8": "RGBX", "bgra8": "BGRX", "mono8": "L", "8UC1": "L"}
 _DEPTHS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}  # type, metres a unit
 _PNG_HEAD = 12  # bytes before the PNG of compressedDepth
-_APART_S, _GAP_S = 0.02, 0.2  # between colour and depth; beyond which a pose is not interpolated
+_APART_S, _GAP_S = 0.02, 0.2  # maximum between colour and depth, and between a picture and the next pose
 
 
 def read_bag(place: Path) -> Capture | None:
-    """A bag; None for another file or folder. InputError where its package is missing or it holds no pictures."""
+    """A bag; None for another file or folder. InputError if the package is missing or the bag has no pictures."""
     if not _is_bag(place):
         return None
-    with naming(place, "is it complete? record it again"), _reader(place) as reader:
+    with _reader(place) as reader:
         colour, depth = _topics(place, reader)
         times, frame = _stamps(reader, colour)
         first = next(_messages(reader, colour))[1]
@@ -74,27 +74,30 @@ def _reader(place: Path) -> Iterator[Any]:
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
         raise InputError(f"{place}: ROS bags need the package rosbags; pip install 'vidllm[rosbag]'") from None
-    with AnyReader([place], default_typestore=get_typestore(Stores.LATEST)) as reader:
+    with (naming(place, "is it complete? record it again"),
+          AnyReader([place], default_typestore=get_typestore(Stores.LATEST)) as reader):  # fmt: skip
         yield reader
 
 
 def _messages(reader: Any, topic: str | None, kind: str = "", **span: int) -> Iterator[tuple[int, Any]]:
-    """(nanoseconds in the bag, message) of a topic, or of all topics of a kind."""
+    """(bag time in nanoseconds, message) of a topic, or of all topics of a message type."""
     wanted = [c for c in reader.connections if topic in (None, c.topic) and c.msgtype.endswith(kind)]
     for connection, time, raw in reader.messages(wanted, **span) if wanted else ():
         yield time, reader.deserialize(raw, connection.msgtype)
 
 
 def _message(place: Path, topic: str, time: int) -> Any:
-    with naming(place, "is it complete? record it again"), _reader(place) as reader:
+    with _reader(place) as reader:
         return next(_messages(reader, topic, start=time, stop=time + 1))[1]
 
 
 def _topics(place: Path, reader: Any) -> tuple[str, str | None]:
-    """The topics of colour, and of depth in the same frame; InputError without colour."""
+    """The topics of colour and of aligned depth; InputError without colour."""
     counts = {c.topic: c.msgcount for c in reader.connections if c.msgtype.endswith(("/Image", "/CompressedImage"))}
     firsts = {topic: next(_messages(reader, topic))[1] for topic, count in counts.items() if count}
-    depths = sorted(topic for topic, message in firsts.items() if _is_depth(message))
+    forms = {topic: getattr(first, "encoding", None) or first.format for topic, first in firsts.items()}
+    depths = sorted(topic for topic, form in forms.items()
+                    if "compressedDepth" in form or form.split(";")[0].strip() in _DEPTHS)  # fmt: skip
     colours = sorted((topic for topic in firsts if topic not in depths), key=lambda topic: (-counts[topic], topic))
     if not colours:
         held = ", ".join(sorted({c.msgtype for c in reader.connections}))[:200] or "nothing"
@@ -109,13 +112,8 @@ def _topics(place: Path, reader: Any) -> tuple[str, str | None]:
     return colours[0], aligned[0] if aligned else None
 
 
-def _is_depth(message: Any) -> bool:
-    form = getattr(message, "encoding", None) or message.format
-    return "compressedDepth" in form or form.split(";")[0].strip() in _DEPTHS
-
-
 def _stamps(reader: Any, topic: str) -> tuple[np.ndarray, str]:
-    """(nanoseconds in the bag, seconds of its stamp) of each picture, by stamp; the frame that they name."""
+    """(bag time in nanoseconds, stamp in seconds) of each picture, sorted by stamp; and their frame_id."""
     rows, frame = [], ""
     for time, message in _messages(reader, topic):
         rows.append((time, message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec))
@@ -173,7 +171,7 @@ def _depth(place: Path, topic: str, time: int) -> np.ndarray:
 
 
 def _lens(reader: Any, colour: str, size: tuple[int, int], place: Path) -> np.ndarray | None:
-    """K with pixel centres at +0.5 by the nearest camera_info above the topic; None where there is none."""
+    """K with pixel centres at +0.5 from the nearest camera_info above the topic; None without one."""
     known = {c.topic for c in reader.connections if c.msgtype.endswith("/CameraInfo") and c.msgcount}
     parts = colour.split("/")
     above = ("/".join([*parts[:n], "camera_info"]) for n in range(len(parts) - 1, 0, -1))
@@ -198,7 +196,7 @@ def _lens(reader: Any, colour: str, size: tuple[int, int], place: Path) -> np.nd
 
 @dataclass
 class _Edge:
-    """Where a frame is in its parent, at times."""
+    """Poses of a frame in its parent frame over time."""
 
     parent: str
     static: bool
@@ -206,7 +204,7 @@ class _Edge:
 
 
 def _poses(reader: Any, frame: str, times: np.ndarray) -> np.ndarray | None:
-    """World-from-camera (N,4,4), NaN where no pose is near in time; None where nothing moves the camera."""
+    """World-from-camera (N,4,4), NaN without a pose close in time; None if the camera's pose is not recorded."""
     edges = _edges(reader)
     poses, moved, seen = np.tile(np.eye(4), (len(times), 1, 1)), False, {frame}
     while frame in edges:
@@ -242,7 +240,7 @@ def _add(edges: dict[str, _Edge], stamped: Any, child: str, place: tuple[Any, An
 
 
 def _at(edge: _Edge, times: np.ndarray) -> np.ndarray:
-    """Parent-from-child (N,4,4) at the times: interpolated, NaN where no row is within ``_GAP_S``."""
+    """Parent-from-child (N,4,4), interpolated at the times; NaN if no row is within ``_GAP_S``."""
     from scipy.spatial.transform import Rotation, Slerp
 
     table = np.array(edge.rows)

@@ -40,7 +40,7 @@ def read_transforms(folder: Path) -> Capture | None:
 
 
 def _inside(folder: Path, frame: dict[str, Any], key: str, n: int, file: Path) -> Path | None:
-    """The file that a frame names, None where it names none; ValueError where it lies outside the folder."""
+    """The file named by a frame, None without one; ValueError if it is outside the folder."""
     told = frame.get(key)
     if told is None:
         return None
@@ -129,7 +129,7 @@ def _lens(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
 
 
 def _pose(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray | None:
-    """World-from-camera (4,4), None where there is none."""
+    """World-from-camera (4,4); None if it is unknown."""
     pose = _matrix(file, name, entry, "w2c", 4)
     if pose is None:
         return None
@@ -139,7 +139,7 @@ def _pose(file: Path, name: str, entry: dict[str, Any]) -> np.ndarray | None:
 
 
 def _matrix(file: Path, name: str, entry: dict[str, Any], key: str, columns: int) -> np.ndarray | None:
-    """A matrix of three rows, None where there is none; ValueError for another shape or numbers that are not finite."""
+    """A matrix of three rows, None without one; ValueError for another shape or numbers that are not finite."""
     if entry.get(key) is None:
         return None
     try:
@@ -202,7 +202,7 @@ def read_tum(folder: Path) -> Capture | None:
 
 
 def _listed(folder: Path, name: str) -> list[tuple[float, Path]]:
-    """Times and files of a list, which lie in the folder."""
+    """Times and files of a list; the files must be in the folder."""
     found = []
     for line, text in data_lines(read_text(folder / name)):
         words, where = text.split(), f"{folder / name}: line {line}"

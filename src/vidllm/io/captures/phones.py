@@ -17,7 +17,6 @@ offsets from the corner of the picture, as ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vidllm.io.cameras.json_frames import OPENGL_FROM_OPENCV
-from vidllm.io.cameras.matrices import poses_of_quaternions, read_matrix
+from vidllm.io.cameras.matrices import cells, poses_of_quaternions, read_matrix
 from vidllm.io.cameras.records import a_number, pinhole
 from vidllm.io.captures.capture import Y_UP, Z_UP, Capture, check_complete, trusted_depth, without_doubt
 from vidllm.io.files import InputError, data_lines, number, read_bytes, read_json_object, read_text
@@ -40,8 +39,8 @@ def _table(told: dict[str, Any], key: str, columns: int, file: Path) -> np.ndarr
     rows = told.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == columns for row in rows):
         raise ValueError(f"{file}: {key} is not a list of rows of {columns} numbers; export it again")
-    cells = [[a_number(cell, f"{file}: {key}") for cell in row] for row in rows]
-    return np.array(cells, np.float64).reshape(-1, columns)
+    numbers = [[a_number(cell, f"{file}: {key}") for cell in row] for row in rows]
+    return np.array(numbers, np.float64).reshape(-1, columns)
 
 
 def _side(told: dict[str, Any], key: str, file: Path) -> int:
@@ -76,7 +75,7 @@ def read_record3d(folder: Path) -> Capture | None:
     elif (folder / "depth").is_dir():
         maps = {n: folder / "depth" / f"{n}.exr" for n in range(len(rows))}
         depths = {n: partial(trusted_depth, path) for n, path in maps.items() if path.is_file()}
-    still = len(rows) > 1 and bool((rows == [0, 0, 0, 1, 0, 0, 0]).all())  # of the front camera: it is not tracked
+    still = len(rows) > 1 and bool((rows == [0, 0, 0, 1, 0, 0, 0]).all())  # the front camera, which is not tracked
     times = [a_number(time, f"{file}: frameTimestamps") for time in told.get("frameTimestamps") or ()]
     return Capture(
         "Record3D", [f.name for f in files], files, None if still else poses, _record3d_lens(told, len(rows), file),
@@ -113,10 +112,10 @@ def _lzfse_depth(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _lzfse_bytes(lzfse: Any, file: Path, size: int) -> bytes:
-    """The decompressed content of a file, which must have ``size`` bytes; the file may not be longer than that."""
+    """The decompressed content of a file, which must have ``size`` bytes; the file must not be larger."""
     try:
         found: bytes = lzfse.decompress(read_bytes(file, size + 4096))
-    except Exception as error:  # the library has an error of its own
+    except Exception as error:  # the library has its own error class
         raise ValueError(f"{file.name}: damaged LZFSE data ({error}); export it again") from error
     if len(found) != size:
         raise ValueError(f"{file.name}: {len(found)} bytes of depth or confidence, expected {size}; export it again")
@@ -169,8 +168,12 @@ def read_stray(folder: Path) -> Capture | None:
     if missing := [name for name in wanted if name not in header]:
         raise ValueError(f"{file}: no column {missing[0]}; expected {', '.join(wanted)}")
     lens = [name for name in ("fx", "fy", "cx", "cy") if name in header]
-    rows = np.array([_cells(text, header, [*wanted, *lens], f"{file}: line {line}") for line, text in lines[1:]])
-    rows = rows.reshape(-1, len(wanted) + len(lens))
+    columns, table = {name: header.index(name) for name in (*wanted, *lens)}, []
+    for line, text in lines[1:]:
+        where = f"{file}: line {line}"
+        row = cells(text, header, where)
+        table.append([number(row[column], f"{where}: {name}") for name, column in columns.items()])
+    rows = np.array(table).reshape(-1, len(columns))
     numbers = rows[:, 1].astype(int)
     if not np.array_equal(numbers, np.arange(len(numbers))):
         raise ValueError(f"{file}: frames are not numbered 0, 1, 2, ...; export it again")
@@ -182,13 +185,6 @@ def read_stray(folder: Path) -> Capture | None:
     depths = {n: partial(trusted_depth, path, folder / "confidence" / path.name) for n, path in maps.items()}
     return Capture("Stray Scanner", [f"frame_{n:06d}" for n in numbers], film, poses, k, depths=depths, up=Y_UP,
                    times_s=rows[:, 0].tolist())  # fmt: skip
-
-
-def _cells(text: str, header: list[str], wanted: Sequence[str], where: str) -> list[float]:
-    cells = [cell.strip() for cell in text.split(",")]
-    if len(cells) != len(header):
-        raise ValueError(f"{where}: {len(cells)} cells, expected {len(header)}; is the file complete?")
-    return [number(cells[header.index(name)], f"{where}: {name}") for name in wanted]
 
 
 # ---- ARKitScenes ---------------------------------------------------------------------------------------------------
@@ -229,11 +225,12 @@ def _time(file: Path) -> float:
 
 def _numbers(file: Path, columns: int) -> np.ndarray:
     """Rows of numbers in a text file."""
-    rows = [(line, text.split()) for line, text in data_lines(read_text(file))]
-    for line, words in rows:
+    found = []
+    for line, text in data_lines(read_text(file)):
+        words, where = text.split(), f"{file}: line {line}"
         if len(words) != columns:
-            raise ValueError(f"{file}: line {line}: {len(words)} words, expected {columns} numbers")
-    found = [[number(word, f"{file}: line {line}") for word in words] for line, words in rows]
+            raise ValueError(f"{where}: {len(words)} words, expected {columns} numbers")
+        found.append([number(word, where) for word in words])
     if not found:
         raise ValueError(f"{file}: contains no number")
     return np.array(found)
