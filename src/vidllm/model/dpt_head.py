@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vidllm.model.camera_head import ACTIVATIONS
 from vidllm.model.configuration import DenseHeadConfig, ModelConfig
 from vidllm.model.outputs import EncoderOutput, GlobalFrameOutput
 
 #: Share of the position embedding in the features.
 _POSITION_WEIGHT = 0.1
-_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "expp1": lambda x: 1 + x.exp(),
-    "expp0": torch.exp,
-    "sigmoid": torch.sigmoid,
-    "relu": F.relu,
+_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "inv_log": lambda x: torch.sign(x) * torch.expm1(x.abs()),  # linear near zero, exponential far out; both signs
 }
+_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {"expp1": lambda x: 1 + x.exp(), "relu": F.relu}
 
 
 def position_map(
@@ -162,8 +160,8 @@ def add_position(x: Float[Tensor, "N C H W"], aspect: float) -> Float[Tensor, "N
 class DPTHead(nn.Module):
     """A value of ``out_dim - 1`` channels and a confidence for every pixel.
 
-    ``activation``: "exp" (positive depth), "inv_log" (points, both signs), "linear" or "relu". Confidence is at least
-    1 with "expp1". Frames are independent of each other and run ``config.frames_chunk_size`` at a time.
+    ``activation``: "exp" (positive depth) or "inv_log" (points, both signs). Confidence is at least 1 with "expp1", at
+    least 0 with "relu". Frames are independent of each other and run ``config.frames_chunk_size`` at a time.
     """
 
     def __init__(
@@ -177,10 +175,10 @@ class DPTHead(nn.Module):
         confidence_activation: str = "expp1",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS or confidence_activation not in _CONFIDENCE:
+        if activation not in _VALUES or confidence_activation not in _CONFIDENCE:
             raise ValueError(
                 f"unknown activation {activation!r} or confidence activation {confidence_activation!r}; "
-                f"expected one of {sorted(ACTIVATIONS)} and one of {sorted(_CONFIDENCE)}"
+                f"expected one of {sorted(_VALUES)} and one of {sorted(_CONFIDENCE)}"
             )
         if config.features % (8 if position_embedding else 2):
             raise ValueError(f"features must be divisible by 8 (2 without position embedding), got {config.features}")
@@ -207,7 +205,7 @@ class DPTHead(nn.Module):
         ]
         raw = torch.cat(chunks).unflatten(0, (batch, frames)).movedim(2, -1)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        values = ACTIVATIONS[self.activation](raw[..., :-1])
+        values = _VALUES[self.activation](raw[..., :-1])
         return values, _CONFIDENCE[self.confidence_activation](raw[..., -1])
 
     def _run(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from vidllm.baselines.geometry import read_settings
 from vidllm.baselines.reconstruction_only import ReconstructionOnlyConfig
 from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.model.configuration import TINY, DenseHeadConfig, EncoderConfig
+from vidllm.model.configuration import TINY, EncoderConfig
 from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import load_config, load_processor
 from vidllm.model.presets import PRESETS, preset
@@ -270,8 +270,7 @@ def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[l
 
 
 def _geometry_fields(parts: VGGTParts, base: VidLLMConfig | None) -> dict[str, Any]:
-    points = parts.points is not None and (base is None or base.dense_head.point_head)
-    dense: DenseHeadConfig = replace(parts.depth[0], point_head=points)
+    dense = replace(parts.dense, point_head=parts.dense.point_head and (base is None or base.dense_head.point_head))
     encoder = parts.encoder if base is None else _tapped(parts.encoder, base.encoder)
     return {"encoder": encoder, "attention": parts.attention, "camera_head": parts.camera, "dense_head": dense}
 
