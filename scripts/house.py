@@ -64,8 +64,7 @@ BUDGET: dict[str, int] = {
 PRESCRIBED = {"forward", "generate", "prepare_inputs_for_generation", "__call__"}
 #: Functions that may have up to that many arguments.
 WIDE = {
-    "vidllm.baselines.cascade:__init__": 8,  # as vidllm.model.configuration
-    "vidllm.model.configuration:__init__": 8,  # transformers prescribes one argument a field
+    "vidllm.baselines.cascade:__init__": 8,  # one argument a field, as usual in transformers
     "vidllm.scene:reconstruct": 8,  # the public face: each is a decision of the user
     "vidllm.scene:stream": 8,  # as reconstruct
     "vidllm.training.packing:packed_attention": 8,  # transformers' attention interface, and two keywords

@@ -87,7 +87,8 @@ class CascadeConfig(VidLLMConfig):
         )  # fmt: skip
         self.vision_config = given
         self.vision_layer = vision_layer
-        self.metric_encoder = _encoder(metric_encoder)
+        encoder = None if metric_encoder is None else build_part("metric_encoder", EncoderConfig, metric_encoder)
+        self.metric_encoder: EncoderConfig | None = encoder
         self.metric_side = metric_side
         self.metric_model = metric_model
         self.metric_input = metric_input
@@ -103,12 +104,6 @@ class CascadeConfig(VidLLMConfig):
         plain["vision_config"] = self.vision_config.to_dict()
         plain["metric_encoder"] = None if self.metric_encoder is None else asdict(self.metric_encoder)
         return plain
-
-
-def _encoder(value: EncoderConfig | dict[str, Any] | None) -> EncoderConfig | None:
-    """A configuration from its dict (JSON turns tuples into lists)."""
-    encoder: EncoderConfig | None = None if value is None else build_part("metric_encoder", EncoderConfig, value)
-    return encoder
 
 
 def _whole(size: Any) -> int:

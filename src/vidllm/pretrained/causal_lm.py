@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,13 +60,6 @@ def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrain
     return tokenizer
 
 
-def grow_table(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give the configuration a row for every token; returns the rows the checkpoint has."""
-    before = int(config.vocab_size)
-    config.vocab_size = max(before, len(tokenizer))
-    return before
-
-
 def grown(translate: Translate, tables: tuple[str, ...], before: int, after: int) -> Translate:
     """``translate`` that adds rows to our weights named ``tables``: the mean of the rows that are there.
 
@@ -100,6 +92,5 @@ def table_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 def causal_lm_source(checkpoint: Checkpoint, config: PretrainedConfig, before: int) -> Source:
     """A causal LM's weights for an import: our ``language_model``, with ``config.vocab_size`` rows."""
-    translate: Callable[[str, Tensor], Pairs | None] = KeyMap(RENAMES).translate
-    translate = grown(translate, table_names(config), before, int(config.vocab_size))
+    translate = grown(KeyMap(RENAMES).translate, table_names(config), before, int(config.vocab_size))
     return Source("language model", checkpoint, translate, ("language_model.",), licences.CAUSAL_LM)

@@ -15,7 +15,7 @@ from transformers import AutoModelForDepthEstimation
 from vidllm.baselines.depth_estimator import DepthInput, depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
-from vidllm.pretrained import depth_anything_3, dinov2, moge_2
+from vidllm.pretrained import depth_anything_3, moge_2
 from vidllm.pretrained.conversion import KeyMap, Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
@@ -92,9 +92,8 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     if kind is not None:
         importer = METRIC_NETWORKS[kind]
         licence = replace(importer.licence, terms=_card(checkpoint) + importer.licence.terms)
-        given = dinov2.without(importer.settings(checkpoint)["hidden_size"], importer.implied)
-        own = Source("metric depth estimator", checkpoint, importer.translate, (), licence, given=given)
-        return source_beneath(PREFIX, own)
+        own = Source("metric depth estimator", checkpoint, importer.translate, (), licence)
+        return source_beneath(PREFIX, own, importer.settings(checkpoint)["hidden_size"], importer.implied)
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code
         pass
     config = metric_config(checkpoint.settings(), checkpoint.place)

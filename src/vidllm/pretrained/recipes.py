@@ -18,7 +18,7 @@ from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import load_config, load_processor
 from vidllm.model.presets import PRESETS, preset
 from vidllm.pretrained import licences
-from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config
+from vidllm.pretrained.causal_lm import causal_lm_source, load_tokenizer, text_config
 from vidllm.pretrained.clip import clip_config, clip_source
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.depth_estimators import depth_estimator_fields, depth_estimator_source
@@ -303,8 +303,10 @@ def _language(given: Ingredients) -> tuple[PretrainedConfig, PreTrainedTokenizer
 def _words(
     checkpoint: Checkpoint, config: PretrainedConfig
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, int]:
-    tokenizer = load_tokenizer(checkpoint, config)
-    return config, tokenizer, grow_table(config, tokenizer)
+    """The configuration with a row for every token, the tokenizer, and the rows that the checkpoint has."""
+    tokenizer, before = load_tokenizer(checkpoint, config), int(config.vocab_size)
+    config.vocab_size = max(before, len(tokenizer))
+    return config, tokenizer, before
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.pretrained import dinov2, licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, dpt_renames, load_strictly
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, dpt_renames, load_strictly, unused_tokens
 
 _HEAD: dict[str, Any] = {
     "dim_in": 2048, "patch_size": 14, "features": 256, "out_channels": [256, 512, 1024, 1024],
@@ -162,7 +162,7 @@ def vggt_source(checkpoint: Checkpoint, parts: VGGTParts) -> Source:
 def _implied(encoder: EncoderConfig) -> dict[str, Tensor]:
     """Weights that VGGT does not hold: its pose starts at zero, and its encoder may have no registers."""
     registers = () if encoder.num_register_tokens else dinov2.REGISTERS
-    return {"camera_head.base_pose": torch.zeros(9), **dinov2.without(encoder.hidden_size, registers)}
+    return {"camera_head.base_pose": torch.zeros(9), **unused_tokens(encoder.hidden_size, registers)}
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:

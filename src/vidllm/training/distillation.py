@@ -119,20 +119,8 @@ def gram_loss(student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*bat
     """
     z, y = student.float(), teacher.float()
     z, y = z / z.shape[-2] ** 0.5, y / y.shape[-2] ** 0.5
-    squares = [_squared_norm(a.transpose(-1, -2) @ b) for a, b in ((z, z), (y, y), (z, y))]
+    squares = [(a.transpose(-1, -2) @ b).square().sum((-2, -1)) for a, b in ((z, z), (y, y), (z, y))]
     return squares[0] + squares[1] - 2 * squares[2]
-
-
-def gram_loss_direct(
-    student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]
-) -> Float[Tensor, "*batch"]:
-    """Eq 7 as it is written, with both M x M matrices: the reference for :func:`gram_loss`."""
-    z, y = student.float(), teacher.float()
-    return _squared_norm(z @ z.transpose(-1, -2) - y @ y.transpose(-1, -2)) / z.shape[-2] ** 2
-
-
-def _squared_norm(matrix: Tensor) -> Tensor:
-    return matrix.square().sum((-2, -1))
 
 
 def unit(tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:

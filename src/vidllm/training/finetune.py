@@ -187,7 +187,7 @@ def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
         return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     names = ("tokens", "mask", "patches", "patch_positions", "patch_mask")
-    return VisualPrefix(**{name: stacked(name) for name in names}, patch_index=stacked("patch_index", -1))
+    return VisualPrefix(*map(stacked, names), stacked("patch_index", -1))
 
 
 def finetune(config: FinetuneConfig, log: Log | None = None) -> Path:
@@ -230,11 +230,7 @@ class SceneCache:
     """What a model sees of videos; ``frames`` of each are sampled (the model's own number when None)."""
 
     def __init__(
-        self,
-        model: VidLLMForConditionalGeneration,
-        processor: VidLLMProcessor,
-        folder: Path,
-        frames: int | None = None,
+        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, folder: Path, frames: int | None = None
     ) -> None:
         self.model, self.reader, self.folder = model, processor.image_processor, folder
         self.frames = frames or self.reader.num_frames

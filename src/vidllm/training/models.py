@@ -103,15 +103,13 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
         known = auxiliary.state_dict()
-        found = {
-            name: value for name, value in open_checkpoint(path).tensors()
-            if name in known and (value.shape == known[name].shape or name.split(".")[0] not in LABEL_HEADS)
-        }  # fmt: skip
-        odd = next((name for name, value in found.items() if value.shape != known[name].shape), None)
-        if odd is not None:
-            raise ValueError(f"{path}: {odd} is {tuple(found[odd].shape)}, this run's {tuple(known[odd].shape)}; "
-                             "delete it for fresh auxiliary heads")  # fmt: skip
-        auxiliary.load_state_dict(known | found)
+        for name, value in open_checkpoint(path).tensors():
+            if name in known and value.shape == known[name].shape:
+                known[name] = value
+            elif name in known and name.split(".")[0] not in LABEL_HEADS:
+                raise ValueError(f"{path}: {name} is {tuple(value.shape)}, this run's {tuple(known[name].shape)}; "
+                                 "delete it for fresh auxiliary heads")  # fmt: skip
+        auxiliary.load_state_dict(known)
 
 
 def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
@@ -235,10 +233,8 @@ def write_model(
         else:
             config.dtype = dtype
             numbers = sum(value.numel() for value in model.state_dict().values())
-            writer = ShardWriter(part, SMALL_FILE if numbers < SMALL else SHARD_BYTES, dtype)
-            for name, value in chain(weights, _others(untouched, state)):
-                writer.add(name, value)
-            writer.finish()
+            largest = SMALL_FILE if numbers < SMALL else SHARD_BYTES
+            ShardWriter(part, largest, dtype).write(chain(weights, _others(untouched, state)))
         config.save_pretrained(part)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(part)

@@ -72,26 +72,24 @@ def panels(logs: Sequence[RunLog], smooth: int | None = None) -> list[Panel]:
     """A panel for each quantity that any of the runs has."""
     found = list(dict.fromkeys(name for log in logs for name in log.curves))
     order = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
-    made = []
-    for name in order:
-        series = []
-        for number, log in enumerate(logs):
-            if name in log.curves:
-                x, y = log.curves[name]
-                window = smooth or max(1, len(y) // _SMOOTH_PARTS)
-                series.append(Series(number, x, y, smoothed(y, 1 if name in (RATE, "bad_steps") else window)))
-        made.append(Panel(name.replace("_", " "), series))
-    return made
+    return [
+        Panel(name.replace("_", " "), [
+            _series(number, name, *log.curves[name], smooth) for number, log in enumerate(logs) if name in log.curves
+        ])
+        for name in order
+    ]  # fmt: skip
+
+
+def _series(number: int, name: str, x: np.ndarray, y: np.ndarray, smooth: int | None) -> Series:
+    window = 1 if name in (RATE, "bad_steps") else smooth or max(1, len(y) // _SMOOTH_PARTS)
+    return Series(number, x, y, smoothed(y, window))
 
 
 def names(runs: Sequence[Path]) -> list[str]:
     """The folders' names, or as much of their paths as tells them apart."""
     parts = [_log_file(run).parent.resolve().parts for run in runs]
-    for length in range(1, max(map(len, parts)) + 1):
-        short = ["/".join(p[-length:]) for p in parts]
-        if len(set(short)) == len(set(parts)):
-            return short
-    return ["/".join(p) for p in parts]
+    shortened = (["/".join(p[-length:]) for p in parts] for length in range(1, max(map(len, parts)) + 1))
+    return next(short for short in shortened if len(set(short)) == len(set(parts)))
 
 
 def _log_file(run: Path) -> Path:
@@ -133,12 +131,10 @@ def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any])
     file = folder / CONFIG_FILE
     if RATE in drawn or not has_file(file):
         return {}
-    values = read_json_object(file)
     with naming(file, "delete it"):
-        told = flat_file(values, RunConfig())
-    if not all(name in told for name in _SCHEDULE):
-        return {}
-    steps = np.array(sorted({row["step"] for row in rows}))
-    with naming(file, "delete it"):
+        told = flat_file(read_json_object(file), RunConfig())
+        if not all(name in told for name in _SCHEDULE):
+            return {}
+        steps = np.array(sorted({row["step"] for row in rows}))
         config = changed(RunConfig(), **{name: told[name] for name in _SCHEDULE})
         return {RATE: (steps, np.array([config.learning_rate(int(step) - 1) for step in steps]))}

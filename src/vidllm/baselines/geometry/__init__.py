@@ -69,30 +69,26 @@ class MetricNetwork(nn.Module):
         raise NotImplementedError
 
 
-def read_settings(
-    given: dict[str, Any], kinds: Mapping[str, tuple[str, str]] = KINDS
-) -> tuple[type[nn.Module], Any]:
+def read_settings(given: dict[str, Any], kinds: Mapping[str, tuple[str, str]] = KINDS) -> tuple[Any, Any]:
     """A network's class and its configuration from their dict, ``kind`` with the fields; ValueError for others."""
     fields = dict(given)
     kind = fields.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}, received {kind!r:.60}")
     module, name = kinds[kind]
-    network: Any = getattr(import_module(module), name)
+    network = getattr(import_module(module), name)
     return network, build_part(kind, network.settings, fields)
 
 
 def build_geometry(given: dict[str, Any]) -> GeometryModel:
     """A reconstruction network of its settings, with initial weights."""
     network, settings = read_settings(given)
-    made = network(settings)
-    assert isinstance(made, GeometryModel)
+    made: GeometryModel = network(settings)
     return made
 
 
 def build_metric(given: dict[str, Any]) -> MetricNetwork:
     """A network that gives metres of its settings, with initial weights."""
     network, settings = read_settings(given, METRIC_KINDS)
-    made = network(settings)
-    assert isinstance(made, MetricNetwork)
+    made: MetricNetwork = network(settings)
     return made

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, MetricNetwork, Prediction
+from vidllm.baselines.geometry.parts import dinov2_embeddings
 from vidllm.geometry.rotations import quaternion_to_matrix
-from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
+from vidllm.model.configuration import DenseHeadConfig
 from vidllm.model.dpt_head import DPTHead, ResidualConv
-from vidllm.model.encoder import Embeddings, normalise
+from vidllm.model.encoder import normalise
 from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions
 
 ROPE_FREQUENCY = 100.0
@@ -72,12 +73,7 @@ class CrossViewEncoder(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.config = config
-        self.embeddings = Embeddings(EncoderConfig(
-            width, patch_size=config.patch_size, image_size=config.image_size, num_register_tokens=0,
-            position_antialias=False,
-        ))  # fmt: skip
-        self.embeddings.offset = 0.1
-        nn.init.trunc_normal_(self.embeddings.position_embeddings, std=0.02)
+        self.embeddings = dinov2_embeddings(width, config.patch_size, config.image_size)
         self.camera_token = nn.Parameter(torch.randn(1, 2, width)) if config.crosses else None
         self.blocks = nn.ModuleList(
             Block(width, config.num_heads, 4.0, 1.0, qk_norm=index >= config.cross_from, eps=1e-6)

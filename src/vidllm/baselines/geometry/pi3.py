@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, Prediction
 from vidllm.baselines.geometry.moge_2 import view_plane
-from vidllm.baselines.geometry.parts import MeanCamera, central_intrinsics
-from vidllm.geometry.cameras import encode_pose, invert_extrinsics, to_homogeneous
+from vidllm.baselines.geometry.parts import MeanCamera, from_local_points
+from vidllm.geometry.cameras import to_homogeneous
 from vidllm.model.configuration import AttentionConfig, EncoderConfig
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
@@ -227,11 +227,7 @@ class Pi3(GeometryModel):
         Confidence is 1 + the odds that a point is good, of which the authors' code gives the logarithm.
         """
         points, logits, pose, metres = self.predict(images)
-        size = (points.shape[2], points.shape[3])
-        extrinsics = invert_extrinsics(pose)
-        extrinsics[..., :3, 3] *= metres[:, None, None]
-        encoding = encode_pose(extrinsics, central_intrinsics(points), size)
-        return Prediction(encoding, points[..., 2] * metres[:, None, None, None], 1 + logits.exp())
+        return from_local_points(points, pose, metres, 1 + logits.exp())
 
     def predict(
         self, images: Float[Tensor, "B F 3 H W"]

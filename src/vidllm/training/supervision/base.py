@@ -120,12 +120,11 @@ class Matches:
         low = self.place.floor()
         part = self.place - low
         indices, weights = [], []
-        for down in (0, 1):
-            for right in (0, 1):
-                column, row = ((low[..., i] + step).long() for i, step in ((0, right), (1, down)))
-                indices.append(row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1))
-                share = [part[..., i] if step else 1 - part[..., i] for i, step in ((0, right), (1, down))]
-                weights.append(share[0] * share[1])
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            column, row = (low[..., 0] + right).long(), (low[..., 1] + down).long()
+            indices.append(row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1))
+            across, along = (part[..., i] if step else 1 - part[..., i] for i, step in ((0, right), (1, down)))
+            weights.append(across * along)
         return torch.stack(indices, -1), torch.stack(weights, -1)
 
 

@@ -15,7 +15,7 @@ from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.patches_3d import back_project
 from vidllm.model.transformer import Attention
 from vidllm.training.data import Batch
-from vidllm.training.losses import GeometryTargets, masked_mean
+from vidllm.training.losses import masked_mean
 from vidllm.training.supervision.base import GeometryOutputs, Matches, Parts, Supervision, Terms
 
 SEED = 20_26
@@ -148,19 +148,15 @@ class PatchPoints(Supervision[GeometryOutputs]):
         """``patch_points``"""
         model, targets = outputs.model, outputs.targets
         with torch.no_grad():
+            translation = targets.extrinsics[..., 3:] / targets.scale[:, None, None, None]
+            extrinsics = torch.cat([targets.extrinsics[..., :3], translation], -1)  # at the normalised scale
             points, valid = back_project(
-                targets.depth, targets.intrinsics, _scaled(targets), outputs.features.encoder.grid,
+                targets.depth, targets.intrinsics, extrinsics, outputs.features.encoder.grid,
                 model.config.encoder.patch_size,
             )  # fmt: skip
         last = outputs.cameras.attended.intermediate_features[max(model.config.dense_head.tap_layers)]
         loss = self.heads.point_loss(last, points, valid, self.weights.bearing_weight)
         return {"patch_points": self.weight * loss}, {}
-
-
-def _scaled(targets: GeometryTargets) -> Tensor:
-    """Extrinsics (B,F,3,4) at the targets' normalised scale."""
-    s = targets.scale[:, None, None, None]
-    return torch.cat([targets.extrinsics[..., :3], targets.extrinsics[..., 3:] / s], -1)
 
 
 class Naming(Supervision[GeometryOutputs]):

@@ -129,14 +129,10 @@ class Vocabulary:
 class WordAttention:
     """Hooks on some layers of a Llama-form language model that compute the losses of the supervised heads."""
 
-    def __init__(
-        self, language_model: nn.Module, vocabulary: Vocabulary, coord_token_id: int
-    ) -> None:
-        model: Any = language_model
-        layers = model.base_model.layers
+    def __init__(self, language_model: Any, vocabulary: Vocabulary, coord_token_id: int) -> None:
+        layers, heads = language_model.base_model.layers, language_model.config.num_attention_heads
         self._vocabulary, self._coord = vocabulary, coord_token_id
         self.words = vocabulary.words
-        heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         heard = {layer for layer, _ in self._heads.values()}
         #: for each kind that tells places, the first layer that reads what its head has seen, if there is one
@@ -162,10 +158,8 @@ class WordAttention:
         wanted = self._wanted(prefix, names, packed)
         telling = self._telling(prefix, wanted, start[1])
         for kind, (rows, places, targets) in wanted.items():
-            if kind not in self._heads:
-                continue
             targets = targets & prefix.patch_mask[rows]
-            if not bool(targets.any()):
+            if kind not in self._heads or not bool(targets.any()):
                 continue
             logits = self._attention(kind, rows, places + start[1], start[0], prefix.patch_mask)
             share = torch.logsumexp(logits.masked_fill(~targets, -1e4), -1) - torch.logsumexp(logits, -1)
@@ -173,9 +167,7 @@ class WordAttention:
             terms.append(-masked_mean(share, known))
             figures[f"look_{kind}"] = float(masked_mean(share.detach().exp(), known))
         self._heard.clear()
-        if not terms:
-            return prefix.tokens.sum() * 0, telling, figures
-        return torch.stack(terms).mean(), telling, figures
+        return torch.stack(terms).mean() if terms else prefix.tokens.sum() * 0, telling, figures
 
     def _telling(self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], start: int) -> Tensor:
         """Summed position errors of nouns and of the tokens before answers."""
@@ -183,16 +175,12 @@ class WordAttention:
         for kind, (rows, places, meant) in wanted.items():
             teller, _, thing = kind.partition("_")
             if teller in self._behind:
-                heard = self._heard[self._behind[teller]][0]
-                told = meant & prefix.patch_mask[rows]
-                total = total + text_positions_loss(
-                    heard, rows, places + start, told, prefix.patch_positions, int(thing or 0)
-                )
+                heard, told = self._heard[self._behind[teller]][0], meant & prefix.patch_mask[rows]
+                at = rows, places + start
+                total = total + text_positions_loss(heard, *at, told, prefix.patch_positions, int(thing or 0))
         return total
 
-    def _wanted(
-        self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
-    ) -> dict[str, Wanted]:
+    def _wanted(self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts) -> dict[str, Wanted]:
         """The target patches of each kind of token. ``answer_1`` and on are the further objects of an answer (without
         patches if there are fewer).
         """
@@ -205,9 +193,7 @@ class WordAttention:
         wanted |= {f"answer_{i}": (rows, places, thing) for i, thing in enumerate(things[1:], 1)}
         return {kind: value for kind, value in wanted.items() if len(value[0])}
 
-    def _asked(
-        self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _asked(self, packed: PackedTexts, meant: list[Wanted]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The last token before each answer: row, position, and the patches of each object of the question.
 
         The first is that of the question's first noun (or ``<coord>``). Objects of a situation before the question come
@@ -235,7 +221,7 @@ class WordAttention:
         rows, at = _columns(found, 2, packed)
         return rows, at, [torch.stack([a[i] for a in about]) if about else meant[0][2][:0] for i in range(THINGS)]
 
-    def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> Wanted:
         is_point = packed.input_ids == self._coord
         rows, places = is_point.nonzero().unbind(1)
         order = (is_point.long().cumsum(1) - 1)[rows, places]
@@ -289,7 +275,7 @@ def _things_of(asked: Sequence[Tensor], situated: Sequence[Tensor], none: Tensor
     return [asked[0], asked[1] if len(asked) > 1 else none, third, situated[1] if len(situated) > 1 else none]
 
 
-def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Wanted:
     """Nouns; with a colour right before them ("red table lamp"), the patches of both."""
     found = []
     for row, told in enumerate(mentions):
@@ -305,10 +291,9 @@ def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple
     return rows, places, torch.where((colours >= 0)[:, None], both, targets)
 
 
-def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
-    found = [
-        (row, place, index) for row, told in enumerate(mentions) for place, kind, index in told if kind == "colour"
-    ]
+def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Wanted:
+    named = ((row, *one) for row, told in enumerate(mentions) for one in told)
+    found = [(row, place, index) for row, place, kind, index in named if kind == "colour"]
     rows, places, classes = _columns(found, 3, packed)
     return rows, places, names.colour[rows, :, classes]
 
@@ -323,7 +308,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> Wanted:
     """``<loc>`` tokens and the patches inside any of their boxes."""
     rows, order = packed.loc_mask.nonzero().unbind(1)
     boxes = packed.boxes[rows, order].clone()
@@ -391,8 +376,7 @@ class Words(Supervision[LanguageOutputs]):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.labels = parts.labels
-        labels = parts.labels
+        self.labels = labels = parts.labels
         words = Vocabulary(parts.texts.tokenizer, labels.categories, labels.colours, labels.materials)
         self.attention = WordAttention(parts.model.language_model, words, parts.texts.special_ids[2])
 
