@@ -40,8 +40,6 @@ from vidllm.model.outputs import (
     Features,
     Geometry,
     GlobalFrameOutput,
-    GroundingOutput,
-    VisualPrefix,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.priors import KnownCameras, KnownScale
@@ -289,7 +287,3 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
     def grounding(self) -> GroundingDecoder:  # type: ignore[override]
         """None was ever released: ValueError."""
         raise ValueError("the cascade has no grounding decoder (LLaVA-3D was released without one); ask or describe")
-
-    def ground(self, prefix: VisualPrefix, loc_hidden: Float[Tensor, "B E D"]) -> GroundingOutput:
-        """ValueError: see :attr:`grounding`."""
-        return self.grounding(prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden)

@@ -60,18 +60,14 @@ class CameraHead(nn.Module):
         source = self.empty_pose.expand_as(pose)
         estimates: list[Tensor] = []
         for _ in range(self.config.iterations):
-            pose = pose + self._correction(tokens, source.to(tokens.dtype))
+            shift, scale, gate = self.modulation(F.silu(self.embed_pose(source.to(tokens.dtype)))).chunk(3, dim=-1)
+            x = tokens + gate * (self.modulation_norm(tokens) * (1 + scale) + shift)
+            for block in self.trunk:
+                x = block(x)
+            pose = pose + self.pose_branch(self.trunk_norm(x))
             estimates.append(torch.cat((pose[..., :7], F.relu(pose[..., 7:])), dim=-1))
             source = pose = pose.detach()
         return estimates
-
-    def _correction(self, tokens: Tensor, pose: Tensor) -> Tensor:
-        """One pass: modulate the tokens by the pose, attend over the frames, read a correction (before activation)."""
-        shift, scale, gate = self.modulation(F.silu(self.embed_pose(pose))).chunk(3, dim=-1)
-        x = tokens + gate * (self.modulation_norm(tokens) * (1 + scale) + shift)
-        for block in self.trunk:
-            x = block(x)
-        return self.pose_branch(self.trunk_norm(x))
 
 
 class GravityHead(nn.Module):

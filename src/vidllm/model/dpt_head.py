@@ -7,6 +7,7 @@ VGGT's output layers on it (docs/method.md, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -199,19 +200,14 @@ class DPTHead(nn.Module):
         batch, frames = features[0].shape[:2]
         flat = [feature.flatten(0, 1) for feature in features]
         size = self.config.frames_chunk_size if self.config.frames_chunk_size > 0 else batch * frames
-        chunks = [
-            self._run([feature[start : start + size] for feature in flat], image_size)
-            for start in range(0, batch * frames, size)
-        ]
+        run = self._logits
+        if self.gradient_checkpointing and self.training:
+            run = partial(checkpoint, self._logits, use_reentrant=False)
+        chunks = [run(list(part), image_size) for part in zip(*(x.split(size) for x in flat), strict=True)]
         raw = torch.cat(chunks).unflatten(0, (batch, frames)).movedim(2, -1)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         values = _VALUES[self.activation](raw[..., :-1])
         return values, _CONFIDENCE[self.confidence_activation](raw[..., -1])
-
-    def _run(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(self._logits, features, image_size, use_reentrant=False)
-        return self._logits(features, image_size)
 
     def _logits(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Raw outputs (N, out_dim, H, W) of one chunk of frames."""

@@ -260,15 +260,11 @@ class GroundingDecoder(nn.Module):
         for layer, k in zip(self.layers, self.config.neighbours, strict=True):
             x, token, box = layer(x, token, scene, k)
             boxes.append(box)
-        logits, none_logit = self._similarity(x, token)
+        asked = F.normalize(self.loc_out(token).float(), dim=-1) / self.config.object_temperature
+        logits = (F.normalize(self.query_out(x).float(), dim=-1) * asked[:, :, None]).sum(-1)
+        none_logit = (F.normalize(self.none.float(), dim=0) * asked).sum(-1)
         logits = logits.masked_fill(~query_mask[:, None], MASKED)
         return GroundingOutput(torch.stack(boxes), logits, none_logit, queries, query_mask)
-
-    def _similarity(self, queries: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine over temperature of each query, and of "no such object", with the token; float32."""
-        token = F.normalize(self.loc_out(loc).float(), dim=-1) / self.config.object_temperature
-        answer = F.normalize(self.query_out(queries).float(), dim=-1)
-        return (answer * token[:, :, None]).sum(-1), (F.normalize(self.none.float(), dim=0) * token).sum(-1)
 
 
 CANDIDATES = 48  # most probable queries looked at

@@ -139,11 +139,8 @@ class FittedCameras:
             spread = (unit[:, None] / self.votes - 1).abs().nanquantile(0.5, dim=1)
             own = SceneScale(1 / unit, 1 / self.votes, spread, torch.ones_like(told))  # each frame's unit is a vote
             use = told | ~scale.valid
-            scale = SceneScale(*(
-                torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b)
-                for a, b in ((own.scale, scale.scale), (own.per_image, scale.per_image), (own.spread, scale.spread),
-                             (own.valid, scale.valid))
-            ))  # fmt: skip
+            pairs = zip(vars(own).values(), vars(scale).values(), strict=True)
+            scale = SceneScale(*(torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
         return _in_unit(self.extrinsics, unit), scale
 
     def _by_path(self) -> Float[Tensor, " B"]:
@@ -202,12 +199,11 @@ class KnownScale:
     length: KnownLength | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("factor", "camera_height_m", "length") if getattr(self, name) is not None]
+        given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"give one of scale, camera height and known length, received {given or 'none'}")
-        value = self.factor if self.factor is not None else self.camera_height_m
-        metres = self.length.metres if self.length is not None else value
-        if metres is None or not (math.isfinite(metres) and metres > 0):
+            raise ValueError(f"give one of scale, camera height and known length, received {list(given) or 'none'}")
+        (metres,) = given.values() if self.length is None else (self.length.metres,)
+        if not (math.isfinite(metres) and metres > 0):
             raise ValueError(f"a scale, height or length must be a positive number, received {metres}")
 
     def metres_per_unit(

@@ -153,11 +153,11 @@ def encode_batch(
     )  # fmt: skip
     batch: dict[str, Any] = {name: padded[name] for name in ("input_ids", "attention_mask")}
     if options.return_offsets_mapping:
-        spans = [prompt_offsets(tokenizer, text, options.add_special_tokens) for text in texts]
-        batch["offset_mapping"] = [
-            _padded(span[part], len(row), options.padding_side)
-            for span, part, row in zip(spans, kept, batch["input_ids"], strict=True)
-        ]
+        batch["offset_mapping"] = []
+        for text, part, row in zip(texts, kept, batch["input_ids"], strict=True):
+            spans = prompt_offsets(tokenizer, text, options.add_special_tokens)[part]
+            fill = [(0, 0)] * (len(row) - len(spans))  # where the row is padded
+            batch["offset_mapping"].append(fill + spans if options.padding_side == "left" else spans + fill)
     return batch
 
 
@@ -175,12 +175,6 @@ def _kept(tokenizer: Any, number: int, row: Sequence[int], options: TextOptions)
             raise ValueError(f"text {number} has {len(row)} tokens; truncation to {most} would cut {token} off: "
                              "raise max_length or shorten the text")  # fmt: skip
     return part
-
-
-def _padded(spans: Sequence[tuple[int, int]], length: int, side: str) -> list[tuple[int, int]]:
-    """Spans of a row with empty ones where it is padded."""
-    fill = [(0, 0)] * (length - len(spans))
-    return [*fill, *spans] if side == "left" else [*spans, *fill]
 
 
 # ---- scenes and points of a batch ---------------------------------------------------------------------------------
@@ -201,15 +195,13 @@ def sources_of(videos: Any, images: Any, texts: Sequence[str], single: bool) -> 
 
 def _unwrap(source: Any) -> Any:
     """The source inside a list of one (as chat templates nest them); a list of images is itself a source."""
-    while isinstance(source, list | tuple) and len(source) == 1 and _is_source(source[0]):
-        source = source[0]
+    while isinstance(source, list | tuple) and len(source) == 1:
+        (inner,) = source
+        frames = isinstance(inner, np.ndarray | Tensor) and inner.ndim == 4
+        if not frames and not isinstance(inner, str | os.PathLike | list | tuple):
+            break
+        source = inner
     return source
-
-
-def _is_source(value: Any) -> bool:
-    if isinstance(value, str | os.PathLike | list | tuple):
-        return True
-    return isinstance(value, np.ndarray | Tensor) and value.ndim == 4
 
 
 def _clips_of_images(images: Any, count: int) -> list[list[Any]]:

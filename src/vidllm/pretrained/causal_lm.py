@@ -70,14 +70,13 @@ def grown(translate: Translate, tables: tuple[str, ...], before: int, after: int
         pairs = translate(key, tensor)
         if after == before or not pairs:
             return pairs
-        return [(n, _with_rows(t, after - before) if n in tables and len(t) == before else t) for n, t in pairs]
+        return [(n, with_means(t) if n in tables and len(t) == before else t) for n, t in pairs]
+
+    def with_means(table: Tensor) -> Tensor:
+        mean = table.float().mean(0, keepdim=True).to(table.dtype)
+        return torch.cat([table, mean.expand(after - before, *table.shape[1:])])
 
     return longer
-
-
-def _with_rows(table: Tensor, count: int) -> Tensor:
-    mean = table.float().mean(0, keepdim=True).to(table.dtype)
-    return torch.cat([table, mean.expand(count, *table.shape[1:])])
 
 
 def table_names(config: PretrainedConfig) -> tuple[str, ...]:

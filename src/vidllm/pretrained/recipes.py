@@ -86,7 +86,11 @@ def recipe(name: str, given: Ingredients) -> Recipe:
         raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
     try:
         made = _RECIPES[name](given) if name in _RECIPES else _vid_llm(name, given)
-        return made if given.accept_licence else _without_agreements(made)
+        for source in made.sources if not given.accept_licence else ():
+            if source.licence.agreement:
+                raise ValueError(f"{source.checkpoint.place}: {source.licence.model} asks to agree to its terms: "
+                                 f"{source.licence.terms} Add --accept-licence if you do")  # fmt: skip
+        return made
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:  # of fields of a wrong type, wherever they are first used
@@ -95,15 +99,6 @@ def recipe(name: str, given: Ingredients) -> Recipe:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{places}: no model can be made of the config.json there ({reason}); fetch them again"
                          ) from error  # fmt: skip
-
-
-def _without_agreements(made: Recipe) -> Recipe:
-    """The recipe; ValueError, telling the terms, where one of its sources asks to agree to them."""
-    for source in made.sources:
-        if source.licence.agreement:
-            raise ValueError(f"{source.checkpoint.place}: {source.licence.model} asks to agree to its terms: "
-                             f"{source.licence.terms} Add --accept-licence if you do")  # fmt: skip
-    return made
 
 
 def _parts(vggt: Checkpoint) -> VGGTParts:
@@ -221,14 +216,18 @@ def _vid_llm(name: str, given: Ingredients) -> Recipe:
                          f"leave them out with {name}")  # fmt: skip
     if (given.llava_3d is None) == (given.lm is None):
         raise ValueError("give the language model: --llava-3d or --lm, one of the two")
-    base, notes = preset(name), [_RIDERS]
+    base, notes = preset(name), [
+        "the adapter passes both streams through and its bridge tokens do not ride (adapter.geometry_rider, "
+        "language_rider): geometry is VGGT's and the language half LLaVA-3D's until training changes them"
+    ]
     sources, geometry = _vision(base, given, notes)
     text, tokenizer, language = _language(given)
     patches = base.patches
     if given.llava_3d is not None and patches.token_norm:
         patches = replace(patches, token_norm=False)
         notes.append("visual tokens are not normalised: LLaVA-3D's projector already speaks to its language model")
-    heads = _heads(geometry["encoder"].hidden_size, base.adapter.num_heads)
+    width, most = geometry["encoder"].hidden_size, base.adapter.num_heads
+    heads = max(n for n in range(1, most + 1) if width % n == 0)
     if heads != base.adapter.num_heads:
         notes.append(f"the adapter has {heads} heads, not {base.adapter.num_heads}: they must divide the width")
     adapter = replace(
@@ -240,12 +239,6 @@ def _vid_llm(name: str, given: Ingredients) -> Recipe:
         shorter_side=given.shorter_side or base.shorter_side, resize=base.resize, **_token_ids(tokenizer),
     )  # fmt: skip
     return Recipe(config, tokenizer, [*sources, language], notes)
-
-
-_RIDERS = (
-    "the adapter passes both streams through and its bridge tokens do not ride (adapter.geometry_rider, "
-    "language_rider): geometry is VGGT's and the language half LLaVA-3D's until training changes them"
-)
 
 
 def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[list[Source], dict[str, Any]]:
@@ -273,11 +266,6 @@ def _geometry_fields(parts: VGGTParts, base: VidLLMConfig | None) -> dict[str, A
     dense = replace(parts.dense, point_head=parts.dense.point_head and (base is None or base.dense_head.point_head))
     encoder = parts.encoder if base is None else _tapped(parts.encoder, base.encoder)
     return {"encoder": encoder, "attention": parts.attention, "camera_head": parts.camera, "dense_head": dense}
-
-
-def _heads(width: int, most: int) -> int:
-    """The largest number of heads up to ``most`` that divides the width."""
-    return max(n for n in range(1, most + 1) if width % n == 0)
 
 
 def _tapped(encoder: EncoderConfig, base: EncoderConfig) -> EncoderConfig:

@@ -8,7 +8,7 @@ and scale are those of the initial model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,12 +112,13 @@ class FinetuneRun(Trainable):
 
     def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
-        prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
+        prefixes = []
+        for scene in batch.scenes:
+            streams = self.model.adapter(scene.tokens)
+            pooled = self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
+            prefixes.append(pooled)
+        prefix = side_by_side(prefixes)
         return language_losses(self.model, prefix, batch.packed, self.texts.maker.prefix_ids, LossWeights())
-
-    def _lift(self, scene: SeenScene) -> VisualPrefix:
-        streams = self.model.adapter(scene.tokens)
-        return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
         """``model``, which ``vidllm.load`` reads; with LoRA also ``adapter``, its matrices in peft's format."""
@@ -178,12 +179,11 @@ def language_side(adapter: CrossTaskAdapter) -> nn.Module:
     raise ValueError("this model's adapter has no weights for the language stream alone; take adapter out of --train")
 
 
-def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
+def side_by_side(prefixes: Sequence[VisualPrefix]) -> VisualPrefix:
     """Prefixes of single scenes as one batch, padded to the longest."""
-    rows = list(prefixes)
 
     def stacked(name: str, fill: int = 0) -> Tensor:
-        values = [getattr(row, name)[0] for row in rows]
+        values = [getattr(row, name)[0] for row in prefixes]
         return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     names = ("tokens", "mask", "patches", "patch_positions", "patch_mask")

@@ -72,17 +72,16 @@ def panels(logs: Sequence[RunLog], smooth: int | None = None) -> list[Panel]:
     """A panel for each quantity that any of the runs has."""
     found = list(dict.fromkeys(name for log in logs for name in log.curves))
     order = [name for name in found if name not in LAST] + [name for name in LAST if name in found]
-    return [
-        Panel(name.replace("_", " "), [
-            _series(number, name, *log.curves[name], smooth) for number, log in enumerate(logs) if name in log.curves
-        ])
-        for name in order
-    ]  # fmt: skip
-
-
-def _series(number: int, name: str, x: np.ndarray, y: np.ndarray, smooth: int | None) -> Series:
-    window = 1 if name in (RATE, "bad_steps") else smooth or max(1, len(y) // _SMOOTH_PARTS)
-    return Series(number, x, y, smoothed(y, window))
+    made = []
+    for name in order:
+        series = []
+        for number, log in enumerate(logs):
+            if name in log.curves:
+                x, y = log.curves[name]
+                window = smooth or max(1, len(y) // _SMOOTH_PARTS)
+                series.append(Series(number, x, y, smoothed(y, 1 if name in (RATE, "bad_steps") else window)))
+        made.append(Panel(name.replace("_", " "), series))
+    return made
 
 
 def names(runs: Sequence[Path]) -> list[str]:

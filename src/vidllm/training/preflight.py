@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 from transformers import CLIPModel
 
-from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
+from vidllm.datasets.shards import PATTERN, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMConfig
@@ -199,25 +198,22 @@ def _host_memory() -> int:
 
 def look(config: AnyConfig, *, planned: bool = False) -> Iterator[Finding]:
     """All findings; ``planned``: but of what is still to be made."""
+    checks: dict[str, Callable[[Any], str]] = {}
     if planned:
         config = changed(config, init_from=None) if config.start.init_from else config
     else:
-        yield _finding("data", lambda: data_told(config))
-        yield _finding("tokenizer", lambda: _tokenizer_told(config))
-        yield _finding("weights", lambda: _start_told(config))
+        checks |= {"data": _data_told, "tokenizer": _tokenizer_told, "weights": _start_told}
     if isinstance(config, Stage1Config):
-        yield _finding("teachers", lambda: _teachers_told(config))
-    yield _finding("output", lambda: _output_told(config))
+        checks["teachers"] = _teachers_told
+    checks["output"] = _output_told
+    for what, tell in checks.items():
+        try:
+            yield Finding(what, True, tell(config))
+        except (ValueError, OSError) as error:
+            yield Finding(what, False, " ".join(str(error).split()))
 
 
-def _finding(what: str, tell: Callable[[], str]) -> Finding:
-    try:
-        return Finding(what, True, tell())
-    except (ValueError, OSError) as error:
-        return Finding(what, False, " ".join(str(error).split()))
-
-
-def data_told(config: AnyConfig) -> str:
+def _data_told(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
     folder = Path(config.loop.data)
     paths = shards_of(folder)
@@ -262,12 +258,12 @@ def _start_told(config: AnyConfig) -> str:
 
 def _teachers_told(config: Stage1Config) -> str:
     found = teachers_of(config)
-    told = (
+    named = {"geometry": found.geometry, "language": found.language}
+    told = [
         f"{name} {part.source.name} {part.source.checkpoint.place}, {teacher.width} wide"
-        for name, part, teacher in zip(("geometry", "language"), found.parts, (found.geometry, found.language),
-                                       strict=True)
-    )  # fmt: skip
-    return "; ".join((*told, f"structure {config.structure}"))
+        for (name, teacher), part in zip(named.items(), found.parts, strict=True)
+    ]
+    return "; ".join([*told, f"structure {config.structure}"])
 
 
 def _output_told(config: AnyConfig) -> str:
@@ -314,19 +310,11 @@ def count_run(config: AnyConfig) -> Counts:
     """The numbers of a run, its modules built on the meta device."""
     model: Any = build_on_meta(model_settings(config)).train()
     on_device, averaged = _modules(config, model)
-    rows = (on_device, [True, False]), (on_device, [True]), (averaged, [True, False])
+    rows = (on_device, False), (on_device, True), (averaged, False)
     held, trained, kept = (_numbers(modules, learns) for modules, learns in rows)
     first, second, third = (_numbers(_blocks(modules), learns) for modules, learns in rows)
-    largest = max((_numbers([block], [True, False]) for block in _blocks(on_device)), default=0)
-    return Counts(_numbers([model], [True, False]), held, trained, kept, (first, second, third), largest)
-
-
-def _labels(config: TrainConfig) -> LabelSpace:
-    """Those of the data, or of rooms where no shard can be read: a finding says so."""
-    try:
-        return RoomsData(Path(config.loop.data)).labels
-    except ValueError:
-        return rooms_labels()
+    largest = max((_numbers([block]) for block in _blocks(on_device)), default=0)
+    return Counts(_numbers([model]), held, trained, kept, (first, second, third), largest)
 
 
 def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -337,7 +325,10 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
                 apply_lora(model, config.start.lora_rank, config.start.lora_alpha)
             if config.start.freeze_encoder:
                 model.encoder.requires_grad_(False)
-            labels = _labels(config)
+            try:
+                labels = RoomsData(Path(config.loop.data)).labels
+            except ValueError:  # a finding says so
+                labels = rooms_labels()
             heads = [AuxiliaryHeads(model.config.encoder.hidden_size, *labels.sizes)]
             return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
         if isinstance(config, Stage1Config):
@@ -350,9 +341,9 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
     return [clip, model], []
 
 
-def _numbers(modules: Iterable[nn.Module], learns: list[bool]) -> int:
-    found = {id(p): p.numel() for m in modules for p in m.parameters() if p.requires_grad in learns}
-    return sum(found.values())
+def _numbers(modules: Iterable[nn.Module], only_trained: bool = False) -> int:
+    parameters = (p for module in modules for p in module.parameters() if p.requires_grad or not only_trained)
+    return sum({id(p): p.numel() for p in parameters}.values())
 
 
 def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -384,10 +375,10 @@ def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None)
         kinds: dict[str, list[int]] = {}
         for step in range(0, config.loop.steps, max(1, config.loop.steps // LOOKED_AT)):
             kinds.setdefault(run.kind(run.draw(step, _rng(run, step))), []).append(step)
-        often = Counter({kind: len(steps) for kind, steps in kinds.items()})
         seconds = {kind: _seconds(run, steps[-1]) for kind, steps in kinds.items()}
         slowest = kinds[max(seconds, key=lambda kind: seconds[kind])][-1]
-        shares = {kind: number / often.total() for kind, number in often.items()}
+        looked_at = sum(map(len, kinds.values()))
+        shares = {kind: len(steps) / looked_at for kind, steps in kinds.items()}
         return Timing(run.device.type, seconds, shares, _peak(run, slowest))
 
 

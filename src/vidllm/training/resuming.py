@@ -92,9 +92,8 @@ def check_tokenizer_of(config: RunConfig) -> None:
         return
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if list_checkpoints(out / "checkpoints") and record.get("tokenizer", found) != found:
-        raise ValueError(
-            f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give another --out"
-        )
+        raise ValueError(f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give "
+                         "another --out")  # fmt: skip
     write_json(out / RECORD_FILE, {**record, "tokenizer": found})
 
 

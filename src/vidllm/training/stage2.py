@@ -158,24 +158,20 @@ class Run(Trainable):
             self.draw_anew()
 
     def export(self, folder: Path) -> Path:
-        """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
+        """``model``, of the averaged weights and with the scenes they have seen, and the auxiliary heads beside it."""
         state = self.model.state_dict() | self.averaged
         compact = self.config.export == "int8"
         model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
-        write_seen(model, self._seen())
-        if self.auxiliary is not None:
-            with atomic_path(folder / AUXILIARY_FILE) as temporary:
-                save_file(self.auxiliary.state_dict(), temporary)
-        return model
-
-    def _seen(self) -> Seen:
-        """The scenes of the shards, and what the weights had seen that it began with."""
         start, seen = self.config.start, self.data.seen()
         if self.posed is not None:
             seen |= Seen(scenes=frozenset(Path(clip.where).name for clip in self.posed.clips))
         for begun in filter(None, (start.init_from, start.geometry_from, start.language_from, start.encoder_from)):
             seen |= seen_or_unknown(model_of_run(begun))
-        return seen
+        write_seen(model, seen)
+        if self.auxiliary is not None:
+            with atomic_path(folder / AUXILIARY_FILE) as temporary:
+                save_file(self.auxiliary.state_dict(), temporary)
+        return model
 
     def kind(self, batch: StepBatch) -> str:
         """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
@@ -230,14 +226,12 @@ class Run(Trainable):
             return self._language(batch, self.model.pool_patches(tokens, None, positions, valid), texts)
         with torch.no_grad():
             features = self.model.encode(batch.images)
-            if self._coin(step, rng) >= self.config.curriculum.true_geometry_share(step):
+            coin, loop = float(rng.random()), self.config.loop
+            if loop.parallel == "fsdp":  # one for all processes: all call the sharded blocks, or none
+                coin = float(np.random.default_rng([loop.seed, step, COIN]).random())
+            if coin >= self.config.curriculum.true_geometry_share(step):
                 geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
         return self._language(batch, self.model.build_visual_tokens(features, geometry), texts)
-
-    def _coin(self, step: int, rng: np.random.Generator) -> float:
-        """A number in [0, 1) for each micro-batch; with sharded blocks one for all, since all call them or none."""
-        own, loop = float(rng.random()), self.config.loop
-        return float(np.random.default_rng([loop.seed, step, COIN]).random()) if loop.parallel == "fsdp" else own
 
     def _language(self, batch: Batch, prefix: VisualPrefix, texts: PackedTexts) -> Losses:
         weights, supervision = self.config.weights, self.supervision

@@ -55,17 +55,15 @@ class Pi3Settings:
     last_channels: int = 32
 
 
-def _decoder_block(width: int) -> Block:
-    return Block(width, width // _HEAD, layer_scale_init=None, eps=_EPS)
-
-
 class TokenDecoder(nn.Module):
     """A few blocks of attention within each frame."""
 
     def __init__(self, dim_in: int, width: int, depth: int, dim_out: int) -> None:
         super().__init__()
         self.projects = nn.Linear(dim_in, width)
-        self.blocks = nn.ModuleList(_decoder_block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, width // _HEAD, layer_scale_init=None, eps=_EPS) for _ in range(depth)
+        )
         self.linear_out = nn.Linear(width, dim_out)
 
     def forward(self, tokens: Float[Tensor, "N T D"], rotary: Float[Tensor, "2 T E"]) -> Float[Tensor, "N T O"]:
