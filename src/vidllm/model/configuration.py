@@ -235,5 +235,5 @@ VALUES: dict[str, Any] = {
     "loc_token_id": 0,  # "<loc>": its hidden state asks the grounding decoder
     "coord_token_id": 0,  # "<coord>": replaced by the embedding of a 3D point
 }
-#: What a config.json says that is ours, but for ``text_config``.
+#: Our fields of a config.json, except ``text_config``.
 FIELDS = (*PARTS, *VALUES)

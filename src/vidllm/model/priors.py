@@ -177,13 +177,9 @@ class KnownLength:
 
     def mapped(self, affine: Any) -> KnownLength:
         """The same length with its pixels mapped (3,3) from the original pictures to the processed frames."""
-        matrix = np.asarray(affine, dtype=np.float64)
-
-        def moved(uv: tuple[float, float]) -> tuple[float, float]:
-            u, v, w = (float(x) for x in matrix @ np.array([*uv, 1.0]))
-            return u / w, v / w
-
-        return replace(self, start=moved(self.start), end=moved(self.end))
+        pixels = np.array([[*self.start, 1.0], [*self.end, 1.0]]) @ np.asarray(affine, dtype=np.float64).T
+        start, end = ((float(u / w), float(v / w)) for u, v, w in pixels)
+        return replace(self, start=start, end=end)
 
 
 @dataclass(frozen=True)
@@ -239,21 +235,16 @@ def _measured(known: KnownLength, depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Metres a unit of one scene from its known length."""
     if not 0 <= known.frame < len(depth):
         raise ValueError(f"the known length is in frame {known.frame}, but frames are 0 to {len(depth) - 1}")
-    ends = [_point(uv, depth[known.frame].float(), intrinsics[known.frame].float()) for uv in (known.start, known.end)]
-    apart = (ends[0] - ends[1]).norm()
+    (height, width), ends = depth.shape[1:], (known.start, known.end)
+    for u, v in ends:
+        if not (0 <= u <= width and 0 <= v <= height):
+            raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
+    z = torch.stack([depth[known.frame, min(int(v), height - 1), min(int(u), width - 1)] for u, v in ends]).float()
+    start, end = unproject_pixels(z.new_tensor(ends), z, intrinsics[known.frame].float())
+    apart = (start - end).norm()
     if not bool(apart.isfinite() & (apart > 0)):
         raise ValueError("the two ends of the known length coincide in the reconstruction; choose others")
     return known.metres / apart
-
-
-def _point(uv: tuple[float, float], depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """The point in the camera's frame that a pixel shows, at the depth of the pixel it falls into."""
-    u, v = uv
-    height, width = depth.shape
-    if not (0 <= u <= width and 0 <= v <= height):
-        raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
-    z = depth[min(int(v), height - 1), min(int(u), width - 1)]
-    return unproject_pixels(z.new_tensor([uv]), z[None], intrinsics)[0]
 
 
 def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:

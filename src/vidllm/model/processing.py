@@ -137,7 +137,7 @@ class TextOptions:
 def encode_batch(
     tokenizer: Any, texts: Sequence[str], options: TextOptions, to_tensors: bool = True
 ) -> dict[str, Any]:
-    """``input_ids``, ``attention_mask`` and where wanted ``offset_mapping`` of B texts, each a list of B rows.
+    """``input_ids``, ``attention_mask`` and optionally ``offset_mapping`` of B texts, each a list of B rows.
 
     ValueError where a text is over ``max_length`` without truncation, truncation would cut a scene's or a point's token
     off, or unpadded rows cannot be one tensor.

@@ -99,7 +99,7 @@ def vote_weights(
 
 
 def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
-    """The same geometry at another scale; its own scale is taken out first."""
+    """The same geometry at another scale instead of its own."""
     ratio = (scale.scale / geometry.scale.scale).float()
     extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
     extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)

@@ -67,7 +67,7 @@ class PlainTokenizer:
 
     @classmethod
     def read(cls, folder: Path) -> PlainTokenizer | None:
-        """The tokenizer of a folder; None where only transformers reads it as it is meant."""
+        """The tokenizer of a folder; None if only transformers reads it correctly."""
         settings = read_json_object(folder / "tokenizer_config.json")
         names = [settings.get(name) for name in ("bos_token", "eos_token")]
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES or not set(settings) <= _PLAIN_SETTINGS:
@@ -157,7 +157,7 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _our_tokens() -> list[AddedToken]:
-    """The three tokens that stand for a scene, a place to find and a point; they swallow the blank before them."""
+    """The tokens for a scene, an object to find and a point; they include the space before them."""
     return [AddedToken(t, special=True, normalized=False, lstrip=True) for t in SPECIAL_TOKENS]
 
 

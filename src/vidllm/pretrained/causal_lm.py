@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model in ours, its token table grown for ``<video>``, ``<loc>`` and ``<coord>``."""
+"""Import of any causal language model of Hugging Face; its token table gets rows for our three special tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEFT_OUT = ("model_type", "architectures", "transformers_version", "_name_or_pa
 
 
 def text_config(settings: dict[str, Any] | None, place: str, model_type: str | None = None) -> PretrainedConfig:
-    """The language model's configuration from its ``config.json``; ValueError where it is missing or no LM."""
+    """The language model's configuration from its ``config.json``; ValueError if it is missing or not of an LM."""
     if settings is None:
         raise ValueError(f"{place}: config.json is missing; give the folder of a Hugging Face model")
     if settings.get("quantization_config"):
@@ -44,7 +44,7 @@ def text_config(settings: dict[str, Any] | None, place: str, model_type: str | N
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer with our three tokens; ValueError where there is none to be read."""
+    """The checkpoint's tokenizer with our three tokens; ValueError if there is none or it cannot be read."""
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,9 +61,9 @@ def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrain
 
 
 def grown(translate: Translate, tables: tuple[str, ...], before: int, after: int) -> Translate:
-    """``translate`` that adds rows to our weights named ``tables``: the mean of the rows that are there.
+    """``translate`` that adds rows to our weights named ``tables``: the mean of the existing rows.
 
-    A new token so begins as an average word, and greedy decoding never says it before it was trained.
+    With the mean as its embedding, greedy decoding never generates a new token before it was trained.
     """
 
     def longer(key: str, tensor: Tensor) -> Pairs | None:
@@ -80,7 +80,7 @@ def grown(translate: Translate, tables: tuple[str, ...], before: int, after: int
 
 
 def table_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """Our names of the weights with a row a token: the embeddings and the head."""
+    """Our names of the weights with one row per token: the embeddings and the head."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]

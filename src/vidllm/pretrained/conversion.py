@@ -1,7 +1,7 @@
-"""From checkpoints to a model folder: planned on names and shapes alone, then streamed tensor by tensor.
+"""Conversion of checkpoints to a model folder: planned from names and shapes, then streamed tensor by tensor.
 
-A :class:`Source` says how the keys of one checkpoint are called here and which of our weights it must fill. The plan
-fails before a byte is written when a weight would be missing or of another shape.
+A :class:`Source` maps the keys of one checkpoint to our names, and lists which of our weights it must fill. The plan
+fails, before anything is written, if a weight is missing or has another shape.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def dpt_renames(theirs: str, ours: str) -> list[tuple[str, str]]:
 class Source:
     """A checkpoint with its key map.
 
-    ``fills``: beginnings of our names that it must fill, all of them but those that begin with one of ``optional``.
-    ``given``: weights that its model leaves implicit (our names).
+    ``fills``: prefixes of our names, all of which it must fill except those with a prefix in ``optional``. ``given``:
+    weights that are constant in its model and not in its files (our names).
     """
 
     name: str
@@ -172,7 +172,7 @@ def unused_tokens(width: int, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def plan(expected: Mapping[str, torch.Size], sources: Sequence[Source]) -> Report:
-    """Where each weight comes from, from names and shapes alone; an earlier source goes before a later one.
+    """The source of each weight, from names and shapes alone; earlier sources take precedence.
 
     Raises ValueError where a source holds another shape (both are named), or lacks what it must fill.
     """
@@ -219,7 +219,7 @@ def _refuse(source: Source, problems: Sequence[str], what: str, advice: str) -> 
 
 
 def planned(report: Report, sources: Sequence[Source]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a plan that the sources have, as they pass by; nothing else of their files is read."""
+    """The weights of a plan that the sources have, one by one; nothing else is read from their files."""
     for source in sources:
         keys = {key for origin, key in report.loaded.values() if origin == source.name}
         for key, tensor in source.checkpoint.tensors(keys):

@@ -25,9 +25,8 @@ _BLOCK = r"blocks\.(?:\d+\.)?(\d+)"
 RENAMES: Renames = (
     (rf"{_HF}(embeddings\..+)", rf"{_OURS}.\1"),
     (rf"{_HF}(layernorm\..+)", rf"{_OURS}.\1"),
-    (rf"{_LAYER}\.attention\.attention\.query\.(.+)", rf"{_OURS_LAYER}.attention.q_proj.\2"),
-    (rf"{_LAYER}\.attention\.attention\.key\.(.+)", rf"{_OURS_LAYER}.attention.k_proj.\2"),
-    (rf"{_LAYER}\.attention\.attention\.value\.(.+)", rf"{_OURS_LAYER}.attention.v_proj.\2"),
+    *((rf"{_LAYER}\.attention\.attention\.{name}\.(.+)", rf"{_OURS_LAYER}.attention.{name[0]}_proj.\2")
+      for name in ("query", "key", "value")),
     (rf"{_LAYER}\.attention\.output\.dense\.(.+)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
     (rf"{_LAYER}\.(.+)", rf"{_OURS_LAYER}.\2"),
     (r"(cls_token|mask_token|register_tokens)", rf"{_OURS}.embeddings.\1"),

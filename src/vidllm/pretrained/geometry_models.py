@@ -1,7 +1,7 @@
 """Published reconstruction networks for the cascade (``vidllm import --geometry NAME``; docs/geometry_models.md).
 
-An importer tells where the weights lie, what their terms say, how the network is configured, by its settings and by the
-headers of its weights alone, and how its keys are called here.
+An importer has the hub id of the weights, their licence, a function that reads the network's configuration from the
+headers of the weights and config.json, and a key map to our names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An import, whole: recipe, plan, weights streamed into a folder, processor, report and model card."""
+"""Import of a model: recipe, plan, weights streamed into a folder, processor, report and model card."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _planned(preset: str, given: Ingredients) -> tuple[Recipe, VidLLMForConditio
 
 
 def _initial(config: VidLLMConfig, names: list[str], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Initial values of weights that no checkpoint gave, from a model whose other parts are kept small."""
+    """Initial values of the weights that no checkpoint has, from a model whose other parts are small."""
     if not names:
         return
     small = copy.deepcopy(config)

@@ -1,4 +1,4 @@
-"""What an import makes: the configuration and the sources of the cascade, or of Vid-LLM initialised from others."""
+"""Recipes of imports: configuration and sources of the cascade, or of Vid-LLM initialised from other models."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ METRIC_RENAMES = (
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Where the checkpoints lie: files, folders or hub ids.
+    """The checkpoints: files, folders or hub ids.
 
     vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
-    takes; metric_depth: a depth estimator in its place. camera_height_m: the cascade's, for videos of
-    which nothing is known. shorter_side: pixels of the frames, in place of the preset's. geometry: the name of another
-    network in VGGT's place, geometry_weights: where it lies if not where it is published
-    (:mod:`vidllm.pretrained.geometry_models`). accept_licence: terms that ask for it are agreed to.
+    takes; metric_depth: a depth estimator instead of it. camera_height_m: default of the cascade for videos of unknown
+    scale. shorter_side: pixels of the frames, instead of the preset's. geometry: the name of another network instead
+    of VGGT, geometry_weights: its checkpoint if not the published one (:mod:`vidllm.pretrained.geometry_models`).
+    accept_licence: accept terms that must be accepted.
     """
 
     vggt: Place = None
@@ -72,7 +72,7 @@ class Ingredients:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model to be made: configuration, tokenizer, sources (earlier ones go first) and remarks for the report."""
+    """A model to be imported: configuration, tokenizer, sources in order of precedence, and notes for the report."""
 
     config: VidLLMConfig
     tokenizer: PreTrainedTokenizerBase
@@ -148,7 +148,7 @@ _RECIPES = {CASCADE: _cascade, RECONSTRUCTION: _reconstruction_only}
 
 
 def _in_metres(given: Ingredients) -> tuple[dict[str, Any], list[Source], list[str]]:
-    """A reconstruction network with what gives it metres: fields of the configuration, weights, remarks."""
+    """A reconstruction network and its metric depth model: fields of the configuration, sources, notes."""
     if given.metric is not None and given.metric_depth is not None:
         raise ValueError("give one metric depth model: --metric (of a vidllm model) or --metric-depth (an estimator)")
     geometry, network, side = _reconstruction(given)
@@ -269,7 +269,7 @@ def _geometry_fields(parts: VGGTParts, base: VidLLMConfig | None) -> dict[str, A
 
 
 def _tapped(encoder: EncoderConfig, base: EncoderConfig) -> EncoderConfig:
-    """The encoder with the preset's tapped layers, spread evenly where its depth is another."""
+    """The encoder with the preset's tapped layers, spread evenly if its depth differs."""
     taps = base.tap_layers
     if encoder.depth != base.depth:
         taps = tuple(max(0, round((n + 1) * encoder.depth / 4) - 1) for n in range(4))

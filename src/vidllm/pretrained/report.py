@@ -1,4 +1,4 @@
-"""What became of every key - loaded, left at its initial value, or not used - and the model card of an import."""
+"""Report of an import: which keys were loaded, left at their initial value or not used; and its model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 6  # lines of one kind before "and N more"
 
 @dataclass(frozen=True)
 class Unused:
-    """A key of a checkpoint that found no place, and why."""
+    """A key of a checkpoint that is not used, and why."""
 
     source: str
     key: str
@@ -25,7 +25,7 @@ class Report:
     """Every key of the model and of the checkpoints it was made from.
 
     ``loaded``: our name to (source, its key). ``initial``: our names left at their initial value. ``unused``: keys of
-    the sources without a place. ``notes``: choices made on the way. ``licences``: of the sources, with their place.
+    the sources that are not used. ``notes``: choices of the import. ``licences``: of the sources, with their place.
     """
 
     loaded: dict[str, tuple[str, str]] = field(default_factory=dict)

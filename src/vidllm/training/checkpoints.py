@@ -39,7 +39,7 @@ from vidllm.training.trainable import Trainable
 REST = "run.json"  # in a folder, the counts
 SEPARATOR = "|"
 _NAME = re.compile(r"step_(\d+)(\.pt)?")
-#: What a checkpoint of another run, or a damaged one, raises on the way in.
+#: Errors of loading a checkpoint of another run, or a damaged one.
 _UNFIT = (CheckpointException, AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -118,10 +118,10 @@ def tensors_of(run: Trainable) -> dict[str, Any]:
 
 
 def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
-    """Make the tensors of a checkpoint the run's own."""
+    """Load the tensors of a checkpoint into the run."""
     options = StateDictOptions(full_state_dict=not any(isinstance(value, DTensor) for value in found.values()))
     named: dict[str, dict[str, Any]] = {name: {} for name in run.modules()}
-    home = _homes(run)
+    parameter_of = _parameters_by_key(run)
     run.averaged.clear()
     for key, value in found.items():
         sort, *slot, name = key.split(SEPARATOR)
@@ -129,9 +129,9 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
             part, name = name.split(".", 1)
             named[part][name] = value
         elif sort == "averaged":
-            run.averaged[name] = _like(home(key), value)
+            run.averaged[name] = _like(parameter_of(key), value)
         else:
-            run.optimizer.state[home(key)][slot[0]] = _like(home(key), value)
+            run.optimizer.state[parameter_of(key)][slot[0]] = _like(parameter_of(key), value)
     for name, module in run.modules().items():
         set_model_state_dict(module, named[name], options=options)
 
@@ -139,10 +139,10 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
 def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
     """The tensors of a folder, of each the part that this process needs."""
     reader = TensorsReader(path)
-    wanted, home = tensors_of(run), _homes(run)
+    wanted, parameter_of = tensors_of(run), _parameters_by_key(run)
     for key in reader.read_metadata().state_dict_metadata:
         if key not in wanted:  # moments and averages that a fresh run does not have yet
-            like = home(key).detach()
+            like = parameter_of(key).detach()
             wanted[key] = torch.zeros((), device=like.device) if "|step|" in key else torch.zeros_like(like)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
@@ -150,19 +150,19 @@ def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
     return wanted
 
 
-def _homes(run: Trainable) -> Callable[[str], torch.nn.Parameter]:
+def _parameters_by_key(run: Trainable) -> Callable[[str], torch.nn.Parameter]:
     """From the key of a moment or an average to its parameter; ValueError for one that the run does not have."""
     averaging = run.averaging()
     averaged = {} if averaging is None else dict(averaging.named_parameters())
-    homes = {"optimizer": run.named_parameters(), "averaged": averaged}
+    known = {"optimizer": run.named_parameters(), "averaged": averaged}
 
-    def home(key: str) -> torch.nn.Parameter:
+    def parameter_of(key: str) -> torch.nn.Parameter:
         sort, *_, name = key.split(SEPARATOR)
-        if name not in homes.get(sort, {}):
+        if name not in known.get(sort, {}):
             raise ValueError(f"it holds {key!r}, which this run does not have")
-        return homes[sort][name]
+        return known[sort][name]
 
-    return home
+    return parameter_of
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _passes_checksums(path: Path) -> bool:
     """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
 
-    A file that is no archive (another format, or cut) has none: whoever reads it tells.
+    A file that is no archive (another format, or truncated) has none; reading it fails with an error of its own.
     """
     if not path.is_file():  # a pipe or a device: opening it would wait
         return False

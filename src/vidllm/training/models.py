@@ -39,7 +39,7 @@ KEPT = 0.5  # of a twin's own direction; the random part makes up its length
 LARGEST_MIB = 15.0  # of a file of compact weights
 SMALL = 10**9  # numbers of a model that is written in files of at most
 SMALL_FILE = 15 * 10**6  # bytes each
-#: The parts that read, say and ground; the others see.
+#: The parts that are trained by texts and boxes; the others are encoder and geometry.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
 
 
@@ -158,7 +158,7 @@ def _saved(folder: str, texts: TextMaker, unread: bool = False) -> VidLLMForCond
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
-    """The parts that read and speak; of a model with a narrower encoder they are widened (:func:`widened`)."""
+    """Load the language half of another model; widened, if its encoder is narrower (:func:`widened`)."""
     for name in LANGUAGE_HALF:
         part, source = model.get_submodule(name).state_dict(), other.get_submodule(name).state_dict()
         fitting = {key: widened(source[key], part[key].shape) for key in part if key in source}

@@ -42,9 +42,9 @@ _MAY_CHANGE = {
 }  # fmt: skip
 #: The settings that a resumed run may change, and why what it learns stays what it was.
 MAY_CHANGE: Mapping[str, str] = {name: why for why, names in _MAY_CHANGE.items() for name in names}
-#: The settings that name files: what lies there is compared.
+#: The settings that name files, whose contents are compared.
 PLACES = ("init_from", "language_from", "encoder_from", "geometry_from", "teacher_geometry", "teacher_language")
-#: What a folder without a checkpoint is held to all the same: its tokenizer was made from them.
+#: Also compared in a folder without a checkpoint: its tokenizer was made from them.
 OF_TOKENIZER = ("kind", "data", "init_from")
 
 
@@ -156,7 +156,7 @@ def _size(video: Path) -> str:
 
 
 def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What of a record is another, by name, and what is new but no harm."""
+    """Differences between two records, by name; and additions, which are allowed."""
     differ, told = [], []
     for key in keys:
         old, new = before.get(key), record.get(key)
@@ -175,7 +175,7 @@ def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[l
 
 
 def _other_settings(before: Record, config: RunConfig) -> list[str]:
-    """Settings that are others than those written down; one that an earlier version did not have is as its default."""
+    """Settings that differ from the stored ones; one that is not stored (by an earlier version) has its default."""
     now, usual = (json.loads(json.dumps(flat(each))) for each in (config, type(config)()))
     old = flat_file(before, config)
     before = {name: old.get(name, usual[name]) for name in now if name not in MAY_CHANGE}

@@ -117,7 +117,7 @@ class Run(Trainable):
         return {"model": self.model} | ({} if self.auxiliary is None else {"auxiliary": self.auxiliary})
 
     def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """The parts that see (and the auxiliary heads) learn at ``vision_scale`` times the rate of those that speak."""
+        """All parts but the language half have ``vision_scale`` times its learning rate."""
         parts = dict(self.model.named_children()) | {n: m for n, m in self.modules().items() if n != "model"}
         rates = []
         for speaks, scale in ((False, self.config.start.vision_scale), (True, 1.0)):
@@ -135,8 +135,8 @@ class Run(Trainable):
         return self.model
 
     def prepare(self, say: Log) -> None:
-        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it. What is
-        made of the labels of real clips is said.
+        """Load and widen the geometric half of ``geometry_from``, if given, and fit the adapter to it; log how labels
+        of real clips are used.
         """
         if self.posed is not None and (line := self.posed.told()):
             say(line)
@@ -216,7 +216,7 @@ class Run(Trainable):
     def _language_alone(
         self, batch: Batch, texts: PackedTexts, step: int, rng: np.random.Generator, *, named: bool
     ) -> Losses:
-        """Language losses on the vision as it stands, or on the patches' names, which are lifted with true geometry."""
+        """Language losses without gradient in the vision; ``named``: on oracle features with true geometry."""
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
         if named:
             assert self.oracle is not None

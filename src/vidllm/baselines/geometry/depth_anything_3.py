@@ -50,20 +50,14 @@ class DepthAnything3Config:
     out_channels: tuple[int, int, int, int] = (48, 96, 192, 384)
 
     def __post_init__(self) -> None:
-        taps = self.tap_layers
-        if list(taps) != sorted(set(taps)) or not all(self.first_tap <= layer < self.depth for layer in taps):
-            raise ValueError(f"tap_layers: expected blocks from {self.first_tap} to {self.depth - 1} in "
-                             f"order, received {taps}")  # fmt: skip
+        taps, first = self.tap_layers, self.cross_from if self.crosses else 0
+        if list(taps) != sorted(set(taps)) or not all(first <= layer < self.depth for layer in taps):
+            raise ValueError(f"tap_layers: expected blocks from {first} to {self.depth - 1} in order, received {taps}")
 
     @property
     def crosses(self) -> bool:
         """Whether any block attends over frames."""
         return self.cross_from < self.depth
-
-    @property
-    def first_tap(self) -> int:
-        """The first block that may be read."""
-        return self.cross_from if self.crosses else 0
 
 
 class CrossViewEncoder(nn.Module):

@@ -164,14 +164,9 @@ class GeometryOutputs:
     targets: GeometryTargets
 
     @property
-    def frames(self) -> int:
-        """Frames of each scene."""
-        return self.targets.depth.shape[1]
-
-    @property
     def partner(self) -> Tensor:
         """The frame that each frame is matched with."""
-        return torch.arange(self.frames, device=self.targets.depth.device).roll(-1)
+        return torch.arange(self.targets.depth.shape[1], device=self.targets.depth.device).roll(-1)
 
     @cached_property
     def matches(self) -> Matches:
@@ -218,7 +213,8 @@ class Supervision(ABC, Generic[Outputs]):
 
     name: ClassVar[str]
     reads: ClassVar[type]
-    needs_labels: ClassVar[bool] = False  # of patches; without a label space it is not built
+    needs_labels: ClassVar[bool] = False  # of patches; not built without a label space, not computed without labels
+    min_frames: ClassVar[int] = 1  # of each scene
 
     def __init__(self, parts: Parts) -> None:
         self.weights, self.heads = parts.weights, parts.heads
@@ -232,11 +228,12 @@ class Supervision(ABC, Generic[Outputs]):
 def terms_of(
     supervision: Sequence[Supervision[Any]], outputs: GeometryOutputs | LanguageOutputs, batch: Batch
 ) -> Terms:
-    """Terms and figures of all that use these outputs."""
+    """Terms and figures of all that use these outputs, and for which the batch has labels and frames."""
     terms: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     for each in supervision:
-        if isinstance(outputs, each.reads):
+        enough = batch.images.shape[1] >= each.min_frames and (batch.named or not each.needs_labels)
+        if enough and isinstance(outputs, each.reads):
             more, told = each.loss(outputs, batch)
             terms.update(more)
             figures.update(told)

@@ -128,9 +128,7 @@ class PatchLabels(Supervision[GeometryOutputs]):
     needs_labels = True
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``semantic`` and accuracies on objects (``clip_category``: real clips); nothing without labels."""
-        if not batch.named:
-            return {}, {}
+        """``semantic`` and accuracies on objects (``clip_category``: real clips)."""
         language = outputs.features.streams.language
         semantic, figures = self.heads.semantic_loss(language, batch.category, batch.colour, batch.material)
         if not batch.records:
@@ -172,9 +170,7 @@ class Naming(Supervision[GeometryOutputs]):
         self.oracle = OracleFeatures(width, *parts.labels.sizes).to(parts.model.device)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``naming``; nothing without labels. On real clips only the category is known."""
-        if not batch.named:
-            return {}, {}
+        """``naming``; on real clips only the category is known."""
         language = outputs.features.streams.language
         named = (
             self.oracle.features(batch.category, batch.colour, batch.material) if batch.records
@@ -189,11 +185,10 @@ class Correspondence(Supervision[GeometryOutputs]):
 
     name = "correspondence"
     reads = GeometryOutputs
+    min_frames = 2
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``correspondence``; nothing for a single frame."""
-        if outputs.frames == 1:
-            return {}, {}
+        """``correspondence``"""
         matches, stream = outputs.matches, outputs.features.streams.geometry.float()
         loss = correspondence_loss(self.heads.match(stream), matches.index, matches.valid, outputs.partner)
         return {"correspondence": self.weight * loss}, {}
@@ -204,6 +199,7 @@ class AttentionToMatches(Supervision[GeometryOutputs]):
 
     name = "guide"
     reads = GeometryOutputs
+    min_frames = 2
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -212,7 +208,5 @@ class AttentionToMatches(Supervision[GeometryOutputs]):
         self.attention = MatchingAttention(parts.model.attention, layers)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``guide``; nothing for a single frame."""
-        if outputs.frames == 1:
-            return {}, {}
+        """``guide``"""
         return {"guide": self.weight * self.attention.loss(outputs.matches, outputs.partner)}, {}

@@ -35,6 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vidllm.english import plural
 from vidllm.geometry.boxes import points_in_boxes
+from vidllm.model.language_model import rotated
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.data import Batch
@@ -57,7 +58,7 @@ COSINE_A_METRE = 0.08  # cosine of a token with the direction of an axis, per me
 FARTHEST_M = 7.5  # coordinates are clipped to this
 ONE_PLACE_M = 1.0  # nouns whose patches have a larger standard deviation have no position
 
-#: rows (n,), places in the text (n,), the patches meant (n,T)
+#: rows (n,), positions in the text (n,), target patches (n,T)
 Wanted = tuple[Tensor, Tensor, Tensor]
 Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of the last token, kind, class), in order
 
@@ -135,7 +136,7 @@ class WordAttention:
         self.words = vocabulary.words
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         heard = {layer for layer, _ in self._heads.values()}
-        #: for each kind that tells places, the first layer that reads what its head has seen, if there is one
+        #: for each kind with position supervision, the layer after that of its head, if there is one
         self._behind = {kind: self._heads[kind][0] + 1 for kind in TELLING if self._heads[kind][0] + 1 < len(layers)}
         heard |= set(self._behind.values())
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer in heard}
@@ -243,8 +244,8 @@ class WordAttention:
         q = F.linear(hidden[rows, places], weight_of(module.q_proj)[head * size : (head + 1) * size])
         k = F.linear(hidden[:, first:end], weight_of(module.k_proj)[shared * size : (shared + 1) * size])
         cos, sin = cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
-        q = _rotate(q.float(), cos[rows, places].float(), sin[rows, places].float())
-        k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
+        q = rotated(q.float(), (cos[rows, places].float(), sin[rows, places].float()))
+        k = rotated(k.float(), (cos[:, first:end].float(), sin[:, first:end].float()))
         logits = torch.einsum("nd,ntd->nt", q, k[rows]) * module.scaling
         return logits.masked_fill(~mask[rows], -1e4)
 
@@ -300,12 +301,6 @@ def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Want
 
 def _columns(found: Sequence[tuple[int, ...]], count: int, packed: PackedTexts) -> tuple[Tensor, ...]:
     return torch.tensor(found, dtype=torch.long, device=packed.input_ids.device).reshape(-1, count).unbind(1)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in Llama's layout (halves)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> Wanted:
