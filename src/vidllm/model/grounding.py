@@ -215,10 +215,10 @@ class GroundingDecoder(nn.Module):
             mask: which of them exist.
             loc: hidden states of the expressions' ``<loc>`` tokens.
         """
-        patches = self._patches(features)
+        patches = self.patch_in(features.to(self.none.dtype))
         index, query_mask = farthest_points(positions.float(), mask, self.config.num_queries)
         queries = gather_rows(positions.float(), index)
-        content = gather_rows(patches, index) + self._embed(queries)
+        content = gather_rows(patches, index) + self.position(queries.to(self.none.dtype))
         return self._decode(content, queries, query_mask, (patches, positions.float(), mask), loc)
 
     def choose_proposal(
@@ -233,22 +233,16 @@ class GroundingDecoder(nn.Module):
         """Logits of given candidate boxes (scene frame) and of "none of them": the same decoder, with its queries at
         the proposals' centres and the mean of the patches inside (the nearest patch where none is) as their content.
         """
-        patches, positions = self._patches(features), positions.float()
+        patches, positions = self.patch_in(features.to(self.none.dtype)), positions.float()
         keep = torch.ones_like(proposals[..., 0], dtype=torch.bool) if proposal_mask is None else proposal_mask
         inside = points_in_boxes(positions[:, None], proposals[:, :, None].float()) & mask[:, None]
         centres = proposals[..., :3].float()
         nearest = nearest_patches(centres, positions, mask, 1).index
         alone = torch.zeros_like(inside).scatter(2, nearest, True)
         members = torch.where(inside.any(-1, keepdim=True), inside, alone).to(patches.dtype)
-        content = members @ patches / members.sum(-1, keepdim=True) + self._embed(centres)
+        content = members @ patches / members.sum(-1, keepdim=True) + self.position(centres.to(self.none.dtype))
         output = self._decode(content, centres, keep, (patches, positions, mask), loc)
         return output.logits, output.none_logit
-
-    def _patches(self, features: Tensor) -> Tensor:
-        return self.patch_in(features.to(self.none.dtype))
-
-    def _embed(self, positions: Tensor) -> Tensor:
-        return self.position(positions.to(self.none.dtype))
 
     def _decode(
         self, content: Tensor, queries: Tensor, query_mask: Tensor, patches: tuple[Tensor, Tensor, Tensor], loc: Tensor

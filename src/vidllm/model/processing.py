@@ -185,7 +185,12 @@ def sources_of(videos: Any, images: Any, texts: Sequence[str], single: bool) -> 
     if images is not None:
         sources = _clips_of_images(images, max(1, len(texts)))
     else:
-        sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
+        listed = isinstance(videos, list | tuple)
+        rows = list(videos) if listed and len(videos) == len(texts) and not single else [videos]
+        if not single and len(rows) != len(texts):
+            raise ValueError(f"expected {len(texts)} videos for {len(texts)} texts, received "
+                             f"{len(videos) if listed else 1}; give one each")  # fmt: skip
+        sources = [_unwrap(row) for row in rows]
     for i, text in enumerate(texts):
         count = text.count(VIDEO_TOKEN)
         if count != 1:
@@ -216,16 +221,6 @@ def _clips_of_images(images: Any, count: int) -> list[list[Any]]:
     if not all(clips):
         raise ValueError(f"text {[bool(c) for c in clips].index(False)} has no image; every text of a batch needs one")
     return clips
-
-
-def _one_each(videos: Any, count: int) -> list[Any]:
-    """B sources for B texts; a single source will do for a single text."""
-    if isinstance(videos, list | tuple) and len(videos) == count:
-        return [_unwrap(v) for v in videos]
-    if count == 1:
-        return [_unwrap(videos)]
-    received = len(videos) if isinstance(videos, list | tuple) else 1
-    raise ValueError(f"expected {count} videos for {count} texts, received {received}; give one each")
 
 
 def points_of(texts: Sequence[str], coordinates: Any) -> Tensor | None:

@@ -154,7 +154,14 @@ def _in_metres(given: Ingredients) -> tuple[dict[str, Any], list[Source], list[s
     geometry, network, side = _reconstruction(given)
     metric = None if given.metric is None else load_config(given.metric)
     estimator = None if given.metric_depth is None else open_checkpoint(given.metric_depth)
-    fields = _metric_fields(metric) if estimator is None else depth_estimator_fields(estimator)
+    fields: dict[str, Any] = {"metric_depth": {"enabled": False}}
+    if estimator is not None:
+        fields = depth_estimator_fields(estimator)
+    elif metric is not None:
+        if not metric.metric_depth.enabled:
+            raise ValueError("the model given with --metric has no metric depth model")
+        fields = {"metric_encoder": metric.encoder, "metric_depth": metric.metric_depth,
+                  "metric_side": metric.shorter_side, "scale": metric.scale}  # fmt: skip
     fields |= {**geometry, "camera_height_m": given.camera_height_m, "shorter_side": given.shorter_side or side,
                "resize": "longer_side"}  # fmt: skip
     sources, notes = [network], []
@@ -195,15 +202,6 @@ def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Sourc
     vision, source = tower_of(llava)
     within = source.checkpoint is llava
     return within, vision, [] if within else [source]
-
-
-def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
-    if metric is None:
-        return {"metric_depth": {"enabled": False}}
-    if not metric.metric_depth.enabled:
-        raise ValueError("the model given with --metric has no metric depth model")
-    return {"metric_encoder": metric.encoder, "metric_depth": metric.metric_depth, "metric_side": metric.shorter_side,
-            "scale": metric.scale}  # fmt: skip
 
 
 # ---- Vid-LLM ----------------------------------------------------------------------------------------------------

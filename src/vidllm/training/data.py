@@ -126,24 +126,19 @@ class RoomsData:
             part = shard.tensors(int(index), order.tolist())
             parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
-        batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
-        batch.places, batch.named = places, shard.labels != LabelSpace()
-        return batch
+        stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+        records, extrinsics = [shard.records[int(i)] for i in chosen], stacked["extrinsics"]
+        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
+        return Batch(
+            _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
+            extrinsics[:, 0, :3, 2].clone(), *patch_classes(instance, records, self.labels, PATCH_SIZE), records,
+            places, shard.labels != LabelSpace(),
+        )  # fmt: skip
 
     def clips(self, plan: np.random.Generator, rng: np.random.Generator, images: int, frames: Sequence[int]) -> Batch:
         """Whole clips, ``images`` frames in total; the number per clip is drawn from ``plan`` (:func:`plan_of`)."""
         count = int(plan.choice(frames))
         return self.draw(rng, max(1, images // count), count, window=False)
-
-    def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
-        stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
-        extrinsics = stacked["extrinsics"]
-        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
-        category, colour, material = patch_classes(instance, records, self.labels, PATCH_SIZE)
-        return Batch(
-            _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
-            extrinsics[:, 0, :3, 2].clone(), category, colour, material, records,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,12 @@ def starting_model(
         if (settings_in(place) or {}).get("model_type") == "vidllm":
             _take_language_half(model, _saved(place, texts))
         else:
-            _take_language_model(model, place)
+            wanted = model.token_table().shape
+            model.language_model = load_causal_lm(place)
+            if (table := model.token_table()).shape != wanted:
+                raise ValueError(f"{place} has a token table of {tuple(table.shape)}, expected that of this preset and "
+                                 f"tokenizer: {tuple(wanted)}")  # fmt: skip
+            part_twins(table)
     if start.lora_rank:
         apply_lora(model, start.lora_rank, start.lora_alpha)
     return model
@@ -177,17 +182,6 @@ def widened(weight: Tensor, shape: torch.Size) -> Tensor | None:
         return None
     times = [wide // own if own else 1 for wide, own in zip(shape, weight.shape, strict=True)]
     return weight.repeat(times) / (times[1] if len(times) > 1 else 1) if max(times, default=1) > 1 else weight
-
-
-def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
-    wanted = model.token_table().shape
-    model.language_model = load_causal_lm(folder)
-    table = model.token_table().shape
-    if table != wanted:
-        raise ValueError(
-            f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
-        )
-    part_twins(model.token_table())
 
 
 def part_twins(table: Float[Tensor, "V D"]) -> int:

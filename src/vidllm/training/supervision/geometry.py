@@ -104,20 +104,13 @@ class MatchingAttention:
         for order, module in enumerate(self._modules):
             q, k, _ = module.heads(*self._heard[order])
             query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
-            logs = supervised_logits(query, key, patches, other).log_softmax(-1)
+            asked = query[:, :, -patches:].float() * query.shape[-1] ** -0.5
+            both = torch.cat([key, key[:, other]], 2).float()  # tokens of each frame, then of its partner
+            logs = torch.einsum("bfpd,bfsd->bfps", asked, both).log_softmax(-1)
             each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
             terms.append(masked_mean(each, matches.valid))
         self._heard.clear()
         return torch.stack(terms).mean()
-
-
-def supervised_logits(
-    query: Float[Tensor, "B F T D"], key: Float[Tensor, "B F T D"], patches: int, other: Int[Tensor, " F"]
-) -> Float[Tensor, "B F P S"]:
-    """Attention logits of each patch over its own frame's tokens, then its partner's (S = 2T)."""
-    asked = query[:, :, -patches:].float() * query.shape[-1] ** -0.5
-    both = torch.cat([key, key[:, other]], 2).float()
-    return torch.einsum("bfpd,bfsd->bfps", asked, both)
 
 
 class PatchLabels(Supervision[GeometryOutputs]):

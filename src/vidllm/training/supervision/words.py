@@ -218,7 +218,9 @@ class WordAttention:
                     if asked:
                         situated = [places[at] for at in range(begin, asks) if at in places]
                         found.append((row, place - 1))
-                        about.append(_things_of(asked, situated, none))
+                        third = asked[2:3] or situated[:1]  # or the place of a situation
+                        rest = [found[0] if found else none for found in (asked[1:2], third, situated[1:2])]
+                        about.append([asked[0], *rest])
         rows, at = _columns(found, 2, packed)
         return rows, at, [torch.stack([a[i] for a in about]) if about else meant[0][2][:0] for i in range(THINGS)]
 
@@ -268,12 +270,6 @@ def token_words_loss(
         logs = (tokens @ directions.T / WORD_TEMPERATURE).log_softmax(-1)
         terms.append(-masked_mean((target * logs).sum(-1) / known.clamp(min=1), known > 0))
     return torch.stack(terms).mean()
-
-
-def _things_of(asked: Sequence[Tensor], situated: Sequence[Tensor], none: Tensor) -> list[Tensor]:
-    """The first, second and third object of the question (else the place of a situation), and the faced object."""
-    third = asked[2] if len(asked) > 2 else situated[0] if situated else none
-    return [asked[0], asked[1] if len(asked) > 1 else none, third, situated[1] if len(situated) > 1 else none]
 
 
 def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Wanted:
