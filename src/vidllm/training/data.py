@@ -63,8 +63,8 @@ def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[t
     sizes = Counter[tuple[int, int, int]]()
     for path in sorted(folder.glob(PATTERN)):
         with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
-            scenes, *size, _ = file.get_slice("rgb").get_shape()
-        sizes[tuple(size)] += scenes
+            scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
+        sizes[frames, height, width] += scenes
     odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
     if odd:
         raise ValueError(f"{folder}: frames of {', '.join(odd)} are not multiples of {patch} pixels")

@@ -187,7 +187,7 @@ def side_by_side(prefixes: Sequence[VisualPrefix]) -> VisualPrefix:
         return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     names = ("tokens", "mask", "patches", "patch_positions", "patch_mask")
-    return VisualPrefix(*map(stacked, names), stacked("patch_index", -1))
+    return VisualPrefix(**{name: stacked(name) for name in names}, patch_index=stacked("patch_index", -1))
 
 
 def finetune(config: FinetuneConfig, log: Log | None = None) -> Path:

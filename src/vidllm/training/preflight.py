@@ -328,7 +328,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
                 model.encoder.requires_grad_(False)
             try:
                 labels = RoomsData(Path(config.loop.data)).labels
-            except ValueError:  # a finding says so
+            except ValueError:  # a check says so
                 labels = rooms_labels()
             heads = [AuxiliaryHeads(model.config.encoder.hidden_size, *labels.sizes)]
             return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
@@ -368,7 +368,7 @@ def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None)
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, Path(folder) / "tokenizer")
         here = changed(config, out=folder)
-        run: Trainable
+        run: Any
         if isinstance(here, TrainConfig):
             run = Run.build(here, extra_questions)
         else:

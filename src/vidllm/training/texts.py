@@ -220,11 +220,11 @@ class OwnTexts:
             for finds in ways:
                 prompt = prompts.multi_grounding_prompt(example.text) if finds else _prompt(example)
                 answers = (None,) if finds else example.answers
-                length = max(len(maker.text(prompt, answer, example.kind).ids) for answer in answers)
-                if length > max_tokens:
+                lengths = [len(maker.text(prompt, answer, example.kind).ids) for answer in answers]
+                if max(lengths, default=0) > max_tokens:
                     raise ValueError(
-                        f"line {example.line} of the data has {length} tokens, at most {max_tokens} fit; shorten it, "
-                        "or give a higher --max-text-tokens"
+                        f"line {example.line} of the data has {max(lengths)} tokens, at most {max_tokens} fit; shorten "
+                        "it, or give a higher --max-text-tokens"
                     )
         self.videos = sorted(self._of)
 
