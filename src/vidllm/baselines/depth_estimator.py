@@ -1,9 +1,9 @@
 """A depth estimator that gives metres, as the cascade's metric depth model (docs/method.md, section 6): one of
 transformers, or one of :data:`~vidllm.baselines.geometry.METRIC_KINDS`.
 
-Each frame goes through it by itself, at the size it was trained for; its depth comes back on the frame's own grid. The
-cascade's frames are whole pictures (both sides resized, nothing cropped), so the map between the two is a scale of each
-axis. What transformers' configurations say about metres is data: :data:`METRIC`, :data:`REFUSED`.
+Each frame is processed alone, at the estimator's training size; its depth is resized to the frame's grid. The cascade's
+frames are whole pictures (both sides resized, nothing cropped), so the map between the two is a scale of each axis.
+Which estimators of transformers are metric is data: :data:`METRIC`, :data:`REFUSED`.
 """
 
 from __future__ import annotations

@@ -85,10 +85,10 @@ class PosedClips:
         size = side, int(side * aspect + 1e-6) // PATCH_SIZE * PATCH_SIZE
         boxes = self.boxes[clip.where]
         drawn = [_scene(clip, _window(rng, clip, frames), size, rng, boxes) for _ in range(scenes)]
-        *geometry, pixels = map(torch.stack, zip(*drawn, strict=True))
+        images, depth, extrinsics, intrinsics, up, pixels = map(torch.stack, zip(*drawn, strict=True))
         category = pixels[..., PATCH_SIZE // 2 :: PATCH_SIZE, PATCH_SIZE // 2 :: PATCH_SIZE].flatten(2)  # as of rooms
         unknown, named = torch.full_like(category, UNKNOWN), bool((category != UNKNOWN).any())
-        return Batch(*geometry, category, unknown, unknown, [], named=named)
+        return Batch(images, depth, extrinsics, intrinsics, up, category, unknown, unknown, [], named=named)
 
 
 def _window(rng: np.random.Generator, clip: Capture, frames: int) -> list[int]:

@@ -1,12 +1,12 @@
-"""Depth Anything 3 (arXiv 2511.10647): one DINOv2 sees all pictures and gives depth and cameras of one unit.
+"""Depth Anything 3 (arXiv 2511.10647): one DINOv2 over all pictures; depth and cameras in one unit.
 
     pictures -> DINOv2; from block ``cross_from`` on, odd blocks attend over all frames -> four layers of tokens
              -> DPT: depth and confidence; a small network on each frame's first token: camera
 
 The first token of a frame becomes a learned camera token at block ``cross_from``: one for the reference frame, whose
-camera is the world, one for the others. Queries and keys are normalised and turned by the patch's place within a frame
-from there on; over frames all patches stand at one place. What a head reads of a layer is the last output of attention
-within frames beside the layer's own, normalised.
+camera is the world, one for the others. From there on queries and keys are normalised and have rotary positions within
+a frame; in attention over frames all patches have the same position. Of each tapped layer the heads read the last
+output of attention within frames concatenated with the layer's own output, normalised.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class CrossViewEncoder(nn.Module):
 
 
 def reference_frame(tokens: Float[Tensor, "B F C"]) -> Int[Tensor, " B"]:
-    """The frame whose class token is nearest to the middle of all in likeness to the others, length and variance."""
+    """The frame whose class token is nearest to the mid-range of similarity to the others, norm and variance."""
     length = tokens.norm(dim=-1)
     unit = tokens / length[..., None]
     likeness = (unit @ unit.transpose(1, 2)).sum(-1) - 1
@@ -142,7 +142,7 @@ class CameraDecoder(nn.Module):
 
 
 class DepthAnything3(GeometryModel):
-    """Depth and cameras of one unit, which is not the metre."""
+    """Depth and cameras in one unit, which is not the metre."""
 
     settings = DepthAnything3Config
 
@@ -201,7 +201,7 @@ class DepthAnything3Metric(MetricNetwork):
 
 
 def carry_inputs(head: nn.Module) -> None:
-    """Let the residual blocks below carry their inputs as they are."""
+    """Make the skip paths of all residual blocks carry their inputs without rectification."""
     for part in head.modules():
         if isinstance(part, ResidualConv):
             part.rectified = False

@@ -5,8 +5,8 @@
              -> DPT on the encoder's patches and three layers: ray, depth along it, confidence, mask a pixel
              -> mean of patches: camera; scale token: metres a unit
 
-The first frame's tokens carry a fixed mark: its camera is about the world's. Written from the formulas of the authors'
-code (Apache-2.0) and of the library UniCeption (BSD-3-Clause); inputs other than pictures are not computed.
+A fixed embedding marks the first frame, whose camera is about the world frame. Written from the formulas of the
+authors' code (Apache-2.0) and of the library UniCeption (BSD-3-Clause); inputs other than pictures are not computed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What more than one reconstruction network has: DINOv2's embeddings, a camera from the mean of patches, intrinsics
-and geometry from local points.
+"""Parts shared by several networks: DINOv2's embeddings, a camera from the mean of patches, intrinsics and geometry
+from local points.
 """
 
 from __future__ import annotations

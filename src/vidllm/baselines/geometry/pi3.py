@@ -1,4 +1,4 @@
-"""Pi3 and Pi3X (arXiv 2507.13347): cameras and local points of every frame, whatever the order of the frames.
+"""Pi3 and Pi3X (arXiv 2507.13347): cameras and local points of every frame, independent of the order of the frames.
 
     frames -> DINOv2 -> alternating attention, no frame the first -> | points: (x/z, y/z, log z) a pixel
                                                                       | confidence a pixel
@@ -81,7 +81,7 @@ class _CrossAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor, context: Tensor, rotary: Tensor) -> Tensor:
-        """Queries stand at position zero: only keys are turned."""
+        """Queries have position zero: only keys are rotated."""
         q, k, v = (
             project(seen).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, seen in ((self.q_proj, x), (self.k_proj, context), (self.v_proj, context))
@@ -102,7 +102,7 @@ class _ReadingBlock(nn.Module):
 
 
 class SceneReader(nn.Module):
-    """A query that reads all tokens of a scene."""
+    """Cross-attention from queries to all tokens of a scene."""
 
     def __init__(self, dim_in: int, width: int, depth: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class SceneReader(nn.Module):
     def forward(
         self, query: Float[Tensor, "B Q D"], tokens: Float[Tensor, "B T D"], rotary: Float[Tensor, "2 T E"]
     ) -> Float[Tensor, "B Q W"]:
-        """What each query found."""
+        """The output for each query."""
         x, context = self.projects_x(query), self.projects_y(tokens)
         for block in self.blocks:
             x = block(x, context, rotary)
@@ -140,7 +140,7 @@ def _conv(channels: int, out: int) -> nn.Conv2d:
 class ConvolutionalPixels(nn.Module):
     """From tokens to pixels: three times twice as large, then to the image's size (MoGe's head).
 
-    Every stage is told where in the image its cells are.
+    Every stage has the coordinates of its cells in the image as input.
     """
 
     def __init__(self, dim_in: int, upsampling: tuple[int, ...], last: int, dims_out: tuple[int, ...]) -> None:
@@ -167,7 +167,7 @@ class ConvolutionalPixels(nn.Module):
 
 
 def _with_places(x: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Two channels more: where in the image cells are."""
+    """Two more channels: the coordinates of the cells in the image."""
     places = view_plane(x.shape[-2], x.shape[-1], image_size[1] / image_size[0]).to(x).movedim(-1, 0)
     return torch.cat((x, places.expand(len(x), -1, -1, -1)), 1)
 
