@@ -75,7 +75,7 @@ class ResidualAttention(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
 
     def forward(self, x: Float[Tensor, "N M C"], memory: Float[Tensor, "N S C"]) -> Float[Tensor, "N M C"]:
-        """Add what ``x`` reads from ``memory``."""
+        """``x`` plus its attention to ``memory``."""
         return x + self.gamma * self.attention(self.norm(x), self.norm_memory(memory))
 
 

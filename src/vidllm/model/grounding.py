@@ -28,7 +28,7 @@ from vidllm.model.configuration import GroundingConfig
 from vidllm.model.outputs import GroundingOutput
 from vidllm.model.patches_3d import PositionEmbedding
 
-MASKED = -1e4  # a logit that no softmax sees; finite, so that gradients stay finite where everything is masked
+MASKED = -1e4  # a logit of probability 0; finite, so that gradients stay finite where everything is masked
 SIZE_M = (0.02, 15.0)  # side lengths a box can have
 SIZE_AT_START_M = 0.6
 
@@ -96,7 +96,7 @@ class NeighbourAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B E Q C"], patches: Float[Tensor, "B T C"], near: Neighbours
     ) -> Float[Tensor, "B E Q C"]:
-        """``x`` with what it read; E may be 1 while it is still the same for all expressions."""
+        """``x`` plus the output of attention; E may be 1 as long as ``x`` is the same for all expressions."""
         offset = self.position(near.offset.to(self.query.weight.dtype))
         local = gather_rows(self.key_value(patches), near.index) + offset
         k, v = local.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (B, Q, k, heads, d)
@@ -121,7 +121,7 @@ class DistanceAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B E S C"], distance: Float[Tensor, "B S S"], mask: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B E S C"]:
-        """``x`` with what its members read of each other; ``distance`` in metres, 0 for the token."""
+        """``x`` plus the output of attention; ``distance`` in metres, 0 for the token."""
         qkv = self.qkv(self.norm(x)).flatten(0, 1).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = -self.log_sigma.exp()[:, None, None] * distance[:, None]
@@ -164,7 +164,7 @@ def boxes_from_raw(raw: Float[Tensor, "B E Q 8"], anchors: Float[Tensor, "B Q 3"
 
 @dataclass(frozen=True)
 class _Scene:
-    """What the layers need of the scenes, the same for every expression."""
+    """The inputs of the layers that are the same for every expression."""
 
     patches: Tensor
     near: Neighbours

@@ -29,7 +29,7 @@ from vidllm.model.prompts import (
 
 # Words and signs keep the blank before them; digits stand alone, so that numbers are read digit by digit.
 _WORDS = r"'s| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_FIXED_EVERY = 16  # how often the templates' words are shown beside the corpus
+_FIXED_EVERY = 16  # the templates are added to the corpus every so many texts
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _PLAIN_SETTINGS = {"backend", "bos_token", "clean_up_tokenization_spaces", "eos_token", "is_local", "local_files_only",
                    "model_input_names", "model_max_length", "pad_token", "padding_side", "processor_class",
@@ -148,7 +148,7 @@ def forget_origin(tokenizer: Any) -> Any:
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Each text at the start of a line and after a blank, in the company it will keep."""
+    """Each text at the start of a line and after a space, as in the prompt templates."""
     fixed = fixed_texts()
     for i, text in enumerate(texts):
         yield f"{USER} \n{text} {ASSISTANT} {text}"

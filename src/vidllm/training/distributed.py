@@ -27,7 +27,7 @@ from vidllm.io.atomic import OutputError
 from vidllm.training.trainable import Trainable
 
 T = TypeVar("T")
-BUCKET = 2**25  # gradient values that travel together
+BUCKET = 2**25  # gradient values per all-reduce
 MICRO = 1  # keeps a micro-batch's draws apart from those that a step's micro-batches share (run.PLAN)
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: joint training of geometry and language; what a run holds, its plan of steps, and what one computes."""
+"""Stage 2: joint training of geometry and language: a run, its kinds of steps and their losses."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class StepDraw:
 
     def __call__(self, step: int, rng: np.random.Generator) -> StepBatch:
         """The step's batch, its kind and its texts: ``window`` (geometry), ``posed`` (the same, on real clips),
-        ``clip`` (geometry and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+        ``clip`` (geometry and language), ``language`` (alone) or ``named`` (language alone, on oracle features).
 
         The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
         """
@@ -291,8 +291,8 @@ def _check_sharding(config: TrainConfig) -> None:
 
 
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
-    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
-    (the attention guide's) stay as they are.
+    """Compile the blocks of encoder and geometry, each kind once for all shapes; not blocks with hooks (of attention
+    supervision).
     """
     blocks = [*model.encoder.blocks, *model.attention.frame_blocks, *model.camera_head.trunk]
     blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]
