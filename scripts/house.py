@@ -52,7 +52,7 @@ BUDGET: dict[str, int] = {
     "vidllm.io": 5510,
     "vidllm.long_video": 1045,
     "vidllm.model": 6155,
-    "vidllm.pretrained": 2165,
+    "vidllm.pretrained": 2160,
     "vidllm.serving": 1290,
     "vidllm.training": 6520,
     "vidllm_rooms": 1915,

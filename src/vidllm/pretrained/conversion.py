@@ -56,8 +56,8 @@ class ShardWriter:
         self._bytes = self._total = 0
         self._shards: list[list[str]] = []
 
-    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> list[Path]:
-        """Write tensors (floating ones in ``dtype`` if that is set) and the shards' index; returns the shards."""
+    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Write tensors (floating ones in ``dtype`` if that is set) and the shards' index."""
         for name, tensor in tensors:
             wanted = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
             size = tensor.numel() * wanted.itemsize
@@ -69,15 +69,14 @@ class ShardWriter:
         if self._waiting or not self._shards:
             self._flush()
         count = len(self._shards)
-        files, index = [], {}
+        index: dict[str, str] = {}
         for number, names in enumerate(self._shards, 1):
             final = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-            files.append(self._part(number).rename(self.folder / final))
+            self._part(number).rename(self.folder / final)
             index.update(dict.fromkeys(names, final))
         if count > 1:
             table = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(index.items()))}
             (self.folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
-        return files
 
     def _flush(self) -> None:
         self._shards.append(list(self._waiting))
