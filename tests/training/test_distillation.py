@@ -16,7 +16,6 @@ from vidllm.training.distillation import (
     distillation_losses,
     geometry_loss,
     gram_loss,
-    gram_loss_direct,
     language_loss,
     resample_grid,
     unit,
@@ -53,6 +52,12 @@ def test_language_loss_compares_frames_not_patches():
 
 
 # ---- Eq 7 -----------------------------------------------------------------------------------------------------------
+
+
+def gram_loss_direct(student, teacher):
+    """Eq 7 as it is written, with both M x M matrices."""
+    difference = student @ student.transpose(-1, -2) - teacher @ teacher.transpose(-1, -2)
+    return difference.square().sum((-2, -1)) / student.shape[-2] ** 2
 
 
 @pytest.mark.parametrize("widths", [(8, 8), (8, 13), (40, 6)])

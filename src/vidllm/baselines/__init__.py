@@ -1,1 +1,1 @@
-"""Other people's models that Vid-LLM is compared with: VGGT with LLaVA-3D as one model, and what is theirs in it."""
+"""Models that Vid-LLM is compared with: the cascade of VGGT and LLaVA-3D, and other published networks."""

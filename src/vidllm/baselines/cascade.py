@@ -4,7 +4,7 @@
           -> metres: a metric depth model, or what the user knows (camera height, a length, a factor)
           -> LLaVA-3D: CLIP features + position embedding -> voxels -> projector -> language model
 
-It is Vid-LLM with two separate encoders and nothing between them; what is shared is inherited. The scene frame's origin
+It is Vid-LLM with two separate encoders and no exchange between them. The scene frame's origin
 lies on the floor below the middle of the room (LLaVA-3D was trained on ScanNet's aligned frames), not at the camera.
 """
 
@@ -40,8 +40,6 @@ from vidllm.model.outputs import (
     Features,
     Geometry,
     GlobalFrameOutput,
-    GroundingOutput,
-    VisualPrefix,
 )
 from vidllm.model.patches_3d import PositionEmbedding, Projector
 from vidllm.model.priors import KnownCameras, KnownScale
@@ -87,7 +85,8 @@ class CascadeConfig(VidLLMConfig):
         )  # fmt: skip
         self.vision_config = given
         self.vision_layer = vision_layer
-        self.metric_encoder = _encoder(metric_encoder)
+        encoder = None if metric_encoder is None else build_part("metric_encoder", EncoderConfig, metric_encoder)
+        self.metric_encoder: EncoderConfig | None = encoder
         self.metric_side = metric_side
         self.metric_model = metric_model
         self.metric_input = metric_input
@@ -103,12 +102,6 @@ class CascadeConfig(VidLLMConfig):
         plain["vision_config"] = self.vision_config.to_dict()
         plain["metric_encoder"] = None if self.metric_encoder is None else asdict(self.metric_encoder)
         return plain
-
-
-def _encoder(value: EncoderConfig | dict[str, Any] | None) -> EncoderConfig | None:
-    """A configuration from its dict (JSON turns tuples into lists)."""
-    encoder: EncoderConfig | None = None if value is None else build_part("metric_encoder", EncoderConfig, value)
-    return encoder
 
 
 def _whole(size: Any) -> int:
@@ -142,7 +135,7 @@ class MetricEstimator(nn.Module):
 
 
 class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
-    """VGGT and LLaVA-3D behind Vid-LLM's face: the same methods, another way from video to geometry and tokens."""
+    """VGGT and LLaVA-3D with the methods of Vid-LLM."""
 
     config: CascadeConfig
     config_class: type[VidLLMConfig] = CascadeConfig
@@ -184,7 +177,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
     # ---- geometry: VGGT or another network, then metres --------------------------------------------------------
 
     def encode(self, pixel_values: Float[Tensor, "B F 3 H W"]) -> Features:
-        """VGGT's encoder and CLIP, each on the same frames; nothing flows between them.
+        """VGGT's encoder and CLIP on the same frames, without exchange.
 
         Another network takes the frames themselves, as the geometric stream; CLIP's tokens then stand for both.
         """
@@ -227,7 +220,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return (depth, confidence) if frames is None else (depth[:, frames], confidence[:, frames])
 
     def metric_geometry(self, features: Features, cameras: Cameras, known: KnownCameras | None = None) -> Geometry:
-        """The geometry at the network's own scale, in the room's frame. Only a network in metres knows these."""
+        """The geometry at the network's own scale, in the room's frame; only a metric network's is valid."""
         geometry = super().metric_geometry(features, cameras, known)
         if self.geometry_model is not None and self.geometry_model.metric and self.metric is None:
             scale = geometry.scale
@@ -263,7 +256,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return rescaled(geometry, known.scene_scale(geometry))
 
     def scene_frame(self, up: Float[Tensor, "B 3"], first: Geometry) -> Float[Tensor, "B 4 4"]:
-        """The room's frame as the first window found it."""
+        """The room's frame of the first window."""
         return first.scene_from_world
 
     # ---- language: LLaVA-3D -----------------------------------------------------------------------------------
@@ -278,7 +271,7 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return states[self.config.vision_layer][:, 1:].unflatten(0, pixels.shape[:2])
 
     def patch_positions(self, geometry: Geometry, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Where LLaVA-3D sees CLIP's patches (B,F,P,3), in the room's frame, metres; every patch counts."""
+        """Positions of CLIP's patches (B,F,P,3) as in LLaVA-3D, in the room's frame, metres; all are valid."""
         with torch.no_grad():
             depth, k = llava_3d.clip_depth(geometry.depth_m, geometry.intrinsics, self.clip_side)
             k[..., :2, 2] -= llava_3d.PIXEL_OFFSET
@@ -287,14 +280,10 @@ class CascadeForConditionalGeneration(VidLLMForConditionalGeneration):
         return positions, positions.isfinite().all(-1)
 
     def encode_parts(self, tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
-        """A prompt as LLaVA-3D was trained to read it."""
+        """A prompt in LLaVA-3D's training format."""
         return llava_3d.encode_parts(tokenizer, prompt)
 
     @property
     def grounding(self) -> GroundingDecoder:  # type: ignore[override]
-        """None was ever released: ValueError."""
+        """ValueError: LLaVA-3D was released without a grounding decoder."""
         raise ValueError("the cascade has no grounding decoder (LLaVA-3D was released without one); ask or describe")
-
-    def ground(self, prefix: VisualPrefix, loc_hidden: Float[Tensor, "B E D"]) -> GroundingOutput:
-        """ValueError: see :attr:`grounding`."""
-        return self.grounding(prefix.patches, prefix.patch_positions, prefix.patch_mask, loc_hidden)

@@ -1,9 +1,9 @@
 """A depth estimator that gives metres, as the cascade's metric depth model (docs/method.md, section 6): one of
 transformers, or one of :data:`~vidllm.baselines.geometry.METRIC_KINDS`.
 
-Each frame goes through it by itself, at the size it was trained for; its depth comes back on the frame's own grid. The
-cascade's frames are whole pictures (both sides resized, nothing cropped), so the map between the two is a scale of each
-axis. What transformers' configurations say about metres is data: :data:`METRIC`, :data:`REFUSED`.
+Each frame is processed alone, at the estimator's training size; its depth is resized to the frame's grid. The cascade's
+frames are whole pictures (both sides resized, nothing cropped), so the map between the two is a scale of each axis.
+Which estimators of transformers are metric is data: :data:`METRIC`, :data:`REFUSED`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIN_INVERSE, MAX_INVERSE = 1e-4, 1e4  # 1/m, within which inverse depth is belie
 
 @dataclass(frozen=True)
 class DepthInput:
-    """How an estimator wants its picture.
+    """Preprocessing of an estimator.
 
     height, width: pixels, 0 for those of the frame; keep_aspect: both sides by the factor that changes least;
     multiple: of both sides; mean, std of colours in [0, 1]; pad: reflect the borders outwards before (ZoeDepth).
@@ -52,7 +52,7 @@ class DepthInput:
         return rows, columns
 
 
-#: Kinds that give metres, and what they want where no ``preprocessor_config.json`` tells it (transformers' defaults).
+#: Metric estimators, and their preprocessing without a ``preprocessor_config.json`` (transformers' defaults).
 METRIC: dict[str, DepthInput] = {
     "zoedepth": DepthInput(384, 512, True, 32, *_HALF, pad=True),
     "depth_anything": DepthInput(518, 518, True, 14, *_IMAGENET),
@@ -89,7 +89,7 @@ def metric_config(settings: dict[str, Any] | None, place: str) -> PretrainedConf
 
 
 def depth_input(kind: str, settings: dict[str, Any] | None, config: PretrainedConfig) -> DepthInput:
-    """What an estimator wants, from its ``preprocessor_config.json`` where there is one."""
+    """The preprocessing of an estimator, from its ``preprocessor_config.json`` if there is one."""
     usual, told = METRIC[kind], settings or {}
     given = told.get("size")
     size: dict[str, Any] = given if isinstance(given, dict) else {}

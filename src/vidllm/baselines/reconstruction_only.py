@@ -1,7 +1,7 @@
-"""The cascade's first half by itself: a reconstruction network and metres, without any language model.
+"""The first half of the cascade: a reconstruction network with metric scale, without a language model.
 
-It is as small as its network (docs/geometry_models.md), gives all that is measured, drawn and exported, and a
-vision-language model beside it can answer. Its patches carry their mean colour.
+It is as small as its network (docs/geometry_models.md) and supports all measurements, drawings and exports; questions
+can be answered by a vision-language model. The features of its patches are their mean colours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ReconstructionOnly(CascadeForConditionalGeneration):
     config_class = ReconstructionOnlyConfig
 
     def _build_language(self, config: CascadeConfig) -> None:
-        """Nothing but places."""
+        """Placeholders."""
         self.projector: nn.Module = nn.Identity()
         self.language_model = nn.Module()
 

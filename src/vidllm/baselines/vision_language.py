@@ -1,7 +1,7 @@
-"""Any vision-language model of transformers in the cascade's place of a language model (docs/vision_language.md).
+"""Any vision-language model of transformers as the language model (docs/vision_language.md).
 
-Nothing is trained: it sees frames of the video as pictures, and what was measured in the room stands in its prompt as
-text (:meth:`vidllm.inventory.Inventory.as_text`), so that lengths and places need not be guessed from pictures.
+Nothing is trained: its inputs are frames of the video as pictures, and the inventory of the room as text
+(:meth:`vidllm.inventory.Inventory.as_text`), so that lengths and places need not be guessed from pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXAMPLE = "Qwen/Qwen3-VL-4B-Instruct"
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of a scene: pictures (none: text alone), and what was measured, as text."""
+    """The inputs of a scene: pictures (none: text alone), and measurements as text."""
 
     pictures: tuple[Image.Image, ...]
     facts: str = ""
@@ -61,7 +61,7 @@ class VisionLanguageModel:
 
     @torch.inference_mode()
     def reply(self, shown: Shown, request: str, max_new_tokens: int) -> str:
-        """What is said to a request about what is shown; of a model that thinks aloud, what follows its thoughts."""
+        """The reply to a request about the inputs, without the thoughts of a reasoning model."""
         inputs = self.inputs(shown, request).to(self.model.device)
         for name, value in inputs.items():
             if torch.is_tensor(value) and value.is_floating_point():

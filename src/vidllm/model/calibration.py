@@ -15,8 +15,8 @@ from vidllm.io.atomic import write_json
 from vidllm.io.files import read_json_object
 
 FILE = "calibration.json"
-SHARE = 0.9  # of the truths that an interval shall hold
-DEVIATIONS = 1.645  # standard deviations on either side that hold SHARE of a normal distribution
+SHARE = 0.9  # coverage of the intervals
+DEVIATIONS = 1.645  # half width of the SHARE interval of a normal distribution, in standard deviations
 SPREAD_FLOOR = 0.05  # of the scale, relative: images that agree entirely may all be wrong
 _BLOCKS, _BLOCK = 64, 4096
 

@@ -8,8 +8,6 @@ level scene frame of language and boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,37 +21,20 @@ POSE_SIZE = 9
 IDENTITY_POSE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda x: x,
-    "relu": F.relu,
-    "exp": torch.exp,
-    "inv_log": lambda x: torch.sign(x) * torch.expm1(x.abs()),  # linear near zero, exponential far out; both signs
-}
-
-
 class CameraHead(nn.Module):
     """Pose encodings of all frames from their camera tokens.
 
-    ``activations`` are those of translation, quaternion and field of view. ``base_pose`` is added to the first
-    estimate: the identity when training from random weights; zero with VGGT's weights.
+    ``base_pose`` is added to the first estimate: the identity when training from random weights; zero with VGGT's
+    weights.
     """
 
     base_pose: Tensor
 
-    def __init__(
-        self,
-        config: CameraHeadConfig,
-        dim_in: int,
-        activations: tuple[str, str, str] = ("linear", "linear", "relu"),
-    ) -> None:
+    def __init__(self, config: CameraHeadConfig, dim_in: int) -> None:
         super().__init__()
-        unknown = sorted(set(activations) - set(ACTIVATIONS))
-        if unknown:
-            raise ValueError(f"unknown pose activations {unknown}; expected some of {sorted(ACTIVATIONS)}")
         if config.iterations < 1:
             raise ValueError(f"the camera head needs at least one iteration, got {config.iterations}")
         self.config = config
-        self.activations = activations
         self.token_norm = nn.LayerNorm(dim_in)
         self.empty_pose = nn.Parameter(torch.zeros(1, 1, POSE_SIZE))
         self.embed_pose = nn.Linear(POSE_SIZE, dim_in)
@@ -70,7 +51,7 @@ class CameraHead(nn.Module):
         nn.init.trunc_normal_(self.pose_branch.fc2.weight, std=1e-3)
 
     def forward(self, camera_tokens: Float[Tensor, "B F D"]) -> list[Float[Tensor, "B F 9"]]:
-        """Activated pose encodings (translation, quaternion xyzw, fields of view), one an iteration, the last is best.
+        """Pose encodings (translation, quaternion xyzw, fields of view), one an iteration, the last is best.
 
         ``camera_tokens`` are the last layer's, width 2C. The estimate is summed up in float32 or better.
         """
@@ -79,19 +60,14 @@ class CameraHead(nn.Module):
         source = self.empty_pose.expand_as(pose)
         estimates: list[Tensor] = []
         for _ in range(self.config.iterations):
-            pose = pose + self._correction(tokens, source.to(tokens.dtype))
-            parts = zip(self.activations, pose.split((3, 4, 2), dim=-1), strict=True)
-            estimates.append(torch.cat([ACTIVATIONS[name](part) for name, part in parts], dim=-1))
+            shift, scale, gate = self.modulation(F.silu(self.embed_pose(source.to(tokens.dtype)))).chunk(3, dim=-1)
+            x = tokens + gate * (self.modulation_norm(tokens) * (1 + scale) + shift)
+            for block in self.trunk:
+                x = block(x)
+            pose = pose + self.pose_branch(self.trunk_norm(x))
+            estimates.append(torch.cat((pose[..., :7], F.relu(pose[..., 7:])), dim=-1))
             source = pose = pose.detach()
         return estimates
-
-    def _correction(self, tokens: Tensor, pose: Tensor) -> Tensor:
-        """One pass: modulate the tokens by the pose, attend over the frames, read a correction (before activation)."""
-        shift, scale, gate = self.modulation(F.silu(self.embed_pose(pose))).chunk(3, dim=-1)
-        x = tokens + gate * (self.modulation_norm(tokens) * (1 + scale) + shift)
-        for block in self.trunk:
-            x = block(x)
-        return self.pose_branch(self.trunk_norm(x))
 
 
 class GravityHead(nn.Module):

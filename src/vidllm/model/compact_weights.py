@@ -7,6 +7,7 @@ the last one if the first is small). Vectors and small tensors are stored in hal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,10 +62,13 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
     bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
-    kept: dict[str, Tensor] = {}
-    for name, value in newer_names(state).items():
-        kept |= {k: v.contiguous() for k, v in quantised(name, value.detach().cpu()).items()}
-    shards = _shards(kept, largest_mib)
+    largest = math.inf if largest_mib is None else largest_mib * MEBIBYTE - 65536
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, weight in newer_names(state).items():
+        for key, value in quantised(name, weight.detach().cpu()).items():
+            if shards[-1] and sum(v.nbytes for v in shards[-1].values()) + value.nbytes > largest:
+                shards.append({})
+            shards[-1][key] = value.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, shard in enumerate(shards, 1):
@@ -73,18 +77,6 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
             save_file(shard, temporary, {"format": "pt", "packing": "int8 rows"})
         files.append(folder / name)
     return files
-
-
-def _shards(kept: dict[str, Tensor], largest_mib: float | None) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, value in kept.items():
-        if largest_mib is not None and shards[-1] and size + value.nbytes > largest_mib * MEBIBYTE - 65536:
-            shards.append({})
-            size = 0
-        shards[-1][name] = value
-        size += value.nbytes
-    return shards
 
 
 def is_compact(folder: Path) -> bool:

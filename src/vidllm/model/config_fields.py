@@ -40,13 +40,19 @@ def read_fields(kind: type, given: dict[str, Any], name: str) -> dict[str, Any]:
         raise ValueError(f"{name}: no field {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     for field, value in given.items():
         check_value(f"{name}.{field}", value, hints[field])
-    return {field: _as(value, hints[field]) for field, value in given.items()}
+    found: dict[str, Any] = {}
+    for field, value in given.items():
+        hint = hints[field]
+        choices = (hint, *get_args(hint)) if get_origin(hint) in (None, Union, UnionType) else ()
+        whole = type(value) is int and float in choices and int not in choices
+        found[field] = tuple(value) if isinstance(value, list) else float(value) if whole else value
+    return found
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
     """ValueError if a value does not fit a type hint (numbers, bool, str, tuples, literals, unions of them)."""
     if not _fits(value, hint):
-        raise ValueError(f"{name}: expected {_told(hint)}, received {_short(value)}")
+        raise ValueError(f"{name}: expected {_told(hint)}, received {value!r:.60}")
     last = name.rsplit(".", 1)[-1]
     least = -MAX_LAYERS if last == "vision_layer" else int(last in _POSITIVE)  # a layer is counted from the end
     for number in value if isinstance(value, list | tuple) else [value]:
@@ -65,20 +71,15 @@ def check_loops(given: dict[Any, Any], name: str) -> None:
             check_loops(value, f"{name}.{field}")
 
 
-def _as(value: Any, hint: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    choices = (hint, *get_args(hint)) if get_origin(hint) in (None, Union, UnionType) else ()
-    return float(value) if type(value) is int and float in choices and int not in choices else value
-
-
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint) if isinstance(value, str) else False
-    if get_origin(hint) is tuple:
-        return _fits_tuple(value, get_args(hint))
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kinds = get_args(hint)
+        kinds = (kinds[0],) * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(value) == len(kinds) and all(_fits(v, kind) for v, kind in zip(value, kinds, strict=True))
     if hint in (None, NoneType):
         return value is None
     if hint is float:
@@ -86,18 +87,5 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _fits_tuple(value: Any, kinds: tuple[Any, ...]) -> bool:
-    if not isinstance(value, list | tuple):
-        return False
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    return len(value) == len(kinds) and all(_fits(v, kind) for v, kind in zip(value, kinds, strict=True))
-
-
 def _told(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

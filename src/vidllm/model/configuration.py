@@ -184,8 +184,8 @@ def build_part(name: str, kind: type, value: Any) -> Any:
 class ModelConfig:
     """Configuration of :class:`~vidllm.model.modeling.Network`.
 
-    Each part of Figure 2 has a dataclass (see this module); ``text_config`` is the language model's.
-    ``default_frames`` and ``shorter_side`` are the input defaults [P: 32 frames, 518].
+    Each part of Figure 2 has a dataclass (see this module); ``text_config`` is the language model's. Other fields:
+    :data:`VALUES`.
     """
 
     model_type: ClassVar[str] = "vidllm"
@@ -201,35 +201,22 @@ class ModelConfig:
     windows: WindowsConfig
     grounding: GroundingConfig
     text_config: Any
+    default_frames: int
+    shorter_side: int
+    resize: str
+    refine: bool
+    video_token_id: int
+    loc_token_id: int
+    coord_token_id: int
 
-    def __init__(
-        self,
-        text_config: Any,
-        default_frames: int = 32,
-        shorter_side: int = 518,
-        resize: str = "shorter_side",
-        refine: bool = False,
-        video_token_id: int = 0,
-        loc_token_id: int = 0,
-        coord_token_id: int = 0,
-        **parts: Any,
-    ) -> None:
+    def __init__(self, text_config: Any, **given: Any) -> None:
         """ValueError, naming the field, for a value of another type or beyond its bounds."""
         for name, kind in PARTS.items():
-            setattr(self, name, build_part(name, kind, parts.get(name)))
+            setattr(self, name, build_part(name, kind, given.get(name)))
         self.text_config = text_config
-        for name, value in (("default_frames", default_frames), ("shorter_side", shorter_side),
-                            ("video_token_id", video_token_id), ("loc_token_id", loc_token_id),
-                            ("coord_token_id", coord_token_id)):  # fmt: skip
-            check_value(name, value, int)
-        check_value("refine", refine, bool)
-        self.default_frames = default_frames
-        self.shorter_side = shorter_side
-        self.resize = resize
-        self.refine = refine  # [D] off, as the paper; on: reconstructions are bundle-adjusted (docs/refinement.md)
-        self.video_token_id = video_token_id  # "<video>": replaced by bridge tokens and 3D patches
-        self.loc_token_id = loc_token_id  # "<loc>": its hidden state asks the grounding decoder
-        self.coord_token_id = coord_token_id  # "<coord>": replaced by the embedding of a 3D point
+        for name, usual in VALUES.items():
+            check_value(name, given.get(name, usual), type(usual))
+            setattr(self, name, given.get(name, usual))
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> ModelConfig:
@@ -238,6 +225,15 @@ class ModelConfig:
         return cls(TextConfig(given["text_config"]), **own)
 
 
-#: What a config.json says that is ours, but for ``text_config``.
-FIELDS = (*PARTS, "default_frames", "shorter_side", "resize", "refine", "video_token_id", "loc_token_id",
-          "coord_token_id")  # fmt: skip
+#: Fields of one value, with their defaults.
+VALUES: dict[str, Any] = {
+    "default_frames": 32,  # [P] of a video
+    "shorter_side": 518,  # [P] of a frame in pixels
+    "resize": "shorter_side",
+    "refine": False,  # [D] off, as the paper; on: reconstructions are bundle-adjusted (docs/refinement.md)
+    "video_token_id": 0,  # "<video>": replaced by bridge tokens and 3D patches
+    "loc_token_id": 0,  # "<loc>": its hidden state asks the grounding decoder
+    "coord_token_id": 0,  # "<coord>": replaced by the embedding of a 3D point
+}
+#: Our fields of a config.json, except ``text_config``.
+FIELDS = (*PARTS, *VALUES)

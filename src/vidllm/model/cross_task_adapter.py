@@ -75,7 +75,7 @@ class ResidualAttention(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), layer_scale_init))
 
     def forward(self, x: Float[Tensor, "N M C"], memory: Float[Tensor, "N S C"]) -> Float[Tensor, "N M C"]:
-        """Add what ``x`` reads from ``memory``."""
+        """``x`` plus its attention to ``memory``."""
         return x + self.gamma * self.attention(self.norm(x), self.norm_memory(memory))
 
 
@@ -101,15 +101,13 @@ class Bridge(nn.Module):
         self, geometry: Float[Tensor, "N M C"], language: Float[Tensor, "N M C"]
     ) -> tuple[Float[Tensor, "N M C"], Float[Tensor, "N M C"], Float[Tensor, "N K C"]]:
         """Both streams after the exchange, and the bridge T'_bridge."""
-        bridge = self._read(geometry, language)
-        return self.write_geometry(geometry, bridge), self.write_language(language, bridge), bridge
-
-    def _read(self, geometry: Tensor, language: Tensor) -> Tensor:
+        read = geometry, language
         if self.fuse_geometry is not None and self.fuse_language is not None:  # T^fused, read by the bridge only
-            geometry, language = self.fuse_geometry(geometry, geometry), self.fuse_language(language, language)
+            read = self.fuse_geometry(geometry, geometry), self.fuse_language(language, language)
         queries = self.norm(self.tokens).expand(geometry.shape[0], -1, -1)
-        from_geometry = self.read_geometry(queries, self.norm_geometry(geometry))
-        return from_geometry + self.read_language(queries, self.norm_language(language))
+        bridge = self.read_geometry(queries, self.norm_geometry(read[0]))
+        bridge = bridge + self.read_language(queries, self.norm_language(read[1]))
+        return self.write_geometry(geometry, bridge), self.write_language(language, bridge), bridge
 
 
 class ConcatSelfAttention(nn.Module):

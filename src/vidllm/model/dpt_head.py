@@ -7,6 +7,7 @@ VGGT's output layers on it (docs/method.md, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,18 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vidllm.model.camera_head import ACTIVATIONS
 from vidllm.model.configuration import DenseHeadConfig, ModelConfig
 from vidllm.model.outputs import EncoderOutput, GlobalFrameOutput
 
 #: Share of the position embedding in the features.
 _POSITION_WEIGHT = 0.1
-_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "expp1": lambda x: 1 + x.exp(),
-    "expp0": torch.exp,
-    "sigmoid": torch.sigmoid,
-    "relu": F.relu,
+_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "inv_log": lambda x: torch.sign(x) * torch.expm1(x.abs()),  # linear near zero, exponential far out; both signs
 }
+_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {"expp1": lambda x: 1 + x.exp(), "relu": F.relu}
 
 
 def position_map(
@@ -162,8 +161,8 @@ def add_position(x: Float[Tensor, "N C H W"], aspect: float) -> Float[Tensor, "N
 class DPTHead(nn.Module):
     """A value of ``out_dim - 1`` channels and a confidence for every pixel.
 
-    ``activation``: "exp" (positive depth), "inv_log" (points, both signs), "linear" or "relu". Confidence is at least
-    1 with "expp1". Frames are independent of each other and run ``config.frames_chunk_size`` at a time.
+    ``activation``: "exp" (positive depth) or "inv_log" (points, both signs). Confidence is at least 1 with "expp1", at
+    least 0 with "relu". Frames are independent of each other and run ``config.frames_chunk_size`` at a time.
     """
 
     def __init__(
@@ -177,10 +176,10 @@ class DPTHead(nn.Module):
         confidence_activation: str = "expp1",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS or confidence_activation not in _CONFIDENCE:
+        if activation not in _VALUES or confidence_activation not in _CONFIDENCE:
             raise ValueError(
                 f"unknown activation {activation!r} or confidence activation {confidence_activation!r}; "
-                f"expected one of {sorted(ACTIVATIONS)} and one of {sorted(_CONFIDENCE)}"
+                f"expected one of {sorted(_VALUES)} and one of {sorted(_CONFIDENCE)}"
             )
         if config.features % (8 if position_embedding else 2):
             raise ValueError(f"features must be divisible by 8 (2 without position embedding), got {config.features}")
@@ -201,19 +200,14 @@ class DPTHead(nn.Module):
         batch, frames = features[0].shape[:2]
         flat = [feature.flatten(0, 1) for feature in features]
         size = self.config.frames_chunk_size if self.config.frames_chunk_size > 0 else batch * frames
-        chunks = [
-            self._run([feature[start : start + size] for feature in flat], image_size)
-            for start in range(0, batch * frames, size)
-        ]
+        run = self._logits
+        if self.gradient_checkpointing and self.training:
+            run = partial(checkpoint, self._logits, use_reentrant=False)
+        chunks = [run(list(part), image_size) for part in zip(*(x.split(size) for x in flat), strict=True)]
         raw = torch.cat(chunks).unflatten(0, (batch, frames)).movedim(2, -1)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        values = ACTIVATIONS[self.activation](raw[..., :-1])
+        values = _VALUES[self.activation](raw[..., :-1])
         return values, _CONFIDENCE[self.confidence_activation](raw[..., -1])
-
-    def _run(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(self._logits, features, image_size, use_reentrant=False)
-        return self._logits(features, image_size)
 
     def _logits(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Raw outputs (N, out_dim, H, W) of one chunk of frames."""

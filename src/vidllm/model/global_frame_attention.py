@@ -27,19 +27,15 @@ class GlobalFrameAttention(nn.Module):
         self.gradient_checkpointing = False
         self.camera_token = nn.Parameter(torch.empty(1, 2, 1, hidden_size))
         self.register_token = nn.Parameter(torch.empty(1, 2, config.num_register_tokens, hidden_size))
-        self.frame_blocks = self._blocks(hidden_size, eps)
-        self.global_blocks = self._blocks(hidden_size, eps)
+        sizes = config.num_heads, config.mlp_ratio, config.layer_scale_init, config.qk_norm, eps
+        self.frame_blocks, self.global_blocks = (
+            nn.ModuleList(Block(hidden_size, *sizes) for _ in range(config.depth)) for _ in range(2)
+        )
         rotates = config.rope_frequency > 0
         self.rotary = RotaryPosition2D(hidden_size // config.num_heads, config.rope_frequency) if rotates else None
         init_linear(self)
         nn.init.normal_(self.camera_token, std=1e-6)
         nn.init.normal_(self.register_token, std=1e-6)
-
-    def _blocks(self, dim: int, eps: float) -> nn.ModuleList:
-        c = self.config
-        return nn.ModuleList(
-            Block(dim, c.num_heads, c.mlp_ratio, c.layer_scale_init, c.qk_norm, eps) for _ in range(c.depth)
-        )
 
     def forward(
         self,
@@ -53,11 +49,18 @@ class GlobalFrameAttention(nn.Module):
         ``grid`` = patches down and across. ``extra`` tokens (the adapter's bridge tokens) join each frame's special
         tokens: [camera, registers, extra, patches].
         """
-        self._check(tokens, grid, layers)
+        if grid[0] * grid[1] != tokens.shape[2]:
+            raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
+        outside = [index for index in layers if not 0 <= index < self.config.depth]
+        if outside:
+            raise ValueError(f"tapped layers {outside} are outside 0..{self.config.depth - 1}")
         frames, special = tokens.shape[1], 1 + self.config.num_register_tokens
         x = self._sequence(tokens, extra)
         before = x.shape[2] - tokens.shape[2]
-        within, across = self._rotary(grid, before, frames, x.device)
+        within = across = None
+        if self.rotary is not None:
+            within = self.rotary(grid_positions(grid, before, x.device))
+            across = within.repeat(1, frames, 1)  # no position in time
         kept: dict[int, Tensor] = {}
         last = x[:, :, :special].repeat(1, 1, 1, 2)
         for index, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
@@ -69,13 +72,6 @@ class GlobalFrameAttention(nn.Module):
                 last = torch.cat((frame_out[:, :, :special], x[:, :, :special]), dim=-1)
         return GlobalFrameOutput({index: kept[index] for index in layers}, last)
 
-    def _check(self, tokens: Tensor, grid: tuple[int, int], layers: Sequence[int]) -> None:
-        if grid[0] * grid[1] != tokens.shape[2]:
-            raise ValueError(f"grid {grid} has {grid[0] * grid[1]} patches, but the tokens have {tokens.shape[2]}")
-        outside = [index for index in layers if not 0 <= index < self.config.depth]
-        if outside:
-            raise ValueError(f"tapped layers {outside} are outside 0..{self.config.depth - 1}")
-
     def _sequence(self, tokens: Tensor, extra: Tensor | None) -> Tensor:
         """[camera, registers, extra, patches] of every frame; the first frame has its own camera and registers."""
         batch, frames = tokens.shape[:2]
@@ -83,15 +79,6 @@ class GlobalFrameAttention(nn.Module):
         own = torch.cat((own[:, :1], own[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
         own = own.expand(batch, -1, -1, -1).to(tokens.dtype)
         return torch.cat((own, tokens) if extra is None else (own, extra, tokens), dim=2)
-
-    def _rotary(
-        self, grid: tuple[int, int], before: int, frames: int, device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Rotation tables of one frame's sequence and of all frames' one after another (no position in time)."""
-        if self.rotary is None:
-            return None, None
-        table = self.rotary(grid_positions(grid, before, device))
-        return table, table.repeat(1, frames, 1)
 
     def _run(self, block: nn.Module, x: Tensor, rotary: Tensor | None) -> Tensor:
         if self.gradient_checkpointing and self.training:

@@ -28,7 +28,7 @@ from vidllm.model.configuration import GroundingConfig
 from vidllm.model.outputs import GroundingOutput
 from vidllm.model.patches_3d import PositionEmbedding
 
-MASKED = -1e4  # a logit that no softmax sees; finite, so that gradients stay finite where everything is masked
+MASKED = -1e4  # a logit of probability 0; finite, so that gradients stay finite where everything is masked
 SIZE_M = (0.02, 15.0)  # side lengths a box can have
 SIZE_AT_START_M = 0.6
 
@@ -96,7 +96,7 @@ class NeighbourAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B E Q C"], patches: Float[Tensor, "B T C"], near: Neighbours
     ) -> Float[Tensor, "B E Q C"]:
-        """``x`` with what it read; E may be 1 while it is still the same for all expressions."""
+        """``x`` plus the output of attention; E may be 1 as long as ``x`` is the same for all expressions."""
         offset = self.position(near.offset.to(self.query.weight.dtype))
         local = gather_rows(self.key_value(patches), near.index) + offset
         k, v = local.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (B, Q, k, heads, d)
@@ -121,7 +121,7 @@ class DistanceAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B E S C"], distance: Float[Tensor, "B S S"], mask: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B E S C"]:
-        """``x`` with what its members read of each other; ``distance`` in metres, 0 for the token."""
+        """``x`` plus the output of attention; ``distance`` in metres, 0 for the token."""
         qkv = self.qkv(self.norm(x)).flatten(0, 1).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = -self.log_sigma.exp()[:, None, None] * distance[:, None]
@@ -164,7 +164,7 @@ def boxes_from_raw(raw: Float[Tensor, "B E Q 8"], anchors: Float[Tensor, "B Q 3"
 
 @dataclass(frozen=True)
 class _Scene:
-    """What the layers need of the scenes, the same for every expression."""
+    """The inputs of the layers that are the same for every expression."""
 
     patches: Tensor
     near: Neighbours
@@ -215,10 +215,10 @@ class GroundingDecoder(nn.Module):
             mask: which of them exist.
             loc: hidden states of the expressions' ``<loc>`` tokens.
         """
-        patches = self._patches(features)
+        patches = self.patch_in(features.to(self.none.dtype))
         index, query_mask = farthest_points(positions.float(), mask, self.config.num_queries)
         queries = gather_rows(positions.float(), index)
-        content = gather_rows(patches, index) + self._embed(queries)
+        content = gather_rows(patches, index) + self.position(queries.to(self.none.dtype))
         return self._decode(content, queries, query_mask, (patches, positions.float(), mask), loc)
 
     def choose_proposal(
@@ -233,22 +233,16 @@ class GroundingDecoder(nn.Module):
         """Logits of given candidate boxes (scene frame) and of "none of them": the same decoder, with its queries at
         the proposals' centres and the mean of the patches inside (the nearest patch where none is) as their content.
         """
-        patches, positions = self._patches(features), positions.float()
+        patches, positions = self.patch_in(features.to(self.none.dtype)), positions.float()
         keep = torch.ones_like(proposals[..., 0], dtype=torch.bool) if proposal_mask is None else proposal_mask
         inside = points_in_boxes(positions[:, None], proposals[:, :, None].float()) & mask[:, None]
         centres = proposals[..., :3].float()
         nearest = nearest_patches(centres, positions, mask, 1).index
         alone = torch.zeros_like(inside).scatter(2, nearest, True)
         members = torch.where(inside.any(-1, keepdim=True), inside, alone).to(patches.dtype)
-        content = members @ patches / members.sum(-1, keepdim=True) + self._embed(centres)
+        content = members @ patches / members.sum(-1, keepdim=True) + self.position(centres.to(self.none.dtype))
         output = self._decode(content, centres, keep, (patches, positions, mask), loc)
         return output.logits, output.none_logit
-
-    def _patches(self, features: Tensor) -> Tensor:
-        return self.patch_in(features.to(self.none.dtype))
-
-    def _embed(self, positions: Tensor) -> Tensor:
-        return self.position(positions.to(self.none.dtype))
 
     def _decode(
         self, content: Tensor, queries: Tensor, query_mask: Tensor, patches: tuple[Tensor, Tensor, Tensor], loc: Tensor
@@ -260,15 +254,11 @@ class GroundingDecoder(nn.Module):
         for layer, k in zip(self.layers, self.config.neighbours, strict=True):
             x, token, box = layer(x, token, scene, k)
             boxes.append(box)
-        logits, none_logit = self._similarity(x, token)
+        asked = F.normalize(self.loc_out(token).float(), dim=-1) / self.config.object_temperature
+        logits = (F.normalize(self.query_out(x).float(), dim=-1) * asked[:, :, None]).sum(-1)
+        none_logit = (F.normalize(self.none.float(), dim=0) * asked).sum(-1)
         logits = logits.masked_fill(~query_mask[:, None], MASKED)
         return GroundingOutput(torch.stack(boxes), logits, none_logit, queries, query_mask)
-
-    def _similarity(self, queries: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine over temperature of each query, and of "no such object", with the token; float32."""
-        token = F.normalize(self.loc_out(loc).float(), dim=-1) / self.config.object_temperature
-        answer = F.normalize(self.query_out(queries).float(), dim=-1)
-        return (answer * token[:, :, None]).sum(-1), (F.normalize(self.none.float(), dim=0) * token).sum(-1)
 
 
 CANDIDATES = 48  # most probable queries looked at

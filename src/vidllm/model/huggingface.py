@@ -151,7 +151,7 @@ class VidLLMPreTrainedModel(PreTrainedModel):
         """Our modules initialise themselves in their constructors; the LM by its own class."""
 
     def initialize_weights(self) -> None:
-        """Called after construction, and after loading: there, what the checkpoint lacks is constructed anew."""
+        """Called after construction, and after loading: there, missing weights are initialised."""
         super().initialize_weights()
         if self._built_on_meta and not next(self.parameters()).is_meta:
             _fill_from_twin(self)
@@ -275,8 +275,8 @@ class VidLLMForConditionalGeneration(Network, VidLLMPreTrainedModel, GenerationM
 
 
 def _align(model: nn.Module) -> None:
-    """Move weights that lie askew in memory (as a mapped file has them): kernels choose their order of summation by
-    alignment, and a loaded model is to give the saved one's outputs to the last bit.
+    """Copy weights that are not aligned in memory (as in a mapped file): kernels choose their order of summation by
+    alignment, and a loaded model must give exactly the outputs of the saved one.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
@@ -284,7 +284,7 @@ def _align(model: nn.Module) -> None:
 
 
 def _fill_from_twin(model: VidLLMPreTrainedModel) -> None:
-    """Our own weights that no checkpoint gave, from a model constructed anew (with a small language model)."""
+    """Initialise our weights that no checkpoint has, from a new model (with a small language model)."""
     tensors = model.state_dict(keep_vars=True)
     missing = [
         name for name, tensor in tensors.items()

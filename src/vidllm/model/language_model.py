@@ -52,7 +52,7 @@ class TextConfig:
     rope_parameters: dict[str, Any]
 
     def __init__(self, given: dict[str, Any]) -> None:
-        """ValueError for a field of another type; the form must be one that :func:`is_llama_form` says yes to."""
+        """ValueError for a field of another type; its form must be one of :func:`is_llama_form`."""
         self.given = given
         values = {**_DEFAULTS[given["model_type"]], **{k: v for k, v in given.items() if v is not None}}
         values.setdefault("num_key_value_heads", values["num_attention_heads"])
@@ -169,7 +169,7 @@ class _Attention(nn.Module):
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = _rotated(q.transpose(1, 2), rotary), _rotated(k.transpose(1, 2), rotary), v.transpose(1, 2)
+        q, k, v = rotated(q.transpose(1, 2), rotary), rotated(k.transpose(1, 2), rotary), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         if self.groups > 1:
@@ -178,7 +178,8 @@ class _Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding in Llama's layout (halves); ``rotary``: cosines and sines."""
     first, second = x.chunk(2, dim=-1)
     return x * rotary[0] + torch.cat((-second, first), dim=-1) * rotary[1]
 
@@ -287,7 +288,7 @@ class CausalLM(nn.Module):
 def _mask(
     length: int, past: int, attention_mask: Tensor | None, device: torch.device
 ) -> Bool[Tensor, "B 1 S T"] | None:
-    """Which tokens each new token sees; None where plain causality tells."""
+    """Which tokens each new token sees; None for plain causal attention."""
     whole = attention_mask is None or bool(attention_mask.all())
     if whole and (past == 0 or length == 1):
         return None

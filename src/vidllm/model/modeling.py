@@ -305,7 +305,11 @@ class Network(nn.Module):
         prefix: VisualPrefix | None = None,
     ) -> SplicedInputs:
         """Text and scene as one left-padded sequence of embeddings: ``<video>`` becomes the visual prefix."""
-        self._check_table()
+        rows = int(self.token_table().shape[0])
+        ids = self.config.video_token_id, self.config.loc_token_id, self.config.coord_token_id
+        if max(ids) >= rows:
+            raise ValueError(f"the token table has {rows} rows but <video>, <loc>, <coord> are {ids}; "
+                             f"call resize_token_embeddings({max(ids) + 1})")  # fmt: skip
         if prefix is None and pixel_values is not None:
             prefix = self.encode_scene(pixel_values).prefix
         embeddings = self.embed_text(input_ids, coordinates)
@@ -318,16 +322,6 @@ class Network(nn.Module):
         table = self.get_input_embeddings().weight
         assert isinstance(table, Tensor)
         return table
-
-    def _check_table(self) -> None:
-        """ValueError when the token table has no row for one of our three tokens."""
-        rows = int(self.token_table().shape[0])
-        ids = self.config.video_token_id, self.config.loc_token_id, self.config.coord_token_id
-        if max(ids) >= rows:
-            raise ValueError(
-                f"the token table has {rows} rows but <video>, <loc>, <coord> are {ids}; "
-                f"call resize_token_embeddings({max(ids) + 1})"
-            )
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,7 +81,10 @@ GROUP = 64  # 4-bit weights that share a scale and an offset
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with 8-bit weights and one scale per row, which is applied after the product."""
+    """A linear layer with 8-bit weights and one scale per row, which is applied after the product.
+
+    No weight changes by more than half its row's scale.
+    """
 
     weight: Tensor
     scale: Tensor
@@ -89,10 +92,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight, scale = to_int8(linear.weight.detach())
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        weight = linear.weight.detach()
+        scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight", (weight.float() / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(weight.dtype))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
@@ -107,7 +110,9 @@ class Int8Linear(nn.Module):
 
 class Int4Linear(nn.Module):
     """A linear layer with 4-bit weights, two per byte: the first half of a row in the low bits, the second in the high
-    bits.
+    bits; no weight changes by more than half its group's scale.
+
+    If ``GROUP`` does not divide the row, the group is their greatest common divisor. ValueError for an odd row length.
     """
 
     packed: Tensor
@@ -117,11 +122,17 @@ class Int4Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        packed, scale, offset = to_int4(linear.weight.detach())
-        self.register_buffer("packed", packed)
-        self.register_buffer("scale", scale.to(linear.weight.dtype))
-        self.register_buffer("offset", offset.to(linear.weight.dtype))
+        weight, columns = linear.weight.detach(), linear.in_features
+        if columns % 2:
+            raise ValueError(f"4-bit weights go in pairs: a row of {columns} cannot be packed; use int8")
+        groups = weight.float().unflatten(1, (-1, math.gcd(columns, GROUP)))
+        low, high = groups.amin(2), groups.amax(2)
+        scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
+        levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.uint8).flatten(1)
+        first, second = levels.chunk(2, dim=1)
+        self.register_buffer("packed", first | (second << 4))
+        self.register_buffer("scale", scale.to(weight.dtype))
+        self.register_buffer("offset", low.to(weight.dtype))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
@@ -133,30 +144,6 @@ class Int4Linear(nn.Module):
         levels = torch.cat([self.packed & 15, self.packed >> 4], dim=1).to(self.scale.dtype)
         groups = levels.unflatten(1, (self.scale.shape[1], -1))
         return groups.mul_(self.scale[..., None]).add_(self.offset[..., None]).flatten(1)
-
-
-def to_int8(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
-    """Rounded weights and the scale of each row; no weight moves by more than half its row's scale."""
-    scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
-
-
-def to_int4(
-    weight: Float[Tensor, "o i"]
-) -> tuple[UInt8[Tensor, "o half"], Float[Tensor, "o g"], Float[Tensor, "o g"]]:
-    """Packed weights, scale and offset of every group; no weight changes by more than half its group's scale.
-
-    If ``GROUP`` does not divide the row, the group is their greatest common divisor. ValueError for an odd row length.
-    """
-    columns = weight.shape[1]
-    if columns % 2:
-        raise ValueError(f"4-bit weights go in pairs: a row of {columns} cannot be packed; use int8")
-    groups = weight.float().unflatten(1, (-1, math.gcd(columns, GROUP)))
-    low, high = groups.amin(2), groups.amax(2)
-    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
-    levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.uint8).flatten(1)
-    first, second = levels.chunk(2, dim=1)
-    return first | (second << 4), scale, low
 
 
 def quantise(language_model: nn.Module, dtype: str) -> int:

@@ -139,11 +139,8 @@ class FittedCameras:
             spread = (unit[:, None] / self.votes - 1).abs().nanquantile(0.5, dim=1)
             own = SceneScale(1 / unit, 1 / self.votes, spread, torch.ones_like(told))  # each frame's unit is a vote
             use = told | ~scale.valid
-            scale = SceneScale(*(
-                torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b)
-                for a, b in ((own.scale, scale.scale), (own.per_image, scale.per_image), (own.spread, scale.spread),
-                             (own.valid, scale.valid))
-            ))  # fmt: skip
+            pairs = zip(vars(own).values(), vars(scale).values(), strict=True)
+            scale = SceneScale(*(torch.where(use.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
         return _in_unit(self.extrinsics, unit), scale
 
     def _by_path(self) -> Float[Tensor, " B"]:
@@ -180,13 +177,9 @@ class KnownLength:
 
     def mapped(self, affine: Any) -> KnownLength:
         """The same length with its pixels mapped (3,3) from the original pictures to the processed frames."""
-        matrix = np.asarray(affine, dtype=np.float64)
-
-        def moved(uv: tuple[float, float]) -> tuple[float, float]:
-            u, v, w = (float(x) for x in matrix @ np.array([*uv, 1.0]))
-            return u / w, v / w
-
-        return replace(self, start=moved(self.start), end=moved(self.end))
+        pixels = np.array([[*self.start, 1.0], [*self.end, 1.0]]) @ np.asarray(affine, dtype=np.float64).T
+        start, end = ((float(u / w), float(v / w)) for u, v, w in pixels)
+        return replace(self, start=start, end=end)
 
 
 @dataclass(frozen=True)
@@ -202,12 +195,11 @@ class KnownScale:
     length: KnownLength | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("factor", "camera_height_m", "length") if getattr(self, name) is not None]
+        given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"give one of scale, camera height and known length, received {given or 'none'}")
-        value = self.factor if self.factor is not None else self.camera_height_m
-        metres = self.length.metres if self.length is not None else value
-        if metres is None or not (math.isfinite(metres) and metres > 0):
+            raise ValueError(f"give one of scale, camera height and known length, received {list(given) or 'none'}")
+        (metres,) = given.values() if self.length is None else (self.length.metres,)
+        if not (math.isfinite(metres) and metres > 0):
             raise ValueError(f"a scale, height or length must be a positive number, received {metres}")
 
     def metres_per_unit(
@@ -243,21 +235,16 @@ def _measured(known: KnownLength, depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Metres a unit of one scene from its known length."""
     if not 0 <= known.frame < len(depth):
         raise ValueError(f"the known length is in frame {known.frame}, but frames are 0 to {len(depth) - 1}")
-    ends = [_point(uv, depth[known.frame].float(), intrinsics[known.frame].float()) for uv in (known.start, known.end)]
-    apart = (ends[0] - ends[1]).norm()
+    (height, width), ends = depth.shape[1:], (known.start, known.end)
+    for u, v in ends:
+        if not (0 <= u <= width and 0 <= v <= height):
+            raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
+    z = torch.stack([depth[known.frame, min(int(v), height - 1), min(int(u), width - 1)] for u, v in ends]).float()
+    start, end = unproject_pixels(z.new_tensor(ends), z, intrinsics[known.frame].float())
+    apart = (start - end).norm()
     if not bool(apart.isfinite() & (apart > 0)):
         raise ValueError("the two ends of the known length coincide in the reconstruction; choose others")
     return known.metres / apart
-
-
-def _point(uv: tuple[float, float], depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """The point in the camera's frame that a pixel shows, at the depth of the pixel it falls into."""
-    u, v = uv
-    height, width = depth.shape
-    if not (0 <= u <= width and 0 <= v <= height):
-        raise ValueError(f"pixel ({u:g}, {v:g}) of the known length lies outside the frame of {width}x{height}")
-    z = depth[min(int(v), height - 1), min(int(u), width - 1)]
-    return unproject_pixels(z.new_tensor([uv]), z[None], intrinsics)[0]
 
 
 def known_of(cameras: GivenCameras | None, frames: Frames, begin: int | None = None) -> KnownCameras | None:

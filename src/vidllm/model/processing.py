@@ -137,7 +137,7 @@ class TextOptions:
 def encode_batch(
     tokenizer: Any, texts: Sequence[str], options: TextOptions, to_tensors: bool = True
 ) -> dict[str, Any]:
-    """``input_ids``, ``attention_mask`` and where wanted ``offset_mapping`` of B texts, each a list of B rows.
+    """``input_ids``, ``attention_mask`` and optionally ``offset_mapping`` of B texts, each a list of B rows.
 
     ValueError where a text is over ``max_length`` without truncation, truncation would cut a scene's or a point's token
     off, or unpadded rows cannot be one tensor.
@@ -153,11 +153,11 @@ def encode_batch(
     )  # fmt: skip
     batch: dict[str, Any] = {name: padded[name] for name in ("input_ids", "attention_mask")}
     if options.return_offsets_mapping:
-        spans = [prompt_offsets(tokenizer, text, options.add_special_tokens) for text in texts]
-        batch["offset_mapping"] = [
-            _padded(span[part], len(row), options.padding_side)
-            for span, part, row in zip(spans, kept, batch["input_ids"], strict=True)
-        ]
+        batch["offset_mapping"] = []
+        for text, part, row in zip(texts, kept, batch["input_ids"], strict=True):
+            spans = prompt_offsets(tokenizer, text, options.add_special_tokens)[part]
+            fill = [(0, 0)] * (len(row) - len(spans))  # where the row is padded
+            batch["offset_mapping"].append(fill + spans if options.padding_side == "left" else spans + fill)
     return batch
 
 
@@ -177,12 +177,6 @@ def _kept(tokenizer: Any, number: int, row: Sequence[int], options: TextOptions)
     return part
 
 
-def _padded(spans: Sequence[tuple[int, int]], length: int, side: str) -> list[tuple[int, int]]:
-    """Spans of a row with empty ones where it is padded."""
-    fill = [(0, 0)] * (length - len(spans))
-    return [*fill, *spans] if side == "left" else [*spans, *fill]
-
-
 # ---- scenes and points of a batch ---------------------------------------------------------------------------------
 
 
@@ -191,7 +185,12 @@ def sources_of(videos: Any, images: Any, texts: Sequence[str], single: bool) -> 
     if images is not None:
         sources = _clips_of_images(images, max(1, len(texts)))
     else:
-        sources = [_unwrap(videos)] if single else _one_each(videos, len(texts))
+        listed = isinstance(videos, list | tuple)
+        rows = list(videos) if listed and len(videos) == len(texts) and not single else [videos]
+        if not single and len(rows) != len(texts):
+            raise ValueError(f"expected {len(texts)} videos for {len(texts)} texts, received "
+                             f"{len(videos) if listed else 1}; give one each")  # fmt: skip
+        sources = [_unwrap(row) for row in rows]
     for i, text in enumerate(texts):
         count = text.count(VIDEO_TOKEN)
         if count != 1:
@@ -201,15 +200,13 @@ def sources_of(videos: Any, images: Any, texts: Sequence[str], single: bool) -> 
 
 def _unwrap(source: Any) -> Any:
     """The source inside a list of one (as chat templates nest them); a list of images is itself a source."""
-    while isinstance(source, list | tuple) and len(source) == 1 and _is_source(source[0]):
-        source = source[0]
+    while isinstance(source, list | tuple) and len(source) == 1:
+        (inner,) = source
+        frames = isinstance(inner, np.ndarray | Tensor) and inner.ndim == 4
+        if not frames and not isinstance(inner, str | os.PathLike | list | tuple):
+            break
+        source = inner
     return source
-
-
-def _is_source(value: Any) -> bool:
-    if isinstance(value, str | os.PathLike | list | tuple):
-        return True
-    return isinstance(value, np.ndarray | Tensor) and value.ndim == 4
 
 
 def _clips_of_images(images: Any, count: int) -> list[list[Any]]:
@@ -224,16 +221,6 @@ def _clips_of_images(images: Any, count: int) -> list[list[Any]]:
     if not all(clips):
         raise ValueError(f"text {[bool(c) for c in clips].index(False)} has no image; every text of a batch needs one")
     return clips
-
-
-def _one_each(videos: Any, count: int) -> list[Any]:
-    """B sources for B texts; a single source will do for a single text."""
-    if isinstance(videos, list | tuple) and len(videos) == count:
-        return [_unwrap(v) for v in videos]
-    if count == 1:
-        return [_unwrap(videos)]
-    received = len(videos) if isinstance(videos, list | tuple) else 1
-    raise ValueError(f"expected {count} videos for {count} texts, received {received}; give one each")
 
 
 def points_of(texts: Sequence[str], coordinates: Any) -> Tensor | None:

@@ -66,10 +66,12 @@ def align_scale(
         votes = wls_scale(relative, metric, weights)
     else:
         votes = huber_log_scale(relative, metric, weights, config.huber_delta, config.huber_rounds)
-    votes = torch.where((weights > 0).any(-1) & (votes > 0), votes, torch.nan)
-    result = unit_scale(relative_depth)
-    result.per_image[:, chosen] = votes
-    return _median_vote(result.per_image)
+    every = unit_scale(relative_depth).per_image
+    every[:, chosen] = torch.where((weights > 0).any(-1) & (votes > 0), votes, torch.nan)
+    scale = every.log().nanquantile(0.5, dim=1).exp()  # of an even count the geometric mean of the two middle ones
+    spread = (every / scale[:, None] - 1).abs().nanquantile(0.5, dim=1)
+    spread = torch.where(every.isfinite().sum(1) > 1, spread, torch.nan)
+    return SceneScale(torch.where(scale.isfinite(), scale, 1.0), every, spread, scale.isfinite())
 
 
 def vote_weights(
@@ -96,17 +98,8 @@ def vote_weights(
     return torch.where(valid, 1 / (sigma**2 + STD_FLOOR**2), 0.0)
 
 
-def _median_vote(votes: Float[Tensor, "B F"]) -> SceneScale:
-    """Median of the logarithms (mean of the two middle ones for an even count) and the spread of two votes or more."""
-    scale = votes.log().nanquantile(0.5, dim=1).exp()
-    spread = (votes / scale[:, None] - 1).abs().nanquantile(0.5, dim=1)
-    spread = torch.where(votes.isfinite().sum(1) > 1, spread, torch.nan)
-    valid = scale.isfinite()
-    return SceneScale(torch.where(valid, scale, 1.0), votes, spread, valid)
-
-
 def rescaled(geometry: Geometry, scale: SceneScale) -> Geometry:
-    """The same geometry at another scale; its own scale is taken out first."""
+    """The same geometry at another scale instead of its own."""
     ratio = (scale.scale / geometry.scale.scale).float()
     extrinsics, level = geometry.extrinsics.clone(), geometry.scene_from_world.clone()
     extrinsics[..., :3, 3] *= ratio[:, None, None].to(extrinsics.dtype)

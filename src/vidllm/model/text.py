@@ -29,7 +29,7 @@ from vidllm.model.prompts import (
 
 # Words and signs keep the blank before them; digits stand alone, so that numbers are read digit by digit.
 _WORDS = r"'s| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_FIXED_EVERY = 16  # how often the templates' words are shown beside the corpus
+_FIXED_EVERY = 16  # the templates are added to the corpus every so many texts
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _PLAIN_SETTINGS = {"backend", "bos_token", "clean_up_tokenization_spaces", "eos_token", "is_local", "local_files_only",
                    "model_input_names", "model_max_length", "pad_token", "padding_side", "processor_class",
@@ -67,7 +67,7 @@ class PlainTokenizer:
 
     @classmethod
     def read(cls, folder: Path) -> PlainTokenizer | None:
-        """The tokenizer of a folder; None where only transformers reads it as it is meant."""
+        """The tokenizer of a folder; None if only transformers reads it correctly."""
         settings = read_json_object(folder / "tokenizer_config.json")
         names = [settings.get(name) for name in ("bos_token", "eos_token")]
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES or not set(settings) <= _PLAIN_SETTINGS:
@@ -148,7 +148,7 @@ def forget_origin(tokenizer: Any) -> Any:
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Each text at the start of a line and after a blank, in the company it will keep."""
+    """Each text at the start of a line and after a space, as in the prompt templates."""
     fixed = fixed_texts()
     for i, text in enumerate(texts):
         yield f"{USER} \n{text} {ASSISTANT} {text}"
@@ -157,7 +157,7 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _our_tokens() -> list[AddedToken]:
-    """The three tokens that stand for a scene, a place to find and a point; they swallow the blank before them."""
+    """The tokens for a scene, an object to find and a point; they include the space before them."""
     return [AddedToken(t, special=True, normalized=False, lstrip=True) for t in SPECIAL_TOKENS]
 
 

@@ -1,9 +1,8 @@
-"""Any Hugging Face causal language model in ours, its token table grown for ``<video>``, ``<loc>`` and ``<coord>``."""
+"""Import of any causal language model of Hugging Face; its token table gets rows for our three special tokens."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ _LEFT_OUT = ("model_type", "architectures", "transformers_version", "_name_or_pa
 
 
 def text_config(settings: dict[str, Any] | None, place: str, model_type: str | None = None) -> PretrainedConfig:
-    """The language model's configuration from its ``config.json``; ValueError where it is missing or no LM."""
+    """The language model's configuration from its ``config.json``; ValueError if it is missing or not of an LM."""
     if settings is None:
         raise ValueError(f"{place}: config.json is missing; give the folder of a Hugging Face model")
     if settings.get("quantization_config"):
@@ -45,7 +44,7 @@ def text_config(settings: dict[str, Any] | None, place: str, model_type: str | N
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer with our three tokens; ValueError where there is none to be read."""
+    """The checkpoint's tokenizer with our three tokens; ValueError if there is none or it cannot be read."""
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,35 +60,27 @@ def load_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrain
     return tokenizer
 
 
-def grow_table(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give the configuration a row for every token; returns the rows the checkpoint has."""
-    before = int(config.vocab_size)
-    config.vocab_size = max(before, len(tokenizer))
-    return before
-
-
 def grown(translate: Translate, tables: tuple[str, ...], before: int, after: int) -> Translate:
-    """``translate`` that adds rows to our weights named ``tables``: the mean of the rows that are there.
+    """``translate`` that adds rows to our weights named ``tables``: the mean of the existing rows.
 
-    A new token so begins as an average word, and greedy decoding never says it before it was trained.
+    With the mean as its embedding, greedy decoding never generates a new token before it was trained.
     """
 
     def longer(key: str, tensor: Tensor) -> Pairs | None:
         pairs = translate(key, tensor)
         if after == before or not pairs:
             return pairs
-        return [(n, _with_rows(t, after - before) if n in tables and len(t) == before else t) for n, t in pairs]
+        return [(n, with_means(t) if n in tables and len(t) == before else t) for n, t in pairs]
+
+    def with_means(table: Tensor) -> Tensor:
+        mean = table.float().mean(0, keepdim=True).to(table.dtype)
+        return torch.cat([table, mean.expand(after - before, *table.shape[1:])])
 
     return longer
 
 
-def _with_rows(table: Tensor, count: int) -> Tensor:
-    mean = table.float().mean(0, keepdim=True).to(table.dtype)
-    return torch.cat([table, mean.expand(count, *table.shape[1:])])
-
-
 def table_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """Our names of the weights with a row a token: the embeddings and the head."""
+    """Our names of the weights with one row per token: the embeddings and the head."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -100,6 +91,5 @@ def table_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 def causal_lm_source(checkpoint: Checkpoint, config: PretrainedConfig, before: int) -> Source:
     """A causal LM's weights for an import: our ``language_model``, with ``config.vocab_size`` rows."""
-    translate: Callable[[str, Tensor], Pairs | None] = KeyMap(RENAMES).translate
-    translate = grown(translate, table_names(config), before, int(config.vocab_size))
+    translate = grown(KeyMap(RENAMES).translate, table_names(config), before, int(config.vocab_size))
     return Source("language model", checkpoint, translate, ("language_model.",), licences.CAUSAL_LM)

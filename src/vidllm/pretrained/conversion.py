@@ -1,7 +1,7 @@
-"""From checkpoints to a model folder: planned on names and shapes alone, then streamed tensor by tensor.
+"""Conversion of checkpoints to a model folder: planned from names and shapes, then streamed tensor by tensor.
 
-A :class:`Source` says how the keys of one checkpoint are called here and which of our weights it must fill. The plan
-fails before a byte is written when a weight would be missing or of another shape.
+A :class:`Source` maps the keys of one checkpoint to our names, and lists which of our weights it must fill. The plan
+fails, before anything is written, if a weight is missing or has another shape.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -57,30 +56,27 @@ class ShardWriter:
         self._bytes = self._total = 0
         self._shards: list[list[str]] = []
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor (in ``dtype`` if that is set and the tensor is floating); a full shard is written."""
-        wanted = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
-        size = tensor.numel() * wanted.itemsize
-        if self._waiting and self._bytes + size > self.shard_bytes:
-            self._flush()
-        self._waiting[name] = tensor.detach().to(wanted, copy=True).contiguous()
-        self._bytes += size
-        self._total += size
-
-    def finish(self) -> list[Path]:
-        """Write what waits, give the shards their final names and write the index; returns the shards."""
+    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Write tensors (floating ones in ``dtype`` if that is set) and the shards' index."""
+        for name, tensor in tensors:
+            wanted = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+            size = tensor.numel() * wanted.itemsize
+            if self._waiting and self._bytes + size > self.shard_bytes:
+                self._flush()
+            self._waiting[name] = tensor.detach().to(wanted, copy=True).contiguous()
+            self._bytes += size
+            self._total += size
         if self._waiting or not self._shards:
             self._flush()
         count = len(self._shards)
-        files, index = [], {}
+        index: dict[str, str] = {}
         for number, names in enumerate(self._shards, 1):
             final = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-            files.append(self._part(number).rename(self.folder / final))
+            self._part(number).rename(self.folder / final)
             index.update(dict.fromkeys(names, final))
         if count > 1:
             table = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(index.items()))}
             (self.folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
-        return files
 
     def _flush(self) -> None:
         self._shards.append(list(self._waiting))
@@ -94,17 +90,15 @@ class ShardWriter:
 Pairs = list[tuple[str, Tensor]]
 #: From a key and its tensor to our names and tensors: none for a key that is left out, None for an unknown one.
 Translate = Callable[[str, Tensor], Pairs | None]
-
-
-
 _NAMED = 4  # problems named in an error of one line
+_NO_PART, _IMPLIED = "not part of this model", "(implied)"
 
 
 class KeyMap:
-    """(pattern, replacement) pairs as a function of keys; the first pattern that matches a whole key counts."""
+    """:data:`Renames` as a function of keys, which may begin with ``prefix`` (a pattern)."""
 
-    def __init__(self, renames: Renames) -> None:
-        self._compiled = [(re.compile(pattern), replacement) for pattern, replacement in renames]
+    def __init__(self, renames: Renames, prefix: str = "") -> None:
+        self._compiled = [(re.compile(prefix + pattern), replacement) for pattern, replacement in renames]
 
     def __call__(self, key: str) -> str | None:
         """The new name, empty for a key that is left out, None for an unknown one."""
@@ -144,8 +138,8 @@ def dpt_renames(theirs: str, ours: str) -> list[tuple[str, str]]:
 class Source:
     """A checkpoint with its key map.
 
-    ``fills``: beginnings of our names that it must fill, all of them but those that begin with one of ``optional``.
-    ``given``: weights that its model leaves implicit (our names).
+    ``fills``: prefixes of our names, all of which it must fill except those with a prefix in ``optional``. ``given``:
+    weights that are constant in its model and not in its files (our names).
     """
 
     name: str
@@ -157,68 +151,63 @@ class Source:
     given: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def source_beneath(prefix: str, source: Source) -> Source:
-    """The source of a network that a model holds under a prefix; it must fill all of it."""
+def source_beneath(prefix: str, source: Source, width: int, implied: Iterable[str]) -> Source:
+    """The source of a network that a model holds under a prefix; it must fill all of it.
+
+    ``implied``: weights of DINOv2 of that width that the published network does without (:func:`unused_tokens`).
+    """
 
     def named(key: str, tensor: Tensor) -> Pairs | None:
         pairs = source.translate(key, tensor)
         return None if pairs is None else [(prefix + name, value) for name, value in pairs]
 
-    given = {prefix + name: value for name, value in source.given.items()}
+    given = {prefix + name: value for name, value in unused_tokens(width, implied).items()}
     return replace(source, translate=named, fills=(prefix,), given=given)
 
 
+def unused_tokens(width: int, names: Iterable[str]) -> dict[str, Tensor]:
+    """Weights of our encoder that a published one of that width does without: no registers, a mask that is not used."""
+    return {name: torch.zeros((1, 0, width) if name.endswith("register_tokens") else (1, width)) for name in names}
+
+
 def plan(expected: Mapping[str, torch.Size], sources: Sequence[Source]) -> Report:
-    """Where each weight comes from, from names and shapes alone; an earlier source goes before a later one.
+    """The source of each weight, from names and shapes alone; earlier sources take precedence.
 
     Raises ValueError where a source holds another shape (both are named), or lacks what it must fill.
     """
     report = Report(licences=[(source.checkpoint.place, source.licence) for source in sources])
-    wrong: list[str] = []
     for source in sources:
+        wrong: dict[str, str] = {}
         for key, tensor in source.checkpoint.shapes():
-            _place(source, key, tensor, expected, report, wrong)
+            pairs = source.translate(key, tensor)
+            reasons = [] if pairs else ["unknown key" if pairs is None else _NO_PART]
+            for name, value in pairs or ():
+                if name not in expected:
+                    reasons.append(_NO_PART)
+                elif name in report.loaded:
+                    reasons.append(f"{report.loaded[name][0]} goes before")
+                elif value.shape != expected[name]:
+                    wrong[name] = f"{key} {tuple(value.shape)}, ours {name} {tuple(expected[name])}"
+                else:
+                    report.loaded[name] = (source.name, key)
+            report.unused += [Unused(source.name, key, reason) for reason in reasons]
+        known = any(origin == source.name for origin, _ in report.loaded.values())
         for name in source.given:
             if name in expected:
-                report.loaded.setdefault(name, (source.name, "(implied)"))
-        _check_filled(source, expected, report, wrong)
-        _refuse(source, wrong, "holds weights of another shape", "is it another model, or another size?")
+                report.loaded.setdefault(name, (source.name, _IMPLIED))
+        if not known and not wrong:
+            unknown = [u.key for u in report.unused if u.source == source.name]
+            first = f"its keys begin with {unknown[0]}" if unknown else "it holds no tensor"
+            raise ValueError(f"{source.checkpoint.place}: not a {source.name} checkpoint ({first})")
+        empty = [
+            name for name in expected
+            if name.startswith(source.fills) and name not in report.loaded and name not in wrong
+            and not (source.optional and name.startswith(source.optional))
+        ]  # fmt: skip
+        _refuse(source, empty, "lacks weights", "is the checkpoint complete, and its configuration right?")
+        _refuse(source, list(wrong.values()), "holds weights of another shape", "is it another model, or another size?")
     report.initial = [name for name in expected if name not in report.loaded]
     return report
-
-
-def _place(source: Source, key: str, tensor: Tensor, expected: Mapping[str, torch.Size], report: Report,
-           wrong: list[str]) -> None:  # fmt: skip
-    pairs = source.translate(key, tensor)
-    if not pairs:
-        reason = "unknown key" if pairs is None else "not part of this model"
-        report.unused.append(Unused(source.name, key, reason))
-        return
-    for name, value in pairs:
-        if name not in expected:
-            report.unused.append(Unused(source.name, key, "not part of this model"))
-        elif name in report.loaded:
-            report.unused.append(Unused(source.name, key, f"{report.loaded[name][0]} goes before"))
-        elif value.shape != expected[name]:
-            wrong.append(f"{key} {tuple(value.shape)}, ours {name} {tuple(expected[name])}")
-        else:
-            report.loaded[name] = (source.name, key)
-
-
-def _check_filled(source: Source, expected: Mapping[str, torch.Size], report: Report, wrong: list[str]) -> None:
-    """ValueError when weights the source must fill are still empty (those of another shape are told apart)."""
-    told = {line.rsplit("ours ", 1)[1].split(" ", 1)[0] for line in wrong}
-    empty = [
-        name for name in expected
-        if name.startswith(source.fills) and name not in report.loaded and name not in told
-        and not (source.optional and name.startswith(source.optional))
-    ]  # fmt: skip
-    known = any(origin == source.name and key != "(implied)" for origin, key in report.loaded.values())
-    if not known and not wrong:
-        unknown = [u.key for u in report.unused if u.source == source.name]
-        first = f"its keys begin with {unknown[0]}" if unknown else "it holds no tensor"
-        raise ValueError(f"{source.checkpoint.place}: not a {source.name} checkpoint ({first})")
-    _refuse(source, empty, "lacks weights", "is the checkpoint complete, and its configuration right?")
 
 
 def _refuse(source: Source, problems: Sequence[str], what: str, advice: str) -> None:
@@ -228,16 +217,8 @@ def _refuse(source: Source, problems: Sequence[str], what: str, advice: str) -> 
                          f"{advice}")  # fmt: skip
 
 
-def stream(report: Report, sources: Sequence[Source], initial: Iterable[tuple[str, Tensor]],
-           writer: ShardWriter) -> None:  # fmt: skip
-    """Write every weight of the plan: those of the sources as they pass by, then the initial ones."""
-    for name, value in chain(planned(report, sources), initial):
-        writer.add(name, value)
-    writer.finish()
-
-
 def planned(report: Report, sources: Sequence[Source]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a plan that the sources have, as they pass by; nothing else of their files is read."""
+    """The weights of a plan that the sources have, one by one; nothing else is read from their files."""
     for source in sources:
         keys = {key for origin, key in report.loaded.values() if origin == source.name}
         for key, tensor in source.checkpoint.tensors(keys):
@@ -245,5 +226,5 @@ def planned(report: Report, sources: Sequence[Source]) -> Iterator[tuple[str, Te
                 if report.loaded.get(name) == (source.name, key):
                     yield name, value
         for name, value in source.given.items():
-            if report.loaded.get(name) == (source.name, "(implied)"):
+            if report.loaded.get(name) == (source.name, _IMPLIED):
                 yield name, value

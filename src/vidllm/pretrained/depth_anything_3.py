@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from vidllm.io.weight_files import Checkpoint
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, dpt_renames
+from vidllm.pretrained.conversion import KeyMap, Renames, dpt_renames
 from vidllm.pretrained.headers import count, image_side, shapes_here
 
 _VIT = r"backbone\.pretrained"
@@ -31,23 +29,13 @@ METRIC_RENAMES: Renames = (
     (r"head\.scratch\.sky_output_conv2\.(.+)", r"depth_head.out.sky.\1"),
     *RENAMES,
 )
-_MAP, _METRIC_MAP = KeyMap(RENAMES), KeyMap(METRIC_RENAMES)
+translate, translate_metric = (KeyMap(r, prefix=r"(?:model\.)?").translate for r in (RENAMES, METRIC_RENAMES))
 #: Layers that the heads of the published models read, by depth and whether blocks attend over frames.
 TAPS = {(12, True): (5, 7, 9, 11), (24, True): (11, 15, 19, 23), (24, False): (4, 11, 17, 23)}
 #: Weights of DINOv2 that these have not.
 IMPLIED = ("encoder.embeddings.mask_token", "encoder.embeddings.register_tokens")
 #: Widths of the published models that attend over frames.
 WIDTHS = {384: "da3-small", 768: "da3-base", 1024: "da3-large"}
-
-
-def translate(key: str, tensor: Tensor) -> Pairs | None:
-    """One of the weights under our names (:data:`~vidllm.pretrained.conversion.Translate`)."""
-    return _MAP.translate(key.removeprefix("model."), tensor)
-
-
-def translate_metric(key: str, tensor: Tensor) -> Pairs | None:
-    """The same of the metric network."""
-    return _METRIC_MAP.translate(key.removeprefix("model."), tensor)
 
 
 def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
@@ -74,7 +62,7 @@ def metric_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def sizes(checkpoint: Checkpoint) -> dict[str, Any]:
     """The fields of the configuration, by the shapes of the weights; the layers that the head reads by config.json."""
-    shapes = shapes_here(checkpoint, translate, "Depth Anything 3", ())
+    shapes = shapes_here(checkpoint, translate, "Depth Anything 3")
     table = "encoder.embeddings.position_embeddings"
     projection = "encoder.embeddings.patch_embeddings.projection.weight"
     needed = (table, projection, "encoder.blocks.0.attn.qkv.weight", "depth_head.decoder.laterals.0.weight",

@@ -1,5 +1,5 @@
-"""Depth estimators that give metres, for the cascade (``vidllm import --metric-depth``): those of transformers, and
-networks of :data:`vidllm.baselines.geometry.METRIC_KINDS`, which are told by the keys of their weights.
+"""Metric depth estimators for the cascade (``vidllm import --metric-depth``): those of transformers, and networks of
+:data:`vidllm.baselines.geometry.METRIC_KINDS`, which are recognised by the keys of their weights.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from transformers import AutoModelForDepthEstimation
 from vidllm.baselines.depth_estimator import DepthInput, depth_input, metric_config
 from vidllm.io.weight_files import Checkpoint, LoadedCheckpoint
 from vidllm.model.loading import load_with_report
-from vidllm.pretrained import depth_anything_3, dinov2, moge_2
+from vidllm.pretrained import depth_anything_3, moge_2
 from vidllm.pretrained.conversion import KeyMap, Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
 #: Key map to the cascade's ``metric``.
 RENAMES = ((r"(.+)", r"metric.network.\1"),)
-#: What published estimators say of their terms on their model cards (the card that was given counts).
+#: Licence terms on the model cards of published estimators (the card of the given checkpoint takes precedence).
 TERMS = {
     "zoedepth": ("ZoeDepth", "Intel's zoedepth-nyu-kitti: MIT; see the card of the checkpoint that was given.", None),
     "depth_anything": ("Depth Anything", "V2 Small Apache-2.0, the larger ones CC BY-NC 4.0 (non-commercial); see the "
@@ -75,7 +75,7 @@ def _network(checkpoint: Checkpoint) -> str | None:
 
 
 def depth_estimator_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the cascade's configuration says of an estimator; ValueError where it gives no metres."""
+    """Fields of the cascade's configuration for an estimator; ValueError if its depth is not metric."""
     kind = _network(checkpoint)
     if kind is not None:
         importer = METRIC_NETWORKS[kind]
@@ -92,9 +92,8 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
     if kind is not None:
         importer = METRIC_NETWORKS[kind]
         licence = replace(importer.licence, terms=_card(checkpoint) + importer.licence.terms)
-        given = dinov2.without(importer.settings(checkpoint)["hidden_size"], importer.implied)
-        own = Source("metric depth estimator", checkpoint, importer.translate, (), licence, given=given)
-        return source_beneath(PREFIX, own)
+        own = Source("metric depth estimator", checkpoint, importer.translate, (), licence)
+        return source_beneath(PREFIX, own, importer.settings(checkpoint)["hidden_size"], importer.implied)
     for _ in checkpoint.shapes():  # told in one line where a shard is missing, cut or holds code
         pass
     config = metric_config(checkpoint.settings(), checkpoint.place)
@@ -113,7 +112,7 @@ def depth_estimator_source(checkpoint: Checkpoint) -> Source:
 
 
 def _card(checkpoint: Checkpoint) -> str:
-    """The licence that the model card beside the weights names, as the beginning of a line."""
+    """The licence in the model card beside the weights, as the first words of a line."""
     card = checkpoint.folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = re.search(r"^license:\s*(\S+)", text, re.M)

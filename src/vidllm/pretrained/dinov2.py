@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.configuration import EncoderConfig, build_part
 from vidllm.model.encoder import DinoEncoder
 from vidllm.pretrained import licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, load_strictly
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, load_strictly, unused_tokens
 
 _OURS = "encoder.backbone"
 _HF = r"(?:dinov2_with_registers\.|dinov2\.|backbone\.)?"
@@ -26,9 +25,8 @@ _BLOCK = r"blocks\.(?:\d+\.)?(\d+)"
 RENAMES: Renames = (
     (rf"{_HF}(embeddings\..+)", rf"{_OURS}.\1"),
     (rf"{_HF}(layernorm\..+)", rf"{_OURS}.\1"),
-    (rf"{_LAYER}\.attention\.attention\.query\.(.+)", rf"{_OURS_LAYER}.attention.q_proj.\2"),
-    (rf"{_LAYER}\.attention\.attention\.key\.(.+)", rf"{_OURS_LAYER}.attention.k_proj.\2"),
-    (rf"{_LAYER}\.attention\.attention\.value\.(.+)", rf"{_OURS_LAYER}.attention.v_proj.\2"),
+    *((rf"{_LAYER}\.attention\.attention\.{name}\.(.+)", rf"{_OURS_LAYER}.attention.{name[0]}_proj.\2")
+      for name in ("query", "key", "value")),
     (rf"{_LAYER}\.attention\.output\.dense\.(.+)", rf"{_OURS_LAYER}.attention.o_proj.\2"),
     (rf"{_LAYER}\.(.+)", rf"{_OURS_LAYER}.\2"),
     (r"(cls_token|mask_token|register_tokens)", rf"{_OURS}.embeddings.\1"),
@@ -68,13 +66,8 @@ def dinov2_config(checkpoint: Checkpoint) -> EncoderConfig:
 
 def dinov2_source(checkpoint: Checkpoint, config: EncoderConfig) -> Source:
     """DINOv2's weights for an import: the encoder."""
-    given = {} if config.num_register_tokens else without(config.hidden_size, REGISTERS)
+    given = {} if config.num_register_tokens else unused_tokens(config.hidden_size, REGISTERS)
     return Source("DINOv2", checkpoint, translate, ("encoder.",), licences.DINOV2, MASK, given)
-
-
-def without(width: int, names: Sequence[str]) -> dict[str, Tensor]:
-    """Weights of our encoder that a published one of that width does without: no registers, a mask that is not used."""
-    return {name: torch.zeros((1, 0, width) if name.endswith("register_tokens") else (1, width)) for name in names}
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:

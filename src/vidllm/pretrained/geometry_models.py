@@ -1,7 +1,7 @@
 """Published reconstruction networks for the cascade (``vidllm import --geometry NAME``; docs/geometry_models.md).
 
-An importer tells where the weights lie, what their terms say, how the network is configured, by its settings and by the
-headers of its weights alone, and how its keys are called here.
+An importer has the hub id of the weights, their licence, a function that reads the network's configuration from the
+headers of the weights and config.json, and a key map to our names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.pretrained import depth_anything_3, dinov2, map_anything, pi3, vggt_omega
+from vidllm.pretrained import depth_anything_3, map_anything, pi3, vggt_omega
 from vidllm.pretrained.conversion import Source, Translate, source_beneath
 from vidllm.pretrained.licences import Licence
 
@@ -29,7 +29,7 @@ class GeometryImporter:
     headers; ValueError for another model.
     translate: its keys in the network (:data:`~vidllm.pretrained.conversion.Translate`). side: the longer side of its
     frames in pixels. implied: weights that our network has and the published one does not
-    (:func:`~vidllm.pretrained.dinov2.without`).
+    (:func:`~vidllm.pretrained.conversion.unused_tokens`).
     """
 
     hub: str | None
@@ -92,6 +92,5 @@ def find_geometry_model(name: str, place: str | Path | None = None) -> tuple[dic
         raise ValueError(f"--geometry {name}: {importer.licence.terms} Give the file as --geometry-weights")
     checkpoint = open_checkpoint(found)
     settings = importer.settings(checkpoint)
-    given = dinov2.without(settings["hidden_size"], importer.implied)
-    own = Source(name, checkpoint, importer.translate, (), importer.licence, given=given)
-    return settings, source_beneath(PREFIX, own), importer.side
+    own = Source(name, checkpoint, importer.translate, (), importer.licence)
+    return settings, source_beneath(PREFIX, own, settings["hidden_size"], importer.implied), importer.side

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import Translate
 
 Shapes = dict[str, tuple[int, ...]]
+#: Of each field of a configuration the weight and its dimension, or the beginning of numbered parts that are counted.
+Sizes = Mapping[str, str | tuple[str, int]]
 
 
-def shapes_here(checkpoint: Checkpoint, translate: Translate, kind: str, needed: Iterable[str]) -> Shapes:
+def read_sizes(
+    checkpoint: Checkpoint, translate: Translate, kind: str, sizes: Sizes, needed: Iterable[str] = ()
+) -> tuple[dict[str, Any], Shapes]:
+    """Fields of a configuration, and the shapes they are read from (:func:`shapes_here`).
+
+    ``needed``: weights that must be there beside those of ``sizes``.
+    """
+    read = [at[0] for at in sizes.values() if isinstance(at, tuple)]
+    shapes = shapes_here(checkpoint, translate, kind, (*read, *needed))
+    found = {name: count(shapes, at) if isinstance(at, str) else shapes[at[0]][at[1]] for name, at in sizes.items()}
+    return found, shapes
+
+
+def shapes_here(checkpoint: Checkpoint, translate: Translate, kind: str, needed: Iterable[str] = ()) -> Shapes:
     """Shapes by our names; ValueError where one of ``needed`` is missing: another network than ``kind``."""
     found: Shapes = {}
     first = "it holds no tensor"

@@ -1,10 +1,11 @@
-"""An import, whole: recipe, plan, weights streamed into a folder, processor, report and model card."""
+"""Import of a model: recipe, plan, weights streamed into a folder, processor, report and model card."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from transformers import AutoConfig
 from vidllm.io.atomic import atomic_folder
 from vidllm.model.huggingface import VidLLMConfig, VidLLMForConditionalGeneration, VidLLMProcessor
 from vidllm.model.loading import expected_weights, kind_of
-from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter, plan, stream
+from vidllm.pretrained.conversion import SHARD_BYTES, ShardWriter, plan, planned
 from vidllm.pretrained.recipes import Ingredients, Recipe, recipe
 from vidllm.pretrained.report import Report, model_card
 
@@ -34,8 +35,8 @@ def import_model(
     """
     made, model, report = _planned(preset, given)
     with atomic_folder(folder) as part:
-        writer = ShardWriter(part, shard_bytes, dtype)
-        stream(report, made.sources, _initial(made.config, report.initial, seed), writer)
+        tensors = chain(planned(report, made.sources), _initial(made.config, report.initial, seed))
+        ShardWriter(part, shard_bytes, dtype).write(tensors)
         made.config.architectures = [type(model).__name__]
         made.config.save_pretrained(part)
         VidLLMProcessor.from_config(made.config, made.tokenizer).save_pretrained(part)
@@ -57,20 +58,15 @@ def plan_import(preset: str, given: Ingredients, dtype: torch.dtype | None = Non
 
 def _planned(preset: str, given: Ingredients) -> tuple[Recipe, VidLLMForConditionalGeneration, Report]:
     made = recipe(preset, given)
-    model = _on_meta(made.config)
+    with torch.device("meta"):  # names and shapes alone
+        model = kind_of(made.config.model_type)[1](copy.deepcopy(made.config))
     report = plan(expected_weights(model), made.sources)
     report.notes += made.notes
     return made, model, report
 
 
-def _on_meta(config: VidLLMConfig) -> VidLLMForConditionalGeneration:
-    """The model's names and shapes, without storage."""
-    with torch.device("meta"):
-        return kind_of(config.model_type)[1](copy.deepcopy(config))
-
-
 def _initial(config: VidLLMConfig, names: list[str], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Initial values of weights that no checkpoint gave, from a model whose other parts are kept small."""
+    """Initial values of the weights that no checkpoint has, from a model whose other parts are small."""
     if not names:
         return
     small = copy.deepcopy(config)

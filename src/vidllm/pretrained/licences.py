@@ -1,4 +1,4 @@
-"""What may be done with weights that were imported, told before they are used (no legal advice: read the licences)."""
+"""Licence terms of imported weights, shown before they are used (no legal advice: read the licences)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Licence:
     """The terms of a published model: its usual name, the terms in one line, and whether they forbid commerce.
 
-    ``commercial`` is None where it depends on the checkpoint that was given. ``agreement``: the terms ask to be agreed
-    to before the weights are used (``--accept-licence``).
+    ``commercial`` is None where it depends on the checkpoint. ``agreement``: the terms must be accepted before the
+    weights are used (``--accept-licence``).
     """
 
     model: str

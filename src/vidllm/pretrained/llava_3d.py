@@ -57,11 +57,6 @@ def llava_3d_text_config(settings: dict[str, Any], place: str) -> PretrainedConf
     return text_config({k: v for k, v in settings.items() if not k.startswith(unrelated)}, place, "llama")
 
 
-def has_tower(checkpoint: Checkpoint) -> bool:
-    """Whether CLIP's tower is among the weights."""
-    return any(key.startswith("model.vision_tower.") for key, _ in checkpoint.shapes())
-
-
 def tower_of(checkpoint: Checkpoint) -> tuple[CLIPVisionConfig, Source]:
     """CLIP's tower of LLaVA-3D with its configuration: that among its weights, or else the folder that it names.
 
@@ -69,7 +64,7 @@ def tower_of(checkpoint: Checkpoint) -> tuple[CLIPVisionConfig, Source]:
     """
     named = str((checkpoint.settings() or {}).get("mm_vision_tower") or "")
     beside = named and (checkpoint.folder / named).is_dir()
-    if has_tower(checkpoint):
+    if any(key.startswith("model.vision_tower.") for key, _ in checkpoint.shapes()):
         own = settings_in(checkpoint.folder / named) if beside else None
         fills = Source("LLaVA-3D", checkpoint, KeyMap(RENAMES).translate, ("clip.",), licences.LLAVA_3D)
         return clip_config(own, checkpoint.place), fills

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
-from vidllm.pretrained.headers import count, image_side, shapes_here
+from vidllm.pretrained.headers import Sizes, image_side, read_sizes
 
 _DPT = r"(?:dense_head\.0|dpt_feature_head)\."  # the same weights may be there under both names
 _END = r"(?:dense_head\.1|dpt_regressor_head)\."
@@ -40,6 +40,12 @@ RENAMES: Renames = (
     (r"(?:ray_dirs|depth|depth_scale|cam_rot|cam_trans|cam_trans_scale)_encoder\..+", ""),  # what is known, as input
 )  # fmt: skip
 _MAP = KeyMap(RENAMES)
+_TABLE, _PROJECTS = "embeddings.position_embeddings", [f"pixels.decoder.projects.{level}.weight" for level in range(4)]
+_SIZES: Sizes = {
+    "patch_size": ("embeddings.patch_embeddings.projection.weight", -1), "hidden_size": (_TABLE, -1),
+    "encoder_depth": "encoder_blocks.", "depth": "shared_blocks.", "features": ("pixels.narrow.weight", 1),
+    "camera_width": ("camera_proj.weight", 0), "scale_width": ("scale.proj.weight", 0),
+}  # fmt: skip
 #: Weights of DINOv2 that this one has not.
 IMPLIED = ("embeddings.mask_token", "embeddings.register_tokens")
 
@@ -53,20 +59,12 @@ def translate(key: str, tensor: Tensor) -> Pairs | None:
 
 def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration of a MapAnything 1.1; ValueError for another model, and for version 1."""
-    patches, table = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
-    projects = [f"pixels.decoder.projects.{level}.weight" for level in range(4)]
-    narrow, camera, scale = "pixels.narrow.weight", "camera_proj.weight", "scale.proj.weight"
-    needed = (patches, table, *projects, narrow, camera, scale)
-    shapes = shapes_here(checkpoint, translate, "MapAnything", needed)
+    fields, shapes = read_sizes(checkpoint, translate, "MapAnything", _SIZES, _PROJECTS)
     if "encoder_blocks.0.mlp.w12.weight" not in shapes:
         raise ValueError(f"{checkpoint.place}: MapAnything's version 1 has another form; give version 1.1, such as "
                          "facebook/map-anything-apache")  # fmt: skip
     told = ((checkpoint.settings() or {}).get("info_sharing_config") or {}).get("module_args") or {}
-    patch = shapes[patches][-1]
     return {
-        "kind": "map_anything", "patch_size": patch, "image_size": image_side(shapes[table], patch),
-        "hidden_size": shapes[table][-1], "encoder_depth": count(shapes, "encoder_blocks."),
-        "depth": count(shapes, "shared_blocks."), "taps": list(told.get("indices", (7, 11))),
-        "features": shapes[narrow][1], "out_channels": [shapes[name][0] for name in projects],
-        "camera_width": shapes[camera][0], "scale_width": shapes[scale][0],
+        **fields, "kind": "map_anything", "image_size": image_side(shapes[_TABLE], fields["patch_size"]),
+        "taps": list(told.get("indices", (7, 11))), "out_channels": [shapes[name][0] for name in _PROJECTS],
     }  # fmt: skip

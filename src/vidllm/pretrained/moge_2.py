@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from vidllm.io.tensors import load_pickled
 from vidllm.io.weight_files import Checkpoint
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
+from vidllm.pretrained.conversion import KeyMap, Renames
 from vidllm.pretrained.headers import count, image_side, shapes_here
 
 _VIT = r"encoder\.backbone"
@@ -29,7 +27,7 @@ RENAMES: Renames = (
     (r"scale_head\.(.+)", r"scale.\1"),
     (r"normal_head\..+", ""),
 )
-_MAP = KeyMap(RENAMES)
+translate = KeyMap(RENAMES).translate
 #: The weight of DINOv2 with registers that this one has not.
 IMPLIED = ("encoder.embeddings.register_tokens",)
 #: What we compute of the choices of its configuration.
@@ -37,14 +35,9 @@ _FORM = {"res_block_in_norm": "none", "res_block_hidden_norm": "none", "activati
          "dim_times_res_block_hidden": 1, "resamplers": ["conv_transpose"] * 3 + ["bilinear"]}  # fmt: skip
 
 
-def translate(key: str, tensor: Tensor) -> Pairs | None:
-    """One of the weights under our names (:data:`~vidllm.pretrained.conversion.Translate`)."""
-    return _MAP.translate(key, tensor)
-
-
 def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration; ValueError for MoGe-1, a model without metres, or a form that we do not compute."""
-    shapes = shapes_here(checkpoint, translate, "MoGe-2", ())
+    shapes = shapes_here(checkpoint, translate, "MoGe-2")
     told = _told(checkpoint)
     needed = ("encoder.embeddings.position_embeddings", "scale.0.weight", "points.out.weight", "mask.out.weight",
               *(f"neck.inputs.{level}.weight" for level in range(5)))  # fmt: skip

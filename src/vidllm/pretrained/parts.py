@@ -1,7 +1,7 @@
-"""Parts of published models, for who needs no more of them (stage 1's teachers): found first, then read alone.
+"""Parts of published models (the teachers of stage 1): found by their headers first, then loaded without the rest.
 
-What may be given is what ``vidllm import`` reads. Finding a part reads headers and configurations, and refuses what
-loading it would refuse; loading reads the tensors of this part and no others.
+Any checkpoint that ``vidllm import`` reads can be used. Finding a part reads headers and configurations, and raises the
+errors that loading it would raise; loading reads only the tensors of this part.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ OURS = ("vidllm", "vidllm_cascade", "vidllm_reconstruction")
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was found: its module, without values before :meth:`load`, and where these are.
+    """A part that was found: its module, without weights before :meth:`load`, and the source of these.
 
-    ``beneath``: what the names of the plan have before the module's.
+    ``beneath``: prefix of the plan's names before those of the module.
     """
 
     module: nn.Module
@@ -53,9 +53,9 @@ class Part:
 
 
 def find_part(build: Callable[[], nn.Module], source: Source, beneath: str = "") -> Part:
-    """Plan a part from headers; ValueError, naming the place, where weights lack or are of another shape.
+    """Plan a part from headers; ValueError, naming the place, if weights are missing or have another shape.
 
-    ``beneath``: what the source puts before its names.
+    ``beneath``: prefix of the source's names.
     """
     with weightless():
         module = build()

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained import dinov2
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames
-from vidllm.pretrained.headers import count, image_side, shapes_here
+from vidllm.pretrained.headers import Sizes, count, image_side, read_sizes
 
 #: Key map to :class:`vidllm.baselines.geometry.pi3.Pi3`, but for its encoder and attention.
 RENAMES: Renames = (
@@ -21,6 +21,14 @@ RENAMES: Renames = (
 _MAP = KeyMap(RENAMES)
 _BLOCK = re.compile(r"decoder\.(\d+)\.(.+)")
 _EMBEDDINGS = "encoder.backbone.embeddings"
+_TABLE, _REGISTERS = f"{_EMBEDDINGS}.position_embeddings", f"{_EMBEDDINGS}.register_tokens"
+_SIZES: Sizes = {
+    "patch_size": (f"{_EMBEDDINGS}.patch_embeddings.projection.weight", -1), "hidden_size": (_TABLE, -1),
+    "encoder_depth": "encoder.backbone.encoder.layer.", "encoder_registers": (_REGISTERS, 1),
+    "depth": "attention.frame_blocks.", "special_tokens": ("attention.register_token", 2),
+    "decoder_width": ("point_decoder.projects.weight", 0), "decoder_depth": "point_decoder.blocks.",
+    "point_width": ("point_decoder.linear_out.weight", 0), "camera_width": ("camera_decoder.linear_out.weight", 0),
+}  # fmt: skip
 #: The weight of DINOv2 that this one has not.
 IMPLIED = (f"{_EMBEDDINGS}.mask_token",)
 
@@ -41,23 +49,12 @@ def translate(key: str, tensor: Tensor) -> Pairs | None:
 
 def settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """The configuration of a Pi3 ("pi3") or Pi3X ("pi3x"); ValueError for another model, and for the other of both."""
-    patches, table = f"{_EMBEDDINGS}.patch_embeddings.projection.weight", f"{_EMBEDDINGS}.position_embeddings"
-    registers = f"{_EMBEDDINGS}.register_tokens"
-    out = {part: f"{part}_decoder.linear_out.weight" for part in ("point", "camera")}
-    projects, special = "point_decoder.projects.weight", "attention.register_token"
-    shapes = shapes_here(checkpoint, translate, "Pi3", (patches, table, registers, *out.values(), projects, special))
+    fields, shapes = read_sizes(checkpoint, translate, "Pi3", _SIZES)
     kind = "pi3x" if "metric_token" in shapes else "pi3"
     if kind != name:
         raise ValueError(f"{checkpoint.place}: holds {kind}, expected {name}; say --geometry {kind}")
-    width, patch = shapes[table][-1], shapes[patches][-1]
-    fields = {
-        "kind": kind, "patch_size": patch, "image_size": image_side(shapes[table], patch),
-        "hidden_size": width, "encoder_depth": count(shapes, "encoder.backbone.encoder.layer."),
-        "encoder_registers": shapes[registers][1], "depth": count(shapes, "attention.frame_blocks."),
-        "special_tokens": 1 + shapes[special][2], "decoder_width": shapes[projects][0],
-        "decoder_depth": count(shapes, "point_decoder.blocks."), "point_width": shapes[out["point"]][0],
-        "camera_width": shapes[out["camera"]][0],
-    }  # fmt: skip
+    fields |= {"kind": kind, "image_size": image_side(shapes[_TABLE], fields["patch_size"])}
+    fields["special_tokens"] += 1  # the camera's
     if kind == "pi3x":
         stage = "point_head.upsample_blocks."
         fields |= {

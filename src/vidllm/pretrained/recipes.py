@@ -1,4 +1,4 @@
-"""What an import makes: the configuration and the sources of the cascade, or of Vid-LLM initialised from others."""
+"""Recipes of imports: configuration and sources of the cascade, or of Vid-LLM initialised from other models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vidllm.baselines.geometry import read_settings
 from vidllm.baselines.reconstruction_only import ReconstructionOnlyConfig
 from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
-from vidllm.model.configuration import TINY, DenseHeadConfig, EncoderConfig
+from vidllm.model.configuration import TINY, EncoderConfig
 from vidllm.model.huggingface import VidLLMConfig
 from vidllm.model.loading import load_config, load_processor
 from vidllm.model.presets import PRESETS, preset
 from vidllm.pretrained import licences
-from vidllm.pretrained.causal_lm import causal_lm_source, grow_table, load_tokenizer, text_config
+from vidllm.pretrained.causal_lm import causal_lm_source, load_tokenizer, text_config
 from vidllm.pretrained.clip import clip_config, clip_source
 from vidllm.pretrained.conversion import KeyMap, Source
 from vidllm.pretrained.depth_estimators import depth_estimator_fields, depth_estimator_source
@@ -47,13 +47,13 @@ METRIC_RENAMES = (
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Where the checkpoints lie: files, folders or hub ids.
+    """The checkpoints: files, folders or hub ids.
 
     vggt, dinov2, llava_3d, lm, clip: as published; metric: a Vid-LLM's folder whose metric depth model the cascade
-    takes; metric_depth: a depth estimator in its place. camera_height_m: the cascade's, for videos of
-    which nothing is known. shorter_side: pixels of the frames, in place of the preset's. geometry: the name of another
-    network in VGGT's place, geometry_weights: where it lies if not where it is published
-    (:mod:`vidllm.pretrained.geometry_models`). accept_licence: terms that ask for it are agreed to.
+    takes; metric_depth: a depth estimator instead of it. camera_height_m: default of the cascade for videos of unknown
+    scale. shorter_side: pixels of the frames, instead of the preset's. geometry: the name of another network instead
+    of VGGT, geometry_weights: its checkpoint if not the published one (:mod:`vidllm.pretrained.geometry_models`).
+    accept_licence: accept terms that must be accepted.
     """
 
     vggt: Place = None
@@ -72,7 +72,7 @@ class Ingredients:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model to be made: configuration, tokenizer, sources (earlier ones go first) and remarks for the report."""
+    """A model to be imported: configuration, tokenizer, sources in order of precedence, and notes for the report."""
 
     config: VidLLMConfig
     tokenizer: PreTrainedTokenizerBase
@@ -86,7 +86,11 @@ def recipe(name: str, given: Ingredients) -> Recipe:
         raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(IMPORT_PRESETS)}")
     try:
         made = _RECIPES[name](given) if name in _RECIPES else _vid_llm(name, given)
-        return made if given.accept_licence else _without_agreements(made)
+        for source in made.sources if not given.accept_licence else ():
+            if source.licence.agreement:
+                raise ValueError(f"{source.checkpoint.place}: {source.licence.model} asks to agree to its terms: "
+                                 f"{source.licence.terms} Add --accept-licence if you do")  # fmt: skip
+        return made
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:  # of fields of a wrong type, wherever they are first used
@@ -95,15 +99,6 @@ def recipe(name: str, given: Ingredients) -> Recipe:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{places}: no model can be made of the config.json there ({reason}); fetch them again"
                          ) from error  # fmt: skip
-
-
-def _without_agreements(made: Recipe) -> Recipe:
-    """The recipe; ValueError, telling the terms, where one of its sources asks to agree to them."""
-    for source in made.sources:
-        if source.licence.agreement:
-            raise ValueError(f"{source.checkpoint.place}: {source.licence.model} asks to agree to its terms: "
-                             f"{source.licence.terms} Add --accept-licence if you do")  # fmt: skip
-    return made
 
 
 def _parts(vggt: Checkpoint) -> VGGTParts:
@@ -153,13 +148,20 @@ _RECIPES = {CASCADE: _cascade, RECONSTRUCTION: _reconstruction_only}
 
 
 def _in_metres(given: Ingredients) -> tuple[dict[str, Any], list[Source], list[str]]:
-    """A reconstruction network with what gives it metres: fields of the configuration, weights, remarks."""
+    """A reconstruction network and its metric depth model: fields of the configuration, sources, notes."""
     if given.metric is not None and given.metric_depth is not None:
         raise ValueError("give one metric depth model: --metric (of a vidllm model) or --metric-depth (an estimator)")
     geometry, network, side = _reconstruction(given)
     metric = None if given.metric is None else load_config(given.metric)
     estimator = None if given.metric_depth is None else open_checkpoint(given.metric_depth)
-    fields = _metric_fields(metric) if estimator is None else depth_estimator_fields(estimator)
+    fields: dict[str, Any] = {"metric_depth": {"enabled": False}}
+    if estimator is not None:
+        fields = depth_estimator_fields(estimator)
+    elif metric is not None:
+        if not metric.metric_depth.enabled:
+            raise ValueError("the model given with --metric has no metric depth model")
+        fields = {"metric_encoder": metric.encoder, "metric_depth": metric.metric_depth,
+                  "metric_side": metric.shorter_side, "scale": metric.scale}  # fmt: skip
     fields |= {**geometry, "camera_height_m": given.camera_height_m, "shorter_side": given.shorter_side or side,
                "resize": "longer_side"}  # fmt: skip
     sources, notes = [network], []
@@ -202,15 +204,6 @@ def _tower(given: Ingredients, llava: Checkpoint) -> tuple[bool, Any, list[Sourc
     return within, vision, [] if within else [source]
 
 
-def _metric_fields(metric: VidLLMConfig | None) -> dict[str, Any]:
-    if metric is None:
-        return {"metric_depth": {"enabled": False}}
-    if not metric.metric_depth.enabled:
-        raise ValueError("the model given with --metric has no metric depth model")
-    return {"metric_encoder": metric.encoder, "metric_depth": metric.metric_depth, "metric_side": metric.shorter_side,
-            "scale": metric.scale}  # fmt: skip
-
-
 # ---- Vid-LLM ----------------------------------------------------------------------------------------------------
 
 
@@ -221,14 +214,18 @@ def _vid_llm(name: str, given: Ingredients) -> Recipe:
                          f"leave them out with {name}")  # fmt: skip
     if (given.llava_3d is None) == (given.lm is None):
         raise ValueError("give the language model: --llava-3d or --lm, one of the two")
-    base, notes = preset(name), [_RIDERS]
+    base, notes = preset(name), [
+        "the adapter passes both streams through and its bridge tokens do not ride (adapter.geometry_rider, "
+        "language_rider): geometry is VGGT's and the language half LLaVA-3D's until training changes them"
+    ]
     sources, geometry = _vision(base, given, notes)
     text, tokenizer, language = _language(given)
     patches = base.patches
     if given.llava_3d is not None and patches.token_norm:
         patches = replace(patches, token_norm=False)
         notes.append("visual tokens are not normalised: LLaVA-3D's projector already speaks to its language model")
-    heads = _heads(geometry["encoder"].hidden_size, base.adapter.num_heads)
+    width, most = geometry["encoder"].hidden_size, base.adapter.num_heads
+    heads = max(n for n in range(1, most + 1) if width % n == 0)
     if heads != base.adapter.num_heads:
         notes.append(f"the adapter has {heads} heads, not {base.adapter.num_heads}: they must divide the width")
     adapter = replace(
@@ -240,12 +237,6 @@ def _vid_llm(name: str, given: Ingredients) -> Recipe:
         shorter_side=given.shorter_side or base.shorter_side, resize=base.resize, **_token_ids(tokenizer),
     )  # fmt: skip
     return Recipe(config, tokenizer, [*sources, language], notes)
-
-
-_RIDERS = (
-    "the adapter passes both streams through and its bridge tokens do not ride (adapter.geometry_rider, "
-    "language_rider): geometry is VGGT's and the language half LLaVA-3D's until training changes them"
-)
 
 
 def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[list[Source], dict[str, Any]]:
@@ -270,19 +261,13 @@ def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[l
 
 
 def _geometry_fields(parts: VGGTParts, base: VidLLMConfig | None) -> dict[str, Any]:
-    points = parts.points is not None and (base is None or base.dense_head.point_head)
-    dense: DenseHeadConfig = replace(parts.depth[0], point_head=points)
+    dense = replace(parts.dense, point_head=parts.dense.point_head and (base is None or base.dense_head.point_head))
     encoder = parts.encoder if base is None else _tapped(parts.encoder, base.encoder)
     return {"encoder": encoder, "attention": parts.attention, "camera_head": parts.camera, "dense_head": dense}
 
 
-def _heads(width: int, most: int) -> int:
-    """The largest number of heads up to ``most`` that divides the width."""
-    return max(n for n in range(1, most + 1) if width % n == 0)
-
-
 def _tapped(encoder: EncoderConfig, base: EncoderConfig) -> EncoderConfig:
-    """The encoder with the preset's tapped layers, spread evenly where its depth is another."""
+    """The encoder with the preset's tapped layers, spread evenly if its depth differs."""
     taps = base.tap_layers
     if encoder.depth != base.depth:
         taps = tuple(max(0, round((n + 1) * encoder.depth / 4) - 1) for n in range(4))
@@ -304,8 +289,10 @@ def _language(given: Ingredients) -> tuple[PretrainedConfig, PreTrainedTokenizer
 def _words(
     checkpoint: Checkpoint, config: PretrainedConfig
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, int]:
-    tokenizer = load_tokenizer(checkpoint, config)
-    return config, tokenizer, grow_table(config, tokenizer)
+    """The configuration with a row for every token, the tokenizer, and the rows that the checkpoint has."""
+    tokenizer, before = load_tokenizer(checkpoint, config), int(config.vocab_size)
+    config.vocab_size = max(before, len(tokenizer))
+    return config, tokenizer, before
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

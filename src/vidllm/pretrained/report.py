@@ -1,4 +1,4 @@
-"""What became of every key - loaded, left at its initial value, or not used - and the model card of an import."""
+"""Report of an import: which keys were loaded, left at their initial value or not used; and its model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 6  # lines of one kind before "and N more"
 
 @dataclass(frozen=True)
 class Unused:
-    """A key of a checkpoint that found no place, and why."""
+    """A key of a checkpoint that is not used, and why."""
 
     source: str
     key: str
@@ -25,7 +25,7 @@ class Report:
     """Every key of the model and of the checkpoints it was made from.
 
     ``loaded``: our name to (source, its key). ``initial``: our names left at their initial value. ``unused``: keys of
-    the sources without a place. ``notes``: choices made on the way. ``licences``: of the sources, with their place.
+    the sources that are not used. ``notes``: choices of the import. ``licences``: of the sources, with their place.
     """
 
     loaded: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -44,8 +44,11 @@ class Report:
         """The report as lines of text, by part; ``every_key`` names each key."""
         out = [f"loaded {len(self.loaded)}, left at their initial value {len(self.initial)}, "
                f"unused {len(self.unused)}"]  # fmt: skip
-        out += self._loaded_by_part(every_key)
-        out += _grouped("initial", Counter(name.split(".")[0] for name in self.initial), self.initial, every_key)
+        loaded, initial = self.parts()
+        counted = Counter({f"{part} from {source}": count for (part, source), count in loaded.items()})
+        named = [f"{name} <- {source}: {key}" for name, (source, key) in self.loaded.items()]
+        out += _grouped("loaded", counted, named, every_key)
+        out += _grouped("initial", initial, self.initial, every_key)
         why = Counter(f"{u.source}: {u.reason}" for u in self.unused)
         out += _grouped("unused", why, [f"{u.source}: {u.key} ({u.reason})" for u in self.unused], every_key)
         out += [f"note      {note}" for note in self.notes]
@@ -74,11 +77,10 @@ class Report:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
-    def _loaded_by_part(self, every_key: bool) -> list[str]:
-        parts = Counter((name.split(".")[0], source) for name, (source, _) in self.loaded.items())
-        named = [f"{name} <- {source}: {key}" for name, (source, key) in self.loaded.items()]
-        counted = Counter({f"{part} from {source}": count for (part, source), count in parts.items()})
-        return _grouped("loaded", counted, named, every_key)
+    def parts(self) -> tuple[Counter[tuple[str, str]], Counter[str]]:
+        """How many weights of each part come from which source, and how many are left at their initial value."""
+        loaded = Counter((name.split(".")[0], source) for name, (source, _) in self.loaded.items())
+        return loaded, Counter(name.split(".")[0] for name in self.initial)
 
 
 def _grouped(word: str, counts: Counter[str], named: list[str], every_key: bool) -> list[str]:
@@ -115,9 +117,8 @@ def model_card(preset: str, report: Report) -> str:
               f"Any scene of a benchmark may be among it ({report.seen}). `seen.json` says so to `vidllm data seen`,",
               "which checks a benchmark's scenes against it."]  # fmt: skip
     lines += ["", "## Where each part comes from", "", "| part | weights | from |", "|---|---|---|"]
-    loaded = Counter((name.split(".")[0], source) for name, (source, _) in report.loaded.items())
+    loaded, initial = report.parts()
     lines += [f"| {part} | {count} | {source} |" for (part, source), count in loaded.items()]
-    initial = Counter(name.split(".")[0] for name in report.initial)
     lines += [f"| {part} | {count} | initial values |" for part, count in initial.items()]
     lines += ["", f"{len(report.unused)} keys were not used; `import_report.json` names every key.", ""]
     lines += [f"- {note}" for note in report.notes]

@@ -6,7 +6,6 @@ VGGT: ``load_vggt`` puts them together and gives VGGT's outputs. The weights are
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from vidllm.model.dpt_head import DPTHead
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.pretrained import dinov2, licences
-from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, dpt_renames, load_strictly
+from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, Source, dpt_renames, load_strictly, unused_tokens
 
 _HEAD: dict[str, Any] = {
     "dim_in": 2048, "patch_size": 14, "features": 256, "out_channels": [256, 512, 1024, 1024],
@@ -33,7 +32,7 @@ _HEAD: dict[str, Any] = {
 }  # fmt: skip
 #: Constructor arguments of VGGT-1B; a configuration given to ``load_vggt`` replaces fields of it.
 VGGT_1B: dict[str, dict[str, Any]] = {
-    "vit": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4},
+    "vit": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4, "num_register_tokens": None},
     "aggregator": {
         "img_size": 518, "patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0,
         "num_register_tokens": 4, "qkv_bias": True, "proj_bias": True, "ffn_bias": True,
@@ -46,14 +45,13 @@ VGGT_1B: dict[str, dict[str, Any]] = {
     "depth_head": {**_HEAD, "output_dim": 2, "activation": "exp"},
     "point_head": {**_HEAD, "output_dim": 4, "activation": "inv_log"},
 }  # fmt: skip
-#: Fields of which we compute one value only.
-_FIXED: dict[str, dict[str, Any]] = {
-    "aggregator": {
-        "qkv_bias": True, "proj_bias": True, "ffn_bias": True, "aa_order": ["frame", "global"], "aa_block_size": 1
-    },
-    "depth_head": {"feature_only": False, "down_ratio": 1, "output_dim": 2},
-    "point_head": {"feature_only": False, "down_ratio": 1, "output_dim": 4},
-}  # fmt: skip
+#: Fields of which we compute the value of VGGT-1B only.
+_FIXED = (
+    "qkv_bias", "proj_bias", "ffn_bias", "aa_order", "aa_block_size", "trans_act", "quat_act", "fl_act", "feature_only",
+    "down_ratio", "pos_embed", "conf_activation", "output_dim", "activation",
+)  # fmt: skip
+#: Fields of the point head that are those of the depth head.
+_ALIKE = ("features", "out_channels", "intermediate_layer_idx", "frames_chunk_size")
 
 _VIT = "aggregator.patch_embed."
 #: Key map from VGGT to our modules, but for its encoder, whose names are DINOv2's own.
@@ -66,21 +64,16 @@ RENAMES: Renames = (
     (r"track_head\..+", ""),
 )
 _MAP = KeyMap(RENAMES)
-#: Forms of the dense heads that a model folder keeps (VGGT-1B's).
-_PLAIN_DEPTH = {"activation": "exp", "position_embedding": True, "confidence_activation": "expp1"}
-_PLAIN_POINTS = {**_PLAIN_DEPTH, "activation": "inv_log"}
 
 
 @dataclass(frozen=True)
 class VGGTParts:
-    """VGGT's constructor arguments as our configurations; ``depth`` and ``points`` are (config, keyword arguments)."""
+    """VGGT's constructor arguments as our configurations."""
 
     encoder: EncoderConfig
     attention: AttentionConfig
     camera: CameraHeadConfig
-    camera_activations: tuple[str, str, str]
-    depth: tuple[DenseHeadConfig, dict[str, Any]]
-    points: tuple[DenseHeadConfig, dict[str, Any]] | None
+    dense: DenseHeadConfig
 
 
 class VGGTReconstruction(nn.Module):
@@ -88,13 +81,14 @@ class VGGTReconstruction(nn.Module):
 
     def __init__(self, parts: VGGTParts) -> None:
         super().__init__()
-        width = parts.encoder.hidden_size
-        self.parts = parts
+        width, patch = parts.encoder.hidden_size, parts.encoder.patch_size
+        self.taps = parts.dense.tap_layers
         self.encoder = DinoEncoder(parts.encoder)
         self.attention = GlobalFrameAttention(parts.attention, width)
-        self.camera_head = CameraHead(parts.camera, 2 * width, parts.camera_activations)
-        self.depth_head = DPTHead(parts.depth[0], 2 * width, 2, **parts.depth[1])
-        self.point_head = None if parts.points is None else DPTHead(parts.points[0], 2 * width, 4, **parts.points[1])
+        self.camera_head = CameraHead(parts.camera, 2 * width)
+        self.depth_head = DPTHead(parts.dense, 2 * width, 2, "exp", patch)
+        points = parts.dense.point_head
+        self.point_head = DPTHead(parts.dense, 2 * width, 4, "inv_log", patch) if points else None
 
     def forward(self, images: Float[Tensor, "... 3 H W"]) -> dict[str, Tensor]:
         """Cameras, depth and points of (B, F, 3, H, W) or (F, 3, H, W) images in [0, 1].
@@ -109,25 +103,16 @@ class VGGTReconstruction(nn.Module):
         batch = images if images.ndim == 5 else images[None]
         size = (batch.shape[-2], batch.shape[-1])
         seen = self.encoder(batch)
-        attended = self.attention(seen.tokens, seen.grid, self._taps())
+        attended = self.attention(seen.tokens, seen.grid, self.taps)
+        layers = [attended.intermediate_features[index] for index in self.taps]
         pose = self.camera_head(attended.special[:, :, 0])[-1]
         extrinsics, intrinsics = decode_pose(pose, size, fov_limits=None)
-        depth, depth_conf = self._dense(self.depth_head, attended.intermediate_features, size)
+        depth, depth_conf = self.depth_head(layers, size)
         found = {"pose_enc": pose, "extrinsics": extrinsics, "intrinsics": intrinsics}
         found |= {"depth": depth, "depth_conf": depth_conf}
         if self.point_head is not None:
-            found["world_points"], found["world_points_conf"] = self._dense(
-                self.point_head, attended.intermediate_features, size
-            )
+            found["world_points"], found["world_points_conf"] = self.point_head(layers, size)
         return found
-
-    def _taps(self) -> list[int]:
-        heads = (self.depth_head, self.point_head)
-        return sorted({index for head in heads if head is not None for index in head.config.tap_layers})
-
-    @staticmethod
-    def _dense(head: DPTHead, taps: dict[int, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return head([taps[index] for index in head.config.tap_layers], size)
 
 
 def load_vggt(
@@ -150,8 +135,8 @@ def load_vggt(
     return model.eval()
 
 
-def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Constructor arguments from a ``config.json`` beside the weights; None (VGGT-1B's) where it tells none.
+def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Constructor arguments from a ``config.json`` beside the weights; VGGT-1B's where it has none.
 
     Either by part, as ``load_vggt`` takes them, or the released file's ``img_size``, ``patch_size``, ``embed_dim``.
     """
@@ -160,32 +145,24 @@ def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if parts:
         return parts
     whole = {name: found[name] for name in ("img_size", "patch_size", "embed_dim") if name in found}
-    if not whole:
-        return None
-    given: dict[str, Any] = copy.deepcopy(VGGT_1B)
-    given["aggregator"] |= whole
-    for part in ("camera_head", "depth_head", "point_head"):
-        given[part]["dim_in"] = 2 * given["aggregator"]["embed_dim"]
-        if "patch_size" in given[part]:
-            given[part]["patch_size"] = given["aggregator"]["patch_size"]
-    given["vit"]["embed_dim"] = given["aggregator"]["embed_dim"]
-    return given
+    trunk = VGGT_1B["aggregator"] | whole
+    camera = {"dim_in": 2 * trunk["embed_dim"]}
+    head = {**camera, "patch_size": trunk["patch_size"]}
+    return {"vit": {"embed_dim": trunk["embed_dim"]}, "aggregator": whole, "camera_head": camera, "depth_head": head,
+            "point_head": head}  # fmt: skip
 
 
 def vggt_source(checkpoint: Checkpoint, parts: VGGTParts) -> Source:
-    """VGGT's weights for an import: encoder, attention, camera and dense heads; ValueError on forms we do not keep."""
-    patch = {"patch_size": parts.encoder.patch_size}
-    plain = parts.camera_activations == ("linear", "linear", "relu") and parts.depth[1] == _PLAIN_DEPTH | patch
-    if not plain or (parts.points is not None and parts.points[1] != _PLAIN_POINTS | patch):
-        raise ValueError(f"{checkpoint.place}: only VGGT-1B's activations of camera and dense heads can be imported")
-    fills = ("encoder.", "attention.", "camera_head.", "depth_head.", *(("point_head.",) if parts.points else ()))
+    """VGGT's weights for an import: encoder, attention, camera and dense heads."""
+    points = ("point_head.",) if parts.dense.point_head else ()
+    fills = ("encoder.", "attention.", "camera_head.", "depth_head.", *points)
     return Source("VGGT", checkpoint, translate, fills, licences.VGGT, dinov2.MASK, _implied(parts.encoder))
 
 
 def _implied(encoder: EncoderConfig) -> dict[str, Tensor]:
     """Weights that VGGT does not hold: its pose starts at zero, and its encoder may have no registers."""
     registers = () if encoder.num_register_tokens else dinov2.REGISTERS
-    return {"camera_head.base_pose": torch.zeros(9), **dinov2.without(encoder.hidden_size, registers)}
+    return {"camera_head.base_pose": torch.zeros(9), **unused_tokens(encoder.hidden_size, registers)}
 
 
 def translate(key: str, tensor: Tensor) -> Pairs | None:
@@ -198,11 +175,12 @@ def translate(key: str, tensor: Tensor) -> Pairs | None:
 def vggt_parts(config: Mapping[str, Any] | None = None) -> VGGTParts:
     """Our configurations for VGGT's constructor arguments; ValueError on values we do not compute."""
     c = _complete(config)
-    vit, trunk, camera = c["vit"], c["aggregator"], c["camera_head"]
+    vit, trunk, camera, depth, points = c.values()
     registers = trunk["num_register_tokens"]
     encoder = EncoderConfig(
         vit["embed_dim"], vit["depth"], vit["num_heads"], float(vit["mlp_ratio"]), trunk["patch_size"],
-        trunk["img_size"], vit.get("num_register_tokens", registers), tap_layers=(),
+        trunk["img_size"], registers if vit["num_register_tokens"] is None else vit["num_register_tokens"],
+        tap_layers=(),
     )  # fmt: skip
     attention = AttentionConfig(
         trunk["depth"], trunk["num_heads"], float(trunk["mlp_ratio"]), registers, float(trunk["rope_freq"]),
@@ -212,77 +190,52 @@ def vggt_parts(config: Mapping[str, Any] | None = None) -> VGGTParts:
         camera["trunk_depth"], camera["num_heads"], float(camera["mlp_ratio"]), float(camera["init_values"]),
         camera["num_iterations"],
     )  # fmt: skip
-    activations = (camera["trans_act"], camera["quat_act"], camera["fl_act"])
-    depth = _dense_part(c["depth_head"])
-    points = None if c["point_head"] is None else _dense_part(c["point_head"])
-    return VGGTParts(encoder, attention, head, activations, depth, points)
-
-
-def _dense_part(head: Mapping[str, Any]) -> tuple[DenseHeadConfig, dict[str, Any]]:
-    config = DenseHeadConfig(
-        head["features"], tuple(head["out_channels"]), tuple(head["intermediate_layer_idx"]),
-        head["frames_chunk_size"], point_head=False,
+    dense = DenseHeadConfig(
+        depth["features"], tuple(depth["out_channels"]), tuple(depth["intermediate_layer_idx"]),
+        depth["frames_chunk_size"], point_head=points is not None,
     )  # fmt: skip
-    names = ("activation", "patch_size")
-    renamed = {"position_embedding": head["pos_embed"], "confidence_activation": head["conf_activation"]}
-    return config, {**{name: head[name] for name in names}, **renamed}
+    return VGGTParts(encoder, attention, head, dense)
 
 
 def _complete(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """VGGT-1B's arguments with those given put in, checked."""
+    """VGGT-1B's arguments by part, with those given put in, checked."""
     given = dict(VGGT_1B if config is None else config)
     iterations = given.pop("camera_iterations", None)
     given.pop("track_head", None)
-    unknown = sorted(set(given) - set(VGGT_1B))
-    if unknown:
-        raise ValueError(f"unknown parts {unknown} in VGGT's configuration; expected {sorted(VGGT_1B)}")
+    _refuse_unknown("parts", given, VGGT_1B, "VGGT's configuration")
     complete: dict[str, Any] = {}
     for part, defaults in VGGT_1B.items():
-        values = given.get(part)
-        if values is None and part == "point_head":
-            complete[part] = None
-            continue
-        complete[part] = _complete_part(part, defaults, values or {})
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in (given.get(part) or {}).items()}
+        _refuse_unknown("fields", values, defaults, f"VGGT's {part}")
+        off = part == "point_head" and given.get(part) is None
+        complete[part] = None if off else {**defaults, **values}
     if iterations is not None:
         complete["camera_head"]["num_iterations"] = iterations
-    _check_together(complete)
+    trunk = complete["aggregator"]
+    shared = {"embed_dim": trunk["embed_dim"], "dim_in": 2 * trunk["embed_dim"], "patch_size": trunk["patch_size"]}
+    for part, values in complete.items():
+        if values is not None:
+            wanted = shared | {name: VGGT_1B[part][name] for name in _FIXED if name in values}
+            if part == "point_head":
+                wanted |= {name: complete["depth_head"][name] for name in _ALIKE}
+            _check_part(part, values, wanted, trunk["depth"])
     return complete
 
 
-def _complete_part(part: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    optional = {"num_register_tokens"} if part == "vit" else set()
-    unknown = sorted(set(given) - set(defaults) - optional)
+def _refuse_unknown(what: str, given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"unknown fields {unknown} of VGGT's {part}; expected {sorted(defaults)}")
-    values = {**defaults, **given}
-    for name, only in _FIXED.get(part, {}).items():
-        received = list(values[name]) if isinstance(only, list) else values[name]
-        if received != only:
+        raise ValueError(f"unknown {what} {unknown} of {where}; expected {sorted(known)}")
+
+
+def _check_part(part: str, values: Mapping[str, Any], wanted: Mapping[str, Any], depth: int) -> None:
+    """Values that we compute for, sizes that the parts share, and layers that exist."""
+    for name, only in wanted.items():
+        if values.get(name, only) != only:
             raise ValueError(f"VGGT's {part}.{name} = {values[name]!r} is not supported; only {only!r} is")
-    if "init_values" in values and not values["init_values"]:
-        raise ValueError(
-            f"VGGT's {part}.init_values = {values['init_values']!r} (no LayerScale) is not supported; give > 0"
-        )
-    return values
-
-
-def _check_together(c: Mapping[str, Any]) -> None:
-    """Widths and patch sizes that the parts must share, and tapped layers that must exist."""
-    trunk = c["aggregator"]
-    if c["vit"]["embed_dim"] != trunk["embed_dim"]:
-        raise ValueError(f"vit.embed_dim {c['vit']['embed_dim']} and aggregator.embed_dim {trunk['embed_dim']} differ")
-    for part in ("camera_head", "depth_head", "point_head"):
-        head = c[part]
-        if head is None:
-            continue
-        if head["dim_in"] != 2 * trunk["embed_dim"]:
-            raise ValueError(
-                f"{part}.dim_in must be twice aggregator.embed_dim {trunk['embed_dim']}, got {head['dim_in']}"
-            )
-        if head.get("patch_size", trunk["patch_size"]) != trunk["patch_size"]:
-            raise ValueError(
-                f"{part}.patch_size {head['patch_size']} differs from aggregator.patch_size {trunk['patch_size']}"
-            )
-        taps = list(head.get("intermediate_layer_idx", [0] * 4))
-        if len(taps) != 4 or any(not 0 <= index < trunk["depth"] for index in taps):
-            raise ValueError(f"{part}.intermediate_layer_idx must be 4 layers in 0..{trunk['depth'] - 1}, got {taps}")
+    if not values.get("init_values", 1):
+        raise ValueError(f"VGGT's {part}.init_values = {values['init_values']!r} (no LayerScale) is not supported; "
+                         "give > 0")  # fmt: skip
+    layers = values.get("intermediate_layer_idx", [0] * 4)
+    if len(layers) != 4 or any(not 0 <= index < depth for index in layers):
+        raise ValueError(f"{part}.intermediate_layer_idx must be 4 layers in 0..{depth - 1}, got {layers}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from vidllm.baselines.geometry.vggt_omega import HEAD, VGGTOmegaSettings
 from vidllm.io.weight_files import Checkpoint
 from vidllm.pretrained.conversion import KeyMap, Pairs, Renames, dpt_renames
-from vidllm.pretrained.headers import count, shapes_here
+from vidllm.pretrained.headers import Sizes, read_sizes
 
 _VIT, _MASK = r"aggregator\.patch_embed", ".attn.qkv.bias_mask"
 #: Key map to :class:`vidllm.baselines.geometry.vggt_omega.VGGTOmega`.
@@ -25,6 +25,13 @@ RENAMES: Renames = (
     (r"text_alignment_head\..+", ""),
 )
 _MAP = KeyMap(RENAMES)
+_PROJECTS = [f"dense_head.decoder.projects.{level}.weight" for level in range(4)]
+_SIZES: Sizes = {
+    "patch_size": ("encoder.patches.weight", -1), "hidden_size": ("encoder.patches.weight", 0),
+    "encoder_depth": "encoder.blocks.", "storage_tokens": ("encoder.storage_tokens", 1),
+    "depth": "attention.frame_blocks.", "register_tokens": ("attention.register_token", 2),
+    "camera_depth": "camera_head.trunk.", "features": ("dense_head.decoder.laterals.0.weight", 0),
+}  # fmt: skip
 _TURNED = re.compile(r"(?:encoder\.blocks|attention\.frame_blocks)\.\d+\.attn\.(?:(qkv)|[qk]_norm)\..+")
 
 
@@ -54,14 +61,9 @@ def _swapped(rows: Tensor) -> Tensor:
 
 def settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration; ValueError for another model, and where the bias of attention's keys is not masked."""
-    patches, storage, special = "encoder.patches.weight", "encoder.storage_tokens", "attention.register_token"
-    projects = [f"dense_head.decoder.projects.{level}.weight" for level in range(4)]
-    lateral = "dense_head.decoder.laterals.0.weight"
-    needed = (patches, storage, special, *projects, lateral)
-    shapes = shapes_here(checkpoint, translate, "VGGT-Omega", needed)
+    fields, shapes = read_sizes(checkpoint, translate, "VGGT-Omega", _SIZES, _PROJECTS)
     published = VGGTOmegaSettings()
-    depth = count(shapes, "attention.frame_blocks.")
-    if depth != published.depth:
+    if (depth := fields["depth"]) != published.depth:
         raise ValueError(f"{checkpoint.place}: expected {published.depth} pairs of blocks, found {depth}; which of "
                          "them leave patches out is known of that depth alone")  # fmt: skip
     masks = [key for key, _ in checkpoint.shapes() if key.endswith(_MASK)]
@@ -69,9 +71,4 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
         if not torch.equal(mask.float(), torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(mask) // 3)):
             raise ValueError(f"{checkpoint.place}: {key} leaves out other biases than those of attention's keys; "
                              "fetch it again")  # fmt: skip
-    return {
-        "kind": "vggt_omega", "patch_size": shapes[patches][-1], "hidden_size": shapes[patches][0],
-        "encoder_depth": count(shapes, "encoder.blocks."), "storage_tokens": shapes[storage][1], "depth": depth,
-        "register_tokens": shapes[special][2], "camera_depth": count(shapes, "camera_head.trunk."),
-        "features": shapes[lateral][0], "out_channels": [shapes[name][0] for name in projects],
-    }  # fmt: skip
+    return {"kind": "vggt_omega", **fields, "out_channels": [shapes[name][0] for name in _PROJECTS]}

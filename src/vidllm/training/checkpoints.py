@@ -15,7 +15,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from vidllm.training.trainable import Trainable
 REST = "run.json"  # in a folder, the counts
 SEPARATOR = "|"
 _NAME = re.compile(r"step_(\d+)(\.pt)?")
-#: What a checkpoint of another run, or a damaged one, raises on the way in.
+#: Errors of loading a checkpoint of another run, or a damaged one.
 _UNFIT = (CheckpointException, AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -64,7 +64,11 @@ def save_checkpoint(run: Trainable, folder: Path, step: int, keep: int, processe
             with atomic_path(path) as temporary:
                 torch.save({**counts, "tensors": tensors_of(run)}, temporary)
     except (OSError, RuntimeError, CheckpointException) as error:  # torch's writer has a RuntimeError for a full disk
-        raise _unwritten(path, error) from error
+        good = list_checkpoints(folder)
+        last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise ValueError(f"cannot write checkpoint {path} ({' '.join(str(cause).split())[:300]}); {last}; free disk "
+                         "space and start again: the run resumes") from error  # fmt: skip
     if processes.rank == 0:
         for old in list_checkpoints(folder)[: -max(1, keep)]:
             remove_folder(old) if old.is_dir() else old.unlink()
@@ -114,10 +118,10 @@ def tensors_of(run: Trainable) -> dict[str, Any]:
 
 
 def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
-    """Make the tensors of a checkpoint the run's own."""
+    """Load the tensors of a checkpoint into the run."""
     options = StateDictOptions(full_state_dict=not any(isinstance(value, DTensor) for value in found.values()))
     named: dict[str, dict[str, Any]] = {name: {} for name in run.modules()}
-    homes = _homes(run)
+    parameter_of = _parameters_by_key(run)
     run.averaged.clear()
     for key, value in found.items():
         sort, *slot, name = key.split(SEPARATOR)
@@ -125,10 +129,9 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
             part, name = name.split(".", 1)
             named[part][name] = value
         elif sort == "averaged":
-            run.averaged[name] = _like(_home(homes, key), value)
+            run.averaged[name] = _like(parameter_of(key), value)
         else:
-            home = _home(homes, key)
-            run.optimizer.state[home][slot[0]] = _like(home, value)
+            run.optimizer.state[parameter_of(key)][slot[0]] = _like(parameter_of(key), value)
     for name, module in run.modules().items():
         set_model_state_dict(module, named[name], options=options)
 
@@ -136,30 +139,30 @@ def _take(run: Trainable, found: Mapping[str, Tensor]) -> None:
 def _read_folder(run: Trainable, path: Path) -> dict[str, Any]:
     """The tensors of a folder, of each the part that this process needs."""
     reader = TensorsReader(path)
-    wanted, homes = tensors_of(run), _homes(run)
+    wanted, parameter_of = tensors_of(run), _parameters_by_key(run)
     for key in reader.read_metadata().state_dict_metadata:
         if key not in wanted:  # moments and averages that a fresh run does not have yet
-            home = _home(homes, key)
-            wanted[key] = torch.zeros((), device=home.device) if "|step|" in key else torch.zeros_like(home).detach()
+            like = parameter_of(key).detach()
+            wanted[key] = torch.zeros((), device=like.device) if "|step|" in key else torch.zeros_like(like)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
         load(wanted, storage_reader=reader)
     return wanted
 
 
-def _homes(run: Trainable) -> dict[str, dict[str, torch.nn.Parameter]]:
-    """The parameters that moments and averages belong to, by sort and name."""
+def _parameters_by_key(run: Trainable) -> Callable[[str], torch.nn.Parameter]:
+    """From the key of a moment or an average to its parameter; ValueError for one that the run does not have."""
     averaging = run.averaging()
     averaged = {} if averaging is None else dict(averaging.named_parameters())
-    return {"optimizer": run.named_parameters(), "averaged": averaged}
+    known = {"optimizer": run.named_parameters(), "averaged": averaged}
 
+    def parameter_of(key: str) -> torch.nn.Parameter:
+        sort, *_, name = key.split(SEPARATOR)
+        if name not in known.get(sort, {}):
+            raise ValueError(f"it holds {key!r}, which this run does not have")
+        return known[sort][name]
 
-def _home(homes: Mapping[str, Mapping[str, torch.nn.Parameter]], key: str) -> torch.nn.Parameter:
-    """The parameter that a moment or an average belongs to."""
-    sort, *_, name = key.split(SEPARATOR)
-    if name not in homes.get(sort, {}):
-        raise ValueError(f"it holds {key!r}, which this run does not have")
-    return homes[sort][name]
+    return parameter_of
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -167,15 +170,6 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     if isinstance(value, DTensor) or not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value.to(parameter.device)
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-
-
-def _unwritten(path: Path, error: BaseException) -> ValueError:
-    good = list_checkpoints(path.parent)
-    last = f"the last good one is kept: {good[-1]}" if good else "there is no earlier one"
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    reason = " ".join(str(cause).split())[:300]
-    return ValueError(f"cannot write checkpoint {path} ({reason}); {last}; free disk space and start again: "
-                      "the run resumes")  # fmt: skip
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -187,7 +181,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _passes_checksums(path: Path) -> bool:
     """Whether the checksums that torch writes into a file still hold; torch itself does not look at them.
 
-    A file that is no archive (another format, or cut) has none: whoever reads it tells.
+    A file that is no archive (another format, or truncated) has none; reading it fails with an error of its own.
     """
     if not path.is_file():  # a pipe or a device: opening it would wait
         return False

@@ -5,13 +5,12 @@ Every batch is a function of (seed, step) and the list of shards, so a resumed r
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -56,19 +55,16 @@ class Batch(Tensors):
     named: bool = True
 
 
-def shard_sizes(folder: Path) -> dict[tuple[int, int, int], int]:
-    """Scenes by (frames, height, width), from the shards' headers."""
-    found: dict[tuple[int, int, int], int] = {}
+def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[tuple[int, int, int], int]:
+    """Scenes by (frames, height, width), from the shards' headers.
+
+    ValueError for frames that are not multiples of the patch, or scenes shorter than clips.
+    """
+    sizes = Counter[tuple[int, int, int]]()
     for path in sorted(folder.glob(PATTERN)):
         with naming(path, "delete it and render it again"), safe_open(str(check_regular_file(path)), "pt") as file:
             scenes, frames, height, width, _ = file.get_slice("rgb").get_shape()
-        found[frames, height, width] = found.get((frames, height, width), 0) + scenes
-    return found
-
-
-def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[tuple[int, int, int], int]:
-    """:func:`shard_sizes`; ValueError for frames that are not multiples of the patch, or scenes shorter than clips."""
-    sizes = shard_sizes(folder)
+        sizes[frames, height, width] += scenes
     odd = [f"{h}x{w}" for _, h, w in sizes if h % patch or w % patch]
     if odd:
         raise ValueError(f"{folder}: frames of {', '.join(odd)} are not multiples of {patch} pixels")
@@ -84,18 +80,14 @@ def check_frames(folder: Path, patch: int, clip_frames: Sequence[int]) -> dict[t
 class RoomsData:
     """Draws batches from a folder of shards (see :mod:`vidllm.datasets.shards`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, paths: list[Path] | None = None) -> None:
         self.folder = Path(folder)
-        self._open: OrderedDict[Path, Shard] = OrderedDict()
-        self._lock = Lock()
-        self.paths = shards_of(self.folder)
+        self.paths = shards_of(self.folder) if paths is None else paths
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without open files: a process that draws opens its own."""
-        return {"folder": self.folder, "paths": self.paths}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=OrderedDict(), _lock=Lock())
+    def __reduce__(self) -> tuple[type[RoomsData], tuple[Any, ...]]:
+        """Pickled without open files: a process that draws opens its own."""
+        return RoomsData, (self.folder, self.paths)
 
     def refresh(self) -> bool:
         """List the shards again (rendering may still be running); returns whether they have changed. ValueError without
@@ -113,16 +105,11 @@ class RoomsData:
         """The label space of the shards; shards of scans have none."""
         return next((found for path in self.paths if (found := Shard(path).labels) != LabelSpace()), LabelSpace())
 
-    def _shard(self, path: Path) -> Shard:
-        labels = self.labels
-        with self._lock:  # batches may be drawn by several threads
-            if path not in self._open:
-                self._open[path] = shard = Shard(path)
-                if shard.labels not in (labels, LabelSpace()):
-                    raise ValueError(f"{path} has other object names than the other shards; move it to another folder")
-                if len(self._open) > OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            return self._open[path]
+    def _open(self, path: Path) -> Shard:
+        shard = Shard(path)
+        if shard.labels not in (self.labels, LabelSpace()):
+            raise ValueError(f"{path} has other object names than the other shards; move it to another folder")
+        return shard
 
     def draw(
         self, rng: np.random.Generator, scenes: int, frames: int, *, window: bool, side: int | None = None
@@ -139,24 +126,19 @@ class RoomsData:
             part = shard.tensors(int(index), order.tolist())
             parts.append(part if side is None else at_side(part, side))
             places.append((shard.path, int(index), [int(i) for i in order]))
-        batch = self._collate(parts, [shard.records[int(i)] for i in chosen])
-        batch.places, batch.named = places, shard.labels != LabelSpace()
-        return batch
+        stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+        records, extrinsics = [shard.records[int(i)] for i in chosen], stacked["extrinsics"]
+        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
+        return Batch(
+            _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
+            extrinsics[:, 0, :3, 2].clone(), *patch_classes(instance, records, self.labels, PATCH_SIZE), records,
+            places, shard.labels != LabelSpace(),
+        )  # fmt: skip
 
     def clips(self, plan: np.random.Generator, rng: np.random.Generator, images: int, frames: Sequence[int]) -> Batch:
         """Whole clips, ``images`` frames in total; the number per clip is drawn from ``plan`` (:func:`plan_of`)."""
         count = int(plan.choice(frames))
         return self.draw(rng, max(1, images // count), count, window=False)
-
-    def _collate(self, parts: list[dict[str, Tensor]], records: list[dict[str, Any]]) -> Batch:
-        stacked = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
-        extrinsics = stacked["extrinsics"]
-        instance = stacked.get("instance", torch.zeros(stacked["depth_m"].shape, dtype=torch.uint8))
-        category, colour, material = patch_classes(instance, records, self.labels, PATCH_SIZE)
-        return Batch(
-            _pictures(stacked["rgb"]), stacked["depth_m"].float(), extrinsics, stacked["intrinsics"],
-            extrinsics[:, 0, :3, 2].clone(), category, colour, material, records,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,8 +184,8 @@ def patch_classes(
     for b, record in enumerate(records):
         for item in record["objects"]:
             table[:, b, item["id"]] = torch.tensor(labels.classes(item))
-    rows = torch.arange(len(records))[:, None, None]
-    return table[0][rows, ids], table[1][rows, ids], table[2][rows, ids]
+    category, colour, material = table[:, torch.arange(len(records))[:, None, None], ids]
+    return category, colour, material
 
 
 def _window(rng: np.random.Generator, total: int, frames: int) -> np.ndarray:

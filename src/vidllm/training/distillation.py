@@ -67,17 +67,22 @@ def distillation_losses(student: Streams, teacher: Streams, structure: str = "jo
     """
     teacher = Streams(teacher.geometry.detach(), teacher.language.detach())
     for name in ("geometry", "language"):
-        ours, theirs = getattr(student, name), getattr(teacher, name)
-        if ours.shape != theirs.shape:
+        shapes = [tuple(getattr(streams, name).shape) for streams in (student, teacher)]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{name}: student tokens {tuple(ours.shape)} and teacher tokens {tuple(theirs.shape)} differ; "
+                f"{name}: student tokens {shapes[0]} and teacher tokens {shapes[1]} differ; "
                 "project the student and resample the teacher's grid first"
             )
+    ours, theirs = ((unit(s.geometry).flatten(1, 2), unit(s.language).flatten(1, 2)) for s in (student, teacher))
+    if structure == "streams":
+        alike = (gram_loss(ours[0], theirs[0]).mean() + gram_loss(ours[1], theirs[1]).mean()) / 2
+    else:
+        check_structure(structure, teacher.geometry.shape[-1], teacher.language.shape[-1])
+        alike = gram_loss(torch.cat(ours, 1), torch.cat(theirs, 1)).mean()
     return {
         "geo": geometry_loss(student.geometry, teacher.geometry),
-        "lang": language_loss(student.language, teacher.language),
-        "structure": _structure(student, teacher, structure),
-    }
+        "lang": language_loss(student.language, teacher.language), "structure": alike,
+    }  # fmt: skip
 
 
 @full_precision()
@@ -90,14 +95,6 @@ def geometry_loss(student: Float[Tensor, "B F P C"], teacher: Float[Tensor, "B F
 def language_loss(student: Float[Tensor, "B F P C"], teacher: Float[Tensor, "B F P C"]) -> Float[Tensor, ""]:
     """L_lang: 1 - cos of the mean tokens of each frame, averaged over frames, 0 to 2."""
     return 1 - F.cosine_similarity(student.float().mean(2), teacher.float().mean(2), dim=-1).mean()
-
-
-def _structure(student: Streams, teacher: Streams, structure: str) -> Tensor:
-    rows = [(unit(s.geometry).flatten(1, 2), unit(s.language).flatten(1, 2)) for s in (student, teacher)]
-    if structure == "streams":
-        return sum((gram_loss(z, y).mean() for z, y in zip(*rows, strict=True)), start=torch.tensor(0.0)) / 2
-    check_structure(structure, teacher.geometry.shape[-1], teacher.language.shape[-1])
-    return gram_loss(torch.cat(rows[0], 1), torch.cat(rows[1], 1)).mean()
 
 
 def check_structure(structure: str, geometry: int, language: int) -> None:
@@ -119,20 +116,8 @@ def gram_loss(student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*bat
     """
     z, y = student.float(), teacher.float()
     z, y = z / z.shape[-2] ** 0.5, y / y.shape[-2] ** 0.5
-    squares = [_squared_norm(a.transpose(-1, -2) @ b) for a, b in ((z, z), (y, y), (z, y))]
+    squares = [(a.transpose(-1, -2) @ b).square().sum((-2, -1)) for a, b in ((z, z), (y, y), (z, y))]
     return squares[0] + squares[1] - 2 * squares[2]
-
-
-def gram_loss_direct(
-    student: Float[Tensor, "*batch M C"], teacher: Float[Tensor, "*batch M D"]
-) -> Float[Tensor, "*batch"]:
-    """Eq 7 as it is written, with both M x M matrices: the reference for :func:`gram_loss`."""
-    z, y = student.float(), teacher.float()
-    return _squared_norm(z @ z.transpose(-1, -2) - y @ y.transpose(-1, -2)) / z.shape[-2] ** 2
-
-
-def _squared_norm(matrix: Tensor) -> Tensor:
-    return matrix.square().sum((-2, -1))
 
 
 def unit(tokens: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:

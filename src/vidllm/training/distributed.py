@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -27,7 +27,7 @@ from vidllm.io.atomic import OutputError
 from vidllm.training.trainable import Trainable
 
 T = TypeVar("T")
-BUCKET = 2**25  # gradient values that travel together
+BUCKET = 2**25  # gradient values per all-reduce
 MICRO = 1  # keeps a micro-batch's draws apart from those that a step's micro-batches share (run.PLAN)
 
 
@@ -147,15 +147,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
     if not sharded:
         return float(nn.utils.clip_grad_norm_(given, most))
     parts: list[list[nn.Parameter]] = [whole, list(sharded)]
-    total = torch.stack([_norm(part) for part in parts if part]).norm()
+    norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in parts if part]
+    total = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()
     for part in parts:
         nn.utils.clip_grads_with_norm_(part, most, total)
     return float(total)
-
-
-def _norm(parameters: list[nn.Parameter]) -> Tensor:
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 #: Class names of blocks that every process calls equally often in a step. (Grounding is called where there is a <loc>.)

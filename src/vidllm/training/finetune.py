@@ -8,7 +8,7 @@ and scale are those of the initial model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,7 +40,7 @@ from vidllm.training.teachers import weights_name
 from vidllm.training.texts import OwnTexts, TextMaker
 from vidllm.training.trainable import Trainable
 
-TOLD = 10  # lines of progress while videos are seen
+PROGRESS_LINES = 10  # while videos are encoded
 Part = Literal["language_model", "projector", "grounding", "adapter"]
 
 
@@ -111,12 +111,13 @@ class FinetuneRun(Trainable):
 
     def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
-        prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
+        prefixes = []
+        for scene in batch.scenes:
+            streams = self.model.adapter(scene.tokens)
+            pooled = self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
+            prefixes.append(pooled)
+        prefix = side_by_side(prefixes)
         return language_losses(self.model, prefix, batch.packed, self.texts.maker.prefix_ids, LossWeights())
-
-    def _lift(self, scene: SeenScene) -> VisualPrefix:
-        streams = self.model.adapter(scene.tokens)
-        return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
         """``model``, which ``vidllm.load`` reads; with LoRA also ``adapter``, its matrices in peft's format."""
@@ -166,7 +167,7 @@ def trained_parts(model: VidLLMForConditionalGeneration, config: FinetuneConfig)
 
 
 def language_side(adapter: CrossTaskAdapter) -> nn.Module:
-    """The part of the adapter that the language stream alone goes through: geometry never sees it."""
+    """The part of the adapter that only the language stream uses."""
     exchange = adapter.exchange
     if isinstance(exchange, Bridge):
         return exchange.write_language
@@ -177,12 +178,11 @@ def language_side(adapter: CrossTaskAdapter) -> nn.Module:
     raise ValueError("this model's adapter has no weights for the language stream alone; take adapter out of --train")
 
 
-def side_by_side(prefixes: Iterable[VisualPrefix]) -> VisualPrefix:
+def side_by_side(prefixes: Sequence[VisualPrefix]) -> VisualPrefix:
     """Prefixes of single scenes as one batch, padded to the longest."""
-    rows = list(prefixes)
 
     def stacked(name: str, fill: int = 0) -> Tensor:
-        values = [getattr(row, name)[0] for row in rows]
+        values = [getattr(row, name)[0] for row in prefixes]
         return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     names = ("tokens", "mask", "patches", "patch_positions", "patch_mask")
@@ -198,7 +198,7 @@ def finetune(config: FinetuneConfig, log: Log | None = None) -> Path:
 
 @dataclass
 class SeenScene:
-    """A video as the frozen parts see it.
+    """The outputs of the frozen parts for a video.
 
     tokens (1,F,P,C) of the encoder, positions (1,F,P,3) of the patches in the scene frame, metres, valid (1,F,P).
     """
@@ -226,14 +226,10 @@ def _checked(seen: SeenScene, width: int) -> SeenScene:
 
 
 class SceneCache:
-    """What a model sees of videos; ``frames`` of each are sampled (the model's own number when None)."""
+    """Outputs of the frozen parts, kept on disk; ``frames`` of each video are sampled (default: the model's number)."""
 
     def __init__(
-        self,
-        model: VidLLMForConditionalGeneration,
-        processor: VidLLMProcessor,
-        folder: Path,
-        frames: int | None = None,
+        self, model: VidLLMForConditionalGeneration, processor: VidLLMProcessor, folder: Path, frames: int | None = None
     ) -> None:
         self.model, self.reader, self.folder = model, processor.image_processor, folder
         self.frames = frames or self.reader.num_frames
@@ -242,35 +238,35 @@ class SceneCache:
         self.name = weights_name(seeing, about)
 
     def path(self, video: Path) -> Path:
-        """Where a video's tokens lie; another file once the video or the model has changed."""
+        """The file of a video's outputs; another one if the video or the model has changed."""
         files = sorted(p for p in video.iterdir() if p.is_file()) if video.is_dir() else [video]
         stamps = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
         key = hashlib.sha256(f"{self.name} {stamps}".encode()).hexdigest()[:16]
         return self.folder / f"{video.stem[:40]}-{key}.safetensors"
 
     def scene(self, video: Path) -> SeenScene:
-        """What is kept of a video; seen now where nothing is, or where its file is damaged."""
+        """The outputs for a video, computed if there is no file of them or it is damaged."""
         path = self.path(video)
         if has_file(path):
             try:
                 return _checked(SeenScene(**load_file(path)), self.model.config.encoder.hidden_size)
             except (SafetensorError, OSError, TypeError, ValueError):
                 path.unlink(missing_ok=True)
-        seen = self._see(video)
+        seen = self._encode(video)
         with atomic_path(path) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in vars(seen).items()}, temporary)
         return seen
 
     def fill(self, videos: Sequence[Path], say: Log) -> None:
-        """See every video that is not kept yet."""
+        """Compute the outputs for all videos without a file."""
         missing = [video for video in videos if not self.path(video).exists()]
         for done, video in enumerate(missing, 1):
             self.scene(video)
-            if done % -(-len(missing) // TOLD) == 0 or done == len(missing):
+            if done % -(-len(missing) // PROGRESS_LINES) == 0 or done == len(missing):
                 say(f"{self.folder}: {done} of {len(missing)} videos seen")
 
     @torch.no_grad()
-    def _see(self, video: Path) -> SeenScene:
+    def _encode(self, video: Path) -> SeenScene:
         parameter = next(self.model.encoder.parameters())
         images = self.reader.read(video, self.frames).images[None].to(parameter.device, parameter.dtype)
         features = self.model.encode(images)

@@ -137,8 +137,7 @@ def frame_text(batch: Batch, scene: int, labels: LabelSpace, rng: np.random.Gene
     record = batch.records[scene]
     pairs = zip(batch.category[scene, 0].tolist(), batch.colour[scene, 0].tolist(), strict=True)
     seen = Counter(look for look in pairs if look[0] > 0)
-    things = record["objects"]
-    looks = {item["id"]: labels.classes(item)[:2] for item in things}
+    looks = {item["id"]: labels.classes(item)[:2] for item in record["objects"]}
     told = language_from_record(record).captions
     captions = [c for c in told if c.object_id is not None and looks[c.object_id] in seen]
     if captions and rng.random() >= LIST_SHARE:
@@ -248,14 +247,13 @@ class LanguageTeacherRun(Trainable):
 
 def clip_config(config: LanguageTeacherConfig, width: int, vocabulary: int) -> CLIPConfig:
     """CLIP's form with the width of the encoder that its tower replaces."""
+    both = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": config.heads}
     vision = {
-        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads, "image_size": config.image_size, "patch_size": PATCH_SIZE,
+        **both, "num_hidden_layers": config.depth, "image_size": config.image_size, "patch_size": PATCH_SIZE
     }  # fmt: skip
     text = {
-        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": config.text_depth,
-        "num_attention_heads": config.heads, "max_position_embeddings": config.text_length, "vocab_size": vocabulary,
-        "bos_token_id": END, "eos_token_id": END, "pad_token_id": 0,
+        **both, "num_hidden_layers": config.text_depth, "max_position_embeddings": config.text_length,
+        "vocab_size": vocabulary, "bos_token_id": END, "eos_token_id": END, "pad_token_id": 0,
     }  # fmt: skip
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
 

@@ -7,7 +7,7 @@ Every step consists of ``processes * accumulation`` micro-batches, and micro-bat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,11 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = N
             many skipped steps.
         Stopped: SIGINT or SIGTERM; a checkpoint of the last step has been written.
     """
-    check_extras(config)
+    check_processes()
+    values = flat(config)
+    if values.get("lora", values.get("lora_rank", 0)):  # fine-tuning has both, and uses no rank without
+        check_peft()
+    check_trackers(config.loop.trackers)
     data = Path(config.loop.data)
     if not data.is_file():
         shards_of(data)
@@ -61,15 +65,6 @@ def drive(build: Callable[[], Trainable], config: RunConfig, log: Log | None = N
     finally:
         if processes.rank == 0:
             lock.__exit__(None, None, None)
-
-
-def check_extras(config: RunConfig) -> None:
-    """ValueError for the first missing package that a run needs, with the extra that contains it."""
-    check_processes()
-    values = flat(config)
-    if values.get("lora", values.get("lora_rank", 0)):  # fine-tuning has both, and uses no rank without
-        check_peft()
-    check_trackers(config.loop.trackers)
 
 
 def _drive(build: Callable[[], Trainable], config: RunConfig, processes: ProcessGroup, say: Log) -> Path:
@@ -183,7 +178,9 @@ def train_step(run: Trainable, step: int, processes: ProcessGroup = ALONE, spent
     processes.average_gradients(trained)
     norm = clip_gradients(trained, run.config.optimiser.clip_norm)
     gathered = processes.gather((told, norm))
-    figures = _means([figures for each, _ in gathered for _, figures in each])
+    every = [figures for each, _ in gathered for _, figures in each]
+    names = dict.fromkeys(name for each in every for name in each)
+    figures = {name: float(np.mean([each[name] for each in every if name in each])) for name in names}
     figures = {"loss": figures["loss"], "norm": gathered[0][1], **figures}
     reason = run.spike_guard.judge(told[0][0], figures["loss"], figures["norm"])
     if reason is None:
@@ -216,9 +213,3 @@ def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
     """Mixed precision of a configuration's ``dtype``; none for float32, also if "auto" resolves to it."""
     name, _ = resolve_dtype(dtype, device)
     return nullcontext() if name == "float32" else torch.autocast(device, dtype=getattr(torch, name))
-
-
-def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the micro-batches that have it."""
-    names = dict.fromkeys(name for each in figures for name in each)
-    return {name: float(np.mean([each[name] for each in figures if name in each])) for name in names}

@@ -32,8 +32,8 @@ CONFIDENCE_WEIGHT = 0.2
 VGGT_WEIGHTS = (1.0, 1.0, 0.5)  # of translation, rotation and field of view
 REFINEMENT_DECAY = 0.6
 NORMAL_EPS = 1e-8
-ENLARGE = 1.1  # of a target's box for its queries, and
-MARGIN_M = 0.1  # more on each side length: patches lie on surfaces, and depth is not exact
+ENLARGE = 1.1  # factor on a target's box in the choice of its queries
+MARGIN_M = 0.1  # added to each side length: patches lie on surfaces, and depth is not exact
 
 
 @dataclass

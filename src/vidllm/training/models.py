@@ -39,7 +39,7 @@ KEPT = 0.5  # of a twin's own direction; the random part makes up its length
 LARGEST_MIB = 15.0  # of a file of compact weights
 SMALL = 10**9  # numbers of a model that is written in files of at most
 SMALL_FILE = 15 * 10**6  # bytes each
-#: The parts that read, say and ground; the others see.
+#: The parts that are trained by texts and boxes; the others are encoder and geometry.
 LANGUAGE_HALF = ("position_embedding", "projector", "coordinate_embedding", "language_model", "grounding")
 
 
@@ -90,7 +90,12 @@ def starting_model(
         if (settings_in(place) or {}).get("model_type") == "vidllm":
             _take_language_half(model, _saved(place, texts))
         else:
-            _take_language_model(model, place)
+            wanted = model.token_table().shape
+            model.language_model = load_causal_lm(place)
+            if (table := model.token_table()).shape != wanted:
+                raise ValueError(f"{place} has a token table of {tuple(table.shape)}, expected that of this preset and "
+                                 f"tokenizer: {tuple(wanted)}")  # fmt: skip
+            part_twins(table)
     if start.lora_rank:
         apply_lora(model, start.lora_rank, start.lora_alpha)
     return model
@@ -103,15 +108,13 @@ def starting_auxiliary(auxiliary: AuxiliaryHeads, init_from: str) -> None:
     path = Path(init_from).parent / AUXILIARY_FILE
     if path.exists():
         known = auxiliary.state_dict()
-        found = {
-            name: value for name, value in open_checkpoint(path).tensors()
-            if name in known and (value.shape == known[name].shape or name.split(".")[0] not in LABEL_HEADS)
-        }  # fmt: skip
-        odd = next((name for name, value in found.items() if value.shape != known[name].shape), None)
-        if odd is not None:
-            raise ValueError(f"{path}: {odd} is {tuple(found[odd].shape)}, this run's {tuple(known[odd].shape)}; "
-                             "delete it for fresh auxiliary heads")  # fmt: skip
-        auxiliary.load_state_dict(known | found)
+        for name, value in open_checkpoint(path).tensors():
+            if name in known and value.shape == known[name].shape:
+                known[name] = value
+            elif name in known and name.split(".")[0] not in LABEL_HEADS:
+                raise ValueError(f"{path}: {name} is {tuple(value.shape)}, this run's {tuple(known[name].shape)}; "
+                                 "delete it for fresh auxiliary heads")  # fmt: skip
+        auxiliary.load_state_dict(known)
 
 
 def fresh_settings(start: Start, vocabulary: int) -> VidLLMConfig:
@@ -160,7 +163,7 @@ def _saved(folder: str, texts: TextMaker, unread: bool = False) -> VidLLMForCond
 
 
 def _take_language_half(model: VidLLMForConditionalGeneration, other: VidLLMForConditionalGeneration) -> None:
-    """The parts that read and speak; of a model with a narrower encoder they are widened (:func:`widened`)."""
+    """Load the language half of another model; widened, if its encoder is narrower (:func:`widened`)."""
     for name in LANGUAGE_HALF:
         part, source = model.get_submodule(name).state_dict(), other.get_submodule(name).state_dict()
         fitting = {key: widened(source[key], part[key].shape) for key in part if key in source}
@@ -179,17 +182,6 @@ def widened(weight: Tensor, shape: torch.Size) -> Tensor | None:
         return None
     times = [wide // own if own else 1 for wide, own in zip(shape, weight.shape, strict=True)]
     return weight.repeat(times) / (times[1] if len(times) > 1 else 1) if max(times, default=1) > 1 else weight
-
-
-def _take_language_model(model: VidLLMForConditionalGeneration, folder: str) -> None:
-    wanted = model.token_table().shape
-    model.language_model = load_causal_lm(folder)
-    table = model.token_table().shape
-    if table != wanted:
-        raise ValueError(
-            f"{folder} has a token table of {tuple(table)}, expected that of this preset and tokenizer: {tuple(wanted)}"
-        )
-    part_twins(model.token_table())
 
 
 def part_twins(table: Float[Tensor, "V D"]) -> int:
@@ -235,10 +227,8 @@ def write_model(
         else:
             config.dtype = dtype
             numbers = sum(value.numel() for value in model.state_dict().values())
-            writer = ShardWriter(part, SMALL_FILE if numbers < SMALL else SHARD_BYTES, dtype)
-            for name, value in chain(weights, _others(untouched, state)):
-                writer.add(name, value)
-            writer.finish()
+            largest = SMALL_FILE if numbers < SMALL else SHARD_BYTES
+            ShardWriter(part, largest, dtype).write(chain(weights, _others(untouched, state)))
         config.save_pretrained(part)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Self
 
 import torch
@@ -73,28 +74,34 @@ class PackedTexts(Tensors):
 def pack(scenes: Sequence[Sequence[Text]], loc_token_id: int, max_tokens: int) -> PackedTexts:
     """Pack each scene's texts into a row, dropping those that would pass ``max_tokens``."""
     kept = [_fit(texts, max_tokens) for texts in scenes]
-    length = max(1, max(sum(len(t.ids) for t in texts) for texts in kept))
-    rows = torch.zeros(4, len(kept), length, dtype=torch.long)
-    rows[1].fill_(IGNORE_INDEX)
-    points: list[list[tuple[float, float, float]]] = []
-    grounds: list[list[tuple[int, list[list[float]]]]] = []
-    for b, texts in enumerate(kept):
-        at = 0
-        points.append([])
-        grounds.append([])
-        for s, text in enumerate(texts):
-            end = at + len(text.ids)
-            ids = torch.tensor(text.ids)
-            rows[0, b, at:end], rows[2, b, at:end] = ids, s + 1
-            rows[1, b, at:end] = torch.where(torch.tensor(text.scored), ids, IGNORE_INDEX)
-            rows[3, b, at:end] = torch.arange(len(text.ids))
-            points[-1].extend(text.coordinates)
-            if text.boxes is not None:
-                grounds[-1].append((at + text.ids.index(loc_token_id), text.boxes))
-            at = end
-    given = [torch.tensor(row).reshape(-1, 3) for row in (*points, [(0.0, 0.0, 0.0)])]  # none: a row of one zero
-    coordinates = pad_sequence(given, batch_first=True)[:-1]
-    return PackedTexts(rows[0], rows[1], rows[2], rows[3], coordinates, *_pad_grounds(grounds))
+    grounds: list[list[tuple[int, list[list[float]]]]] = []  # place of each <loc> in its row, and its boxes
+    for texts in kept:
+        starts = accumulate((len(text.ids) for text in texts), initial=0)
+        parts = zip(starts, texts, strict=False)
+        grounds.append([(at + t.ids.index(loc_token_id), t.boxes) for at, t in parts if t.boxes is not None])
+    labels = [
+        [i if scored else IGNORE_INDEX for t in texts for i, scored in zip(t.ids, t.scored, strict=True)]
+        for texts in kept
+    ]
+    number, no, most = torch.tensor(0), torch.tensor(False), max([1, *(len(b) for row in grounds for _, b in row)])
+    boxes = [[[*b, *[[0.0] * 7] * (most - len(b))] for _, b in row] for row in grounds]
+    return PackedTexts(
+        input_ids=_padded([[i for t in texts for i in t.ids] for texts in kept], number),
+        labels=_padded(labels, number, IGNORE_INDEX),
+        segment=_padded([[n for n, t in enumerate(texts, 1) for _ in t.ids] for texts in kept], number),
+        position=_padded([[p for t in texts for p in range(len(t.ids))] for texts in kept], number),
+        coordinates=_padded([[p for t in texts for p in t.coordinates] for texts in kept], torch.zeros(3)),
+        loc=_padded([[at for at, _ in row] for row in grounds], number),
+        loc_mask=_padded([[True for _ in row] for row in grounds], no),
+        boxes=_padded(boxes, torch.zeros(most, 7)),
+        box_mask=_padded([[[n < len(b) for n in range(most)] for _, b in row] for row in grounds], no.expand(most)),
+    )
+
+
+def _padded(rows: Sequence[Sequence[Any]], entry: Tensor, fill: int = 0) -> Tensor:
+    """Rows of entries (of the type and shape of ``entry``) as one tensor, padded to at least one entry."""
+    given = [torch.tensor(row, dtype=entry.dtype).reshape(-1, *entry.shape) for row in rows]
+    return pad_sequence([*given, entry[None]], batch_first=True, padding_value=fill)[:-1]
 
 
 def _fit(texts: Sequence[Text], max_tokens: int) -> list[Text]:
@@ -104,22 +111,6 @@ def _fit(texts: Sequence[Text], max_tokens: int) -> list[Text]:
             kept.append(text)
             used += len(text.ids)
     return kept
-
-
-def _pad_grounds(grounds: list[list[tuple[int, list[list[float]]]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    most = max(1, max(len(g) for g in grounds))
-    boxes_most = max(1, max((len(b) for g in grounds for _, b in g), default=1))
-    loc = torch.zeros(len(grounds), most, dtype=torch.long)
-    loc_mask = torch.zeros(len(grounds), most, dtype=torch.bool)
-    boxes = torch.zeros(len(grounds), most, boxes_most, 7)
-    box_mask = torch.zeros(len(grounds), most, boxes_most, dtype=torch.bool)
-    for b, row in enumerate(grounds):
-        for e, (index, targets) in enumerate(row):
-            loc[b, e], loc_mask[b, e] = index, True
-            if targets:
-                boxes[b, e, : len(targets)] = torch.tensor(targets)
-                box_mask[b, e, : len(targets)] = True
-    return loc, loc_mask, boxes, box_mask
 
 
 def packed_mask(prefix_mask: Bool[Tensor, "B T"], segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B 1 S S"]:

@@ -43,7 +43,7 @@ def crop_to(height: int, width: int, size: tuple[int, int], zoom: float = 1.0) -
 
 def crop_pictures(images: Float[Tensor, "N C H W"], crop: Crop) -> Float[Tensor, "N C h w"]:
     """Pictures, resized with antialiasing and cropped."""
-    size = _resized(images, crop)
+    size = round(images.shape[-2] * crop.scale), round(images.shape[-1] * crop.scale)
     return _middle(F.interpolate(images, size, mode="bilinear", antialias=True), crop)
 
 
@@ -65,10 +65,6 @@ def crop_intrinsics(
     moved[..., 0, 2] -= (columns - crop.width) // 2
     moved[..., 1, 2] -= (rows - crop.height) // 2
     return moved
-
-
-def _resized(images: Tensor, crop: Crop) -> tuple[int, int]:
-    return round(images.shape[-2] * crop.scale), round(images.shape[-1] * crop.scale)
 
 
 def _middle(x: Tensor, crop: Crop) -> Tensor:

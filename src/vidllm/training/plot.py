@@ -1,4 +1,4 @@
-"""``vidllm train plot RUN...``: what a run's log tells, as curves; several runs lie over one another.
+"""``vidllm train plot RUN...``: curves of a run's log; several runs in the same panels.
 
 A panel for every quantity in the log: losses and learning figures in its order, then the learning rate (from the run's
 own configuration where the log does not hold it), the gradient's norm, skipped steps and the seconds of a step.
@@ -21,7 +21,7 @@ from vidllm.training.config import RunConfig, changed, flat_file
 
 LOG_FILE, CONFIG_FILE = "log.jsonl", "config.json"
 RATE, SPEED = "learning_rate", "seconds_a_step"
-LAST = (RATE, "norm", "bad_steps", SPEED)  # these panels close the picture
+LAST = (RATE, "norm", "bad_steps", SPEED)  # the last panels
 _SCHEDULE = ("steps", RATE, "final_fraction", "warmup_steps", "decay_fraction")
 _NOT_DRAWN = ("step", "seconds")
 _SMOOTH_PARTS = 40  # without a window of its own a curve is smoothed over a fortieth of it
@@ -38,7 +38,7 @@ class RunLog:
 def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smooth: int | None = None) -> Path:
     """Draw the runs (folders, or their logs) as PNG; returns where (default: ``curves.png`` in the first run).
 
-    ``smooth`` is the number of log lines that a strong point is the mean of; 1: the curves as they are.
+    ``smooth``: curves are running means over this many log lines; 1: unchanged.
     Raises ValueError without matplotlib, for a run without a log, a broken line, or a name that is not ``.png``.
     """
     check_plot()
@@ -56,7 +56,7 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path | None = None, smoo
 
 
 def read_log(run: Path) -> RunLog:
-    """The curves of a run's log; a last line that a killed run left unfinished is passed over."""
+    """The curves of a run's log; an unfinished last line (of a killed run) is ignored."""
     file = _log_file(run)
     lines = read_text(file).split("\n")
     rows = [_row(file, number, line) for number, line in enumerate(lines[:-1], 1) if line.strip()]
@@ -85,13 +85,10 @@ def panels(logs: Sequence[RunLog], smooth: int | None = None) -> list[Panel]:
 
 
 def names(runs: Sequence[Path]) -> list[str]:
-    """The folders' names, or as much of their paths as tells them apart."""
+    """The folders' names, or as much of their paths as makes them unique."""
     parts = [_log_file(run).parent.resolve().parts for run in runs]
-    for length in range(1, max(map(len, parts)) + 1):
-        short = ["/".join(p[-length:]) for p in parts]
-        if len(set(short)) == len(set(parts)):
-            return short
-    return ["/".join(p) for p in parts]
+    shortened = (["/".join(p[-length:]) for p in parts] for length in range(1, max(map(len, parts)) + 1))
+    return next(short for short in shortened if len(set(short)) == len(set(parts)))
 
 
 def _log_file(run: Path) -> Path:
@@ -119,7 +116,7 @@ def _curve(rows: Sequence[dict[str, float]], name: str) -> tuple[np.ndarray, np.
 
 
 def _speed(rows: Sequence[dict[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Seconds a step between two lines of one process (where a run was resumed its clock begins anew)."""
+    """Seconds a step between two lines of one process (the clock of a resumed run starts again)."""
     steps, spent = _curve(rows, "seconds")
     if len(steps) < 2:
         return {}
@@ -133,12 +130,10 @@ def _rate(folder: Path, rows: Sequence[dict[str, float]], drawn: dict[str, Any])
     file = folder / CONFIG_FILE
     if RATE in drawn or not has_file(file):
         return {}
-    values = read_json_object(file)
     with naming(file, "delete it"):
-        told = flat_file(values, RunConfig())
-    if not all(name in told for name in _SCHEDULE):
-        return {}
-    steps = np.array(sorted({row["step"] for row in rows}))
-    with naming(file, "delete it"):
+        told = flat_file(read_json_object(file), RunConfig())
+        if not all(name in told for name in _SCHEDULE):
+            return {}
+        steps = np.array(sorted({row["step"] for row in rows}))
         config = changed(RunConfig(), **{name: told[name] for name in _SCHEDULE})
         return {RATE: (steps, np.array([config.learning_rate(int(step) - 1) for step in steps]))}

@@ -89,8 +89,7 @@ class PosedClips:
         size = side, int(side * aspect + 1e-6) // PATCH_SIZE * PATCH_SIZE
         boxes = self.boxes[clip.where]
         drawn = [_scene(clip, _window(rng, clip, frames), size, rng, boxes) for _ in range(scenes)]
-        names = ("images", "depth_m", "extrinsics", "intrinsics", "up", "category")
-        images, depth, extrinsics, intrinsics, up, pixels = (torch.stack([scene[n] for scene in drawn]) for n in names)
+        images, depth, extrinsics, intrinsics, up, pixels = map(torch.stack, zip(*drawn, strict=True))
         category = pixels[..., PATCH_SIZE // 2 :: PATCH_SIZE, PATCH_SIZE // 2 :: PATCH_SIZE].flatten(2)  # as of rooms
         unknown, named = torch.full_like(category, UNKNOWN), bool((category != UNKNOWN).any())
         return Batch(images, depth, extrinsics, intrinsics, up, category, unknown, unknown, [], named=named)
@@ -118,8 +117,10 @@ def _window(rng: np.random.Generator, clip: Capture, frames: int) -> list[int]:
 
 def _scene(
     clip: Capture, order: Sequence[int], size: tuple[int, int], rng: np.random.Generator, boxes: dict[int, Boxes]
-) -> dict[str, Tensor]:
-    """One window at ``size``, zoomed and mirrored at random."""
+) -> tuple[Tensor, ...]:
+    """One window at ``size``, zoomed and mirrored at random: pictures, depth, extrinsics, intrinsics, up direction and
+    the category of each pixel.
+    """
     zoom = float(rng.uniform(1.0, ZOOM)) if rng.random() < ZOOMED else 1.0
     mirrored = bool(rng.random() < 0.5)
     parts = [_frame(clip, i, size, zoom, boxes.get(i, ())) for i in order]
@@ -133,8 +134,7 @@ def _scene(
         extrinsics = flip @ extrinsics @ flip
         intrinsics[:, 0, 2] = size[1] - intrinsics[:, 0, 2]
         up = flip[:3, :3] @ up
-    return {"images": images, "depth_m": depth, "extrinsics": extrinsics, "intrinsics": intrinsics, "up": up,
-            "category": category}  # fmt: skip
+    return images, depth, extrinsics, intrinsics, up, category
 
 
 def _frame(clip: Capture, number: int, size: tuple[int, int], zoom: float, boxes: Boxes) -> tuple[Tensor, ...]:

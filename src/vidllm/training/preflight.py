@@ -1,8 +1,8 @@
-"""``vidllm train STAGE --dry-run``: look at everything, count memory, time real steps, print a table, train nothing.
+"""``vidllm train STAGE --dry-run``: check the inputs, count memory, time real steps, print a table; nothing is trained.
 
-First what a run will want is looked at: data, starting weights, teachers, room on the disk; headers and configurations
-are read, never the weights themselves. Then the numbers of the run are counted on the meta device, and where weights,
-gradients and moments fit the device, real steps of it are taken in a temporary folder, timed, and lost.
+First the inputs of the run are checked: data, initial weights, teachers, disk space; headers and configurations are
+read, never the weights themselves. Then the run's parameters are counted on the meta device. If weights, gradients and
+moments fit the device, real steps are timed in a temporary folder and discarded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import CLIPModel
 
-from vidllm.datasets.shards import PATTERN, LabelSpace, Shard, check_shards, rooms_labels, shards_of
+from vidllm.datasets.shards import PATTERN, Shard, check_shards, rooms_labels, shards_of
 from vidllm.io.weight_files import model_of_run, open_checkpoint, settings_in
 from vidllm.model.config_fields import flat
 from vidllm.model.huggingface import VidLLMConfig
@@ -48,12 +48,12 @@ from vidllm.training.trainable import Trainable
 AnyConfig = TrainConfig | Stage1Config | LanguageTeacherConfig
 FLOAT = 4  # bytes of a number in training
 HALF = 2  # bytes of a number in the model folder that comes out
-LOOKED_AT = 40  # steps, spread over the run, whose kinds tell how often each occurs
+SAMPLED_STEPS = 40  # steps, spread over the run, whose kinds tell how often each occurs
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: its name, whether it is as it must be, and what was found."""
+    """The result of one check: its name, whether it passed, and a description."""
 
     what: str
     good: bool
@@ -62,8 +62,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of a run: all of its model, those on the device, those that learn, those averaged; and of each of the
-    last three the part that lies in blocks, which FSDP shards, and the largest block.
+    """Parameters of a run: of its model, on the device, trained, and averaged; of each of the last three the part in
+    blocks, which FSDP shards; and of the largest block.
     """
 
     model: int
@@ -92,7 +92,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Timing:
-    """Real steps: seconds and share of each kind, and the bytes of tensors that lived at most in one of them."""
+    """Real steps: seconds and share of each kind, and the peak bytes of activations."""
 
     device: str
     seconds: dict[str, float]
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def problems(self) -> list[Finding]:
-        """What must be mended first."""
+        """The checks that failed."""
         return [finding for finding in self.findings if not finding.good]
 
     def to_json(self) -> dict[str, Any]:
@@ -155,10 +155,10 @@ class Report:
 def dry_run(
     config: AnyConfig, gpus: int = 1, extra_questions: ExtraQuestions | None = None, *, planned: bool = False
 ) -> Report:
-    """Look, count, time and return; nothing is trained and nothing written in the run's folder.
+    """Check, count and time; nothing is trained, and nothing is written into the run's folder.
 
-    ``gpus``: processes with a GPU each, for the memory. ``planned``: data and initial model are still to be made: the
-    rest is looked at, and the preset's sizes are counted. Raises ValueError for a number that makes no sense.
+    ``gpus``: processes with a GPU each, for the memory. ``planned``: data and initial model do not exist yet: the rest
+    is checked, and the preset's sizes are counted. ValueError for ``gpus`` below 1.
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, received {gpus}")
@@ -194,30 +194,27 @@ def _host_memory() -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-# ---- what is there -----------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------------------
 
 
 def look(config: AnyConfig, *, planned: bool = False) -> Iterator[Finding]:
-    """All findings; ``planned``: but of what is still to be made."""
+    """The results of all checks; ``planned``: except of inputs that do not exist yet."""
+    checks: dict[str, Callable[[Any], str]] = {}
     if planned:
         config = changed(config, init_from=None) if config.start.init_from else config
     else:
-        yield _finding("data", lambda: data_told(config))
-        yield _finding("tokenizer", lambda: _tokenizer_told(config))
-        yield _finding("weights", lambda: _start_told(config))
+        checks |= {"data": _check_data, "tokenizer": _check_tokenizer, "weights": _check_weights_of}
     if isinstance(config, Stage1Config):
-        yield _finding("teachers", lambda: _teachers_told(config))
-    yield _finding("output", lambda: _output_told(config))
+        checks["teachers"] = _check_teachers
+    checks["output"] = _check_output
+    for what, tell in checks.items():
+        try:
+            yield Finding(what, True, tell(config))
+        except (ValueError, OSError) as error:
+            yield Finding(what, False, " ".join(str(error).split()))
 
 
-def _finding(what: str, tell: Callable[[], str]) -> Finding:
-    try:
-        return Finding(what, True, tell())
-    except (ValueError, OSError) as error:
-        return Finding(what, False, " ".join(str(error).split()))
-
-
-def data_told(config: AnyConfig) -> str:
+def _check_data(config: AnyConfig) -> str:
     """Shards, scenes and frame sizes; ValueError where something is missing, damaged or does not fit."""
     folder = Path(config.loop.data)
     paths = shards_of(folder)
@@ -227,7 +224,7 @@ def data_told(config: AnyConfig) -> str:
     return f"{folder}: {len(paths)} shards, {told}"
 
 
-def _tokenizer_told(config: AnyConfig) -> str:
+def _check_tokenizer(config: AnyConfig) -> str:
     own = Path(config.loop.out) / "tokenizer"
     if (own / "tokenizer.json").is_file():
         return f"{own}, the run's own"
@@ -241,7 +238,7 @@ def _tokenizer_told(config: AnyConfig) -> str:
     return "will be trained on the data's words"
 
 
-def _start_told(config: AnyConfig) -> str:
+def _check_weights_of(config: AnyConfig) -> str:
     start = config.start
     told = [f"fresh weights of {start.preset}"]
     if start.init_from:
@@ -260,17 +257,17 @@ def _start_told(config: AnyConfig) -> str:
     return ", ".join(told)
 
 
-def _teachers_told(config: Stage1Config) -> str:
+def _check_teachers(config: Stage1Config) -> str:
     found = teachers_of(config)
-    told = (
+    named = {"geometry": found.geometry, "language": found.language}
+    told = [
         f"{name} {part.source.name} {part.source.checkpoint.place}, {teacher.width} wide"
-        for name, part, teacher in zip(("geometry", "language"), found.parts, (found.geometry, found.language),
-                                       strict=True)
-    )  # fmt: skip
-    return "; ".join((*told, f"structure {config.structure}"))
+        for (name, teacher), part in zip(named.items(), found.parts, strict=True)
+    ]
+    return "; ".join([*told, f"structure {config.structure}"])
 
 
-def _output_told(config: AnyConfig) -> str:
+def _check_output(config: AnyConfig) -> str:
     out, counts = Path(config.loop.out), count_run(config)
     parent = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -298,11 +295,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# ---- the numbers of a run, without storage -----------------------------------------------------------------------
+# ---- parameters, without storage ---------------------------------------------------------------------------------
 
 
 def model_settings(config: AnyConfig) -> VidLLMConfig:
-    """The configuration of the model that a run trains, whether it starts from a saved one or from nothing."""
+    """The configuration of the model that a run trains, saved or new."""
     if config.start.init_from:
         return load_config(config.start.init_from)
     known = Path(config.loop.out) / "tokenizer"
@@ -314,35 +311,36 @@ def count_run(config: AnyConfig) -> Counts:
     """The numbers of a run, its modules built on the meta device."""
     model: Any = build_on_meta(model_settings(config)).train()
     on_device, averaged = _modules(config, model)
-    rows = (on_device, [True, False]), (on_device, [True]), (averaged, [True, False])
+    rows = (on_device, False), (on_device, True), (averaged, False)
     held, trained, kept = (_numbers(modules, learns) for modules, learns in rows)
     first, second, third = (_numbers(_blocks(modules), learns) for modules, learns in rows)
-    largest = max((_numbers([block], [True, False]) for block in _blocks(on_device)), default=0)
-    return Counts(_numbers([model], [True, False]), held, trained, kept, (first, second, third), largest)
-
-
-def _labels(config: TrainConfig) -> LabelSpace:
-    """Those of the data, or of rooms where no shard can be read: a finding says so."""
-    try:
-        return RoomsData(Path(config.loop.data)).labels
-    except ValueError:
-        return rooms_labels()
+    largest = max((_numbers([block]) for block in _blocks(on_device)), default=0)
+    return Counts(_numbers([model]), held, trained, kept, (first, second, third), largest)
 
 
 def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    """What lies on the device, and what is averaged."""
+    """The modules on the device, and those that are averaged."""
     with torch.device("meta"):
         if isinstance(config, TrainConfig):
             if config.start.lora_rank:
                 apply_lora(model, config.start.lora_rank, config.start.lora_alpha)
             if config.start.freeze_encoder:
                 model.encoder.requires_grad_(False)
-            labels = _labels(config)
+            try:
+                labels = RoomsData(Path(config.loop.data)).labels
+            except ValueError:  # a check says so
+                labels = rooms_labels()
             heads = [AuxiliaryHeads(model.config.encoder.hidden_size, *labels.sizes)]
             return [model, *(heads if wanted(config.supervision, labels) else [])], [model]
         if isinstance(config, Stage1Config):
             trained_in_stage1(model, tune_encoder=config.tune_encoder)
-            return [model.encoder, model.adapter, *_teachers(config, model.config.encoder.hidden_size)], []
+            modules: list[nn.Module] = [model.encoder, model.adapter]
+            with suppress(ValueError):  # wrong teachers: a check says so
+                found = teachers_of(config)
+                width = model.config.encoder.hidden_size
+                modules.append(Projections(width, found.geometry.width, found.language.width))
+                modules += [found.geometry.model, found.language.model]
+            return modules, []
         clip = CLIPModel(clip_config(config, model.config.encoder.hidden_size, model.config.text_config.vocab_size))
     model.requires_grad_(False)
     for name in LANGUAGE_HALF:
@@ -350,51 +348,40 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
     return [clip, model], []
 
 
-def _numbers(modules: Iterable[nn.Module], learns: list[bool]) -> int:
-    found = {id(p): p.numel() for m in modules for p in m.parameters() if p.requires_grad in learns}
-    return sum(found.values())
+def _numbers(modules: Iterable[nn.Module], only_trained: bool = False) -> int:
+    parameters = (p for module in modules for p in module.parameters() if p.requires_grad or not only_trained)
+    return sum({id(p): p.numel() for p in parameters}.values())
 
 
 def _blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [part for m in modules for part in m.modules() if BLOCKS.fullmatch(type(part).__name__)]
 
 
-def _teachers(config: Stage1Config, width: int) -> list[nn.Module]:
-    """The teachers and the projections to their widths; none where the teachers are wrong: a finding says so."""
-    try:
-        found = teachers_of(config)
-    except ValueError:
-        return []
-    modules = [teacher.model for teacher in (found.geometry, found.language)]
-    return [Projections(width, found.geometry.width, found.language.width), *modules]
-
-
 # ---- real steps --------------------------------------------------------------------------------------------------
 
 
 def time_steps(config: AnyConfig, extra_questions: ExtraQuestions | None = None) -> Timing:
-    """Seconds of a real step of each kind, after one that warms up; the weights they make are lost."""
+    """Seconds of a real step of each kind, after a warm-up step; the trained weights are discarded."""
     torch.set_num_threads(config.loop.threads)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(config.loop.out) / "tokenizer"
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, Path(folder) / "tokenizer")
-        run = _build(changed(config, out=folder), extra_questions)
+        here = changed(config, out=folder)
+        run: Any
+        if isinstance(here, TrainConfig):
+            run = Run.build(here, extra_questions)
+        else:
+            run = Stage1Run.build(here) if isinstance(here, Stage1Config) else LanguageTeacherRun(here)
         train_step(run, 0)
         kinds: dict[str, list[int]] = {}
-        for step in range(0, config.loop.steps, max(1, config.loop.steps // LOOKED_AT)):
+        for step in range(0, config.loop.steps, max(1, config.loop.steps // SAMPLED_STEPS)):
             kinds.setdefault(run.kind(run.draw(step, _rng(run, step))), []).append(step)
-        often = Counter({kind: len(steps) for kind, steps in kinds.items()})
         seconds = {kind: _seconds(run, steps[-1]) for kind, steps in kinds.items()}
         slowest = kinds[max(seconds, key=lambda kind: seconds[kind])][-1]
-        shares = {kind: number / often.total() for kind, number in often.items()}
+        sampled = sum(map(len, kinds.values()))
+        shares = {kind: len(steps) / sampled for kind, steps in kinds.items()}
         return Timing(run.device.type, seconds, shares, _peak(run, slowest))
-
-
-def _build(config: AnyConfig, extra_questions: ExtraQuestions | None) -> Trainable:
-    if isinstance(config, TrainConfig):
-        return Run.build(config, extra_questions)
-    return Stage1Run.build(config) if isinstance(config, Stage1Config) else LanguageTeacherRun(config)
 
 
 def _seconds(run: Trainable, step: int) -> float:
@@ -410,7 +397,7 @@ def _rng(run: Trainable, step: int) -> np.random.Generator:
 
 
 def _peak(run: Trainable, step: int) -> int:
-    """Bytes of tensors that live at most in a step, beside weights, gradients and the optimiser's."""
+    """Peak bytes of tensors in a step, other than weights, gradients and the optimiser's state."""
     rng = _rng(run, step)
     batch = run.draw(step, rng)
     forget = [p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None)) for p in run.parameters()]

@@ -27,38 +27,24 @@ CONFIG_FILE, RECORD_FILE = "config.json", "made_from.json"
 SHOWN = 4  # differences named one by one
 ENDS = 2**16  # bytes at either end of a file that its checksum is of: large files are not read whole
 
+_MAY_CHANGE = {
+    "the place may change, the files or weights there may not; shards and clips may be added": (
+        "out", "data", "init_from", "language_from", "teacher_geometry", "teacher_language", "tokenizer",
+        "encoder_from", "geometry_from", "posed_clips",
+    ),
+    "a run can be prolonged: the rate is constant until the last part of the steps": ("steps", "minutes"),
+    "processes times accumulation is compared instead": ("accumulation",),
+    "where and how the same numbers are computed and kept": (
+        "parallel", "device", "threads", "gradient_checkpointing", "teacher_cache", "cache", "prefetch",
+        "compile_blocks",
+    ),
+    "bookkeeping": ("export", "log_every", "save_minutes", "keep_checkpoints", "trackers"),
+}  # fmt: skip
 #: The settings that a resumed run may change, and why what it learns stays what it was.
-MAY_CHANGE: Mapping[str, str] = {
-    "out": "the folder may have been moved",
-    "data": "the place may change, the files there may not; new files may be added",
-    "init_from": "the place may change, the weights there may not",
-    "language_from": "the place may change, the weights there may not",
-    "teacher_geometry": "the place may change, the weights there may not",
-    "teacher_language": "the place may change, the weights there may not",
-    "tokenizer": "the place may change, the words may not",
-    "steps": "a run can be prolonged: the rate is constant until the last part of the steps",
-    "accumulation": "processes times accumulation is compared instead",
-    "parallel": "where the numbers lie, not what they are",
-    "device": "where they are computed",
-    "threads": "with how many cores",
-    "gradient_checkpointing": "memory for time",
-    "teacher_cache": "where computed tokens are kept",
-    "cache": "where computed tokens are kept",
-    "encoder_from": "the place may change, the weights there may not",
-    "geometry_from": "the place may change, the weights there may not",
-    "posed_clips": "the place may change, and clips may be added",
-    "minutes": "how long it runs",
-    "prefetch": "when batches are drawn, not what they are",
-    "compile_blocks": "how fast the same numbers are computed",
-    "export": "how the final weights are written",
-    "log_every": "bookkeeping",
-    "save_minutes": "bookkeeping",
-    "keep_checkpoints": "bookkeeping",
-    "trackers": "bookkeeping",
-}
-#: The settings that name files: what lies there is compared.
+MAY_CHANGE: Mapping[str, str] = {name: why for why, names in _MAY_CHANGE.items() for name in names}
+#: The settings that name files, whose contents are compared.
 PLACES = ("init_from", "language_from", "encoder_from", "geometry_from", "teacher_geometry", "teacher_language")
-#: What a folder without a checkpoint is held to all the same: its tokenizer was made from them.
+#: Also compared in a folder without a checkpoint: its tokenizer was made from them.
 OF_TOKENIZER = ("kind", "data", "init_from")
 
 
@@ -76,15 +62,20 @@ def begin(config: RunConfig, processes: int) -> list[str]:
     record = _record(config, processes)
     trained = bool(list_checkpoints(out / "checkpoints"))
     before = _read(out / RECORD_FILE)
+    differ: list[str] = []
     told: list[str] = []
     if before is not None and (trained or _tokenizer_file(config).exists()):
         keys = [key for key in {**before, **record} if key != "tokenizer" and (trained or key in OF_TOKENIZER)]
         differ, told = _differences(before, record, keys)
-        _refuse(out, differ)
-    if trained and (settings := _read(out / CONFIG_FILE)) is not None:
+    if not differ and trained and (settings := _read(out / CONFIG_FILE)) is not None:
         with naming(out / CONFIG_FILE, "put the run's own back, or give another --out"):
             differ = _other_settings(settings, config)
-        _refuse(out, differ)
+    if differ:
+        more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+        raise ValueError(
+            f"{out}: the run in it was started with {', '.join(differ[:SHOWN])}{more}; use these settings again, give "
+            f"another --out, or delete {out} to train anew"
+        )
     if before is not None and "tokenizer" in before:
         record["tokenizer"] = before["tokenizer"]
     write_json(out / CONFIG_FILE, asdict(config))
@@ -101,9 +92,8 @@ def check_tokenizer_of(config: RunConfig) -> None:
         return
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if list_checkpoints(out / "checkpoints") and record.get("tokenizer", found) != found:
-        raise ValueError(
-            f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give another --out"
-        )
+        raise ValueError(f"{file}: not the tokenizer that the run in {out} was started with; restore that one, or give "
+                         "another --out")  # fmt: skip
     write_json(out / RECORD_FILE, {**record, "tokenizer": found})
 
 
@@ -166,7 +156,7 @@ def _size(video: Path) -> str:
 
 
 def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What of a record is another, by name, and what is new but no harm."""
+    """Differences between two records, by name; and additions, which are allowed."""
     differ, told = [], []
     for key in keys:
         old, new = before.get(key), record.get(key)
@@ -185,24 +175,14 @@ def _differences(before: Record, record: Record, keys: Iterable[str]) -> tuple[l
 
 
 def _other_settings(before: Record, config: RunConfig) -> list[str]:
-    """Settings that are others than those written down; one that an earlier version did not have is as its default."""
+    """Settings that differ from the stored ones; one that is not stored (by an earlier version) has its default."""
     now, usual = (json.loads(json.dumps(flat(each))) for each in (config, type(config)()))
     old = flat_file(before, config)
-    found = []
-    for name, value in now.items():
-        told = old.get(name, usual[name])
-        if name not in MAY_CHANGE and told != value:
-            found.append(f"{_option(name)} {_short(told)} (now {_short(value)})")
-    return found
-
-
-def _refuse(out: Path, differ: list[str]) -> None:
-    if differ:
-        more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
-        raise ValueError(
-            f"{out}: the run in it was started with {', '.join(differ[:SHOWN])}{more}; use these settings again, give "
-            f"another --out, or delete {out} to train anew"
-        )
+    before = {name: old.get(name, usual[name]) for name in now if name not in MAY_CHANGE}
+    return [
+        f"{_option(name)} {_short(told)} (now {_short(now[name])})"
+        for name, told in before.items() if told != now[name]
+    ]  # fmt: skip
 
 
 def _option(name: str) -> str:

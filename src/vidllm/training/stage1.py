@@ -92,14 +92,14 @@ class Stage1Run(Trainable):
         self.data, self.texts = data, texts
         geometry, language = (teacher.to(self.device) for teacher in teachers)
         self.model = trained_in_stage1(model, tune_encoder=config.tune_encoder)
-        for part in (self.model.encoder, self.model.adapter):  # the others, the language model among them, stay behind
+        for part in (self.model.encoder, self.model.adapter):  # the other parts are not used
             part.to(self.device)
         self.model.encoder.gradient_checkpointing = config.loop.gradient_checkpointing
         width = model.config.encoder.hidden_size
         self.projections = Projections(width, geometry.width, language.width).to(self.device)
-        self.geometry, self.language = self._sight(geometry), self._sight(language)
+        self.geometry, self.language = self._cached(geometry), self._cached(language)
         comparable = geometry.width == language.width or config.structure_weight > 0
-        self.structure = config.structure if comparable else "streams"  # what is told where it is not trained
+        self.structure = config.structure if comparable else "streams"  # of the logged value, if it is not trained
 
     @classmethod
     def build(cls, config: Stage1Config) -> Stage1Run:
@@ -114,18 +114,18 @@ class Stage1Run(Trainable):
             read_weights(model, str(config.init_from), training_device(config.loop.device), LEARNED)
         return cls(config, model, teachers.load(), data, texts)
 
-    def _sight(self, teacher: Teacher) -> CachedTeacher | Teacher:
+    def _cached(self, teacher: Teacher) -> CachedTeacher | Teacher:
         cache = self.config.teacher_cache
         return CachedTeacher(teacher, Path(cache)) if cache is not None and teacher.per_frame else teacher
 
     def modules(self) -> dict[str, nn.Module]:
-        """The parts that learn."""
+        """The trained parts."""
         parts: dict[str, nn.Module] = {"adapter": self.model.adapter, "projections": self.projections}
         return {"encoder": self.model.encoder, **parts} if self.config.tune_encoder else parts
 
     @property
     def drawer(self) -> ClipDraw:
-        """Draws the steps' batches; how many frames a scene has is the same in every process."""
+        """Draws the steps' batches; the number of frames per scene is the same in all processes."""
         config = self.config
         return ClipDraw(self.data, config.loop.seed, config.clip_images, config.clip_frames)
 
@@ -134,7 +134,7 @@ class Stage1Run(Trainable):
         config = self.config
         batch = batch.to(self.device)
         features = self.model.encode(batch.images)
-        teacher = Streams(*(sight.on_grid(batch, features.encoder.grid) for sight in (self.geometry, self.language)))
+        teacher = Streams(*(each.on_grid(batch, features.encoder.grid) for each in (self.geometry, self.language)))
         student = self.projections(features.streams.geometry, features.streams.language)
         found = distillation_losses(student, teacher, self.structure)
         weights = {
@@ -150,13 +150,13 @@ class Stage1Run(Trainable):
             save_file(self.projections.state_dict(), temporary)
         state = self.model.state_dict()
         untouched = self.config.init_from if may_be_read_later(self.config.start) else None
-        if untouched is not None:  # what does not learn was never read
+        if untouched is not None:  # only the trained parts were read
             state = {name: value for name, value in state.items() if name.split(".")[0] in LEARNED}
         return write_model(self.model, state, self.texts.tokenizer, folder / "model", untouched=untouched)
 
 
 def teachers_of(config: Stage1Config) -> FoundTeachers:
-    """What a run's teachers are, by headers alone; ValueError as :func:`~vidllm.training.teachers.find_teachers`."""
+    """A run's teachers, from headers alone; ValueError as :func:`~vidllm.training.teachers.find_teachers`."""
     structure = config.structure if config.structure_weight > 0 else None
     return find_teachers(config.teacher_geometry, config.teacher_language, config.geometry_source, structure)
 

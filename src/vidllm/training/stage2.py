@@ -1,4 +1,4 @@
-"""Stage 2: joint training of geometry and language; what a run holds, its plan of steps, and what one computes."""
+"""Stage 2: joint training of geometry and language: a run, its kinds of steps and their losses."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Run(Trainable):
         return {"model": self.model} | ({} if self.auxiliary is None else {"auxiliary": self.auxiliary})
 
     def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """The parts that see (and the auxiliary heads) learn at ``vision_scale`` times the rate of those that speak."""
+        """All parts but the language half have ``vision_scale`` times its learning rate."""
         parts = dict(self.model.named_children()) | {n: m for n, m in self.modules().items() if n != "model"}
         rates = []
         for speaks, scale in ((False, self.config.start.vision_scale), (True, 1.0)):
@@ -135,8 +135,8 @@ class Run(Trainable):
         return self.model
 
     def prepare(self, say: Log) -> None:
-        """The geometric half of ``geometry_from``, where one is named: widened, and the adapter fitted to it. Depths
-        and labels of real clips are said.
+        """Load and widen the geometric half of ``geometry_from``, if given, and fit the adapter to it; log the depths
+        and labels of real clips.
         """
         if self.posed is not None:
             say(self.posed.told())
@@ -158,24 +158,20 @@ class Run(Trainable):
             self.draw_anew()
 
     def export(self, folder: Path) -> Path:
-        """``model``, of the averaged weights, and the auxiliary heads beside it, for a run that starts from it."""
+        """``model``, of the averaged weights and with the scenes they have seen, and the auxiliary heads beside it."""
         state = self.model.state_dict() | self.averaged
         compact = self.config.export == "int8"
         model = write_model(self.model, state, self.texts.tokenizer, folder / "model", compact=compact)
-        write_seen(model, self._seen())
-        if self.auxiliary is not None:
-            with atomic_path(folder / AUXILIARY_FILE) as temporary:
-                save_file(self.auxiliary.state_dict(), temporary)
-        return model
-
-    def _seen(self) -> Seen:
-        """The scenes of the shards, and what the weights had seen that it began with."""
         start, seen = self.config.start, self.data.seen()
         if self.posed is not None:
             seen |= Seen(scenes=frozenset(Path(clip.where).name for clip in self.posed.clips))
         for begun in filter(None, (start.init_from, start.geometry_from, start.language_from, start.encoder_from)):
             seen |= seen_or_unknown(model_of_run(begun))
-        return seen
+        write_seen(model, seen)
+        if self.auxiliary is not None:
+            with atomic_path(folder / AUXILIARY_FILE) as temporary:
+                save_file(self.auxiliary.state_dict(), temporary)
+        return model
 
     def kind(self, batch: StepBatch) -> str:
         """``window``, ``posed``, ``clip``, ``language`` or ``named``."""
@@ -220,7 +216,7 @@ class Run(Trainable):
     def _language_alone(
         self, batch: Batch, texts: PackedTexts, step: int, rng: np.random.Generator, *, named: bool
     ) -> Losses:
-        """Language losses on the vision as it stands, or on the patches' names, which are lifted with true geometry."""
+        """Language losses without gradient in the vision; ``named``: on oracle features with true geometry."""
         geometry = true_geometry(normalise(batch.depth_m, batch.extrinsics, batch.intrinsics), batch.up)
         if named:
             assert self.oracle is not None
@@ -230,14 +226,12 @@ class Run(Trainable):
             return self._language(batch, self.model.pool_patches(tokens, None, positions, valid), texts)
         with torch.no_grad():
             features = self.model.encode(batch.images)
-            if self._coin(step, rng) >= self.config.curriculum.true_geometry_share(step):
+            coin, loop = float(rng.random()), self.config.loop
+            if loop.parallel == "fsdp":  # one for all processes: all call the sharded blocks, or none
+                coin = float(np.random.default_rng([loop.seed, step, COIN]).random())
+            if coin >= self.config.curriculum.true_geometry_share(step):
                 geometry = self.model.metric_geometry(features, self.model.predict_cameras(features))
         return self._language(batch, self.model.build_visual_tokens(features, geometry), texts)
-
-    def _coin(self, step: int, rng: np.random.Generator) -> float:
-        """A number in [0, 1) for each micro-batch; with sharded blocks one for all, since all call them or none."""
-        own, loop = float(rng.random()), self.config.loop
-        return float(np.random.default_rng([loop.seed, step, COIN]).random()) if loop.parallel == "fsdp" else own
 
     def _language(self, batch: Batch, prefix: VisualPrefix, texts: PackedTexts) -> Losses:
         weights, supervision = self.config.weights, self.supervision
@@ -256,7 +250,7 @@ class StepDraw:
 
     def __call__(self, step: int, rng: np.random.Generator) -> StepBatch:
         """The step's batch, its kind and its texts: ``window`` (geometry), ``posed`` (the same, on real clips),
-        ``clip`` (geometry and language), ``language`` (alone) or ``named`` (language alone, on the patches' names).
+        ``clip`` (geometry and language), ``language`` (alone) or ``named`` (language alone, on oracle features).
 
         The kind and the number of frames are drawn apart from ``rng``, so that all processes of a step agree on them.
         """
@@ -297,8 +291,8 @@ def _check_sharding(config: TrainConfig) -> None:
 
 
 def _compile_blocks(model: VidLLMForConditionalGeneration) -> None:
-    """Compile the encoder's and the geometry's blocks, each kind once for all shapes. Blocks that are listened to
-    (the attention guide's) stay as they are.
+    """Compile the blocks of encoder and geometry, each kind once for all shapes; not blocks with hooks (of attention
+    supervision).
     """
     blocks = [*model.encoder.blocks, *model.attention.frame_blocks, *model.camera_head.trunk]
     blocks += [b for b in model.attention.global_blocks if not b.attn._forward_pre_hooks]  # type: ignore[union-attr]

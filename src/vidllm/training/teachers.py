@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,8 @@ def find_teachers(geometry: str, language: str, source: str = "encoder", structu
             raise ValueError(f"stage 1 needs both teachers; give --teacher-{option} MODEL")
     parts = find_geometry(geometry, source != "encoder"), find_tower(language)
     found = FoundTeachers(GeometryTeacher(parts[0].module, source), LanguageTeacher(parts[1].module), parts)
-    wide = found.geometry.width, found.language.width
     if structure is not None:
-        check_structure(structure, *wide)
+        check_structure(structure, found.geometry.width, found.language.width)
     return found
 
 
@@ -203,9 +203,7 @@ def load_geometry_teacher(place: str, source: str = "encoder") -> GeometryTeache
 
 def load_language_teacher(place: str) -> LanguageTeacher:
     """CLIP's vision tower, of CLIP, LLaVA(-3D) or a cascade; ValueError as :func:`find_teachers`."""
-    part = find_tower(place)
-    part.load()
-    return LanguageTeacher(part.module)
+    return LanguageTeacher(find_tower(place).load())
 
 
 OPEN_FILES = 64
@@ -223,42 +221,31 @@ class CachedTeacher:
         self.teacher, self.name = teacher, teacher.fingerprint()
         self.folder = folder / self.name
         clear_leftovers(self.folder)
-        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._file = lru_cache(maxsize=OPEN_FILES)(self._open)
 
     def on_grid(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "B F P C"]:
         """As :meth:`Teacher.on_grid`."""
-        rows = []
-        for shard, scene, frames in batch.places:
-            rows.append(self._file(shard).get_slice("features")[scene][torch.tensor(frames)].float())
-        own = self.teacher.grid(batch.images.shape[-2], batch.images.shape[-1])
+        rows = [
+            self._file(shard).get_slice("features")[scene][torch.tensor(frames)].float()
+            for shard, scene, frames in batch.places
+        ]
+        own = self.teacher.grid(*batch.images.shape[-2:])
         return resample_grid(torch.stack(rows).to(batch.images.device), own, grid)
 
     def path(self, shard: Path) -> Path:
         """Where the tokens of a shard lie."""
         return self.folder / f"{shard.stem}.safetensors"
 
-    def _file(self, shard: Path) -> Any:
-        if shard not in self._open:
-            found = self._read(shard)
-            if found is None:
-                self._write(shard)
-                found = self._read(shard)
-            self._open[shard] = found
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)
-        return self._open[shard]
-
-    def _read(self, shard: Path) -> Any:
-        """The open file, or None where there is none or it is damaged."""
-        path = self.path(shard)
-        if not has_file(path):
-            return None
-        try:
-            file = safe_open(str(path), framework="pt")
-            file.get_slice("features").get_shape()
-        except (SafetensorError, OSError):
-            return None
-        return file
+    def _open(self, shard: Path) -> Any:
+        """The open file of a shard's tokens, which are computed where there is none or it is damaged."""
+        for _ in range(2):
+            if has_file(self.path(shard)):
+                with suppress(SafetensorError, OSError):
+                    file = safe_open(str(self.path(shard)), framework="pt")
+                    file.get_slice("features").get_shape()
+                    return file
+            self._write(shard)
+        raise ValueError(f"{self.path(shard)}: cannot be read after it was written; leave the cache out")
 
     @full_precision()
     def _write(self, shard: Path) -> None:
@@ -270,6 +257,5 @@ class CachedTeacher:
             scenes.append(self.teacher.features(images[None])[0].half().cpu())
         if not all(bool(tokens.isfinite().all()) for tokens in scenes):
             raise ValueError(f"the teacher's tokens of {shard} do not fit half precision; leave the cache out")
-        path = self.path(shard)
-        with atomic_path(path) as temporary:
+        with atomic_path(self.path(shard)) as temporary:
             save_file({"features": torch.stack(scenes).contiguous()}, temporary, metadata={"teacher": self.name})

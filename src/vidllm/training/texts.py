@@ -218,7 +218,14 @@ class OwnTexts:
             ways = [True] * (example.boxes is not None) + [False] * (example.task != "expression")
             self._of.setdefault(example.video, []).extend((example, finds) for finds in ways)
             for finds in ways:
-                self._check_length(example, finds, max_tokens)
+                prompt = prompts.multi_grounding_prompt(example.text) if finds else _prompt(example)
+                answers = (None,) if finds else example.answers
+                lengths = [len(maker.text(prompt, answer, example.kind).ids) for answer in answers]
+                if max(lengths, default=0) > max_tokens:
+                    raise ValueError(
+                        f"line {example.line} of the data has {max(lengths)} tokens, at most {max_tokens} fit; shorten "
+                        "it, or give a higher --max-text-tokens"
+                    )
         self.videos = sorted(self._of)
 
     def shares(self, texts: int) -> np.ndarray:
@@ -240,16 +247,6 @@ class OwnTexts:
             return self.maker.text(prompt, None, example.kind, boxes=boxes)
         said = example.answers[int(rng.integers(len(example.answers)))]
         return self.maker.text(_prompt(example), said, example.kind, [point] if point else [])
-
-    def _check_length(self, example: Example, finds: bool, most: int) -> None:
-        prompt = prompts.multi_grounding_prompt(example.text) if finds else _prompt(example)
-        for answer in example.answers if not finds else (None,):
-            length = len(self.maker.text(prompt, answer, example.kind).ids)
-            if length > most:
-                raise ValueError(
-                    f"line {example.line} of the data has {length} tokens, at most {most} fit; shorten it, "
-                    "or give a higher --max-text-tokens"
-                )
 
 
 def too_long(examples: Sequence[Example], maker: TextMaker, max_tokens: int) -> list[tuple[int, str]]:

@@ -1,8 +1,8 @@
-"""Networks of other people in the cascade: reconstruction in VGGT's place, and metric depth (docs/geometry_models.md).
+"""Published networks in the cascade: reconstruction instead of VGGT, and metric depth (docs/geometry_models.md).
 
-Each is one file here, written from its formulas, and an entry of :data:`KINDS` or :data:`METRIC_KINDS`; where its
-published weights are, how their keys are called and what their terms say is in
-:mod:`vidllm.pretrained.geometry_models` and :mod:`vidllm.pretrained.depth_estimators`.
+Each is one file here, written from its formulas, and an entry of :data:`KINDS` or :data:`METRIC_KINDS`; the hub ids,
+key maps and licences of the published weights are in :mod:`vidllm.pretrained.geometry_models` and
+:mod:`vidllm.pretrained.depth_estimators`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = {
     "pi3x": (f"{_HERE}.pi3", "Pi3X"),
     "vggt_omega": (f"{_HERE}.vggt_omega", "VGGTOmega"),
 }
-#: The same of networks that give metres of single pictures.
+#: The same for metric depth of single pictures.
 METRIC_KINDS = {
     "depth_anything_3_metric": (f"{_HERE}.depth_anything_3", "DepthAnything3Metric"),
     "moge_2": (f"{_HERE}.moge_2", "MoGe2"),
@@ -69,30 +69,26 @@ class MetricNetwork(nn.Module):
         raise NotImplementedError
 
 
-def read_settings(
-    given: dict[str, Any], kinds: Mapping[str, tuple[str, str]] = KINDS
-) -> tuple[type[nn.Module], Any]:
+def read_settings(given: dict[str, Any], kinds: Mapping[str, tuple[str, str]] = KINDS) -> tuple[Any, Any]:
     """A network's class and its configuration from their dict, ``kind`` with the fields; ValueError for others."""
     fields = dict(given)
     kind = fields.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}, received {kind!r:.60}")
     module, name = kinds[kind]
-    network: Any = getattr(import_module(module), name)
+    network = getattr(import_module(module), name)
     return network, build_part(kind, network.settings, fields)
 
 
 def build_geometry(given: dict[str, Any]) -> GeometryModel:
-    """A reconstruction network of its settings, with initial weights."""
+    """A reconstruction network of these settings, with initial weights."""
     network, settings = read_settings(given)
-    made = network(settings)
-    assert isinstance(made, GeometryModel)
+    made: GeometryModel = network(settings)
     return made
 
 
 def build_metric(given: dict[str, Any]) -> MetricNetwork:
-    """A network that gives metres of its settings, with initial weights."""
+    """A metric depth network of these settings, with initial weights."""
     network, settings = read_settings(given, METRIC_KINDS)
-    made = network(settings)
-    assert isinstance(made, MetricNetwork)
+    made: MetricNetwork = network(settings)
     return made

@@ -1,12 +1,12 @@
-"""Depth Anything 3 (arXiv 2511.10647): one DINOv2 sees all pictures and gives depth and cameras of one unit.
+"""Depth Anything 3 (arXiv 2511.10647): one DINOv2 over all pictures; depth and cameras in one unit.
 
     pictures -> DINOv2; from block ``cross_from`` on, odd blocks attend over all frames -> four layers of tokens
              -> DPT: depth and confidence; a small network on each frame's first token: camera
 
 The first token of a frame becomes a learned camera token at block ``cross_from``: one for the reference frame, whose
-camera is the world, one for the others. Queries and keys are normalised and turned by the patch's place within a frame
-from there on; over frames all patches stand at one place. What a head reads of a layer is the last output of attention
-within frames beside the layer's own, normalised.
+camera is the world, one for the others. From there on queries and keys are normalised and have rotary positions within
+a frame; in attention over frames all patches have the same position. Of each tapped layer the heads read the last
+output of attention within frames concatenated with the layer's own output, normalised.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, MetricNetwork, Prediction
+from vidllm.baselines.geometry.parts import dinov2_embeddings
 from vidllm.geometry.rotations import quaternion_to_matrix
-from vidllm.model.configuration import DenseHeadConfig, EncoderConfig
+from vidllm.model.configuration import DenseHeadConfig
 from vidllm.model.dpt_head import DPTHead, ResidualConv
-from vidllm.model.encoder import Embeddings, normalise
+from vidllm.model.encoder import normalise
 from vidllm.model.transformer import Block, RotaryPosition2D, grid_positions
 
 ROPE_FREQUENCY = 100.0
@@ -49,20 +50,14 @@ class DepthAnything3Config:
     out_channels: tuple[int, int, int, int] = (48, 96, 192, 384)
 
     def __post_init__(self) -> None:
-        taps = self.tap_layers
-        if list(taps) != sorted(set(taps)) or not all(self.first_tap <= layer < self.depth for layer in taps):
-            raise ValueError(f"tap_layers: expected blocks from {self.first_tap} to {self.depth - 1} in "
-                             f"order, received {taps}")  # fmt: skip
+        taps, first = self.tap_layers, self.cross_from if self.crosses else 0
+        if list(taps) != sorted(set(taps)) or not all(first <= layer < self.depth for layer in taps):
+            raise ValueError(f"tap_layers: expected blocks from {first} to {self.depth - 1} in order, received {taps}")
 
     @property
     def crosses(self) -> bool:
         """Whether any block attends over frames."""
         return self.cross_from < self.depth
-
-    @property
-    def first_tap(self) -> int:
-        """The first block that may be read."""
-        return self.cross_from if self.crosses else 0
 
 
 class CrossViewEncoder(nn.Module):
@@ -72,12 +67,7 @@ class CrossViewEncoder(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.config = config
-        self.embeddings = Embeddings(EncoderConfig(
-            width, patch_size=config.patch_size, image_size=config.image_size, num_register_tokens=0,
-            position_antialias=False,
-        ))  # fmt: skip
-        self.embeddings.offset = 0.1
-        nn.init.trunc_normal_(self.embeddings.position_embeddings, std=0.02)
+        self.embeddings = dinov2_embeddings(width, config.patch_size, config.image_size)
         self.camera_token = nn.Parameter(torch.randn(1, 2, width)) if config.crosses else None
         self.blocks = nn.ModuleList(
             Block(width, config.num_heads, 4.0, 1.0, qk_norm=index >= config.cross_from, eps=1e-6)
@@ -122,7 +112,7 @@ class CrossViewEncoder(nn.Module):
 
 
 def reference_frame(tokens: Float[Tensor, "B F C"]) -> Int[Tensor, " B"]:
-    """The frame whose class token is nearest to the middle of all in likeness to the others, length and variance."""
+    """The frame whose class token is nearest to the mid-range of similarity to the others, norm and variance."""
     length = tokens.norm(dim=-1)
     unit = tokens / length[..., None]
     likeness = (unit @ unit.transpose(1, 2)).sum(-1) - 1
@@ -152,7 +142,7 @@ class CameraDecoder(nn.Module):
 
 
 class DepthAnything3(GeometryModel):
-    """Depth and cameras of one unit, which is not the metre."""
+    """Depth and cameras in one unit, which is not the metre."""
 
     settings = DepthAnything3Config
 
@@ -211,7 +201,7 @@ class DepthAnything3Metric(MetricNetwork):
 
 
 def carry_inputs(head: nn.Module) -> None:
-    """Let the residual blocks below carry their inputs as they are."""
+    """Make the skip paths of all residual blocks carry their inputs without rectification."""
     for part in head.modules():
         if isinstance(part, ResidualConv):
             part.rectified = False

@@ -5,8 +5,8 @@
              -> DPT on the encoder's patches and three layers: ray, depth along it, confidence, mask a pixel
              -> mean of patches: camera; scale token: metres a unit
 
-The first frame's tokens carry a fixed mark: its camera is about the world's. Written from the formulas of the authors'
-code (Apache-2.0) and of the library UniCeption (BSD-3-Clause); inputs other than pictures are not computed.
+A fixed embedding marks the first frame, whose camera is about the world frame. Written from the formulas of the
+authors' code (Apache-2.0) and of the library UniCeption (BSD-3-Clause); inputs other than pictures are not computed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, Prediction
 from vidllm.baselines.geometry.depth_anything_3 import carry_inputs
-from vidllm.baselines.geometry.parts import MeanCamera, central_intrinsics
-from vidllm.geometry.cameras import encode_pose, invert_extrinsics, to_homogeneous
+from vidllm.baselines.geometry.parts import MeanCamera, dinov2_embeddings, from_local_points
+from vidllm.geometry.cameras import to_homogeneous
 from vidllm.geometry.rotations import quaternion_to_matrix
-from vidllm.model.configuration import EncoderConfig
 from vidllm.model.dpt_head import DPTDecoder, Fusion
-from vidllm.model.encoder import Embeddings, normalise
+from vidllm.model.encoder import normalise
 from vidllm.model.transformer import Block
 
 _HEAD = 64  # width of a head of attention
@@ -120,11 +119,7 @@ class MapAnything(GeometryModel):
         super().__init__()
         s, width = settings, settings.hidden_size
         self.sizes = settings
-        self.embeddings = Embeddings(EncoderConfig(
-            width, patch_size=s.patch_size, image_size=s.image_size, num_register_tokens=0, position_antialias=False,
-        ))  # fmt: skip
-        self.embeddings.offset = 0.1
-        nn.init.trunc_normal_(self.embeddings.position_embeddings, std=0.02)
+        self.embeddings = dinov2_embeddings(width, s.patch_size, s.image_size)
         self.encoder_blocks = _blocks(width, s.encoder_depth)
         self.fusion_norm = nn.LayerNorm(width, eps=_EPS)
         self.scale_token = nn.Parameter(torch.zeros(width))
@@ -141,10 +136,7 @@ class MapAnything(GeometryModel):
         Confidence is that of the authors' code, times the probability that the pixel's depth is told apart at all.
         """
         points, confidence, mask, pose, metres = self.predict(images)
-        extrinsics = invert_extrinsics(pose)
-        extrinsics[..., :3, 3] *= metres[:, None, None]
-        encoding = encode_pose(extrinsics, central_intrinsics(points), (images.shape[-2], images.shape[-1]))
-        return Prediction(encoding, points[..., 2] * metres[:, None, None, None], confidence * mask)
+        return from_local_points(points, pose, metres, confidence * mask)
 
     def predict(self, images: Float[Tensor, "B F 3 H W"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Local points (B,F,H,W,3), their confidence and the probability of the mask (B,F,H,W), world-from-camera

@@ -3,7 +3,7 @@
     picture, at about ``tokens`` patches -> DINOv2: four layers, projected and summed; with the view plane's coordinates
             -> a neck of five sizes, each twice the one before -> points head, mask head;  first token -> scale head
 
-The shift is what puts the points on the rays of the pictures' pixels; with a known focal length it is the one unknown.
+The shift is chosen so that the points project to their pixels; with a known focal length it is the only unknown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MoGe2Config:
 
 
 class ConvPyramid(nn.Module):
-    """Convolutions from the coarsest of five maps to the finest, each taking its own input in."""
+    """Convolutions from the coarsest of five maps to the finest, each with an input of its own."""
 
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], blocks: Sequence[int], out: int = 0) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class MoGe2(MetricNetwork):
         return torch.cat((points[..., :2] * z, z), -1), mask[..., 0].sigmoid(), scale
 
     def forward(self, images: Float[Tensor, "N 3 H W"], focal: Float[Tensor, "N 2"]) -> Float[Tensor, "N H W"]:
-        """Depth in metres of images in [0, 1], inf where the mask sees nothing; ``focal``: fx and fy in pixels."""
+        """Depth in metres of images in [0, 1], inf outside the mask; ``focal``: fx and fy in pixels."""
         points, mask, scale = self.affine(images)
         depth = points[..., 2] + depth_shift(points, mask > 0.5, focal)[:, None, None]
         return torch.where((mask > 0.5) & (depth > 0), depth * scale[:, None, None], torch.inf)
@@ -136,7 +136,7 @@ def view_plane(height: int, width: int, aspect: float) -> Float[Tensor, "H W 2"]
 def depth_shift(
     points: Float[Tensor, "N H W 3"], mask: Bool[Tensor, "N H W"], focal: Float[Tensor, "N 2"]
 ) -> Float[Tensor, " N"]:
-    """What is to be added to depth so that points project to their pixels: least squares, on a map of 64 x 64."""
+    """The shift of depth with which points project to their pixels: least squares, on a map of 64 x 64."""
     height, width = points.shape[1:3]
     half = (height**2 + width**2) ** 0.5 / 2
     maps = (points, mask[..., None], view_plane(height, width, width / height).to(points).expand_as(points[..., :2]))

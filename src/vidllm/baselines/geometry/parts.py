@@ -1,4 +1,6 @@
-"""What more than one reconstruction network has: a camera from the mean of patches, intrinsics from local points."""
+"""Parts shared by several networks: DINOv2's embeddings, a camera from the mean of patches, intrinsics and geometry
+from local points.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidllm.geometry.cameras import pixel_centres
+from vidllm.baselines.geometry import Prediction
+from vidllm.geometry.cameras import encode_pose, invert_extrinsics, pixel_centres
+from vidllm.model.configuration import EncoderConfig
+from vidllm.model.encoder import Embeddings
+
+
+def dinov2_embeddings(width: int, patch_size: int, image_size: int) -> Embeddings:
+    """Embeddings of DINOv2 without registers; its position table is resized as the authors' code does."""
+    made = Embeddings(EncoderConfig(
+        width, patch_size=patch_size, image_size=image_size, num_register_tokens=0, position_antialias=False
+    ))  # fmt: skip
+    made.offset = 0.1
+    nn.init.trunc_normal_(made.position_embeddings, std=0.02)
+    return made
 
 
 class _ResidualMlp(nn.Module):
@@ -50,3 +65,16 @@ def central_intrinsics(points: Float[Tensor, "*batch H W 3"]) -> Float[Tensor, "
     k = torch.eye(3, device=points.device).repeat(*points.shape[:-3], 1, 1)
     k[..., (0, 1), (0, 1)], k[..., :2, 2] = focal, middle
     return k
+
+
+def from_local_points(
+    points: Float[Tensor, "B F H W 3"],
+    world_from_camera: Float[Tensor, "B F 4 4"],
+    metres: Float[Tensor, " B"],
+    confidence: Float[Tensor, "B F H W"],
+) -> Prediction:
+    """Geometry in metres of points in the cameras' frames, ``metres`` a unit; the principal point is the middle."""
+    extrinsics = invert_extrinsics(world_from_camera)
+    extrinsics[..., :3, 3] *= metres[:, None, None]
+    encoding = encode_pose(extrinsics, central_intrinsics(points), (points.shape[2], points.shape[3]))
+    return Prediction(encoding, points[..., 2] * metres[:, None, None, None], confidence)

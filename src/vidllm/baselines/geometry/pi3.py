@@ -1,4 +1,4 @@
-"""Pi3 and Pi3X (arXiv 2507.13347): cameras and local points of every frame, whatever the order of the frames.
+"""Pi3 and Pi3X (arXiv 2507.13347): cameras and local points of every frame, independent of the order of the frames.
 
     frames -> DINOv2 -> alternating attention, no frame the first -> | points: (x/z, y/z, log z) a pixel
                                                                       | confidence a pixel
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from vidllm.baselines.geometry import GeometryModel, Prediction
 from vidllm.baselines.geometry.moge_2 import view_plane
-from vidllm.baselines.geometry.parts import MeanCamera, central_intrinsics
-from vidllm.geometry.cameras import encode_pose, invert_extrinsics, to_homogeneous
+from vidllm.baselines.geometry.parts import MeanCamera, from_local_points
+from vidllm.geometry.cameras import to_homogeneous
 from vidllm.model.configuration import AttentionConfig, EncoderConfig
 from vidllm.model.encoder import DinoEncoder
 from vidllm.model.global_frame_attention import GlobalFrameAttention
@@ -55,17 +55,15 @@ class Pi3Settings:
     last_channels: int = 32
 
 
-def _decoder_block(width: int) -> Block:
-    return Block(width, width // _HEAD, layer_scale_init=None, eps=_EPS)
-
-
 class TokenDecoder(nn.Module):
     """A few blocks of attention within each frame."""
 
     def __init__(self, dim_in: int, width: int, depth: int, dim_out: int) -> None:
         super().__init__()
         self.projects = nn.Linear(dim_in, width)
-        self.blocks = nn.ModuleList(_decoder_block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, width // _HEAD, layer_scale_init=None, eps=_EPS) for _ in range(depth)
+        )
         self.linear_out = nn.Linear(width, dim_out)
 
     def forward(self, tokens: Float[Tensor, "N T D"], rotary: Float[Tensor, "2 T E"]) -> Float[Tensor, "N T O"]:
@@ -83,7 +81,7 @@ class _CrossAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor, context: Tensor, rotary: Tensor) -> Tensor:
-        """Queries stand at position zero: only keys are turned."""
+        """Queries have position zero: only keys are rotated."""
         q, k, v = (
             project(seen).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, seen in ((self.q_proj, x), (self.k_proj, context), (self.v_proj, context))
@@ -104,7 +102,7 @@ class _ReadingBlock(nn.Module):
 
 
 class SceneReader(nn.Module):
-    """A query that reads all tokens of a scene."""
+    """Cross-attention from queries to all tokens of a scene."""
 
     def __init__(self, dim_in: int, width: int, depth: int) -> None:
         super().__init__()
@@ -115,7 +113,7 @@ class SceneReader(nn.Module):
     def forward(
         self, query: Float[Tensor, "B Q D"], tokens: Float[Tensor, "B T D"], rotary: Float[Tensor, "2 T E"]
     ) -> Float[Tensor, "B Q W"]:
-        """What each query found."""
+        """The output for each query."""
         x, context = self.projects_x(query), self.projects_y(tokens)
         for block in self.blocks:
             x = block(x, context, rotary)
@@ -142,7 +140,7 @@ def _conv(channels: int, out: int) -> nn.Conv2d:
 class ConvolutionalPixels(nn.Module):
     """From tokens to pixels: three times twice as large, then to the image's size (MoGe's head).
 
-    Every stage is told where in the image its cells are.
+    Every stage has the coordinates of its cells in the image as input.
     """
 
     def __init__(self, dim_in: int, upsampling: tuple[int, ...], last: int, dims_out: tuple[int, ...]) -> None:
@@ -169,7 +167,7 @@ class ConvolutionalPixels(nn.Module):
 
 
 def _with_places(x: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Two channels more: where in the image cells are."""
+    """Two more channels: the coordinates of the cells in the image."""
     places = view_plane(x.shape[-2], x.shape[-1], image_size[1] / image_size[0]).to(x).movedim(-1, 0)
     return torch.cat((x, places.expand(len(x), -1, -1, -1)), 1)
 
@@ -227,11 +225,7 @@ class Pi3(GeometryModel):
         Confidence is 1 + the odds that a point is good, of which the authors' code gives the logarithm.
         """
         points, logits, pose, metres = self.predict(images)
-        size = (points.shape[2], points.shape[3])
-        extrinsics = invert_extrinsics(pose)
-        extrinsics[..., :3, 3] *= metres[:, None, None]
-        encoding = encode_pose(extrinsics, central_intrinsics(points), size)
-        return Prediction(encoding, points[..., 2] * metres[:, None, None, None], 1 + logits.exp())
+        return from_local_points(points, pose, metres, 1 + logits.exp())
 
     def predict(
         self, images: Float[Tensor, "B F 3 H W"]

@@ -1,10 +1,10 @@
-"""VGGT-Omega (arXiv 2605.15195): VGGT's plan on a DINOv3 encoder, with fewer blocks over all frames.
+"""VGGT-Omega (arXiv 2605.15195): VGGT's form on a DINOv3 encoder, with fewer blocks over all frames.
 
     pictures -> DINOv3 -> blocks within frames alternate with blocks over frames; in some of the latter the camera and
     register tokens alone take part -> DPT at a quarter of the size, then pixels of a cell: depth, confidence
                                     -> blocks over all camera and register tokens: cameras
 
-Places within a frame turn queries and keys: patch centres in [-1, 1] of the longer side. Written from the formulas of
+Rotary positions within a frame: patch centres in [-1, 1] of the longer side. Written from the formulas of
 the authors' code, whose weights and whose own licence allow research only; the text head is not computed.
 """
 
@@ -49,8 +49,8 @@ class VGGTOmegaSettings:
 
 
 def rotary_table(grid: tuple[int, int], front: int, device: torch.device | None = None) -> Float[Tensor, "2 T D"]:
-    """Cosines and sines for :func:`vidllm.model.transformer.apply_rotary`; ``front`` tokens before the patches stand
-    still.
+    """Cosines and sines for :func:`vidllm.model.transformer.apply_rotary`; ``front`` tokens before the patches are not
+    rotated.
     """
     rows, columns = ((torch.arange(n, device=device) + 0.5) / max(grid) * 2 - 1 for n in grid)
     frequencies = 2 * math.pi / _FREQUENCY ** (torch.arange(HEAD // 4, device=device) * 4 / HEAD)
@@ -66,7 +66,7 @@ def _blocks(width: int, count: int, qk_norm: bool) -> nn.ModuleList:
 
 
 class _Encoder(nn.Module):
-    """DINOv3: no table of positions, places turn queries and keys in every block."""
+    """DINOv3: rotary positions in every block, no table of positions."""
 
     def __init__(self, settings: VGGTOmegaSettings) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Encoder(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Blocks within frames and over frames in turn; these know no places."""
+    """Blocks within frames and over frames in turn; the latter have no positions."""
 
     def __init__(self, settings: VGGTOmegaSettings) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class _Depth(nn.Module):
 
 
 class VGGTOmega(GeometryModel):
-    """Cameras and depth of one unit, which is not the metre."""
+    """Cameras and depth in one unit, which is not the metre."""
 
     settings: ClassVar[type] = VGGTOmegaSettings
 

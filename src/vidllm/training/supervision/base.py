@@ -120,12 +120,11 @@ class Matches:
         low = self.place.floor()
         part = self.place - low
         indices, weights = [], []
-        for down in (0, 1):
-            for right in (0, 1):
-                column, row = ((low[..., i] + step).long() for i, step in ((0, right), (1, down)))
-                indices.append(row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1))
-                share = [part[..., i] if step else 1 - part[..., i] for i, step in ((0, right), (1, down))]
-                weights.append(share[0] * share[1])
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            column, row = (low[..., 0] + right).long(), (low[..., 1] + down).long()
+            indices.append(row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1))
+            across, along = (part[..., i] if step else 1 - part[..., i] for i, step in ((0, right), (1, down)))
+            weights.append(across * along)
         return torch.stack(indices, -1), torch.stack(weights, -1)
 
 
@@ -165,14 +164,9 @@ class GeometryOutputs:
     targets: GeometryTargets
 
     @property
-    def frames(self) -> int:
-        """Frames of each scene."""
-        return self.targets.depth.shape[1]
-
-    @property
     def partner(self) -> Tensor:
         """The frame that each frame is matched with."""
-        return torch.arange(self.frames, device=self.targets.depth.device).roll(-1)
+        return torch.arange(self.targets.depth.shape[1], device=self.targets.depth.device).roll(-1)
 
     @cached_property
     def matches(self) -> Matches:
@@ -219,7 +213,8 @@ class Supervision(ABC, Generic[Outputs]):
 
     name: ClassVar[str]
     reads: ClassVar[type]
-    needs_labels: ClassVar[bool] = False  # of patches; without a label space it is not built
+    needs_labels: ClassVar[bool] = False  # of patches; not built without a label space, not computed without labels
+    min_frames: ClassVar[int] = 1  # of each scene
 
     def __init__(self, parts: Parts) -> None:
         self.weights, self.heads = parts.weights, parts.heads
@@ -233,11 +228,12 @@ class Supervision(ABC, Generic[Outputs]):
 def terms_of(
     supervision: Sequence[Supervision[Any]], outputs: GeometryOutputs | LanguageOutputs, batch: Batch
 ) -> Terms:
-    """Terms and figures of all that use these outputs."""
+    """Terms and figures of all that use these outputs, and for which the batch has labels and frames."""
     terms: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     for each in supervision:
-        if isinstance(outputs, each.reads):
+        enough = batch.images.shape[1] >= each.min_frames and (batch.named or not each.needs_labels)
+        if enough and isinstance(outputs, each.reads):
             more, told = each.loss(outputs, batch)
             terms.update(more)
             figures.update(told)

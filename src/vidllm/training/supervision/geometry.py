@@ -15,7 +15,7 @@ from vidllm.model.global_frame_attention import GlobalFrameAttention
 from vidllm.model.patches_3d import back_project
 from vidllm.model.transformer import Attention
 from vidllm.training.data import Batch
-from vidllm.training.losses import GeometryTargets, masked_mean
+from vidllm.training.losses import masked_mean
 from vidllm.training.supervision.base import GeometryOutputs, Matches, Parts, Supervision, Terms
 
 SEED = 20_26
@@ -104,20 +104,13 @@ class MatchingAttention:
         for order, module in enumerate(self._modules):
             q, k, _ = module.heads(*self._heard[order])
             query, key = (x[:, self._head].unflatten(1, (frames, -1)) for x in (q, k))
-            logs = supervised_logits(query, key, patches, other).log_softmax(-1)
+            asked = query[:, :, -patches:].float() * query.shape[-1] ** -0.5
+            both = torch.cat([key, key[:, other]], 2).float()  # tokens of each frame, then of its partner
+            logs = torch.einsum("bfpd,bfsd->bfps", asked, both).log_softmax(-1)
             each = -(logs.gather(-1, 2 * key.shape[2] - patches + target) * share).sum(-1)
             terms.append(masked_mean(each, matches.valid))
         self._heard.clear()
         return torch.stack(terms).mean()
-
-
-def supervised_logits(
-    query: Float[Tensor, "B F T D"], key: Float[Tensor, "B F T D"], patches: int, other: Int[Tensor, " F"]
-) -> Float[Tensor, "B F P S"]:
-    """Attention logits of each patch over its own frame's tokens, then its partner's (S = 2T)."""
-    asked = query[:, :, -patches:].float() * query.shape[-1] ** -0.5
-    both = torch.cat([key, key[:, other]], 2).float()
-    return torch.einsum("bfpd,bfsd->bfps", asked, both)
 
 
 class PatchLabels(Supervision[GeometryOutputs]):
@@ -128,9 +121,7 @@ class PatchLabels(Supervision[GeometryOutputs]):
     needs_labels = True
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``semantic`` and accuracies on objects (``clip_category``: real clips); nothing without labels."""
-        if not batch.named:
-            return {}, {}
+        """``semantic`` and accuracies on objects (``clip_category``: real clips)."""
         language = outputs.features.streams.language
         semantic, figures = self.heads.semantic_loss(language, batch.category, batch.colour, batch.material)
         if not batch.records:
@@ -148,19 +139,15 @@ class PatchPoints(Supervision[GeometryOutputs]):
         """``patch_points``"""
         model, targets = outputs.model, outputs.targets
         with torch.no_grad():
+            translation = targets.extrinsics[..., 3:] / targets.scale[:, None, None, None]
+            extrinsics = torch.cat([targets.extrinsics[..., :3], translation], -1)  # at the normalised scale
             points, valid = back_project(
-                targets.depth, targets.intrinsics, _scaled(targets), outputs.features.encoder.grid,
+                targets.depth, targets.intrinsics, extrinsics, outputs.features.encoder.grid,
                 model.config.encoder.patch_size,
             )  # fmt: skip
         last = outputs.cameras.attended.intermediate_features[max(model.config.dense_head.tap_layers)]
         loss = self.heads.point_loss(last, points, valid, self.weights.bearing_weight)
         return {"patch_points": self.weight * loss}, {}
-
-
-def _scaled(targets: GeometryTargets) -> Tensor:
-    """Extrinsics (B,F,3,4) at the targets' normalised scale."""
-    s = targets.scale[:, None, None, None]
-    return torch.cat([targets.extrinsics[..., :3], targets.extrinsics[..., 3:] / s], -1)
 
 
 class Naming(Supervision[GeometryOutputs]):
@@ -176,9 +163,7 @@ class Naming(Supervision[GeometryOutputs]):
         self.oracle = OracleFeatures(width, *parts.labels.sizes).to(parts.model.device)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``naming``; nothing without labels. On real clips only the category is known."""
-        if not batch.named:
-            return {}, {}
+        """``naming``; on real clips only the category is known."""
         language = outputs.features.streams.language
         named = (
             self.oracle.features(batch.category, batch.colour, batch.material) if batch.records
@@ -193,11 +178,10 @@ class Correspondence(Supervision[GeometryOutputs]):
 
     name = "correspondence"
     reads = GeometryOutputs
+    min_frames = 2
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``correspondence``; nothing for a single frame."""
-        if outputs.frames == 1:
-            return {}, {}
+        """``correspondence``"""
         matches, stream = outputs.matches, outputs.features.streams.geometry.float()
         loss = correspondence_loss(self.heads.match(stream), matches.index, matches.valid, outputs.partner)
         return {"correspondence": self.weight * loss}, {}
@@ -208,6 +192,7 @@ class AttentionToMatches(Supervision[GeometryOutputs]):
 
     name = "guide"
     reads = GeometryOutputs
+    min_frames = 2
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -216,7 +201,5 @@ class AttentionToMatches(Supervision[GeometryOutputs]):
         self.attention = MatchingAttention(parts.model.attention, layers)
 
     def loss(self, outputs: GeometryOutputs, batch: Batch) -> Terms:
-        """``guide``; nothing for a single frame."""
-        if outputs.frames == 1:
-            return {}, {}
+        """``guide``"""
         return {"guide": self.weight * self.attention.loss(outputs.matches, outputs.partner)}, {}

@@ -35,6 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vidllm.english import plural
 from vidllm.geometry.boxes import points_in_boxes
+from vidllm.model.language_model import rotated
 from vidllm.model.outputs import VisualPrefix
 from vidllm.model.text import IGNORE_INDEX
 from vidllm.training.data import Batch
@@ -57,7 +58,7 @@ COSINE_A_METRE = 0.08  # cosine of a token with the direction of an axis, per me
 FARTHEST_M = 7.5  # coordinates are clipped to this
 ONE_PLACE_M = 1.0  # nouns whose patches have a larger standard deviation have no position
 
-#: rows (n,), places in the text (n,), the patches meant (n,T)
+#: rows (n,), positions in the text (n,), target patches (n,T)
 Wanted = tuple[Tensor, Tensor, Tensor]
 Mentions = Sequence[Sequence[tuple[int, str, int]]]  # of each row: (place of the last token, kind, class), in order
 
@@ -129,17 +130,13 @@ class Vocabulary:
 class WordAttention:
     """Hooks on some layers of a Llama-form language model that compute the losses of the supervised heads."""
 
-    def __init__(
-        self, language_model: nn.Module, vocabulary: Vocabulary, coord_token_id: int
-    ) -> None:
-        model: Any = language_model
-        layers = model.base_model.layers
+    def __init__(self, language_model: Any, vocabulary: Vocabulary, coord_token_id: int) -> None:
+        layers, heads = language_model.base_model.layers, language_model.config.num_attention_heads
         self._vocabulary, self._coord = vocabulary, coord_token_id
         self.words = vocabulary.words
-        heads = model.config.num_attention_heads
         self._heads = {kind: (min(layer, len(layers) - 1), head % heads) for kind, (layer, head) in HEADS.items()}
         heard = {layer for layer, _ in self._heads.values()}
-        #: for each kind that tells places, the first layer that reads what its head has seen, if there is one
+        #: for each kind with position supervision, the layer after that of its head, if there is one
         self._behind = {kind: self._heads[kind][0] + 1 for kind in TELLING if self._heads[kind][0] + 1 < len(layers)}
         heard |= set(self._behind.values())
         self._modules: dict[int, Any] = {layer: layers[layer].self_attn for layer in heard}
@@ -162,10 +159,8 @@ class WordAttention:
         wanted = self._wanted(prefix, names, packed)
         telling = self._telling(prefix, wanted, start[1])
         for kind, (rows, places, targets) in wanted.items():
-            if kind not in self._heads:
-                continue
             targets = targets & prefix.patch_mask[rows]
-            if not bool(targets.any()):
+            if kind not in self._heads or not bool(targets.any()):
                 continue
             logits = self._attention(kind, rows, places + start[1], start[0], prefix.patch_mask)
             share = torch.logsumexp(logits.masked_fill(~targets, -1e4), -1) - torch.logsumexp(logits, -1)
@@ -173,9 +168,7 @@ class WordAttention:
             terms.append(-masked_mean(share, known))
             figures[f"look_{kind}"] = float(masked_mean(share.detach().exp(), known))
         self._heard.clear()
-        if not terms:
-            return prefix.tokens.sum() * 0, telling, figures
-        return torch.stack(terms).mean(), telling, figures
+        return torch.stack(terms).mean() if terms else prefix.tokens.sum() * 0, telling, figures
 
     def _telling(self, prefix: VisualPrefix, wanted: Mapping[str, Wanted], start: int) -> Tensor:
         """Summed position errors of nouns and of the tokens before answers."""
@@ -183,16 +176,12 @@ class WordAttention:
         for kind, (rows, places, meant) in wanted.items():
             teller, _, thing = kind.partition("_")
             if teller in self._behind:
-                heard = self._heard[self._behind[teller]][0]
-                told = meant & prefix.patch_mask[rows]
-                total = total + text_positions_loss(
-                    heard, rows, places + start, told, prefix.patch_positions, int(thing or 0)
-                )
+                heard, told = self._heard[self._behind[teller]][0], meant & prefix.patch_mask[rows]
+                at = rows, places + start
+                total = total + text_positions_loss(heard, *at, told, prefix.patch_positions, int(thing or 0))
         return total
 
-    def _wanted(
-        self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts
-    ) -> dict[str, Wanted]:
+    def _wanted(self, prefix: VisualPrefix, names: PatchNames, packed: PackedTexts) -> dict[str, Wanted]:
         """The target patches of each kind of token. ``answer_1`` and on are the further objects of an answer (without
         patches if there are fewer).
         """
@@ -205,9 +194,7 @@ class WordAttention:
         wanted |= {f"answer_{i}": (rows, places, thing) for i, thing in enumerate(things[1:], 1)}
         return {kind: value for kind, value in wanted.items() if len(value[0])}
 
-    def _asked(
-        self, packed: PackedTexts, meant: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _asked(self, packed: PackedTexts, meant: list[Wanted]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The last token before each answer: row, position, and the patches of each object of the question.
 
         The first is that of the question's first noun (or ``<coord>``). Objects of a situation before the question come
@@ -231,11 +218,13 @@ class WordAttention:
                     if asked:
                         situated = [places[at] for at in range(begin, asks) if at in places]
                         found.append((row, place - 1))
-                        about.append(_things_of(asked, situated, none))
+                        third = asked[2:3] or situated[:1]  # or the place of a situation
+                        rest = [found[0] if found else none for found in (asked[1:2], third, situated[1:2])]
+                        about.append([asked[0], *rest])
         rows, at = _columns(found, 2, packed)
         return rows, at, [torch.stack([a[i] for a in about]) if about else meant[0][2][:0] for i in range(THINGS)]
 
-    def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    def _near_points(self, prefix: VisualPrefix, packed: PackedTexts) -> Wanted:
         is_point = packed.input_ids == self._coord
         rows, places = is_point.nonzero().unbind(1)
         order = (is_point.long().cumsum(1) - 1)[rows, places]
@@ -257,8 +246,8 @@ class WordAttention:
         q = F.linear(hidden[rows, places], weight_of(module.q_proj)[head * size : (head + 1) * size])
         k = F.linear(hidden[:, first:end], weight_of(module.k_proj)[shared * size : (shared + 1) * size])
         cos, sin = cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
-        q = _rotate(q.float(), cos[rows, places].float(), sin[rows, places].float())
-        k = _rotate(k.float(), cos[:, first:end].float(), sin[:, first:end].float())
+        q = rotated(q.float(), (cos[rows, places].float(), sin[rows, places].float()))
+        k = rotated(k.float(), (cos[:, first:end].float(), sin[:, first:end].float()))
         logits = torch.einsum("nd,ntd->nt", q, k[rows]) * module.scaling
         return logits.masked_fill(~mask[rows], -1e4)
 
@@ -283,13 +272,7 @@ def token_words_loss(
     return torch.stack(terms).mean()
 
 
-def _things_of(asked: Sequence[Tensor], situated: Sequence[Tensor], none: Tensor) -> list[Tensor]:
-    """The first, second and third object of the question (else the place of a situation), and the faced object."""
-    third = asked[2] if len(asked) > 2 else situated[0] if situated else none
-    return [asked[0], asked[1] if len(asked) > 1 else none, third, situated[1] if len(situated) > 1 else none]
-
-
-def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Wanted:
     """Nouns; with a colour right before them ("red table lamp"), the patches of both."""
     found = []
     for row, told in enumerate(mentions):
@@ -305,10 +288,9 @@ def _things(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple
     return rows, places, torch.where((colours >= 0)[:, None], both, targets)
 
 
-def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
-    found = [
-        (row, place, index) for row, told in enumerate(mentions) for place, kind, index in told if kind == "colour"
-    ]
+def _colours(mentions: Mentions, names: PatchNames, packed: PackedTexts) -> Wanted:
+    named = ((row, *one) for row, told in enumerate(mentions) for one in told)
+    found = [(row, place, index) for row, place, kind, index in named if kind == "colour"]
     rows, places, classes = _columns(found, 3, packed)
     return rows, places, names.colour[rows, :, classes]
 
@@ -317,13 +299,7 @@ def _columns(found: Sequence[tuple[int, ...]], count: int, packed: PackedTexts) 
     return torch.tensor(found, dtype=torch.long, device=packed.input_ids.device).reshape(-1, count).unbind(1)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in Llama's layout (halves)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+def _in_boxes(prefix: VisualPrefix, packed: PackedTexts) -> Wanted:
     """``<loc>`` tokens and the patches inside any of their boxes."""
     rows, order = packed.loc_mask.nonzero().unbind(1)
     boxes = packed.boxes[rows, order].clone()
@@ -391,8 +367,7 @@ class Words(Supervision[LanguageOutputs]):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.labels = parts.labels
-        labels = parts.labels
+        self.labels = labels = parts.labels
         words = Vocabulary(parts.texts.tokenizer, labels.categories, labels.colours, labels.materials)
         self.attention = WordAttention(parts.model.language_model, words, parts.texts.special_ids[2])
 
