@@ -30,6 +30,7 @@ from vidllm.cli.options import (
     Verb,
     WindowOptions,
     Words,
+    about,
     read_by,
     spelled,
 )
@@ -58,8 +59,8 @@ class WithModel(Verb):
     """A verb that runs a model."""
 
     json: Flag = field(default=False, kw_only=True)  # JSON on standard output
-    compute: ComputeOptions = field(default_factory=ComputeOptions, kw_only=True)
-    memory: MemoryOptions = field(default_factory=MemoryOptions, kw_only=True)
+    compute: Annotated[ComputeOptions, about(ComputeOptions)] = field(default_factory=ComputeOptions, kw_only=True)
+    memory: Annotated[MemoryOptions, about(MemoryOptions)] = field(default_factory=MemoryOptions, kw_only=True)
 
     def model(self, default: Path | None = None) -> VidLLM:
         """The model of ``--model``, else ``default``, else the shipped one."""
@@ -77,9 +78,9 @@ class OfVideo(WithModel):
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
     frames: Frames = field(default=None, kw_only=True)
     """frames to sample evenly (default: as many as neighbouring frames need to overlap)"""
-    known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
-    known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
-    windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
+    known_scale: Annotated[KnownScaleOptions, about(KnownScaleOptions)] = field(default_factory=KnownScaleOptions, kw_only=True)
+    known_cameras: Annotated[KnownCameraOptions, about(KnownCameraOptions)] = field(default_factory=KnownCameraOptions, kw_only=True)
+    windows: Annotated[WindowOptions, about(WindowOptions)] = field(default_factory=WindowOptions, kw_only=True)
     REFINES: ClassVar[bool] = False  # whether the command refines by default
 
     def scene(self) -> Scene:

@@ -111,7 +111,7 @@ class _Pulled(torch.autograd.Function):
         below = torch.addcmul(gap.new_ones(()), gap, gap, value=alpha)
         ctx.save_for_backward(below)
         ctx.share = share
-        return torch.addcdiv(moved, gap, below, value=share)
+        return torch.addcdiv(moved, gap, below, value=share, out=gap)  # which backward does not need
 
     @staticmethod
     @once_differentiable
