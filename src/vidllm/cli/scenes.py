@@ -78,8 +78,12 @@ class OfVideo(WithModel):
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
     frames: Frames = field(default=None, kw_only=True)
     """frames to sample evenly (default: as many as neighbouring frames need to overlap)"""
-    known_scale: Annotated[KnownScaleOptions, about(KnownScaleOptions)] = field(default_factory=KnownScaleOptions, kw_only=True)
-    known_cameras: Annotated[KnownCameraOptions, about(KnownCameraOptions)] = field(default_factory=KnownCameraOptions, kw_only=True)
+    known_scale: Annotated[KnownScaleOptions, about(KnownScaleOptions)] = field(
+        default_factory=KnownScaleOptions, kw_only=True
+    )
+    known_cameras: Annotated[KnownCameraOptions, about(KnownCameraOptions)] = field(
+        default_factory=KnownCameraOptions, kw_only=True
+    )
     windows: Annotated[WindowOptions, about(WindowOptions)] = field(default_factory=WindowOptions, kw_only=True)
     REFINES: ClassVar[bool] = False  # whether the command refines by default
 
@@ -94,8 +98,9 @@ class OfVideo(WithModel):
             if is_saved_scene(self.video):
                 return self._saved()
         reading.begin("loading the model")
-        known, cameras = self.known_scale.known(), self.known_cameras.known()
-        model = self.model()
+        with reading.first_imports():
+            known, cameras = self.known_scale.known(), self.known_cameras.known()
+            model = self.model()
         reading.begin(f"reconstructing {self.video}")
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap
