@@ -121,3 +121,19 @@ def test_a_broken_bound_is_found(tmp_path, sources, broken):
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_collection_of_garbage_stops_for_the_import_of_torch_only():
+    program = """
+import gc, sys
+from vidllm.cli.reading import first_imports
+with first_imports():
+    assert not gc.isenabled()
+assert gc.isenabled() and gc.get_freeze_count() > 0
+gc.unfreeze()
+sys.modules["torch"] = object()
+with first_imports():
+    assert gc.isenabled()
+assert gc.get_freeze_count() == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -42,7 +42,9 @@ def test_vectors_keep_half_precision_and_tiny_numbers_single():
     vector, tiny = torch.randn(50) + 3, torch.full((50,), 3e-7)
     assert quantised("v", vector)["v"].dtype == torch.float16
     assert torch.equal(quantised("t", tiny)["t"], tiny)
-    assert torch.equal(dequantised(torch.tensor([3]), None), torch.tensor([3]))
+    stored = torch.tensor([3])  # as mapped from the file
+    assert torch.equal(dequantised(stored, None), stored)
+    assert all(dequantised(kept, None).data_ptr() != kept.data_ptr() for kept in (stored, tiny))
 
 
 def test_a_model_loads_from_compact_weights_and_sees_nearly_the_same(saved):

@@ -51,6 +51,11 @@ def one_of(*choices: str) -> PrimitiveConstructorSpec[Any]:
     return read_by(str, f"{{{','.join(choices)}}}", choices)
 
 
+def about(group: type) -> Any:
+    """The annotation of a group of options: its docstring, for which tyro would parse the whole module's source."""
+    return arg(help=group.__doc__)
+
+
 NO_HINT = arg(help_behavior_hint="")  # do not show "(default: None)" or "(default: False)"
 Flag = Annotated[bool, NO_HINT]
 Text = Annotated[str | None, read_by(str, "TEXT"), NO_HINT]

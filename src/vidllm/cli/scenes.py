@@ -30,6 +30,7 @@ from vidllm.cli.options import (
     Verb,
     WindowOptions,
     Words,
+    about,
     read_by,
     spelled,
 )
@@ -60,8 +61,8 @@ class WithModel(Verb):
     REFINES: ClassVar[bool] = False  # whether the command refines by default
 
     json: Flag = field(default=False, kw_only=True)  # JSON on standard output
-    compute: ComputeOptions = field(default_factory=ComputeOptions, kw_only=True)
-    memory: MemoryOptions = field(default_factory=MemoryOptions, kw_only=True)
+    compute: Annotated[ComputeOptions, about(ComputeOptions)] = field(default_factory=ComputeOptions, kw_only=True)
+    memory: Annotated[MemoryOptions, about(MemoryOptions)] = field(default_factory=MemoryOptions, kw_only=True)
 
     def model(self, default: Path | None = None) -> VidLLM:
         """The model of ``--model``, else ``default``, else the shipped one."""
@@ -80,9 +81,13 @@ class OfVideo(WithModel):
     video: Annotated[Positional[str], arg(metavar="VIDEO")]  # a video file, a folder of pictures, or a saved scene
     frames: Frames = field(default=None, kw_only=True)
     """frames to sample evenly (default: as many as neighbouring frames need to overlap)"""
-    known_scale: KnownScaleOptions = field(default_factory=KnownScaleOptions, kw_only=True)
-    known_cameras: KnownCameraOptions = field(default_factory=KnownCameraOptions, kw_only=True)
-    windows: WindowOptions = field(default_factory=WindowOptions, kw_only=True)
+    known_scale: Annotated[KnownScaleOptions, about(KnownScaleOptions)] = field(
+        default_factory=KnownScaleOptions, kw_only=True
+    )
+    known_cameras: Annotated[KnownCameraOptions, about(KnownCameraOptions)] = field(
+        default_factory=KnownCameraOptions, kw_only=True
+    )
+    windows: Annotated[WindowOptions, about(WindowOptions)] = field(default_factory=WindowOptions, kw_only=True)
 
     def scene(self) -> Scene:
         """The scene; a missing video is reported before a model is loaded."""
@@ -95,8 +100,9 @@ class OfVideo(WithModel):
             if is_saved_scene(self.video):
                 return self._saved()
         reading.begin("loading the model")
-        known, cameras = self.known_scale.known(), self.known_cameras.known()
-        model = self.model()
+        with reading.first_imports():
+            known, cameras = self.known_scale.known(), self.known_cameras.known()
+            model = self.model()
         reading.begin(f"reconstructing {self.video}")
         line = reading.Progress("frames", self.frames or 0)
         window, overlap = self.windows.window, self.windows.overlap

@@ -104,8 +104,9 @@ def register_pictures(
     agreement = first.new_zeros(len(first))
     for side, iterations in zip(SIDES, ITERATIONS, strict=True):
         one, two = (_blurred(shrunk(x, side)) for x in (first, second))
+        layers = torch.cat([two, *_gradients(two)], 1)
         for _ in range(iterations):
-            maps, agreement = _step(one, two, maps)
+            maps, agreement = _step(one, layers, maps)
     return maps, agreement
 
 
@@ -128,26 +129,27 @@ def half_sides(size: tuple[int, int]) -> tuple[float, float]:
     return size[1] / shorter, size[0] / shorter
 
 
-def _step(one: Tensor, two: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """One Gauss-Newton step of the maps, and the correlation before it."""
+def _step(one: Tensor, layers: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """One Gauss-Newton step of the maps, and the correlation before it; ``layers``: the second picture and its
+    gradients.
+    """
     size = (one.shape[-2], one.shape[-1])
     halves = maps.new_tensor(half_sides(size))
     points = _grid(size, maps) * halves
     moved = points @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]
     inside = (moved.abs() <= halves).all(-1).to(one.dtype)
-    layers = torch.cat([two, *_gradients(two)], 1)
     found = F.grid_sample(layers, (moved / halves)[:, None], padding_mode="border", align_corners=False)[:, :, 0]
     target = one.flatten(1)
-    value, gradient = found[:, 0], found[:, 1:].transpose(1, 2)  # (B,n), (B,n,2)
+    value, gradient = found[:, 0], found[:, 1:]  # (B,n), (B,2,n)
     difference = value - target
     weight = inside * HUBER / difference.abs().clamp(min=HUBER)
-    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], -1).expand(len(maps), -1, -1)
-    jacobian = (gradient[..., None] * homogeneous[:, :, None, :]).flatten(2)  # (B,n,6): rows of the map
-    weighted = jacobian * weight[..., None]
-    normal = weighted.transpose(1, 2) @ jacobian
+    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], -1).transpose(1, 2)
+    jacobian = (gradient[:, :, None] * homogeneous[:, None]).flatten(1, 2)  # (B,6,n): rows of the map
+    weighted = jacobian * weight[:, None]
+    normal = weighted @ jacobian.transpose(1, 2)
     scale = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     normal = normal + (DAMPING * scale + 1e-9) * torch.eye(6, dtype=normal.dtype)
-    step = torch.linalg.solve(normal, weighted.transpose(1, 2) @ difference[..., None])
+    step = torch.linalg.solve(normal, weighted @ difference[..., None])
     return maps - step.reshape(-1, 2, 3), _correlation(value, target, inside)
 
 

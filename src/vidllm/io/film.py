@@ -24,6 +24,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -90,9 +91,9 @@ def seek_pictures(path: Path, scan: Scan, num_frames: int | Sequence[int] | None
     """The requested frames, each reached from the last key frame before it. Raises `SeekFailedError` if in doubt."""
     container, stream = open_film(path)
     with container:
-        cursor = _Cursor(container, stream, scan)
+        cursor, to_rgb = _Cursor(container, stream, scan), VideoReformatter()
         for index in sampled_indices(len(scan.pts), num_frames).tolist():
-            yield _picture(cursor.frame(index), stream, index, scan.time_s(index), cursor.near)
+            yield _picture(cursor.frame(index), stream, index, scan.time_s(index), cursor.near, to_rgb)
 
 
 class _Cursor:
@@ -191,7 +192,7 @@ def _kept_pictures(path: Path, scan: Scan, found: _Pass, wanted: Sequence[int], 
     with container:
         decoded = ((by_packet[packet], frame) for packet, frame in _decode_all(container, stream, [])
                    if not frame.is_corrupt and packet in by_packet)  # fmt: skip
-        window: dict[int, av.VideoFrame] = {}
+        window, to_rgb = dict[int, av.VideoFrame](), VideoReformatter()
         ahead = next(decoded, None)
         while ahead is not None and chosen:
             number, frame = ahead
@@ -201,7 +202,7 @@ def _kept_pictures(path: Path, scan: Scan, found: _Pass, wanted: Sequence[int], 
                 chosen.discard(number)
                 around = {n - found.start: f for n, f in [*window.items(), *([ahead] if ahead else [])]}
                 time_s = scan.time_s(number, found.start)
-                yield _picture(frame, stream, number - found.start, time_s, around.get)
+                yield _picture(frame, stream, number - found.start, time_s, around.get, to_rgb)
 
 
 def _survey(path: Path, scan: Scan, careful: bool) -> _Pass:
@@ -317,14 +318,19 @@ def _ranges(numbers: Sequence[int]) -> str:
 # ---- one frame to one picture -------------------------------------------------------------------------------------
 
 
-def _picture(frame: av.VideoFrame, stream: VideoStream, index: int, time_s: float, near: Neighbour) -> Picture:
-    """Frame `index` as shown; `near` gives the frame of another number, or None."""
+def _picture(
+    frame: av.VideoFrame, stream: VideoStream, index: int, time_s: float, near: Neighbour, to_rgb: VideoReformatter
+) -> Picture:
+    """Frame `index` as shown; `near` gives the frame of another number, or None.
+
+    `to_rgb` converts all frames of a video: its tables are made for the first one.
+    """
     whole = deinterlaced(frame, lambda: near(index - 1), lambda: near(index + 1))
     context = stream.codec_context
     if is_hdr(context.color_trc):
         rgb = sdr_picture(whole, context.color_trc, context.color_primaries)
     else:
-        rgb = whole.to_ndarray(format="rgb24")
+        rgb = to_rgb.reformat(whole, format="rgb24").to_ndarray()
     return Picture(*upright(rgb, frame, stream), index, time_s)
 
 

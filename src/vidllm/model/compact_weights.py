@@ -43,10 +43,10 @@ def quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
 
 
 def dequantised(levels: Tensor, scale: Tensor | None) -> Tensor:
-    """The inverse of :func:`quantised`, in float32."""
+    """The inverse of :func:`quantised`, in float32, in memory of its own."""
     if scale is None:
-        return levels.float() if levels.is_floating_point() else levels
-    return (_rows(levels).float() * scale.float()[:, None]).view(levels.shape)
+        return levels.to(torch.float32 if levels.is_floating_point() else levels.dtype, copy=True)
+    return _rows(levels).float().mul_(scale.float()[:, None]).view(levels.shape)
 
 
 def _rows(weight: Tensor) -> Tensor:

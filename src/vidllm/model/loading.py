@@ -78,10 +78,11 @@ def load_network(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple
     config = _configuration(folder, given, ModelConfig.from_json)
     checkpoint = weights_of_model(folder)
     network = check_weights(checkpoint, config, Network)
-    weights = load_compact(folder) if is_compact(folder) else dict(checkpoint.tensors())
+    mapped = not is_compact(folder)  # weights that would change with their file, so they are copied
+    weights = dict(checkpoint.tensors()) if mapped else load_compact(folder)
     ours = network.state_dict()
     weights = {name: weight for name, weight in newer_names(weights).items() if name in ours}
-    weights = {n: w.to(dtype, copy=True) if w.is_floating_point() else w for n, w in weights.items()}
+    weights = {n: w.to(dtype, copy=mapped) if w.is_floating_point() else w for n, w in weights.items()}
     assert isinstance(network.language_model, CausalLM)
     tied = {f"language_model.{name}" for name in network.language_model.all_tied_weights_keys}
     lacking = set(ours) - set(weights) - tied

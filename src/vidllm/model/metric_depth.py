@@ -111,7 +111,7 @@ class _Pulled(torch.autograd.Function):
         below = torch.addcmul(gap.new_ones(()), gap, gap, value=alpha)
         ctx.save_for_backward(below)
         ctx.share = share
-        return torch.addcdiv(moved, gap, below, value=share)
+        return torch.addcdiv(moved, gap, below, value=share, out=gap)  # which backward does not need
 
     @staticmethod
     @once_differentiable
@@ -211,7 +211,7 @@ class MetricBins(nn.Module):
 class MetricDepthModel(nn.Module):
     """Encoder features to metric depth. The bins are computed in float32, under autocast and in half precision too."""
 
-    frames_chunk_size = 4  # frames at a time when no gradient is needed: bounds the memory of the bin maps
+    frames_chunk_size = 2  # frames at a time when no gradient is needed: bin maps stay small, best within a cache
 
     def __init__(self, config: MetricDepthConfig, hidden_size: int, patch_size: int) -> None:
         super().__init__()

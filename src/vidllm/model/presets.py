@@ -46,7 +46,8 @@ def tiny_dinov2(vocab_size: int = 1536) -> VidLLMConfig:
         attention=AttentionConfig(depth=4, num_heads=6, mlp_ratio=2.0, layer_scale_init=0.1),
         camera_head=CameraHeadConfig(trunk_depth=1, num_heads=12, mlp_ratio=2.0, layer_scale_init=0.1),
         dense_head=DenseHeadConfig(
-            64, out_channels=(48, 64, 96, 96), tap_layers=(0, 1, 1, 3), encoder_taps=2, point_head=False
+            64, out_channels=(48, 64, 96, 96), tap_layers=(0, 1, 1, 3), frames_chunk_size=2, encoder_taps=2,
+            point_head=False,
         ),
         metric_depth=MetricDepthConfig(
             features=64, out_channels=(48, 64, 96, 96), bin_embedding=32, canonical_focal=1.0

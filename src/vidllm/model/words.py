@@ -98,7 +98,8 @@ class Vocabulary:
 
     def interpret(self, text: str) -> Reading:
         """The text with unknown names replaced by the nearest known ones; unchanged if all are known."""
-        known_parts = [found.span() for part in self.sentences for found in re.finditer(re.escape(part), text)]
+        met = [re.escape(part) for part in self.sentences if part in text]
+        known_parts = [found.span() for part in met for found in re.finditer(part, text)]
         spans = [
             (found.start(), found.end(), _bare(found.group())) for found in _WORD.finditer(text)
             if not any(first <= found.start() < last for first, last in known_parts)
