@@ -2,8 +2,8 @@
 # The shipped `tiny` (preset tiny-dinov2) on two CPU cores. Run again, each step resumes.
 #   recipes/tiny_dinov2_cpu.sh DINOV2 [RUNS]     DINOV2: weights of ViT-S/14 (file, folder, or facebook/dinov2-small)
 # TINY: a model of preset `tiny` to begin with (default: RUNS/tiny/both/model, trained first by tiny_cpu.sh if it is not there).
-# CLIPS: folder of posed clips to train on beside the rooms (docs/training.md). ROOMS, NEAR, SEE, JOINT and TEST are sizes;
-# all of it in miniature: TINY=MODEL ROOMS=16 NEAR=16 FIT=2 SEE=4 JOINT=4 CHECK=600:604 TEST=1000:1002.
+# CLIPS: folder of posed clips to train on beside the rooms (docs/training.md). ROOMS, NEAR, SEE, JOINT, METRES and TEST are sizes;
+# all of it in miniature: TINY=MODEL ROOMS=16 NEAR=16 FIT=2 SEE=4 JOINT=4 METRES=4 CHECK=600:604 TEST=1000:1002.
 # DRY=1 stops after the dry runs. A GPU for some minutes: tiny_gpu_10min.sh.
 set -euo pipefail
 dinov2=$1
@@ -42,6 +42,13 @@ vidllm train stage2 "${data[@]}" "${sight[@]}" --init-from "$runs/see/model" --l
   --text-weight 3 --word-weight 0.8 --resemble-weight 0.8 --place-weight 0.4 --questions 22 --captions 1 --plain 6 \
   --places 4 --spatial 3 --max-text-tokens 1100 --export int8
 
-# 4. What its uncertainties are worth, measured on rooms that are not trained on; then all measures on others.
-vidllm rooms calibrate "$runs/both/model" --seeds "${CHECK:-600:640}" --closed-vocabulary
-vidllm rooms eval --seeds "${TEST:-1000:1200}" --model "$runs/both/model"
+# 4. The metric depth model alone; with clips, half of the steps are on them.
+vidllm train stage2 "${data[@]}" --preset tiny-dinov2 --init-from "$runs/both/model" --train-only metric_depth \
+  --out "$runs/metres" --seed 31 --steps "${METRES:-800}" --language-start 1000000000 ${CLIPS:+--posed-share 0.5} \
+  --window-scenes 4 --window-frames 2 --sides 140 168 --vary-share 0.6 --window-dense-frames 2 --metric-weight 15 \
+  --learning-rate 0.0005 --warmup-steps 20 --decay-fraction 0.5 --guide-weight 0 --correspondence-weight 0 \
+  --patch-point-weight 0 --semantic-weight 0 --naming-weight 0 --export int8
+
+# 5. What its uncertainties are worth, measured on rooms that are not trained on; then all measures on others.
+vidllm rooms calibrate "$runs/metres/model" --seeds "${CHECK:-600:640}" --closed-vocabulary
+vidllm rooms eval --seeds "${TEST:-1000:1200}" --model "$runs/metres/model"

@@ -54,7 +54,7 @@ BUDGET: dict[str, int] = {
     "vidllm.model": 5930,
     "vidllm.pretrained": 2160,
     "vidllm.serving": 1270,
-    "vidllm.training": 6525,
+    "vidllm.training": 6535,
     "vidllm_rooms": 1805,
     "vidllm_rooms.language": 1860,
     "vidllm_rooms.official": 880,

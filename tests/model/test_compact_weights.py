@@ -15,6 +15,8 @@ from small_model import save_small_model
 from vidllm.model.compact_weights import dequantised, load_compact, quantised, save_compact
 from vidllm.model.loading import load_pretrained
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -94,3 +96,21 @@ def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     before, after = (load_pretrained(folder)[0].state_dict() for folder in (source, target))
     name = "encoder.backbone.encoder.layer.0.mlp.fc1.weight"
     assert torch.allclose(before[name], after[name], atol=float(before[name].abs().max()) / 100)
+
+
+def test_the_mean_of_two_models_weighs_every_part(saved, tmp_path):
+    first = load_compact(saved[1])
+    torch.manual_seed(3)
+    second = {name: w + torch.randn_like(w) if w.is_floating_point() else w for name, w in first.items()}
+    shutil.copytree(saved[1], tmp_path / "b", ignore=shutil.ignore_patterns("model.int8-*"))
+    save_compact(second, tmp_path / "b")
+    mean_of_models = runpy.run_path(str(ROOT / "recipes" / "mean_of_models.py"))["mean_of_models"]
+    mean_of_models(saved[1], tmp_path / "b", tmp_path / "mean", ["0.25", "grounding=1"])
+    made, second = load_compact(tmp_path / "mean"), load_compact(tmp_path / "b")
+    for name, weight in made.items():
+        share = 1.0 if name.startswith("grounding.") else 0.25
+        expected = first[name] * (1 - share) + second[name] * share
+        assert float((weight - expected).abs().max()) < 0.02 * float(expected.abs().max()), name
+    assert load_pretrained(tmp_path / "mean")[0].config.to_dict() == load_pretrained(saved[1])[0].config.to_dict()
+    with pytest.raises(ValueError, match=r"--share metres: the models have no such part"):
+        mean_of_models(saved[1], tmp_path / "b", tmp_path / "mean", ["0.5", "metres=1"])

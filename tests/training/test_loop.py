@@ -163,6 +163,16 @@ def test_a_frozen_encoder_stays_and_the_rest_moves(config):
         assert any(n.startswith(part) for n in moved), part
 
 
+def test_one_part_can_be_trained_alone(config):
+    run = Run.build(changed(config, train_only=("metric_depth",), language_start=100))
+    before = {n: p.clone() for n, p in run.model.named_parameters()}
+    train_step(run, 0)
+    moved = {n.partition(".")[0] for n, p in run.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"metric_depth"}
+    with pytest.raises(ValueError, match=r"--train-only metres: this model has no such part; it has .*metric_depth"):
+        Run.build(changed(config, train_only=("metres",)))
+
+
 def test_bfloat16_autocast_runs(config):
     run = Run.build(changed(config, dtype="bfloat16", language_start=0))
     assert math.isfinite(train_step(run, 0)["loss"])

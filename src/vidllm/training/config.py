@@ -107,6 +107,7 @@ class Start:
     lora_rank: int = 0  # rank of LoRA on the language model's layers; 0: train all weights
     lora_alpha: float = 32.0  # scaling of LoRA: alpha / rank
     freeze_encoder: bool = False  # freeze the encoder (the paper's Figure 3)
+    train_only: tuple[str, ...] = ()  # parts of the model (metric_depth, camera_head, ...); all others are frozen
     vision_scale: float = 1.0  # learning rate of encoder, adapter and geometry relative to that of the language half
 
 

@@ -245,6 +245,16 @@ def _others(folder: str | None, but: Mapping[str, Tensor]) -> Iterator[tuple[str
         yield from ((names[key], tensor) for key, tensor in checkpoint.tensors(keys))
 
 
+def freeze(start: Start, model: PreTrainedModel) -> None:
+    """Freeze the encoder, or all parts but ``train_only``, as the run asks; ValueError for an unknown part."""
+    parts = dict(model.named_children())
+    if unknown := [name for name in start.train_only if name not in parts]:
+        raise ValueError(f"--train-only {unknown[0]}: this model has no such part; it has {', '.join(parts)}")
+    for name, part in parts.items():
+        if (start.freeze_encoder and name == "encoder") or (start.train_only and name not in start.train_only):
+            part.requires_grad_(False)
+
+
 def training_device(name: str) -> torch.device:
     """``auto`` is a GPU if there is one; ValueError for a device that does not exist."""
     if name == "auto":

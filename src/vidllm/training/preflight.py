@@ -37,7 +37,7 @@ from vidllm.training.distributed import BLOCKS
 from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeacherRun, clip_config
 from vidllm.training.loop import ALONE, autocast, train_step
 from vidllm.training.lora import apply_lora
-from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, fresh_settings, training_device
+from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, freeze, fresh_settings, training_device
 from vidllm.training.stage1 import Stage1Config, Stage1Run, teachers_of, trained_in_stage1
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision import wanted
@@ -324,8 +324,7 @@ def _modules(config: AnyConfig, model: Any) -> tuple[list[nn.Module], list[nn.Mo
         if isinstance(config, TrainConfig):
             if config.start.lora_rank:
                 apply_lora(model, config.start.lora_rank, config.start.lora_alpha)
-            if config.start.freeze_encoder:
-                model.encoder.requires_grad_(False)
+            freeze(config.start, model)
             try:
                 labels = RoomsData(Path(config.loop.data)).labels
             except ValueError:  # a check says so

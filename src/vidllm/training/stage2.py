@@ -27,6 +27,7 @@ from vidllm.training.models import (
     AUXILIARY_FILE,
     LANGUAGE_HALF,
     checkpoint_activations,
+    freeze,
     may_be_read_later,
     run_tokenizer,
     starting_auxiliary,
@@ -102,8 +103,7 @@ class Run(Trainable):
             starting_auxiliary(auxiliary, start.init_from)
         parts = None if auxiliary is None else Parts(config.supervision, model, auxiliary, labels, texts)
         supervision = [] if parts is None else [kind(parts) for kind in kinds]
-        if start.freeze_encoder:
-            model.encoder.requires_grad_(False)
+        freeze(start, model)
         if loop.gradient_checkpointing:
             checkpoint_activations(model)
         if loop.compile_blocks:
