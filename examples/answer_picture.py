@@ -1,6 +1,6 @@
 """Draw the frames of a video with the boxes that are found, and below them a question with its answer.
 
-python examples/answer_picture.py "How many chairs are there?" "the table" "the wooden chair" -o docs/room.jpg
+python examples/answer_picture.py "How many chairs are there?" "the table" "the door" -o docs/room.jpg
 """
 
 import argparse

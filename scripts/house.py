@@ -47,7 +47,7 @@ BUDGET: dict[str, int] = {
     "vidllm.detection": 610,
     "vidllm.evaluation": 5625,
     "vidllm.experiments": 900,
-    "vidllm.export": 1745,
+    "vidllm.export": 1750,
     "vidllm.geometry": 2055,
     "vidllm.io": 5430,
     "vidllm.long_video": 1005,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,16 @@ def test_every_command_is_understood(page: Path) -> None:
 
 def test_the_readme_has_commands() -> None:
     assert len(commands(ROOT / "README.md")) > 15
+
+
+@pytest.mark.parametrize("folder", ["examples", "benchmarks", "recipes", "integrations", "scripts"])
+def test_what_scripts_import_exists(folder: str) -> None:
+    for script in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vidllm"):
+                module = importlib.import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    assert hasattr(module, name) or find_spec(f"{node.module}.{name}"), f"{script.name}: {name}"
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -250,11 +250,15 @@ def check_picture_name(path: str | Path) -> None:
 
 
 def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = ()) -> None:
-    """Write up to eight frames, evenly spread, four per row, with boxes and their labels.
-
-    Raises ValueError for an unknown picture format.
-    """
+    """Write :func:`frames_picture`; ValueError for an unknown picture format."""
     check_picture_name(path)
+    picture = frames_picture(data, boxes)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+
+
+def frames_picture(data: SceneData, boxes: Boxes = ()) -> Image.Image:
+    """Up to eight frames, evenly spread, four per row, with boxes and their labels."""
     chosen = data.evenly(8)
     zoom = LONGER_SIDE / max(data.size)
     cell = (round(data.size[1] * zoom), round(data.size[0] * zoom))
@@ -265,5 +269,4 @@ def write_frames_picture(path: str | Path, data: SceneData, boxes: Boxes = ()) -
     for place, index in enumerate(chosen):
         at = (place % columns * (cell[0] + GAP), place // columns * (cell[1] + GAP))
         picture.paste(frame_with_boxes(data, index, resized(data.rgb[index], cell), boxes), at)
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
+    return picture
