@@ -10,6 +10,7 @@ from helpers import VIDEO, micro_model, video
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, pipeline
 
+import vidllm
 from vidllm.model import prompts
 from vidllm.model.generation import cache_of, run_language_model
 from vidllm.model.huggingface import one_cache

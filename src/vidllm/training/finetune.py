@@ -111,13 +111,12 @@ class FinetuneRun(Trainable):
 
     def losses(self, batch: FinetuneBatch, step: int, rng: np.random.Generator) -> Losses:
         """L_VL: cross-entropy of the answers, and the grounding losses of the boxes."""
-        prefixes = []
-        for scene in batch.scenes:
-            streams = self.model.adapter(scene.tokens)
-            pooled = self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
-            prefixes.append(pooled)
-        prefix = side_by_side(prefixes)
+        prefix = side_by_side([self._lift(scene) for scene in batch.scenes])
         return language_losses(self.model, prefix, batch.packed, self.texts.maker.prefix_ids, LossWeights())
+
+    def _lift(self, scene: SeenScene) -> VisualPrefix:
+        streams = self.model.adapter(scene.tokens)
+        return self.model.pool_patches(streams.language, streams.bridge, scene.positions, scene.valid)
 
     def export(self, folder: Path) -> Path:
         """``model``, which ``vidllm.load`` reads; with LoRA also ``adapter``, its matrices in peft's format."""
