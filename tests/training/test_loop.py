@@ -169,6 +169,8 @@ def test_one_part_can_be_trained_alone(config):
     train_step(run, 0)
     moved = {n.partition(".")[0] for n, p in run.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {"metric_depth"}
+    speaking = changed(config, train_only=("metric_depth",), language_start=0, language_share=1, language_only_share=1)
+    assert train_step(Run.build(speaking), 0)["norm"] == 0  # nothing to be learned
     with pytest.raises(ValueError, match=r"--train-only metres: this model has no such part; it has .*metric_depth"):
         Run.build(changed(config, train_only=("metres",)))
 

@@ -64,11 +64,14 @@ def save_compact(state: Mapping[str, Tensor], folder: Path, largest_mib: float |
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, such as {bad[0]}; nothing was written")
     largest = math.inf if largest_mib is None else largest_mib * MEBIBYTE - 65536
     shards: list[dict[str, Tensor]] = [{}]
+    size = 0
     for name, weight in newer_names(state).items():
         for key, value in quantised(name, weight.detach().cpu()).items():
-            if shards[-1] and sum(v.nbytes for v in shards[-1].values()) + value.nbytes > largest:
+            if shards[-1] and size + value.nbytes > largest:
                 shards.append({})
+                size = 0
             shards[-1][key] = value.contiguous()
+            size += value.nbytes
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, shard in enumerate(shards, 1):

@@ -27,7 +27,7 @@ from vidllm.pretrained.conversion import Source, load_strictly, plan, planned
 from vidllm.pretrained.dinov2 import dinov2_config, dinov2_source
 from vidllm.pretrained.llava_3d import tower_of
 from vidllm.pretrained.report import Report
-from vidllm.pretrained.vggt import vggt_parts, vggt_settings, vggt_source
+from vidllm.pretrained.vggt import parts_of, vggt_source
 
 OURS = ("vidllm", "vidllm_cascade", "vidllm_reconstruction")
 
@@ -81,7 +81,7 @@ def find_geometry(place: str, attention: bool = False) -> Part:
         encoder = dinov2_config(checkpoint)
         source = dinov2_source(checkpoint, encoder)
     else:
-        parts = vggt_parts(vggt_settings(checkpoint))
+        parts = parts_of(checkpoint)
         encoder, trunk, source = parts.encoder, parts.attention, vggt_source(checkpoint, parts)
     if attention and trunk is None:
         raise ValueError(f"{place}: an encoder alone; its tokens after global attention need VGGT or a model of ours")

@@ -11,7 +11,6 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from vidllm.baselines.cascade import CascadeConfig
 from vidllm.baselines.geometry import read_settings
 from vidllm.baselines.reconstruction_only import ReconstructionOnlyConfig
-from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.configuration import TINY, EncoderConfig
 from vidllm.model.huggingface import VidLLMConfig
@@ -31,7 +30,7 @@ from vidllm.pretrained.llava_3d import (
     llava_3d_text_config,
     tower_of,
 )
-from vidllm.pretrained.vggt import VGGTParts, vggt_parts, vggt_settings, vggt_source
+from vidllm.pretrained.vggt import VGGTParts, parts_of, vggt_source
 
 CASCADE, RECONSTRUCTION = "cascade", "reconstruction"
 IMPORT_PRESETS = (CASCADE, RECONSTRUCTION, *PRESETS)
@@ -99,11 +98,6 @@ def recipe(name: str, given: Ingredients) -> Recipe:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{places}: no model can be made of the config.json there ({reason}); fetch them again"
                          ) from error  # fmt: skip
-
-
-def _parts(vggt: Checkpoint) -> VGGTParts:
-    with naming(vggt.folder / "config.json"):
-        return vggt_parts(vggt_settings(vggt))
 
 
 # ---- the cascade ------------------------------------------------------------------------------------------------
@@ -186,7 +180,7 @@ def _reconstruction(given: Ingredients) -> tuple[dict[str, Any], Source, int]:
     if given.geometry is None:
         assert given.vggt is not None
         vggt = open_checkpoint(given.vggt)
-        parts = _parts(vggt)
+        parts = parts_of(vggt)
         return _geometry_fields(parts, None), vggt_source(vggt, parts), parts.encoder.image_size
     settings, source, side = find_geometry_model(given.geometry, given.geometry_weights)
     _, network = read_settings(settings)
@@ -246,7 +240,7 @@ def _vision(base: VidLLMConfig, given: Ingredients, notes: list[str]) -> tuple[l
     sources: list[Source] = []
     if given.vggt is not None:
         checkpoint = open_checkpoint(given.vggt)
-        parts = _parts(checkpoint)
+        parts = parts_of(checkpoint)
         fields = _geometry_fields(parts, base)
         sources = [vggt_source(checkpoint, parts)]
     if given.dinov2 is not None:

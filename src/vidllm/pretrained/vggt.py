@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidllm.geometry.cameras import decode_pose
+from vidllm.io.files import naming
 from vidllm.io.weight_files import Checkpoint, open_checkpoint
 from vidllm.model.camera_head import CameraHead
 from vidllm.model.configuration import AttentionConfig, CameraHeadConfig, DenseHeadConfig, EncoderConfig
@@ -150,6 +151,12 @@ def vggt_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     head = {**camera, "patch_size": trunk["patch_size"]}
     return {"vit": {"embed_dim": trunk["embed_dim"]}, "aggregator": whole, "camera_head": camera, "depth_head": head,
             "point_head": head}  # fmt: skip
+
+
+def parts_of(checkpoint: Checkpoint) -> VGGTParts:
+    """:func:`vggt_parts` of a checkpoint; ValueError that names its config.json."""
+    with naming(checkpoint.folder / "config.json"):
+        return vggt_parts(vggt_settings(checkpoint))
 
 
 def vggt_source(checkpoint: Checkpoint, parts: VGGTParts) -> Source:

@@ -83,7 +83,7 @@ class RoomsData:
     def __init__(self, folder: Path, paths: list[Path] | None = None) -> None:
         self.folder = Path(folder)
         self.paths = shards_of(self.folder) if paths is None else paths
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)
+        self._open = lru_cache(maxsize=OPEN_SHARDS)(Shard)
 
     def __reduce__(self) -> tuple[type[RoomsData], tuple[Any, ...]]:
         """Pickled without open files: a process that draws opens its own."""
@@ -105,8 +105,8 @@ class RoomsData:
         """The label space of the shards; shards of scans have none."""
         return next((found for path in self.paths if (found := Shard(path).labels) != LabelSpace()), LabelSpace())
 
-    def _open(self, path: Path) -> Shard:
-        shard = Shard(path)
+    def _shard(self, path: Path) -> Shard:
+        shard = self._open(path)
         if shard.labels not in (self.labels, LabelSpace()):
             raise ValueError(f"{path} has other object names than the other shards; move it to another folder")
         return shard

@@ -204,7 +204,8 @@ def _micro_batch(run: Trainable, step: int, seed: list[int]) -> tuple[str, dict[
     with autocast(run.config.loop.dtype, run.device.type):
         losses = run.losses(batch, step, rng)
     total = losses.total()
-    (total / run.config.loop.accumulation).backward()
+    if total.requires_grad:  # with --train-only, steps of some kinds train nothing
+        (total / run.config.loop.accumulation).backward()
     terms = {name: term.item() for name, term in losses.terms.items()}
     return run.kind(batch), {"loss": total.item(), **terms, **losses.figures}
 

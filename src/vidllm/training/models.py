@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -245,12 +245,16 @@ def _others(folder: str | None, but: Mapping[str, Tensor]) -> Iterator[tuple[str
         yield from ((names[key], tensor) for key, tensor in checkpoint.tensors(keys))
 
 
-def freeze(start: Start, model: PreTrainedModel) -> None:
-    """Freeze the encoder, or all parts but ``train_only``, as the run asks; ValueError for an unknown part."""
-    parts = dict(model.named_children())
+def check_parts(start: Start, model: nn.Module) -> None:
+    """ValueError if ``train_only`` names a part that the model does not have."""
+    parts = [name for name, _ in model.named_children()]
     if unknown := [name for name in start.train_only if name not in parts]:
         raise ValueError(f"--train-only {unknown[0]}: this model has no such part; it has {', '.join(parts)}")
-    for name, part in parts.items():
+
+
+def freeze(start: Start, model: nn.Module) -> None:
+    """Freeze the encoder, or all parts but ``train_only``, as the run asks."""
+    for name, part in model.named_children():
         if (start.freeze_encoder and name == "encoder") or (start.train_only and name not in start.train_only):
             part.requires_grad_(False)
 

@@ -121,8 +121,8 @@ def _scene(
     """One window at ``size``, zoomed and mirrored at random: pictures, depth, extrinsics, intrinsics, up direction and
     the category of each pixel.
     """
-    zoom = float(rng.uniform(1.0, ZOOM)) if rng.random() < ZOOMED else 1.0
-    mirrored = bool(rng.random() < 0.5)
+    zoom, whole, mirrored = float(rng.uniform(1.0, ZOOM)), bool(rng.random() >= ZOOMED), bool(rng.random() < 0.5)
+    zoom = 1.0 if whole else zoom
     parts = [_frame(clip, i, size, zoom, boxes.get(i, ())) for i in order]
     images, depth, category, intrinsics = (torch.stack([p[i] for p in parts]) for i in range(4))
     poses = np.tile(np.eye(4), (len(order), 1, 1)) if clip.poses is None else clip.poses[list(order)]

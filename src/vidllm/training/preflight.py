@@ -37,7 +37,7 @@ from vidllm.training.distributed import BLOCKS
 from vidllm.training.language_teacher import LanguageTeacherConfig, LanguageTeacherRun, clip_config
 from vidllm.training.loop import ALONE, autocast, train_step
 from vidllm.training.lora import apply_lora
-from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, freeze, fresh_settings, training_device
+from vidllm.training.models import LANGUAGE_HALF, VOCABULARY, check_parts, freeze, fresh_settings, training_device
 from vidllm.training.stage1 import Stage1Config, Stage1Run, teachers_of, trained_in_stage1
 from vidllm.training.stage2 import Run
 from vidllm.training.supervision import wanted
@@ -254,6 +254,8 @@ def _check_weights_of(config: AnyConfig) -> str:
         if found != wanted:
             raise ValueError(f"{language}: its language model has (layers, width) {found}, this run's {wanted}")
         told.append(f"its language from {language}")
+    if start.train_only:
+        check_parts(start, build_on_meta(model_settings(config)))
     return ", ".join(told)
 
 

@@ -26,6 +26,7 @@ from vidllm.training.losses import Losses, normalise
 from vidllm.training.models import (
     AUXILIARY_FILE,
     LANGUAGE_HALF,
+    check_parts,
     checkpoint_activations,
     freeze,
     may_be_read_later,
@@ -103,7 +104,10 @@ class Run(Trainable):
             starting_auxiliary(auxiliary, start.init_from)
         parts = None if auxiliary is None else Parts(config.supervision, model, auxiliary, labels, texts)
         supervision = [] if parts is None else [kind(parts) for kind in kinds]
+        check_parts(start, model)
         freeze(start, model)
+        if start.train_only and auxiliary is not None:
+            auxiliary.requires_grad_(False)
         if loop.gradient_checkpointing:
             checkpoint_activations(model)
         if loop.compile_blocks:

@@ -238,14 +238,21 @@ class CachedTeacher:
 
     def _open(self, shard: Path) -> Any:
         """The open file of a shard's tokens, which are computed where there is none or it is damaged."""
-        for _ in range(2):
-            if has_file(self.path(shard)):
-                with suppress(SafetensorError, OSError):
-                    file = safe_open(str(self.path(shard)), framework="pt")
-                    file.get_slice("features").get_shape()
-                    return file
+        found = self._read(shard)
+        if found is None:
             self._write(shard)
-        raise ValueError(f"{self.path(shard)}: cannot be read after it was written; leave the cache out")
+            found = self._read(shard)
+        if found is None:
+            raise ValueError(f"{self.path(shard)}: cannot be read after it was written; leave the cache out")
+        return found
+
+    def _read(self, shard: Path) -> Any:
+        if has_file(self.path(shard)):
+            with suppress(SafetensorError, OSError):
+                file = safe_open(str(self.path(shard)), framework="pt")
+                file.get_slice("features").get_shape()
+                return file
+        return None
 
     @full_precision()
     def _write(self, shard: Path) -> None:

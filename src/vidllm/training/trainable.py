@@ -228,22 +228,25 @@ class LossSpikeGuard:
 
     def judge(self, kind: str, loss: float, norm: float) -> str | None:
         """The reason to skip a step of this kind, or None; the values of a step that is not skipped are stored."""
-        reason: str | None = None
-        seen = self._seen.setdefault(kind, deque(maxlen=self.window))
-        for name, value, past in zip(("loss", "gradient norm"), (loss, norm), zip(*seen, strict=True), strict=False):
-            if reason is None and self.factor > 0 and len(seen) >= KNOWN and value > self.factor * median(past):
-                reason = f"{name} {value:.3g} is over {self.factor:g} times the median {median(past):.3g}"
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            reason = f"loss {loss} or gradient norm {norm} is not finite"
+        reason = self._reason(kind, loss, norm)
         self.reason = reason or self.reason
         if reason is None:
-            seen.append((loss, norm))
+            self._seen.setdefault(kind, deque(maxlen=self.window)).append((loss, norm))
         self._skipped.append(reason is not None)
         return reason
 
     def skipped(self) -> int:
         """How many of the last hundred steps were skipped."""
         return sum(self._skipped)
+
+    def _reason(self, kind: str, loss: float, norm: float) -> str | None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"loss {loss} or gradient norm {norm} is not finite"
+        seen = self._seen.get(kind, ())
+        for name, value, past in zip(("loss", "gradient norm"), (loss, norm), zip(*seen, strict=True), strict=False):
+            if self.factor > 0 and len(seen) >= KNOWN and value > self.factor * median(past):
+                return f"{name} {value:.3g} is over {self.factor:g} times the median {median(past):.3g}"
+        return None
 
     def state(self) -> dict[str, Any]:
         """As plain values."""

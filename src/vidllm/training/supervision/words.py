@@ -159,8 +159,7 @@ class WordAttention:
         wanted = self._wanted(prefix, names, packed)
         telling = self._telling(prefix, wanted, start[1])
         for kind, (rows, places, targets) in wanted.items():
-            targets = targets & prefix.patch_mask[rows]
-            if kind not in self._heads or not bool(targets.any()):
+            if kind not in self._heads or not bool((targets := targets & prefix.patch_mask[rows]).any()):
                 continue
             logits = self._attention(kind, rows, places + start[1], start[0], prefix.patch_mask)
             share = torch.logsumexp(logits.masked_fill(~targets, -1e4), -1) - torch.logsumexp(logits, -1)
@@ -219,7 +218,7 @@ class WordAttention:
                         situated = [places[at] for at in range(begin, asks) if at in places]
                         found.append((row, place - 1))
                         third = asked[2:3] or situated[:1]  # or the place of a situation
-                        rest = [found[0] if found else none for found in (asked[1:2], third, situated[1:2])]
+                        rest = [part[0] if part else none for part in (asked[1:2], third, situated[1:2])]
                         about.append([asked[0], *rest])
         rows, at = _columns(found, 2, packed)
         return rows, at, [torch.stack([a[i] for a in about]) if about else meant[0][2][:0] for i in range(THINGS)]
