@@ -105,4 +105,4 @@ def test_2d_leaves_the_positions_out_and_the_model_as_it_was(case, small):
 
 def test_an_unknown_object_is_named(case):
     with pytest.raises(ValueError, match=r"annotation 7: scene91000_00 has no object 999"):
-        object_corners(case.source, 999, "annotation 7")
+        object_corners(case.objects, case.scene_id, 999, "annotation 7")

@@ -27,7 +27,6 @@ from vidllm.geometry.boxes import transform_boxes
 from vidllm.geometry.gravity import scene_from_world
 from vidllm.geometry.precision import full_precision
 from vidllm.io.files import numbered_lines, parse_json, read_json
-from vidllm.io.video import load_frames
 from vidllm.model.prompts import check_question
 
 SAYS = ("question", "expression", "caption", "captions")  # a line holds one of these
@@ -334,6 +333,8 @@ def _check_repeated(report: JsonlReport) -> None:
 
 
 def _check_videos(report: JsonlReport, quick: bool, progress: Callable[[int, int], None] | None) -> None:
+    from vidllm.io.video import load_frames
+
     videos: dict[Path, list[Example]] = {}
     for example in report.examples:
         videos.setdefault(example.video, []).append(example)

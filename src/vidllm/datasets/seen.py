@@ -115,7 +115,7 @@ def benchmark_scenes(path: str | Path) -> list[str]:
     path = Path(path)
     readers: dict[str, Callable[[Path], Any]] = {
         ".parquet": read_parquet, ".jsonl": lambda file: [row for _, row in read_json_lines(file)], ".json": read_json,
-        ".csv": lambda file: [row.values for row in read_table(file, {"scan_id"})],
+        ".csv": lambda file: [{"scan_id": row.values["scan_id"]} for row in read_table(file, {"scan_id"})],
     }  # fmt: skip
     reader = readers.get(path.suffix)
     found = read_text(path).split() if reader is None else list(_scenes_in(reader(path)))

@@ -310,9 +310,10 @@ class Run:
         entry = protocol(self.plan.task, name)
         scores: Record = {}
         for variant in self.variants:
-            reason = self.task.why_not(name, variant, self.data)
+            reason = self.task.why_not(entry.name, variant, self.data)
             if reason is None:
-                scores[variant.name] = entry.score(references, self.task.submission(self.items, outputs[variant], name))
+                submission = self.task.submission(self.items, outputs[variant], entry.name)
+                scores[variant.name] = entry.score(references, submission)
             else:
                 scores[variant.name] = {"not_available": reason}
         return {"source": entry.source, "scale": entry.scale, "scores": scores}

@@ -83,7 +83,7 @@ def _answers(
 
 def _caption(variant: Variant, case: EvaluationScene, item: Item, helpers: Helpers) -> Row:
     """Without proposals, the box is the one that the model finds for its own caption, or the mean box."""
-    true = object_corners(case.source, item.entry.object_id, item.key)
+    true = object_corners(case.objects, case.scene_id, item.entry.object_id, item.key)
     corners, centre = None, (true.min(0) + true.max(0)) / 2
     if variant.source is not None:
         boxes, _ = case.candidates(variant.source)

@@ -13,7 +13,7 @@ is not determined for a camera that only turns. Whatever the model gets wrong st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -84,20 +84,22 @@ def object_boxes(scene: ScanNetScene) -> dict[int, np.ndarray]:
     return {i.object_id: np.array(i.box, np.float64) for i in scene.instances if i.box is not None}
 
 
-def object_corners(scene: ScanNetScene, object_id: int, what: str) -> Float[np.ndarray, "8 3"]:
-    """The corners of an annotated object's box; ValueError naming the entry ``what`` when there is none."""
-    box = object_boxes(scene).get(object_id)
+def object_corners(
+    boxes: Mapping[int, np.ndarray], scene: str, object_id: int, what: str
+) -> Float[np.ndarray, "8 3"]:
+    """The corners of a scene's annotated object; ValueError naming the entry ``what`` when it is not in ``boxes``."""
+    box = boxes.get(object_id)
     if box is None:
         raise ValueError(
-            f"{what}: {scene.scene_id} has no object {object_id} with a box; are annotations and scans one release?"
+            f"{what}: {scene} has no object {object_id} with a box; are annotations and scans one release?"
         )
     return aligned_corners(box)
 
 
 def box_reader(data: DataRoot) -> Callable[[str, int, str], np.ndarray]:
     """Corners of annotated objects by (scene, object id, entry's name), each scan read once."""
-    scene_of = cache(data.scene)
-    return lambda scene, object_id, what: object_corners(scene_of(scene), object_id, what)
+    boxes_of = cache(lambda scene: object_boxes(data.scene(scene)))
+    return lambda scene, object_id, what: object_corners(boxes_of(scene), scene, object_id, what)
 
 
 class Recording:

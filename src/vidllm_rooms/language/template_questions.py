@@ -55,7 +55,7 @@ def plain_questions(record: dict[str, Any], rng: Rng, count: int) -> list[Questi
     made: list[Question] = []
     for item in seen:
         if everywhere[item["category"]] == 1:
-            name = f"the {item['category']}"
+            name = f"the {_plain(item['category'])}"
             made += [_ask(rng, kind, item[of], x=name) for kind, of in (("color", "colour"), ("material",) * 2)]
     asked = [name for name, number in numbers.items() if everywhere[name] == number]
     absent = [name for name in CATALOGUE if name not in everywhere]
@@ -72,10 +72,15 @@ def _ask(rng: Rng, kind: str, answer: str, phrasings: Sequence[str] = (), **slot
 
 
 def _kind(rng: Rng, name: str, number: int) -> list[Question]:
+    said = _plain(name)
     return [
-        _ask(rng, "count", str(number), many=plural(name)),
-        _ask(rng, "existence", "yes" if number else "no", one=with_article(name)),
+        _ask(rng, "count", str(number), many=plural(said)),
+        _ask(rng, "existence", "yes" if number else "no", one=with_article(said)),
     ]
+
+
+def _plain(category: str) -> str:
+    return category.replace("_", " ")
 
 
 def place_questions(
@@ -84,7 +89,7 @@ def place_questions(
     """``count`` questions about positions in a shard's scene record (fewer if fewer are clear)."""
     everywhere = Counter(item["category"] for item in record["objects"])
     single = [item for item in record["objects"] if item["visible"] and everywhere[item["category"]] == 1]
-    things: list[Thing] = [(item["category"], boxes[item["id"]]) for item in single]
+    things: list[Thing] = [(_plain(item["category"]), boxes[item["id"]]) for item in single]
     made: list[Question] = []
     for _ in range(TRIES * count if len(things) > 2 else 0):
         if len(made) == count:

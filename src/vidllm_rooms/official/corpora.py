@@ -83,6 +83,8 @@ def _scanqa(scan: Scan, questions: list[Question], split: str) -> Iterator[Entry
 
 
 def _sqa3d(clip: Clip, scan: Scan, questions: list[tuple[Question, str]]) -> tuple[list[Entry], list[Entry]]:
+    if not questions:
+        return [], []
     reader = SituationReader(clip)
     asked, answered = [], []
     for number, (item, situation) in enumerate(questions):

@@ -30,12 +30,11 @@ from vidllm.io.atomic import atomic_folder, atomic_path
 from vidllm.io.files import read_json_object
 from vidllm_rooms.language.vsi import numbered
 from vidllm_rooms.official.corpora import corpora
-from vidllm_rooms.official.scan import SPLITS, scan_room, scene_name, write_scan
+from vidllm_rooms.official.scan import SCANNET, SPLITS, scan_room, scene_name, write_scan
 from vidllm_rooms.shards import render_scene
-from vidllm_rooms.world import read_data
 from vidllm_rooms.world.catalogue import CATALOGUE
 
-COLUMNS, NYU40 = (read_data("scannet")[name] for name in ("label_columns", "nyu40"))
+COLUMNS, NYU40 = tuple(SCANNET["label_columns"]), tuple(SCANNET["nyu40"])
 SHELL = ("wall", "floor", "ceiling")
 
 

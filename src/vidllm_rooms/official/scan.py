@@ -35,6 +35,7 @@ from vidllm_rooms.official.mesh import Mesh, build_mesh, moved, write_mesh
 from vidllm_rooms.world import Clip, Primitive, Room, RoomObject, read_data
 from vidllm_rooms.world.layout import ROOMS
 
+SCANNET = read_data("scannet")
 SPLITS = ("train", "val", "test")
 
 
@@ -143,7 +144,7 @@ def write_scan(folder: Path, clip: Clip, scan: Scan) -> None:
     write_sens(f"{stem}.sens", recorded(clip, scan), color, depth, depth_shift=1000.0, sensor_name="procedural room")
     Path(f"{stem}.txt").write_text(_meta(clip, scan), encoding="utf-8")
     write_mesh(Path(f"{stem}_vh_clean_2.ply"), scan.mesh)
-    segments = {"params": read_data("scannet")["segmenter"], "sceneId": f"scannet.{scan.name}",
+    segments = {"params": SCANNET["segmenter"], "sceneId": f"scannet.{scan.name}",
                 "segIndices": scan.mesh.segments.tolist()}  # fmt: skip
     Path(f"{stem}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments), encoding="utf-8")
     groups = [

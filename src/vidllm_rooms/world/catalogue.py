@@ -20,7 +20,8 @@ from vidllm_rooms.world.parts import Kit, Model
 
 DATA = read_data("catalogue")
 #: The functions of ``furniture`` and ``objects``: a name is that of a category, and after two underscores of a variant.
-_BUILDERS = [(name, f) for module in (furniture, objects) for name, f in vars(module).items() if isfunction(f)]
+_BUILDERS = [(name, f) for module in (furniture, objects) for name, f in vars(module).items()
+             if isfunction(f) and f.__module__ == module.__name__]  # fmt: skip
 MATERIAL_TEXTURES: dict[str, str] = DATA["textures"]
 _WOODS: tuple[RGB, ...] = ((0.55, 0.38, 0.22), (0.36, 0.23, 0.13), (0.72, 0.56, 0.37))
 _QUIET: tuple[RGB, ...] = (*_WOODS, (0.30, 0.30, 0.32), (0.75, 0.74, 0.71), (0.12, 0.12, 0.13))
@@ -38,6 +39,8 @@ class Category:
 
 def _category(name: str, entry: dict[str, Any]) -> Category:
     builders = tuple(f for known, f in _BUILDERS if known.partition("__")[0] == name.replace(" ", "_"))
+    if not builders:
+        raise KeyError(f"catalogue.json: no function builds {name!r}")
     return Category(tuple(entry["materials"]), builders, tuple(entry.get("carries", ())), entry.get("nyu40"))
 
 

@@ -165,6 +165,8 @@ def _polygon(shape: str, rng: np.random.Generator, w: float, d: float) -> tuple[
         m = w / 2
         niche = ((m + half, d), (m + half - out, d + out), (m - half + out, d + out), (m - half, d))
         return (*front, (w, d), *niche, left)
+    if shape != "rectangle":
+        raise KeyError(f"unknown outline {shape!r}")
     return (*front, (w, d), left)
 
 

@@ -200,12 +200,12 @@ def _matches(objects: _Objects, proposals: _Proposals) -> tuple[dict[Key, _Match
             raise ValueError(f"no predictions for scene {scene}; the benchmark needs at least one box in every scene")
         predicted, true = np.array([p.box for p in found]), np.array([objects[key].box for key in keys])
         chosen = np.zeros(len(keys), dtype=int)
-        try:
-            rows, columns = linear_sum_assignment(-benchmark_generalized_iou(predicted, true))
-        except ValueError:
+        cost = -benchmark_generalized_iou(predicted, true)
+        if np.isnan(cost).any():
             raise ValueError(
                 f"scene {scene} cannot be matched: costs contain NaN; check the boxes for NaN and for zero volume"
-            ) from None
+            )
+        rows, columns = linear_sum_assignment(cost)
         chosen[columns] = rows
         ious = hull_iou(predicted[chosen], true, dtype=np.float32)
         matches |= {k: _Match(found[p].caption, float(i)) for k, p, i in zip(keys, chosen, ious, strict=True)}
