@@ -2,7 +2,8 @@
 
     python recipes/mean_of_models.py A B OUT --share 0.7 language_model=0.5 grounding=1
 
-``--share`` is that of B, in [0, 1]: of every part, then of single ones. All other files of OUT are those of B.
+``--share`` is that of B, in [0, 1]: of every part, then of single ones. The other files of OUT are those of B, but that
+seen.json names what either has seen, and that nothing is calibrated (``vidllm rooms calibrate OUT``).
 """
 
 from __future__ import annotations
@@ -11,24 +12,32 @@ import argparse
 import shutil
 from pathlib import Path
 
+from vidllm.datasets.seen import seen_or_unknown, write_seen
 from vidllm.io.atomic import atomic_folder
+from vidllm.model.calibration import FILE
 from vidllm.model.compact_weights import load_compact, save_compact
 
 
 def mean_of_models(first: Path, second: Path, out: Path, shares: list[str], largest_mib: float = 15) -> None:
     """Write the mean; ValueError for models of different forms, or for a part that they do not have."""
     of_all, *single = shares
-    share = {name: float(value) for name, value in (part.split("=") for part in single)}
+    share = {name: float(value) for name, _, value in (part.partition("=") for part in (f"={of_all}", *single))}
+    if not all(0 <= value <= 1 for value in share.values()):
+        raise ValueError(f"--share {' '.join(shares)}: a share lies in 0 to 1")
     before, after = load_compact(first), load_compact(second)
     shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{first} and {second}: models of different forms have no mean")
-    if unknown := share.keys() - {name.partition(".")[0] for name in after}:
+    if unknown := share.keys() - {"", *(name.partition(".")[0] for name in after)}:
         raise ValueError(f"--share {min(unknown)}: the models have no such part")
-    mean = {n: w.lerp(after[n], share.get(n.partition(".")[0], float(of_all))) for n, w in before.items()}
+    mean = {
+        name: weight.lerp(after[name], share.get(name.partition(".")[0], share[""]))
+        if weight.is_floating_point() else after[name] for name, weight in before.items()
+    }  # fmt: skip
     with atomic_folder(out) as folder:
-        shutil.copytree(second, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.int8-*"))
+        shutil.copytree(second, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.int8-*", FILE))
         save_compact(mean, folder, largest_mib)
+        write_seen(folder, seen_or_unknown(first) | seen_or_unknown(second))
 
 
 def main() -> None:

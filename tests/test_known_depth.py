@@ -69,7 +69,10 @@ def test_known_depth_stays_while_cameras_are_refined(room):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "height", "width"), [(10000, 56, 70), (601, 168, 210)])
+@pytest.mark.parametrize(("seed", "height", "width"), [
+    (10000, 56, 70), (601, 168, 210),
+    pytest.param(605, 168, 210, marks=pytest.mark.xfail(reason="another minimum from the present model's cameras")),
+])  # fmt: skip
 def test_with_depth_and_lens_known_cameras_come_within_centimetres(seed, height, width):
     """Frames 25 to 36 degrees apart, of which the motion of two ended in a minimum that is 0.2 to 0.6 m off."""
     room = render_scene(seed, 4, height, width)[0]

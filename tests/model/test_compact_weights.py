@@ -112,5 +112,10 @@ def test_the_mean_of_two_models_weighs_every_part(saved, tmp_path):
         expected = first[name] * (1 - share) + second[name] * share
         assert float((weight - expected).abs().max()) < 0.02 * float(expected.abs().max()), name
     assert load_pretrained(tmp_path / "mean")[0].config.to_dict() == load_pretrained(saved[1])[0].config.to_dict()
+    (tmp_path / "b" / "seen.json").write_text('{"rooms": [[3, 5]], "scenes": [], "possibly": {}}')
+    mean_of_models(saved[1], tmp_path / "b", tmp_path / "mean", ["0.5"])
+    assert '[3, 5]' in (tmp_path / "mean" / "seen.json").read_text()
+    with pytest.raises(ValueError, match=r"--share 1.5: a share lies in 0 to 1"):
+        mean_of_models(saved[1], tmp_path / "b", tmp_path / "mean", ["1.5"])
     with pytest.raises(ValueError, match=r"--share metres: the models have no such part"):
         mean_of_models(saved[1], tmp_path / "b", tmp_path / "mean", ["0.5", "metres=1"])

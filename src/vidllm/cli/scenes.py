@@ -70,7 +70,8 @@ class WithModel(Verb):
 
         where, memory = self.compute, self.memory
         refine = True if self.REFINES and where.refined is None else where.refined
-        return load(where.model or default, where.device, where.dtype, memory.language_dtype, memory.offload, refine,
+        place = default if where.model is None else where.model
+        return load(place, where.device, where.dtype, memory.language_dtype, memory.offload, refine,
                     where.vlm)  # fmt: skip
 
 
@@ -250,7 +251,8 @@ class TakeInventory(OfThings):
         scene = self.scene()
         note_warnings(scene)
         found = scene.inventory(reading.words(self.names) or NAMES)
-        reading.show(self.json, found.as_dict(self.distances), [found.as_text(self.distances)])
+        both = found.as_dict(self.distances and self.json), [found.as_text(self.distances and not self.json)]
+        reading.show(self.json, *both)
 
 
 @dataclass(frozen=True)
